@@ -1,0 +1,51 @@
+# The two commands: `make run` starts the server, `make test` runs every test.
+# Both install what they need on a Debian machine that has Rust, Node and Python.
+
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/echopilot-target
+SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+VENV := .venv
+FUZZ_SECONDS ?= 20
+
+.PHONY: run build test test-rust fuzz lint bench clean
+
+run: build
+	$(CARGO_TARGET_DIR)/release/echopilot serve
+
+build: tools
+	cargo build --release --locked
+
+test: test-rust fuzz
+
+test-rust: tools $(VENV)/installed
+	cargo test --release --locked
+
+# Coverage-guided, for a bounded time: bodies of requests, and logs after damage.
+fuzz: tools
+	tests/fuzz/run $(FUZZ_SECONDS)
+
+lint: tools
+	cargo fmt --check
+	cargo clippy --release --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --release --locked --no-deps
+
+# The numbers of the README. Takes some minutes and 10 GB of disk.
+bench: tools $(VENV)/installed
+	cargo bench --locked --bench ingest
+	cargo build --release --locked
+	$(VENV)/bin/python benches/import.py $(CARGO_TARGET_DIR)/release/echopilot
+
+# A C and a C++ compiler: for parts of Polars, and for the tests.
+.PHONY: tools
+tools:
+	@command -v cc >/dev/null && command -v c++ >/dev/null && command -v make >/dev/null \
+		|| { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq build-essential; }
+
+$(VENV)/installed: tests/requirements.txt
+	@python3 -m venv $(VENV) 2>/dev/null \
+		|| { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv && python3 -m venv $(VENV); }
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV)
+	cargo clean

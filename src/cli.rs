@@ -1,0 +1,334 @@
+//! The command line: each command is one engine call. Results go to stdout, everything else to stderr.
+#![expect(
+    clippy::print_stdout,
+    reason = "the command line is where results are printed"
+)]
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context;
+use chrono::{NaiveDate, Utc};
+use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use crate::config::{ServeConfig, StoreConfig};
+use crate::demo::{self, Demo};
+use crate::engine::{Engine, RollupScope};
+use crate::error::Error;
+use crate::import::{self, Progress, Source};
+use crate::server;
+use crate::window::{WindowRequest, parse_day};
+
+/// Exit code of a command whose work failed.
+const FAILED: u8 = 1;
+/// Exit code of a command that was used wrongly; clap's own.
+const WRONG_USAGE: u8 = 2;
+/// How often a progress bar moves.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Product analytics in one binary: durable events in, exact numbers out.
+#[derive(Debug, Parser)]
+#[command(name = "echopilot", version, max_term_width = 80)]
+pub struct Cli {
+    #[command(flatten)]
+    store: StoreConfig,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server: ingest, questions, daily jobs
+    Serve(ServeConfig),
+    /// Bring in events from NDJSON files
+    ///
+    /// Each line is an event as the server takes it. Compressed files (gzip, zstd) are inflated. A line that
+    /// is no event is reported with its number and does not stop the import.
+    Import(ImportArgs),
+    /// Print usage of a window as JSON: active users, features, event types
+    Usage(UsageArgs),
+    /// Write the daily rollups that are missing
+    Rollup {
+        /// Only this day, YYYY-MM-DD
+        #[arg(long, value_name = "DATE", value_parser = parse_day)]
+        day: Option<NaiveDate>,
+    },
+    /// Turn the event log into Parquet segments now
+    Seal,
+    /// Check every checksum; exit with 1 if something is damaged
+    Verify,
+    /// Fill an empty data folder with a made-up history to look at
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+struct ImportArgs {
+    /// Files of events, one JSON object a line; `-` is standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<String>,
+    /// Shift all times by whole days so that the newest event falls on this day
+    #[arg(long, value_name = "DATE|today")]
+    rebase_to: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct UsageArgs {
+    /// Length of the window in days, 1 to 365 [default: 30]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    days: Option<i64>,
+    /// Last day of the window, YYYY-MM-DD [default: today]
+    #[arg(long, value_name = "DATE", value_parser = parse_day)]
+    end: Option<NaiveDate>,
+    /// Reporting time zone, such as Europe/Berlin [default: UTC]
+    #[arg(long, value_name = "ZONE")]
+    tz: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Events in all
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    events: u64,
+    /// Days, up to yesterday
+    #[arg(long, value_name = "N", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=365))]
+    days: u32,
+    /// Users in all
+    #[arg(long, value_name = "N", default_value_t = 2_000)]
+    users: u32,
+    /// Features in all
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    features: u32,
+    /// Equal seeds give equal histories
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+}
+
+impl Cli {
+    /// Runs the command and prints what went wrong, if anything.
+    pub fn run(self) -> ExitCode {
+        let hint = self.command.hint();
+        match self.execute() {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("echopilot: {error:#}");
+                match error.downcast_ref() {
+                    Some(Error::Held { .. }) => {
+                        eprintln!("{hint}");
+                        ExitCode::from(FAILED)
+                    }
+                    Some(Error::BadInput { .. }) => ExitCode::from(WRONG_USAGE),
+                    _ => ExitCode::from(FAILED),
+                }
+            }
+        }
+    }
+
+    fn execute(self) -> anyhow::Result<ExitCode> {
+        let now = Utc::now();
+        let open = |name: &str| {
+            Engine::open(
+                &self.store,
+                &format!("echopilot {name} (process {})", std::process::id()),
+                now,
+            )
+        };
+        match self.command {
+            Command::Serve(config) => {
+                server::start_traces("info");
+                server::serve(&self.store, &config)?;
+            }
+            Command::Import(args) => {
+                let rebase_to = args
+                    .rebase_to
+                    .as_deref()
+                    .map(|text| import::parse_rebase_to(text, now))
+                    .transpose()
+                    .map_err(|message| {
+                        Error::bad_input("bad_rebase_to", format!("--rebase-to: {message}"))
+                    })?;
+                server::start_traces("warn");
+                let sources = sources(&args.files)?;
+                let engine = open("import")?;
+                return import_all(&engine, &sources, rebase_to);
+            }
+            Command::Usage(args) => {
+                server::start_traces("warn");
+                let request = WindowRequest {
+                    days: args.days,
+                    end: args.end,
+                    tz: args.tz,
+                };
+                request.resolve(now)?;
+                print_json(&open("usage")?.usage(&request, now)?)?;
+            }
+            Command::Rollup { day } => {
+                server::start_traces("warn");
+                let scope = day.map_or(RollupScope::Closed, RollupScope::Day);
+                print_json(&open("rollup")?.rollup(scope, now)?)?;
+            }
+            Command::Seal => {
+                server::start_traces("warn");
+                print_json(&open("seal")?.seal()?)?;
+            }
+            Command::Verify => {
+                server::start_traces("warn");
+                let verified = open("verify")?.verify()?;
+                print_json(&verified)?;
+                if !verified.damage.is_empty() {
+                    return Ok(ExitCode::from(FAILED));
+                }
+            }
+            Command::Demo(args) => {
+                server::start_traces("warn");
+                let engine = open("demo")?;
+                fill_demo(&engine, &args, now.date_naive(), &self.store.data_dir)?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Command {
+    /// What to do instead while a server holds the data folder.
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Serve(_) => "Stop it first, or choose another folder with --data-dir.",
+            Self::Usage(_) => {
+                "Ask that server: GET /api/analytics/usage with the header X-Dash-Key."
+            }
+            Self::Rollup { .. } => {
+                "Ask that server: POST /api/analytics/rollup with the header X-Dash-Key."
+            }
+            Self::Import(_) => {
+                "Send the events to that server: POST /api/analytics/event, up to 100 a request; or stop it \
+                 and import then."
+            }
+            Self::Seal | Self::Verify | Self::Demo(_) => {
+                "Stop it first, and start it again afterwards."
+            }
+        }
+    }
+}
+
+fn sources(files: &[String]) -> anyhow::Result<Vec<Source>> {
+    files
+        .iter()
+        .map(|file| match file.as_str() {
+            "-" => Ok(Source::Stdin),
+            file => {
+                let path = Path::new(file);
+                std::fs::File::open(path).with_context(|| format!("cannot open {file}"))?;
+                Ok(Source::File(path.to_owned()))
+            }
+        })
+        .collect()
+}
+
+fn import_all(
+    engine: &Engine,
+    sources: &[Source],
+    rebase_to: Option<NaiveDate>,
+) -> anyhow::Result<ExitCode> {
+    let progress = Progress::default();
+    let total: Option<u64> = sources.iter().map(Source::bytes).sum();
+    let bar = progress_bar(total, "{bytes}/{total_bytes}, {msg}, {eta} left");
+    let (watched, ticking) = (progress.clone(), bar.clone());
+    let ticker = std::thread::spawn(move || {
+        while !ticking.is_finished() {
+            ticking.set_position(watched.bytes.load(Ordering::Relaxed));
+            let lines = watched.lines.load(Ordering::Relaxed);
+            let rate = lines as f64 / ticking.elapsed().as_secs_f64().max(0.001);
+            ticking.set_message(format!("{lines} events, {rate:.0}/s"));
+            std::thread::park_timeout(PROGRESS_INTERVAL);
+        }
+    });
+    let imported = import::import(engine.store(), sources, rebase_to, Utc::now(), &progress);
+    bar.finish_and_clear();
+    ticker.thread().unpark();
+    // The ticker only draws.
+    let _ = ticker.join();
+    let imported = imported?;
+    for error in &imported.errors {
+        eprintln!("echopilot: {error}");
+    }
+    print_json(&imported)?;
+    let useless =
+        imported.refused > 0 && imported.accepted + imported.duplicates + imported.too_old == 0;
+    Ok(ExitCode::from(if useless { FAILED } else { 0 }))
+}
+
+fn fill_demo(
+    engine: &Engine,
+    args: &DemoArgs,
+    today: NaiveDate,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    let size = engine.size();
+    if size.log_events > 0 || size.sealed_events > 0 {
+        return Err(Error::bad_input(
+            "not_empty",
+            format!(
+                "{} holds events already; choose an empty folder with --data-dir",
+                folder.display()
+            ),
+        )
+        .into());
+    }
+    let demo = Demo {
+        events: args.events,
+        days: args.days,
+        users: args.users,
+        features: args.features,
+        seed: args.seed,
+        last_day: today.pred_opt().unwrap_or(today),
+    };
+    let bar = progress_bar(
+        Some(demo.events),
+        "{pos}/{len} events, {per_sec}, {eta} left",
+    );
+    let made = demo::fill(engine.store(), demo, |made| bar.set_position(made));
+    bar.finish_and_clear();
+    #[derive(Serialize)]
+    struct Made {
+        events: u64,
+        days: u32,
+        last_day: NaiveDate,
+    }
+    print_json(&Made {
+        events: made?,
+        days: demo.days,
+        last_day: demo.last_day,
+    })?;
+    eprintln!(
+        "Look at it: echopilot serve --data-dir {}",
+        folder.display()
+    );
+    Ok(())
+}
+
+/// A bar on a terminal, and nothing elsewhere.
+fn progress_bar(total: Option<u64>, template: &str) -> ProgressBar {
+    let bar = match total {
+        Some(total) => ProgressBar::new(total),
+        None => ProgressBar::no_length(),
+    };
+    bar.set_draw_target(match std::io::stderr().is_terminal() {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    });
+    if let Ok(style) = ProgressStyle::with_template(&format!("{{bar:24}} {template}")) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Prints a result, which a broken pipe downstream may no longer want.
+fn print_json(result: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(result)?);
+    Ok(())
+}

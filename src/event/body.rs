@@ -1,0 +1,532 @@
+//! What clients send: a batch of events, of which each is judged alone.
+//!
+//! The body is walked once. Each field is first kept as its JSON text, borrowed from the body, because
+//! `sent_at` may follow the events it corrects and because a wrong type must cost one event, not the batch.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{
+    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
+use serde_json::value::RawValue;
+
+use super::{
+    Event, EventType, MAX_AGE_US, MAX_AHEAD_US, MAX_BATCH_EVENTS, MAX_CLOCK_SKEW_US,
+    MAX_EVENT_ID_CHARS, MAX_EVENT_TYPE_CHARS, MAX_FEATURE_CHARS, MAX_URL_CHARS, MAX_USER_ID_CHARS,
+    Verdict, is_junk_id, metadata, text, timestamp,
+};
+use crate::error::{Error, Result};
+
+/// A request body: at most [`MAX_BATCH_EVENTS`] events, not yet judged.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    /// The events, in the client's order.
+    pub events: Vec<RawEvent<'a>>,
+    sent_at_us: Option<i64>,
+}
+
+/// One event as the client wrote it: the JSON text of each field that is there and not null.
+#[derive(Debug, Default)]
+pub struct RawEvent<'a> {
+    fields: [Option<&'a str>; FIELDS.len()],
+    fault: Option<Fault>,
+}
+
+/// Code and message of a refusal.
+type Fault = (&'static str, String);
+
+const FIELDS: [&str; 7] = [
+    "ts",
+    "event_type",
+    "user_id",
+    "feature",
+    "metadata",
+    "url",
+    "event_id",
+];
+const TS: usize = 0;
+const EVENT_TYPE: usize = 1;
+const USER_ID: usize = 2;
+const FEATURE: usize = 3;
+const METADATA: usize = 4;
+const URL: usize = 5;
+const EVENT_ID: usize = 6;
+
+/// Reads a request body.
+///
+/// # Errors
+/// `bad_json` if it is not `{"events":[…]}`, and [`Error::TooLarge`] above [`MAX_BATCH_EVENTS`] events.
+pub fn read_batch(body: &[u8]) -> Result<Batch<'_>> {
+    let body = std::str::from_utf8(body)
+        .map_err(|error| Error::bad_input("bad_json", format!("the body is not UTF-8: {error}")))?;
+    let body: Body<'_> = serde_json::from_str(body)
+        .map_err(|error| Error::bad_input("bad_json", format!("the body is wrong: {error}")))?;
+    if body.events.count > MAX_BATCH_EVENTS {
+        return Err(Error::TooLarge {
+            code: "too_many_events",
+            message: format!(
+                "the batch has {} events; allowed are {MAX_BATCH_EVENTS}; nothing was stored",
+                body.events.count
+            ),
+        });
+    }
+    let sent_at_us = match body.sent_at {
+        None => None,
+        Some(json) => Some(timestamp::parse(json).ok_or_else(|| {
+            let json: String = json.chars().take(64).collect();
+            Error::bad_input(
+                "bad_sent_at",
+                format!("sent_at is {json}; allowed is a time"),
+            )
+        })?),
+    };
+    Ok(Batch {
+        events: body.events.kept,
+        sent_at_us,
+    })
+}
+
+/// Reads one event, alone on its line.
+///
+/// # Errors
+/// A sentence about what is not JSON.
+pub fn read_event(line: &[u8]) -> Result<RawEvent<'_>, String> {
+    let line = std::str::from_utf8(line).map_err(|error| error.to_string())?;
+    serde_json::from_str(line).map_err(|error| error.to_string())
+}
+
+impl Batch<'_> {
+    /// What to add to the client's times, in µs: nothing unless its clock is off by more than
+    /// [`MAX_CLOCK_SKEW_US`], as `sent_at` shows.
+    pub fn clock_skew_us(&self, received_at_us: i64) -> i64 {
+        self.sent_at_us
+            .map(|sent_at_us| received_at_us.saturating_sub(sent_at_us))
+            .filter(|skew| skew.saturating_abs() > MAX_CLOCK_SKEW_US)
+            .unwrap_or(0)
+    }
+}
+
+impl<'a> RawEvent<'a> {
+    /// Judges the event as received at `received_at_us`; `clock_skew_us` is added to the client's time.
+    pub fn judge(self, received_at_us: i64, clock_skew_us: i64) -> Verdict<'a> {
+        match self.check(received_at_us, clock_skew_us) {
+            Ok(event) if event.ts_us < received_at_us - MAX_AGE_US => Verdict::TooOld,
+            Ok(event) => Verdict::Accepted(event),
+            Err((code, message)) => Verdict::Refused(code, message),
+        }
+    }
+
+    fn check(mut self, received_at_us: i64, clock_skew_us: i64) -> Result<Event<'a>, Fault> {
+        if let Some(fault) = self.fault.take() {
+            return Err(fault);
+        }
+        let event = Event {
+            event_type: self.event_type()?,
+            ts_us: match self.field(TS) {
+                None => received_at_us,
+                Some(json) => timestamp::parse(json)
+                    .and_then(|ts_us| ts_us.checked_add(clock_skew_us))
+                    .ok_or_else(|| ("bad_ts", wrong(TS, json, "RFC 3339 or an epoch number")))?,
+            },
+            user_id: self
+                .text(USER_ID, "bad_user_id", MAX_USER_ID_CHARS)?
+                .filter(|id| !is_junk_id(id)),
+            feature: self.text(FEATURE, "bad_feature", MAX_FEATURE_CHARS)?,
+            metadata: match self.field(METADATA) {
+                None => Cow::Borrowed("{}"),
+                Some(json) => {
+                    metadata::canonical(json).map_err(|message| ("bad_metadata", message))?
+                }
+            },
+            url: self.text(URL, "bad_url", MAX_URL_CHARS)?,
+            event_id: self.text(EVENT_ID, "bad_event_id", MAX_EVENT_ID_CHARS)?,
+            received_at_us,
+        };
+        if event.ts_us > received_at_us.saturating_add(MAX_AHEAD_US) {
+            let json = self.field(TS).unwrap_or_default();
+            let limit = "at most 24 hours ahead of the server";
+            return Err(("future_ts", wrong(TS, json, limit)));
+        }
+        Ok(event)
+    }
+
+    /// When the client says it happened, in µs, if it says so in a form that is understood.
+    pub fn ts_us(&self) -> Option<i64> {
+        timestamp::parse(self.field(TS)?)
+    }
+
+    fn event_type(&self) -> Result<EventType, Fault> {
+        const CODE: &str = "bad_event_type";
+        let name = self
+            .text(EVENT_TYPE, CODE, MAX_EVENT_TYPE_CHARS)?
+            .ok_or_else(|| (CODE, "event_type is missing".to_owned()))?;
+        EventType::from_name(&name).ok_or_else(|| {
+            let json = self.field(EVENT_TYPE).unwrap_or_default();
+            (
+                CODE,
+                wrong(EVENT_TYPE, json, "page_view, action or conversion"),
+            )
+        })
+    }
+
+    /// The text of a field; missing, null and empty are `None`.
+    fn text(
+        &self,
+        field: usize,
+        code: &'static str,
+        max_chars: usize,
+    ) -> Result<Option<Cow<'a, str>>, Fault> {
+        let Some(json) = self.field(field) else {
+            return Ok(None);
+        };
+        let text = text::decode(json).ok_or_else(|| (code, wrong(field, json, "text")))?;
+        // Bytes are never fewer than characters, so the count is needed for few texts.
+        if text.len() > max_chars {
+            let chars = text.chars().count();
+            if chars > max_chars {
+                let name = FIELDS.get(field).copied().unwrap_or_default();
+                let message = format!("{name} has {chars} characters; allowed are {max_chars}");
+                return Err((code, message));
+            }
+        }
+        Ok(Some(text).filter(|text| !text.is_empty()))
+    }
+
+    fn field(&self, field: usize) -> Option<&'a str> {
+        self.fields.get(field).copied().flatten()
+    }
+}
+
+/// A sentence about a wrong value, cut to a length that fits a reply.
+fn wrong(field: usize, json: &str, allowed: &str) -> String {
+    let name = FIELDS.get(field).copied().unwrap_or_default();
+    let value: String = json.chars().take(64).collect();
+    format!("{name} is {value}; allowed is {allowed}")
+}
+
+/// The object around the events.
+struct Body<'a> {
+    events: Events<'a>,
+    sent_at: Option<&'a str>,
+}
+
+impl<'de> Deserialize<'de> for Body<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(BodyVisitor)
+    }
+}
+
+struct BodyVisitor;
+
+impl<'de> Visitor<'de> for BodyVisitor {
+    type Value = Body<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(r#"an object {"events":[…]}"#)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut events = None;
+        let mut sent_at = None;
+        while let Some(key) = map.next_key_seed(Key(&["events", "sent_at"]))? {
+            match key {
+                Some(0) if events.is_none() => events = Some(map.next_value()?),
+                Some(1) if sent_at.is_none() => {
+                    sent_at = Some(map.next_value::<&RawValue>()?.get())
+                }
+                Some(0) => return Err(A::Error::duplicate_field("events")),
+                Some(_) => return Err(A::Error::duplicate_field("sent_at")),
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(Body {
+            events: events.ok_or_else(|| A::Error::missing_field("events"))?,
+            sent_at: sent_at.filter(|json| *json != "null"),
+        })
+    }
+}
+
+/// The list of events: all are counted, and no more than the limit are kept.
+#[derive(Default)]
+struct Events<'a> {
+    kept: Vec<RawEvent<'a>>,
+    count: usize,
+}
+
+impl<'de> Deserialize<'de> for Events<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(EventsVisitor)
+    }
+}
+
+struct EventsVisitor;
+
+impl<'de> Visitor<'de> for EventsVisitor {
+    type Value = Events<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list of events")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut events = Events::default();
+        while events.count < MAX_BATCH_EVENTS {
+            match list.next_element()? {
+                Some(event) => events.kept.push(event),
+                None => return Ok(events),
+            }
+            events.count += 1;
+        }
+        while list.next_element::<IgnoredAny>()?.is_some() {
+            events.count += 1;
+        }
+        Ok(events)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawEvent<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(EventVisitor)
+    }
+}
+
+struct EventVisitor;
+
+/// Anything but an object is a refused event; its value is read to its end so that the next one is found.
+impl<'de> Visitor<'de> for EventVisitor {
+    type Value = RawEvent<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an event")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut event = RawEvent::default();
+        let mut seen = [false; FIELDS.len()];
+        while let Some(key) = map.next_key_seed(Key(&FIELDS))? {
+            let Some(field) = key else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            let json = map.next_value::<&RawValue>()?.get();
+            if let Some(seen) = seen.get_mut(field)
+                && std::mem::replace(seen, true)
+            {
+                let name = FIELDS.get(field).copied().unwrap_or_default();
+                event.fault = Some(("duplicate_field", format!("{name} is there twice")));
+            }
+            if let Some(slot) = event.fields.get_mut(field) {
+                *slot = Some(json).filter(|json| *json != "null");
+            }
+        }
+        Ok(event)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        not_an_object("a list")
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        not_an_object("text")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        not_an_object("a boolean")
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        not_an_object("a number")
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        not_an_object("a number")
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        not_an_object("a number")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        not_an_object("null")
+    }
+}
+
+fn not_an_object<'de, E>(found: &str) -> Result<RawEvent<'de>, E> {
+    Ok(RawEvent {
+        fault: Some((
+            "bad_event",
+            format!("the event is {found}; allowed is an object"),
+        )),
+        ..RawEvent::default()
+    })
+}
+
+/// Reads a key as its place among the known ones. As bytes, so that a key with a lone surrogate is merely
+/// unknown.
+struct Key(&'static [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = Option<usize>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_bytes(self)
+    }
+}
+
+impl Visitor<'_> for Key {
+    type Value = Option<usize>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a key")
+    }
+
+    fn visit_bytes<E>(self, key: &[u8]) -> Result<Self::Value, E> {
+        Ok(self.0.iter().position(|known| known.as_bytes() == key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2025-10-21T10:00:00Z
+    const NOW: i64 = 1_761_040_800_000_000;
+
+    fn judge_all(body: &str) -> Vec<String> {
+        let batch = read_batch(body.as_bytes()).expect("the test has a well-formed body");
+        let skew = batch.clock_skew_us(NOW);
+        batch
+            .events
+            .into_iter()
+            .map(|event| match event.judge(NOW, skew) {
+                Verdict::Accepted(event) => format!("{}", event.ts_us - NOW),
+                Verdict::TooOld => "too old".into(),
+                Verdict::Refused(code, message) => format!("{code}: {message}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn one_bad_event_never_loses_its_neighbours() {
+        let found = judge_all(
+            r#"{"events":[{"event_type":"action"},5,null,"x",[{}],true,1.5,{},{"event_type":"click"},
+            {"event_type":"action","user_id":7},{"event_type":"action","metadata":[]},
+            {"event_type":"action","event_type":"action"},{"event_type":"action","ts":"soon"},
+            {"event_type":"action","ts":1761127200.1},{"event_type":"action","ts":"2024-10-21T09:59:59Z"},
+            {"event_type":"action","\ud800":1,"ts":"2025-10-21T10:00:01Z"}]}"#,
+        );
+        assert_eq!(
+            found,
+            [
+                "0",
+                "bad_event: the event is a number; allowed is an object",
+                "bad_event: the event is null; allowed is an object",
+                "bad_event: the event is text; allowed is an object",
+                "bad_event: the event is a list; allowed is an object",
+                "bad_event: the event is a boolean; allowed is an object",
+                "bad_event: the event is a number; allowed is an object",
+                "bad_event_type: event_type is missing",
+                "bad_event_type: event_type is \"click\"; allowed is page_view, action or conversion",
+                "bad_user_id: user_id is 7; allowed is text",
+                "bad_metadata: metadata is not an object",
+                "duplicate_field: event_type is there twice",
+                "bad_ts: ts is \"soon\"; allowed is RFC 3339 or an epoch number",
+                "future_ts: ts is 1761127200.1; allowed is at most 24 hours ahead of the server",
+                "too old",
+                "1000000",
+            ]
+        );
+    }
+
+    #[test]
+    fn sent_at_corrects_a_clock_that_is_off_by_more_than_a_minute() {
+        let event = r#"{"event_type":"action","ts":"2025-10-21T11:00:00Z"}"#;
+        let unsent = r#"{"event_type":"action"}"#;
+        let body =
+            |sent_at: &str| format!(r#"{{"events":[{event},{unsent}],"sent_at":{sent_at}}}"#);
+        assert_eq!(judge_all(&body("null")), ["3600000000", "0"]);
+        assert_eq!(
+            judge_all(&body(r#""2025-10-21T10:01:00Z""#)),
+            ["3600000000", "0"]
+        );
+        assert_eq!(
+            judge_all(&body(r#""2025-10-21T11:00:05Z""#)),
+            ["-5000000", "0"]
+        );
+        assert_eq!(judge_all(&body("1761037200")), ["7200000000", "0"]);
+    }
+
+    #[test]
+    fn junk_ids_are_anonymous_and_empty_texts_are_missing() {
+        for id in [
+            "",
+            "null",
+            "Undefined",
+            "[object Object]",
+            "0",
+            "true",
+            "00000000-0000-0000-0000-000000000000",
+            " ",
+        ] {
+            let body = format!(
+                r#"{{"events":[{{"event_type":"action","user_id":"{id}","feature":""}}]}}"#
+            );
+            let batch = read_batch(body.as_bytes()).expect("well-formed");
+            for event in batch.events {
+                match event.judge(NOW, 0) {
+                    Verdict::Accepted(event) => {
+                        assert_eq!((event.user_id, event.feature), (None, None), "{id}")
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_no_batch_is_refused_whole() {
+        let many = format!(r#"{{"events":[{}]}}"#, vec!["{}"; 101].join(","));
+        assert!(matches!(
+            read_batch(many.as_bytes()),
+            Err(Error::TooLarge { .. })
+        ));
+        for body in [
+            "",
+            "[]",
+            "{}",
+            "nope",
+            r#"{"events":{}}"#,
+            r#"{"events":[}"#,
+            r#"{"events":[]}x"#,
+            r#"{"events":[],"events":[]}"#,
+            r#"{"events":[],"sent_at":"x"}"#,
+        ] {
+            assert!(
+                matches!(read_batch(body.as_bytes()), Err(Error::BadInput { .. })),
+                "{body}"
+            );
+        }
+        assert!(matches!(
+            read_batch(b"{\"events\":[\"\xff\"]}"),
+            Err(Error::BadInput { .. })
+        ));
+        assert!(read_batch(br#"{"events":[]}"#).is_ok_and(|batch| batch.events.is_empty()));
+    }
+
+    #[test]
+    fn limits_are_counted_in_characters() {
+        let body = |feature: &str| {
+            format!(r#"{{"events":[{{"event_type":"action","feature":"{feature}"}}]}}"#)
+        };
+        assert_eq!(judge_all(&body(&"é".repeat(200))), ["0"]);
+        assert_eq!(
+            judge_all(&body(&"é".repeat(201))),
+            ["bad_feature: feature has 201 characters; allowed are 200"]
+        );
+    }
+}

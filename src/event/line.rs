@@ -1,0 +1,160 @@
+//! One event as one line of the event log: canonical JSON that ends with a checksum of itself.
+//!
+//! The order of the fields is fixed and all are always there, so that every reader of NDJSON infers one
+//! schema.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{Event, EventType, text, timestamp};
+use crate::checksum::{self, Mismatch};
+
+/// How every line begins; inside a JSON string the quotes would be escaped, so it is nowhere else.
+pub const LINE_START: &[u8] = br#"{"ts":""#;
+/// Why bytes are not a line of the event log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineError {
+    /// It does not end with a checksum field.
+    NoChecksum,
+    /// The checksum is not that of the bytes before it.
+    WrongChecksum,
+    /// The checksum holds, and yet it is no event: written by something else.
+    NotAnEvent,
+}
+
+impl LineError {
+    /// The reason, as it is reported and stored beside bytes that are set aside.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::NoChecksum => "not a whole line",
+            Self::WrongChecksum => "wrong checksum",
+            Self::NotAnEvent => "not an event",
+        }
+    }
+}
+
+/// Appends the event's line, newline included.
+pub fn write_line(event: &Event<'_>, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(LINE_START);
+    timestamp::write(event.ts_us, out);
+    out.extend_from_slice(br#"","event_type":""#);
+    out.extend_from_slice(event.event_type.name().as_bytes());
+    out.extend_from_slice(br#"","user_id":"#);
+    write_text(event.user_id.as_deref(), out);
+    out.extend_from_slice(br#","feature":"#);
+    write_text(event.feature.as_deref(), out);
+    out.extend_from_slice(br#","metadata":"#);
+    out.extend_from_slice(event.metadata.as_bytes());
+    out.extend_from_slice(br#","url":"#);
+    write_text(event.url.as_deref(), out);
+    out.extend_from_slice(br#","event_id":"#);
+    write_text(event.event_id.as_deref(), out);
+    out.extend_from_slice(br#","received_at":""#);
+    timestamp::write(event.received_at_us, out);
+    out.push(b'"');
+    checksum::close_object(out, start);
+    out.push(b'\n');
+}
+
+fn write_text(value: Option<&str>, out: &mut Vec<u8>) {
+    match value {
+        Some(value) => text::encode(value, out),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+/// Reads one line, given without its newline. The event borrows from it.
+///
+/// # Errors
+/// What keeps it from being trusted.
+pub fn read_line(line: &[u8]) -> Result<Event<'_>, LineError> {
+    checksum::check_object(line).map_err(|mismatch| match mismatch {
+        Mismatch::Missing => LineError::NoChecksum,
+        Mismatch::Wrong => LineError::WrongChecksum,
+    })?;
+    let line = std::str::from_utf8(line).map_err(|_| LineError::NotAnEvent)?;
+    let stored: Stored<'_> = serde_json::from_str(line).map_err(|_| LineError::NotAnEvent)?;
+    Ok(Event {
+        ts_us: timestamp::parse_rfc3339(stored.ts).ok_or(LineError::NotAnEvent)?,
+        event_type: EventType::from_name(stored.event_type).ok_or(LineError::NotAnEvent)?,
+        user_id: stored.user_id.map(|text| text.0),
+        feature: stored.feature.map(|text| text.0),
+        metadata: Cow::Borrowed(stored.metadata.get()),
+        url: stored.url.map(|text| text.0),
+        event_id: stored.event_id.map(|text| text.0),
+        received_at_us: timestamp::parse_rfc3339(stored.received_at)
+            .ok_or(LineError::NotAnEvent)?,
+    })
+}
+
+/// The fields of a line, borrowed.
+#[derive(Deserialize)]
+struct Stored<'a> {
+    ts: &'a str,
+    event_type: &'a str,
+    #[serde(borrow)]
+    user_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    feature: Option<Text<'a>>,
+    #[serde(borrow)]
+    metadata: &'a RawValue,
+    #[serde(borrow)]
+    url: Option<Text<'a>>,
+    #[serde(borrow)]
+    event_id: Option<Text<'a>>,
+    received_at: &'a str,
+}
+
+/// Text that is borrowed where it has no escapes; inside an `Option` serde would copy a plain `Cow`.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event() -> Event<'static> {
+        Event {
+            ts_us: 1_761_040_800_000_000,
+            event_type: EventType::PageView,
+            user_id: Some("user \"1\"\n".into()),
+            feature: Some("dashboard".into()),
+            metadata: r#"{"referrer":"https://example.com"}"#.into(),
+            url: None,
+            event_id: None,
+            received_at_us: 1_761_040_800_250_000,
+        }
+    }
+
+    fn line() -> Vec<u8> {
+        let mut line = Vec::new();
+        write_line(&event(), &mut line);
+        assert_eq!(line.pop(), Some(b'\n'));
+        line
+    }
+
+    #[test]
+    fn the_format_is_the_documented_one() {
+        assert_eq!(
+            String::from_utf8_lossy(&line()),
+            r#"{"ts":"2025-10-21T10:00:00Z","event_type":"page_view","user_id":"user \"1\"\n","feature":"dashboard","metadata":{"referrer":"https://example.com"},"url":null,"event_id":null,"received_at":"2025-10-21T10:00:00.250Z","crc32c":"9e0d81c7"}"#
+        );
+        assert_eq!(read_line(&line()), Ok(event()));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let whole = line();
+        for at in 0..whole.len() {
+            assert!(read_line(&whole[..at]).is_err(), "cut at {at}");
+            for bit in 0..8 {
+                let mut flipped = whole.clone();
+                flipped[at] ^= 1 << bit;
+                assert!(read_line(&flipped).is_err(), "byte {at}, bit {bit}");
+            }
+        }
+    }
+}

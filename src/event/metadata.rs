@@ -1,0 +1,246 @@
+//! The free-form part of an event: one JSON object, checked against its limits and written canonically.
+//!
+//! The text arrives as JSON that `serde_json` has already found well formed, so that one walk over its bytes
+//! is enough. Numbers keep their digits: nothing is rounded on the way to the log.
+
+use std::borrow::Cow;
+
+use super::text;
+
+/// Most bytes of one event's metadata, written canonically.
+pub const MAX_BYTES: usize = 16 * 1024;
+/// Most keys of one event's metadata, at all depths together.
+pub const MAX_KEYS: usize = 100;
+/// Deepest nesting; the object itself is depth 1.
+pub const MAX_DEPTH: usize = 5;
+/// Longest number that certainly fits a double: shorter text without exponent needs no look.
+const SAFE_NUMBER_BYTES: usize = 300;
+
+/// Checks and rewrites `json` as compact JSON on one line. Borrowed where it already is.
+///
+/// # Errors
+/// A sentence that names the limit and what was found.
+pub fn canonical(json: &str) -> Result<Cow<'_, str>, String> {
+    if !json.starts_with('{') {
+        return Err("metadata is not an object".into());
+    }
+    let mut walk = Walk {
+        json,
+        at: 0,
+        copied: 0,
+        rewritten: String::new(),
+        open: Vec::with_capacity(MAX_DEPTH),
+        keys: 0,
+    };
+    walk.run()?;
+    let canonical = walk.finish();
+    match canonical.len() {
+        bytes if bytes > MAX_BYTES => Err(format!(
+            "metadata has {bytes} bytes; allowed are {MAX_BYTES}"
+        )),
+        _ => Ok(canonical),
+    }
+}
+
+/// One pass over well-formed JSON. What lies before `copied` is in `rewritten`, or nothing was rewritten yet.
+struct Walk<'a> {
+    json: &'a str,
+    at: usize,
+    copied: usize,
+    rewritten: String,
+    open: Vec<Container<'a>>,
+    keys: usize,
+}
+
+enum Container<'a> {
+    Array,
+    Object {
+        keys: Vec<Cow<'a, str>>,
+        key_next: bool,
+    },
+}
+
+impl<'a> Walk<'a> {
+    fn run(&mut self) -> Result<(), String> {
+        while let Some(&byte) = self.json.as_bytes().get(self.at) {
+            match byte {
+                b'{' => self.enter(Container::Object {
+                    keys: Vec::new(),
+                    key_next: true,
+                })?,
+                b'[' => self.enter(Container::Array)?,
+                b'}' | b']' => {
+                    self.open.pop();
+                    self.at += 1;
+                }
+                b',' => {
+                    if let Some(Container::Object { key_next, .. }) = self.open.last_mut() {
+                        *key_next = true;
+                    }
+                    self.at += 1;
+                }
+                b'"' => self.string()?,
+                b' ' | b'\t' | b'\n' | b'\r' => self.replace(self.at + 1, ""),
+                b'-' | b'0'..=b'9' => self.number()?,
+                // A colon, or a letter of true, false or null.
+                _ => self.at += 1,
+            }
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, container: Container<'a>) -> Result<(), String> {
+        self.open.push(container);
+        self.at += 1;
+        if self.open.len() > MAX_DEPTH {
+            return Err(format!("metadata is deeper than {MAX_DEPTH}"));
+        }
+        Ok(())
+    }
+
+    fn string(&mut self) -> Result<(), String> {
+        let rest = self.json.get(self.at..).unwrap_or_default();
+        let json = rest.get(..string_length(rest)).unwrap_or(rest);
+        let text = text::decode(json).ok_or("metadata has a string that is not text")?;
+        let end = self.at + json.len();
+        if let Cow::Owned(owned) = &text {
+            let mut encoded = Vec::with_capacity(json.len());
+            text::encode(owned, &mut encoded);
+            if encoded == json.as_bytes() {
+                self.at = end;
+            } else {
+                // The encoder writes UTF-8 only.
+                self.replace(end, &String::from_utf8_lossy(&encoded));
+            }
+        } else {
+            self.at = end;
+        }
+        if let Some(Container::Object { keys, key_next }) = self.open.last_mut()
+            && std::mem::take(key_next)
+        {
+            if keys.contains(&text) {
+                let key: String = text.chars().take(64).collect();
+                return Err(format!("metadata has the key {key:?} twice"));
+            }
+            keys.push(text);
+            self.keys += 1;
+            if self.keys > MAX_KEYS {
+                return Err(format!("metadata has more than {MAX_KEYS} keys"));
+            }
+        }
+        Ok(())
+    }
+
+    fn number(&mut self) -> Result<(), String> {
+        let rest = self.json.get(self.at..).unwrap_or_default();
+        let length = rest
+            .bytes()
+            .position(|byte| !matches!(byte, b'-' | b'+' | b'.' | b'0'..=b'9' | b'e' | b'E'))
+            .unwrap_or(rest.len());
+        let number = rest.get(..length).unwrap_or(rest);
+        let plain = length < SAFE_NUMBER_BYTES && !number.contains(['e', 'E']);
+        if !plain && !number.parse().is_ok_and(f64::is_finite) {
+            let number: String = number.chars().take(64).collect();
+            return Err(format!("metadata has the number {number}, out of range"));
+        }
+        self.at += length;
+        Ok(())
+    }
+
+    /// Puts `text` in place of the source from here to `end`.
+    fn replace(&mut self, end: usize, text: &str) {
+        let kept = self.json.get(self.copied..self.at).unwrap_or_default();
+        self.rewritten.push_str(kept);
+        self.rewritten.push_str(text);
+        self.copied = end;
+        self.at = end;
+    }
+
+    fn finish(mut self) -> Cow<'a, str> {
+        if self.copied == 0 {
+            return Cow::Borrowed(self.json);
+        }
+        self.replace(self.at, "");
+        Cow::Owned(self.rewritten)
+    }
+}
+
+/// Bytes of the JSON string at the start of `json`, quotes included.
+fn string_length(json: &str) -> usize {
+    let bytes = json.as_bytes();
+    let mut at = 1;
+    while let Some(offset) = bytes
+        .get(at..)
+        .and_then(|rest| memchr::memchr2(b'"', b'\\', rest))
+    {
+        at += offset;
+        if bytes.get(at) == Some(&b'"') {
+            return at + 1;
+        }
+        at += 2;
+    }
+    bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canonical_metadata_is_borrowed_and_any_other_becomes_canonical() {
+        for (json, expected) in [
+            ("{}", "{}"),
+            (
+                r#"{"a":1,"b":[true,null,"x y"]}"#,
+                r#"{"a":1,"b":[true,null,"x y"]}"#,
+            ),
+            ("{ \"a\" :\n\t[ 1 , 2 ] }", r#"{"a":[1,2]}"#),
+            (
+                r#"{"\u0061":"\u00e9\u0000\ud800"}"#,
+                "{\"a\":\"é\u{FFFD}\"}",
+            ),
+            (
+                r#"{"big":123456789012345678901234567890,"f":1.10}"#,
+                r#"{"big":123456789012345678901234567890,"f":1.10}"#,
+            ),
+            (r#"{"q":"say \"hi\"\n"}"#, r#"{"q":"say \"hi\"\n"}"#),
+        ] {
+            let found = canonical(json);
+            assert_eq!(found.as_deref(), Ok(expected));
+            assert_eq!(
+                matches!(found, Ok(Cow::Borrowed(_))),
+                json == expected,
+                "{json}"
+            );
+        }
+    }
+
+    #[test]
+    fn limits_are_named() {
+        let deep = |depth: usize| format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
+        let keys = |count: usize| {
+            let pairs: Vec<_> = (0..count).map(|key| format!("\"k{key}\":0")).collect();
+            format!("{{{}}}", pairs.join(","))
+        };
+        let long = |bytes: usize| format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8));
+        for fits in [deep(MAX_DEPTH), keys(MAX_KEYS), long(MAX_BYTES)] {
+            assert!(canonical(&fits).is_ok(), "{fits:.40}");
+        }
+        for (json, says) in [
+            (deep(MAX_DEPTH + 1), "deeper than 5"),
+            (keys(MAX_KEYS + 1), "more than 100 keys"),
+            (long(MAX_BYTES + 1), "16385 bytes"),
+            (r#"{"a":1e400}"#.into(), "1e400"),
+            (r#"{"a":1,"\u0061":2}"#.into(), "\"a\" twice"),
+            ("[]".into(), "not an object"),
+        ] {
+            let message = canonical(&json).expect_err("over a limit");
+            assert!(message.contains(says), "{message}");
+        }
+    }
+
+    #[test]
+    fn one_key_in_two_objects_is_no_duplicate() {
+        assert!(canonical(r#"{"a":{"x":1},"b":{"x":1},"c":[{"x":1},{"x":2}]}"#).is_ok());
+    }
+}

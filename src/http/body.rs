@@ -1,0 +1,153 @@
+//! Reading a request body within limits: on the wire, inflated, and in time.
+
+use std::io::Read;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Bytes;
+
+use super::Answer;
+use super::refusal::Refusal;
+
+/// Bytes of a body on the wire: a hundred events with all the metadata they may have.
+pub const MAX_WIRE_BYTES: usize = 2 << 20;
+/// Bytes of a body once inflated. A compressed bomb is cut here, having cost this much memory.
+pub const MAX_INFLATED_BYTES: usize = 4 << 20;
+/// Time for the whole body: a client that sends a byte a second holds no connection for ever.
+const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes that brotli reads at a time.
+const BROTLI_BUFFER_BYTES: usize = 8 << 10;
+
+/// Content encodings that are understood.
+const ENCODINGS: &str = "gzip, deflate, br, zstd";
+
+/// Reads and inflates a body that holds JSON.
+pub async fn read_json(headers: &HeaderMap, body: Body) -> Answer<Bytes> {
+    check_type(headers)?;
+    let encoding = Encoding::of(headers)?;
+    let wire = read_wire(body).await?;
+    match encoding {
+        None => Ok(wire),
+        Some(encoding) => encoding.inflate(&wire).map(Bytes::from),
+    }
+}
+
+/// JSON, or plain text: what a beacon can send without asking the server first.
+fn check_type(headers: &HeaderMap) -> Answer<()> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return Ok(());
+    };
+    let essence = value
+        .to_str()
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    if essence == "application/json" || essence == "text/plain" || essence.ends_with("+json") {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "bad_content_type",
+        format!("Content-Type is {essence:.80}; allowed are application/json and text/plain"),
+    ))
+}
+
+async fn read_wire(body: Body) -> Answer<Bytes> {
+    let limited = Limited::new(body, MAX_WIRE_BYTES);
+    match tokio::time::timeout(BODY_TIMEOUT, limited.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(format!(
+            "the body is larger than {MAX_WIRE_BYTES} bytes"
+        ))),
+        Ok(Err(_)) => Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "bad_body",
+            "the body ended early",
+        )),
+        Err(_) => Err(Refusal::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "slow_body",
+            format!(
+                "the body did not arrive within {} s",
+                BODY_TIMEOUT.as_secs()
+            ),
+        )),
+    }
+}
+
+fn too_large(message: String) -> Refusal {
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Encoding {
+    Gzip,
+    Deflate,
+    Brotli,
+    Zstd,
+}
+
+impl Encoding {
+    fn of(headers: &HeaderMap) -> Answer<Option<Self>> {
+        let Some(value) = headers.get(header::CONTENT_ENCODING) else {
+            return Ok(None);
+        };
+        let name = value
+            .to_str()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase();
+        Ok(Some(match name.as_str() {
+            "" | "identity" => return Ok(None),
+            "gzip" | "x-gzip" => Self::Gzip,
+            "deflate" => Self::Deflate,
+            "br" => Self::Brotli,
+            "zstd" => Self::Zstd,
+            _ => {
+                return Err(Refusal::new(
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    "bad_encoding",
+                    format!("Content-Encoding is {name:.80}; allowed are {ENCODINGS}"),
+                ));
+            }
+        }))
+    }
+
+    fn inflate(self, wire: &[u8]) -> Answer<Vec<u8>> {
+        let inflated = match self {
+            Self::Gzip => read_limited(flate2::read::MultiGzDecoder::new(wire)),
+            // The standard says zlib; some clients send the bare stream.
+            Self::Deflate => match read_limited(flate2::read::ZlibDecoder::new(wire)) {
+                Err(_) => read_limited(flate2::read::DeflateDecoder::new(wire)),
+                inflated => inflated,
+            },
+            Self::Brotli => read_limited(brotli::Decompressor::new(wire, BROTLI_BUFFER_BYTES)),
+            Self::Zstd => zstd::stream::read::Decoder::new(wire).and_then(read_limited),
+        };
+        match inflated {
+            Ok(bytes) if bytes.len() > MAX_INFLATED_BYTES => Err(too_large(format!(
+                "the body inflates to more than {MAX_INFLATED_BYTES} bytes"
+            ))),
+            Ok(bytes) => Ok(bytes),
+            Err(_) => Err(Refusal::new(
+                StatusCode::BAD_REQUEST,
+                "bad_encoding",
+                "the body is not what its Content-Encoding says",
+            )),
+        }
+    }
+}
+
+/// Reads one byte more than is allowed, so that the caller can tell.
+fn read_limited(reader: impl Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader
+        .take(MAX_INFLATED_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

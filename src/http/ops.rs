@@ -1,0 +1,22 @@
+//! Health, for load balancers and people on call.
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+use super::{Answer, App};
+
+/// `GET /health/live`: the process answers.
+pub async fn live() -> Json<Value> {
+    Json(json!({"ok": true}))
+}
+
+/// `GET /health/ready`: events can be accepted, or why not.
+pub async fn ready(State(app): State<App>) -> Answer<Json<Value>> {
+    app.engine.store().check_writable()?;
+    Ok(Json(json!({
+        "ok": true,
+        "store": app.engine.size(),
+        "recovered_at_start": app.engine.store().recovered(),
+    })))
+}

@@ -1,0 +1,114 @@
+//! Every refusal is one JSON shape with its status. Inner detail of a failure is traced, never sent.
+
+use std::any::Any;
+
+use axum::Json;
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use tracing::error;
+
+use crate::error::Error;
+
+/// Seconds after which a client should come back when the server is busy, full or stopping.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// A refusal on its way to the client.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+}
+
+impl Refusal {
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+        }
+    }
+
+    pub fn not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "there is nothing at this path",
+        )
+    }
+
+    pub fn method_not_allowed() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "this path does not know that method; the Allow header names those it knows",
+        )
+    }
+
+    fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the server failed; its traces say why",
+        )
+    }
+
+    /// The answer to a request whose handler panicked.
+    pub fn after_panic(panic: Box<dyn Any + Send>) -> Response<Body> {
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("unknown");
+        error!(panic = text, "A request handler panicked");
+        Self::internal().into_response()
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        use StatusCode as S;
+        let message = error.to_string();
+        match error {
+            Error::BadInput { code, message } => Self::new(S::BAD_REQUEST, code, message),
+            Error::TooLarge { code, message } => Self::new(S::PAYLOAD_TOO_LARGE, code, message),
+            Error::Busy(_) => Self::new(S::SERVICE_UNAVAILABLE, "busy", message),
+            Error::DiskFull => Self::new(S::INSUFFICIENT_STORAGE, "disk_full", message),
+            Error::Poisoned(_) => Self::new(
+                S::SERVICE_UNAVAILABLE,
+                "log_stopped",
+                "the event log stopped after a failed write; the server must be restarted",
+            ),
+            Error::Damaged { .. } => {
+                error!("{message}");
+                Self::new(
+                    S::SERVICE_UNAVAILABLE,
+                    "damaged",
+                    "a file that this answer needs is damaged; run `echopilot verify`",
+                )
+            }
+            Error::Held { .. } | Error::Io { .. } | Error::Query(_) => {
+                error!("{message}");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response<Body> {
+        let body = json!({"ok": false, "error": self.code, "message": self.message});
+        let mut response = (self.status, Json(body)).into_response();
+        if matches!(
+            self.status,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::INSUFFICIENT_STORAGE
+        ) {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response
+    }
+}

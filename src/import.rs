@@ -1,0 +1,320 @@
+//! Bringing existing events in: NDJSON, plain or compressed, from files or standard input.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::event::{self, Verdict};
+use crate::store::{Draft, DraftMaker, Reply, Store, pipeline};
+use crate::window::DAY_US;
+
+/// Bytes of lines that are judged at once.
+const CHUNK_BYTES: usize = 2 << 20;
+/// Groups on their way to the disk; the writer joins them into fewer syncs.
+const CHUNKS_IN_FLIGHT: usize = 8;
+/// Refused lines that are described; the rest is counted.
+const DESCRIBED_REFUSALS: usize = 20;
+/// The longest line: an event with all the metadata it may have, escaped in the worst way.
+const MAX_LINE_BYTES: usize = 1 << 20;
+
+/// What became of the lines.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Imported {
+    /// Events stored.
+    pub accepted: u64,
+    /// Events that were there, known by their id.
+    pub duplicates: u64,
+    /// Events older than any window.
+    pub too_old: u64,
+    /// Lines that are no event.
+    pub refused: u64,
+    /// Why, for the first of them, with file and line.
+    pub errors: Vec<String>,
+}
+
+/// Where events come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A file; `.gz` and `.zst` are inflated.
+    File(PathBuf),
+    /// Standard input, plain or compressed: the first bytes tell.
+    Stdin,
+}
+
+/// How far an import is: bytes read from the files, compressed as they are.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// Bytes read.
+    pub bytes: Arc<AtomicU64>,
+    /// Lines read.
+    pub lines: Arc<AtomicU64>,
+}
+
+/// Stores all events of the sources, received at `now`. With `rebase_to` all times are shifted by whole days
+/// so that the newest event falls on that day.
+///
+/// # Errors
+/// If a source cannot be read or the store cannot write; what was accepted before stays.
+pub fn import(
+    store: &Store,
+    sources: &[Source],
+    rebase_to: Option<NaiveDate>,
+    now: DateTime<Utc>,
+    progress: &Progress,
+) -> Result<Imported> {
+    let shift_us = match rebase_to {
+        None => 0,
+        Some(day) => days_to(day, newest_ts_us(sources)?) * DAY_US,
+    };
+    let mut imported = Imported::default();
+    for source in sources {
+        let importer = Importer {
+            store,
+            maker: store.draft_maker(),
+            received_at_us: now.timestamp_micros(),
+            shift_us,
+            name: source.name(),
+        };
+        importer.run(source.open(progress)?, progress, &mut imported)?;
+    }
+    Ok(imported)
+}
+
+impl Source {
+    /// The name in messages.
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Stdin => "standard input".into(),
+        }
+    }
+
+    /// Bytes to read, compressed as they are; unknown for standard input.
+    pub fn bytes(&self) -> Option<u64> {
+        match self {
+            Self::File(path) => path.metadata().ok().map(|facts| facts.len()),
+            Self::Stdin => None,
+        }
+    }
+
+    fn open(&self, progress: &Progress) -> Result<Box<dyn BufRead + Send>> {
+        let (reader, path): (Box<dyn Read + Send>, &Path) = match self {
+            Self::File(path) => (
+                Box::new(File::open(path).map_err(Error::io("open", path))?),
+                path,
+            ),
+            Self::Stdin => (Box::new(std::io::stdin()), Path::new("standard input")),
+        };
+        let counted = Counted {
+            reader,
+            bytes: progress.bytes.clone(),
+        };
+        inflate(BufReader::with_capacity(1 << 20, counted)).map_err(Error::io("read", path))
+    }
+}
+
+/// Looks at the first bytes: a compressed stream says so itself, whatever the file's name.
+fn inflate(mut reader: impl BufRead + Send + 'static) -> std::io::Result<Box<dyn BufRead + Send>> {
+    let start = reader.fill_buf()?;
+    if start.starts_with(&[0x1F, 0x8B]) {
+        let inflated = flate2::bufread::MultiGzDecoder::new(reader);
+        return Ok(Box::new(BufReader::with_capacity(1 << 20, inflated)));
+    }
+    if start.starts_with(&[0x28, 0xB5, 0x2F, 0xFD]) {
+        let inflated = zstd::stream::read::Decoder::with_buffer(reader)?;
+        return Ok(Box::new(BufReader::with_capacity(1 << 20, inflated)));
+    }
+    Ok(Box::new(reader))
+}
+
+/// Counts what is read through it.
+struct Counted<R> {
+    reader: R,
+    bytes: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        self.bytes.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+/// The `ts` of the newest event of all sources, in µs.
+fn newest_ts_us(sources: &[Source]) -> Result<Option<i64>> {
+    let mut newest = None;
+    for source in sources {
+        if *source == Source::Stdin {
+            return Err(Error::bad_input(
+                "bad_rebase_to",
+                "--rebase-to reads its input twice, which standard input cannot be; name a file",
+            ));
+        }
+        let mut reader = source.open(&Progress::default())?;
+        pipeline::ordered(
+            || read_lines(&mut reader, &source.name()),
+            |lines: Vec<u8>| {
+                lines
+                    .split(|&byte| byte == b'\n')
+                    .filter_map(|line| event::read_event(line).ok()?.ts_us())
+                    .max()
+            },
+            |found| {
+                newest = newest.max(found);
+                Ok(())
+            },
+        )?;
+    }
+    Ok(newest)
+}
+
+/// Whole days from the day of `newest_us` to `day`.
+fn days_to(day: NaiveDate, newest_us: Option<i64>) -> i64 {
+    let epoch_day = day.signed_duration_since(NaiveDate::default()).num_days();
+    newest_us.map_or(0, |newest_us| epoch_day - newest_us.div_euclid(DAY_US))
+}
+
+/// The next whole lines, some of them; `None` at the end.
+fn read_lines(reader: &mut impl BufRead, name: &str) -> Result<Option<Vec<u8>>> {
+    let io = |error| Error::io("read", name.as_ref())(error);
+    let mut lines = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
+    Read::by_ref(reader)
+        .take(CHUNK_BYTES as u64)
+        .read_to_end(&mut lines)
+        .map_err(io)?;
+    if lines.len() == CHUNK_BYTES && !lines.ends_with(b"\n") {
+        // A line without end is refused when it is judged, once it is as long as no event is.
+        Read::by_ref(reader)
+            .take(MAX_LINE_BYTES as u64)
+            .read_until(b'\n', &mut lines)
+            .map_err(io)?;
+    }
+    Ok(Some(lines).filter(|lines| !lines.is_empty()))
+}
+
+struct Importer<'a> {
+    store: &'a Store,
+    maker: DraftMaker,
+    received_at_us: i64,
+    shift_us: i64,
+    name: String,
+}
+
+/// The judged lines of one chunk.
+#[derive(Default)]
+struct Judged {
+    draft: Draft,
+    lines: u64,
+    too_old: u64,
+    /// Line in the chunk, from 0, and what is wrong.
+    refused: Vec<(u64, String)>,
+}
+
+impl Importer<'_> {
+    fn run(
+        &self,
+        mut reader: Box<dyn BufRead + Send>,
+        progress: &Progress,
+        imported: &mut Imported,
+    ) -> Result<()> {
+        let mut in_flight: std::collections::VecDeque<Reply> = Default::default();
+        let mut lines_before = 0;
+        pipeline::ordered(
+            || read_lines(&mut reader, &self.name),
+            |lines| self.judge(&lines),
+            |judged| {
+                let judged = judged?;
+                imported.too_old += judged.too_old;
+                imported.refused += judged.refused.len() as u64;
+                for (line, message) in judged.refused {
+                    if imported.errors.len() < DESCRIBED_REFUSALS {
+                        let line = lines_before + line + 1;
+                        imported
+                            .errors
+                            .push(format!("{}, line {line}: {message}", self.name));
+                    }
+                }
+                lines_before += judged.lines;
+                progress.lines.fetch_add(judged.lines, Ordering::Relaxed);
+                if !judged.draft.is_empty() {
+                    in_flight.push_back(self.store.append(judged.draft)?);
+                }
+                if in_flight.len() >= CHUNKS_IN_FLIGHT
+                    && let Some(reply) = in_flight.pop_front()
+                {
+                    count(reply, imported)?;
+                }
+                Ok(())
+            },
+        )?;
+        in_flight
+            .into_iter()
+            .try_for_each(|reply| count(reply, imported))
+    }
+
+    fn judge(&self, lines: &[u8]) -> Result<Judged> {
+        let mut judged = Judged::default();
+        for line in lines.split_inclusive(|&byte| byte == b'\n') {
+            let number = judged.lines;
+            judged.lines += 1;
+            let line = line.trim_ascii();
+            if line.is_empty() {
+                continue;
+            }
+            match event::read_event(line) {
+                Err(message) => judged.refused.push((number, message)),
+                Ok(raw) => match raw.judge(self.received_at_us, self.shift_us) {
+                    Verdict::Accepted(event) => self.maker.push(&mut judged.draft, &event)?,
+                    Verdict::TooOld => judged.too_old += 1,
+                    Verdict::Refused(code, message) => {
+                        judged.refused.push((number, format!("{code}: {message}")));
+                    }
+                },
+            }
+        }
+        Ok(judged)
+    }
+}
+
+fn count(reply: Reply, imported: &mut Imported) -> Result<()> {
+    let stored = reply
+        .blocking_recv()
+        .map_err(|_| Error::Poisoned("the writer has stopped".into()))??;
+    imported.accepted += stored.logged as u64;
+    imported.duplicates += stored.duplicates as u64;
+    Ok(())
+}
+
+/// A day to rebase to, as the command line writes it.
+///
+/// # Errors
+/// A sentence that says what is allowed.
+pub fn parse_rebase_to(text: &str, now: DateTime<Utc>) -> Result<NaiveDate, String> {
+    match text {
+        "today" => Ok(now.date_naive()),
+        day => crate::window::parse_day(day).map_err(|message| format!("{message}, or today")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::timestamp;
+
+    #[test]
+    fn rebasing_shifts_by_whole_days() {
+        let newest = timestamp::parse_rfc3339("2024-06-29T23:59:59.999999Z");
+        let day = crate::window::parse_day("2024-07-01").expect("a day");
+        assert_eq!(days_to(day, newest), 2);
+        assert_eq!(days_to(day, None), 0);
+        let old = timestamp::parse_rfc3339("1969-12-31T23:00:00Z");
+        assert_eq!(days_to(NaiveDate::default(), old), 1);
+    }
+}

@@ -1,0 +1,17 @@
+//! EchoPilot Analytics.
+pub mod checksum;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod engine;
+pub mod error;
+pub mod event;
+pub mod http;
+pub mod import;
+pub mod metrics;
+pub mod rollup;
+pub mod schedule;
+pub mod schema;
+pub mod server;
+pub mod store;
+pub mod window;

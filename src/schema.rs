@@ -1,0 +1,45 @@
+//! The columns of an event table: in the lake, in memory, and in every lazy frame of a metric.
+
+use polars::prelude::{DataType, Field, PlSmallStr, Schema, TimeUnit, TimeZone};
+
+/// When the event happened: microseconds, UTC.
+pub const TS: &str = "ts";
+/// `page_view`, `action` or `conversion`.
+pub const EVENT_TYPE: &str = "event_type";
+/// Opaque id of the user; null is anonymous.
+pub const USER_ID: &str = "user_id";
+/// What was used; null is nothing.
+pub const FEATURE: &str = "feature";
+/// A JSON object as text.
+pub const METADATA: &str = "metadata";
+/// Where it happened.
+pub const URL: &str = "url";
+/// The client's id of the event.
+pub const EVENT_ID: &str = "event_id";
+/// When the server received it: microseconds, UTC.
+pub const RECEIVED_AT: &str = "received_at";
+
+/// The columns that count metrics read: what the tail holds in memory.
+pub const COUNTED: [&str; 4] = [TS, EVENT_TYPE, USER_ID, FEATURE];
+
+/// An instant: microseconds, UTC.
+pub fn instant() -> DataType {
+    DataType::Datetime(TimeUnit::Microseconds, Some(TimeZone::UTC))
+}
+
+/// The schema of every segment, for ever: new facts go into `metadata`.
+pub fn lake() -> Schema {
+    [
+        (TS, instant()),
+        (EVENT_TYPE, DataType::String),
+        (USER_ID, DataType::String),
+        (FEATURE, DataType::String),
+        (METADATA, DataType::String),
+        (URL, DataType::String),
+        (EVENT_ID, DataType::String),
+        (RECEIVED_AT, instant()),
+    ]
+    .into_iter()
+    .map(|(name, dtype)| Field::new(PlSmallStr::from_static(name), dtype))
+    .collect()
+}

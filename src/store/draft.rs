@@ -1,0 +1,74 @@
+//! Events on their way into the store: their lines for the log and their columns for the tail.
+
+use super::dedup::{EventKey, KeyMaker};
+use super::tail::Names;
+use crate::error::Result;
+use crate::event::{self, Event, EventType};
+
+/// Makes drafts; shared by all who add events to one store.
+#[derive(Clone)]
+pub struct DraftMaker {
+    pub(super) names: Names,
+    pub(super) keys: KeyMaker,
+}
+
+/// Events that are to be stored together, in order.
+#[derive(Default)]
+pub struct Draft {
+    /// Whole lines of the event log, empty when the events come from the log itself.
+    pub(super) lines: Vec<u8>,
+    pub(super) rows: Vec<Row>,
+}
+
+/// What the store keeps in memory of one event.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    /// Where the event's line ends in the draft's lines.
+    pub line_end: usize,
+    pub ts_us: i64,
+    pub received_at_us: i64,
+    pub event_type: EventType,
+    /// Number of the user in [`Names`]; `None` is anonymous.
+    pub user: Option<u32>,
+    /// Number of the feature in [`Names`].
+    pub feature: Option<u32>,
+    pub key: Option<EventKey>,
+}
+
+impl DraftMaker {
+    /// Adds an event that is not in the log yet.
+    ///
+    /// # Errors
+    /// If there are more users or features than the engine can number.
+    pub fn push(&self, draft: &mut Draft, event: &Event<'_>) -> Result<()> {
+        event::write_line(event, &mut draft.lines);
+        self.push_stored(draft, event)
+    }
+
+    /// Adds an event whose line is in the log.
+    pub(super) fn push_stored(&self, draft: &mut Draft, event: &Event<'_>) -> Result<()> {
+        let row = Row {
+            line_end: draft.lines.len(),
+            ts_us: event.ts_us,
+            received_at_us: event.received_at_us,
+            event_type: event.event_type,
+            user: self.names.user(event.user_id.as_deref())?,
+            feature: self.names.feature(event.feature.as_deref())?,
+            key: event.event_id.as_deref().map(|id| self.keys.key(id)),
+        };
+        draft.rows.push(row);
+        Ok(())
+    }
+}
+
+impl Draft {
+    /// Number of events.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there is no event.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}

@@ -1,0 +1,95 @@
+//! The event log: the file that every accepted event is appended to before it is acknowledged.
+//!
+//! A group of lines is one write and one `fdatasync`. A write that finds no room is undone. A failed sync is
+//! never retried: after it the kernel may have dropped the bytes and would report success
+//! (Rebello et al., *Can Applications Recover from fsync Failures?*, USENIX ATC 2020).
+
+use std::fs::{File, OpenOptions};
+use std::io::{Error as IoError, ErrorKind};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::folder;
+use crate::config::Durability;
+use crate::error::{Error, Result};
+
+/// The open log's name in the data folder.
+pub const FILE_NAME: &str = "analytics_events.ndjson";
+
+/// The open event log, at its end.
+pub(super) struct EventLog {
+    path: PathBuf,
+    file: File,
+    /// Everything before this is durable.
+    length: u64,
+    durability: Durability,
+}
+
+impl EventLog {
+    /// Opens the log for appending; it is made if it does not exist.
+    pub fn open(path: &Path, durability: Durability) -> Result<Self> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)
+            .map_err(Error::io("open", path))?;
+        let length = file.metadata().map_err(Error::io("read", path))?.len();
+        folder::sync_parent(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            length,
+            durability,
+        })
+    }
+
+    /// Bytes in the log.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Appends whole lines and makes them durable.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`] if there is no room; then the log is as it was. [`Error::Poisoned`] for anything
+    /// else; then nothing may be appended any more.
+    pub fn append(&mut self, lines: &[u8]) -> Result<()> {
+        if let Err(error) = self.file.write_all_at(lines, self.length) {
+            return Err(match self.file.set_len(self.length) {
+                Ok(()) if is_no_room(&error) => Error::DiskFull,
+                _ => Error::Poisoned(format!("write: {error}")),
+            });
+        }
+        if self.durability == Durability::Sync {
+            self.file
+                .sync_data()
+                .map_err(|error| Error::Poisoned(format!("sync: {error}")))?;
+        }
+        self.length += lines.len() as u64;
+        Ok(())
+    }
+
+    /// Moves the log's content to `path` and goes on with an empty log.
+    ///
+    /// # Errors
+    /// If a step fails; then the writer must stop, because it no longer knows which file is the log.
+    pub fn rotate(&mut self, path: &Path) -> Result<()> {
+        let parent = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+        folder::sync_parent(parent)?;
+        self.file
+            .sync_all()
+            .map_err(Error::io("sync", &self.path))?;
+        folder::publish(&self.path, path)?;
+        *self = Self::open(&self.path, self.durability)?;
+        Ok(())
+    }
+}
+
+fn is_no_room(error: &IoError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+    )
+}

@@ -1,0 +1,159 @@
+//! The data folder: one holder at a time, and replacements that survive a power cut.
+
+use std::fs::{self, File, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// Says who holds the folder, for the message that the second process prints. It is not the lock: the lock
+/// is on the folder itself, which cannot be deleted from under us, and ends with the process.
+const HOLDER_FILE: &str = "holder";
+/// Unfinished files. On the same file system as the folder, so that a rename publishes them.
+const TEMP_DIR: &str = "tmp";
+
+/// A data folder that this process alone may change, until the value is dropped.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    lock: File,
+}
+
+impl Folder {
+    /// Takes the folder, which is made if it does not exist. `holder` describes this process to others.
+    ///
+    /// # Errors
+    /// [`Error::Held`] if another process has it.
+    pub fn take(path: &Path, holder: &str) -> Result<Self> {
+        fs::create_dir_all(path).map_err(Error::io("create the data folder", path))?;
+        let lock = File::open(path).map_err(Error::io("open the data folder", path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let holder = fs::read_to_string(path.join(HOLDER_FILE)).unwrap_or_default();
+                return Err(Error::Held {
+                    folder: path.to_owned(),
+                    holder: match holder.trim() {
+                        "" => "another process".into(),
+                        holder => holder.into(),
+                    },
+                });
+            }
+            Err(TryLockError::Error(source)) => {
+                return Err(Error::io("lock the data folder", path)(source));
+            }
+        }
+        let folder = Self {
+            path: path.to_owned(),
+            lock,
+        };
+        folder.describe_holder(holder)?;
+        folder.clear_temp()?;
+        Ok(folder)
+    }
+
+    /// Changes what a second process is told about this one.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn describe_holder(&self, holder: &str) -> Result<()> {
+        let path = self.path.join(HOLDER_FILE);
+        fs::write(&path, format!("{holder}\n")).map_err(Error::io("write", &path))
+    }
+
+    /// The folder's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of an unfinished file, in a folder of its own.
+    ///
+    /// # Errors
+    /// If that folder cannot be made.
+    pub fn temp(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.path.join(TEMP_DIR);
+        fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        Ok(dir.join(name))
+    }
+
+    /// Puts `content` in place of the file `name`: at every instant, power cut included, the file is whole
+    /// and either old or new, and after this it is new.
+    ///
+    /// # Errors
+    /// If any step fails; then the old file is there.
+    pub fn replace(&self, name: &str, content: &[u8]) -> Result<()> {
+        let temp = self.temp(name)?;
+        let mut file = File::create(&temp).map_err(Error::io("create", &temp))?;
+        file.write_all(content).map_err(Error::io("write", &temp))?;
+        file.sync_all().map_err(Error::io("sync", &temp))?;
+        publish(&temp, &self.path.join(name))
+    }
+
+    /// What an earlier process left unfinished was never published.
+    fn clear_temp(&self) -> Result<()> {
+        let dir = self.path.join(TEMP_DIR);
+        match fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("clear", &dir)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Closing the file would not free the folder while a child process, just forked, has it open too.
+        let _ = self.lock.unlock();
+    }
+}
+
+/// Gives a finished and synced file its final name, durably.
+///
+/// # Errors
+/// If the rename or the sync of the folder fails.
+pub fn publish(temp: &Path, path: &Path) -> Result<()> {
+    fs::rename(temp, path).map_err(Error::io("rename to", path))?;
+    sync_parent(path)
+}
+
+/// Removes a file, durably: without the folder's sync a power cut would bring it back.
+///
+/// # Errors
+/// If it cannot be removed; that it is gone already is no error.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", path)(error))
+        }
+        _ => sync_parent(path),
+    }
+}
+
+/// Makes the names in the folder of `path` durable.
+///
+/// # Errors
+/// If the folder cannot be synced.
+pub fn sync_parent(path: &Path) -> Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    File::open(parent)
+        .and_then(|folder| folder.sync_all())
+        .map_err(Error::io("sync the folder", parent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_holder_is_told_who_the_first_is() -> Result<()> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let first = Folder::take(dir.path(), "the first")?;
+        match Folder::take(dir.path(), "the second") {
+            Err(Error::Held { holder, .. }) => assert_eq!(holder, "the first"),
+            other => panic!("{other:?}"),
+        }
+        drop(first);
+        Folder::take(dir.path(), "the second").map(drop)
+    }
+}

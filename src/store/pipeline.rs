@@ -1,0 +1,101 @@
+//! Work on the chunks of a long stream on all cores, with the results in the stream's order.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::Result;
+
+/// Chunks in work or waiting, per worker: enough to keep all busy, few enough to bound memory.
+const CHUNKS_PER_WORKER: usize = 2;
+
+/// Applies `work` to each chunk that `next` gives, on all cores, and hands the results to `sink` in order.
+/// Stops at the first error of `next` or `sink` and returns it.
+///
+/// # Errors
+/// The first error of `next` or `sink`.
+pub fn ordered<T: Send, R: Send>(
+    mut next: impl FnMut() -> Result<Option<T>> + Send,
+    work: impl Fn(T) -> R + Sync,
+    mut sink: impl FnMut(R) -> Result<()>,
+) -> Result<()> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let (job_sender, jobs) = sync_channel::<(T, SyncSender<R>)>(workers * CHUNKS_PER_WORKER);
+    let (order_sender, order) = sync_channel::<Result<Receiver<R>>>(workers * CHUNKS_PER_WORKER);
+    let jobs = Mutex::new(jobs);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some((chunk, reply)) = take(&jobs) {
+                    // Nobody waits for the result once the sink has failed.
+                    let _ = reply.send(work(chunk));
+                }
+            });
+        }
+        scope.spawn(move || {
+            loop {
+                let (reply, result) = sync_channel(1);
+                let step = match next() {
+                    Ok(Some(chunk)) => {
+                        if job_sender.send((chunk, reply)).is_err() {
+                            return;
+                        }
+                        Ok(result)
+                    }
+                    Ok(None) => return,
+                    Err(error) => Err(error),
+                };
+                let failed = step.is_err();
+                if order_sender.send(step).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        // `order` is dropped on an early return, which ends the reader and then the workers.
+        let order = order;
+        for result in order {
+            // A missing result means that a worker panicked; the scope passes that on.
+            if let Ok(result) = result?.recv() {
+                sink(result)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn take<T>(jobs: &Mutex<Receiver<T>>) -> Option<T> {
+    jobs.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .recv()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    #[test]
+    fn results_come_in_order_and_an_error_ends_the_work() {
+        let mut numbers = 0..1000_u64;
+        let mut seen = Vec::new();
+        let done = ordered(
+            || Ok(numbers.next()),
+            |number| number * 2,
+            |double| {
+                seen.push(double);
+                Ok(())
+            },
+        );
+        assert!(done.is_ok());
+        assert_eq!(
+            seen,
+            (0..1000).map(|number| number * 2).collect::<Vec<u64>>()
+        );
+        let stopped = ordered(
+            || Ok(Some(1)),
+            |number: u64| number,
+            |_| Err(Error::Busy("stop")),
+        );
+        assert!(matches!(stopped, Err(Error::Busy("stop"))));
+    }
+}

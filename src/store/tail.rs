@@ -1,0 +1,221 @@
+//! The tail: the events of the log that no segment holds yet, as columns in memory.
+//!
+//! Only the columns that count metrics read are kept, and texts as numbers, about 20 bytes an event. Chunks
+//! are immutable once full, so that a reader's snapshot costs the copy of the open chunk only.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use polars::prelude::*;
+
+use super::draft::Row;
+use crate::error::Result;
+use crate::event::EventType;
+use crate::schema;
+
+/// Rows of a full chunk: a few morsels of the streaming engine, and at most 2 MB to copy for a snapshot.
+const CHUNK_ROWS: usize = 1 << 17;
+
+/// Numbers for the texts of the tail: a Polars categorical each for types, users and features.
+#[derive(Clone)]
+pub struct Names {
+    types: Dictionary,
+    users: Dictionary,
+    features: Dictionary,
+}
+
+#[derive(Clone)]
+struct Dictionary {
+    categories: Arc<Categories>,
+    mapping: Arc<CategoricalMapping>,
+}
+
+impl Dictionary {
+    fn new(namespace: &'static str) -> Self {
+        let categories =
+            Categories::random(PlSmallStr::from_static(namespace), CategoricalPhysical::U32);
+        let mapping = categories.mapping();
+        Self {
+            categories,
+            mapping,
+        }
+    }
+
+    fn number(&self, text: Option<&str>) -> Result<Option<u32>> {
+        Ok(text.map(|text| self.mapping.insert_cat(text)).transpose()?)
+    }
+
+    fn column(&self, name: &'static str, numbers: &[Option<u32>]) -> Column {
+        let numbers = UInt32Chunked::from_slice_options(PlSmallStr::from_static(name), numbers);
+        let dtype = DataType::Categorical(self.categories.clone(), self.mapping.clone());
+        CategoricalChunked::<Categorical32Type>::from_cats_and_dtype(numbers, dtype)
+            .into_series()
+            .into()
+    }
+}
+
+impl Names {
+    /// No names yet.
+    pub fn new() -> Result<Self> {
+        let types = Dictionary::new(schema::EVENT_TYPE);
+        for event_type in EventType::ALL {
+            types.number(Some(event_type.name()))?;
+        }
+        Ok(Self {
+            types,
+            users: Dictionary::new(schema::USER_ID),
+            features: Dictionary::new(schema::FEATURE),
+        })
+    }
+
+    /// The number of a user.
+    pub fn user(&self, id: Option<&str>) -> Result<Option<u32>> {
+        self.users.number(id)
+    }
+
+    /// The number of a feature.
+    pub fn feature(&self, name: Option<&str>) -> Result<Option<u32>> {
+        self.features.number(name)
+    }
+}
+
+/// The events since the last seal, in the order of the log.
+pub struct Tail {
+    names: Names,
+    full: Vec<Chunk>,
+    open: OpenChunk,
+}
+
+/// Some events as a data frame with the columns of [`schema::COUNTED`].
+#[derive(Clone)]
+struct Chunk {
+    frame: DataFrame,
+    span: Span,
+}
+
+/// The least and the greatest `ts` of a chunk, in µs.
+#[derive(Clone, Copy)]
+struct Span {
+    first_us: i64,
+    last_us: i64,
+}
+
+#[derive(Default)]
+struct OpenChunk {
+    ts_us: Vec<i64>,
+    event_types: Vec<Option<u32>>,
+    users: Vec<Option<u32>>,
+    features: Vec<Option<u32>>,
+}
+
+impl Tail {
+    /// An empty tail.
+    pub fn new(names: Names) -> Self {
+        Self {
+            names,
+            full: Vec::new(),
+            open: OpenChunk::default(),
+        }
+    }
+
+    /// Number of events.
+    pub fn len(&self) -> usize {
+        self.full
+            .iter()
+            .map(|chunk| chunk.frame.height())
+            .sum::<usize>()
+            + self.open.ts_us.len()
+    }
+
+    /// Adds one event.
+    pub(super) fn push(&mut self, row: &Row) -> Result<()> {
+        self.open.ts_us.push(row.ts_us);
+        self.open.event_types.push(Some(row.event_type as u32));
+        self.open.users.push(row.user);
+        self.open.features.push(row.feature);
+        if self.open.ts_us.len() >= CHUNK_ROWS {
+            self.close_chunk()?;
+        }
+        Ok(())
+    }
+
+    /// The `ts` of the oldest event, in µs.
+    pub fn first_ts_us(&self) -> Option<i64> {
+        let full = self.full.iter().map(|chunk| chunk.span.first_us);
+        full.chain(self.open.span().map(|span| span.first_us)).min()
+    }
+
+    /// The chunks that may hold events of `range_us`, as they are now.
+    ///
+    /// # Errors
+    /// If the engine cannot build the open chunk.
+    pub fn snapshot(&self, range_us: &Range<i64>) -> Result<Vec<DataFrame>> {
+        let overlaps = |span: Span| span.first_us < range_us.end && span.last_us >= range_us.start;
+        let mut frames: Vec<DataFrame> = self
+            .full
+            .iter()
+            .filter(|chunk| overlaps(chunk.span))
+            .map(|chunk| chunk.frame.clone())
+            .collect();
+        if self.open.span().is_some_and(overlaps) {
+            frames.push(self.open.frame(&self.names)?);
+        }
+        Ok(frames)
+    }
+
+    /// An empty frame with the columns of the tail.
+    pub fn empty_frame(&self) -> Result<DataFrame> {
+        OpenChunk::default().frame(&self.names)
+    }
+
+    fn close_chunk(&mut self) -> Result<()> {
+        if let Some(span) = self.open.span() {
+            let frame = self.open.frame(&self.names)?;
+            self.full.push(Chunk { frame, span });
+            self.open.clear();
+        }
+        Ok(())
+    }
+
+    /// Ends the open chunk and returns how many chunks there are: what a seal is about to write.
+    pub(super) fn seal_mark(&mut self) -> Result<usize> {
+        self.close_chunk()?;
+        Ok(self.full.len())
+    }
+
+    /// Drops the first `chunks` chunks: a segment holds them now.
+    pub(super) fn drop_sealed(&mut self, chunks: usize) {
+        self.full.drain(..chunks.min(self.full.len()));
+    }
+}
+
+impl OpenChunk {
+    fn span(&self) -> Option<Span> {
+        Some(Span {
+            first_us: *self.ts_us.iter().min()?,
+            last_us: *self.ts_us.iter().max()?,
+        })
+    }
+
+    fn frame(&self, names: &Names) -> Result<DataFrame> {
+        let ts = Int64Chunked::from_slice(PlSmallStr::from_static(schema::TS), &self.ts_us)
+            .into_datetime(TimeUnit::Microseconds, Some(TimeZone::UTC))
+            .into_column();
+        Ok(DataFrame::new(
+            self.ts_us.len(),
+            vec![
+                ts,
+                names.types.column(schema::EVENT_TYPE, &self.event_types),
+                names.users.column(schema::USER_ID, &self.users),
+                names.features.column(schema::FEATURE, &self.features),
+            ],
+        )?)
+    }
+
+    fn clear(&mut self) {
+        self.ts_us.clear();
+        self.event_types.clear();
+        self.users.clear();
+        self.features.clear();
+    }
+}

@@ -1,0 +1,377 @@
+//! The one writer: takes drafts from all requests, commits them in groups, and answers after the sync.
+//!
+//! While one group is being synced the next one gathers, so that a busy server needs few syncs and an idle
+//! one answers at once; no timer is involved.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::dedup::RecentIds;
+use super::draft::{Draft, Row};
+use super::event_log::EventLog;
+use super::view::SharedView;
+use crate::error::{Error, Result};
+
+/// Requests that may wait. Each holds a client's connection, of which there are about as many.
+const QUEUE_REQUESTS: usize = 4_096;
+/// Bytes that may wait: a few seconds of a slow disk.
+const QUEUE_BYTES: usize = 64 << 20;
+/// A group is closed at this size, so that the first of it need not wait for a long write.
+const GROUP_BYTES: usize = 4 << 20;
+/// Least time between two lines of the trace about commits.
+const TRACE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What became of a draft.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Events stored now and durable.
+    pub logged: usize,
+    /// Events that were stored before, by their id.
+    pub duplicates: usize,
+}
+
+/// The answer to a draft, once its group is durable.
+pub type Reply = oneshot::Receiver<Result<Stored>>;
+
+enum Command {
+    Append {
+        draft: Draft,
+        reply: oneshot::Sender<Result<Stored>>,
+    },
+    Rotate {
+        path: PathBuf,
+        reply: oneshot::Sender<Result<usize>>,
+    },
+}
+
+/// The way to the writer; ends it when dropped, after everything queued is committed.
+pub struct WriterHandle {
+    queue: Option<SyncSender<Command>>,
+    queued_bytes: Arc<AtomicUsize>,
+    poison: Arc<OnceLock<String>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+pub(super) struct Writer {
+    pub log: EventLog,
+    pub recent: RecentIds,
+    pub view: SharedView,
+}
+
+impl WriterHandle {
+    pub(super) fn start(writer: Writer) -> Result<Self> {
+        let (queue, commands) = sync_channel(QUEUE_REQUESTS);
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let poison = Arc::new(OnceLock::new());
+        let running = Running {
+            writer,
+            commands,
+            queued_bytes: queued_bytes.clone(),
+            poison: poison.clone(),
+            lines: Vec::new(),
+            trace: Trace::default(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("event-log".into())
+            .spawn(move || running.run())
+            .map_err(Error::io("start the writer of", "the event log".as_ref()))?;
+        Ok(Self {
+            queue: Some(queue),
+            queued_bytes,
+            poison,
+            thread: Some(thread),
+        })
+    }
+
+    /// Queues a draft.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if too much is queued, [`Error::Poisoned`] after a failed write.
+    pub fn append(&self, draft: Draft) -> Result<Reply> {
+        self.check()?;
+        let bytes = draft.lines.len();
+        if self.queued_bytes.load(Ordering::Relaxed) > QUEUE_BYTES {
+            return Err(Error::Busy("too many events wait for the disk"));
+        }
+        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let (reply, answer) = oneshot::channel();
+        match self.queue()?.try_send(Command::Append { draft, reply }) {
+            Ok(()) => Ok(answer),
+            Err(error) => {
+                self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                Err(match error {
+                    TrySendError::Full(_) => Error::Busy("too many requests wait for the disk"),
+                    TrySendError::Disconnected(_) => stopped(),
+                })
+            }
+        }
+    }
+
+    /// Moves the log to `path` and starts an empty one. Returns how many chunks of the tail it holds.
+    pub(super) fn rotate(&self, path: PathBuf) -> Result<usize> {
+        self.check()?;
+        let (reply, answer) = oneshot::channel();
+        self.queue()?
+            .send(Command::Rotate { path, reply })
+            .map_err(|_| stopped())?;
+        answer.blocking_recv().map_err(|_| stopped())?
+    }
+
+    /// Whether events can be accepted.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] after a failed write.
+    pub fn check(&self) -> Result<()> {
+        match self.poison.get() {
+            Some(reason) => Err(Error::Poisoned(reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn queue(&self) -> Result<&SyncSender<Command>> {
+        self.queue.as_ref().ok_or_else(stopped)
+    }
+}
+
+impl Drop for WriterHandle {
+    fn drop(&mut self) {
+        self.queue.take();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the writer was printed when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The answer of a writer that is no longer there.
+fn stopped() -> Error {
+    Error::Poisoned("the writer has stopped".into())
+}
+
+struct Running {
+    writer: Writer,
+    commands: Receiver<Command>,
+    queued_bytes: Arc<AtomicUsize>,
+    poison: Arc<OnceLock<String>>,
+    /// The lines of one group; kept for its capacity.
+    lines: Vec<u8>,
+    trace: Trace,
+}
+
+struct Waiting {
+    draft: Draft,
+    reply: oneshot::Sender<Result<Stored>>,
+}
+
+impl Running {
+    fn run(mut self) {
+        let mut next = None;
+        while let Some(command) = next.take().or_else(|| self.commands.recv().ok()) {
+            match command {
+                Command::Append { draft, reply } => {
+                    next = self.commit_group(Waiting { draft, reply });
+                }
+                Command::Rotate { path, reply } => {
+                    let rotated = self.rotate(&path);
+                    // Whoever asked may be gone.
+                    let _ = reply.send(rotated);
+                }
+            }
+        }
+        self.trace.flush();
+    }
+
+    /// Commits what is queued together with `first`. Returns a command that is for later.
+    fn commit_group(&mut self, first: Waiting) -> Option<Command> {
+        let mut bytes = first.draft.lines.len();
+        let mut group = vec![first];
+        let mut later = None;
+        while bytes < GROUP_BYTES && later.is_none() {
+            match self.commands.try_recv() {
+                Ok(Command::Append { draft, reply }) => {
+                    bytes += draft.lines.len();
+                    group.push(Waiting { draft, reply });
+                }
+                Ok(rotate) => later = Some(rotate),
+                Err(_) => break,
+            }
+        }
+        self.commit(group);
+        self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        later
+    }
+
+    fn commit(&mut self, group: Vec<Waiting>) {
+        let started = Instant::now();
+        self.lines.clear();
+        let mut kept = Vec::new();
+        let mut answers = Vec::with_capacity(group.len());
+        let mut refused = Vec::new();
+        for waiting in group {
+            if let Some(reason) = self.poison.get() {
+                refused.push((waiting.reply, reason.clone()));
+                continue;
+            }
+            let stored = take_new(
+                &mut self.writer.recent,
+                &waiting.draft,
+                &mut self.lines,
+                &mut kept,
+            );
+            answers.push((waiting.reply, stored));
+        }
+        for (reply, reason) in refused {
+            // Whoever asked may be gone.
+            let _ = reply.send(Err(Error::Poisoned(reason)));
+        }
+        let outcome = self.write_and_publish(&kept);
+        if outcome.is_ok() {
+            self.trace
+                .count(answers.len(), &kept, self.lines.len(), started.elapsed());
+        }
+        for (reply, stored) in answers {
+            let answer = match &outcome {
+                Ok(()) => Ok(stored),
+                Err(Error::DiskFull) => Err(Error::DiskFull),
+                Err(Error::Poisoned(reason)) => Err(Error::Poisoned(reason.clone())),
+                Err(error) => Err(Error::Poisoned(error.to_string())),
+            };
+            // Whoever asked may be gone; the event stays, and its id makes a re-send a duplicate.
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// Makes the gathered lines durable, then visible.
+    fn write_and_publish(&mut self, kept: &[Row]) -> Result<()> {
+        if kept.is_empty() {
+            return Ok(());
+        }
+        match self.writer.log.append(&self.lines) {
+            Ok(()) => {}
+            Err(Error::DiskFull) => {
+                for key in kept.iter().filter_map(|row| row.key) {
+                    self.writer.recent.remove(key);
+                }
+                warn!(
+                    rows = kept.len(),
+                    "No space left for the event log; refused a group of events"
+                );
+                return Err(Error::DiskFull);
+            }
+            Err(error) => return Err(self.stop(error)),
+        }
+        let mut view = self.writer.view.lock();
+        let published = kept.iter().try_for_each(|row| view.tail.push(row));
+        view.log_bytes = self.writer.log.length();
+        drop(view);
+        published.map_err(|error| self.stop(error))
+    }
+
+    fn rotate(&mut self, path: &std::path::Path) -> Result<usize> {
+        if let Some(reason) = self.poison.get() {
+            return Err(Error::Poisoned(reason.clone()));
+        }
+        self.writer
+            .log
+            .rotate(path)
+            .map_err(|error| self.stop(error))?;
+        let mut view = self.writer.view.lock();
+        view.log_bytes = 0;
+        view.tail.seal_mark()
+    }
+
+    /// Ends all writing until a restart reads the log back.
+    fn stop(&self, error: Error) -> Error {
+        let reason = match error {
+            Error::Poisoned(reason) => reason,
+            other => other.to_string(),
+        };
+        error!(
+            reason,
+            "The event log stopped: {reason}. Nothing more is accepted; restart the server to recover it"
+        );
+        Error::Poisoned(self.poison.get_or_init(|| reason).clone())
+    }
+}
+
+/// Adds the draft's new events to the group; those whose id was seen are left out.
+fn take_new(
+    recent: &mut RecentIds,
+    draft: &Draft,
+    lines: &mut Vec<u8>,
+    kept: &mut Vec<Row>,
+) -> Stored {
+    let mut stored = Stored::default();
+    let mut line_start = 0;
+    for row in &draft.rows {
+        let line = draft
+            .lines
+            .get(line_start..row.line_end)
+            .unwrap_or_default();
+        line_start = row.line_end;
+        if row
+            .key
+            .is_some_and(|key| !recent.insert(key, row.received_at_us))
+        {
+            stored.duplicates += 1;
+        } else {
+            lines.extend_from_slice(line);
+            kept.push(*row);
+            stored.logged += 1;
+        }
+    }
+    stored
+}
+
+/// Sums commits up for the trace, so that a busy server writes a line a second and not one a request.
+#[derive(Default)]
+struct Trace {
+    groups: usize,
+    requests: usize,
+    events: usize,
+    bytes: usize,
+    slowest: Duration,
+    written: Option<Instant>,
+}
+
+impl Trace {
+    fn count(&mut self, requests: usize, kept: &[Row], bytes: usize, took: Duration) {
+        self.groups += 1;
+        self.requests += requests;
+        self.events += kept.len();
+        self.bytes += bytes;
+        self.slowest = self.slowest.max(took);
+        if self
+            .written
+            .is_none_or(|written| written.elapsed() >= TRACE_INTERVAL)
+        {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.groups > 0 {
+            info!(
+                groups = self.groups,
+                requests = self.requests,
+                events = self.events,
+                bytes = self.bytes,
+                slowest_ms = self.slowest.as_millis() as u64,
+                "Committed {} events of {} requests",
+                self.events,
+                self.requests
+            );
+        }
+        *self = Self {
+            written: Some(Instant::now()),
+            ..Self::default()
+        };
+    }
+}

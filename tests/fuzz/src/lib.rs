@@ -1,0 +1,13 @@
+//! The pure parts of the product that meet untrusted bytes, compiled without Polars.
+#![allow(dead_code, reason = "the product uses what the fuzz targets do not")]
+
+#[path = "../../../src/checksum.rs"]
+pub mod checksum;
+#[path = "../../../src/error.rs"]
+pub mod error;
+#[path = "../../../src/event/mod.rs"]
+pub mod event;
+#[path = "../../../src/store/scan.rs"]
+pub mod scan;
+#[path = "../../../src/window.rs"]
+pub mod window;

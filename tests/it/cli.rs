@@ -1,0 +1,239 @@
+//! The command line: what it prints, what it refuses, and how it behaves beside a running server.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use serde_json::json;
+
+use crate::harness::{Server, batch, echopilot, event, folder, run, run_json};
+
+fn stderr(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn help_fits_eighty_columns() {
+    let dir = folder();
+    for arguments in [
+        &["--help"][..],
+        &["serve", "--help"],
+        &["import", "--help"],
+        &["usage", "--help"],
+        &["rollup", "--help"],
+        &["seal", "--help"],
+        &["verify", "--help"],
+        &["demo", "--help"],
+    ] {
+        let output = run(dir.path(), arguments);
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stdout).unwrap();
+        let longest = text
+            .lines()
+            .max_by_key(|line| line.chars().count())
+            .unwrap();
+        assert!(longest.chars().count() <= 80, "{arguments:?}: {longest}");
+    }
+}
+
+#[test]
+fn an_import_counts_what_became_of_each_line_and_names_the_bad_ones() {
+    let dir = folder();
+    let now = chrono::Utc::now().to_rfc3339();
+    let good = json!({"ts":now,"event_type":"action","user_id":"u","event_id":"1"}).to_string();
+    let text = format!(
+        "{good}\n\n{good}\nnot json\n{}\n{}",
+        json!({"event_type":"tap"}),
+        json!({"ts":"2001-01-01T00:00:00Z","event_type":"action"})
+    );
+    let file = dir.path().join("events.ndjson");
+    std::fs::write(&file, &text).unwrap();
+    let output = run(
+        &dir.path().join("data"),
+        &["import", file.to_str().unwrap()],
+    );
+    assert!(output.status.success());
+    let counts: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (
+            &counts["accepted"],
+            &counts["duplicates"],
+            &counts["too_old"],
+            &counts["refused"]
+        ),
+        (&json!(1), &json!(1), &json!(1), &json!(2))
+    );
+    let told = stderr(&output);
+    assert!(
+        told.contains(&format!("{}, line 4: expected", file.display())),
+        "{told}"
+    );
+    assert!(
+        told.contains("line 5: bad_event_type: event_type is \"tap\""),
+        "{told}"
+    );
+}
+
+#[test]
+fn compressed_files_and_standard_input_are_read_alike() {
+    let dir = folder();
+    let line = format!("{}\n", json!({"event_type":"action","user_id":"u"}));
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gz.write_all(line.as_bytes()).unwrap();
+    let files = [
+        ("a.ndjson", line.clone().into_bytes()),
+        ("a.ndjson.gz", gz.finish().unwrap()),
+        (
+            "a.ndjson.zst",
+            zstd::encode_all(line.as_bytes(), 3).unwrap(),
+        ),
+    ];
+    let data = dir.path().join("data");
+    let mut arguments = vec!["import".to_owned()];
+    for (name, bytes) in &files {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        arguments.push(path.to_str().unwrap().to_owned());
+    }
+    arguments.push("-".into());
+    let mut child = echopilot(&data)
+        .args(&arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&files[1].1).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let counts: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(counts["accepted"], 4);
+    assert_eq!(run_json(&data, &["usage"])["total_events"], 4);
+}
+
+#[test]
+fn rebasing_moves_the_newest_event_to_the_day_and_keeps_the_distances() {
+    let dir = folder();
+    let file = dir.path().join("old.ndjson");
+    let lines = [
+        json!({"ts":"1998-06-30T23:59:59Z","event_type":"action","user_id":"b"}),
+        json!({"ts":"1998-06-01T00:00:00Z","event_type":"action","user_id":"a"}),
+    ];
+    std::fs::write(&file, format!("{}\n{}\n", lines[0], lines[1])).unwrap();
+    let data = dir.path().join("data");
+    run_json(
+        &data,
+        &["import", file.to_str().unwrap(), "--rebase-to", "today"],
+    );
+    assert_eq!(run_json(&data, &["usage", "--days", "1"])["mau"], 1);
+    assert_eq!(run_json(&data, &["usage", "--days", "29"])["mau"], 1);
+    assert_eq!(run_json(&data, &["usage", "--days", "30"])["mau"], 2);
+}
+
+#[test]
+fn wrong_usage_exits_with_two_and_names_the_value() {
+    let dir = folder();
+    for (arguments, says) in [
+        (
+            &["usage", "--days", "0"][..],
+            "days is 0; allowed is 1 to 365",
+        ),
+        (&["usage", "--days", "many"], "many"),
+        (&["usage", "--end", "2026-13-01"], "2026-13-01"),
+        (&["usage", "--tz", "Moon"], "Moon"),
+        (&["rollup", "--day", "soon"], "soon"),
+        (
+            &["import", "/dev/null", "--rebase-to", "tomorrow"],
+            "tomorrow",
+        ),
+        (&["import", "-", "--rebase-to", "today"], "standard input"),
+        (&["serve", "--listen", "nowhere"], "nowhere"),
+        (&["serve", "--rollup-at", "25:00"], "25:00"),
+        (&["demo", "--users", "0"], "at least 1"),
+        (&["fly"], "fly"),
+        (&[], "Usage"),
+    ] {
+        let output = run(dir.path(), arguments);
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+        assert!(
+            stderr(&output).contains(says),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+        assert!(output.stdout.is_empty());
+    }
+    let output = run(dir.path(), &["import", "/nowhere/events.ndjson"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("/nowhere/events.ndjson"));
+}
+
+#[test]
+fn beside_a_running_server_a_command_says_who_holds_the_folder_and_what_to_do() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    server.post(&batch([event("action", "u", "f")]));
+    for (arguments, says) in [
+        (&["usage"][..], "GET /api/analytics/usage"),
+        (&["rollup"], "POST /api/analytics/rollup"),
+        (&["import", "/dev/null"], "POST /api/analytics/event"),
+        (&["seal"], "Stop it first"),
+        (&["verify"], "Stop it first"),
+        (&["demo"], "Stop it first"),
+        (&["serve", "--listen", "127.0.0.1:0"], "--data-dir"),
+    ] {
+        let output = run(dir.path(), arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let told = stderr(&output);
+        assert!(told.contains("echopilot serve (process"), "{told}");
+        assert!(told.contains(&server.url), "{told}");
+        assert!(told.contains(says), "{arguments:?}: {told}");
+    }
+    assert_eq!(server.usage("")["total_events"], 1);
+}
+
+#[test]
+fn the_command_line_and_http_give_the_same_answer() {
+    let dir = folder();
+    run_json(dir.path(), &["demo", "--events", "5000", "--users", "100"]);
+    let end = chrono::Utc::now().date_naive().to_string();
+    let arguments = [
+        "usage",
+        "--days",
+        "90",
+        "--end",
+        &end,
+        "--tz",
+        "America/Lima",
+    ];
+    let mut from_cli = run_json(dir.path(), &arguments);
+    let server = Server::start(dir.path());
+    let mut from_http = server.usage(&format!("?days=90&end={end}&tz=America/Lima"));
+    for answer in [&mut from_cli, &mut from_http] {
+        answer.as_object_mut().unwrap().remove("ts");
+    }
+    assert_eq!(from_cli, from_http);
+    assert!(from_cli["total_events"].as_u64().unwrap() > 4_900);
+}
+
+#[test]
+fn the_demo_is_the_same_for_the_same_seed_and_never_mixes_with_events() {
+    let (one, two) = (folder(), folder());
+    for dir in [&one, &two] {
+        let made = run_json(
+            dir.path(),
+            &["demo", "--events", "3000", "--users", "50", "--seed", "7"],
+        );
+        assert_eq!(made["events"], 3000);
+    }
+    let log =
+        |dir: &tempfile::TempDir| std::fs::read(crate::harness::log_path(dir.path())).unwrap();
+    assert_eq!(log(&one), log(&two));
+    let output = run(one.path(), &["demo"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("holds events already"));
+    let usage = run_json(one.path(), &["usage", "--days", "90"]);
+    assert!(usage["mau"].as_u64().unwrap() > 30);
+    assert!(usage["funnel_steps"]["page_view"].as_u64() > usage["funnel_steps"]["action"].as_u64());
+}

@@ -1,0 +1,312 @@
+//! Disks that fail and processes that die between any two system calls.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Server, batch, echopilot, event, folder, log_lines, post_to, run_json};
+
+/// The library of `fault.c`, compiled once.
+fn fault_library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fault.c");
+        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fault.so");
+        let done = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-Wall", "-o"])
+            .args([&library, &source])
+            .arg("-ldl")
+            .status()
+            .expect("a C compiler");
+        assert!(done.success());
+        library
+    })
+}
+
+/// Prepares a command whose `at`-th change of a file below `dir` fails.
+fn with_fault(command: &mut Command, dir: &Path, kind: &str, at: usize) {
+    command
+        .env("LD_PRELOAD", fault_library())
+        .env("FAULT_DIR", dir)
+        .env("FAULT_KIND", kind)
+        .env("FAULT_AT", at.to_string());
+}
+
+/// Three batches of events whose users are all different.
+fn batches() -> Vec<Value> {
+    (0..3)
+        .map(|number| {
+            batch((0..5).map(|place| {
+                let name = format!("{number}-{place}");
+                json!({"event_type":"action","user_id":name,"event_id":name,"feature":"f"})
+            }))
+        })
+        .collect()
+}
+
+#[test]
+fn killed_at_any_call_of_ingest_the_server_keeps_what_it_answered() {
+    for kind in ["kill", "torn"] {
+        let mut died = 0;
+        for at in 1.. {
+            let dir = folder();
+            let mut command = echopilot(dir.path());
+            with_fault(&mut command, dir.path(), kind, at);
+            let Some(accepted) = send_while_alive(command) else {
+                // It died before it listened.
+                died += 1;
+                continue;
+            };
+            let kept = run_json(dir.path(), &["usage", "--days", "1"]);
+            let (events, users) = (
+                kept["total_events"].as_u64().unwrap(),
+                kept["mau"].as_u64().unwrap(),
+            );
+            assert_eq!(events, users, "{kind} at {at}: an event is there twice");
+            assert!(
+                events >= accepted,
+                "{kind} at {at}: accepted {accepted}, kept {events}"
+            );
+            let server = Server::start(dir.path());
+            for events in batches() {
+                assert_eq!(server.post(&events).0, 200);
+            }
+            assert_eq!(
+                server.usage("?days=1")["total_events"],
+                15,
+                "{kind} at {at}"
+            );
+            server.stop();
+            assert_eq!(log_lines(dir.path()).len(), 15);
+            if accepted == 15 {
+                break;
+            }
+            died += 1;
+        }
+        assert!(died >= 6, "{kind}: only {died} points were tried");
+    }
+}
+
+/// Starts the server and sends the batches until it is gone; `None` if it never listened.
+fn send_while_alive(mut command: Command) -> Option<u64> {
+    let server = Server::try_start(command.env("ECHOPILOT_DASH_KEY", crate::harness::KEY))?;
+    let mut accepted = 0;
+    for events in batches() {
+        match post_to(&server.url, events.to_string().as_bytes(), &[]) {
+            Ok((200, body)) => accepted += body["logged"].as_u64().unwrap(),
+            _ => break,
+        }
+    }
+    server.kill();
+    Some(accepted)
+}
+
+#[test]
+fn killed_at_any_call_a_seal_or_rollup_loses_and_doubles_nothing() {
+    let origin = folder();
+    run_json(
+        origin.path(),
+        &["demo", "--events", "300", "--users", "40", "--days", "3"],
+    );
+    let ask = ["usage", "--days", "5"];
+    let expected = numbers(run_json(origin.path(), &ask));
+    let expected_rollups = {
+        let dir = copy(origin.path());
+        run_json(dir.path(), &["rollup"]);
+        rollups(dir.path())
+    };
+    for (job, kind) in [
+        ("seal", "kill"),
+        ("seal", "torn"),
+        ("seal", "eio"),
+        ("rollup", "kill"),
+        ("rollup", "torn"),
+        ("rollup", "eio"),
+    ] {
+        let mut points = 0;
+        for at in 1.. {
+            let dir = copy(origin.path());
+            let mut command = echopilot(dir.path());
+            with_fault(&mut command, dir.path(), kind, at);
+            let done = command.arg(job).output().unwrap().status.success();
+            let whole = rollups(dir.path());
+            assert!(
+                whole.is_empty() || whole.ends_with('\n'),
+                "{job} {kind} at {at}: a torn rollup log"
+            );
+            assert_eq!(
+                numbers(run_json(dir.path(), &ask)),
+                expected,
+                "{job} {kind} at {at}"
+            );
+            assert_eq!(
+                run_json(dir.path(), &["verify"])["damage"],
+                json!([]),
+                "{job} {kind} at {at}"
+            );
+            // Tried again it succeeds, and the outcome is that of an undisturbed run.
+            run_json(dir.path(), &[job]);
+            assert_eq!(
+                numbers(run_json(dir.path(), &ask)),
+                expected,
+                "{job} {kind} at {at}, again"
+            );
+            if job == "rollup" {
+                assert_eq!(
+                    rollups(dir.path()),
+                    expected_rollups,
+                    "{job} {kind} at {at}"
+                );
+            }
+            if done {
+                break;
+            }
+            points += 1;
+        }
+        assert!(points >= 5, "{job} {kind}: only {points} points were tried");
+    }
+}
+
+fn numbers(mut usage: Value) -> Value {
+    usage.as_object_mut().unwrap().remove("ts");
+    usage
+}
+
+fn rollups(dir: &Path) -> String {
+    std::fs::read_to_string(dir.join("analytics.ndjson")).unwrap_or_default()
+}
+
+fn copy(origin: &Path) -> tempfile::TempDir {
+    let dir = folder();
+    let done = Command::new("cp")
+        .arg("-a")
+        .arg(format!("{}/.", origin.display()))
+        .arg(dir.path())
+        .status()
+        .unwrap();
+    assert!(done.success());
+    dir
+}
+
+#[test]
+fn a_failed_sync_is_never_answered_never_retried_and_heals_only_by_a_restart() {
+    let dir = folder();
+    let flag = dir.path().join("../").join(format!(
+        "{}.flag",
+        dir.path().file_name().unwrap().display()
+    ));
+    let mut command = echopilot(dir.path());
+    with_fault(&mut command, dir.path(), "eio", 1);
+    command.env("FAULT_CALLS", "sync").env("FAULT_FLAG", &flag);
+    let server = Server::start_as(command);
+    assert_eq!(server.post(&batch([event("action", "before", "f")])).0, 200);
+    std::fs::write(&flag, "").unwrap();
+    let (status, body) = server.post(&batch([event("action", "during", "f")]));
+    assert_eq!(
+        (status, &body["error"]),
+        (503, &json!("log_stopped")),
+        "{body}"
+    );
+    std::fs::remove_file(&flag).unwrap();
+    // The disk is well again, and a sync would succeed. It must not be tried.
+    let (status, body) = server.post(&batch([event("action", "after", "f")]));
+    assert_eq!((status, &body["error"]), (503, &json!("log_stopped")));
+    let (status, body) = server.get_with("/health/ready", &[]);
+    assert_eq!((status, &body["error"]), (503, &json!("log_stopped")));
+    assert_eq!(server.get_with("/health/live", &[]).0, 200);
+    assert_eq!(
+        server.usage("")["total_events"],
+        1,
+        "questions are still answered"
+    );
+    let traced = server.stop();
+    assert!(
+        traced.contains("ERROR") && traced.contains("restart the server"),
+        "{traced}"
+    );
+    let server = Server::start(dir.path());
+    assert_eq!(server.post(&batch([event("action", "after", "f")])).0, 200);
+    let total = server.usage("")["total_events"].as_u64().unwrap();
+    assert!(
+        (2..=3).contains(&total),
+        "what was not answered may be there or not: {total}"
+    );
+}
+
+#[test]
+fn a_full_disk_refuses_whole_batches_and_heals_by_itself() {
+    let dir = folder();
+    let Some(_mounted) = Tmpfs::mount(dir.path(), "size=1m") else {
+        return;
+    };
+    let server = Server::start(dir.path());
+    let filler = dir.path().join("filler");
+    let events = |number: usize| {
+        batch((0..100).map(|place| event("action", &format!("{number}-{place}"), &"f".repeat(150))))
+    };
+    let mut accepted = 0;
+    let mut refused = 0;
+    std::fs::write(&filler, vec![0; 512 << 10]).unwrap();
+    for number in 0..20 {
+        let (status, body) = server.post(&events(number));
+        match status {
+            200 => accepted += 100,
+            507 => {
+                refused += 1;
+                assert_eq!(
+                    (&body["ok"], &body["error"]),
+                    (&json!(false), &json!("disk_full"))
+                );
+            }
+            status => panic!("{status}: {body}"),
+        }
+    }
+    assert!(
+        accepted > 0 && refused > 0,
+        "accepted {accepted}, refused {refused}"
+    );
+    assert_eq!(
+        log_lines(dir.path()).len(),
+        accepted,
+        "nothing is half-written"
+    );
+    assert_eq!(server.usage("")["total_events"], accepted);
+    std::fs::remove_file(&filler).unwrap();
+    assert_eq!(
+        server.post(&events(99)).0,
+        200,
+        "it heals without a restart"
+    );
+    assert_eq!(server.get_with("/health/ready", &[]).0, 200);
+    accepted += 100;
+    server.kill();
+    assert_eq!(run_json(dir.path(), &["usage"])["total_events"], accepted);
+}
+
+/// A small file system, unmounted when dropped.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    fn mount(path: &Path, options: &str) -> Option<Self> {
+        let done = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(path)
+            .status();
+        if done.is_ok_and(|status| status.success()) {
+            return Some(Self(path.to_owned()));
+        }
+        eprintln!(
+            "SKIPPED: cannot mount a small file system here; run as root to test a full disk"
+        );
+        None
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        // Lazily, so that it also goes while a file is open.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}

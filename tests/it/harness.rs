@@ -1,0 +1,264 @@
+//! Starting the program in a folder of its own, and talking to it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// The key that all test servers take.
+pub const KEY: &str = "a-key-for-the-tests";
+/// Longest wait for anything that should happen at once.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A fresh folder.
+pub fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// The program with its settings from this call alone.
+pub fn echopilot(data_dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_echopilot"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ECHOPILOT_")) {
+        command.env_remove(name);
+    }
+    command.env("ECHOPILOT_DATA_DIR", data_dir);
+    command
+}
+
+/// Runs a command to its end.
+pub fn run(data_dir: &Path, arguments: &[&str]) -> Output {
+    echopilot(data_dir)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program starts")
+}
+
+/// Runs a command that must succeed, and reads its result.
+pub fn run_json(data_dir: &Path, arguments: &[&str]) -> Value {
+    let output = run(data_dir, arguments);
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).expect("a command prints JSON")
+}
+
+/// A running server; killed when dropped.
+pub struct Server {
+    child: Child,
+    pub url: String,
+    stderr: Receiver<String>,
+    traced: Vec<String>,
+}
+
+/// Status and body of an answer.
+pub type Answer = (u16, Value);
+
+impl Server {
+    pub fn start(data_dir: &Path) -> Self {
+        Self::start_as(echopilot(data_dir))
+    }
+
+    /// Starts the server with a prepared command, and waits until it listens.
+    pub fn start_as(mut command: Command) -> Self {
+        Self::start_with_its_key(command.env("ECHOPILOT_DASH_KEY", KEY))
+    }
+
+    /// Starts the server with whatever key it has.
+    pub fn start_with_its_key(command: &mut Command) -> Self {
+        Self::try_start(command).expect("the server starts")
+    }
+
+    /// Starts the server; `None` if it ends before it listens.
+    pub fn try_start(command: &mut Command) -> Option<Self> {
+        let mut server = Self::launch(command);
+        while let Some(line) = server.next_line() {
+            if let Some((_, url)) = line.split_once("answers at ") {
+                server.url = url.trim().to_owned();
+                return Some(server);
+            }
+        }
+        None
+    }
+
+    fn launch(command: &mut Command) -> Self {
+        let mut child = command
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let (sender, stderr) = channel();
+        let reader = BufReader::new(child.stderr.take().expect("a pipe"));
+        std::thread::spawn(move || {
+            for line in reader.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self {
+            child,
+            url: String::new(),
+            stderr,
+            traced: Vec::new(),
+        }
+    }
+
+    fn next_line(&mut self) -> Option<String> {
+        let line = self.stderr.recv_timeout(PATIENCE).ok()?;
+        self.traced.push(line.clone());
+        Some(line)
+    }
+
+    pub fn post(&self, events: &Value) -> Answer {
+        self.post_raw(events.to_string().as_bytes(), &[])
+    }
+
+    /// Sends a body as it is to the ingest route.
+    pub fn post_raw(&self, body: &[u8], headers: &[(&str, &str)]) -> Answer {
+        post_to(&self.url, body, headers).expect("the server answers")
+    }
+
+    /// Asks a question with the key.
+    pub fn get(&self, path: &str) -> Answer {
+        self.get_with(path, &[("x-dash-key", KEY)])
+    }
+
+    pub fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut request = agent().get(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        read(request.call().expect("the server answers"))
+    }
+
+    pub fn rollup(&self) -> Answer {
+        let request = agent()
+            .post(format!("{}/api/analytics/rollup", self.url))
+            .header("x-dash-key", KEY);
+        read(request.send_empty().expect("the server answers"))
+    }
+
+    pub fn usage(&self, query: &str) -> Value {
+        let (status, body) = self.get(&format!("/api/analytics/usage{query}"));
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    pub fn signal(&self, name: &str) {
+        let done = Command::new("kill")
+            .args([&format!("-{name}"), &self.child.id().to_string()])
+            .status()
+            .expect("kill exists");
+        assert!(done.success());
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        while self.next_line().is_some() {}
+        self.child.wait().expect("the process ends")
+    }
+
+    /// Ends the process at once and returns all it wrote to stderr.
+    pub fn kill(mut self) -> String {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        self.wait();
+        self.traced.join("\n")
+    }
+
+    /// Tells it to stop, checks that it does, and returns all it wrote to stderr.
+    pub fn stop(mut self) -> String {
+        self.signal("TERM");
+        assert!(self.wait().success());
+        self.traced.join("\n")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends a body as it is to the ingest route of a server that may be gone.
+pub fn post_to(url: &str, body: &[u8], headers: &[(&str, &str)]) -> Result<Answer, ureq::Error> {
+    let mut request = agent().post(format!("{url}/api/analytics/event"));
+    if !headers
+        .iter()
+        .any(|(name, _)| name.eq_ignore_ascii_case("content-type"))
+    {
+        request = request.header("content-type", "application/json");
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.send(body).map(read)
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(PATIENCE))
+        .build()
+        .into()
+}
+
+fn read(mut response: ureq::http::Response<ureq::Body>) -> Answer {
+    let mut text = String::new();
+    response
+        .body_mut()
+        .as_reader()
+        .read_to_string(&mut text)
+        .expect("the answer is text");
+    let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    (response.status().as_u16(), body)
+}
+
+/// A batch around some events.
+pub fn batch(events: impl IntoIterator<Item = Value>) -> Value {
+    json!({"events": events.into_iter().collect::<Vec<_>>()})
+}
+
+/// An event of a user now.
+pub fn event(event_type: &str, user: &str, feature: &str) -> Value {
+    json!({"event_type": event_type, "user_id": user, "feature": feature})
+}
+
+/// The lines of the event log.
+pub fn log_lines(data_dir: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(log_path(data_dir)).expect("a log");
+    text.lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(|line| serde_json::from_str(line).expect("every line is JSON"))
+        .collect()
+}
+
+pub fn log_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("analytics_events.ndjson")
+}
+
+/// The folder of real event histories beside the project, if it is there.
+pub fn sample(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../shared/data")
+        .join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!(
+        "SKIPPED: {} is not there; this part ran on nothing",
+        path.display()
+    );
+    None
+}

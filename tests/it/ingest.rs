@@ -1,0 +1,337 @@
+//! `POST /api/analytics/event`: what is accepted, what is refused, and that a refusal changes nothing.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Server, batch, event, folder, log_lines};
+
+type Headers<'a> = &'a [(&'a str, &'a str)];
+/// What it is, body, headers, and the status and code of the refusal.
+type Refused<'a> = (&'a str, &'a [u8], Headers<'a>, u16, &'a str);
+
+#[test]
+fn a_batch_is_answered_with_what_became_of_each_event() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let id = "0197a6f0-0000-7000-8000-000000000001";
+    let (status, body) = server.post(&batch([
+        json!({"event_type":"page_view","user_id":"u1","feature":"dashboard","metadata":{"referrer":"https://example.com"},"url":"/dashboard"}),
+        json!({"event_type":"action","user_id":"u1","feature":"save","event_id":id}),
+        json!({"event_type":"action","user_id":"u1","feature":"save","event_id":id}),
+        json!({"event_type":"action","ts":"2001-01-01T00:00:00Z"}),
+        json!({"event_type":"tap"}),
+    ]));
+    assert_eq!(status, 200);
+    assert_eq!(
+        body,
+        json!({"ok":true,"logged":2,"duplicates":1,"ignored":1,"rejected":1,"errors":[
+            {"index":4,"code":"bad_event_type","message":"event_type is \"tap\"; allowed is page_view, action or conversion"}
+        ]})
+    );
+    let lines = log_lines(dir.path());
+    assert_eq!(lines.len(), 2);
+    let keys: Vec<&String> = lines[0].as_object().unwrap().keys().collect();
+    let expected = [
+        "ts",
+        "event_type",
+        "user_id",
+        "feature",
+        "metadata",
+        "url",
+        "event_id",
+        "received_at",
+        "crc32c",
+    ];
+    assert_eq!(keys, expected);
+    assert_eq!(
+        lines[0]["metadata"],
+        json!({"referrer":"https://example.com"})
+    );
+    assert_eq!(lines[0]["ts"], lines[0]["received_at"]);
+}
+
+#[test]
+fn refusals_are_one_shape_and_leave_the_store_as_it_was() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let good = batch([event("action", "u", "f")]).to_string();
+    let many = batch((0..101).map(|_| event("action", "u", "f"))).to_string();
+    let bomb = gzip(&vec![b' '; 200 << 20]);
+    let long = vec![b' '; (2 << 20) + 1];
+    let deep = format!("{{\"events\":{}", "[".repeat(100_000));
+    let cases: [Refused; 14] = [
+        ("no JSON", b"hello", &[], 400, "bad_json"),
+        (
+            "cut short",
+            &good.as_bytes()[..good.len() - 1],
+            &[],
+            400,
+            "bad_json",
+        ),
+        (
+            "not UTF-8",
+            b"{\"events\":[\"\xff\"]}",
+            &[],
+            400,
+            "bad_json",
+        ),
+        ("nothing", b"", &[], 400, "bad_json"),
+        ("a list", b"[]", &[], 400, "bad_json"),
+        ("very deep", deep.as_bytes(), &[], 400, "bad_json"),
+        (
+            "events twice",
+            br#"{"events":[],"events":[]}"#,
+            &[],
+            400,
+            "bad_json",
+        ),
+        (
+            "bad sent_at",
+            br#"{"events":[],"sent_at":"noon"}"#,
+            &[],
+            400,
+            "bad_sent_at",
+        ),
+        ("101 events", many.as_bytes(), &[], 413, "too_many_events"),
+        ("too long", &long, &[], 413, "too_large"),
+        (
+            "gzip bomb",
+            &bomb,
+            &[("content-encoding", "gzip")],
+            413,
+            "too_large",
+        ),
+        (
+            "wrong label",
+            good.as_bytes(),
+            &[("content-encoding", "gzip")],
+            400,
+            "bad_encoding",
+        ),
+        (
+            "unknown encoding",
+            good.as_bytes(),
+            &[("content-encoding", "lzma")],
+            415,
+            "bad_encoding",
+        ),
+        (
+            "a form",
+            good.as_bytes(),
+            &[("content-type", "application/x-www-form-urlencoded")],
+            415,
+            "bad_content_type",
+        ),
+    ];
+    for (name, body, headers, status, code) in cases {
+        let (found, answer) = server.post_raw(body, headers);
+        assert_eq!(found, status, "{name}: {answer}");
+        assert_eq!(answer["ok"], false, "{name}");
+        assert_eq!(answer["error"], code, "{name}: {answer}");
+        assert!(
+            answer["message"]
+                .as_str()
+                .is_some_and(|message| !message.is_empty()),
+            "{name}"
+        );
+    }
+    let (status, answer) = server.post(&batch([json!({"event_type":"x"}), json!(7)]));
+    assert_eq!(
+        (status, &answer["ok"], &answer["rejected"]),
+        (400, &json!(false), &json!(2))
+    );
+    assert!(log_lines(dir.path()).is_empty());
+    assert_eq!(server.usage("")["total_events"], 0);
+}
+
+#[test]
+fn an_empty_batch_is_no_error() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let (status, answer) = server.post(&batch([]));
+    assert_eq!(
+        (status, answer),
+        (
+            200,
+            json!({"ok":true,"logged":0,"duplicates":0,"ignored":0,"rejected":0,"errors":[]})
+        )
+    );
+}
+
+#[test]
+fn every_encoding_and_the_types_of_a_beacon_are_understood() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let body = batch([event("action", "u", "f")]).to_string().into_bytes();
+    let mut brotli_body = Vec::new();
+    brotli::CompressorWriter::new(&mut brotli_body, 4096, 5, 20)
+        .write_all(&body)
+        .unwrap();
+    let zlib = {
+        let mut encoder =
+            flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(&body).unwrap();
+        encoder.finish().unwrap()
+    };
+    let raw_deflate = {
+        let mut encoder =
+            flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(&body).unwrap();
+        encoder.finish().unwrap()
+    };
+    let cases: [(&[u8], Headers); 9] = [
+        (&body, &[]),
+        (
+            &body,
+            &[("content-type", "application/json; charset=UTF-8")],
+        ),
+        (&body, &[("content-type", "text/plain;charset=UTF-8")]),
+        (&body, &[("content-encoding", "identity")]),
+        (&gzip(&body), &[("content-encoding", "gzip")]),
+        (&zlib, &[("content-encoding", "deflate")]),
+        (&raw_deflate, &[("content-encoding", "deflate")]),
+        (&brotli_body, &[("content-encoding", "br")]),
+        (
+            &zstd::encode_all(body.as_slice(), 3).unwrap(),
+            &[("content-encoding", "ZSTD")],
+        ),
+    ];
+    for (body, headers) in cases {
+        let (status, answer) = server.post_raw(body, headers);
+        assert_eq!(
+            (status, &answer["logged"]),
+            (200, &json!(1)),
+            "{headers:?}: {answer}"
+        );
+    }
+    assert_eq!(server.usage("")["total_events"], cases.len());
+}
+
+#[test]
+fn a_resent_batch_counts_once_also_after_a_restart_and_a_seal() {
+    let dir = folder();
+    let events = batch((0..10).map(|number| {
+        json!({"event_type":"action","user_id":format!("u{number}"),"event_id":format!("id-{number}")})
+    }));
+    let server = Server::start(dir.path());
+    assert_eq!(server.post(&events).1["logged"], 10);
+    assert_eq!(server.post(&events).1["duplicates"], 10);
+    server.kill();
+    let server = Server::start(dir.path());
+    assert_eq!(server.post(&events).1["duplicates"], 10);
+    server.stop();
+    crate::harness::run_json(dir.path(), &["seal"]);
+    let server = Server::start(dir.path());
+    assert_eq!(server.post(&events).1["duplicates"], 10);
+    assert_eq!(server.usage("")["total_events"], 10);
+}
+
+#[test]
+fn text_that_other_programs_choke_on_is_made_safe_and_kept() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let body = br#"{"events":[{"event_type":"action","user_id":"a\u0000b","feature":"x\ud800y",
+        "metadata":{"line":"one\ntwo","big":12345678901234567890123,"esc":"\u2028\"\\"},"url":"/\u00e9"}]}"#;
+    assert_eq!(server.post_raw(body, &[]).0, 200);
+    let text = std::fs::read_to_string(crate::harness::log_path(dir.path())).unwrap();
+    assert_eq!(text.lines().count(), 1);
+    assert!(text.contains(r#""big":12345678901234567890123,"#), "{text}");
+    let line: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(line["user_id"], "ab");
+    assert_eq!(line["feature"], "x\u{FFFD}y");
+    assert_eq!(line["metadata"]["line"], "one\ntwo");
+    assert_eq!(line["metadata"]["esc"], "\u{2028}\"\\");
+    assert_eq!(line["url"], "/é");
+}
+
+#[test]
+fn any_site_may_send_events_and_no_site_may_ask_questions() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let preflight = |path: &str, method: &str| {
+        let request = ureq::http::Request::options(format!("{}{path}", server.url))
+            .header("origin", "https://shop.example")
+            .header("access-control-request-method", method)
+            .header(
+                "access-control-request-headers",
+                "content-type,x-request-id",
+            )
+            .body(())
+            .unwrap();
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .build()
+            .into();
+        agent.run(request).unwrap()
+    };
+    let allowed = preflight("/api/analytics/event", "POST");
+    let header = |name: &str| {
+        allowed
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
+    assert_eq!(allowed.status(), 200);
+    assert_eq!(header("access-control-allow-origin"), Some("*"));
+    assert_eq!(header("access-control-allow-methods"), Some("POST"));
+    assert_eq!(
+        header("access-control-allow-headers"),
+        Some("content-type,x-request-id")
+    );
+    assert_eq!(header("access-control-allow-credentials"), None);
+    let refused = preflight("/api/analytics/usage", "GET");
+    assert_eq!(refused.status(), 405);
+    assert!(
+        !refused
+            .headers()
+            .contains_key("access-control-allow-origin")
+    );
+}
+
+#[test]
+fn the_address_of_a_client_is_neither_stored_nor_traced() {
+    let dir = folder();
+    let mut command = crate::harness::echopilot(dir.path());
+    command.env("ECHOPILOT_LOG", "trace");
+    let server = Server::start_as(command);
+    let headers = [
+        ("x-forwarded-for", "203.0.113.77"),
+        ("forwarded", "for=203.0.113.77"),
+    ];
+    let body = batch([event("action", "canary-user", "canary-feature")]).to_string();
+    assert_eq!(server.post_raw(body.as_bytes(), &headers).0, 200);
+    assert_eq!(server.post_raw(b"{broken", &headers).0, 400);
+    server.get_with(
+        "/api/analytics/usage",
+        &[("x-dash-key", "canary-key-canary-key")],
+    );
+    let traced = server.stop();
+    for secret in [
+        "203.0.113.77",
+        "canary-user",
+        "canary-feature",
+        "canary-key",
+        crate::harness::KEY,
+    ] {
+        assert!(!traced.contains(secret), "{secret} was traced:\n{traced}");
+    }
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+            assert!(!text.contains("203.0.113.77"), "{}", path.display());
+            assert!(
+                !text.contains("127.0.0.1:") || path.ends_with("holder"),
+                "{}",
+                path.display()
+            );
+        }
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}

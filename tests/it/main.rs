@@ -1,0 +1,19 @@
+//! The integration tests: the real program, real files, real requests. One binary, because each links Polars.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
+
+mod cli;
+mod durability;
+mod faults;
+mod harness;
+mod health;
+mod ingest;
+mod oracle;
+mod properties;
+mod rollup;
+mod seal;
+mod usage;

@@ -1,0 +1,104 @@
+//! The same question to another engine: DuckDB reads the lines of the log, and every number must be equal.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::harness::{folder, log_path, run, run_json, sample};
+
+/// Runs Python with the packages of `tests/requirements.txt`, which `make test` installs, and reads its JSON.
+pub fn python(arguments: &[&str]) -> Value {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = std::env::var_os("ECHOPILOT_TEST_PYTHON")
+        .map_or_else(|| root.join(".venv/bin/python"), PathBuf::from);
+    let output = Command::new(&python)
+        .args(arguments)
+        .current_dir(root)
+        .output()
+        .unwrap_or_else(|error| panic!("{}: {error}; `make test` installs it", python.display()));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).expect("the judge prints JSON")
+}
+
+/// Compares usage of a window with DuckDB's over the same lines.
+fn compare(data: &Path, days: u16, tz: &str) {
+    // The text, not a parsed object: the order of the features is part of the answer.
+    let output = run(data, &["usage", "--days", &days.to_string(), "--tz", tz]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let ours: Value = serde_json::from_str(&text).unwrap();
+    let window = &ours["window"];
+    let theirs = python(&[
+        "tests/oracle/usage.py",
+        log_path(data).to_str().unwrap(),
+        window["from"].as_str().unwrap(),
+        window["to"].as_str().unwrap(),
+        tz,
+    ]);
+    for field in [
+        "dau",
+        "wau",
+        "mau",
+        "total_events",
+        "unique_days",
+        "unique_weeks",
+    ] {
+        assert_eq!(ours[field], theirs[field], "{field} of {days} days in {tz}");
+    }
+    for field in ["feature_usage", "funnel_steps"] {
+        assert_eq!(
+            json!(pairs(&text, field)),
+            theirs[field],
+            "{field} of {days} days in {tz}"
+        );
+    }
+}
+
+/// The entries of an object in the answer, in the order of the text.
+fn pairs(text: &str, field: &str) -> Vec<(String, u64)> {
+    let (_, rest) = text.split_once(&format!("\"{field}\": {{")).unwrap();
+    let (object, _) = rest.split_once('}').unwrap();
+    object
+        .lines()
+        .filter_map(|line| line.trim().trim_end_matches(',').rsplit_once(": "))
+        .map(|(name, events)| (serde_json::from_str(name).unwrap(), events.parse().unwrap()))
+        .collect()
+}
+
+#[test]
+fn real_histories_give_the_numbers_that_duckdb_gives() {
+    for name in ["shop_events.ndjson.gz", "cdnow_sample.ndjson.gz"] {
+        let Some(file) = sample(name) else {
+            continue;
+        };
+        let dir = folder();
+        let imported = run_json(
+            dir.path(),
+            &["import", file.to_str().unwrap(), "--rebase-to", "today"],
+        );
+        assert_eq!(imported["refused"], 0, "{name}");
+        for days in [30, 90, 365] {
+            compare(dir.path(), days, "UTC");
+        }
+        compare(dir.path(), 90, "America/New_York");
+        compare(dir.path(), 365, "Asia/Kathmandu");
+    }
+}
+
+#[test]
+fn a_made_up_history_gives_the_numbers_that_duckdb_gives() {
+    let dir = folder();
+    run_json(
+        dir.path(),
+        &[
+            "demo", "--events", "20000", "--users", "500", "--days", "120",
+        ],
+    );
+    for (days, tz) in [(7, "UTC"), (120, "Europe/Berlin"), (365, "Pacific/Apia")] {
+        compare(dir.path(), days, tz);
+    }
+}

@@ -1,0 +1,173 @@
+//! What never changes an answer: order, batches, restarts, re-sending, sealing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use chrono::{DateTime, NaiveTime, Utc};
+use echopilot_analytics::config::{Durability, StoreConfig};
+use echopilot_analytics::engine::{Engine, UsageAnswer};
+use echopilot_analytics::window::{DAY_US, WindowRequest};
+use proptest::prelude::*;
+use serde_json::json;
+
+use crate::harness::folder;
+
+/// A made-up event: seconds before now, type, user, feature.
+#[derive(Debug, Clone)]
+struct Made {
+    seconds_ago: i64,
+    event_type: &'static str,
+    user: Option<u8>,
+    feature: Option<u8>,
+}
+
+fn made() -> impl Strategy<Value = Made> {
+    (
+        0..40 * 86_400_i64,
+        prop::sample::select(vec!["page_view", "action", "conversion"]),
+        prop::option::weighted(0.8, 0..12_u8),
+        prop::option::weighted(0.8, 0..5_u8),
+    )
+        .prop_map(|(seconds_ago, event_type, user, feature)| Made {
+            seconds_ago,
+            event_type,
+            user,
+            feature,
+        })
+}
+
+fn now() -> DateTime<Utc> {
+    "2026-03-05T12:34:56.789Z".parse().unwrap()
+}
+
+fn ts_us(event: &Made) -> i64 {
+    now().timestamp_micros() - event.seconds_ago * 1_000_000
+}
+
+fn open(dir: &Path) -> Engine {
+    let config = StoreConfig {
+        data_dir: dir.to_owned(),
+        durability: Durability::Os,
+        raw_retention_days: 90,
+        rollup_retention_days: 365,
+        rollup_at: NaiveTime::MIN,
+    };
+    Engine::open(&config, "the test", now()).unwrap()
+}
+
+/// Sends events, each with an id of its own.
+fn send(engine: &Engine, events: &[(usize, &Made)]) {
+    for chunk in events.chunks(100) {
+        let events: Vec<_> = chunk
+            .iter()
+            .map(|(id, event)| {
+                json!({"ts":ts_us(event),"event_type":event.event_type,"event_id":format!("id-{id}"),
+                    "user_id":event.user.map(|user| format!("user-{user}")),
+                    "feature":event.feature.map(|feature| format!("feature-{feature}"))})
+            })
+            .collect();
+        let body = json!({"events":events}).to_string();
+        let pending = engine.ingest(body.as_bytes(), now()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let answer = runtime.block_on(pending.answer()).unwrap();
+        assert_eq!(answer.logged + answer.duplicates, chunk.len());
+    }
+}
+
+fn ask(engine: &Engine, days: i64) -> UsageAnswer {
+    let request = WindowRequest {
+        days: Some(days),
+        ..WindowRequest::default()
+    };
+    engine.usage(&request, now()).unwrap()
+}
+
+/// Events, users, days, weeks, users per day and per week summed, events per feature.
+type Counted = (u64, u64, u64, u64, u64, u64, Vec<(String, u64)>);
+
+/// Usage by plain loops over all events.
+fn brute_force(events: &[Made], days: i64) -> Counted {
+    let last = now().timestamp_micros().div_euclid(DAY_US);
+    let mut users_of_day: BTreeMap<i64, BTreeSet<u8>> = BTreeMap::new();
+    let mut users_of_week: BTreeMap<i64, BTreeSet<u8>> = BTreeMap::new();
+    let mut users = BTreeSet::new();
+    let mut features: BTreeMap<String, u64> = BTreeMap::new();
+    let mut total = 0;
+    for event in events {
+        let day = ts_us(event).div_euclid(DAY_US);
+        if day > last || day <= last - days {
+            continue;
+        }
+        total += 1;
+        users_of_day.entry(day).or_default().extend(event.user);
+        users_of_week
+            .entry((day + 3).div_euclid(7))
+            .or_default()
+            .extend(event.user);
+        users.extend(event.user);
+        if let Some(feature) = event.feature {
+            *features.entry(format!("feature-{feature}")).or_default() += 1;
+        }
+    }
+    let mut features: Vec<(String, u64)> = features.into_iter().collect();
+    features.sort_by(|(name, events), (other, others)| others.cmp(events).then(name.cmp(other)));
+    let sum = |groups: &BTreeMap<i64, BTreeSet<u8>>| {
+        groups.values().map(|users| users.len() as u64).sum()
+    };
+    (
+        total,
+        users.len() as u64,
+        users_of_day.len() as u64,
+        users_of_week.len() as u64,
+        sum(&users_of_day),
+        sum(&users_of_week),
+        features,
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn order_batches_restarts_resending_and_seals_change_no_answer(
+        events in prop::collection::vec(made(), 0..120),
+        cuts in prop::collection::vec(0..120_usize, 0..5),
+        shuffle in any::<u64>(),
+        resend in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+        seals in any::<bool>(),
+    ) {
+        let plain = folder();
+        let engine = open(plain.path());
+        let in_order: Vec<_> = events.iter().enumerate().collect();
+        send(&engine, &in_order);
+
+        let other = folder();
+        let mut mixed = in_order.clone();
+        mixed.sort_by_key(|(id, _)| (*id as u64 + 1).wrapping_mul(shuffle | 1));
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(mixed.len())).chain([0, mixed.len()]).collect();
+        cuts.sort_unstable();
+        for pair in cuts.windows(2) {
+            let reopened = open(other.path());
+            send(&reopened, &mixed[pair[0]..pair[1]]);
+            let again: Vec<_> = resend.iter().filter(|_| pair[1] > 0).map(|index| mixed[index.index(pair[1])]).collect();
+            send(&reopened, &again);
+            if seals {
+                reopened.seal().unwrap();
+            }
+        }
+        let reopened = open(other.path());
+
+        for days in [1, 2, 7, 30, 365] {
+            let expected = brute_force(&events, days);
+            let answer = ask(&engine, days);
+            prop_assert_eq!(&answer, &ask(&reopened, days));
+            let found = (
+                answer.numbers.total_events, answer.numbers.mau, answer.unique_days, answer.unique_weeks,
+                answer.users_per_day, answer.users_per_week, answer.numbers.feature_usage,
+            );
+            prop_assert_eq!(found, expected);
+        }
+    }
+}
