@@ -8,12 +8,14 @@
 )]
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
 
 const CLIENTS: usize = 64;
 const ROUNDS: usize = 3;
@@ -21,47 +23,92 @@ const ROUND: Duration = Duration::from_secs(6);
 /// The same bytes that 64 waiting batches of 100 make, in one write.
 const BARE_GROUP_BYTES: usize = CLIENTS * 100 * 300;
 
+/// What the clients send.
+#[derive(Clone, Copy)]
+struct Load {
+    name: &'static str,
+    events_per_request: usize,
+    /// Requests a second of all clients together; as fast as they are answered if absent.
+    paced: Option<f64>,
+}
+
+const LOADS: [Load; 4] = [
+    Load {
+        name: "100 events a request, as fast as answered",
+        events_per_request: 100,
+        paced: None,
+    },
+    Load {
+        name: "100 events a request, 300,000 events/s offered",
+        events_per_request: 100,
+        paced: Some(3_000.0),
+    },
+    Load {
+        name: "1 event a request, as fast as answered",
+        events_per_request: 1,
+        paced: None,
+    },
+    Load {
+        name: "1 event a request, 20,000 events/s offered",
+        events_per_request: 1,
+        paced: Some(20_000.0),
+    },
+];
+
 fn main() {
-    let dir = tempfile::tempdir_in(".").unwrap();
-    let server = Server::start(dir.path());
-    println!("server at rest: {} MB resident", server.resident_mb());
     println!(
-        "{CLIENTS} keep-alive clients, fdatasync before each reply, {ROUNDS} rounds of {ROUND:?}, medians\n"
+        "{CLIENTS} keep-alive clients, fdatasync before each reply, medians of {ROUNDS} rounds of {ROUND:?}"
     );
-    for events_per_request in [100, 1] {
-        let mut rounds: Vec<Round> = (0..ROUNDS)
+    for load in LOADS {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let server = Server::start(dir.path());
+        let at_rest_mb = server.resident_mb();
+        let rounds: Vec<Round> = (0..ROUNDS)
             .map(|_| {
-                let bare = bare_loop(dir.path(), events_per_request);
-                server.round(events_per_request, bare)
+                let bare = bare_loop(dir.path(), load.events_per_request);
+                server.round(load, bare)
             })
             .collect();
-        rounds.sort_by(|a, b| a.events_per_second.total_cmp(&b.events_per_second));
-        let median = &rounds[ROUNDS / 2];
+        let median = |of: &dyn Fn(&Round) -> f64| {
+            let mut values: Vec<f64> = rounds.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values[ROUNDS / 2]
+        };
         println!(
-            "{events_per_request:>3} events a request: {:>9.0} events/s  {:>7.0} requests/s  p50 {:>5.1} ms  p99 {:>5.1} ms  max {:>6.1} ms",
-            median.events_per_second,
-            median.events_per_second / events_per_request as f64,
-            median.at(0.50),
-            median.at(0.99),
-            median.at(1.0),
+            "\n{}:\n  {:.0} events/s, p50 {:.1} ms, p99 {:.1} ms (of each round: {})",
+            load.name,
+            median(&|round| round.events_per_second),
+            median(&|round| round.at(0.50)),
+            median(&|round| round.at(0.99)),
+            rounds
+                .iter()
+                .map(|round| format!("{:.1}", round.at(0.99)))
+                .collect::<Vec<_>>()
+                .join(", "),
         );
         println!(
-            "                      log {:>5.0} MB/s, bare write+fdatasync loop {:>5.0} MB/s, ratio {:.2}",
-            median.log_mb_per_second,
-            median.bare_mb_per_second,
-            median.log_mb_per_second / median.bare_mb_per_second
+            "  log {:.0} MB/s; bare write + fdatasync loop {:.0} MB/s, p99 {:.1} ms; ratio {:.2}",
+            median(&|round| round.log_mb_per_second),
+            median(&|round| round.bare.mb_per_second),
+            median(&|round| round.bare.p99_ms),
+            median(&|round| round.log_mb_per_second / round.bare.mb_per_second),
+        );
+        println!(
+            "  server {at_rest_mb} MB resident at rest, {} MB afterwards",
+            server.resident_mb()
         );
     }
-    println!(
-        "\nserver after the load: {} MB resident",
-        server.resident_mb()
-    );
+}
+
+struct Bare {
+    mb_per_second: f64,
+    p99_ms: f64,
 }
 
 struct Round {
     events_per_second: f64,
     log_mb_per_second: f64,
-    bare_mb_per_second: f64,
+    bare: Bare,
     /// Sorted, in ms.
     latencies: Vec<f64>,
 }
@@ -72,28 +119,36 @@ impl Round {
     }
 }
 
-/// MB/s of writes of one size, each followed by `fdatasync`. With one event a request a group is 64 lines.
-fn bare_loop(dir: &Path, events_per_request: usize) -> f64 {
+/// MB/s, and p99 in ms, of writes of one size, each followed by `fdatasync`. With one event a request a group is 64 lines.
+fn bare_loop(dir: &Path, events_per_request: usize) -> Bare {
     let path = dir.join("bare");
     let mut file = File::create(&path).unwrap();
     let group = vec![b'x'; BARE_GROUP_BYTES * events_per_request / 100];
     let started = Instant::now();
     let mut bytes = 0;
+    let mut latencies = Vec::new();
     while started.elapsed() < ROUND / 2 {
+        let written = Instant::now();
         file.write_all(&group).unwrap();
         file.sync_data().unwrap();
         bytes += group.len();
+        latencies.push(written.elapsed().as_secs_f64() * 1e3);
     }
-    let rate = bytes as f64 / 1e6 / started.elapsed().as_secs_f64();
+    latencies.sort_by(f64::total_cmp);
+    let p99_ms = latencies[(latencies.len() - 1) * 99 / 100];
+    let mb_per_second = bytes as f64 / 1e6 / started.elapsed().as_secs_f64();
     std::fs::remove_file(path).unwrap();
-    rate
+    Bare {
+        mb_per_second,
+        p99_ms,
+    }
 }
 
 struct Server {
     child: Child,
     address: String,
     log: std::path::PathBuf,
-    next_id: AtomicU64,
+    next_id: Arc<AtomicU64>,
 }
 
 impl Server {
@@ -118,7 +173,7 @@ impl Server {
             child,
             address,
             log: data.join("analytics_events.ndjson"),
-            next_id: AtomicU64::new(0),
+            next_id: Arc::new(AtomicU64::new(0)),
         }
     }
 
@@ -136,59 +191,94 @@ impl Server {
             / 1024
     }
 
-    fn round(&self, events_per_request: usize, bare_mb_per_second: f64) -> Round {
-        let stop = AtomicBool::new(false);
+    fn round(&self, load: Load, bare: Bare) -> Round {
         let log_before = self.log.metadata().unwrap().len();
         let started = Instant::now();
-        let mut latencies: Vec<f64> = std::thread::scope(|scope| {
-            let clients: Vec<_> = (0..CLIENTS)
-                .map(|_| scope.spawn(|| self.client(events_per_request, &stop)))
-                .collect();
-            std::thread::sleep(ROUND);
-            stop.store(true, Ordering::Relaxed);
-            clients
-                .into_iter()
-                .flat_map(|client| client.join().unwrap())
-                .collect()
-        });
+        let mut latencies = self.load(load);
         let seconds = started.elapsed().as_secs_f64();
         latencies.sort_by(f64::total_cmp);
         Round {
-            events_per_second: (latencies.len() * events_per_request) as f64 / seconds,
+            events_per_second: (latencies.len() * load.events_per_request) as f64 / seconds,
             log_mb_per_second: (self.log.metadata().unwrap().len() - log_before) as f64
                 / 1e6
                 / seconds,
-            bare_mb_per_second,
+            bare,
             latencies,
         }
     }
 
-    /// Sends batches one after the other, each event with an id of its own, and times the answers in ms.
-    fn client(&self, events_per_request: usize, stop: &AtomicBool) -> Vec<f64> {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_nodelay(true).unwrap();
-        let (mut request, id_places) = request(events_per_request);
-        let mut latencies = Vec::new();
-        let mut answer = [0; 4096];
-        while !stop.load(Ordering::Relaxed) {
-            let first = self
-                .next_id
-                .fetch_add(events_per_request as u64, Ordering::Relaxed);
-            for (number, place) in id_places.iter().enumerate() {
-                let id = format!("{:012x}", first + number as u64);
-                request[*place..*place + 12].copy_from_slice(id.as_bytes());
+    /// All clients on one thread, so that they take as little as may be from the server's cores: latencies in ms.
+    fn load(&self, load: Load) -> Vec<f64> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let next_id = self.next_id.clone();
+        runtime.block_on(async {
+            let clients: Vec<_> = (0..CLIENTS)
+                .map(|number| {
+                    tokio::spawn(client(self.address.clone(), load, number, next_id.clone()))
+                })
+                .collect();
+            let mut latencies = Vec::new();
+            for client in clients {
+                latencies.extend(client.await.unwrap());
             }
-            let sent = Instant::now();
-            stream.write_all(&request).unwrap();
-            let length = stream.read(&mut answer).unwrap();
-            latencies.push(sent.elapsed().as_secs_f64() * 1e3);
-            let text = std::str::from_utf8(&answer[..length]).unwrap();
-            assert!(
-                text.contains(&format!("\"logged\":{events_per_request},")),
-                "{text}"
-            );
+            latencies
+        })
+    }
+}
+
+/// Sends batches one after the other, each event with an id of its own, and times the answers in ms. When paced,
+/// time counts from when a batch was due, so that a slow answer is not hidden by sending less.
+async fn client(address: String, load: Load, number: usize, next_id: Arc<AtomicU64>) -> Vec<f64> {
+    let stream = TcpStream::connect(&address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let events_per_request = load.events_per_request;
+    let (mut request, id_places) = request(events_per_request);
+    let logged = format!("\"logged\":{events_per_request},");
+    let interval = load
+        .paced
+        .map(|rate| Duration::from_secs_f64(CLIENTS as f64 / rate));
+    let mut due = Instant::now()
+        + interval
+            .unwrap_or_default()
+            .mul_f64(number as f64 / CLIENTS as f64);
+    let stop = Instant::now() + ROUND;
+    let mut latencies = Vec::new();
+    let mut answer = [0; 4096];
+    while Instant::now() < stop {
+        if let Some(interval) = interval {
+            tokio::time::sleep_until(due.into()).await;
+            due += interval;
         }
-        latencies
+        let first = next_id.fetch_add(events_per_request as u64, Ordering::Relaxed);
+        for (number, place) in id_places.iter().enumerate() {
+            write_hex(first + number as u64, &mut request[*place..*place + 12]);
+        }
+        let sent = interval.map_or_else(Instant::now, |interval| due - interval);
+        let mut written = 0;
+        while written < request.len() {
+            stream.writable().await.unwrap();
+            written += stream.try_write(&request[written..]).unwrap_or(0);
+        }
+        let length = loop {
+            stream.readable().await.unwrap();
+            if let Ok(length) = stream.try_read(&mut answer) {
+                break length;
+            }
+        };
+        latencies.push(sent.elapsed().as_secs_f64() * 1e3);
+        let text = std::str::from_utf8(&answer[..length]).unwrap();
+        assert!(text.contains(&logged), "{text}");
+    }
+    latencies
+}
+
+fn write_hex(mut number: u64, out: &mut [u8]) {
+    for digit in out.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number % 16) as usize];
+        number /= 16;
     }
 }
 

@@ -125,6 +125,6 @@ fn is_junk_id(id: &str) -> bool {
         "nan",
         "00000000-0000-0000-0000-000000000000",
     ];
-    id.trim().is_empty()
-        || (id.len() <= 36 && JUNK.iter().any(|junk| id.trim().eq_ignore_ascii_case(junk)))
+    let id = id.trim_ascii();
+    id.is_empty() || JUNK.iter().any(|junk| id.eq_ignore_ascii_case(junk))
 }

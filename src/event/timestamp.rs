@@ -50,7 +50,9 @@ fn parse_epoch(json: &str) -> Option<i64> {
 /// Appends `2025-10-21T10:00:00Z`, with three or six decimals where the instant has them.
 pub fn write(ts_us: i64, out: &mut Vec<u8>) {
     // Accepted instants lie within two years of the server's clock, so this holds for every event.
-    let instant = DateTime::from_timestamp_micros(ts_us).unwrap_or_default();
+    let instant = DateTime::from_timestamp_micros(ts_us)
+        .unwrap_or_default()
+        .naive_utc();
     let year = instant.year().clamp(0, 9999).unsigned_abs();
     let mut text = *b"0000-00-00T00:00:00.000000Z";
     let micros = instant.nanosecond() / 1_000;

@@ -61,16 +61,60 @@ impl Hasher for DigestHasher {
     }
 }
 
+/// Parts of the set. A table that grows moves all its entries at once, which for one table of millions of ids
+/// is a pause of a tenth of a second before the next reply; a part's share of that is not felt.
+const SHARDS: usize = 256;
+/// Places that ids fall on with equal chance, each of one shard.
+const SLOTS: usize = 4_096;
+
 /// The ids seen in the last [`WINDOW_US`], each with when it was first received.
-#[derive(Default)]
 pub struct RecentIds {
+    shards: Vec<Shard>,
+    /// The shard of each slot. Shards get shares from 1 to 2 in a geometric row, so that while the set doubles
+    /// they grow one after the other; equal shards would all grow at the same moment.
+    shard_of_slot: Vec<u8>,
+}
+
+/// The ids whose keys begin alike.
+#[derive(Clone, Default)]
+struct Shard {
     received_at_us: HashMap<EventKey, i64, BuildHasherDefault<DigestHasher>>,
     forgotten_at_us: i64,
 }
 
 impl RecentIds {
+    /// No ids.
+    pub fn new() -> Self {
+        Self {
+            shards: vec![Shard::default(); SHARDS],
+            shard_of_slot: (0..SLOTS)
+                .map(|slot| (SHARDS as f64 * (1.0 + slot as f64 / SLOTS as f64).log2()) as u8)
+                .collect(),
+        }
+    }
+
     /// Takes the id in. False if it was there: the event is a duplicate.
     pub fn insert(&mut self, key: EventKey, received_at_us: i64) -> bool {
+        self.shard(key)
+            .is_none_or(|shard| shard.insert(key, received_at_us))
+    }
+
+    /// Takes an id back whose event could not be stored.
+    pub fn remove(&mut self, key: EventKey) {
+        if let Some(shard) = self.shard(key) {
+            shard.received_at_us.remove(&key);
+        }
+    }
+
+    fn shard(&mut self, key: EventKey) -> Option<&mut Shard> {
+        // The half that is not the hash inside the shard.
+        let slot = self.shard_of_slot.get(key.0[1] as usize % SLOTS)?;
+        self.shards.get_mut(usize::from(*slot))
+    }
+}
+
+impl Shard {
+    fn insert(&mut self, key: EventKey, received_at_us: i64) -> bool {
         self.forget_old(received_at_us);
         match self.received_at_us.get_mut(&key) {
             Some(first) if received_at_us - *first <= WINDOW_US => false,
@@ -83,11 +127,6 @@ impl RecentIds {
                 true
             }
         }
-    }
-
-    /// Takes an id back whose event could not be stored.
-    pub fn remove(&mut self, key: EventKey) {
-        self.received_at_us.remove(&key);
     }
 
     /// Once an hour of event time, drops what no new event can repeat.
@@ -108,7 +147,7 @@ mod tests {
     fn an_id_counts_again_after_seven_days_and_not_before() {
         let key = KeyMaker::new().key("0197a6f0-0000-7000-8000-000000000000");
         let start = 1_761_040_800_000_000;
-        let mut ids = RecentIds::default();
+        let mut ids = RecentIds::new();
         assert!(ids.insert(key, start));
         assert!(!ids.insert(key, start));
         assert!(!ids.insert(key, start + WINDOW_US));

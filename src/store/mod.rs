@@ -297,7 +297,7 @@ fn report_recovery(path: &Path, found: Recovered) {
 /// The event ids in the segments that a new event may still repeat. A damaged segment does not stop the
 /// start; its ids are unknown, so that a re-send of them would count again.
 fn recent_ids(segments: &[Arc<Segment>], keys: KeyMaker, now: DateTime<Utc>) -> Result<RecentIds> {
-    let mut recent = RecentIds::default();
+    let mut recent = RecentIds::new();
     let since_us = now.timestamp_micros() - dedup::WINDOW_US;
     let mut needed = Vec::new();
     for segment in segments {

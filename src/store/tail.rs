@@ -13,8 +13,9 @@ use crate::error::Result;
 use crate::event::EventType;
 use crate::schema;
 
-/// Rows of a full chunk: a few morsels of the streaming engine, and at most 2 MB to copy for a snapshot.
-const CHUNK_ROWS: usize = 1 << 17;
+/// Rows of a full chunk: about a morsel of the streaming engine, and few enough that ending one, which a commit
+/// waits for, takes a millisecond.
+const CHUNK_ROWS: usize = 1 << 15;
 
 /// Numbers for the texts of the tail: a Polars categorical each for types, users and features.
 #[derive(Clone)]
