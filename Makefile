@@ -17,6 +17,8 @@ build: tools
 test: test-rust fuzz
 
 test-rust: tools $(VENV)/installed
+	@dpkg -s libfaketime >/dev/null 2>&1 \
+		|| { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq libfaketime; }
 	cargo test --release --locked
 
 # Coverage-guided, for a bounded time: bodies of requests, and logs after damage.

@@ -1,10 +1,6 @@
-//! The command line: each command is one engine call. Results go to stdout, everything else to stderr.
-#![expect(
-    clippy::print_stdout,
-    reason = "the command line is where results are printed"
-)]
+//! The command line: each command is one call of the engine, or of the store where no metric is involved. Results go to stdout, everything else to stderr.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -17,11 +13,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::config::{ServeConfig, StoreConfig};
-use crate::demo::{self, Demo};
+use crate::demo::Demo;
 use crate::engine::{Engine, RollupScope};
 use crate::error::Error;
 use crate::import::{self, Progress, Source};
 use crate::server;
+use crate::store;
 use crate::window::{WindowRequest, parse_day};
 
 /// Exit code of a command whose work failed.
@@ -130,13 +127,8 @@ impl Cli {
 
     fn execute(self) -> anyhow::Result<ExitCode> {
         let now = Utc::now();
-        let open = |name: &str| {
-            Engine::open(
-                &self.store,
-                &format!("echopilot {name} (process {})", std::process::id()),
-                now,
-            )
-        };
+        let holder = |name: &str| format!("echopilot {name} (process {})", std::process::id());
+        let open = |name: &str| Engine::open(&self.store, &holder(name), now);
         match self.command {
             Command::Serve(config) => {
                 server::start_traces("info");
@@ -177,7 +169,7 @@ impl Cli {
             }
             Command::Verify => {
                 server::start_traces("warn");
-                let verified = open("verify")?.verify()?;
+                let verified = store::verify(&self.store.data_dir, &holder("verify"))?;
                 print_json(&verified)?;
                 if !verified.damage.is_empty() {
                     return Ok(ExitCode::from(FAILED));
@@ -247,7 +239,7 @@ fn import_all(
             std::thread::park_timeout(PROGRESS_INTERVAL);
         }
     });
-    let imported = import::import(engine.store(), sources, rebase_to, Utc::now(), &progress);
+    let imported = engine.import(sources, rebase_to, Utc::now(), &progress);
     bar.finish_and_clear();
     ticker.thread().unpark();
     // The ticker only draws.
@@ -268,17 +260,6 @@ fn fill_demo(
     today: NaiveDate,
     folder: &Path,
 ) -> anyhow::Result<()> {
-    let size = engine.size();
-    if size.log_events > 0 || size.sealed_events > 0 {
-        return Err(Error::bad_input(
-            "not_empty",
-            format!(
-                "{} holds events already; choose an empty folder with --data-dir",
-                folder.display()
-            ),
-        )
-        .into());
-    }
     let demo = Demo {
         events: args.events,
         days: args.days,
@@ -291,7 +272,7 @@ fn fill_demo(
         Some(demo.events),
         "{pos}/{len} events, {per_sec}, {eta} left",
     );
-    let made = demo::fill(engine.store(), demo, |made| bar.set_position(made));
+    let made = engine.fill_demo(demo, |made| bar.set_position(made));
     bar.finish_and_clear();
     #[derive(Serialize)]
     struct Made {
@@ -329,6 +310,11 @@ fn progress_bar(total: Option<u64>, template: &str) -> ProgressBar {
 
 /// Prints a result, which a broken pipe downstream may no longer want.
 fn print_json(result: &impl Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(result)?);
-    Ok(())
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{}", serde_json::to_string_pretty(result)?) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the result")
+        }
+        _ => Ok(()),
+    }
 }

@@ -34,7 +34,7 @@ pub struct StoreConfig {
     )]
     pub durability: Durability,
 
-    /// Days that raw events are kept
+    /// Days that raw events are kept; they do not expire yet
     #[arg(
         long,
         global = true,
@@ -47,7 +47,7 @@ pub struct StoreConfig {
     )]
     pub raw_retention_days: u16,
 
-    /// Days that rollups and daily states are kept
+    /// Days back that missing rollups are made
     #[arg(
         long,
         global = true,

@@ -5,17 +5,17 @@ use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use polars::prelude::{DataFrame, LazyFrame, OptFlags};
-use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tracing::info;
 
 use crate::config::StoreConfig;
+use crate::demo::{self, Demo};
 use crate::error::{Error, Result};
-use crate::event::{self, EventType, Refusal, Verdict};
-use crate::metrics::usage;
+use crate::event::{self, Refusal, Verdict};
+use crate::import::{self, Imported, Progress, Source};
+use crate::metrics::usage::{UsageCounts, UsageNumbers, usage};
 use crate::rollup::{self, RollupLine, RollupLog};
-use crate::schema;
-use crate::store::{Draft, Reply, Sealed, Store, StoreSize, Verified};
+use crate::store::{Draft, Reply, Sealed, Store, StoreSize};
 use crate::window::{DAY_US, Window, WindowFacts, WindowRequest};
 
 /// The open engine.
@@ -46,25 +46,6 @@ pub struct IngestAnswer {
 pub struct PendingIngest {
     reply: Option<Reply>,
     answer: IngestAnswer,
-}
-
-/// The numbers of usage, in the user's shape.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct UsageNumbers {
-    /// Average distinct users per day with data.
-    pub dau: f64,
-    /// Average distinct users per ISO week with data.
-    pub wau: f64,
-    /// Distinct users of the window.
-    pub mau: u64,
-    /// Events per feature, most used first, ties by name.
-    #[serde(serialize_with = "in_order")]
-    pub feature_usage: Vec<(String, u64)>,
-    /// Events per type, in funnel order.
-    #[serde(serialize_with = "in_order")]
-    pub funnel_steps: Vec<(String, u64)>,
-    /// Events of the window.
-    pub total_events: u64,
 }
 
 /// The answer to the question of usage.
@@ -136,6 +117,8 @@ impl Engine {
     /// # Errors
     /// If the body is no batch, or nothing can be stored now.
     pub fn ingest(&self, body: &[u8], now: DateTime<Utc>) -> Result<PendingIngest> {
+        // Before anything is kept of the events.
+        self.store.check_writable()?;
         let batch = event::read_batch(body)?;
         let received_at_us = now.timestamp_micros();
         let clock_skew_us = batch.clock_skew_us(received_at_us);
@@ -218,19 +201,60 @@ impl Engine {
             RollupScope::Day(day) => vec![day],
         };
         let mut lines = Vec::with_capacity(days.len());
+        let mut failed = None;
         for &day in &days {
-            let counted = self.count_usage(&Window::utc(day, rollup::PERIOD_DAYS))?;
-            lines.push(RollupLine::new(
-                day,
-                self.config.rollup_at,
-                counted.numbers(),
-            ));
+            match self.count_usage(&Window::utc(day, rollup::PERIOD_DAYS)) {
+                Ok(counted) => {
+                    lines.push(RollupLine::new(
+                        day,
+                        self.config.rollup_at,
+                        counted.numbers(),
+                    ));
+                }
+                // A damaged segment costs the days that need it, not those after them.
+                Err(error) => failed = failed.or(Some(error)),
+            }
         }
         if !lines.is_empty() {
             log.append(folder, &lines)?;
             info!(days = lines.len(), "Rolled up {} days", lines.len());
         }
-        Ok(RollupAnswer { ok: true, days })
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(RollupAnswer { ok: true, days }),
+        }
+    }
+
+    /// Stores all events of the sources.
+    ///
+    /// # Errors
+    /// As [`import::import`].
+    pub fn import(
+        &self,
+        sources: &[Source],
+        rebase_to: Option<NaiveDate>,
+        now: DateTime<Utc>,
+        progress: &Progress,
+    ) -> Result<Imported> {
+        import::import(&self.store, sources, rebase_to, now, progress)
+    }
+
+    /// Fills an empty store with a made-up history; `made` is called with the number of events so far.
+    ///
+    /// # Errors
+    /// `not_empty` if there are events, and as [`demo::fill`].
+    pub fn fill_demo(&self, demo: Demo, made: impl Fn(u64)) -> Result<u64> {
+        let size = self.size();
+        if size.log_events > 0 || size.sealed_events > 0 {
+            return Err(Error::bad_input(
+                "not_empty",
+                format!(
+                    "{} holds events already; choose an empty folder with --data-dir",
+                    self.store.folder().path().display()
+                ),
+            ));
+        }
+        demo::fill(&self.store, demo, made)
     }
 
     /// Turns the event log into segments now.
@@ -239,14 +263,6 @@ impl Engine {
     /// As [`Store::seal`].
     pub fn seal(&self) -> Result<Sealed> {
         self.store.seal()
-    }
-
-    /// Checks every checksum and invariant of what is on disk.
-    ///
-    /// # Errors
-    /// As [`Store::verify`].
-    pub fn verify(&self) -> Result<Verified> {
-        self.store.verify()
     }
 
     /// How much the store holds.
@@ -261,7 +277,7 @@ impl Engine {
 
     fn count_usage(&self, window: &Window) -> Result<UsageCounts> {
         let events = self.store.scan(window.range_us())?;
-        UsageCounts::collect(usage::usage(events, window.tz()))
+        UsageCounts::read(&execute(usage(events, window.tz()).plans())?)
     }
 }
 
@@ -283,102 +299,13 @@ impl PendingIngest {
     }
 }
 
-/// What usage counts, before anything is divided.
-struct UsageCounts {
-    events: u64,
-    days: u64,
-    weeks: u64,
-    users: u64,
-    user_days: u64,
-    user_weeks: u64,
-    features: Vec<(String, u64)>,
-    event_types: Vec<(String, u64)>,
-}
-
-impl UsageCounts {
-    /// Executes the plans together on the streaming engine.
-    fn collect(frames: usage::Usage) -> Result<Self> {
-        let plans = [
-            frames.totals,
-            frames.weekly,
-            frames.features,
-            frames.event_types,
-        ];
-        let optimizations = OptFlags::default();
-        let plans = plans.into_iter().map(|frame| frame.logical_plan).collect();
-        let frames = LazyFrame::collect_all_with_engine(
-            plans,
-            polars::prelude::Engine::Streaming,
-            optimizations,
-        )?;
-        let [totals, weekly, features, event_types] = frames.as_slice() else {
-            return Err(Error::Query(
-                "four plans gave another number of frames".into(),
-            ));
-        };
-        Ok(Self {
-            events: number(totals, usage::EVENTS)?,
-            days: number(totals, usage::DAYS)?,
-            weeks: number(totals, usage::WEEKS)?,
-            users: number(totals, usage::USERS)?,
-            user_days: number(totals, usage::USER_DAYS)?,
-            user_weeks: number(weekly, usage::USER_WEEKS)?,
-            features: named_numbers(features, schema::FEATURE, usage::EVENTS)?,
-            event_types: named_numbers(event_types, schema::EVENT_TYPE, usage::EVENTS)?,
-        })
-    }
-
-    fn numbers(self) -> UsageNumbers {
-        let funnel_steps = EventType::ALL.map(|step| {
-            let found = self
-                .event_types
-                .iter()
-                .find(|(name, _)| name == step.name());
-            (
-                step.name().to_owned(),
-                found.map_or(0, |(_, events)| *events),
-            )
-        });
-        UsageNumbers {
-            dau: average(self.user_days, self.days),
-            wau: average(self.user_weeks, self.weeks),
-            mau: self.users,
-            feature_usage: self.features,
-            funnel_steps: funnel_steps.into(),
-            total_events: self.events,
-        }
-    }
-}
-
-/// An average over no days is zero: an empty window is all zeros, never null.
-fn average(sum: u64, count: u64) -> f64 {
-    match count {
-        0 => 0.0,
-        count => sum as f64 / count as f64,
-    }
-}
-
-/// The number in the only row of a frame.
-fn number(frame: &DataFrame, column: &str) -> Result<u64> {
-    let value = frame.column(column)?.i64()?.get(0).unwrap_or(0);
-    Ok(value.unsigned_abs())
-}
-
-fn named_numbers(frame: &DataFrame, names: &str, numbers: &str) -> Result<Vec<(String, u64)>> {
-    let names = frame.column(names)?.str()?;
-    let numbers = frame.column(numbers)?.i64()?;
-    Ok(names
-        .iter()
-        .zip(numbers.iter())
-        .filter_map(|(name, number)| Some((name?.to_owned(), number?.unsigned_abs())))
-        .collect())
-}
-
-/// A JSON object whose keys stay in the order of the list.
-fn in_order<S: Serializer>(pairs: &[(String, u64)], serializer: S) -> Result<S::Ok, S::Error> {
-    let mut map = serializer.serialize_map(Some(pairs.len()))?;
-    for (name, number) in pairs {
-        map.serialize_entry(name, number)?;
-    }
-    map.end()
+/// Executes plans together on the streaming engine: what they share is computed once.
+fn execute(plans: Vec<LazyFrame>) -> Result<Vec<DataFrame>> {
+    let plans = plans.into_iter().map(|frame| frame.logical_plan).collect();
+    let engine = polars::prelude::Engine::Streaming;
+    Ok(LazyFrame::collect_all_with_engine(
+        plans,
+        engine,
+        OptFlags::default(),
+    )?)
 }

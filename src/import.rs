@@ -1,5 +1,6 @@
 //! Bringing existing events in: NDJSON, plain or compressed, from files or standard input.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -14,10 +15,10 @@ use crate::event::{self, Verdict};
 use crate::store::{Draft, DraftMaker, Reply, Store, pipeline};
 use crate::window::DAY_US;
 
-/// Bytes of lines that are judged at once.
-const CHUNK_BYTES: usize = 2 << 20;
-/// Groups on their way to the disk; the writer joins them into fewer syncs.
-const CHUNKS_IN_FLIGHT: usize = 8;
+/// Bytes of lines that are judged at once: what the caches of a core hold, together with what they become.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Bytes of lines on their way to the disk, less than the writer's queue takes.
+const BYTES_IN_FLIGHT: usize = 32 << 20;
 /// Refused lines that are described; the rest is counted.
 const DESCRIBED_REFUSALS: usize = 20;
 /// The longest line: an event with all the metadata it may have, escaped in the worst way.
@@ -160,12 +161,7 @@ fn newest_ts_us(sources: &[Source]) -> Result<Option<i64>> {
         let mut reader = source.open(&Progress::default())?;
         pipeline::ordered(
             || read_lines(&mut reader, &source.name()),
-            |lines: Vec<u8>| {
-                lines
-                    .split(|&byte| byte == b'\n')
-                    .filter_map(|line| event::read_event(line).ok()?.ts_us())
-                    .max()
-            },
+            |lines: Vec<u8>| event::lines(&lines).filter_map(valid_ts_us).max(),
             |found| {
                 newest = newest.max(found);
                 Ok(())
@@ -173,6 +169,13 @@ fn newest_ts_us(sources: &[Source]) -> Result<Option<i64>> {
         )?;
     }
     Ok(newest)
+}
+
+/// When an event happened that would be accepted at that time.
+fn valid_ts_us(line: &[u8]) -> Option<i64> {
+    let event = event::read_event(line.trim_ascii()).ok()?;
+    let ts_us = event.ts_us()?;
+    matches!(event.judge(ts_us, 0), Verdict::Accepted(_)).then_some(ts_us)
 }
 
 /// Whole days from the day of `newest_us` to `day`.
@@ -224,7 +227,8 @@ impl Importer<'_> {
         progress: &Progress,
         imported: &mut Imported,
     ) -> Result<()> {
-        let mut in_flight: std::collections::VecDeque<Reply> = Default::default();
+        let mut in_flight = VecDeque::new();
+        let mut bytes_in_flight = 0;
         let mut lines_before = 0;
         pipeline::ordered(
             || read_lines(&mut reader, &self.name),
@@ -243,25 +247,33 @@ impl Importer<'_> {
                 }
                 lines_before += judged.lines;
                 progress.lines.fetch_add(judged.lines, Ordering::Relaxed);
-                if !judged.draft.is_empty() {
-                    in_flight.push_back(self.store.append(judged.draft)?);
+                if judged.draft.is_empty() {
+                    return Ok(());
                 }
-                if in_flight.len() >= CHUNKS_IN_FLIGHT
-                    && let Some(reply) = in_flight.pop_front()
+                let bytes = judged.draft.line_bytes();
+                while bytes_in_flight + bytes > BYTES_IN_FLIGHT
+                    && let Some((reply, bytes)) = in_flight.pop_front()
                 {
+                    bytes_in_flight -= bytes;
                     count(reply, imported)?;
                 }
+                in_flight.push_back((self.store.append(judged.draft)?, bytes));
+                bytes_in_flight += bytes;
                 Ok(())
             },
         )?;
         in_flight
             .into_iter()
-            .try_for_each(|reply| count(reply, imported))
+            .try_for_each(|(reply, _)| count(reply, imported))
     }
 
     fn judge(&self, lines: &[u8]) -> Result<Judged> {
-        let mut judged = Judged::default();
-        for line in lines.split_inclusive(|&byte| byte == b'\n') {
+        let mut judged = Judged {
+            // A line grows by the fields that it lacked.
+            draft: Draft::with_capacity(lines.len() + lines.len() / 2),
+            ..Judged::default()
+        };
+        for line in event::lines(lines) {
             let number = judged.lines;
             judged.lines += 1;
             let line = line.trim_ascii();

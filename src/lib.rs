@@ -1,4 +1,44 @@
-//! EchoPilot Analytics.
+//! EchoPilot Analytics: product analytics in one binary. Events come in over HTTP and are on disk before they are
+//! answered; active users, feature usage and event types of any window of up to a year come out exactly.
+//!
+//! # The map
+//!
+//! Arrows run one way; nothing imports upward, and [`store`] and [`metrics`] do not know each other.
+//!
+//! ```text
+//! main → cli → server → http, schedule → engine → rollup, import, demo → metrics | store → event, schema
+//!                                                                                    → window, checksum, error
+//! ```
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`engine`] | the operations that HTTP, command line and scheduler share; where store meets metrics |
+//! | [`metrics`] | pure: lazy frame of events → lazy frames of numbers, as Polars expressions |
+//! | [`store`] | everything that touches the data folder: log, segments, manifest, recovery, group commit |
+//! | [`event`] | one event ↔ one line of the log; every check and refusal of what clients send |
+//! | [`rollup`] | which closed days lack a rollup, and the rollup log |
+//! | [`http`] | the interface: decode, one engine call, encode |
+//! | [`cli`], [`server`], [`schedule`] | commands; start and stop of the process; jobs at their times |
+//! | [`import`], [`demo`] | existing events in; a made-up history |
+//! | [`window`], [`schema`], [`checksum`], [`config`], [`error`] | days and zones; columns; CRC-32C; settings; the one error |
+//!
+//! # What always holds
+//!
+//! 1. An event that was answered as logged is on disk: the answer follows `fdatasync`.
+//! 2. An event is visible to queries exactly once: in the tail (memory, from the log) or in a segment (Parquet), and
+//!    both change in one step under one lock ([`store`]).
+//! 3. A query sees every event that was answered before it was asked.
+//! 4. The log is the truth. What is in memory (tail, ids for deduplication) is derived from it at each start.
+//! 5. A failed sync ends all writing until a restart; a full disk refuses whole requests and heals by itself.
+//! 6. Segments never change; the manifest alone says which are live, and replacing it is the commit.
+//! 7. No number is made from damaged bytes: lines and files carry checksums, which are checked before use.
+//! 8. The address of a client is never stored and never traced; traces hold no user data.
+//!
+//! # Where to start reading
+//!
+//! [`engine`], then [`metrics::usage`], then [`event`], then [`store`]: under an hour. What every number means is in
+//! the doc comment of its metric.
+
 pub mod checksum;
 pub mod cli;
 pub mod config;

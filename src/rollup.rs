@@ -10,9 +10,9 @@ use chrono::{DateTime, Days, NaiveDate, NaiveTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::engine::UsageNumbers;
 use crate::error::{Error, Result};
-use crate::store::Folder;
+use crate::metrics::usage::UsageNumbers;
+use crate::store::folder::Folder;
 
 /// The rollup log's name in the data folder.
 pub const FILE_NAME: &str = "analytics.ndjson";
@@ -94,7 +94,8 @@ pub struct RollupLog {
 }
 
 impl RollupLog {
-    /// Reads the log. A line that is none is left out; its day is made again.
+    /// Reads the log. A torn last line is left out, and its day made again; a whole line that is none of ours is kept
+    /// as it is.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -112,12 +113,13 @@ impl RollupLog {
         };
         let mut log = Self::default();
         for line in bytes.split_inclusive(|&byte| byte == b'\n') {
-            match serde_json::from_slice::<Line>(line) {
-                Ok(Line { day }) if line.ends_with(b"\n") => {
-                    log.done.insert(day);
-                    log.text.extend_from_slice(line);
-                }
-                _ => warn!(bytes = line.len(), "Left out a damaged line of {FILE_NAME}"),
+            if !line.ends_with(b"\n") {
+                warn!(bytes = line.len(), "Left out the torn end of {FILE_NAME}");
+                break;
+            }
+            log.text.extend_from_slice(line);
+            if let Ok(Line { day }) = serde_json::from_slice(line) {
+                log.done.insert(day);
             }
         }
         Ok(log)
@@ -126,7 +128,7 @@ impl RollupLog {
     /// Appends lines and puts the log in place of the old one, durably and at once.
     ///
     /// # Errors
-    /// If it cannot be written; then the old log is there.
+    /// If it cannot be written.
     pub fn append(&mut self, folder: &Folder, lines: &[RollupLine]) -> Result<()> {
         for line in lines {
             // Writing to memory cannot fail.

@@ -1,5 +1,6 @@
 //! Jobs at their times, in UTC. clokwerk only wakes them: what a job does follows from what is there.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -57,7 +58,11 @@ impl Schedule {
 }
 
 fn roll_up(engine: &Engine) {
-    if let Err(error) = engine.rollup(RollupScope::Due, Utc::now()) {
-        error!("The rollup failed and will be tried again: {error}");
+    // A panic must not end the schedule; what the job shares is whole after one.
+    let job = AssertUnwindSafe(|| engine.rollup(RollupScope::Due, Utc::now()));
+    match std::panic::catch_unwind(job) {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => error!("The rollup failed and will be tried again: {error}"),
+        Err(_) => error!("The rollup panicked and will be tried again"),
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::http::{self, DashKeys};
 use crate::schedule::Schedule;
+use crate::store::folder::{self, Folder};
 
 /// The dashboard key's file in the data folder.
 const KEY_FILE: &str = "dash_key";
@@ -48,7 +49,7 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
     let process = std::process::id();
     let holder = format!("echopilot serve (process {process})");
     let engine = Arc::new(Engine::open(store, &holder, Utc::now())?);
-    let (keys, key_for_curl) = dash_keys(config, &store.data_dir)?;
+    let (keys, key_for_curl) = dash_keys(config, engine.store().folder())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -63,7 +64,7 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
         engine
             .store()
             .folder()
-            .describe_holder(&format!("{holder}, which answers at http://{address}"))?;
+            .describe_holder(&format!("{holder}, which answers at http://{address}"));
         let stop = stop_signal()?;
         let schedule = Schedule::start(engine.clone(), store.rollup_at)?;
         greet(&format!("http://{address}"), &key_for_curl);
@@ -92,36 +93,41 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
 }
 
 /// The valid keys, and how a shell writes one without showing it.
-fn dash_keys(config: &ServeConfig, folder: &Path) -> Result<(DashKeys, String)> {
+fn dash_keys(config: &ServeConfig, folder: &Folder) -> Result<(DashKeys, String)> {
     if let Some(keys) = &config.dash_key {
-        return Ok((DashKeys::parse(keys)?, "${ECHOPILOT_DASH_KEY%%,*}".into()));
+        return Ok((DashKeys::parse(keys)?, "<your dashboard key>".into()));
     }
-    let path = folder.join(KEY_FILE);
+    let path = folder.path().join(KEY_FILE);
     let key = match std::fs::read_to_string(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => make_key(&path)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => make_key(folder, &path)?,
         read => read.map_err(Error::io("read", &path))?,
     };
     eprintln!("Dashboard key: in the file {}", path.display());
-    Ok((DashKeys::parse(&key)?, format!("$(cat {})", path.display())))
+    Ok((
+        DashKeys::parse(&key)?,
+        format!("$(cat '{}')", path.display()),
+    ))
 }
 
-/// Makes a key of 256 random bits, in a file that only its owner can read.
-fn make_key(path: &PathBuf) -> Result<String> {
+/// Makes a key of 256 random bits, in a file that only its owner can read and that is never half-written.
+fn make_key(folder: &Folder, path: &Path) -> Result<String> {
     let mut bits = [0; 32];
     getrandom::fill(&mut bits).map_err(|error| {
         Error::io("make a key for", path)(std::io::Error::other(error.to_string()))
     })?;
     let key: String = bits.iter().map(|byte| format!("{byte:02x}")).collect();
+    let temp = folder.temp(KEY_FILE)?;
     OpenOptions::new()
         .create_new(true)
         .write(true)
         .mode(0o600)
-        .open(path)
+        .open(&temp)
         .and_then(|mut file| {
             writeln!(file, "{key}")?;
             file.sync_all()
         })
-        .map_err(Error::io("write", path))?;
+        .map_err(Error::io("write", &temp))?;
+    folder::publish(&temp, path)?;
     Ok(key)
 }
 

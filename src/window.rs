@@ -42,7 +42,7 @@ impl WindowRequest {
     ///
     /// # Errors
     /// `bad_days` for a length outside 1 to 365, `bad_tz` for an unknown zone, `bad_end` for a day outside
-    /// the years 1970 to 9999.
+    /// the years 1971 to 9998.
     pub fn resolve(&self, now: DateTime<Utc>) -> Result<Window> {
         let days = self.days.unwrap_or(i64::from(DEFAULT_DAYS));
         let days = u16::try_from(days)

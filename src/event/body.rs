@@ -54,6 +54,19 @@ const METADATA: usize = 4;
 const URL: usize = 5;
 const EVENT_ID: usize = 6;
 
+fn field_of(key: &[u8]) -> Option<usize> {
+    Some(match key {
+        b"ts" => TS,
+        b"event_type" => EVENT_TYPE,
+        b"user_id" => USER_ID,
+        b"feature" => FEATURE,
+        b"metadata" => METADATA,
+        b"url" => URL,
+        b"event_id" => EVENT_ID,
+        _ => return None,
+    })
+}
+
 /// Reads a request body.
 ///
 /// # Errors
@@ -61,8 +74,11 @@ const EVENT_ID: usize = 6;
 pub fn read_batch(body: &[u8]) -> Result<Batch<'_>> {
     let body = std::str::from_utf8(body)
         .map_err(|error| Error::bad_input("bad_json", format!("the body is not UTF-8: {error}")))?;
-    let body: Body<'_> = serde_json::from_str(body)
-        .map_err(|error| Error::bad_input("bad_json", format!("the body is wrong: {error}")))?;
+    let body = Body::read(body).map_err(|error| {
+        // The message may quote the client's text, all of it.
+        let message: String = error.to_string().chars().take(200).collect();
+        Error::bad_input("bad_json", format!("the body is wrong: {message}"))
+    })?;
     if body.events.count > MAX_BATCH_EVENTS {
         return Err(Error::TooLarge {
             code: "too_many_events",
@@ -212,9 +228,61 @@ struct Body<'a> {
     sent_at: Option<&'a str>,
 }
 
+impl<'a> Body<'a> {
+    fn read(body: &'a str) -> serde_json::Result<Self> {
+        serde_json::from_str(body).or_else(|error| Self::read_apart(body).ok_or(error))
+    }
+
+    /// Reads each event for itself, which takes twice the time, when one that is no object cannot be passed over: a
+    /// text with half a surrogate pair, a number that no double holds.
+    fn read_apart(body: &'a str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Apart<'a> {
+            #[serde(borrow)]
+            events: Vec<&'a RawValue>,
+            #[serde(borrow)]
+            sent_at: Option<&'a RawValue>,
+        }
+        let apart: Apart<'a> = serde_json::from_str(body).ok()?;
+        let read = |raw: &&'a RawValue| match serde_json::from_str(raw.get()) {
+            Ok(event) => Some(event),
+            Err(_) if raw.get().starts_with(['{', '[']) => None,
+            Err(_) => not_an_object::<()>("no value").ok(),
+        };
+        Some(Self {
+            events: Events {
+                count: apart.events.len(),
+                kept: apart
+                    .events
+                    .iter()
+                    .take(MAX_BATCH_EVENTS)
+                    .map(read)
+                    .collect::<Option<_>>()?,
+            },
+            sent_at: apart.sent_at.map(RawValue::get),
+        })
+    }
+}
+
 impl<'de> Deserialize<'de> for Body<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(BodyVisitor)
+    }
+}
+
+enum BodyKey {
+    Events,
+    SentAt,
+    Unknown,
+}
+
+impl BodyKey {
+    fn of(key: &[u8]) -> Self {
+        match key {
+            b"events" => Self::Events,
+            b"sent_at" => Self::SentAt,
+            _ => Self::Unknown,
+        }
     }
 }
 
@@ -230,15 +298,15 @@ impl<'de> Visitor<'de> for BodyVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut events = None;
         let mut sent_at = None;
-        while let Some(key) = map.next_key_seed(Key(&["events", "sent_at"]))? {
+        while let Some(key) = map.next_key_seed(Key(BodyKey::of))? {
             match key {
-                Some(0) if events.is_none() => events = Some(map.next_value()?),
-                Some(1) if sent_at.is_none() => {
+                BodyKey::Events if events.is_none() => events = Some(map.next_value()?),
+                BodyKey::SentAt if sent_at.is_none() => {
                     sent_at = Some(map.next_value::<&RawValue>()?.get())
                 }
-                Some(0) => return Err(A::Error::duplicate_field("events")),
-                Some(_) => return Err(A::Error::duplicate_field("sent_at")),
-                None => {
+                BodyKey::Events => return Err(A::Error::duplicate_field("events")),
+                BodyKey::SentAt => return Err(A::Error::duplicate_field("sent_at")),
+                BodyKey::Unknown => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }
@@ -307,7 +375,7 @@ impl<'de> Visitor<'de> for EventVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut event = RawEvent::default();
         let mut seen = [false; FIELDS.len()];
-        while let Some(key) = map.next_key_seed(Key(&FIELDS))? {
+        while let Some(key) = map.next_key_seed(Key(field_of))? {
             let Some(field) = key else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
@@ -366,27 +434,27 @@ fn not_an_object<'de, E>(found: &str) -> Result<RawEvent<'de>, E> {
     })
 }
 
-/// Reads a key as its place among the known ones. As bytes, so that a key with a lone surrogate is merely
+/// Reads a key with the function that knows the keys. As bytes, so that a key with a lone surrogate is merely
 /// unknown.
-struct Key(&'static [&'static str]);
+struct Key<T>(fn(&[u8]) -> T);
 
-impl<'de> DeserializeSeed<'de> for Key {
-    type Value = Option<usize>;
+impl<'de, T> DeserializeSeed<'de> for Key<T> {
+    type Value = T;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
         deserializer.deserialize_bytes(self)
     }
 }
 
-impl Visitor<'_> for Key {
-    type Value = Option<usize>;
+impl<T> Visitor<'_> for Key<T> {
+    type Value = T;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("a key")
     }
 
-    fn visit_bytes<E>(self, key: &[u8]) -> Result<Self::Value, E> {
-        Ok(self.0.iter().position(|known| known.as_bytes() == key))
+    fn visit_bytes<E>(self, key: &[u8]) -> Result<T, E> {
+        Ok(self.0(key))
     }
 }
 
@@ -441,6 +509,16 @@ mod tests {
                 "1000000",
             ]
         );
+    }
+
+    #[test]
+    fn an_element_that_cannot_even_be_read_costs_itself_alone() {
+        let good = r#"{"event_type":"action"}"#;
+        let no_value = "bad_event: the event is no value; allowed is an object";
+        for bad in [r#""\ud800""#, "1e999", "-1e999"] {
+            let body = format!(r#"{{"events":[{bad},{good}]}}"#);
+            assert_eq!(judge_all(&body), [no_value, "0"], "{bad}");
+        }
     }
 
     #[test]

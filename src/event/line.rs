@@ -35,6 +35,15 @@ impl LineError {
     }
 }
 
+/// The lines of some bytes, each with its newline; the last may lack one.
+pub fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut start = 0;
+    let ends = memchr::memchr_iter(b'\n', bytes)
+        .map(|newline| newline + 1)
+        .chain((!bytes.ends_with(b"\n")).then_some(bytes.len()));
+    ends.filter_map(move |end| bytes.get(std::mem::replace(&mut start, end)..end))
+}
+
 /// Appends the event's line, newline included.
 pub fn write_line(event: &Event<'_>, out: &mut Vec<u8>) {
     let start = out.len();

@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 pub use body::{Batch, RawEvent, read_batch, read_event};
-pub use line::{LINE_START, LineError, read_line, write_line};
+pub use line::{LINE_START, LineError, lines, read_line, write_line};
 
 use crate::window::{DAY_US, HOUR_US};
 

@@ -21,10 +21,11 @@ pub fn decode(json: &str) -> Option<Cow<'_, str>> {
 
 /// Appends `text` as a JSON string.
 pub fn encode(text: &str, out: &mut Vec<u8>) {
-    if text
-        .bytes()
-        .any(|byte| byte < b' ' || byte == b'"' || byte == b'\\')
-    {
+    // Every byte is looked at, because without an early end many are looked at in one instruction.
+    let clean = text.bytes().fold(true, |clean, byte| {
+        clean & (byte >= b' ') & (byte != b'"') & (byte != b'\\')
+    });
+    if !clean {
         // Writing to memory cannot fail.
         let _ = serde_json::to_writer(&mut *out, text);
     } else {

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Bytes};
+use tokio::sync::Semaphore;
 
 use super::Answer;
 use super::refusal::Refusal;
+use crate::error::Error;
 
 /// Bytes of a body on the wire: a hundred events with all the metadata they may have.
 pub const MAX_WIRE_BYTES: usize = 2 << 20;
@@ -20,14 +22,21 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes that brotli reads at a time.
 const BROTLI_BUFFER_BYTES: usize = 8 << 10;
 
+/// Bytes of a body that are read: a client that is cut off while it sends does not see why.
+const MAX_PASSED_BYTES: usize = 16 << 20;
+/// Bytes of a body that take no room: most batches are no longer, and all connections together may have them.
+const FREE_BYTES: usize = 64 << 10;
+/// Room that a longer body takes at a time, in KiB: more than a frame.
+const ROOM_KIB: usize = 128;
+
 /// Content encodings that are understood.
 const ENCODINGS: &str = "gzip, deflate, br, zstd";
 
-/// Reads and inflates a body that holds JSON.
-pub async fn read_json(headers: &HeaderMap, body: Body) -> Answer<Bytes> {
+/// Reads and inflates a body that holds JSON. `room` has a permit for each KiB that all bodies together may take.
+pub async fn read_json(room: &Semaphore, headers: &HeaderMap, body: Body) -> Answer<Bytes> {
     check_type(headers)?;
     let encoding = Encoding::of(headers)?;
-    let wire = read_wire(body).await?;
+    let wire = read_wire(room, body).await?;
     match encoding {
         None => Ok(wire),
         Some(encoding) => encoding.inflate(&wire).map(Bytes::from),
@@ -57,27 +66,57 @@ fn check_type(headers: &HeaderMap) -> Answer<()> {
     ))
 }
 
-async fn read_wire(body: Body) -> Answer<Bytes> {
-    let limited = Limited::new(body, MAX_WIRE_BYTES);
-    match tokio::time::timeout(BODY_TIMEOUT, limited.collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(format!(
-            "the body is larger than {MAX_WIRE_BYTES} bytes"
-        ))),
-        Ok(Err(_)) => Err(Refusal::new(
-            StatusCode::BAD_REQUEST,
-            "bad_body",
-            "the body ended early",
-        )),
-        Err(_) => Err(Refusal::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "slow_body",
-            format!(
-                "the body did not arrive within {} s",
-                BODY_TIMEOUT.as_secs()
-            ),
-        )),
+async fn read_wire(room: &Semaphore, body: Body) -> Answer<Bytes> {
+    tokio::time::timeout(BODY_TIMEOUT, collect(room, body))
+        .await
+        .unwrap_or_else(|_| {
+            Err(Refusal::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "slow_body",
+                format!(
+                    "the body did not arrive within {} s",
+                    BODY_TIMEOUT.as_secs()
+                ),
+            ))
+        })
+}
+
+/// Collects a body; its bytes take room as they arrive, so that a client that sends little holds little.
+async fn collect(room: &Semaphore, mut body: Body) -> Answer<Bytes> {
+    let mut wire = Vec::with_capacity(FREE_BYTES.min(body.size_hint().lower() as usize));
+    let mut taken = Vec::new();
+    let mut received = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| {
+            Refusal::new(StatusCode::BAD_REQUEST, "bad_body", "the body ended early")
+        })?;
+        let Ok(bytes) = frame.into_data() else {
+            continue;
+        };
+        received += bytes.len();
+        if received > MAX_WIRE_BYTES {
+            wire = Vec::new();
+            taken.clear();
+            if received > MAX_PASSED_BYTES {
+                break;
+            }
+            continue;
+        }
+        wire.extend_from_slice(&bytes);
+        let kib = wire.len().saturating_sub(FREE_BYTES).div_ceil(1024);
+        if kib > taken.len() * ROOM_KIB {
+            let Ok(permit) = room.try_acquire_many(ROOM_KIB as u32) else {
+                return Err(Error::Busy("too many bytes are being received").into());
+            };
+            taken.push(permit);
+        }
     }
+    if received > MAX_WIRE_BYTES {
+        return Err(too_large(format!(
+            "the body is larger than {MAX_WIRE_BYTES} bytes"
+        )));
+    }
+    Ok(wire.into())
 }
 
 fn too_large(message: String) -> Refusal {

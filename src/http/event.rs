@@ -29,8 +29,10 @@ pub fn route() -> MethodRouter<App> {
 /// Takes a batch of events and answers once the accepted ones are on disk.
 async fn ingest(State(app): State<App>, request: Request) -> Answer<Response> {
     let (head, body) = request.into_parts();
-    let body = body::read_json(&head.headers, body).await?;
+    let body = body::read_json(&app.bodies, &head.headers, body).await?;
     let pending = app.engine.ingest(&body, Utc::now())?;
+    // What waits for the disk is counted by the queue; the body is not.
+    drop(body);
     let answer = tokio::time::timeout(COMMIT_TIMEOUT, pending.answer())
         .await
         .map_err(|_| {

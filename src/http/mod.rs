@@ -10,12 +10,12 @@ mod ops;
 mod refusal;
 mod reports;
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderValue, header};
 use axum::routing::{get, post};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,6 +24,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::{debug, info, warn};
 
 use crate::engine::Engine;
@@ -31,8 +32,8 @@ use crate::engine::Engine;
 pub use auth::DashKeys;
 use refusal::Refusal;
 
-/// Open connections; each costs a descriptor and some 10 kB.
-const MAX_CONNECTIONS: usize = 2_000;
+/// Open connections; each costs a descriptor, of which a process often has 1,024, and some 10 kB.
+const MAX_CONNECTIONS: usize = 800;
 /// Time for the head of a request, and how long an idle connection is kept.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request's head; browsers send up to 8 kB of cookies.
@@ -45,6 +46,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Queries that run at once; each uses all cores.
 const MAX_QUERIES: usize = 4;
+/// Bodies that are being received, together, in KiB: what slow or hostile clients can hold of the memory.
+const MAX_BODIES_KIB: usize = 256 << 10;
 
 /// What every handler needs.
 #[derive(Clone)]
@@ -52,6 +55,8 @@ struct App {
     engine: Arc<Engine>,
     keys: Arc<DashKeys>,
     queries: Arc<Semaphore>,
+    /// Room for bodies, a permit a KiB.
+    bodies: Arc<Semaphore>,
 }
 
 /// The routes.
@@ -60,6 +65,7 @@ pub fn router(engine: Arc<Engine>, keys: DashKeys) -> Router {
         engine,
         keys: Arc::new(keys),
         queries: Arc::new(Semaphore::new(MAX_QUERIES)),
+        bodies: Arc::new(Semaphore::new(MAX_BODIES_KIB)),
     };
     Router::new()
         .route("/api/analytics/usage", get(reports::usage))
@@ -71,7 +77,12 @@ pub fn router(engine: Arc<Engine>, keys: DashKeys) -> Router {
         // After the fallback, which would otherwise take the place of the answer to a preflight.
         .route("/api/analytics/event", event::route())
         .layer(CatchPanicLayer::custom(Refusal::after_panic))
-        // Bodies are read by `body::read`, which knows the limits of a compressed one as well.
+        // No browser takes an answer for anything but what it says it is.
+        .layer(SetResponseHeaderLayer::if_not_present(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        ))
+        // Bodies are read by `body::read_json`, which knows the limits of a compressed one as well.
         .layer(DefaultBodyLimit::disable())
         .with_state(app)
 }
@@ -88,12 +99,14 @@ pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Outp
         .pipeline_flush(true);
     let mut stop = std::pin::pin!(stop);
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else {
-            return;
+        let accept = async {
+            // In a full house the next client waits in the system's queue.
+            let permit = connections.clone().acquire_owned().await;
+            (permit, listener.accept().await)
         };
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+        let (permit, stream) = tokio::select! {
+            (permit, accepted) = accept => match accepted {
+                Ok((stream, _)) => (permit, stream),
                 Err(error) => {
                     warn!(%error, "Cannot accept a connection: {error}");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -135,9 +148,3 @@ fn connection(
 
 /// A handler's answer when nothing can go wrong any more.
 type Answer<T> = Result<T, Refusal>;
-
-/// The service of one connection never fails; it answers.
-const _: fn() = || {
-    fn assert_infallible<S: tower::Service<axum::extract::Request, Error = Infallible>>() {}
-    assert_infallible::<Router>();
-};

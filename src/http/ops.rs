@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
 
+use super::refusal::Refusal;
 use super::{Answer, App};
 
 /// `GET /health/live`: the process answers.
@@ -13,10 +14,12 @@ pub async fn live() -> Json<Value> {
 
 /// `GET /health/ready`: events can be accepted, or why not.
 pub async fn ready(State(app): State<App>) -> Answer<Json<Value>> {
-    app.engine.store().check_writable()?;
+    app.engine
+        .store()
+        .check_writable()
+        .map_err(|error| Refusal::from(error).unavailable())?;
     Ok(Json(json!({
         "ok": true,
-        "store": app.engine.size(),
         "recovered_at_start": app.engine.store().recovered(),
     })))
 }

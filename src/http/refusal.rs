@@ -31,6 +31,12 @@ impl Refusal {
         }
     }
 
+    /// The same refusal as an answer of health, which knows 200 and 503 alone.
+    pub fn unavailable(mut self) -> Self {
+        self.status = StatusCode::SERVICE_UNAVAILABLE;
+        self
+    }
+
     pub fn not_found() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,

@@ -45,7 +45,8 @@ pub async fn rollup(
             scope = RollupScope::Day(day("day", "bad_day", &value)?);
         }
     }
-    run(&app, move |engine| engine.rollup(scope, Utc::now())).await
+    // Not a question: several wait for each other, and must not keep questions waiting.
+    run_beside(&app, move |engine| engine.rollup(scope, Utc::now())).await
 }
 
 /// Runs a question beside the requests, when it is its turn.
@@ -57,21 +58,30 @@ async fn run<T: Send + 'static>(
     let Ok(Ok(turn)) = turn else {
         return Err(Error::Busy("too many questions at once").into());
     };
-    let engine = app.engine.clone();
-    let answer = tokio::task::spawn_blocking(move || {
-        let answer = question(&engine);
+    run_beside(app, move |engine| {
+        let answer = question(engine);
         drop(turn);
         answer
     })
     .await
-    .map_err(|error| match error.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(_) => Refusal::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "stopping",
-            "the server stops",
-        ),
-    })??;
+}
+
+/// Runs work of the engine on a thread where it may take its time.
+async fn run_beside<T: Send + 'static>(
+    app: &App,
+    work: impl FnOnce(&Engine) -> Result<T> + Send + 'static,
+) -> Report<T> {
+    let engine = app.engine.clone();
+    let answer = tokio::task::spawn_blocking(move || work(&engine))
+        .await
+        .map_err(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "stopping",
+                "the server stops",
+            ),
+        })??;
     Ok((NO_STORE, Json(answer)))
 }
 

@@ -10,8 +10,12 @@
 
 use chrono_tz::Tz;
 use polars::prelude::*;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 
 use super::{day, week};
+use crate::error::{Error, Result};
+use crate::event::EventType;
 use crate::schema;
 
 /// Column of the number of events.
@@ -30,7 +34,7 @@ pub const USER_WEEKS: &str = "user_weeks";
 const DAY: &str = "day";
 const WEEK: &str = "week";
 
-/// The frames that usage is made of. Each is small, whatever the number of events.
+/// The plans that usage is made of. The outcome of each is small, whatever the number of events.
 pub struct Usage {
     /// One row: [`EVENTS`], [`DAYS`], [`WEEKS`], [`USERS`], [`USER_DAYS`].
     pub totals: LazyFrame,
@@ -75,6 +79,99 @@ pub fn usage(events: LazyFrame, tz: Tz) -> Usage {
     }
 }
 
+impl Usage {
+    /// The plans, to be executed together, in the order that [`UsageCounts::read`] expects.
+    pub fn plans(self) -> Vec<LazyFrame> {
+        vec![self.totals, self.weekly, self.features, self.event_types]
+    }
+}
+
+/// The numbers of usage, in the user's shape.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct UsageNumbers {
+    /// Average distinct users per day with data.
+    pub dau: f64,
+    /// Average distinct users per ISO week with data.
+    pub wau: f64,
+    /// Distinct users of the window.
+    pub mau: u64,
+    /// Events per feature, most used first, ties by name.
+    #[serde(serialize_with = "in_order")]
+    pub feature_usage: Vec<(String, u64)>,
+    /// Events per type, in funnel order.
+    #[serde(serialize_with = "in_order")]
+    pub funnel_steps: Vec<(String, u64)>,
+    /// Events of the window.
+    pub total_events: u64,
+}
+
+/// What usage counts, before anything is divided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UsageCounts {
+    /// Events of the window.
+    pub events: u64,
+    /// Days with data.
+    pub days: u64,
+    /// ISO weeks with data.
+    pub weeks: u64,
+    /// Distinct users of the window.
+    pub users: u64,
+    /// Sum over days of the day's distinct users.
+    pub user_days: u64,
+    /// Sum over weeks of the week's distinct users.
+    pub user_weeks: u64,
+    /// Events per feature, most used first, ties by name.
+    pub features: Vec<(String, u64)>,
+    /// Events per type that occurs.
+    pub event_types: Vec<(String, u64)>,
+}
+
+impl UsageCounts {
+    /// Reads what the plans gave, in their order.
+    ///
+    /// # Errors
+    /// If a frame lacks a column.
+    pub fn read(frames: &[DataFrame]) -> Result<Self> {
+        let [totals, weekly, features, event_types] = frames else {
+            return Err(Error::Query(
+                "four plans gave another number of frames".into(),
+            ));
+        };
+        Ok(Self {
+            events: number(totals, EVENTS)?,
+            days: number(totals, DAYS)?,
+            weeks: number(totals, WEEKS)?,
+            users: number(totals, USERS)?,
+            user_days: number(totals, USER_DAYS)?,
+            user_weeks: number(weekly, USER_WEEKS)?,
+            features: named_numbers(features, schema::FEATURE, EVENTS)?,
+            event_types: named_numbers(event_types, schema::EVENT_TYPE, EVENTS)?,
+        })
+    }
+
+    /// The numbers in the user's shape.
+    pub fn numbers(self) -> UsageNumbers {
+        let funnel_steps = EventType::ALL.map(|step| {
+            let found = self
+                .event_types
+                .iter()
+                .find(|(name, _)| name == step.name());
+            (
+                step.name().to_owned(),
+                found.map_or(0, |(_, events)| *events),
+            )
+        });
+        UsageNumbers {
+            dau: average(self.user_days, self.days),
+            wau: average(self.user_weeks, self.weeks),
+            mau: self.users,
+            feature_usage: self.features,
+            funnel_steps: funnel_steps.into(),
+            total_events: self.events,
+        }
+    }
+}
+
 fn events_per(events: LazyFrame, column: &str) -> LazyFrame {
     events
         .group_by([col(column)])
@@ -85,4 +182,37 @@ fn events_per(events: LazyFrame, column: &str) -> LazyFrame {
 /// Counts come out of Polars in 32 bits without sign; everyone else's are 64 bits.
 fn count(expr: Expr) -> Expr {
     expr.cast(DataType::Int64)
+}
+
+/// An average over no days is zero: an empty window is all zeros, never null.
+fn average(sum: u64, count: u64) -> f64 {
+    match count {
+        0 => 0.0,
+        count => sum as f64 / count as f64,
+    }
+}
+
+/// The number in the only row of a frame.
+fn number(frame: &DataFrame, column: &str) -> Result<u64> {
+    let value = frame.column(column)?.i64()?.get(0).unwrap_or(0);
+    Ok(value.unsigned_abs())
+}
+
+fn named_numbers(frame: &DataFrame, names: &str, numbers: &str) -> Result<Vec<(String, u64)>> {
+    let names = frame.column(names)?.str()?;
+    let numbers = frame.column(numbers)?.i64()?;
+    Ok(names
+        .iter()
+        .zip(numbers.iter())
+        .filter_map(|(name, number)| Some((name?.to_owned(), number?.unsigned_abs())))
+        .collect())
+}
+
+/// A JSON object whose keys stay in the order of the list.
+fn in_order<S: Serializer>(pairs: &[(String, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(pairs.len()))?;
+    for (name, number) in pairs {
+        map.serialize_entry(name, number)?;
+    }
+    map.end()
 }

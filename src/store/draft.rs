@@ -62,6 +62,19 @@ impl DraftMaker {
 }
 
 impl Draft {
+    /// No events, and room for lines of so many bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self {
+            lines: Vec::with_capacity(bytes),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Bytes that the events take in the log.
+    pub fn line_bytes(&self) -> usize {
+        self.lines.len()
+    }
+
     /// Number of events.
     pub fn len(&self) -> usize {
         self.rows.len()

@@ -85,14 +85,11 @@ impl EventLog {
         let _ = rustix::fs::fadvise(&self.file, start, length, rustix::fs::Advice::DontNeed);
     }
 
-    /// Moves the log's content to `path` and goes on with an empty log.
+    /// Moves the log's content to `path`, in a folder that is there, and goes on with an empty log.
     ///
     /// # Errors
     /// If a step fails; then the writer must stop, because it no longer knows which file is the log.
     pub fn rotate(&mut self, path: &Path) -> Result<()> {
-        let parent = path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-        folder::sync_parent(parent)?;
         self.file
             .sync_all()
             .map_err(Error::io("sync", &self.path))?;

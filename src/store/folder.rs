@@ -4,6 +4,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use tracing::warn;
+
 use crate::error::{Error, Result};
 
 /// Says who holds the folder, for the message that the second process prints. It is not the lock: the lock
@@ -47,18 +49,16 @@ impl Folder {
             path: path.to_owned(),
             lock,
         };
-        folder.describe_holder(holder)?;
+        folder.describe_holder(holder);
         folder.clear_temp()?;
         Ok(folder)
     }
 
-    /// Changes what a second process is told about this one.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub fn describe_holder(&self, holder: &str) -> Result<()> {
-        let path = self.path.join(HOLDER_FILE);
-        fs::write(&path, format!("{holder}\n")).map_err(Error::io("write", &path))
+    /// Changes what a second process is told about this one. On a full disk it is told less.
+    pub fn describe_holder(&self, holder: &str) {
+        if let Err(error) = fs::write(self.path.join(HOLDER_FILE), format!("{holder}\n")) {
+            warn!("Cannot say who holds the data folder: {error}");
+        }
     }
 
     /// The folder's path.
@@ -80,13 +80,25 @@ impl Folder {
     /// and either old or new, and after this it is new.
     ///
     /// # Errors
-    /// If any step fails; then the old file is there.
+    /// If any step fails; then the file is the old or the new one, and whole.
     pub fn replace(&self, name: &str, content: &[u8]) -> Result<()> {
         let temp = self.temp(name)?;
         let mut file = File::create(&temp).map_err(Error::io("create", &temp))?;
         file.write_all(content).map_err(Error::io("write", &temp))?;
         file.sync_all().map_err(Error::io("sync", &temp))?;
         publish(&temp, &self.path.join(name))
+    }
+
+    /// Whether some events would fit on the disk now.
+    pub fn has_room(&self) -> bool {
+        const PROBE_BYTES: usize = 64 << 10;
+        let Ok(probe) = self.temp("probe") else {
+            return false;
+        };
+        let fits = fs::write(&probe, vec![0; PROBE_BYTES]).is_ok();
+        // It is cleared at the next start if it cannot be removed now.
+        let _ = fs::remove_file(&probe);
+        fits
     }
 
     /// What an earlier process left unfinished was never published.

@@ -7,7 +7,7 @@
 mod dedup;
 mod draft;
 mod event_log;
-mod folder;
+pub mod folder;
 mod manifest;
 pub mod pipeline;
 mod recovery;
@@ -20,7 +20,7 @@ mod view;
 mod writer;
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -33,6 +33,7 @@ use crate::error::{Error, Result};
 use crate::schema;
 use dedup::{KeyMaker, RecentIds};
 use event_log::EventLog;
+use folder::Folder;
 use manifest::Manifest;
 use seal::RotatedLog;
 use segment::Segment;
@@ -42,10 +43,9 @@ use writer::{Writer, WriterHandle};
 
 pub use draft::{Draft, DraftMaker};
 pub use event_log::FILE_NAME as EVENT_LOG_FILE;
-pub use folder::Folder;
 pub use recovery::{QUARANTINE_FILE, Recovered};
 pub use segment::LAKE_DIR;
-pub use verify::Verified;
+pub use verify::{Verified, verify};
 pub use writer::{Reply, Stored};
 
 /// The open store. Dropping it commits what is queued and frees the folder.
@@ -91,6 +91,7 @@ impl Store {
     pub fn open(config: &StoreConfig, holder: &str, now: DateTime<Utc>) -> Result<Self> {
         let folder = Folder::take(&config.data_dir, holder)?;
         let manifest = Manifest::load(folder.path())?;
+        check_lake(folder.path(), &manifest)?;
         let maker = DraftMaker {
             names: Names::new()?,
             keys: KeyMaker::new(),
@@ -157,12 +158,20 @@ impl Store {
         self.writer.append(draft)
     }
 
-    /// Whether events can be accepted.
+    /// Whether events can be accepted. After a write that found no room it looks for room itself, because a server
+    /// that gets no events for not being ready would never find out.
     ///
     /// # Errors
-    /// [`Error::Poisoned`] after a failed write.
+    /// [`Error::Poisoned`] after a failed write, [`Error::DiskFull`] without room, [`Error::Busy`] while the disk
+    /// does not answer.
     pub fn check_writable(&self) -> Result<()> {
-        self.writer.check()
+        match self.writer.check_health() {
+            Err(Error::DiskFull) if self.writer.may_probe() && self.folder.has_room() => {
+                self.writer.has_room();
+                Ok(())
+            }
+            health => health,
+        }
     }
 
     /// The events of a time range, in µs, with the columns of [`schema::COUNTED`]. All that were answered
@@ -212,13 +221,14 @@ impl Store {
     pub fn seal(&self) -> Result<Sealed> {
         let mut manifest = self.manifest.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = manifest.clone();
+        // A log that segments cover may still be there if it could not be removed.
+        remove_covered(&self.folder, &manifest)?;
         let waiting = RotatedLog::list(self.folder.path())?;
         let last = waiting
             .last()
             .map_or(manifest.sealed_through, |log| log.number);
-        let chunks = self
-            .writer
-            .rotate(RotatedLog::path(self.folder.path(), last + 1))?;
+        let aside = RotatedLog::prepare(self.folder.path(), last + 1)?;
+        let mark = self.writer.rotate(aside)?;
         let logs = RotatedLog::list(self.folder.path())?;
         let mut written = Vec::new();
         for log in &logs {
@@ -230,10 +240,20 @@ impl Store {
             segments: written.len(),
             bytes: written.iter().map(|facts| facts.bytes).sum(),
         };
+        // The events were counted twice on independent ways: from memory and from the files.
+        if sealed.events != mark.rows as u64 {
+            return Err(Error::Damaged {
+                file: self.folder.path().join(LAKE_DIR),
+                message: format!(
+                    "{} events were written of {}; nothing is sealed",
+                    sealed.events, mark.rows
+                ),
+            });
+        }
         next.segments.extend(written.iter().cloned());
         next.commit(&self.folder)?;
         let mut view = self.view.lock();
-        view.tail.drop_sealed(chunks);
+        view.tail.drop_sealed(mark);
         view.segments.extend(
             written
                 .into_iter()
@@ -241,8 +261,8 @@ impl Store {
         );
         drop(view);
         *manifest = next;
-        for log in logs {
-            folder::remove(&log.path)?;
+        if let Err(error) = remove_covered(&self.folder, &manifest) {
+            warn!("A sealed log is still there and will be removed later: {error}");
         }
         info!(
             events = sealed.events,
@@ -253,29 +273,47 @@ impl Store {
         );
         Ok(sealed)
     }
-
-    /// Checks every checksum and invariant of what is on disk.
-    ///
-    /// # Errors
-    /// If a file cannot be read; damage is no error here but a finding.
-    pub fn verify(&self) -> Result<Verified> {
-        let manifest = self.manifest.lock().unwrap_or_else(PoisonError::into_inner);
-        verify::verify(self.folder.path(), &manifest, &self.maker)
-    }
 }
 
-/// The logs that hold events no segment has, oldest first. Those that segments cover are removed.
-fn logs_to_read(folder: &Folder, manifest: &Manifest) -> Result<Vec<std::path::PathBuf>> {
-    let mut logs = Vec::new();
-    for log in RotatedLog::list(folder.path())? {
-        if log.number <= manifest.sealed_through {
-            folder::remove(&log.path)?;
-        } else {
-            logs.push(log.path);
+/// Refuses a lake without its manifest, as after a restore that forgot it: its events would be invisible, and the
+/// next seal would write over its files.
+fn check_lake(folder: &Path, manifest: &Manifest) -> Result<()> {
+    if *manifest != Manifest::default() {
+        return Ok(());
+    }
+    let waiting = RotatedLog::list(folder)?;
+    for name in segment::names(folder)? {
+        // An unfinished seal leaves files that nobody sees; the log they were made from is still there.
+        if !waiting.iter().any(|log| log.names(&name)) {
+            return Err(Error::Damaged {
+                file: folder.join(LAKE_DIR),
+                message: format!(
+                    "{name} is there, and {} is not; restore it",
+                    manifest::FILE_NAME
+                ),
+            });
         }
     }
-    logs.push(folder.path().join(EVENT_LOG_FILE));
-    Ok(logs)
+    Ok(())
+}
+
+/// The logs that hold events no segment has, oldest first.
+fn logs_to_read(folder: &Folder, manifest: &Manifest) -> Result<Vec<PathBuf>> {
+    remove_covered(folder, manifest)?;
+    let waiting = RotatedLog::list(folder.path())?;
+    Ok(waiting
+        .into_iter()
+        .map(|log| log.path)
+        .chain([folder.path().join(EVENT_LOG_FILE)])
+        .collect())
+}
+
+/// Removes the logs whose events are all in segments.
+fn remove_covered(folder: &Folder, manifest: &Manifest) -> Result<()> {
+    RotatedLog::list(folder.path())?
+        .iter()
+        .filter(|log| log.number <= manifest.sealed_through)
+        .try_for_each(|log| folder::remove(&log.path))
 }
 
 fn report_recovery(path: &Path, found: Recovered) {

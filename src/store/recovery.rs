@@ -11,6 +11,7 @@ use std::path::Path;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
+use tracing::warn;
 
 use super::draft::{Draft, DraftMaker};
 use super::pipeline;
@@ -19,8 +20,8 @@ use crate::error::{Error, Result};
 
 /// Where damaged pieces of the log are set aside, in the data folder.
 pub const QUARANTINE_FILE: &str = "quarantine.ndjson";
-/// Bytes read at a time; also the longest line that is looked at as one.
-const CHUNK_BYTES: usize = 4 << 20;
+/// Bytes read at a time; a line is at most a tenth of it.
+const CHUNK_BYTES: usize = 512 << 10;
 /// Bytes of a damaged piece that are kept for inspection.
 const KEPT_BYTES: usize = 64 << 10;
 
@@ -46,7 +47,20 @@ pub(super) fn recover(
     if !path.exists() {
         return Ok(Recovered::default());
     }
-    let scan = scan_file(path, maker, sink)?;
+    let read = |bytes: &[u8]| {
+        let mut draft = Draft::default();
+        let found = read_chunk(bytes, |event| maker.push_stored(&mut draft, event))?;
+        Ok((found, draft))
+    };
+    let scan = scan_file(path, read, sink)?;
+    if scan.events == 0 && begins_with_an_object(path)? {
+        return Err(Error::Damaged {
+            file: path.to_owned(),
+            message: "it has lines, and none of them is one that this program wrote; move it away and bring its \
+                      events in with `echopilot import`"
+                .into(),
+        });
+    }
     let recovered = Recovered {
         events: scan.events,
         torn_bytes: scan.length - scan.end_of_last_line,
@@ -58,26 +72,36 @@ pub(super) fn recover(
     Ok(recovered)
 }
 
-/// Reads a log without changing it and gives its events to `sink` in order.
-pub(super) fn scan_file(
+/// Whether the first line of a file is whole and a JSON object: not what a torn write leaves.
+fn begins_with_an_object(path: &Path) -> Result<bool> {
+    let mut start = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(CHUNK_BYTES as u64).read_to_end(&mut start))
+        .map_err(Error::io("read", path))?;
+    let line = start.split_inclusive(|&byte| byte == b'\n').next();
+    Ok(line.is_some_and(|line| {
+        line.starts_with(b"{")
+            && line.ends_with(b"\n")
+            && serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok()
+    }))
+}
+
+/// Reads a log without changing it: `read` finds the events of some of its bytes, on all cores, and makes
+/// something of them that `sink` gets in order.
+pub(super) fn scan_file<T: Send>(
     path: &Path,
-    maker: &DraftMaker,
-    mut sink: impl FnMut(Draft) -> Result<()>,
+    read: impl Fn(&[u8]) -> Result<(Scan, T)> + Sync,
+    mut sink: impl FnMut(T) -> Result<()>,
 ) -> Result<Scan> {
     let mut scan = Scan::default();
     let mut chunks = Chunks::open(path)?;
-    let read = |chunk: Chunk| -> Result<(u64, u64, Scan, Draft)> {
-        let mut draft = Draft::default();
-        let found = read_chunk(&chunk.bytes, |event| maker.push_stored(&mut draft, event))?;
-        Ok((chunk.offset, chunk.bytes.len() as u64, found, draft))
-    };
     pipeline::ordered(
         || chunks.next_chunk(),
-        read,
-        |result| {
-            let (offset, length, found, draft) = result?;
+        |chunk| Ok((chunk.offset, read(&chunk.bytes)?)),
+        |result: Result<(u64, (Scan, T))>| {
+            let (offset, (found, made)) = result?;
             scan.events += found.events;
-            scan.length = offset + length;
+            scan.length = offset + found.length;
             if found.events > 0 {
                 scan.end_of_last_line = offset + found.end_of_last_line;
             }
@@ -86,7 +110,7 @@ pub(super) fn scan_file(
                     offset: damage.offset + offset,
                     ..damage
                 }));
-            sink(draft)
+            sink(made)
         },
     )?;
     Ok(scan)
@@ -99,8 +123,11 @@ fn mend(path: &Path, quarantine: &Path, scan: &Scan, now: DateTime<Utc>) -> Resu
         .write(true)
         .open(path)
         .map_err(Error::io("open", path))?;
-    set_aside(&log, path, quarantine, scan, now)?;
-    for damage in scan.damaged_inside() {
+    let kept = set_aside(&log, path, quarantine, scan, now);
+    if let Err(error) = &kept {
+        warn!("Damage stays in the log, because it cannot be set aside: {error}");
+    }
+    for damage in scan.damaged_inside().filter(|_| kept.is_ok()) {
         log.write_all_at(&damage.blank(), damage.offset)
             .map_err(Error::io("mend", path))?;
     }

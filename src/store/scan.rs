@@ -65,7 +65,7 @@ pub fn read_chunk(bytes: &[u8], mut sink: impl FnMut(&Event<'_>) -> Result<()>) 
         ..Scan::default()
     };
     let mut offset = 0;
-    for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+    for line in event::lines(bytes) {
         match line.strip_suffix(b"\n").map(event::read_line) {
             Some(Ok(event)) => {
                 sink(&event)?;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use polars::prelude::*;
 
-use super::folder::Folder;
+use super::folder::{self, Folder};
 use super::segment::{self, SegmentFacts};
 use crate::error::{Error, Result};
 use crate::event::{self, Event};
@@ -19,8 +19,10 @@ use crate::schema;
 
 /// Where rotated logs wait to be sealed, in the data folder.
 const SEALING_DIR: &str = "sealing";
-/// Events that are written at once: bounds memory to a few hundred MB.
+/// Events that are written at once: with [`BATCH_BYTES`] bounds memory to some hundred MB.
 const BATCH_ROWS: usize = 1 << 20;
+/// Bytes of lines that are written at once.
+const BATCH_BYTES: usize = 256 << 20;
 
 /// A log that was moved aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,9 +32,17 @@ pub(super) struct RotatedLog {
 }
 
 impl RotatedLog {
-    /// The path of a log of that number.
-    pub fn path(folder: &Path, number: u64) -> PathBuf {
-        folder.join(SEALING_DIR).join(format!("{number:08}.ndjson"))
+    /// The path for a log of that number, in a folder that is there.
+    pub fn prepare(folder: &Path, number: u64) -> Result<PathBuf> {
+        let dir = folder.join(SEALING_DIR);
+        std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        folder::sync_parent(&dir)?;
+        Ok(dir.join(format!("{number:08}.ndjson")))
+    }
+
+    /// Whether a segment of that file name was made from this log.
+    pub fn names(&self, segment: &str) -> bool {
+        segment.starts_with(&format!("{:08}-", self.number))
     }
 
     /// The logs that lie aside, in order.
@@ -68,16 +78,32 @@ impl RotatedLog {
         let mut facts = Vec::new();
         let mut rows = LakeRows::default();
         let mut line = Vec::new();
+        let mut offset = 0;
         loop {
             line.clear();
             let read = reader
                 .read_until(b'\n', &mut line)
                 .map_err(Error::io("read", &self.path))?;
-            // What is no event was set aside when the log was read back.
-            if let Ok(event) = event::read_line(line.trim_ascii_end()) {
-                rows.push(&event);
+            match event::read_line(line.strip_suffix(b"\n").unwrap_or(&line)) {
+                Ok(event) => {
+                    rows.push(&event);
+                    rows.text_bytes += read;
+                }
+                // What was damaged when the log was read back is blank now.
+                Err(_) if line.trim_ascii().is_empty() => {}
+                Err(reason) => {
+                    return Err(Error::Damaged {
+                        file: self.path.clone(),
+                        message: format!(
+                            "at byte {offset}: {}; restart to set it aside",
+                            reason.reason()
+                        ),
+                    });
+                }
             }
-            if rows.len() >= BATCH_ROWS || (read == 0 && rows.len() > 0) {
+            offset += read;
+            let is_full = rows.len() >= BATCH_ROWS || rows.text_bytes >= BATCH_BYTES;
+            if is_full || (read == 0 && rows.len() > 0) {
                 let name = format!("{:08}-{}", self.number, facts.len());
                 facts.extend(segment::write_days(folder, &name, rows.take()?)?);
             }
@@ -99,6 +125,8 @@ struct LakeRows {
     url: Vec<Option<String>>,
     event_id: Vec<Option<String>>,
     received_at_us: Vec<i64>,
+    /// Bytes of the events' lines.
+    text_bytes: usize,
 }
 
 impl LakeRows {

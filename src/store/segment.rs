@@ -97,6 +97,27 @@ impl Segment {
     }
 }
 
+/// The file names of all segments in the lake, live or not.
+///
+/// # Errors
+/// If the lake cannot be listed; that there is none is no error.
+pub fn names(folder: &Path) -> Result<Vec<String>> {
+    let lake = folder.join(LAKE_DIR);
+    let list = |dir: &Path| match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries
+            .and_then(|entries| entries.collect::<std::io::Result<Vec<_>>>())
+            .map_err(Error::io("list", dir)),
+    };
+    let mut names = Vec::new();
+    for day in list(&lake)? {
+        for file in list(&day.path())? {
+            names.push(file.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
+}
+
 /// The events of some segments, with the columns of [`schema::lake`].
 ///
 /// # Errors

@@ -87,6 +87,14 @@ pub struct Tail {
     open: OpenChunk,
 }
 
+/// The oldest part of the tail, up to a moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SealMark {
+    chunks: usize,
+    /// Its events.
+    pub rows: usize,
+}
+
 /// Some events as a data frame with the columns of [`schema::COUNTED`].
 #[derive(Clone)]
 struct Chunk {
@@ -178,15 +186,18 @@ impl Tail {
         Ok(())
     }
 
-    /// Ends the open chunk and returns how many chunks there are: what a seal is about to write.
-    pub(super) fn seal_mark(&mut self) -> Result<usize> {
+    /// Ends the open chunk and returns what the tail holds now: what a seal is about to write.
+    pub(super) fn seal_mark(&mut self) -> Result<SealMark> {
         self.close_chunk()?;
-        Ok(self.full.len())
+        Ok(SealMark {
+            chunks: self.full.len(),
+            rows: self.len(),
+        })
     }
 
-    /// Drops the first `chunks` chunks: a segment holds them now.
-    pub(super) fn drop_sealed(&mut self, chunks: usize) {
-        self.full.drain(..chunks.min(self.full.len()));
+    /// Drops what the mark covers: segments hold it now.
+    pub(super) fn drop_sealed(&mut self, mark: SealMark) {
+        self.full.drain(..mark.chunks.min(self.full.len()));
     }
 }
 

@@ -4,9 +4,9 @@
 //! one answers at once; no timer is involved.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use super::dedup::RecentIds;
 use super::draft::{Draft, Row};
 use super::event_log::EventLog;
+use super::tail::SealMark;
 use super::view::SharedView;
 use crate::error::{Error, Result};
 
@@ -25,6 +26,10 @@ const QUEUE_REQUESTS: usize = 4_096;
 const QUEUE_BYTES: usize = 64 << 20;
 /// A group is closed at this size, so that the first of it need not wait for a long write.
 const GROUP_BYTES: usize = 4 << 20;
+/// A commit that takes longer is a disk that hangs; a slow one needs a tenth of it.
+const LONG_COMMIT: Duration = Duration::from_secs(5);
+/// Least time between two looks for room on a full disk.
+const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 /// Least time between two lines of the trace about commits.
 const TRACE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -47,16 +52,46 @@ enum Command {
     },
     Rotate {
         path: PathBuf,
-        reply: oneshot::Sender<Result<usize>>,
+        reply: oneshot::Sender<Result<SealMark>>,
     },
 }
 
 /// The way to the writer; ends it when dropped, after everything queued is committed.
 pub struct WriterHandle {
     queue: Option<SyncSender<Command>>,
-    queued_bytes: Arc<AtomicUsize>,
-    poison: Arc<OnceLock<String>>,
+    status: Arc<Status>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What the writer says of itself, for whoever wants to add events.
+#[derive(Default)]
+struct Status {
+    queued_bytes: AtomicUsize,
+    /// Why nothing is written any more.
+    poison: OnceLock<String>,
+    /// Whether the last write found no room.
+    is_full: AtomicBool,
+    /// When room was last looked for.
+    probed: Mutex<Option<Instant>>,
+    /// When the commit began that is under way.
+    committing_since: Mutex<Option<Instant>>,
+}
+
+impl Status {
+    fn set_committing(&self, since: Option<Instant>) {
+        *self
+            .committing_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    fn commit_age(&self) -> Duration {
+        let since = *self
+            .committing_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
 }
 
 pub(super) struct Writer {
@@ -68,13 +103,11 @@ pub(super) struct Writer {
 impl WriterHandle {
     pub(super) fn start(writer: Writer) -> Result<Self> {
         let (queue, commands) = sync_channel(QUEUE_REQUESTS);
-        let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let poison = Arc::new(OnceLock::new());
+        let status = Arc::new(Status::default());
         let running = Running {
             writer,
             commands,
-            queued_bytes: queued_bytes.clone(),
-            poison: poison.clone(),
+            status: status.clone(),
             lines: Vec::new(),
             trace: Trace::default(),
         };
@@ -84,8 +117,7 @@ impl WriterHandle {
             .map_err(Error::io("start the writer of", "the event log".as_ref()))?;
         Ok(Self {
             queue: Some(queue),
-            queued_bytes,
-            poison,
+            status,
             thread: Some(thread),
         })
     }
@@ -97,15 +129,15 @@ impl WriterHandle {
     pub fn append(&self, draft: Draft) -> Result<Reply> {
         self.check()?;
         let bytes = draft.lines.len();
-        if self.queued_bytes.load(Ordering::Relaxed) > QUEUE_BYTES {
+        if self.status.queued_bytes.load(Ordering::Relaxed) > QUEUE_BYTES {
             return Err(Error::Busy("too many events wait for the disk"));
         }
-        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.status.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         match self.queue()?.try_send(Command::Append { draft, reply }) {
             Ok(()) => Ok(answer),
             Err(error) => {
-                self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                self.status.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
                 Err(match error {
                     TrySendError::Full(_) => Error::Busy("too many requests wait for the disk"),
                     TrySendError::Disconnected(_) => stopped(),
@@ -114,8 +146,8 @@ impl WriterHandle {
         }
     }
 
-    /// Moves the log to `path` and starts an empty one. Returns how many chunks of the tail it holds.
-    pub(super) fn rotate(&self, path: PathBuf) -> Result<usize> {
+    /// Moves the log to `path` and starts an empty one. Returns what of the tail lies aside now.
+    pub(super) fn rotate(&self, path: PathBuf) -> Result<SealMark> {
         self.check()?;
         let (reply, answer) = oneshot::channel();
         self.queue()?
@@ -129,10 +161,44 @@ impl WriterHandle {
     /// # Errors
     /// [`Error::Poisoned`] after a failed write.
     pub fn check(&self) -> Result<()> {
-        match self.poison.get() {
+        match self.status.poison.get() {
             Some(reason) => Err(Error::Poisoned(reason.clone())),
             None => Ok(()),
         }
+    }
+
+    /// How the writer does, for health: [`WriterHandle::check`], and whether the disk answers and has room.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while a commit takes long, [`Error::DiskFull`] after a write that found no room.
+    pub(super) fn check_health(&self) -> Result<()> {
+        self.check()?;
+        if self.status.commit_age() > LONG_COMMIT {
+            return Err(Error::Busy("the disk does not answer"));
+        }
+        match self.status.is_full.load(Ordering::Relaxed) {
+            true => Err(Error::DiskFull),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether it is time to look for room again.
+    pub(super) fn may_probe(&self) -> bool {
+        let mut probed = self
+            .status
+            .probed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let may = probed.is_none_or(|probed| probed.elapsed() >= PROBE_INTERVAL);
+        if may {
+            *probed = Some(Instant::now());
+        }
+        may
+    }
+
+    /// Notes that there is room again.
+    pub(super) fn has_room(&self) {
+        self.status.is_full.store(false, Ordering::Relaxed);
     }
 
     fn queue(&self) -> Result<&SyncSender<Command>> {
@@ -158,8 +224,7 @@ fn stopped() -> Error {
 struct Running {
     writer: Writer,
     commands: Receiver<Command>,
-    queued_bytes: Arc<AtomicUsize>,
-    poison: Arc<OnceLock<String>>,
+    status: Arc<Status>,
     /// The lines of one group; kept for its capacity.
     lines: Vec<u8>,
     trace: Trace,
@@ -204,18 +269,19 @@ impl Running {
             }
         }
         self.commit(group);
-        self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.status.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         later
     }
 
     fn commit(&mut self, group: Vec<Waiting>) {
         let started = Instant::now();
+        self.status.set_committing(Some(started));
         self.lines.clear();
         let mut kept = Vec::new();
         let mut answers = Vec::with_capacity(group.len());
         let mut refused = Vec::new();
         for waiting in group {
-            if let Some(reason) = self.poison.get() {
+            if let Some(reason) = self.status.poison.get() {
                 refused.push((waiting.reply, reason.clone()));
                 continue;
             }
@@ -232,6 +298,11 @@ impl Running {
             let _ = reply.send(Err(Error::Poisoned(reason)));
         }
         let outcome = self.write_and_publish(&kept);
+        self.status.set_committing(None);
+        if !kept.is_empty() {
+            let is_full = matches!(outcome, Err(Error::DiskFull));
+            self.status.is_full.store(is_full, Ordering::Relaxed);
+        }
         if outcome.is_ok() {
             self.trace
                 .count(answers.len(), &kept, self.lines.len(), started.elapsed());
@@ -274,8 +345,8 @@ impl Running {
         published.map_err(|error| self.stop(error))
     }
 
-    fn rotate(&mut self, path: &std::path::Path) -> Result<usize> {
-        if let Some(reason) = self.poison.get() {
+    fn rotate(&mut self, path: &std::path::Path) -> Result<SealMark> {
+        if let Some(reason) = self.status.poison.get() {
             return Err(Error::Poisoned(reason.clone()));
         }
         self.writer
@@ -297,7 +368,7 @@ impl Running {
             reason,
             "The event log stopped: {reason}. Nothing more is accepted; restart the server to recover it"
         );
-        Error::Poisoned(self.poison.get_or_init(|| reason).clone())
+        Error::Poisoned(self.status.poison.get_or_init(|| reason).clone())
     }
 }
 

@@ -8,7 +8,7 @@ use echopilot_analytics::event::{Event, EventType, write_line};
 use echopilot_analytics::store::scan::read_chunk;
 use serde_json::{Value, json};
 
-use crate::harness::{Server, batch, event, folder, log_lines, log_path, run_json};
+use crate::harness::{Server, batch, event, folder, log_lines, log_path, run, run_json};
 
 /// A store with events of the users u0 to u4, closed.
 fn five_events() -> tempfile::TempDir {
@@ -125,6 +125,29 @@ fn a_damaged_newline_costs_no_event() {
     assert_eq!(log_lines(dir.path()).len(), 5);
 }
 
+#[test]
+fn a_log_of_another_program_is_refused_and_left_alone() {
+    let dir = folder();
+    let foreign =
+        "{\"ts\":\"2025-10-21T10:00:00Z\",\"event_type\":\"page_view\",\"user_id\":\"u\"}\n"
+            .repeat(3);
+    fs::write(log_path(dir.path()), &foreign).unwrap();
+    let output = run(dir.path(), &["usage"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("echopilot import"));
+    assert_eq!(fs::read_to_string(log_path(dir.path())).unwrap(), foreign);
+}
+
+#[test]
+fn a_lake_without_its_manifest_is_refused() {
+    let dir = five_events();
+    run_json(dir.path(), &["seal"]);
+    fs::remove_file(dir.path().join("manifest.json")).unwrap();
+    let output = run(dir.path(), &["usage"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("manifest.json"));
+}
+
 /// Found by fuzzing: what was blanked out once was damage again at the next start.
 #[test]
 fn a_mended_log_is_clean_at_the_next_start() {
@@ -153,8 +176,30 @@ fn a_mended_log_is_clean_at_the_next_start() {
 }
 
 #[test]
-fn verify_names_a_damaged_place_and_changes_nothing() {
-    // Opening a store mends its log, so that what verify finds by itself is damage of segments.
+fn verify_names_a_damaged_line_and_changes_nothing() {
+    let dir = five_events();
+    let path = log_path(dir.path());
+    let mut bytes = fs::read(&path).unwrap();
+    let newline = bytes.iter().position(|&byte| byte == b'\n').unwrap();
+    bytes[newline + 20] ^= 1;
+    bytes.extend_from_slice(b"{\"ts\":");
+    fs::write(&path, &bytes).unwrap();
+    let output = run(dir.path(), &["verify"]);
+    assert_eq!(output.status.code(), Some(1));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["log_events"], 4);
+    let damage = found["damage"].as_array().unwrap();
+    assert_eq!(damage.len(), 2);
+    let first = damage[0].as_str().unwrap();
+    assert!(
+        first.contains(&format!("at byte {}", newline + 1)) && first.contains("wrong checksum"),
+        "{first}"
+    );
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
+fn verify_names_a_damaged_segment_and_no_answer_is_made_from_it() {
     let dir = five_events();
     run_json(dir.path(), &["seal"]);
     let day = fs::read_dir(dir.path().join("events"))
@@ -168,7 +213,7 @@ fn verify_names_a_damaged_place_and_changes_nothing() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&segment, &bytes).unwrap();
-    let output = crate::harness::run(dir.path(), &["verify"]);
+    let output = run(dir.path(), &["verify"]);
     assert_eq!(output.status.code(), Some(1));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     let damage = found["damage"][0].as_str().unwrap();
@@ -178,7 +223,7 @@ fn verify_names_a_damaged_place_and_changes_nothing() {
     );
     assert_eq!(fs::read(&segment).unwrap(), bytes);
     // No number is made from it: the answer fails loudly.
-    let output = crate::harness::run(dir.path(), &["usage"]);
+    let output = run(dir.path(), &["usage"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("is damaged"));
 }

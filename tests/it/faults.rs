@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Server, batch, echopilot, event, folder, log_lines, post_to, run_json};
+use crate::harness::{
+    PATIENCE, Server, batch, echopilot, event, folder, log_lines, post_to, run_json,
+};
 
 /// The library of `fault.c`, compiled once.
 fn fault_library() -> &'static Path {
@@ -273,7 +276,13 @@ fn a_full_disk_refuses_whole_batches_and_heals_by_itself() {
         "nothing is half-written"
     );
     assert_eq!(server.usage("")["total_events"], accepted);
+    let (status, health) = server.get_with("/health/ready", &[]);
+    assert_eq!((status, &health["error"]), (503, &json!("disk_full")));
     std::fs::remove_file(&filler).unwrap();
+    let freed = Instant::now();
+    while server.get_with("/health/ready", &[]).0 != 200 {
+        assert!(freed.elapsed() < PATIENCE, "health never heals");
+    }
     assert_eq!(
         server.post(&events(99)).0,
         200,

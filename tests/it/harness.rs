@@ -118,6 +118,17 @@ impl Server {
         Some(line)
     }
 
+    /// Waits until the server has traced a line with this text.
+    pub fn wait_for(&mut self, text: &str) {
+        while !self.traced.iter().any(|line| line.contains(text)) {
+            assert!(
+                self.next_line().is_some(),
+                "{text:?} was not traced: {:?}",
+                self.traced
+            );
+        }
+    }
+
     pub fn post(&self, events: &Value) -> Answer {
         self.post_raw(events.to_string().as_bytes(), &[])
     }

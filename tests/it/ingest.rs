@@ -146,6 +146,16 @@ fn refusals_are_one_shape_and_leave_the_store_as_it_was() {
 }
 
 #[test]
+fn a_refusal_does_not_send_the_body_back() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let body = format!("{{\"events\":\"{}\"}}", "\u{200b}".repeat(300_000));
+    let (status, answer) = server.post_raw(body.as_bytes(), &[]);
+    assert_eq!((status, &answer["error"]), (400, &json!("bad_json")));
+    assert!(answer.to_string().len() < 2_000);
+}
+
+#[test]
 fn an_empty_batch_is_no_error() {
     let dir = folder();
     let server = Server::start(dir.path());

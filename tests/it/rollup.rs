@@ -1,11 +1,12 @@
 //! The daily rollup: driven by what is there, never by having been awake.
 
 use std::path::Path;
+use std::process::Command;
 
 use chrono::{Days, NaiveDate, Utc};
 use serde_json::{Value, json};
 
-use crate::harness::{Server, folder, run, run_json};
+use crate::harness::{Server, echopilot, folder, run, run_json};
 
 fn today() -> NaiveDate {
     Utc::now().date_naive()
@@ -93,6 +94,24 @@ fn a_torn_line_is_left_out_and_its_day_made_again() {
 }
 
 #[test]
+fn a_line_of_another_program_stays_as_it_is() {
+    let dir = folder();
+    two_events(dir.path());
+    let path = dir.path().join("analytics.ndjson");
+    let foreign = "{\"ts\":\"2025-10-21T03:15:00Z\",\"period_days\":30,\"dau\":42.5}\n";
+    std::fs::write(&path, foreign).unwrap();
+    assert_eq!(
+        run_json(dir.path(), &["rollup"])["days"]
+            .as_array()
+            .unwrap()
+            .len(),
+        5
+    );
+    assert!(std::fs::read_to_string(&path).unwrap().starts_with(foreign));
+    assert_eq!(run_json(dir.path(), &["rollup"])["days"], json!([]));
+}
+
+#[test]
 fn one_day_can_be_asked_for_if_it_is_over() {
     let dir = folder();
     two_events(dir.path());
@@ -115,7 +134,7 @@ fn a_start_after_nights_off_catches_up_by_itself() {
     let dir = folder();
     two_events(dir.path());
     // Due from midnight, so that the test means the same at any time of day.
-    let mut command = crate::harness::echopilot(dir.path());
+    let mut command = echopilot(dir.path());
     command.args(["--rollup-at", "00:00"]);
     let server = Server::start_as(command);
     let asked = server.rollup();
@@ -125,6 +144,56 @@ fn a_start_after_nights_off_catches_up_by_itself() {
     assert_eq!(server.rollup().1, json!({"ok":true,"days":[]}));
     server.stop();
     assert_eq!(lines(dir.path()).len(), 5);
+}
+
+/// Runs a command while the clock, and only the wall clock, stands at an instant and goes on from there.
+fn at_instant(command: &mut Command, instant: &str) {
+    let library = Command::new("dpkg")
+        .args(["-L", "libfaketime"])
+        .output()
+        .unwrap();
+    let listed = String::from_utf8(library.stdout).unwrap();
+    let library = listed
+        .lines()
+        .find(|path| path.ends_with("libfaketimeMT.so.1"))
+        .expect("Debian's libfaketime, which `make test` installs");
+    command
+        .env("LD_PRELOAD", library)
+        .env("FAKETIME", format!("@{instant}"))
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .env("DONT_FAKE_MONOTONIC", "1")
+        .env("TZ", "UTC");
+}
+
+#[test]
+fn the_schedule_wakes_the_rollup_at_a_quarter_past_three() {
+    let dir = folder();
+    let file = dir.path().join("in.ndjson");
+    std::fs::write(
+        &file,
+        "{\"ts\":\"2030-01-01T12:00:00Z\",\"event_type\":\"action\"}\n",
+    )
+    .unwrap();
+    let mut import = echopilot(dir.path());
+    at_instant(&mut import, "2030-01-02 03:14:00");
+    assert!(import.arg("import").arg(&file).status().unwrap().success());
+    let mut command = echopilot(dir.path());
+    at_instant(&mut command, "2030-01-02 03:14:56");
+    let mut server = Server::start_as(command);
+    assert!(
+        lines(dir.path()).is_empty(),
+        "the day is closed and not yet due"
+    );
+    server.wait_for("Rolled up 1 days");
+    assert_eq!(days(&lines(dir.path())), ["2030-01-01"]);
+    // A start at 03:16 after a night off.
+    server.kill();
+    std::fs::remove_file(dir.path().join("analytics.ndjson")).unwrap();
+    let mut command = echopilot(dir.path());
+    at_instant(&mut command, "2030-01-03 03:16:00");
+    let mut server = Server::start_as(command);
+    server.wait_for("Rolled up 2 days");
+    assert_eq!(days(&lines(dir.path())), ["2030-01-01", "2030-01-02"]);
 }
 
 #[test]
