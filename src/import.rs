@@ -19,6 +19,8 @@ use crate::window::DAY_US;
 const CHUNK_BYTES: usize = 256 << 10;
 /// Bytes of lines on their way to the disk, less than the writer's queue takes.
 const BYTES_IN_FLIGHT: usize = 32 << 20;
+/// Bytes that are read from a file at a time when less than a chunk is missing.
+const BUFFER_BYTES: usize = 64 << 10;
 /// Refused lines that are described; the rest is counted.
 const DESCRIBED_REFUSALS: usize = 20;
 /// The longest line: an event with all the metadata it may have, escaped in the worst way.
@@ -116,7 +118,7 @@ impl Source {
             reader,
             bytes: progress.bytes.clone(),
         };
-        inflate(BufReader::with_capacity(1 << 20, counted)).map_err(Error::io("read", path))
+        inflate(BufReader::with_capacity(BUFFER_BYTES, counted)).map_err(Error::io("read", path))
     }
 }
 
@@ -125,11 +127,11 @@ fn inflate(mut reader: impl BufRead + Send + 'static) -> std::io::Result<Box<dyn
     let start = reader.fill_buf()?;
     if start.starts_with(&[0x1F, 0x8B]) {
         let inflated = flate2::bufread::MultiGzDecoder::new(reader);
-        return Ok(Box::new(BufReader::with_capacity(1 << 20, inflated)));
+        return Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, inflated)));
     }
     if start.starts_with(&[0x28, 0xB5, 0x2F, 0xFD]) {
         let inflated = zstd::stream::read::Decoder::with_buffer(reader)?;
-        return Ok(Box::new(BufReader::with_capacity(1 << 20, inflated)));
+        return Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, inflated)));
     }
     Ok(Box::new(reader))
 }

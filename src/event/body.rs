@@ -15,7 +15,9 @@ use serde_json::value::RawValue;
 use super::{
     Event, EventType, MAX_AGE_US, MAX_AHEAD_US, MAX_BATCH_EVENTS, MAX_CLOCK_SKEW_US,
     MAX_EVENT_ID_CHARS, MAX_EVENT_TYPE_CHARS, MAX_FEATURE_CHARS, MAX_URL_CHARS, MAX_USER_ID_CHARS,
-    Verdict, is_junk_id, metadata, text, timestamp,
+    Verdict, is_junk_id, metadata,
+    text::{self, Escapes},
+    timestamp,
 };
 use crate::error::{Error, Result};
 
@@ -32,6 +34,7 @@ pub struct Batch<'a> {
 pub struct RawEvent<'a> {
     fields: [Option<&'a str>; FIELDS.len()],
     fault: Option<Fault>,
+    escapes: Escapes,
 }
 
 /// Code and message of a refusal.
@@ -74,7 +77,8 @@ fn field_of(key: &[u8]) -> Option<usize> {
 pub fn read_batch(body: &[u8]) -> Result<Batch<'_>> {
     let body = std::str::from_utf8(body)
         .map_err(|error| Error::bad_input("bad_json", format!("the body is not UTF-8: {error}")))?;
-    let body = Body::read(body).map_err(|error| {
+    let escapes = Escapes::of(body);
+    let mut body = Body::read(body).map_err(|error| {
         // The message may quote the client's text, all of it.
         let message: String = error.to_string().chars().take(200).collect();
         Error::bad_input("bad_json", format!("the body is wrong: {message}"))
@@ -87,6 +91,9 @@ pub fn read_batch(body: &[u8]) -> Result<Batch<'_>> {
                 body.events.count
             ),
         });
+    }
+    for event in &mut body.events.kept {
+        event.escapes = escapes;
     }
     let sent_at_us = match body.sent_at {
         None => None,
@@ -110,7 +117,11 @@ pub fn read_batch(body: &[u8]) -> Result<Batch<'_>> {
 /// A sentence about what is not JSON.
 pub fn read_event(line: &[u8]) -> Result<RawEvent<'_>, String> {
     let line = std::str::from_utf8(line).map_err(|error| error.to_string())?;
-    serde_json::from_str(line).map_err(|error| error.to_string())
+    let event: RawEvent<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    Ok(RawEvent {
+        escapes: Escapes::of(line),
+        ..event
+    })
 }
 
 impl Batch<'_> {
@@ -152,9 +163,8 @@ impl<'a> RawEvent<'a> {
             feature: self.text(FEATURE, "bad_feature", MAX_FEATURE_CHARS)?,
             metadata: match self.field(METADATA) {
                 None => Cow::Borrowed("{}"),
-                Some(json) => {
-                    metadata::canonical(json).map_err(|message| ("bad_metadata", message))?
-                }
+                Some(json) => metadata::canonical(json, self.escapes)
+                    .map_err(|message| ("bad_metadata", message))?,
             },
             url: self.text(URL, "bad_url", MAX_URL_CHARS)?,
             event_id: self.text(EVENT_ID, "bad_event_id", MAX_EVENT_ID_CHARS)?,
@@ -197,7 +207,8 @@ impl<'a> RawEvent<'a> {
         let Some(json) = self.field(field) else {
             return Ok(None);
         };
-        let text = text::decode(json).ok_or_else(|| (code, wrong(field, json, "text")))?;
+        let text =
+            text::decode(json, self.escapes).ok_or_else(|| (code, wrong(field, json, "text")))?;
         // Bytes are never fewer than characters, so the count is needed for few texts.
         if text.len() > max_chars {
             let chars = text.chars().count();

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::text;
+use super::text::{self, Escapes};
 
 /// Most bytes of one event's metadata, written canonically.
 pub const MAX_BYTES: usize = 16 * 1024;
@@ -16,16 +16,18 @@ pub const MAX_DEPTH: usize = 5;
 /// Longest number that certainly fits a double: shorter text without exponent needs no look.
 const SAFE_NUMBER_BYTES: usize = 300;
 
-/// Checks and rewrites `json` as compact JSON on one line. Borrowed where it already is.
+/// Checks and rewrites `json`, from a text with these escapes, as compact JSON on one line. Borrowed where it already
+/// is.
 ///
 /// # Errors
 /// A sentence that names the limit and what was found.
-pub fn canonical(json: &str) -> Result<Cow<'_, str>, String> {
+pub fn canonical(json: &str, escapes: Escapes) -> Result<Cow<'_, str>, String> {
     if !json.starts_with('{') {
         return Err("metadata is not an object".into());
     }
     let mut walk = Walk {
         json,
+        escapes,
         at: 0,
         copied: 0,
         rewritten: String::new(),
@@ -45,6 +47,7 @@ pub fn canonical(json: &str) -> Result<Cow<'_, str>, String> {
 /// One pass over well-formed JSON. What lies before `copied` is in `rewritten`, or nothing was rewritten yet.
 struct Walk<'a> {
     json: &'a str,
+    escapes: Escapes,
     at: usize,
     copied: usize,
     rewritten: String,
@@ -100,8 +103,11 @@ impl<'a> Walk<'a> {
 
     fn string(&mut self) -> Result<(), String> {
         let rest = self.json.get(self.at..).unwrap_or_default();
-        let json = rest.get(..string_length(rest)).unwrap_or(rest);
-        let text = text::decode(json).ok_or("metadata has a string that is not text")?;
+        let json = rest
+            .get(..string_length(rest, self.escapes))
+            .unwrap_or(rest);
+        let text =
+            text::decode(json, self.escapes).ok_or("metadata has a string that is not text")?;
         let end = self.at + json.len();
         if let Cow::Owned(owned) = &text {
             let mut encoded = Vec::with_capacity(json.len());
@@ -166,8 +172,13 @@ impl<'a> Walk<'a> {
 }
 
 /// Bytes of the JSON string at the start of `json`, quotes included.
-fn string_length(json: &str) -> usize {
+fn string_length(json: &str, escapes: Escapes) -> usize {
     let bytes = json.as_bytes();
+    if escapes == Escapes::None {
+        let inner = bytes.get(1..).unwrap_or_default();
+        return memchr::memchr(b'"', inner).map_or(bytes.len(), |quote| quote + 2);
+    }
+
     let mut at = 1;
     while let Some(offset) = bytes
         .get(at..)
@@ -205,7 +216,7 @@ mod tests {
             ),
             (r#"{"q":"say \"hi\"\n"}"#, r#"{"q":"say \"hi\"\n"}"#),
         ] {
-            let found = canonical(json);
+            let found = canonical(json, Escapes::of(json));
             assert_eq!(found.as_deref(), Ok(expected));
             assert_eq!(
                 matches!(found, Ok(Cow::Borrowed(_))),
@@ -224,7 +235,7 @@ mod tests {
         };
         let long = |bytes: usize| format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8));
         for fits in [deep(MAX_DEPTH), keys(MAX_KEYS), long(MAX_BYTES)] {
-            assert!(canonical(&fits).is_ok(), "{fits:.40}");
+            assert!(canonical(&fits, Escapes::None).is_ok(), "{fits:.40}");
         }
         for (json, says) in [
             (deep(MAX_DEPTH + 1), "deeper than 5"),
@@ -234,13 +245,14 @@ mod tests {
             (r#"{"a":1,"\u0061":2}"#.into(), "\"a\" twice"),
             ("[]".into(), "not an object"),
         ] {
-            let message = canonical(&json).expect_err("over a limit");
+            let message = canonical(&json, Escapes::Some).expect_err("over a limit");
             assert!(message.contains(says), "{message}");
         }
     }
 
     #[test]
     fn one_key_in_two_objects_is_no_duplicate() {
-        assert!(canonical(r#"{"a":{"x":1},"b":{"x":1},"c":[{"x":1},{"x":2}]}"#).is_ok());
+        let json = r#"{"a":{"x":1},"b":{"x":1},"c":[{"x":1},{"x":2}]}"#;
+        assert!(canonical(json, Escapes::None).is_ok());
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Inside, an instant is a number of microseconds since 1970 in UTC.
 
-use chrono::{DateTime, Datelike, NaiveDate, Timelike};
+use chrono::{DateTime, Datelike, NaiveDate};
+
+use crate::window::DAY_US;
 
 /// Reads RFC 3339 text with any offset, or an epoch number whose unit follows from its magnitude.
 /// `None` if it is neither.
@@ -93,18 +95,18 @@ fn parse_epoch(json: &str) -> Option<i64> {
 /// Appends `2025-10-21T10:00:00Z`, with three or six decimals where the instant has them.
 pub fn write(ts_us: i64, out: &mut Vec<u8>) {
     // Accepted instants lie within two years of the server's clock, so this holds for every event.
-    let instant = DateTime::from_timestamp_micros(ts_us)
-        .unwrap_or_default()
-        .naive_utc();
-    let year = instant.year().clamp(0, 9999).unsigned_abs();
+    let days = i32::try_from(ts_us.div_euclid(DAY_US)).unwrap_or_default();
+    let date = NaiveDate::from_epoch_days(days).unwrap_or_default();
+    let micros_of_day = ts_us.rem_euclid(DAY_US);
+    let seconds = (micros_of_day / 1_000_000) as u32;
+    let micros = (micros_of_day % 1_000_000) as u32;
     let mut text = *b"0000-00-00T00:00:00.000000Z";
-    let micros = instant.nanosecond() / 1_000;
-    put(&mut text, 0, 4, year);
-    put(&mut text, 5, 2, instant.month());
-    put(&mut text, 8, 2, instant.day());
-    put(&mut text, 11, 2, instant.hour());
-    put(&mut text, 14, 2, instant.minute());
-    put(&mut text, 17, 2, instant.second());
+    put(&mut text, 0, 4, date.year().clamp(0, 9999).unsigned_abs());
+    put(&mut text, 5, 2, date.month());
+    put(&mut text, 8, 2, date.day());
+    put(&mut text, 11, 2, seconds / 3_600);
+    put(&mut text, 14, 2, seconds / 60 % 60);
+    put(&mut text, 17, 2, seconds % 60);
     put(&mut text, 20, 6, micros);
     let kept = match micros {
         0 => 19,
