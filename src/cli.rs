@@ -302,7 +302,7 @@ fn progress_bar(total: Option<u64>, template: &str) -> ProgressBar {
         true => ProgressDrawTarget::stderr(),
         false => ProgressDrawTarget::hidden(),
     });
-    if let Ok(style) = ProgressStyle::with_template(&format!("{{bar:24}} {template}")) {
+    if let Ok(style) = ProgressStyle::with_template(&format!("{{bar:16}} {template}")) {
         bar.set_style(style);
     }
     bar

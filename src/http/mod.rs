@@ -87,7 +87,7 @@ pub fn router(engine: Arc<Engine>, keys: DashKeys) -> Router {
         .with_state(app)
 }
 
-/// Serves until `stop` resolves, then lets open requests finish for [`STOP_TIMEOUT`].
+/// Serves until `stop` resolves, then lets open requests finish for 8 seconds.
 pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();

@@ -1,7 +1,7 @@
 //! Everything that touches the data folder: the event log, the segments of the lake, and what is kept in
 //! memory to answer from them.
 //!
-//! An event goes `Draft` → [`writer`] (group commit) → event log on disk → [`tail`] in memory → reply. A seal
+//! An event goes `Draft` → `writer` (group commit) → event log on disk → `tail` in memory → reply. A seal
 //! moves events from log and tail to segments. A query sees segments and tail as one lazy frame.
 
 mod dedup;

@@ -3,6 +3,7 @@
 //! While one group is being synced the next one gathers, so that a busy server needs few syncs and an idle
 //! one answers at once; no timer is involved.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -113,7 +114,13 @@ impl WriterHandle {
         };
         let thread = std::thread::Builder::new()
             .name("event-log".into())
-            .spawn(move || running.run())
+            .spawn(move || {
+                let status = running.status.clone();
+                // After a panic nothing is known of the log's end; health must say that nothing is written.
+                if catch_unwind(AssertUnwindSafe(|| running.run())).is_err() {
+                    status.poison.get_or_init(|| "the writer panicked".into());
+                }
+            })
             .map_err(Error::io("start the writer of", "the event log".as_ref()))?;
         Ok(Self {
             queue: Some(queue),
@@ -274,17 +281,19 @@ impl Running {
     }
 
     fn commit(&mut self, group: Vec<Waiting>) {
+        if let Some(reason) = self.status.poison.get() {
+            for waiting in group {
+                // Whoever asked may be gone.
+                let _ = waiting.reply.send(Err(Error::Poisoned(reason.clone())));
+            }
+            return;
+        }
         let started = Instant::now();
         self.status.set_committing(Some(started));
         self.lines.clear();
         let mut kept = Vec::new();
         let mut answers = Vec::with_capacity(group.len());
-        let mut refused = Vec::new();
         for waiting in group {
-            if let Some(reason) = self.status.poison.get() {
-                refused.push((waiting.reply, reason.clone()));
-                continue;
-            }
             let stored = take_new(
                 &mut self.writer.recent,
                 &waiting.draft,
@@ -292,10 +301,6 @@ impl Running {
                 &mut kept,
             );
             answers.push((waiting.reply, stored));
-        }
-        for (reply, reason) in refused {
-            // Whoever asked may be gone.
-            let _ = reply.send(Err(Error::Poisoned(reason)));
         }
         let outcome = self.write_and_publish(&kept);
         self.status.set_committing(None);
