@@ -140,7 +140,8 @@ EchoPilot Analytics answers at {url}
 Send an event:
   curl {url}/api/analytics/event \
     -H 'Content-Type: application/json' \
-    -d '{{"events":[{{"event_type":"page_view","user_id":"user123","feature":"dashboard"}}]}}'
+    -d '{{"events":[{{"event_type":"page_view",
+                    "user_id":"user123","feature":"dashboard"}}]}}'
 
 See usage:
   curl '{url}/api/analytics/usage?days=30' \

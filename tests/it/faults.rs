@@ -294,6 +294,125 @@ fn a_full_disk_refuses_whole_batches_and_heals_by_itself() {
     assert_eq!(run_json(dir.path(), &["usage"])["total_events"], accepted);
 }
 
+/// The file system of a cut disk keeps what was synced before the cut and nothing else. That the same cut loses events
+/// that were only written shows that the test would notice a missing sync.
+#[test]
+fn a_power_cut_loses_nothing_that_was_answered_and_all_that_was_not_synced() {
+    for durability in ["sync", "os"] {
+        let dir = folder();
+        let Some(mut disk) = CutDisk::mount(dir.path()) else {
+            return;
+        };
+        let data = disk.mounted.join("data");
+        // Started and stopped, so that the folder itself is old when the power goes.
+        Server::start(&data).stop();
+        disk.sync();
+        let mut command = echopilot(&data);
+        command.env("ECHOPILOT_DURABILITY", durability);
+        let server = Server::start_as(command);
+        let mut accepted = 0;
+        for number in 0..40 {
+            let events =
+                batch((0..10).map(|place| event("action", &format!("{number}-{place}"), "f")));
+            accepted += server.post(&events).1["logged"].as_u64().unwrap();
+        }
+        assert_eq!(accepted, 400);
+        disk.cut();
+        server.kill();
+        disk.mount_again();
+        let kept = run_json(&data, &["usage", "--days", "2"])["total_events"]
+            .as_u64()
+            .unwrap();
+        match durability {
+            "sync" => assert_eq!(kept, accepted),
+            _ => assert!(
+                kept < accepted,
+                "the cut lost nothing; the test proves nothing"
+            ),
+        }
+    }
+}
+
+/// An ext4 file system in a file, whose power can be cut.
+struct CutDisk {
+    image: PathBuf,
+    mounted: PathBuf,
+}
+
+impl CutDisk {
+    fn mount(dir: &Path) -> Option<Self> {
+        let disk = Self {
+            image: dir.join("image"),
+            mounted: dir.join("mounted"),
+        };
+        std::fs::create_dir(&disk.mounted).unwrap();
+        std::fs::File::create(&disk.image)
+            .unwrap()
+            .set_len(64 << 20)
+            .unwrap();
+        let made = Command::new("mkfs.ext4")
+            .arg("-qF")
+            .arg(&disk.image)
+            .status();
+        if made.is_ok_and(|status| status.success()) && disk.try_mount() {
+            return Some(disk);
+        }
+        eprintln!(
+            "SKIPPED: cannot mount a file system in a file here; run as root to test a power cut"
+        );
+        None
+    }
+
+    fn try_mount(&self) -> bool {
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-o", "loop"])
+            .arg(&self.image)
+            .arg(&self.mounted);
+        mount.status().is_ok_and(|status| status.success())
+    }
+
+    fn sync(&self) {
+        assert!(
+            Command::new("sync")
+                .arg("-f")
+                .arg(&self.mounted)
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// Ends all writing without writing back what is in memory, the journal included: `FS_IOC_SHUTDOWN`.
+    fn cut(&self) {
+        let cut = "import fcntl, os, struct, sys\n\
+                   fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))";
+        let done = Command::new("python3")
+            .args(["-c", cut])
+            .arg(&self.mounted)
+            .status();
+        assert!(done.unwrap().success());
+    }
+
+    fn mount_again(&mut self) {
+        assert!(
+            Command::new("umount")
+                .arg(&self.mounted)
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert!(self.try_mount());
+    }
+}
+
+impl Drop for CutDisk {
+    fn drop(&mut self) {
+        // Lazily, so that it also goes while a file is open.
+        let _ = Command::new("umount").arg("-l").arg(&self.mounted).status();
+    }
+}
+
 /// A small file system, unmounted when dropped.
 struct Tmpfs(PathBuf);
 
