@@ -6,6 +6,7 @@
 mod body;
 mod line;
 pub mod metadata;
+mod raw;
 pub mod text;
 pub mod timestamp;
 
@@ -13,8 +14,9 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-pub use body::{Batch, RawEvent, read_batch, read_event};
+pub use body::{Batch, read_batch};
 pub use line::{LINE_START, LineError, lines, read_line, write_line};
+pub use raw::{RawEvent, read_event};
 
 use crate::window::{DAY_US, HOUR_US};
 

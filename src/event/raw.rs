@@ -1,0 +1,272 @@
+//! One event as the client wrote it, and the verdict on it.
+//!
+//! Each field is first kept as its JSON text, borrowed, because a wrong type must cost one event and not its
+//! neighbours, and because what corrects the client's clock may come later.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::text::{self, Escapes};
+use super::{
+    Event, EventType, MAX_AGE_US, MAX_AHEAD_US, MAX_EVENT_ID_CHARS, MAX_EVENT_TYPE_CHARS,
+    MAX_FEATURE_CHARS, MAX_URL_CHARS, MAX_USER_ID_CHARS, Verdict, is_junk_id, metadata, timestamp,
+};
+
+/// One event as the client wrote it: the JSON text of each field that is there and not null.
+#[derive(Debug, Default)]
+pub struct RawEvent<'a> {
+    fields: [Option<&'a str>; FIELDS.len()],
+    fault: Option<Fault>,
+    /// Those of the text around the event.
+    pub(super) escapes: Escapes,
+}
+
+/// Code and message of a refusal.
+type Fault = (&'static str, String);
+
+const FIELDS: [&str; 7] = [
+    "ts",
+    "event_type",
+    "user_id",
+    "feature",
+    "metadata",
+    "url",
+    "event_id",
+];
+const TS: usize = 0;
+const EVENT_TYPE: usize = 1;
+const USER_ID: usize = 2;
+const FEATURE: usize = 3;
+const METADATA: usize = 4;
+const URL: usize = 5;
+const EVENT_ID: usize = 6;
+
+fn field_of(key: &[u8]) -> Option<usize> {
+    Some(match key {
+        b"ts" => TS,
+        b"event_type" => EVENT_TYPE,
+        b"user_id" => USER_ID,
+        b"feature" => FEATURE,
+        b"metadata" => METADATA,
+        b"url" => URL,
+        b"event_id" => EVENT_ID,
+        _ => return None,
+    })
+}
+
+/// Reads one event, alone on its line.
+///
+/// # Errors
+/// A sentence about what is not JSON.
+pub fn read_event(line: &[u8]) -> Result<RawEvent<'_>, String> {
+    let line = std::str::from_utf8(line).map_err(|error| error.to_string())?;
+    let event: RawEvent<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    Ok(RawEvent {
+        escapes: Escapes::of(line),
+        ..event
+    })
+}
+
+impl<'a> RawEvent<'a> {
+    /// Judges the event as received at `received_at_us`; `clock_skew_us` is added to the client's time.
+    pub fn judge(self, received_at_us: i64, clock_skew_us: i64) -> Verdict<'a> {
+        match self.check(received_at_us, clock_skew_us) {
+            Ok(event) if event.ts_us < received_at_us - MAX_AGE_US => Verdict::TooOld,
+            Ok(event) => Verdict::Accepted(event),
+            Err((code, message)) => Verdict::Refused(code, message),
+        }
+    }
+
+    fn check(mut self, received_at_us: i64, clock_skew_us: i64) -> Result<Event<'a>, Fault> {
+        if let Some(fault) = self.fault.take() {
+            return Err(fault);
+        }
+        let event = Event {
+            event_type: self.event_type()?,
+            ts_us: match self.field(TS) {
+                None => received_at_us,
+                Some(json) => timestamp::parse(json)
+                    .and_then(|ts_us| ts_us.checked_add(clock_skew_us))
+                    .ok_or_else(|| ("bad_ts", wrong(TS, json, "RFC 3339 or an epoch number")))?,
+            },
+            user_id: self
+                .text(USER_ID, "bad_user_id", MAX_USER_ID_CHARS)?
+                .filter(|id| !is_junk_id(id)),
+            feature: self.text(FEATURE, "bad_feature", MAX_FEATURE_CHARS)?,
+            metadata: match self.field(METADATA) {
+                None => Cow::Borrowed("{}"),
+                Some(json) => metadata::canonical(json, self.escapes)
+                    .map_err(|message| ("bad_metadata", message))?,
+            },
+            url: self.text(URL, "bad_url", MAX_URL_CHARS)?,
+            event_id: self.text(EVENT_ID, "bad_event_id", MAX_EVENT_ID_CHARS)?,
+            received_at_us,
+        };
+        if event.ts_us > received_at_us.saturating_add(MAX_AHEAD_US) {
+            let json = self.field(TS).unwrap_or_default();
+            let limit = "at most 24 hours ahead of the server";
+            return Err(("future_ts", wrong(TS, json, limit)));
+        }
+        Ok(event)
+    }
+
+    /// When the client says it happened, in µs, if it says so in a form that is understood.
+    pub fn ts_us(&self) -> Option<i64> {
+        timestamp::parse(self.field(TS)?)
+    }
+
+    fn event_type(&self) -> Result<EventType, Fault> {
+        const CODE: &str = "bad_event_type";
+        let name = self
+            .text(EVENT_TYPE, CODE, MAX_EVENT_TYPE_CHARS)?
+            .ok_or_else(|| (CODE, "event_type is missing".to_owned()))?;
+        EventType::from_name(&name).ok_or_else(|| {
+            let json = self.field(EVENT_TYPE).unwrap_or_default();
+            (
+                CODE,
+                wrong(EVENT_TYPE, json, "page_view, action or conversion"),
+            )
+        })
+    }
+
+    /// The text of a field; missing, null and empty are `None`.
+    fn text(
+        &self,
+        field: usize,
+        code: &'static str,
+        max_chars: usize,
+    ) -> Result<Option<Cow<'a, str>>, Fault> {
+        let Some(json) = self.field(field) else {
+            return Ok(None);
+        };
+        let text =
+            text::decode(json, self.escapes).ok_or_else(|| (code, wrong(field, json, "text")))?;
+        // Bytes are never fewer than characters, so the count is needed for few texts.
+        if text.len() > max_chars {
+            let chars = text.chars().count();
+            if chars > max_chars {
+                let name = FIELDS.get(field).copied().unwrap_or_default();
+                let message = format!("{name} has {chars} characters; allowed are {max_chars}");
+                return Err((code, message));
+            }
+        }
+        Ok(Some(text).filter(|text| !text.is_empty()))
+    }
+
+    fn field(&self, field: usize) -> Option<&'a str> {
+        self.fields.get(field).copied().flatten()
+    }
+}
+
+/// A sentence about a wrong value, cut to a length that fits a reply.
+fn wrong(field: usize, json: &str, allowed: &str) -> String {
+    let name = FIELDS.get(field).copied().unwrap_or_default();
+    let value: String = json.chars().take(64).collect();
+    format!("{name} is {value}; allowed is {allowed}")
+}
+
+impl<'de> Deserialize<'de> for RawEvent<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(EventVisitor)
+    }
+}
+
+struct EventVisitor;
+
+/// Anything but an object is a refused event; its value is read to its end so that the next one is found.
+impl<'de> Visitor<'de> for EventVisitor {
+    type Value = RawEvent<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an event")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut event = RawEvent::default();
+        let mut seen = [false; FIELDS.len()];
+        while let Some(key) = map.next_key_seed(Key(field_of))? {
+            let Some(field) = key else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            let json = map.next_value::<&RawValue>()?.get();
+            if let Some(seen) = seen.get_mut(field)
+                && std::mem::replace(seen, true)
+            {
+                let name = FIELDS.get(field).copied().unwrap_or_default();
+                event.fault = Some(("duplicate_field", format!("{name} is there twice")));
+            }
+            if let Some(slot) = event.fields.get_mut(field) {
+                *slot = Some(json).filter(|json| *json != "null");
+            }
+        }
+        Ok(event)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        not_an_object("a list")
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        not_an_object("text")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        not_an_object("a boolean")
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        not_an_object("a number")
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        not_an_object("a number")
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        not_an_object("a number")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        not_an_object("null")
+    }
+}
+
+pub(super) fn not_an_object<'de, E>(found: &str) -> Result<RawEvent<'de>, E> {
+    Ok(RawEvent {
+        fault: Some((
+            "bad_event",
+            format!("the event is {found}; allowed is an object"),
+        )),
+        ..RawEvent::default()
+    })
+}
+
+/// Reads a key with the function that knows the keys. As bytes, so that a key with a lone surrogate is merely
+/// unknown.
+pub(super) struct Key<T>(pub fn(&[u8]) -> T);
+
+impl<'de, T> DeserializeSeed<'de> for Key<T> {
+    type Value = T;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+        deserializer.deserialize_bytes(self)
+    }
+}
+
+impl<T> Visitor<'_> for Key<T> {
+    type Value = T;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a key")
+    }
+
+    fn visit_bytes<E>(self, key: &[u8]) -> Result<T, E> {
+        Ok(self.0(key))
+    }
+}
