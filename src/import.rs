@@ -282,15 +282,22 @@ impl Importer<'_> {
             if line.is_empty() {
                 continue;
             }
-            match event::read_event(line) {
-                Err(message) => judged.refused.push((number, message)),
-                Ok(raw) => match raw.judge(self.received_at_us, self.shift_us) {
-                    Verdict::Accepted(event) => self.maker.push(&mut judged.draft, &event)?,
-                    Verdict::TooOld => judged.too_old += 1,
-                    Verdict::Refused(code, message) => {
-                        judged.refused.push((number, format!("{code}: {message}")));
+            let verdict = match event::judge_stored(line, self.received_at_us, self.shift_us) {
+                Some(verdict) => verdict,
+                None => match event::read_event(line) {
+                    Ok(raw) => raw.judge(self.received_at_us, self.shift_us),
+                    Err(message) => {
+                        judged.refused.push((number, message));
+                        continue;
                     }
                 },
+            };
+            match verdict {
+                Verdict::Accepted(event) => self.maker.push(&mut judged.draft, &event)?,
+                Verdict::TooOld => judged.too_old += 1,
+                Verdict::Refused(code, message) => {
+                    judged.refused.push((number, format!("{code}: {message}")));
+                }
             }
         }
         Ok(judged)

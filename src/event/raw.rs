@@ -71,6 +71,39 @@ pub fn read_event(line: &[u8]) -> Result<RawEvent<'_>, String> {
     })
 }
 
+/// Judges a line of an event log, of this store or another, as received again at `received_at_us`; `shift_us` is added to
+/// its time. `None` if it is no such line or breaks a rule: then the careful reading says which.
+pub fn judge_stored(line: &[u8], received_at_us: i64, shift_us: i64) -> Option<Verdict<'_>> {
+    let stored = super::read_line(line).ok()?;
+    // The checksum says that it is whole, not who made it. Texts are encoded anew; metadata is not.
+    serde_json::from_str::<IgnoredAny>(&stored.metadata).ok()?;
+    let fits = |text: &Option<Cow<'_, str>>, max_chars: usize| {
+        text.as_deref()
+            .is_none_or(|text| text.len() <= max_chars || text.chars().count() <= max_chars)
+    };
+    let keeps_the_rules = fits(&stored.user_id, MAX_USER_ID_CHARS)
+        && fits(&stored.feature, MAX_FEATURE_CHARS)
+        && fits(&stored.url, MAX_URL_CHARS)
+        && fits(&stored.event_id, MAX_EVENT_ID_CHARS)
+        && !stored.user_id.as_deref().is_some_and(is_junk_id)
+        && matches!(
+            metadata::canonical(&stored.metadata, Escapes::of(&stored.metadata)),
+            Ok(Cow::Borrowed(_))
+        );
+    let ts_us = stored.ts_us.checked_add(shift_us)?;
+    if !keeps_the_rules || ts_us > received_at_us.saturating_add(MAX_AHEAD_US) {
+        return None;
+    }
+    Some(match ts_us < received_at_us - MAX_AGE_US {
+        true => Verdict::TooOld,
+        false => Verdict::Accepted(Event {
+            ts_us,
+            received_at_us,
+            ..stored
+        }),
+    })
+}
+
 impl<'a> RawEvent<'a> {
     /// Judges the event as received at `received_at_us`; `clock_skew_us` is added to the client's time.
     pub fn judge(self, received_at_us: i64, clock_skew_us: i64) -> Verdict<'a> {
