@@ -36,23 +36,29 @@ def duckdb_read(path):
     return time.monotonic() - started
 
 
+def compare(folder, name, path, events):
+    print(f"{name}: {events:,} events, {os.path.getsize(path) / 1e6:.0f} MB, {ROUNDS} rounds in turns, medians")
+    ours, theirs = [], []
+    for number in range(ROUNDS):
+        store = os.path.join(folder, f"store{number}")
+        ours.append(run("import", path, "--data-dir", store)[0])
+        subprocess.run(["rm", "-rf", store], check=True)
+        theirs.append(duckdb_read(path))
+    print(f"  echopilot import (durable): {events / statistics.median(ours):,.0f} events/s")
+    print(f"  DuckDB {duckdb.__version__} read_json:   {events / statistics.median(theirs):,.0f} events/s")
+    ratios = sorted(t / o for o, t in zip(ours, theirs))
+    print(f"  ratio, round by round: {', '.join(f'{r:.2f}' for r in ratios)}")
+
+
 with tempfile.TemporaryDirectory(dir=".") as folder:
     made = os.path.join(folder, "made")
     run("demo", "--data-dir", made, "--events", str(events // 5), "--users", "200000", "--days", "300")
     lines = os.path.join(made, "analytics_events.ndjson")
-    size = os.path.getsize(lines) / 1e6
-    print(f"{events // 5:,} events, {size:.0f} MB of NDJSON, {ROUNDS} rounds in turns, medians")
-    ours, theirs = [], []
-    for number in range(ROUNDS):
-        store = os.path.join(folder, f"store{number}")
-        ours.append(run("import", lines, "--data-dir", store)[0])
-        subprocess.run(["rm", "-rf", store], check=True)
-        theirs.append(duckdb_read(lines))
-    rate = [events // 5 / seconds for seconds in ours]
-    print(f"echopilot import (durable): {statistics.median(rate):,.0f} events/s")
-    print(f"DuckDB {duckdb.__version__} read_json:   {statistics.median(events // 5 / s for s in theirs):,.0f} events/s")
-    ratios = sorted(t / o for o, t in zip(ours, theirs))
-    print(f"ratio, round by round: {', '.join(f'{r:.2f}' for r in ratios)}")
+    foreign = os.path.join(folder, "foreign.ndjson")
+    with open(lines) as log, open(foreign, "w") as out:
+        out.writelines(line[: line.index(',"received_at"')] + "}\n" for line in log)
+    for name, path in [("an event log", lines), ("NDJSON of another program", foreign)]:
+        compare(folder, name, path, events // 5)
     subprocess.run(["rm", "-rf", made], check=True)
 
     large = os.path.join(folder, "large")

@@ -282,15 +282,12 @@ impl Importer<'_> {
             if line.is_empty() {
                 continue;
             }
-            let verdict = match event::judge_stored(line, self.received_at_us, self.shift_us) {
-                Some(verdict) => verdict,
-                None => match event::read_event(line) {
-                    Ok(raw) => raw.judge(self.received_at_us, self.shift_us),
-                    Err(message) => {
-                        judged.refused.push((number, message));
-                        continue;
-                    }
-                },
+            let verdict = match event::read_event(line) {
+                Ok(raw) => raw.judge(self.received_at_us, self.shift_us),
+                Err(message) => {
+                    judged.refused.push((number, message));
+                    continue;
+                }
             };
             match verdict {
                 Verdict::Accepted(event) => self.maker.push(&mut judged.draft, &event)?,

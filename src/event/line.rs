@@ -96,15 +96,15 @@ fn by_position(line: &str) -> Option<Event<'_>> {
     if memchr::memchr(b'\\', line.as_bytes()).is_some() {
         return None;
     }
-    let (ts, rest) = line.strip_prefix(r#"{"ts":""#)?.split_once('"')?;
-    let (event_type, rest) = rest.strip_prefix(r#","event_type":""#)?.split_once('"')?;
+    let (ts, rest) = text::split_plain(line.strip_prefix(r#"{"ts":"#)?)?;
+    let (event_type, rest) = text::split_plain(rest.strip_prefix(r#","event_type":"#)?)?;
     let (user_id, rest) = nullable(rest.strip_prefix(r#","user_id":"#)?)?;
     let (feature, rest) = nullable(rest.strip_prefix(r#","feature":"#)?)?;
     let rest = rest.strip_prefix(r#","metadata":"#)?;
-    let (metadata, rest) = rest.split_at_checked(object_length(rest)?)?;
+    let (metadata, rest) = rest.split_at_checked(text::plain_object_length(rest)?)?;
     let (url, rest) = nullable(rest.strip_prefix(r#","url":"#)?)?;
     let (event_id, rest) = nullable(rest.strip_prefix(r#","event_id":"#)?)?;
-    let (received_at, _) = rest.strip_prefix(r#","received_at":""#)?.split_once('"')?;
+    let (received_at, _) = text::split_plain(rest.strip_prefix(r#","received_at":"#)?)?;
     Some(Event {
         ts_us: timestamp::parse_rfc3339(ts)?,
         event_type: EventType::from_name(event_type)?,
@@ -122,27 +122,8 @@ fn nullable(json: &str) -> Option<(Option<&str>, &str)> {
     match json.strip_prefix("null") {
         Some(rest) => Some((None, rest)),
         None => {
-            let (text, rest) = json.strip_prefix('"')?.split_once('"')?;
+            let (text, rest) = text::split_plain(json)?;
             Some((Some(text), rest))
-        }
-    }
-}
-
-/// Bytes of the object, without escapes, at the start of some JSON.
-fn object_length(json: &str) -> Option<usize> {
-    let bytes = json.as_bytes();
-    let mut depth = 0;
-    let mut at = 0;
-    loop {
-        at += memchr::memchr3(b'"', b'{', b'}', bytes.get(at..)?)?;
-        match bytes.get(at)? {
-            b'"' => at += 1 + memchr::memchr(b'"', bytes.get(at + 1..)?)?,
-            b'{' => depth += 1,
-            _ => depth -= 1,
-        }
-        at += 1;
-        if depth == 0 {
-            return Some(at);
         }
     }
 }

@@ -25,14 +25,19 @@ pub fn canonical(json: &str, escapes: Escapes) -> Result<Cow<'_, str>, String> {
     if !json.starts_with('{') {
         return Err("metadata is not an object".into());
     }
+    if json == "{}" {
+        return Ok(Cow::Borrowed(json));
+    }
     let mut walk = Walk {
         json,
         escapes,
         at: 0,
         copied: 0,
         rewritten: String::new(),
-        open: Vec::with_capacity(MAX_DEPTH),
-        keys: 0,
+        open: [Container::Array; MAX_DEPTH],
+        depth: 0,
+        keys: Vec::new(),
+        keys_seen: 0,
     };
     walk.run()?;
     let canonical = walk.finish();
@@ -51,14 +56,20 @@ struct Walk<'a> {
     at: usize,
     copied: usize,
     rewritten: String,
-    open: Vec<Container<'a>>,
-    keys: usize,
+    /// The containers around the place, of which the first `depth` are open.
+    open: [Container; MAX_DEPTH],
+    depth: usize,
+    /// The keys of the open objects, outermost first.
+    keys: Vec<Cow<'a, str>>,
+    keys_seen: usize,
 }
 
-enum Container<'a> {
+#[derive(Clone, Copy)]
+enum Container {
     Array,
     Object {
-        keys: Vec<Cow<'a, str>>,
+        /// Where its keys begin among those of all open objects.
+        first_key: usize,
         key_next: bool,
     },
 }
@@ -68,16 +79,20 @@ impl<'a> Walk<'a> {
         while let Some(&byte) = self.json.as_bytes().get(self.at) {
             match byte {
                 b'{' => self.enter(Container::Object {
-                    keys: Vec::new(),
+                    first_key: self.keys.len(),
                     key_next: true,
                 })?,
                 b'[' => self.enter(Container::Array)?,
                 b'}' | b']' => {
-                    self.open.pop();
+                    if let Some(Container::Object { first_key, .. }) = self.innermost() {
+                        let first_key = *first_key;
+                        self.keys.truncate(first_key);
+                    }
+                    self.depth = self.depth.saturating_sub(1);
                     self.at += 1;
                 }
                 b',' => {
-                    if let Some(Container::Object { key_next, .. }) = self.open.last_mut() {
+                    if let Some(Container::Object { key_next, .. }) = self.innermost() {
                         *key_next = true;
                     }
                     self.at += 1;
@@ -92,12 +107,18 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn enter(&mut self, container: Container<'a>) -> Result<(), String> {
-        self.open.push(container);
+    fn innermost(&mut self) -> Option<&mut Container> {
+        self.open.get_mut(self.depth.checked_sub(1)?)
+    }
+
+    fn enter(&mut self, container: Container) -> Result<(), String> {
+        let slot = self
+            .open
+            .get_mut(self.depth)
+            .ok_or_else(|| format!("metadata is deeper than {MAX_DEPTH}"))?;
+        *slot = container;
+        self.depth += 1;
         self.at += 1;
-        if self.open.len() > MAX_DEPTH {
-            return Err(format!("metadata is deeper than {MAX_DEPTH}"));
-        }
         Ok(())
     }
 
@@ -121,16 +142,20 @@ impl<'a> Walk<'a> {
         } else {
             self.at = end;
         }
-        if let Some(Container::Object { keys, key_next }) = self.open.last_mut()
+        if let Some(Container::Object {
+            first_key,
+            key_next,
+        }) = self.innermost()
             && std::mem::take(key_next)
         {
-            if keys.contains(&text) {
+            let first_key = *first_key;
+            if self.keys.iter().skip(first_key).any(|key| *key == text) {
                 let key: String = text.chars().take(64).collect();
                 return Err(format!("metadata has the key {key:?} twice"));
             }
-            keys.push(text);
-            self.keys += 1;
-            if self.keys > MAX_KEYS {
+            self.keys.push(text);
+            self.keys_seen += 1;
+            if self.keys_seen > MAX_KEYS {
                 return Err(format!("metadata has more than {MAX_KEYS} keys"));
             }
         }
@@ -175,10 +200,8 @@ impl<'a> Walk<'a> {
 fn string_length(json: &str, escapes: Escapes) -> usize {
     let bytes = json.as_bytes();
     if escapes == Escapes::None {
-        let inner = bytes.get(1..).unwrap_or_default();
-        return memchr::memchr(b'"', inner).map_or(bytes.len(), |quote| quote + 2);
+        return text::plain_length(json);
     }
-
     let mut at = 1;
     while let Some(offset) = bytes
         .get(at..)

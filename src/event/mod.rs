@@ -16,7 +16,7 @@ use serde::Serialize;
 
 pub use body::{Batch, read_batch};
 pub use line::{LINE_START, LineError, lines, read_line, write_line};
-pub use raw::{RawEvent, judge_stored, read_event};
+pub use raw::{RawEvent, read_event};
 
 use crate::window::{DAY_US, HOUR_US};
 

@@ -64,6 +64,9 @@ fn field_of(key: &[u8]) -> Option<usize> {
 /// A sentence about what is not JSON.
 pub fn read_event(line: &[u8]) -> Result<RawEvent<'_>, String> {
     let line = std::str::from_utf8(line).map_err(|error| error.to_string())?;
+    if let Some(event) = read_plain(line) {
+        return Ok(event);
+    }
     let event: RawEvent<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
     Ok(RawEvent {
         escapes: Escapes::of(line),
@@ -71,37 +74,49 @@ pub fn read_event(line: &[u8]) -> Result<RawEvent<'_>, String> {
     })
 }
 
-/// Judges a line of an event log, of this store or another, as received again at `received_at_us`; `shift_us` is added to
-/// its time. `None` if it is no such line or breaks a rule: then the careful reading says which.
-pub fn judge_stored(line: &[u8], received_at_us: i64, shift_us: i64) -> Option<Verdict<'_>> {
-    let stored = super::read_line(line).ok()?;
-    // The checksum says that it is whole, not who made it. Texts are encoded anew; metadata is not.
-    serde_json::from_str::<IgnoredAny>(&stored.metadata).ok()?;
-    let fits = |text: &Option<Cow<'_, str>>, max_chars: usize| {
-        text.as_deref()
-            .is_none_or(|text| text.len() <= max_chars || text.chars().count() <= max_chars)
+/// Reads an event whose strings have no escapes from quote to quote, in half the time of the general reading. `None`
+/// for any other text, right or wrong: the general reading judges it.
+fn read_plain(line: &str) -> Option<RawEvent<'_>> {
+    // Every byte is looked at, because without an early end many are looked at in one instruction.
+    let plain = line
+        .bytes()
+        .fold(true, |plain, byte| plain & (byte >= b' ') & (byte != b'\\'));
+    let mut rest = line.strip_prefix('{').filter(|_| plain)?;
+    let mut event = RawEvent {
+        escapes: Escapes::None,
+        ..RawEvent::default()
     };
-    let keeps_the_rules = fits(&stored.user_id, MAX_USER_ID_CHARS)
-        && fits(&stored.feature, MAX_FEATURE_CHARS)
-        && fits(&stored.url, MAX_URL_CHARS)
-        && fits(&stored.event_id, MAX_EVENT_ID_CHARS)
-        && !stored.user_id.as_deref().is_some_and(is_junk_id)
-        && matches!(
-            metadata::canonical(&stored.metadata, Escapes::of(&stored.metadata)),
-            Ok(Cow::Borrowed(_))
-        );
-    let ts_us = stored.ts_us.checked_add(shift_us)?;
-    if !keeps_the_rules || ts_us > received_at_us.saturating_add(MAX_AHEAD_US) {
-        return None;
+    let mut seen = [false; FIELDS.len()];
+    loop {
+        let (key, after) = text::split_plain(rest.trim_ascii_start())?;
+        let value = after
+            .trim_ascii_start()
+            .strip_prefix(':')?
+            .trim_ascii_start();
+        let (json, after) = value.split_at_checked(plain_length(value)?)?;
+        if let Some(field) = field_of(key.as_bytes()) {
+            if std::mem::replace(seen.get_mut(field)?, true) {
+                return None;
+            }
+            *event.fields.get_mut(field)? = Some(json).filter(|json| *json != "null");
+        }
+        match after.trim_ascii_start().strip_prefix(',') {
+            Some(more) => rest = more,
+            None => return (after.trim_ascii_start() == "}").then_some(event),
+        }
     }
-    Some(match ts_us < received_at_us - MAX_AGE_US {
-        true => Verdict::TooOld,
-        false => Verdict::Accepted(Event {
-            ts_us,
-            received_at_us,
-            ..stored
-        }),
-    })
+}
+
+/// Bytes of the JSON value, without escapes, at the start of a text. `None` if it is none, or a list of several.
+fn plain_length(json: &str) -> Option<usize> {
+    let length = match json.as_bytes().first()? {
+        b'"' => return Some(text::plain_length(json)),
+        b'{' if json.starts_with("{}") => return Some(2),
+        b'{' => text::plain_object_length(json)?,
+        _ => memchr::memchr3(b',', b'}', b' ', json.as_bytes())?,
+    };
+    serde_json::from_str::<IgnoredAny>(json.get(..length)?).ok()?;
+    Some(length)
 }
 
 impl<'a> RawEvent<'a> {
@@ -301,5 +316,50 @@ impl<T> Visitor<'_> for Key<T> {
 
     fn visit_bytes<E>(self, key: &[u8]) -> Result<T, E> {
         Ok(self.0(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_lines_are_read_as_by_the_general_reading() {
+        for (line, plain) in [
+            (r#"{"event_type":"action"}"#, true),
+            (
+                r#"{"event_type": "action", "user_id": null, "ts": 1761040800 }"#,
+                true,
+            ),
+            (
+                r#" { "feature" : "é,{}" , "metadata" : {"a" : [{"b":"}{"}]} , "x":true}"#,
+                true,
+            ),
+            (r#"{"user_id":7,"url":"/a","unknown":{"a":1}}"#, true),
+            (r#"{"feature":"a"b"}"#, false),
+            (r#"{"feature":["a","b"],"url":"/a"}"#, false),
+            (r#"{"feature":"a","feature":"b"}"#, false),
+            (r#"{"metadata":{"a":1]}"#, false),
+            (r#"{"ts":01}"#, false),
+            (r#"{"ts":1,}"#, false),
+            (r#"{"ts":1}}"#, false),
+            (r#"{"ts" 1}"#, false),
+            ("{\"url\":\"a\tb\"}", false),
+            ("{\"url\":\u{a0}1}", false),
+            (r#"{"url":"a"#, false),
+            ("{}", false),
+            ("", false),
+        ] {
+            let general = serde_json::from_str::<RawEvent<'_>>(line).ok();
+            let found = read_plain(line.trim_ascii());
+            assert_eq!(found.is_some(), plain, "{line}");
+            if let Some(found) = found {
+                assert_eq!(
+                    Some(found.fields),
+                    general.map(|event| event.fields),
+                    "{line}"
+                );
+            }
+        }
     }
 }

@@ -41,6 +41,38 @@ pub fn decode(json: &str, escapes: Escapes) -> Option<Cow<'_, str>> {
         .map(Cow::Owned)
 }
 
+/// The JSON string, without escapes, at the start of `json`, without its quotes, and what follows.
+pub fn split_plain(json: &str) -> Option<(&str, &str)> {
+    let inner = json.strip_prefix('"')?;
+    let end = memchr::memchr(b'"', inner.as_bytes())?;
+    Some((inner.get(..end)?, inner.get(end + 1..)?))
+}
+
+/// Bytes of the JSON string, without escapes, at the start of `json`, quotes included.
+pub fn plain_length(json: &str) -> usize {
+    let inner = json.as_bytes().get(1..).unwrap_or_default();
+    memchr::memchr(b'"', inner).map_or(json.len(), |quote| quote + 2)
+}
+
+/// Bytes of the JSON object, without escapes, at the start of `json`.
+pub fn plain_object_length(json: &str) -> Option<usize> {
+    let bytes = json.as_bytes();
+    let mut depth = 0;
+    let mut at = 0;
+    loop {
+        at += memchr::memchr3(b'"', b'{', b'}', bytes.get(at..)?)?;
+        match bytes.get(at)? {
+            b'"' => at += 1 + memchr::memchr(b'"', bytes.get(at + 1..)?)?,
+            b'{' => depth += 1,
+            _ => depth -= 1,
+        }
+        at += 1;
+        if depth == 0 {
+            return Some(at);
+        }
+    }
+}
+
 /// Appends `text` as a JSON string.
 pub fn encode(text: &str, out: &mut Vec<u8>) {
     // Every byte is looked at, because without an early end many are looked at in one instruction.
