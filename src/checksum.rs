@@ -4,7 +4,7 @@
 //! every byte before its comma. A JSON parser does not notice a flipped bit inside a text; this does.
 
 use std::fs::File;
-use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -49,20 +49,23 @@ pub fn check_object(object: &[u8]) -> Result<(), Mismatch> {
     }
 }
 
-/// The checksum of a file's content.
+/// The checksum of an open file's content; `path` is for messages.
 ///
 /// # Errors
 /// If the file cannot be read.
-pub fn of_file(path: &Path) -> Result<u32> {
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
+pub fn of_file(file: &File, path: &Path) -> Result<u32> {
     let mut block = vec![0; BLOCK_BYTES];
     let mut checksum = 0;
+    let mut offset = 0;
     loop {
-        let length = file.read(&mut block).map_err(Error::io("read", path))?;
+        let length = file
+            .read_at(&mut block, offset)
+            .map_err(Error::io("read", path))?;
         match block.get(..length) {
             None | Some([]) => return Ok(checksum),
             Some(bytes) => checksum = crc32c::crc32c_append(checksum, bytes),
         }
+        offset += length as u64;
     }
 }
 

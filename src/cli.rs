@@ -18,7 +18,7 @@ use crate::engine::{Engine, RollupScope};
 use crate::error::Error;
 use crate::import::{self, Progress, Source};
 use crate::server;
-use crate::store;
+use crate::store::{self, Clock};
 use crate::window::{WindowRequest, parse_day};
 
 /// Exit code of a command whose work failed.
@@ -55,8 +55,16 @@ enum Command {
         #[arg(long, value_name = "DATE", value_parser = parse_day)]
         day: Option<NaiveDate>,
     },
-    /// Turn the event log into Parquet segments now
+    /// Turn the event log into Parquet segments now, and join small ones
     Seal,
+    /// Make the daily states anew from the Parquet segments
+    Rebuild,
+    /// Remove what is older than it may be kept, as the server does each day
+    Expire {
+        /// Today's date, if the clock jumped and is right
+        #[arg(long, value_name = "DATE", value_parser = parse_day)]
+        confirm_date: Option<NaiveDate>,
+    },
     /// Check every checksum; exit with 1 if something is damaged
     Verify,
     /// Fill an empty data folder with a made-up history to look at
@@ -146,7 +154,9 @@ impl Cli {
                 server::start_traces("warn");
                 let sources = sources(&args.files)?;
                 let engine = open("import")?;
-                return import_all(&engine, &sources, rebase_to);
+                let code = import_all(&engine, &sources, rebase_to);
+                engine.close();
+                return code;
             }
             Command::Usage(args) => {
                 server::start_traces("warn");
@@ -165,7 +175,24 @@ impl Cli {
             }
             Command::Seal => {
                 server::start_traces("warn");
-                print_json(&open("seal")?.seal()?)?;
+                print_json(&open("seal")?.seal(now)?)?;
+            }
+            Command::Rebuild => {
+                server::start_traces("warn");
+                print_json(&open("rebuild")?.rebuild()?)?;
+            }
+            Command::Expire { confirm_date } => {
+                server::start_traces("warn");
+                let today = now.date_naive();
+                let clock = match confirm_date {
+                    None => Clock::Doubted,
+                    Some(date) if date == today => Clock::Confirmed,
+                    Some(date) => {
+                        let message = format!("--confirm-date is {date}; the clock says {today}");
+                        return Err(Error::bad_input("bad_date", message).into());
+                    }
+                };
+                print_json(&open("expire")?.expire(today, clock)?)?;
             }
             Command::Verify => {
                 server::start_traces("warn");
@@ -178,7 +205,9 @@ impl Cli {
             Command::Demo(args) => {
                 server::start_traces("warn");
                 let engine = open("demo")?;
-                fill_demo(&engine, &args, now.date_naive(), &self.store.data_dir)?;
+                let filled = fill_demo(&engine, &args, now.date_naive(), &self.store.data_dir);
+                engine.close();
+                filled?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -200,7 +229,7 @@ impl Command {
                 "Send the events to that server: POST /api/analytics/event, up to 100 a request; or stop it \
                  and import then."
             }
-            Self::Seal | Self::Verify | Self::Demo(_) => {
+            Self::Seal | Self::Rebuild | Self::Expire { .. } | Self::Verify | Self::Demo(_) => {
                 "Stop it first, and start it again afterwards."
             }
         }

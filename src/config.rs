@@ -34,7 +34,7 @@ pub struct StoreConfig {
     )]
     pub durability: Durability,
 
-    /// Days that raw events are kept; they do not expire yet
+    /// Days that raw events are kept
     #[arg(
         long,
         global = true,
@@ -47,7 +47,7 @@ pub struct StoreConfig {
     )]
     pub raw_retention_days: u16,
 
-    /// Days back that missing rollups are made
+    /// Days that daily states and rollups are kept
     #[arg(
         long,
         global = true,

@@ -3,10 +3,11 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
+use chrono::{DateTime, Days, NaiveDate, SecondsFormat, Utc};
+use chrono_tz::Tz;
 use polars::prelude::{DataFrame, LazyFrame, OptFlags};
 use serde::Serialize;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::config::StoreConfig;
 use crate::demo::{self, Demo};
@@ -15,8 +16,14 @@ use crate::event::{self, Refusal, Verdict};
 use crate::import::{self, Imported, Progress, Source};
 use crate::metrics::usage::{UsageCounts, UsageNumbers, usage};
 use crate::rollup::{self, RollupLine, RollupLog};
-use crate::store::{Draft, Reply, Sealed, Store, StoreSize};
+use crate::store::{
+    Clock, Compacted, Draft, Expired, Rebuilt, Reply, Retention, Sealed, Store, StoreSize,
+};
 use crate::window::{DAY_US, Window, WindowFacts, WindowRequest};
+
+/// Bytes of segments that are verified each time the store is tidied: a large lake in some hours, without the disk
+/// noticing.
+const SCRUB_BYTES: u64 = 32 << 20;
 
 /// The open engine.
 pub struct Engine {
@@ -72,6 +79,18 @@ pub struct UsageAnswer {
     pub users_per_day: u64,
     /// Sum over weeks of the week's distinct users; `wau` is this divided by `unique_weeks`.
     pub users_per_week: u64,
+}
+
+/// What an expiry removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExpireAnswer {
+    /// Always true.
+    pub ok: bool,
+    /// Of the store.
+    #[serde(flatten)]
+    pub expired: Expired,
+    /// Lines of the rollup log.
+    pub rollup_lines: usize,
 }
 
 /// What a rollup did.
@@ -166,7 +185,7 @@ impl Engine {
             unique_days: counted.days,
             unique_weeks: counted.weeks,
             window: window.describe(now),
-            covered_from: window.first_day(),
+            covered_from: self.covered_from(&window),
             users_per_day: counted.user_days,
             users_per_week: counted.user_weeks,
             numbers: counted.numbers(),
@@ -187,7 +206,12 @@ impl Engine {
         let mut log = RollupLog::load(folder)?;
         let closed = rollup::last_closed_day(now);
         let keep_days = self.config.rollup_retention_days;
-        let until = |last| rollup::missing_days(self.first_day(), last, keep_days, &log.done);
+        // A day whose period reaches into what expired cannot be counted any more.
+        let first = match self.store.expiry().states_from {
+            None => self.first_day(),
+            Some(kept_from) => Some(kept_from + Days::new(u64::from(rollup::PERIOD_DAYS) - 1)),
+        };
+        let until = |last| rollup::missing_days(first, last, keep_days, &log.done);
         let days = match scope {
             RollupScope::Due => until(rollup::last_due_day(now, self.config.rollup_at)),
             RollupScope::Closed => until(closed),
@@ -257,12 +281,74 @@ impl Engine {
         demo::fill(&self.store, demo, made)
     }
 
-    /// Turns the event log into segments now.
+    /// Turns the event log into segments now, and joins small ones.
+    ///
+    /// # Errors
+    /// As [`Store::seal`] and [`Store::compact`].
+    pub fn seal(&self, now: DateTime<Utc>) -> Result<Sealed> {
+        let sealed = self.store.seal()?;
+        self.store.compact(now)?;
+        Ok(sealed)
+    }
+
+    /// Does what is due for the store: seals a full or old log.
     ///
     /// # Errors
     /// As [`Store::seal`].
-    pub fn seal(&self) -> Result<Sealed> {
-        self.store.seal()
+    pub fn seal_if_due(&self) -> Result<()> {
+        self.store.seal_if_due().map(drop)
+    }
+
+    /// Keeps the sealed part in order: compacts, and verifies some of it.
+    ///
+    /// # Errors
+    /// As [`Store::compact`] and [`Store::scrub`].
+    pub fn tidy(&self, now: DateTime<Utc>) -> Result<Compacted> {
+        let compacted = self.store.compact(now);
+        self.store.scrub(SCRUB_BYTES)?;
+        compacted
+    }
+
+    /// Makes all daily states anew from the segments.
+    ///
+    /// # Errors
+    /// As [`Store::rebuild`].
+    pub fn rebuild(&self) -> Result<Rebuilt> {
+        self.store.rebuild()
+    }
+
+    /// Removes events, daily states and rollup lines that are older than they may be kept.
+    ///
+    /// # Errors
+    /// `clock_jump` if the clock cannot be believed, and if a file cannot be written.
+    pub fn expire(&self, today: NaiveDate, clock: Clock) -> Result<ExpireAnswer> {
+        let retention = Retention {
+            raw_days: self.config.raw_retention_days,
+            state_days: self.config.rollup_retention_days,
+        };
+        let expired = self.store.expire(today, retention, clock)?;
+        let _one = self
+            .rollup_log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let first_kept = today - Days::new(u64::from(self.config.rollup_retention_days));
+        let rollup_lines =
+            RollupLog::load(self.store.folder())?.remove_before(self.store.folder(), first_kept)?;
+        Ok(ExpireAnswer {
+            ok: true,
+            expired,
+            rollup_lines,
+        })
+    }
+
+    /// Seals what is in the log, as the last thing before a clean stop: the next start has nothing to read back. If that
+    /// fails, the log is read back.
+    pub fn close(&self) {
+        if self.size().log_events > 0
+            && let Err(error) = self.store.seal()
+        {
+            warn!("The log stays as it is and is read back at the next start: {error}");
+        }
     }
 
     /// How much the store holds.
@@ -275,7 +361,24 @@ impl Engine {
         DateTime::from_timestamp_micros(day_start_us).map(|start| start.date_naive())
     }
 
+    /// First day of the window that is known in full: days of UTC by their states, those of a zone by their events.
+    fn covered_from(&self, window: &Window) -> NaiveDate {
+        let expiry = self.store.expiry();
+        let kept_from = match window.tz() {
+            Tz::UTC => expiry.states_from,
+            _ => expiry.raw_from,
+        };
+        kept_from.map_or(window.first_day(), |day| window.first_whole_day_from(day))
+    }
+
     fn count_usage(&self, window: &Window) -> Result<UsageCounts> {
+        if window.tz() == Tz::UTC {
+            let first = window.first_day().to_epoch_days();
+            let days = self
+                .store
+                .activity(first..window.last_day().to_epoch_days() + 1)?;
+            return Ok(UsageCounts::of_days(&days, self.store.names()));
+        }
         let events = self.store.scan(window.range_us())?;
         UsageCounts::read(&execute(usage(events, window.tz()).plans())?)
     }

@@ -259,6 +259,7 @@ impl Importer<'_> {
                     bytes_in_flight -= bytes;
                     count(reply, imported)?;
                 }
+                self.store.seal_if_due()?;
                 in_flight.push_back((self.store.append(judged.draft)?, bytes));
                 bytes_in_flight += bytes;
                 Ok(())

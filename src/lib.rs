@@ -42,6 +42,7 @@
 pub mod checksum;
 pub mod cli;
 pub mod config;
+pub mod daily;
 pub mod demo;
 pub mod engine;
 pub mod error;
@@ -49,6 +50,7 @@ pub mod event;
 pub mod http;
 pub mod import;
 pub mod metrics;
+pub mod names;
 pub mod rollup;
 pub mod schedule;
 pub mod schema;

@@ -100,10 +100,6 @@ impl RollupLog {
     /// # Errors
     /// If the file cannot be read.
     pub fn load(folder: &Folder) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Line {
-            day: NaiveDate,
-        }
         let path = Self::path(folder);
         let bytes = match std::fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -118,9 +114,7 @@ impl RollupLog {
                 break;
             }
             log.text.extend_from_slice(line);
-            if let Ok(Line { day }) = serde_json::from_slice(line) {
-                log.done.insert(day);
-            }
+            log.done.extend(day_of(line));
         }
         Ok(log)
     }
@@ -139,9 +133,38 @@ impl RollupLog {
         folder.replace(FILE_NAME, &self.text)
     }
 
+    /// Removes the lines of days before `first_kept`, durably and at once. Returns how many there were.
+    ///
+    /// # Errors
+    /// If the log cannot be written.
+    pub fn remove_before(&mut self, folder: &Folder, first_kept: NaiveDate) -> Result<usize> {
+        let before = self.done.len();
+        self.done.retain(|day| *day >= first_kept);
+        let removed = before - self.done.len();
+        if removed > 0 {
+            let lines = self.text.split_inclusive(|&byte| byte == b'\n');
+            self.text = lines
+                .filter(|line| day_of(line).is_none_or(|day| day >= first_kept))
+                .collect::<Vec<_>>()
+                .concat();
+            folder.replace(FILE_NAME, &self.text)?;
+        }
+        Ok(removed)
+    }
+
     fn path(folder: &Folder) -> PathBuf {
         folder.path().join(FILE_NAME)
     }
+}
+
+/// The day of a line; `None` if it is none of ours.
+fn day_of(line: &[u8]) -> Option<NaiveDate> {
+    #[derive(Deserialize)]
+    struct Line {
+        day: NaiveDate,
+    }
+    let line: Line = serde_json::from_slice(line).ok()?;
+    Some(line.day)
 }
 
 #[cfg(test)]

@@ -11,11 +11,14 @@ use tracing::error;
 
 use crate::engine::{Engine, RollupScope};
 use crate::error::{Error, Result};
+use crate::store::Clock;
 
 /// How often the times are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// A run that clokwerk missed, because the clock jumped or the start fell on midnight, is made up this soon.
 const CATCH_UP_MINUTES: u32 = 10;
+/// How often segments are compacted and some of them verified.
+const TIDY_MINUTES: u32 = 1;
 
 /// The running scheduler.
 pub struct Schedule {
@@ -42,8 +45,14 @@ impl Schedule {
                 scheduler
                     .every(CATCH_UP_MINUTES.minutes())
                     .run(move || roll_up(&job));
+                let job = engine.clone();
+                scheduler
+                    .every(TIDY_MINUTES.minutes())
+                    .run(move || tidy(&job));
                 roll_up(&engine);
                 while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                    // A busy server fills a log in seconds, so this is looked at each time.
+                    run("seal", || engine.seal_if_due());
                     scheduler.run_pending();
                 }
             })
@@ -58,11 +67,21 @@ impl Schedule {
 }
 
 fn roll_up(engine: &Engine) {
-    // A panic must not end the schedule; what the job shares is whole after one.
-    let job = AssertUnwindSafe(|| engine.rollup(RollupScope::Due, Utc::now()));
-    match std::panic::catch_unwind(job) {
+    run("rollup", || engine.rollup(RollupScope::Due, Utc::now()));
+    run("expiry", || {
+        engine.expire(Utc::now().date_naive(), Clock::Doubted)
+    });
+}
+
+fn tidy(engine: &Engine) {
+    run("compaction", || engine.tidy(Utc::now()));
+}
+
+/// Runs a job, whose failure must not end the schedule; what it shares is whole after a panic.
+fn run<T>(name: &str, job: impl FnOnce() -> Result<T>) {
+    match std::panic::catch_unwind(AssertUnwindSafe(job)) {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => error!("The rollup failed and will be tried again: {error}"),
-        Err(_) => error!("The rollup panicked and will be tried again"),
+        Ok(Err(error)) => error!("The {name} failed and will be tried again: {error}"),
+        Err(_) => error!("The {name} panicked and will be tried again"),
     }
 }

@@ -74,7 +74,8 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
         Ok::<(), Error>(())
     })?;
     runtime.shutdown_timeout(LAST_QUERIES);
-    // What was answered is on disk; a job that still runs leaves whole files whenever it ends.
+    // What was answered is on disk; a job that still runs is waited for here.
+    engine.close();
     info!("Stopped");
     Ok(())
 }

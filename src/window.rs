@@ -135,6 +135,18 @@ impl Window {
             ..start_of_day(self.last_day + Days::new(1), self.tz).timestamp_micros()
     }
 
+    /// First day of the window that lies wholly at or after the start of `day` in UTC; the day after the window, if none
+    /// does.
+    pub fn first_whole_day_from(&self, day: NaiveDate) -> NaiveDate {
+        let from = day.and_time(chrono::NaiveTime::MIN).and_utc();
+        let after = self.last_day + Days::new(1);
+        self.first_day()
+            .iter_days()
+            .take(usize::from(self.days))
+            .find(|day| start_of_day(*day, self.tz) >= from)
+            .unwrap_or(after)
+    }
+
     /// Whether the window reaches into a day that is not over at `now`.
     pub fn is_partial(&self, now: DateTime<Utc>) -> bool {
         self.range_us().end > now.timestamp_micros()

@@ -1,4 +1,5 @@
-//! The product metrics: pure functions from lazy frames of events to lazy frames of numbers.
+//! The product metrics: pure functions from lazy frames of events to lazy frames of numbers, and from daily states to
+//! numbers.
 //!
 //! Nothing here opens a file, reads a clock or executes a plan. A frame of events has at least the columns of
 //! [`crate::schema::COUNTED`]; texts may be strings or categoricals, because a metric only compares them.
@@ -24,7 +25,10 @@ pub fn day(tz: Tz) -> Expr {
     local.dt().date().cast(DataType::Int32)
 }
 
-/// The ISO week of a day, as weeks since the Monday before 1970-01-01, a Thursday.
+/// 1970-01-01 was a Thursday: days from the Monday before.
+const THURSDAY: i32 = 3;
+
+/// The ISO week of a day, as weeks since the Monday before 1970-01-01.
 pub fn week(day: Expr) -> Expr {
-    (day + lit(3)).floor_div(lit(7))
+    (day + lit(THURSDAY)).floor_div(lit(7))
 }

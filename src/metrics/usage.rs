@@ -6,16 +6,23 @@
 //! - `mau` = distinct users of the window.
 //!
 //! Days are those of the reporting zone. Late events count in the day they happened. Duplicates are not in
-//! the frame. Definitions: `spec/definitions.md`, "Usage"; the user's document, "Metrics Definitions".
+//! the frame. Whole days of UTC are counted from daily states, in which no event is read; a reporting zone needs the
+//! events. Both ways give the same numbers. Definitions: `spec/definitions.md`, "Usage"; the user's document, "Metrics Definitions".
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono_tz::Tz;
 use polars::prelude::*;
+use roaring::{MultiOps, RoaringBitmap};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use super::{day, week};
+use super::{THURSDAY, day, week};
+use crate::daily::{Activity, Day};
 use crate::error::{Error, Result};
 use crate::event::EventType;
+use crate::names::Names;
 use crate::schema;
 
 /// Column of the number of events.
@@ -106,7 +113,7 @@ pub struct UsageNumbers {
 }
 
 /// What usage counts, before anything is divided.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct UsageCounts {
     /// Events of the window.
     pub events: u64,
@@ -147,6 +154,58 @@ impl UsageCounts {
             features: named_numbers(features, schema::FEATURE, EVENTS)?,
             event_types: named_numbers(event_types, schema::EVENT_TYPE, EVENTS)?,
         })
+    }
+
+    /// Counts from what happened on each day of UTC, given in parts, without events.
+    pub fn of_days(days: &BTreeMap<Day, Vec<Arc<Activity>>>, names: &Names) -> Self {
+        let mut counts = Self::default();
+        let mut features: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut event_types = [0; EventType::ALL.len()];
+        let mut users = RoaringBitmap::new();
+        let mut users_of_week = RoaringBitmap::new();
+        let mut last_week = None;
+        for (&day, parts) in days {
+            let week = Some((day + THURSDAY).div_euclid(7));
+            if last_week != week {
+                counts.weeks += 1;
+                counts.user_weeks += users_of_week.len();
+                users |= std::mem::take(&mut users_of_week);
+                last_week = week;
+            }
+            counts.days += 1;
+            counts.user_days += match parts.as_slice() {
+                [whole] => whole.users.len(),
+                parts => parts.iter().map(|part| &part.users).union().len(),
+            };
+            for part in parts {
+                counts.events += part.events;
+                users_of_week |= &part.users;
+                for (all, events) in event_types.iter_mut().zip(part.event_types) {
+                    *all += events;
+                }
+                for (&feature, events) in &part.features {
+                    *features.entry(feature).or_default() += events;
+                }
+            }
+        }
+        counts.user_weeks += users_of_week.len();
+        users |= users_of_week;
+        counts.users = users.len();
+        counts.features = features
+            .into_iter()
+            .filter_map(|(feature, events)| {
+                Some((names.features.text(feature)?.to_owned(), events))
+            })
+            .collect();
+        counts
+            .features
+            .sort_by(|(a, many), (b, more)| more.cmp(many).then_with(|| a.cmp(b)));
+        counts.event_types = EventType::ALL
+            .iter()
+            .map(|event_type| event_type.name().to_owned())
+            .zip(event_types)
+            .collect();
+        counts
     }
 
     /// The numbers in the user's shape.

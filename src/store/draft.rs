@@ -1,9 +1,9 @@
 //! Events on their way into the store: their lines for the log and their columns for the tail.
 
 use super::dedup::{EventKey, KeyMaker};
-use super::tail::Names;
 use crate::error::Result;
 use crate::event::{self, Event, EventType};
+use crate::names::{Names, Numbering};
 
 /// Makes drafts; shared by all who add events to one store.
 #[derive(Clone)]
@@ -52,13 +52,17 @@ impl DraftMaker {
             ts_us: event.ts_us,
             received_at_us: event.received_at_us,
             event_type: event.event_type,
-            user: self.names.user(event.user_id.as_deref())?,
-            feature: self.names.feature(event.feature.as_deref())?,
+            user: number(&self.names.users, event.user_id.as_deref())?,
+            feature: number(&self.names.features, event.feature.as_deref())?,
             key: event.event_id.as_deref().map(|id| self.keys.key(id)),
         };
         draft.rows.push(row);
         Ok(())
     }
+}
+
+fn number(names: &Numbering, text: Option<&str>) -> Result<Option<u32>> {
+    text.map(|text| names.number(text)).transpose()
 }
 
 impl Draft {

@@ -129,6 +129,20 @@ pub fn publish(temp: &Path, path: &Path) -> Result<()> {
     sync_parent(path)
 }
 
+/// The paths in a folder; none if there is no such folder.
+///
+/// # Errors
+/// If it cannot be listed.
+pub fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(Error::io("list", dir))?,
+    };
+    entries
+        .map(|entry| Ok(entry.map_err(Error::io("list", dir))?.path()))
+        .collect()
+}
+
 /// Removes a file, durably: without the folder's sync a power cut would bring it back.
 ///
 /// # Errors

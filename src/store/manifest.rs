@@ -1,11 +1,15 @@
 //! The manifest: which segments are live, and which logs they cover. Replacing it is the commit of a seal.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::dictionary::DictionaryFacts;
+use super::expiry::ExpiryFacts;
 use super::folder::Folder;
 use super::segment::SegmentFacts;
+use super::states::StateFacts;
 use crate::checksum;
 use crate::error::{Error, Result};
 
@@ -18,18 +22,34 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     version: u32,
+    /// Greatest number in the name of a file that ever was live.
+    #[serde(default)]
+    pub sequence: u64,
     /// Number of the last rotated log whose events are all in the segments.
     pub sealed_through: u64,
-    /// The live segments.
+    /// The live segments; those of one day in the order in which their events were logged.
     pub segments: Vec<SegmentFacts>,
+    /// The live daily states, by day.
+    #[serde(default)]
+    pub states: Vec<StateFacts>,
+    /// How much of the dictionary holds.
+    #[serde(default)]
+    pub dictionary: DictionaryFacts,
+    /// What expired.
+    #[serde(default)]
+    pub expiry: ExpiryFacts,
 }
 
 impl Default for Manifest {
     fn default() -> Self {
         Self {
             version: VERSION,
+            sequence: 0,
             sealed_through: 0,
             segments: Vec::new(),
+            states: Vec::new(),
+            dictionary: DictionaryFacts::default(),
+            expiry: ExpiryFacts::default(),
         }
     }
 }
@@ -60,7 +80,31 @@ impl Manifest {
                 "it has version {version}, and this program knows up to {VERSION}; use a newer program"
             )));
         }
-        serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))
+        let mut manifest: Self =
+            serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        manifest.sequence = manifest.sequence.max(manifest.sealed_through);
+        Ok(manifest)
+    }
+
+    /// Events in the live segments.
+    pub fn rows(&self) -> u64 {
+        self.segments.iter().map(|facts| facts.rows).sum()
+    }
+
+    /// Puts states in the place of those of the same days.
+    pub fn replace_states(&mut self, new: Vec<StateFacts>) {
+        let is_replaced = |facts: &StateFacts| new.iter().any(|other| other.day == facts.day);
+        self.states.retain(|facts| !is_replaced(facts));
+        self.states.extend(new);
+        self.states.sort_by_key(|facts| facts.day);
+    }
+
+    /// Puts `merged` in the place of the segments with these paths.
+    pub fn replace_segments(&mut self, paths: &HashSet<String>, merged: SegmentFacts) {
+        let is_replaced = |facts: &SegmentFacts| paths.contains(facts.path.as_str());
+        let at = self.segments.iter().position(is_replaced).unwrap_or(0);
+        self.segments.retain(|facts| !is_replaced(facts));
+        self.segments.insert(at.min(self.segments.len()), merged);
     }
 
     /// Makes this the manifest of the folder, durably and at once.
@@ -92,6 +136,7 @@ mod tests {
         let folder = Folder::take(dir.path(), "the test")?;
         assert_eq!(Manifest::load(dir.path())?, Manifest::default());
         let manifest = Manifest {
+            sequence: 7,
             sealed_through: 7,
             ..Manifest::default()
         };

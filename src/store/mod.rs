@@ -4,49 +4,69 @@
 //! An event goes `Draft` → `writer` (group commit) → event log on disk → `tail` in memory → reply. A seal
 //! moves events from log and tail to segments. A query sees segments and tail as one lazy frame.
 
+mod compaction;
 mod dedup;
+mod dictionary;
 mod draft;
 mod event_log;
+mod expiry;
 pub mod folder;
 mod manifest;
 pub mod pipeline;
+mod rebuild;
 mod recovery;
 pub mod scan;
 mod seal;
 mod segment;
+mod states;
 mod tail;
 mod verify;
 mod view;
 mod writer;
 
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use polars::prelude::*;
 use serde::Serialize;
 use tracing::{error, info, warn};
 
 use crate::config::StoreConfig;
+use crate::daily::{Activity, DailyState, Day, day_of};
 use crate::error::{Error, Result};
+use crate::names::Names;
 use crate::schema;
+use crate::window::DAY_US;
+use compaction::Staged;
 use dedup::{KeyMaker, RecentIds};
 use event_log::EventLog;
 use folder::Folder;
 use manifest::Manifest;
 use seal::RotatedLog;
-use segment::Segment;
-use tail::{Names, Tail};
+use segment::{Segment, SegmentFacts};
+use states::StateFile;
+use tail::Tail;
 use view::{SharedView, View};
 use writer::{Writer, WriterHandle};
 
+pub use compaction::Compacted;
 pub use draft::{Draft, DraftMaker};
 pub use event_log::FILE_NAME as EVENT_LOG_FILE;
+pub use expiry::{Clock, Expired, ExpiryFacts, Retention};
+pub use rebuild::Rebuilt;
 pub use recovery::{QUARANTINE_FILE, Recovered};
 pub use segment::LAKE_DIR;
 pub use verify::{Verified, verify};
 pub use writer::{Reply, Stored};
+
+/// A log of so many bytes is sealed: about a million events, which keep a query and a start quick.
+const SEAL_BYTES: u64 = 256 << 20;
+/// Events are sealed when the oldest waits so long: how far behind the lake is for other programs.
+const SEAL_AGE: Duration = Duration::from_secs(10 * 60);
 
 /// The open store. Dropping it commits what is queued and frees the folder.
 pub struct Store {
@@ -55,6 +75,8 @@ pub struct Store {
     view: SharedView,
     maker: DraftMaker,
     manifest: Mutex<Manifest>,
+    /// Place of the segment that was scrubbed last.
+    scrubbed: Mutex<usize>,
     folder: Folder,
     recovered: Recovered,
 }
@@ -87,24 +109,28 @@ impl Store {
     /// Opens the data folder, reads the log back and starts the writer. `holder` says to others who we are.
     ///
     /// # Errors
-    /// [`Error::Held`] if another process has the folder, [`Error::Damaged`] if the manifest is.
+    /// [`Error::Held`] if another process has the folder, [`Error::Damaged`] if the manifest or the dictionary is.
     pub fn open(config: &StoreConfig, holder: &str, now: DateTime<Utc>) -> Result<Self> {
         let folder = Folder::take(&config.data_dir, holder)?;
-        let manifest = Manifest::load(folder.path())?;
-        check_lake(folder.path(), &manifest)?;
+        let mut manifest = Manifest::load(folder.path())?;
+        compaction::finish(&folder, &manifest)?;
+        remove_leftovers(&folder, &manifest)?;
+        let names = Names::new()?;
+        dictionary::load(folder.path(), manifest.dictionary, &names.users)?;
         let maker = DraftMaker {
-            names: Names::new()?,
+            names: names.clone(),
             keys: KeyMaker::new(),
         };
-        let segments: Vec<Arc<Segment>> = manifest
-            .segments
-            .iter()
-            .map(|facts| Arc::new(Segment::new(folder.path(), facts.clone())))
-            .collect();
+        let segments = live_segments(&folder, &manifest);
+        if let Some(rebuilt) = rebuild::missing(&folder, &manifest, &segments, &names)? {
+            rebuilt.commit(&folder)?;
+            manifest = rebuilt;
+            states::remove_others(&folder, manifest.states.iter())?;
+        }
         let mut recent = recent_ids(&segments, maker.keys, now)?;
-        let mut tail = Tail::new(maker.names.clone());
+        let mut tail = Tail::new(names);
         let mut recovered = Recovered::default();
-        for path in logs_to_read(&folder, &manifest)? {
+        for path in logs_to_read(&folder)? {
             let found = recovery::recover(
                 &path,
                 &folder.path().join(QUARANTINE_FILE),
@@ -127,8 +153,11 @@ impl Store {
         let log = EventLog::open(&folder.path().join(EVENT_LOG_FILE), config.durability)?;
         let view = SharedView::new(View {
             segments,
-            tail,
+            states: live_states(&folder, &manifest),
+            expiry: manifest.expiry,
             log_bytes: log.length(),
+            log_since: (tail.len() > 0).then(Instant::now),
+            tail,
         });
         let writer = WriterHandle::start(Writer {
             log,
@@ -140,6 +169,7 @@ impl Store {
             view,
             maker,
             manifest: Mutex::new(manifest),
+            scrubbed: Mutex::new(0),
             folder,
             recovered,
         })
@@ -148,6 +178,11 @@ impl Store {
     /// What makes drafts for this store.
     pub fn draft_maker(&self) -> DraftMaker {
         self.maker.clone()
+    }
+
+    /// The names of users and features.
+    pub fn names(&self) -> &Names {
+        &self.maker.names
     }
 
     /// Queues events; the reply comes when they are durable and visible.
@@ -183,14 +218,26 @@ impl Store {
         self.view.scan(range_us)
     }
 
-    /// The `ts` of the oldest event, in µs.
+    /// What happened on each day of a range that has events, without reading events: the parts of the day, of which
+    /// some are sealed and some are not. All that was answered before is in it.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a state that is needed is.
+    pub fn activity(&self, days: Range<Day>) -> Result<BTreeMap<Day, Vec<Arc<Activity>>>> {
+        self.view.activity(days, self.names())
+    }
+
+    /// The `ts` of the oldest event, in µs; the start of its day, once it expired.
     pub fn first_ts_us(&self) -> Option<i64> {
         let view = self.view.lock();
-        let sealed = view
-            .segments
-            .iter()
-            .map(|segment| segment.facts.first_ts_us);
-        sealed.chain(view.tail.first_ts_us()).min()
+        let sealed = view.states.first_key_value();
+        let sealed = sealed.map(|(&day, _)| i64::from(day) * DAY_US);
+        sealed.into_iter().chain(view.tail.first_ts_us()).min()
+    }
+
+    /// What expired so far.
+    pub fn expiry(&self) -> ExpiryFacts {
+        self.view.lock().expiry
     }
 
     /// How much the store holds now.
@@ -214,20 +261,38 @@ impl Store {
         &self.folder
     }
 
+    fn lock_manifest(&self) -> MutexGuard<'_, Manifest> {
+        // A panic while it was locked left it whole: it is replaced in one step, after the commit.
+        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Seals if the log is so large or its oldest event so old that it is time.
+    ///
+    /// # Errors
+    /// As [`Store::seal`].
+    pub fn seal_if_due(&self) -> Result<Option<Sealed>> {
+        let is_due = {
+            let view = self.view.lock();
+            view.log_bytes >= SEAL_BYTES
+                || view
+                    .log_since
+                    .is_some_and(|since| since.elapsed() >= SEAL_AGE)
+        };
+        is_due.then(|| self.seal()).transpose()
+    }
+
     /// Turns the log into segments. Ingest and queries go on meanwhile.
     ///
     /// # Errors
     /// If a file cannot be written; then the events stay where they were and the next seal tries again.
     pub fn seal(&self) -> Result<Sealed> {
-        let mut manifest = self.manifest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut manifest = self.lock_manifest();
         let mut next = manifest.clone();
         // A log that segments cover may still be there if it could not be removed.
         remove_covered(&self.folder, &manifest)?;
         let waiting = RotatedLog::list(self.folder.path())?;
-        let last = waiting
-            .last()
-            .map_or(manifest.sealed_through, |log| log.number);
-        let aside = RotatedLog::prepare(self.folder.path(), last + 1)?;
+        let last = waiting.last().map_or(0, |log| log.number);
+        let aside = RotatedLog::prepare(self.folder.path(), last.max(manifest.sequence) + 1)?;
         let mark = self.writer.rotate(aside)?;
         let logs = RotatedLog::list(self.folder.path())?;
         let mut written = Vec::new();
@@ -235,71 +300,301 @@ impl Store {
             written.extend(log.write_segments(&self.folder)?);
             next.sealed_through = log.number;
         }
+        next.sequence = next.sealed_through;
         let sealed = Sealed {
             events: written.iter().map(|facts| facts.rows).sum(),
             segments: written.len(),
             bytes: written.iter().map(|facts| facts.bytes).sum(),
         };
-        // The events were counted twice on independent ways: from memory and from the files.
-        if sealed.events != mark.rows as u64 {
-            return Err(Error::Damaged {
-                file: self.folder.path().join(LAKE_DIR),
-                message: format!(
-                    "{} events were written of {}; nothing is sealed",
-                    sealed.events, mark.rows
-                ),
-            });
-        }
+        let chunks = self.view.lock().tail.covered(mark);
+        let left = seal::left_behind(&chunks)?;
+        seal::check_pair(self.folder.path(), &left, &written)?;
+        let (states, known) = {
+            let view = self.view.lock();
+            (view.states.clone(), manifest.dictionary)
+        };
+        let left = seal::merge_states(left, &states, self.names())?;
+        let until = left.values().filter_map(DailyState::greatest_user).max();
+        next.dictionary = dictionary::extend(
+            &self.folder,
+            known,
+            &self.names().users,
+            until.map_or(0, |user| user + 1),
+        )?;
+        let changed = left.iter().map(|(day, state)| (*day, state));
+        next.replace_states(states::write(
+            &self.folder,
+            next.sequence,
+            changed,
+            self.names(),
+        )?);
         next.segments.extend(written.iter().cloned());
         next.commit(&self.folder)?;
+        let segments = written
+            .into_iter()
+            .map(|facts| Arc::new(Segment::new(self.folder.path(), facts)));
         let mut view = self.view.lock();
         view.tail.drop_sealed(mark);
-        view.segments.extend(
-            written
-                .into_iter()
-                .map(|facts| Arc::new(Segment::new(self.folder.path(), facts))),
-        );
+        view.segments.extend(segments);
+        view.set_states(live_states(&self.folder, &next));
         drop(view);
         *manifest = next;
-        if let Err(error) = remove_covered(&self.folder, &manifest) {
-            warn!("A sealed log is still there and will be removed later: {error}");
+        let removed = remove_covered(&self.folder, &manifest)
+            .and_then(|()| states::remove_others(&self.folder, manifest.states.iter()));
+        if let Err(error) = removed {
+            warn!("A file that was replaced is still there and will be removed later: {error}");
         }
-        info!(
-            events = sealed.events,
-            segments = sealed.segments,
-            "Sealed {} events into {} segments",
-            sealed.events,
-            sealed.segments
-        );
+        if sealed.events > 0 {
+            info!(
+                events = sealed.events,
+                segments = sealed.segments,
+                "Sealed {} events into {} segments",
+                sealed.events,
+                sealed.segments
+            );
+        }
         Ok(sealed)
+    }
+
+    /// Makes one segment of many small ones, where there are. Ingest and queries go on meanwhile.
+    ///
+    /// # Errors
+    /// If a file cannot be written or a segment is damaged; then its day stays as it is.
+    pub fn compact(&self, now: DateTime<Utc>) -> Result<Compacted> {
+        let mut compacted = Compacted::default();
+        let mut failed = None;
+        let days = compaction::due_days(&self.lock_manifest().segments, now.timestamp_micros());
+        for day in days {
+            // The lock is free between two days, so that a seal waits for one at most.
+            match self.compact_day(day, now) {
+                Ok(0) => {}
+                Ok(replaced) => {
+                    compacted.replaced += replaced;
+                    compacted.written += 1;
+                }
+                // A damaged segment costs its own day.
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(compacted), Err)
+    }
+
+    /// The number of segments of the day that became one.
+    fn compact_day(&self, day: Day, now: DateTime<Utc>) -> Result<usize> {
+        let mut manifest = self.lock_manifest();
+        let mut next = manifest.clone();
+        let of_day = compaction::by_day(&manifest.segments).remove(&day);
+        let of_day = of_day.unwrap_or_default();
+        let Some(run) = compaction::plan(&of_day, now.timestamp_micros()) else {
+            return Ok(0);
+        };
+        let inputs: HashSet<String> = of_day
+            .get(run)
+            .unwrap_or_default()
+            .iter()
+            .map(|facts| facts.path.clone())
+            .collect();
+        let segments: Vec<Arc<Segment>> = {
+            let view = self.view.lock();
+            let segments = view.segments.iter();
+            segments
+                .filter(|segment| inputs.contains(&segment.facts.path))
+                .cloned()
+                .collect()
+        };
+        next.sequence += 1;
+        let (temp, merged) = compaction::merge(&self.folder, day, next.sequence, &segments)?;
+        let stay = of_day
+            .iter()
+            .copied()
+            .filter(|facts| !inputs.contains(&facts.path));
+        let staged = Staged::prepare(&self.folder, day, &temp, &merged, stay)?;
+        let new = Arc::new(Segment::new(self.folder.path(), merged.clone()));
+        next.replace_segments(&inputs, merged);
+        staged.exchange()?;
+        if let Err(error) = next.commit(&self.folder) {
+            staged.exchange()?;
+            return Err(error);
+        }
+        let mut view = self.view.lock();
+        let is_input = |segment: &Segment| inputs.contains(&segment.facts.path);
+        let at = view.segments.iter().position(|segment| is_input(segment));
+        view.segments.retain(|segment| !is_input(segment));
+        let at = at.unwrap_or(0).min(view.segments.len());
+        view.segments.insert(at, new);
+        drop(view);
+        let replaced = inputs.len();
+        *manifest = next;
+        staged.remove()?;
+        info!(
+            replaced,
+            "Compacted {replaced} segments of {}",
+            states::date(day)
+        );
+        Ok(replaced)
+    }
+
+    /// Makes the daily states of all days anew from their segments, which gives identical bytes. Days whose events
+    /// expired keep theirs.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a segment is.
+    pub fn rebuild(&self) -> Result<Rebuilt> {
+        let mut manifest = self.lock_manifest();
+        let segments = self.view.lock().segments.clone();
+        let (next, rebuilt) = rebuild::all(&self.folder, &manifest, &segments, self.names())?;
+        if rebuilt.changed > 0 {
+            next.commit(&self.folder)?;
+            self.view
+                .lock()
+                .set_states(live_states(&self.folder, &next));
+            *manifest = next;
+            states::remove_others(&self.folder, manifest.states.iter())?;
+        }
+        Ok(rebuilt)
+    }
+
+    /// Removes what is older than it may be kept on the day `today`.
+    ///
+    /// # Errors
+    /// `clock_jump` if the clock cannot be believed, and if a file cannot be written or removed.
+    pub fn expire(&self, today: NaiveDate, retention: Retention, clock: Clock) -> Result<Expired> {
+        let mut manifest = self.lock_manifest();
+        let mut next = manifest.clone();
+        let received = manifest
+            .segments
+            .iter()
+            .map(|facts| facts.last_received_at_us);
+        let looked_on = manifest
+            .expiry
+            .looked_on
+            .or_else(|| received.max().map(|us| states::date(day_of(us))));
+        let horizon = expiry::horizon(today, looked_on, retention, clock)?;
+        let day = |facts: &SegmentFacts| states::date(day_of(facts.first_ts_us));
+        next.segments.retain(|facts| day(facts) >= horizon.raw_from);
+        next.states.retain(|facts| facts.day >= horizon.states_from);
+        let expired = Expired {
+            segments: manifest.segments.len() - next.segments.len(),
+            events: manifest.rows() - next.rows(),
+            states: manifest.states.len() - next.states.len(),
+            ..Expired::default()
+        };
+        if expired.segments > 0 {
+            next.expiry.raw_from = next.expiry.raw_from.max(Some(horizon.raw_from));
+        }
+        if expired.states > 0 {
+            next.expiry.states_from = next.expiry.states_from.max(Some(horizon.states_from));
+        }
+        next.expiry.looked_on = next.expiry.looked_on.max(Some(today));
+        let expired = Expired {
+            raw_from: next.expiry.raw_from,
+            states_from: next.expiry.states_from,
+            ..expired
+        };
+        let is_empty = manifest.segments.is_empty() && manifest.states.is_empty();
+        if is_empty || next == *manifest {
+            return Ok(expired);
+        }
+        next.commit(&self.folder)?;
+        let mut view = self.view.lock();
+        let gone: Vec<Arc<Segment>>;
+        (gone, view.segments) = std::mem::take(&mut view.segments)
+            .into_iter()
+            .partition(|segment| states::date(segment.day()) < horizon.raw_from);
+        view.set_states(live_states(&self.folder, &next));
+        view.expiry = next.expiry;
+        drop(view);
+        *manifest = next;
+        segment::remove_days(&self.folder, &gone)?;
+        states::remove_others(&self.folder, manifest.states.iter())?;
+        if expired.segments + expired.states > 0 {
+            info!(
+                events = expired.events,
+                segments = expired.segments,
+                states = expired.states,
+                "Expired {} events and {} daily states",
+                expired.events,
+                expired.states
+            );
+        }
+        Ok(expired)
+    }
+
+    /// Verifies the next segments in turn, about as many bytes as given, so that damage is found before it is needed.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] for the first that is; the scrub goes on behind it.
+    pub fn scrub(&self, bytes: u64) -> Result<()> {
+        let segments = self.view.lock().segments.clone();
+        let mut next = self.scrubbed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = 0;
+        for _ in 0..segments.len() {
+            *next = (*next + 1) % segments.len();
+            let Some(segment) = segments.get(*next) else {
+                break;
+            };
+            segment.scrub()?;
+            read += segment.facts.bytes;
+            if read >= bytes {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
-/// Refuses a lake without its manifest, as after a restore that forgot it: its events would be invisible, and the
-/// next seal would write over its files.
-fn check_lake(folder: &Path, manifest: &Manifest) -> Result<()> {
-    if *manifest != Manifest::default() {
-        return Ok(());
-    }
-    let waiting = RotatedLog::list(folder)?;
-    for name in segment::names(folder)? {
-        // An unfinished seal leaves files that nobody sees; the log they were made from is still there.
-        if !waiting.iter().any(|log| log.names(&name)) {
+fn live_segments(folder: &Folder, manifest: &Manifest) -> Vec<Arc<Segment>> {
+    let segments = manifest.segments.iter();
+    segments
+        .map(|facts| Arc::new(Segment::new(folder.path(), facts.clone())))
+        .collect()
+}
+
+fn live_states(folder: &Folder, manifest: &Manifest) -> BTreeMap<Day, Arc<StateFile>> {
+    let states = manifest.states.iter();
+    states
+        .map(|facts| {
+            let file = StateFile::new(folder.path(), facts.clone());
+            (facts.day.to_epoch_days(), Arc::new(file))
+        })
+        .collect()
+}
+
+/// Removes what an interrupted seal, compaction or expiry left in the lake and among the states. Refuses a lake that
+/// is newer than its manifest, as after a restore that forgot the manifest: its events would be invisible.
+fn remove_leftovers(folder: &Folder, manifest: &Manifest) -> Result<()> {
+    let waiting = RotatedLog::list(folder.path())?;
+    let live: HashSet<PathBuf> = manifest
+        .segments
+        .iter()
+        .map(|facts| folder.path().join(&facts.path))
+        .collect();
+    for path in segment::files(folder.path())? {
+        if live.contains(&path) {
+            continue;
+        }
+        let Some(number) = segment::number_of(&path) else {
+            warn!(file = %path.display(), "Ignored an unknown file");
+            continue;
+        };
+        // The log of an unfinished seal is still there, and will be sealed again.
+        if number > manifest.sequence && !waiting.iter().any(|log| log.number == number) {
             return Err(Error::Damaged {
-                file: folder.join(LAKE_DIR),
+                file: folder.path().join(manifest::FILE_NAME),
                 message: format!(
-                    "{name} is there, and {} is not; restore it",
-                    manifest::FILE_NAME
+                    "{} is not in it and is newer; restore the manifest that belongs to it",
+                    path.display()
                 ),
             });
         }
+        folder::remove(&path)?;
     }
-    Ok(())
+    remove_covered(folder, manifest)?;
+    states::remove_others(folder, manifest.states.iter())
 }
 
 /// The logs that hold events no segment has, oldest first.
-fn logs_to_read(folder: &Folder, manifest: &Manifest) -> Result<Vec<PathBuf>> {
-    remove_covered(folder, manifest)?;
+fn logs_to_read(folder: &Folder) -> Result<Vec<PathBuf>> {
     let waiting = RotatedLog::list(folder.path())?;
     Ok(waiting
         .into_iter()
@@ -342,8 +637,8 @@ fn recent_ids(segments: &[Arc<Segment>], keys: KeyMaker, now: DateTime<Utc>) -> 
         if segment.facts.last_received_at_us < since_us {
             continue;
         }
-        match segment.verify_once() {
-            Ok(()) => needed.push(segment.clone()),
+        match segment.verified() {
+            Ok(_) => needed.push(segment.clone()),
             Err(error) => {
                 error!("{error}; its event ids are not known, and answers that need it fail")
             }

@@ -5,16 +5,22 @@
 //!    that is the commit. 4. The logs are removed. A crash before 3 leaves the logs, which are read back and
 //!    sealed again; a crash after 3 leaves logs that the manifest says are covered, which are removed.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use polars::prelude::*;
 
 use super::folder::{self, Folder};
+use super::recovery;
+use super::scan::read_chunk;
 use super::segment::{self, SegmentFacts};
+use super::states::{StateFile, date};
+use super::tail::Chunk;
+use crate::daily::{DailyState, Day, day_of};
 use crate::error::{Error, Result};
-use crate::event::{self, Event};
+use crate::event::Event;
+use crate::names::Names;
 use crate::schema;
 
 /// Where rotated logs wait to be sealed, in the data folder.
@@ -23,6 +29,9 @@ const SEALING_DIR: &str = "sealing";
 const BATCH_ROWS: usize = 1 << 20;
 /// Bytes of lines that are written at once.
 const BATCH_BYTES: usize = 256 << 20;
+
+/// Bytes of a short line: what capacity is reserved by.
+const LINE_BYTES: usize = 200;
 
 /// A log that was moved aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,21 +49,11 @@ impl RotatedLog {
         Ok(dir.join(format!("{number:08}.ndjson")))
     }
 
-    /// Whether a segment of that file name was made from this log.
-    pub fn names(&self, segment: &str) -> bool {
-        segment.starts_with(&format!("{:08}-", self.number))
-    }
-
     /// The logs that lie aside, in order.
     pub fn list(folder: &Path) -> Result<Vec<Self>> {
         let dir = folder.join(SEALING_DIR);
-        let entries = match std::fs::read_dir(&dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(Error::io("list", &dir))?,
-        };
         let mut logs = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(Error::io("list", &dir))?.path();
+        for path in folder::list(&dir)? {
             let number = path
                 .file_stem()
                 .filter(|_| {
@@ -73,100 +72,202 @@ impl RotatedLog {
 
     /// Writes the log's events as segments. They are not live yet.
     pub fn write_segments(&self, folder: &Folder) -> Result<Vec<SegmentFacts>> {
-        let file = File::open(&self.path).map_err(Error::io("open", &self.path))?;
-        let mut reader = BufReader::with_capacity(1 << 20, file);
         let mut facts = Vec::new();
-        let mut rows = LakeRows::default();
-        let mut line = Vec::new();
-        let mut offset = 0;
-        loop {
-            line.clear();
-            let read = reader
-                .read_until(b'\n', &mut line)
-                .map_err(Error::io("read", &self.path))?;
-            match event::read_line(line.strip_suffix(b"\n").unwrap_or(&line)) {
-                Ok(event) => {
-                    rows.push(&event);
-                    rows.text_bytes += read;
-                }
-                // What was damaged when the log was read back is blank now.
-                Err(_) if line.trim_ascii().is_empty() => {}
-                Err(reason) => {
-                    return Err(Error::Damaged {
-                        file: self.path.clone(),
-                        message: format!(
-                            "at byte {offset}: {}; restart to set it aside",
-                            reason.reason()
-                        ),
-                    });
-                }
+        let mut batch = Batch::default();
+        let mut files = 0;
+        let mut write = |batch: &mut Batch| -> Result<()> {
+            let name = format!("{:08}-{files}", self.number);
+            files += 1;
+            facts.extend(segment::write_days(folder, &name, batch.take()?)?);
+            Ok(())
+        };
+        let read = |bytes: &[u8]| {
+            let mut rows = LakeRows::with_capacity(bytes.len() / LINE_BYTES);
+            let found = read_chunk(bytes, |event| {
+                rows.push(event);
+                Ok(())
+            })?;
+            Ok((found, (bytes.len(), rows.finish()?)))
+        };
+        let scan = recovery::scan_file(&self.path, read, |(bytes, events)| {
+            batch.push(events, bytes)?;
+            match batch.is_full() {
+                true => write(&mut batch),
+                false => Ok(()),
             }
-            offset += read;
-            let is_full = rows.len() >= BATCH_ROWS || rows.text_bytes >= BATCH_BYTES;
-            if is_full || (read == 0 && rows.len() > 0) {
-                let name = format!("{:08}-{}", self.number, facts.len());
-                facts.extend(segment::write_days(folder, &name, rows.take()?)?);
-            }
-            if read == 0 {
-                return Ok(facts);
-            }
+        })?;
+        // What was damaged when the log was read back is blank now, so this is new.
+        if let Some(damage) = scan.damage.first() {
+            return Err(Error::Damaged {
+                file: self.path.clone(),
+                message: format!(
+                    "at byte {}: {}; restart to set it aside",
+                    damage.offset,
+                    damage.reason.reason()
+                ),
+            });
         }
+        if batch.rows() > 0 {
+            write(&mut batch)?;
+        }
+        Ok(facts)
+    }
+}
+
+/// What the events of some chunks leave behind of each day.
+///
+/// # Errors
+/// If the engine cannot compute it.
+pub fn left_behind(chunks: &[Arc<Chunk>]) -> Result<BTreeMap<Day, DailyState>> {
+    let mut left: BTreeMap<Day, DailyState> = BTreeMap::new();
+    for chunk in chunks {
+        for (&day, state) in chunk.states()? {
+            left.entry(day).or_default().merge(state);
+        }
+    }
+    Ok(left)
+}
+
+/// Refuses a seal whose events were counted otherwise from memory than from the files: two independent ways.
+///
+/// # Errors
+/// [`Error::Damaged`], with the first day that differs.
+pub fn check_pair(
+    root: &Path,
+    left: &BTreeMap<Day, DailyState>,
+    written: &[SegmentFacts],
+) -> Result<()> {
+    let in_memory: BTreeMap<Day, u64> = left
+        .iter()
+        .map(|(&day, state)| (day, state.activity.events))
+        .collect();
+    let mut in_files: BTreeMap<Day, u64> = BTreeMap::new();
+    for facts in written {
+        *in_files.entry(day_of(facts.first_ts_us)).or_default() += facts.rows;
+    }
+    if in_memory == in_files {
+        return Ok(());
+    }
+    let days = in_memory.keys().chain(in_files.keys());
+    let differs = |day: &&Day| in_memory.get(*day) != in_files.get(*day);
+    let day = days.copied().find(|day| differs(&day)).unwrap_or_default();
+    Err(Error::Damaged {
+        file: root.join(segment::LAKE_DIR),
+        message: format!(
+            "{} events of {} were written of {}; nothing is sealed",
+            in_files.get(&day).copied().unwrap_or(0),
+            date(day),
+            in_memory.get(&day).copied().unwrap_or(0)
+        ),
+    })
+}
+
+/// The states of the days that got events, with what was known of them.
+///
+/// # Errors
+/// [`Error::Damaged`] if a state that was known is.
+pub fn merge_states(
+    mut left: BTreeMap<Day, DailyState>,
+    known: &BTreeMap<Day, Arc<StateFile>>,
+    names: &Names,
+) -> Result<BTreeMap<Day, DailyState>> {
+    for (day, state) in &mut left {
+        if let Some(file) = known.get(day) {
+            state.merge(&file.state(names)?);
+        }
+    }
+    Ok(left)
+}
+
+/// Events that are written together.
+#[derive(Default)]
+struct Batch {
+    events: Option<DataFrame>,
+    /// Bytes of their lines.
+    bytes: usize,
+}
+
+impl Batch {
+    fn push(&mut self, events: DataFrame, bytes: usize) -> Result<()> {
+        self.bytes += bytes;
+        match &mut self.events {
+            Some(all) => drop(all.vstack_mut_owned(events)?),
+            none => *none = Some(events),
+        }
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows() >= BATCH_ROWS || self.bytes >= BATCH_BYTES
+    }
+
+    fn rows(&self) -> usize {
+        self.events.as_ref().map_or(0, DataFrame::height)
+    }
+
+    /// The events in one piece; none are left.
+    fn take(&mut self) -> Result<DataFrame> {
+        let mut events = std::mem::take(self).events.unwrap_or_default();
+        events.rechunk_mut_par();
+        Ok(events)
     }
 }
 
 /// Events as the columns of [`schema::lake`].
-#[derive(Default)]
 struct LakeRows {
     ts_us: Vec<i64>,
-    event_type: Vec<&'static str>,
-    user_id: Vec<Option<String>>,
-    feature: Vec<Option<String>>,
-    metadata: Vec<String>,
-    url: Vec<Option<String>>,
-    event_id: Vec<Option<String>>,
+    event_type: StringChunkedBuilder,
+    user_id: StringChunkedBuilder,
+    feature: StringChunkedBuilder,
+    metadata: StringChunkedBuilder,
+    url: StringChunkedBuilder,
+    event_id: StringChunkedBuilder,
     received_at_us: Vec<i64>,
-    /// Bytes of the events' lines.
-    text_bytes: usize,
 }
 
 impl LakeRows {
-    fn len(&self) -> usize {
-        self.ts_us.len()
+    fn with_capacity(rows: usize) -> Self {
+        let texts = |name| StringChunkedBuilder::new(PlSmallStr::from_static(name), rows);
+        Self {
+            ts_us: Vec::with_capacity(rows),
+            event_type: texts(schema::EVENT_TYPE),
+            user_id: texts(schema::USER_ID),
+            feature: texts(schema::FEATURE),
+            metadata: texts(schema::METADATA),
+            url: texts(schema::URL),
+            event_id: texts(schema::EVENT_ID),
+            received_at_us: Vec::with_capacity(rows),
+        }
     }
 
     fn push(&mut self, event: &Event<'_>) {
         self.ts_us.push(event.ts_us);
-        self.event_type.push(event.event_type.name());
-        self.user_id
-            .push(event.user_id.as_deref().map(str::to_owned));
-        self.feature
-            .push(event.feature.as_deref().map(str::to_owned));
-        self.metadata.push(event.metadata.clone().into_owned());
-        self.url.push(event.url.as_deref().map(str::to_owned));
-        self.event_id
-            .push(event.event_id.as_deref().map(str::to_owned));
+        self.event_type.append_value(event.event_type.name());
+        self.user_id.append_option(event.user_id.as_deref());
+        self.feature.append_option(event.feature.as_deref());
+        self.metadata.append_value(&event.metadata);
+        self.url.append_option(event.url.as_deref());
+        self.event_id.append_option(event.event_id.as_deref());
         self.received_at_us.push(event.received_at_us);
     }
 
-    /// The events as a frame; the rows are empty afterwards.
-    fn take(&mut self) -> Result<DataFrame> {
-        let rows = std::mem::take(self);
-        let instant = |name: &'static str, instants: &[i64]| {
+    fn finish(self) -> Result<DataFrame> {
+        let instants = |name: &'static str, instants: &[i64]| {
             Int64Chunked::from_slice(PlSmallStr::from_static(name), instants)
                 .into_datetime(TimeUnit::Microseconds, Some(TimeZone::UTC))
                 .into_column()
         };
         Ok(DataFrame::new(
-            rows.len(),
+            self.ts_us.len(),
             vec![
-                instant(schema::TS, &rows.ts_us),
-                Column::new(schema::EVENT_TYPE.into(), rows.event_type),
-                Column::new(schema::USER_ID.into(), rows.user_id),
-                Column::new(schema::FEATURE.into(), rows.feature),
-                Column::new(schema::METADATA.into(), rows.metadata),
-                Column::new(schema::URL.into(), rows.url),
-                Column::new(schema::EVENT_ID.into(), rows.event_id),
-                instant(schema::RECEIVED_AT, &rows.received_at_us),
+                instants(schema::TS, &self.ts_us),
+                self.event_type.finish().into_column(),
+                self.user_id.finish().into_column(),
+                self.feature.finish().into_column(),
+                self.metadata.finish().into_column(),
+                self.url.finish().into_column(),
+                self.event_id.finish().into_column(),
+                instants(schema::RECEIVED_AT, &self.received_at_us),
             ],
         )?)
     }

@@ -1,24 +1,31 @@
-//! A segment: one immutable Parquet file of the lake, with events of one day of UTC in the order of `ts`.
+//! A segment: one immutable Parquet file of the lake, with events of one day of UTC, user by user in the order of time.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use chrono::{DateTime, NaiveDate};
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
+use tracing::{error, warn};
 
 use super::folder::{self, Folder};
+use super::pipeline;
+use super::states::date;
 use crate::checksum;
+use crate::daily::{Day, day_of};
 use crate::error::{Error, Result};
 use crate::schema;
-use crate::window::DAY_US;
 
 /// The lake's folder in the data folder. Nothing but whole segments is ever inside.
 pub const LAKE_DIR: &str = "events";
 
+/// Where damaged segments are set aside, in the data folder.
+const DAMAGED_DIR: &str = "damaged";
+/// Rows of a row group: a reader of one user's events reads one of them, and a scan works on several at once.
+const ROW_GROUP_ROWS: usize = 1 << 17;
 /// Bytes written at a time: the engine itself writes a few at a time.
 const WRITE_BUFFER_BYTES: usize = 1 << 20;
 
@@ -41,13 +48,16 @@ pub struct SegmentFacts {
     pub last_received_at_us: i64,
 }
 
-/// A live segment. Its checksum is verified before its first use.
+/// A live segment. Its checksum is verified before its first use, and the file stays open from then on, so that a
+/// reader keeps what it verified when compaction or expiry takes the name away.
 #[derive(Debug)]
 pub struct Segment {
     /// What the manifest says of it.
     pub facts: SegmentFacts,
     path: PathBuf,
-    verified: OnceLock<()>,
+    verified: OnceLock<File>,
+    /// What was found wrong with it.
+    damage: OnceLock<String>,
 }
 
 impl Segment {
@@ -57,6 +67,7 @@ impl Segment {
             path: root.join(&facts.path),
             facts,
             verified: OnceLock::new(),
+            damage: OnceLock::new(),
         }
     }
 
@@ -65,57 +76,147 @@ impl Segment {
         self.facts.first_ts_us < range_us.end && self.facts.last_ts_us >= range_us.start
     }
 
+    /// The day of its events.
+    pub fn day(&self) -> Day {
+        day_of(self.facts.first_ts_us)
+    }
+
     /// Compares the file with its checksum, now. Polars does not notice most damage of a Parquet file.
     ///
     /// # Errors
     /// [`Error::Damaged`] if the file is not what was written.
-    pub fn verify(&self) -> Result<()> {
-        let found = checksum::of_file(&self.path)?;
+    pub fn verify(&self) -> Result<File> {
+        let file = match File::open(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(self.damaged("it is missing; look for it in damaged, or restore it"));
+            }
+            opened => opened.map_err(Error::io("open", &self.path))?,
+        };
+        let found = checksum::of_file(&file, &self.path)?;
         if found == self.facts.crc32c {
-            return Ok(());
+            return Ok(file);
         }
-        Err(Error::Damaged {
-            file: self.path.clone(),
-            message: format!(
-                "its checksum is {found:08x}, written was {:08x}",
-                self.facts.crc32c
-            ),
-        })
+        Err(self.damaged(&format!(
+            "its checksum is {found:08x}, written was {:08x}",
+            self.facts.crc32c
+        )))
     }
 
-    /// Compares the file with its checksum if that was not done yet in this process.
+    /// The file, compared with its checksum if that was not done yet in this process. A damaged one is set aside, where
+    /// no reader of the lake takes its numbers for good, and every later use fails.
     ///
     /// # Errors
     /// As [`Segment::verify`].
-    pub fn verify_once(&self) -> Result<()> {
-        if self.verified.get().is_none() {
-            self.verify()?;
-            // Two readers may both have verified it.
-            let _ = self.verified.set(());
+    pub fn verified(&self) -> Result<&File> {
+        if let Some(message) = self.damage.get() {
+            return Err(self.damaged(message));
         }
-        Ok(())
+        if let Some(file) = self.verified.get() {
+            return Ok(file);
+        }
+        match self.verify() {
+            // Two readers may both have verified it.
+            Ok(file) => Ok(self.verified.get_or_init(|| file)),
+            Err(error) => {
+                self.condemn(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Compares the file with its checksum again, as the scrub does from time to time.
+    ///
+    /// # Errors
+    /// As [`Segment::verified`].
+    pub fn scrub(&self) -> Result<()> {
+        if let Some(message) = self.damage.get() {
+            return Err(self.damaged(message));
+        }
+        self.verify()
+            .map(drop)
+            .inspect_err(|error| self.condemn(error))
+    }
+
+    /// Keeps a damaged file from being used again, here and by other programs.
+    fn condemn(&self, error: &Error) {
+        if let Error::Damaged { message, .. } = error
+            && self.damage.set(message.clone()).is_ok()
+        {
+            error!("{error}; answers that need it fail until it is restored");
+            if let Err(error) = self.set_aside() {
+                warn!("It stays in the lake: {error}");
+            }
+        }
+    }
+
+    /// Moves the file out of the lake.
+    fn set_aside(&self) -> Result<()> {
+        let (Some(root), Some(name)) = (self.path.ancestors().nth(3), self.path.file_name()) else {
+            return Ok(());
+        };
+        if !self.path.exists() {
+            return Ok(());
+        }
+        let dir = root.join(DAMAGED_DIR);
+        std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        folder::publish(&self.path, &dir.join(name))?;
+        folder::sync_parent(&self.path)
+    }
+
+    fn damaged(&self, message: &str) -> Error {
+        Error::Damaged {
+            file: self.path.clone(),
+            message: message.into(),
+        }
     }
 }
 
-/// The file names of all segments in the lake, live or not.
+/// The files of the lake, live or not.
 ///
 /// # Errors
 /// If the lake cannot be listed; that there is none is no error.
-pub fn names(folder: &Path) -> Result<Vec<String>> {
-    let lake = folder.join(LAKE_DIR);
-    let list = |dir: &Path| match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        entries => entries
-            .and_then(|entries| entries.collect::<std::io::Result<Vec<_>>>())
-            .map_err(Error::io("list", dir)),
-    };
-    let mut names = Vec::new();
-    for day in list(&lake)? {
-        for file in list(&day.path())? {
-            names.push(file.file_name().to_string_lossy().into_owned());
+pub fn files(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for day in folder::list(&root.join(LAKE_DIR))? {
+        files.extend(folder::list(&day)?);
+    }
+    Ok(files)
+}
+
+/// The number in the name of a segment, by which files are older or newer than a manifest.
+pub fn number_of(path: &Path) -> Option<u64> {
+    let stem = path.file_stem().filter(|_| {
+        path.extension()
+            .is_some_and(|extension| extension == "parquet")
+    })?;
+    stem.to_str()?.split_once('-')?.0.parse().ok()
+}
+
+/// Takes days that expired, of which these are the segments, out of the lake and removes them. A reader that has them
+/// keeps them.
+///
+/// # Errors
+/// If they cannot be moved or removed; the next start removes them then.
+pub fn remove_days(folder: &Folder, segments: &[Arc<Segment>]) -> Result<()> {
+    let mut days = BTreeSet::new();
+    for segment in segments {
+        // Readers may only now open what they saw before; a damaged one they cannot use anyhow.
+        if Arc::strong_count(segment) > 1 {
+            let _ = segment.verified();
+        }
+        days.insert(segment.day());
+    }
+    let lake = folder.path().join(LAKE_DIR);
+    for day in days {
+        let name = format!("dt={}", date(day));
+        let (live, temp) = (lake.join(&name), folder.temp(&name)?);
+        if live.exists() {
+            folder::publish(&live, &temp)?;
+            folder::sync_parent(&live)?;
+            std::fs::remove_dir_all(&temp).map_err(Error::io("remove", &temp))?;
         }
     }
-    Ok(names)
+    Ok(())
 }
 
 /// The events of some segments, with the columns of [`schema::lake`].
@@ -123,13 +224,15 @@ pub fn names(folder: &Path) -> Result<Vec<String>> {
 /// # Errors
 /// [`Error::Damaged`] if one of them is.
 pub fn scan(segments: &[Arc<Segment>]) -> Result<LazyFrame> {
-    let mut paths = Vec::with_capacity(segments.len());
-    for segment in segments {
-        segment.verify_once()?;
-        paths.push(PlRefPath::try_from_path(&segment.path)?);
-    }
-    Ok(LazyFrame::scan_parquet_files(
-        paths.into(),
+    let files: Vec<File> = segments
+        .iter()
+        .map(|segment| {
+            let file = segment.verified()?;
+            file.try_clone().map_err(Error::io("open", &segment.path))
+        })
+        .collect::<Result<_>>()?;
+    Ok(LazyFrame::scan_parquet_sources(
+        ScanSources::Files(files.into()),
         ScanArgsParquet {
             // The partition key is a function of `ts` and no column of ours.
             hive_options: HiveOptions::new_disabled(),
@@ -145,62 +248,99 @@ pub fn scan(segments: &[Arc<Segment>]) -> Result<LazyFrame> {
 /// # Errors
 /// If a file cannot be written.
 pub fn write_days(folder: &Folder, name: &str, events: DataFrame) -> Result<Vec<SegmentFacts>> {
-    // Stable, so that events of one instant stay in the order of the log.
-    let events = events.sort(
-        [schema::TS],
-        SortMultipleOptions::default().with_maintain_order(true),
-    )?;
-    let instants = instants_us(&events, schema::TS)?;
+    let mut days = by_day(events)?.into_iter();
     let mut facts = Vec::new();
-    let mut start = 0;
-    while let Some(first_us) = instants.get(start) {
-        let day = first_us.div_euclid(DAY_US);
-        let length = instants
-            .get(start..)
-            .unwrap_or_default()
-            .partition_point(|ts_us| ts_us.div_euclid(DAY_US) == day);
-        facts.push(write_day(
-            folder,
-            name,
-            day,
-            events.slice(start as i64, length),
-        )?);
-        start += length;
-    }
+    pipeline::ordered(
+        || Ok(days.next()),
+        |(day, events)| {
+            let temp = folder.temp(&format!("{}-{name}.parquet", date(day)))?;
+            let segment = write_sorted(&temp, path_of(day, name), events)?;
+            publish(folder, &temp, &segment)?;
+            Ok(segment)
+        },
+        |written: Result<SegmentFacts>| {
+            facts.push(written?);
+            Ok(())
+        },
+    )?;
     Ok(facts)
 }
 
-fn write_day(folder: &Folder, name: &str, day: i64, mut events: DataFrame) -> Result<SegmentFacts> {
-    let date = DateTime::from_timestamp_micros(day * DAY_US)
-        .map(|start| start.date_naive())
-        .unwrap_or(NaiveDate::MIN);
-    let relative = format!("{LAKE_DIR}/dt={date}/{name}.parquet");
-    let path = folder.path().join(&relative);
+/// The events of each day, in the order of the frame.
+fn by_day(events: DataFrame) -> Result<Vec<(Day, DataFrame)>> {
+    let mut rows: BTreeMap<Day, Vec<IdxSize>> = BTreeMap::new();
+    for (row, ts_us) in (0..).zip(instants_us(&events, schema::TS)?) {
+        rows.entry(day_of(ts_us)).or_default().push(row);
+    }
+    if let (1, Some((&day, _))) = (rows.len(), rows.first_key_value()) {
+        return Ok(vec![(day, events)]);
+    }
+    rows.into_iter()
+        .map(|(day, rows)| {
+            let rows = IdxCa::from_vec(PlSmallStr::EMPTY, rows);
+            Ok((day, events.take(&rows)?))
+        })
+        .collect()
+}
+
+/// Path of a segment below the data folder.
+pub fn path_of(day: Day, name: &str) -> String {
+    format!("{LAKE_DIR}/dt={}/{name}.parquet", date(day))
+}
+
+/// Gives a finished file its place in the lake.
+pub fn publish(folder: &Folder, temp: &Path, segment: &SegmentFacts) -> Result<()> {
+    let path = folder.path().join(&segment.path);
     let parent = path.parent().unwrap_or(Path::new("."));
-    let temp = folder.temp(&format!("{date}-{name}.parquet"))?;
-    let file = File::create(&temp).map_err(Error::io("create", &temp))?;
+    if !parent.exists() {
+        std::fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+        folder::sync_parent(parent)?;
+        // The lake itself may be new too.
+        folder::sync_parent(parent.parent().unwrap_or(Path::new(".")))?;
+    }
+    folder::publish(temp, &path)
+}
+
+/// Writes events of one day, in the order of users and then of time, to the file `temp`, durably; `path` is where it
+/// will be below the data folder. Users lie together because nearly every question that reads events is about what a
+/// user did: groups are found next to each other, and one user's events are in one row group.
+pub fn write_sorted(temp: &Path, path: String, events: DataFrame) -> Result<SegmentFacts> {
+    // Stable, so that a user's events of one instant stay in the order of the log.
+    let mut events = events.sort(
+        [schema::USER_ID, schema::TS],
+        SortMultipleOptions::default().with_maintain_order(true),
+    )?;
+    let file = File::create(temp).map_err(Error::io("create", temp))?;
     let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, &file);
     ParquetWriter::new(&mut writer)
         .with_compression(ParquetCompression::Zstd(None))
+        .with_row_group_size(Some(ROW_GROUP_ROWS))
         .finish(&mut events)?;
-    writer.flush().map_err(Error::io("write", &temp))?;
+    writer.flush().map_err(Error::io("write", temp))?;
     drop(writer);
-    file.sync_all().map_err(Error::io("sync", &temp))?;
-    let instants = instants_us(&events, schema::TS)?;
-    let received = instants_us(&events, schema::RECEIVED_AT)?;
-    let facts = SegmentFacts {
-        path: relative,
+    file.sync_all().map_err(Error::io("sync", temp))?;
+    let (first_ts_us, last_ts_us) = span_us(&events, schema::TS)?;
+    let (_, last_received_at_us) = span_us(&events, schema::RECEIVED_AT)?;
+    let file = File::open(temp).map_err(Error::io("open", temp))?;
+    Ok(SegmentFacts {
+        path,
         rows: events.height() as u64,
-        bytes: file.metadata().map_err(Error::io("read", &temp))?.len(),
-        crc32c: checksum::of_file(&temp)?,
-        first_ts_us: instants.first().copied().unwrap_or_default(),
-        last_ts_us: instants.last().copied().unwrap_or_default(),
-        last_received_at_us: received.iter().max().copied().unwrap_or_default(),
-    };
-    std::fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-    folder::sync_parent(parent)?;
-    folder::publish(&temp, &path)?;
-    Ok(facts)
+        bytes: file.metadata().map_err(Error::io("read", temp))?.len(),
+        crc32c: checksum::of_file(&file, temp)?,
+        first_ts_us,
+        last_ts_us,
+        last_received_at_us,
+    })
+}
+
+/// The least and the greatest instant of a column.
+fn span_us(events: &DataFrame, name: &str) -> Result<(i64, i64)> {
+    let column = events.column(name)?.to_physical_repr();
+    let instants = column.i64()?;
+    Ok((
+        instants.min().unwrap_or_default(),
+        instants.max().unwrap_or_default(),
+    ))
 }
 
 fn instants_us(events: &DataFrame, name: &str) -> Result<Vec<i64>> {

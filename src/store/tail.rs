@@ -3,87 +3,26 @@
 //! Only the columns that count metrics read are kept, and texts as numbers, about 20 bytes an event. Chunks
 //! are immutable once full, so that a reader's snapshot costs the copy of the open chunk only.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use polars::prelude::*;
 
 use super::draft::Row;
+use crate::daily::{self, DailyState, Day};
 use crate::error::Result;
-use crate::event::EventType;
+use crate::names::Names;
 use crate::schema;
 
 /// Rows of a full chunk: about a morsel of the streaming engine, and few enough that ending one, which a commit
 /// waits for, takes a millisecond.
 const CHUNK_ROWS: usize = 1 << 15;
 
-/// Numbers for the texts of the tail: a Polars categorical each for types, users and features.
-#[derive(Clone)]
-pub struct Names {
-    types: Dictionary,
-    users: Dictionary,
-    features: Dictionary,
-}
-
-#[derive(Clone)]
-struct Dictionary {
-    categories: Arc<Categories>,
-    mapping: Arc<CategoricalMapping>,
-}
-
-impl Dictionary {
-    fn new(namespace: &'static str) -> Self {
-        let categories =
-            Categories::random(PlSmallStr::from_static(namespace), CategoricalPhysical::U32);
-        let mapping = categories.mapping();
-        Self {
-            categories,
-            mapping,
-        }
-    }
-
-    fn number(&self, text: Option<&str>) -> Result<Option<u32>> {
-        Ok(text.map(|text| self.mapping.insert_cat(text)).transpose()?)
-    }
-
-    fn column(&self, name: &'static str, numbers: &[Option<u32>]) -> Column {
-        let numbers = UInt32Chunked::from_slice_options(PlSmallStr::from_static(name), numbers);
-        let dtype = DataType::Categorical(self.categories.clone(), self.mapping.clone());
-        CategoricalChunked::<Categorical32Type>::from_cats_and_dtype(numbers, dtype)
-            .into_series()
-            .into()
-    }
-}
-
-impl Names {
-    /// No names yet.
-    pub fn new() -> Result<Self> {
-        let types = Dictionary::new(schema::EVENT_TYPE);
-        for event_type in EventType::ALL {
-            types.number(Some(event_type.name()))?;
-        }
-        Ok(Self {
-            types,
-            users: Dictionary::new(schema::USER_ID),
-            features: Dictionary::new(schema::FEATURE),
-        })
-    }
-
-    /// The number of a user.
-    pub fn user(&self, id: Option<&str>) -> Result<Option<u32>> {
-        self.users.number(id)
-    }
-
-    /// The number of a feature.
-    pub fn feature(&self, name: Option<&str>) -> Result<Option<u32>> {
-        self.features.number(name)
-    }
-}
-
 /// The events since the last seal, in the order of the log.
 pub struct Tail {
     names: Names,
-    full: Vec<Chunk>,
+    full: Vec<Arc<Chunk>>,
     open: OpenChunk,
 }
 
@@ -91,15 +30,15 @@ pub struct Tail {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SealMark {
     chunks: usize,
-    /// Its events.
-    pub rows: usize,
 }
 
-/// Some events as a data frame with the columns of [`schema::COUNTED`].
-#[derive(Clone)]
-struct Chunk {
-    frame: DataFrame,
+/// Some events of the tail, never changed.
+pub struct Chunk {
+    /// The columns of [`schema::COUNTED`].
+    pub frame: DataFrame,
     span: Span,
+    /// What the events leave behind of each day, once somebody asked.
+    states: OnceLock<BTreeMap<Day, Arc<DailyState>>>,
 }
 
 /// The least and the greatest `ts` of a chunk, in µs.
@@ -158,18 +97,24 @@ impl Tail {
     ///
     /// # Errors
     /// If the engine cannot build the open chunk.
-    pub fn snapshot(&self, range_us: &Range<i64>) -> Result<Vec<DataFrame>> {
+    pub fn snapshot(&self, range_us: &Range<i64>) -> Result<Vec<Arc<Chunk>>> {
         let overlaps = |span: Span| span.first_us < range_us.end && span.last_us >= range_us.start;
-        let mut frames: Vec<DataFrame> = self
+        let mut chunks: Vec<Arc<Chunk>> = self
             .full
             .iter()
             .filter(|chunk| overlaps(chunk.span))
-            .map(|chunk| chunk.frame.clone())
+            .cloned()
             .collect();
-        if self.open.span().is_some_and(overlaps) {
-            frames.push(self.open.frame(&self.names)?);
+        if let Some(span) = self.open.span().filter(|&span| overlaps(span)) {
+            let frame = self.open.frame(&self.names)?;
+            chunks.push(Arc::new(Chunk::new(frame, span)));
         }
-        Ok(frames)
+        Ok(chunks)
+    }
+
+    /// The chunks that the mark covers.
+    pub(super) fn covered(&self, mark: SealMark) -> Vec<Arc<Chunk>> {
+        self.full.iter().take(mark.chunks).cloned().collect()
     }
 
     /// An empty frame with the columns of the tail.
@@ -180,7 +125,7 @@ impl Tail {
     fn close_chunk(&mut self) -> Result<()> {
         if let Some(span) = self.open.span() {
             let frame = self.open.frame(&self.names)?;
-            self.full.push(Chunk { frame, span });
+            self.full.push(Arc::new(Chunk::new(frame, span)));
             self.open.clear();
         }
         Ok(())
@@ -191,13 +136,39 @@ impl Tail {
         self.close_chunk()?;
         Ok(SealMark {
             chunks: self.full.len(),
-            rows: self.len(),
         })
     }
 
     /// Drops what the mark covers: segments hold it now.
     pub(super) fn drop_sealed(&mut self, mark: SealMark) {
         self.full.drain(..mark.chunks.min(self.full.len()));
+    }
+}
+
+impl Chunk {
+    fn new(frame: DataFrame, span: Span) -> Self {
+        Self {
+            frame,
+            span,
+            states: OnceLock::new(),
+        }
+    }
+
+    /// What the events leave behind of each day.
+    ///
+    /// # Errors
+    /// If the engine cannot compute it.
+    pub fn states(&self) -> Result<&BTreeMap<Day, Arc<DailyState>>> {
+        if let Some(states) = self.states.get() {
+            return Ok(states);
+        }
+        let counted = daily::plan(self.frame.clone().lazy()).collect()?;
+        let states = daily::read(&counted)?
+            .into_iter()
+            .map(|(day, state)| (day, Arc::new(state)))
+            .collect();
+        // Another reader may have been first; both computed the same.
+        Ok(self.states.get_or_init(|| states))
     }
 }
 
@@ -217,7 +188,9 @@ impl OpenChunk {
             self.ts_us.len(),
             vec![
                 ts,
-                names.types.column(schema::EVENT_TYPE, &self.event_types),
+                names
+                    .event_types
+                    .column(schema::EVENT_TYPE, &self.event_types),
                 names.users.column(schema::USER_ID, &self.users),
                 names.features.column(schema::FEATURE, &self.features),
             ],

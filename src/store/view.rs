@@ -1,14 +1,21 @@
 //! What a query sees: the live segments and the tail, changed together so that an event is seen exactly once.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use polars::prelude::*;
 
+use super::expiry::ExpiryFacts;
 use super::segment::{self, Segment};
-use super::tail::Tail;
+use super::states::StateFile;
+use super::tail::{Chunk, Tail};
+use crate::daily::{Activity, Day};
 use crate::error::Result;
+use crate::names::Names;
 use crate::schema;
+use crate::window::DAY_US;
 
 /// The view, shared by the writer, the seal and all queries.
 #[derive(Clone)]
@@ -17,15 +24,35 @@ pub(super) struct SharedView(Arc<Mutex<View>>);
 /// The segments and the tail at one instant.
 pub(super) struct View {
     pub segments: Vec<Arc<Segment>>,
+    /// What the events in the segments left behind of each day.
+    pub states: BTreeMap<Day, Arc<StateFile>>,
     pub tail: Tail,
+    /// What expired.
+    pub expiry: ExpiryFacts,
     /// Bytes in the open log.
     pub log_bytes: u64,
+    /// Since when the oldest event waits to be sealed.
+    pub log_since: Option<Instant>,
+}
+
+impl View {
+    /// Makes these the live states; what was read of those that stay is kept.
+    pub fn set_states(&mut self, mut states: BTreeMap<Day, Arc<StateFile>>) {
+        for (day, state) in &mut states {
+            if let Some(old) = self.states.get(day)
+                && old.facts == state.facts
+            {
+                *state = old.clone();
+            }
+        }
+        self.states = states;
+    }
 }
 
 /// A reader's own copy of what it needs; files and chunks stay readable while it exists.
 struct Snapshot {
     segments: Vec<Arc<Segment>>,
-    tail: Vec<DataFrame>,
+    tail: Vec<Arc<Chunk>>,
     empty: DataFrame,
 }
 
@@ -50,7 +77,7 @@ impl SharedView {
         if !snapshot.segments.is_empty() {
             frames.push(segment::scan(&snapshot.segments)?.select(columns.clone()));
         }
-        if let Some(tail) = concat_frames(snapshot.tail)? {
+        if let Some(tail) = concat_frames(&snapshot.tail)? {
             frames.push(tail.lazy());
         }
         let frame = match frames.len() {
@@ -74,6 +101,35 @@ impl SharedView {
         ))
     }
 
+    /// What happened on each day of a range that has events: the parts of the day, of which some are sealed and some
+    /// are in the tail.
+    ///
+    /// # Errors
+    /// If a state that is needed is damaged.
+    pub fn activity(
+        &self,
+        days: Range<Day>,
+        names: &Names,
+    ) -> Result<BTreeMap<Day, Vec<Arc<Activity>>>> {
+        let range_us = i64::from(days.start) * DAY_US..i64::from(days.end) * DAY_US;
+        let (states, chunks) = {
+            let view = self.lock();
+            let states = view.states.range(days.clone());
+            let states: Vec<_> = states.map(|(&day, state)| (day, state.clone())).collect();
+            (states, view.tail.snapshot(&range_us)?)
+        };
+        let mut parts: BTreeMap<Day, Vec<Arc<Activity>>> = BTreeMap::new();
+        for (day, state) in states {
+            parts.insert(day, vec![state.activity(names)?]);
+        }
+        for chunk in chunks {
+            for (day, state) in chunk.states()?.range(days.clone()) {
+                parts.entry(*day).or_default().push(state.activity.clone());
+            }
+        }
+        Ok(parts)
+    }
+
     fn snapshot(&self, range_us: &Range<i64>) -> Result<Snapshot> {
         let view = self.lock();
         Ok(Snapshot {
@@ -89,14 +145,15 @@ impl SharedView {
     }
 }
 
-/// One frame with the chunks of all, nothing copied.
-fn concat_frames(frames: Vec<DataFrame>) -> Result<Option<DataFrame>> {
-    let mut frames = frames.into_iter();
-    let Some(mut all) = frames.next() else {
+/// One frame with the events of all chunks, nothing copied.
+fn concat_frames(chunks: &[Arc<Chunk>]) -> Result<Option<DataFrame>> {
+    let mut chunks = chunks.iter();
+    let Some(first) = chunks.next() else {
         return Ok(None);
     };
-    for frame in frames {
-        all.vstack_mut(&frame)?;
+    let mut all = first.frame.clone();
+    for chunk in chunks {
+        all.vstack_mut(&chunk.frame)?;
     }
     Ok(Some(all))
 }

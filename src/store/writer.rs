@@ -346,6 +346,7 @@ impl Running {
         let mut view = self.writer.view.lock();
         let published = kept.iter().try_for_each(|row| view.tail.push(row));
         view.log_bytes = self.writer.log.length();
+        view.log_since.get_or_insert_with(Instant::now);
         drop(view);
         published.map_err(|error| self.stop(error))
     }
@@ -360,6 +361,7 @@ impl Running {
             .map_err(|error| self.stop(error))?;
         let mut view = self.writer.view.lock();
         view.log_bytes = 0;
+        view.log_since = None;
         view.tail.seal_mark()
     }
 

@@ -222,10 +222,36 @@ fn verify_names_a_damaged_segment_and_no_answer_is_made_from_it() {
         "{damage}"
     );
     assert_eq!(fs::read(&segment).unwrap(), bytes);
-    // No number is made from it: the answer fails loudly.
-    let output = run(dir.path(), &["usage"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("is damaged"));
+    // What its day left behind is known without it; no number is made from it, and that answer fails loudly.
+    assert_eq!(run_json(dir.path(), &["usage"])["total_events"], 5);
+    for _ in 0..2 {
+        let output = run(dir.path(), &["usage", "--tz", "Asia/Tokyo"]);
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            said.contains("is damaged") && said.contains(".parquet"),
+            "{said}"
+        );
+    }
+    // It is set aside, where no reader of the lake finds it.
+    assert!(!segment.exists());
+    let aside = dir
+        .path()
+        .join("damaged")
+        .join(segment.file_name().unwrap());
+    assert_eq!(fs::read(&aside).unwrap(), bytes);
+    assert_eq!(run(dir.path(), &["verify"]).status.code(), Some(1));
+    // Restored, all is well.
+    bytes[middle] ^= 1;
+    fs::write(&segment, &bytes).unwrap();
+    assert_eq!(
+        run_json(dir.path(), &["usage", "--tz", "Asia/Tokyo"])["total_events"],
+        5
+    );
+    assert_eq!(
+        run_json(dir.path(), &["verify"])["damage"],
+        serde_json::json!([])
+    );
 }
 
 /// Lines of a few events, and the users in them.

@@ -8,7 +8,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    PATIENCE, Server, batch, echopilot, event, folder, log_lines, post_to, run_json,
+    PATIENCE, Server, batch, echopilot, event, folder, log_lines, log_path, post_to, run_json,
+    unsealed_demo,
 };
 
 /// The library of `fault.c`, compiled once.
@@ -82,7 +83,12 @@ fn killed_at_any_call_of_ingest_the_server_keeps_what_it_answered() {
                 "{kind} at {at}"
             );
             server.stop();
-            assert_eq!(log_lines(dir.path()).len(), 15);
+            let verified = run_json(dir.path(), &["verify"]);
+            assert_eq!(
+                (&verified["sealed_events"], &verified["damage"]),
+                (&json!(15), &json!([])),
+                "{kind} at {at}: the stop sealed"
+            );
             if accepted == 15 {
                 break;
             }
@@ -108,13 +114,16 @@ fn send_while_alive(mut command: Command) -> Option<u64> {
 
 #[test]
 fn killed_at_any_call_a_seal_or_rollup_loses_and_doubles_nothing() {
+    // Sealed days and more events of the same days in the log, so that a seal merges states and joins segments.
     let origin = folder();
-    run_json(
-        origin.path(),
-        &["demo", "--events", "300", "--users", "40", "--days", "3"],
-    );
+    unsealed_demo(origin.path(), 300, 3, 1);
+    run_json(origin.path(), &["seal"]);
+    let more = folder();
+    unsealed_demo(more.path(), 200, 3, 2);
+    std::fs::copy(log_path(more.path()), log_path(origin.path())).unwrap();
     let ask = ["usage", "--days", "5"];
     let expected = numbers(run_json(origin.path(), &ask));
+    assert_eq!(expected["total_events"], 500);
     let expected_rollups = {
         let dir = copy(origin.path());
         run_json(dir.path(), &["rollup"]);
@@ -156,6 +165,17 @@ fn killed_at_any_call_a_seal_or_rollup_loses_and_doubles_nothing() {
                 expected,
                 "{job} {kind} at {at}, again"
             );
+            // What was computed from states is what the events say.
+            let mut by_events = numbers(run_json(
+                dir.path(),
+                &["usage", "--days", "5", "--tz", "Africa/Abidjan"],
+            ));
+            by_events["window"] = expected["window"].clone();
+            assert_eq!(by_events, expected, "{job} {kind} at {at}, by events");
+            if job == "seal" {
+                let verified = run_json(dir.path(), &["verify"]);
+                assert_eq!(verified["segments"], 3, "{job} {kind} at {at}: one a day");
+            }
             if job == "rollup" {
                 assert_eq!(
                     rollups(dir.path()),

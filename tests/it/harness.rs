@@ -6,6 +6,10 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use chrono::{DateTime, NaiveTime, Utc};
+use echopilot_analytics::config::{Durability, StoreConfig};
+use echopilot_analytics::demo::Demo;
+use echopilot_analytics::engine::Engine;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -244,6 +248,34 @@ pub fn batch(events: impl IntoIterator<Item = Value>) -> Value {
 /// An event of a user now.
 pub fn event(event_type: &str, user: &str, feature: &str) -> Value {
     json!({"event_type": event_type, "user_id": user, "feature": feature})
+}
+
+/// An open engine of this process, at an instant.
+pub fn engine(data_dir: &Path, now: DateTime<Utc>) -> Engine {
+    let config = StoreConfig {
+        data_dir: data_dir.to_owned(),
+        durability: Durability::Os,
+        raw_retention_days: 90,
+        rollup_retention_days: 365,
+        rollup_at: NaiveTime::MIN,
+    };
+    Engine::open(&config, "the test", now).expect("a data folder")
+}
+
+/// Fills a store with a made-up history up to yesterday, all of it in the log.
+pub fn unsealed_demo(data_dir: &Path, events: u64, days: u32, seed: u64) {
+    let now = Utc::now();
+    let demo = Demo {
+        events,
+        days,
+        users: (events / 40) as u32,
+        features: 20,
+        seed,
+        last_day: now.date_naive().pred_opt().expect("a yesterday"),
+    };
+    engine(data_dir, now)
+        .fill_demo(demo, |_| {})
+        .expect("an empty store");
 }
 
 /// The lines of the event log.

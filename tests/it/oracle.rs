@@ -1,11 +1,11 @@
-//! The same question to another engine: DuckDB reads the lines of the log, and every number must be equal.
+//! The same question to another engine: DuckDB reads the lake and the log, and every number must be equal.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{folder, log_path, run, run_json, sample};
+use crate::harness::{folder, run, run_json, sample};
 
 /// Runs Python with the packages of `tests/requirements.txt`, which `make test` installs, and reads its JSON.
 pub fn python(arguments: &[&str]) -> Value {
@@ -25,7 +25,7 @@ pub fn python(arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).expect("the judge prints JSON")
 }
 
-/// Compares usage of a window with DuckDB's over the same lines.
+/// Compares usage of a window with DuckDB's over the same events.
 fn compare(data: &Path, days: u16, tz: &str) {
     // The text, not a parsed object: the order of the features is part of the answer.
     let output = run(data, &["usage", "--days", &days.to_string(), "--tz", tz]);
@@ -34,7 +34,7 @@ fn compare(data: &Path, days: u16, tz: &str) {
     let window = &ours["window"];
     let theirs = python(&[
         "tests/oracle/usage.py",
-        log_path(data).to_str().unwrap(),
+        data.to_str().unwrap(),
         window["from"].as_str().unwrap(),
         window["to"].as_str().unwrap(),
         tz,

@@ -1,16 +1,16 @@
-//! What never changes an answer: order, batches, restarts, re-sending, sealing.
+//! What never changes an answer: order, batches, restarts, re-sending, sealing, compaction, and whether it comes from
+//! daily states or from events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use chrono::{DateTime, NaiveTime, Utc};
-use echopilot_analytics::config::{Durability, StoreConfig};
+use chrono::{DateTime, TimeDelta, Utc};
 use echopilot_analytics::engine::{Engine, UsageAnswer};
 use echopilot_analytics::window::{DAY_US, WindowRequest};
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::harness::folder;
+use crate::harness::{engine, folder};
 
 /// A made-up event: seconds before now, type, user, feature.
 #[derive(Debug, Clone)]
@@ -45,14 +45,7 @@ fn ts_us(event: &Made) -> i64 {
 }
 
 fn open(dir: &Path) -> Engine {
-    let config = StoreConfig {
-        data_dir: dir.to_owned(),
-        durability: Durability::Os,
-        raw_retention_days: 90,
-        rollup_retention_days: 365,
-        rollup_at: NaiveTime::MIN,
-    };
-    Engine::open(&config, "the test", now()).unwrap()
+    engine(dir, now())
 }
 
 /// Sends events, each with an id of its own.
@@ -79,6 +72,16 @@ fn send(engine: &Engine, events: &[(usize, &Made)]) {
 fn ask(engine: &Engine, days: i64) -> UsageAnswer {
     let request = WindowRequest {
         days: Some(days),
+        ..WindowRequest::default()
+    };
+    engine.usage(&request, now()).unwrap()
+}
+
+/// The same question, answered from the events: a zone with the days of UTC has no states.
+fn ask_events(engine: &Engine, days: i64) -> UsageAnswer {
+    let request = WindowRequest {
+        days: Some(days),
+        tz: Some("Africa/Abidjan".into()),
         ..WindowRequest::default()
     };
     engine.usage(&request, now()).unwrap()
@@ -131,12 +134,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn order_batches_restarts_resending_and_seals_change_no_answer(
+    fn order_batches_restarts_resending_seals_and_compaction_change_no_answer(
         events in prop::collection::vec(made(), 0..120),
         cuts in prop::collection::vec(0..120_usize, 0..5),
         shuffle in any::<u64>(),
         resend in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
         seals in any::<bool>(),
+        compacts in any::<bool>(),
     ) {
         let plain = folder();
         let engine = open(plain.path());
@@ -154,15 +158,24 @@ proptest! {
             let again: Vec<_> = resend.iter().filter(|_| pair[1] > 0).map(|index| mixed[index.index(pair[1])]).collect();
             send(&reopened, &again);
             if seals {
-                reopened.seal().unwrap();
+                reopened.store().seal().unwrap();
+            }
+            if compacts {
+                reopened.tidy(now() + TimeDelta::days(1)).unwrap();
             }
         }
         let reopened = open(other.path());
+        // States say what the segments say, to the byte.
+        prop_assert_eq!(reopened.rebuild().unwrap().changed, 0);
 
         for days in [1, 2, 7, 30, 365] {
             let expected = brute_force(&events, days);
             let answer = ask(&engine, days);
             prop_assert_eq!(&answer, &ask(&reopened, days));
+            for engine in [&engine, &reopened] {
+                let by_events = UsageAnswer { window: answer.window.clone(), ..ask_events(engine, days) };
+                prop_assert_eq!(&by_events, &answer);
+            }
             let found = (
                 answer.numbers.total_events, answer.numbers.mau, answer.unique_days, answer.unique_weeks,
                 answer.users_per_day, answer.users_per_week, answer.numbers.feature_usage,

@@ -1,25 +1,33 @@
-"""Usage of a window, computed by DuckDB from the lines of an event log: the independent judge.
+"""Usage of a window, computed by DuckDB from the lake and the lines of the event log: the independent judge.
 
-Usage: usage.py LOG FROM TO TZ      (days, both included, of the zone)
+Usage: usage.py DATA_DIR FROM TO TZ      (days, both included, of the zone)
 """
 
+import glob
 import json
 import sys
 
 import duckdb
 
-log, first, last, tz = sys.argv[1:5]
+data_dir, first, last, tz = sys.argv[1:5]
+sources = [
+    f"""select ts, event_type, user_id, feature
+    from read_json('{data_dir}/analytics_events.ndjson', format = 'newline_delimited', columns = {{
+        ts: 'TIMESTAMPTZ', event_type: 'VARCHAR', user_id: 'VARCHAR', feature: 'VARCHAR'}})"""
+]
+lake = f"{data_dir}/events/*/*.parquet"
+if glob.glob(lake):
+    sources.append(f"select ts, event_type, user_id, feature from read_parquet('{lake}')")
 db = duckdb.connect()
 db.execute(f"set timezone = '{tz}'")
 db.execute(
-    """
+    f"""
     create table events as
     select cast(ts at time zone ? as date) as day, event_type, user_id, feature
-    from read_json(?, format = 'newline_delimited', columns = {
-        ts: 'TIMESTAMPTZ', event_type: 'VARCHAR', user_id: 'VARCHAR', feature: 'VARCHAR'})
+    from ({" union all ".join(sources)})
     where cast(ts at time zone ? as date) between cast(? as date) and cast(? as date)
     """,
-    [tz, log, tz, first, last],
+    [tz, tz, first, last],
 )
 
 

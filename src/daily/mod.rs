@@ -1,0 +1,195 @@
+//! The daily state: what one day of UTC leaves behind, from which every count of users is exact without its events.
+//!
+//! States merge: that of a day is the union of those of any parts of its events, in any order, so that late
+//! events are added without the others. Users are numbers of the store's dictionary. Everything here is pure.
+
+mod codec;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use polars::prelude::*;
+use roaring::RoaringBitmap;
+
+pub use codec::{decode, decode_activity, encode};
+
+use crate::error::Result;
+use crate::event::EventType;
+use crate::schema;
+use crate::window::DAY_US;
+
+/// A day of UTC, as days since 1970-01-01.
+pub type Day = i32;
+
+/// The state of one day.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DailyState {
+    /// How much happened, and who was there.
+    pub activity: Arc<Activity>,
+    /// Users of each event type, in funnel order.
+    pub event_type_users: [RoaringBitmap; EventType::ALL.len()],
+    /// Users of each feature that a known user used, by its number.
+    pub feature_users: BTreeMap<u32, RoaringBitmap>,
+}
+
+/// The part of a state that most questions need: small enough to be kept in memory for a year.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Activity {
+    /// Events, anonymous ones included.
+    pub events: u64,
+    /// Who was active.
+    pub users: RoaringBitmap,
+    /// Events of each type, in funnel order.
+    pub event_types: [u64; EventType::ALL.len()],
+    /// Events of each feature, by its number.
+    pub features: BTreeMap<u32, u64>,
+}
+
+const DAY: &str = "day";
+const EVENTS: &str = "events";
+
+/// The day of an instant in µs.
+pub fn day_of(ts_us: i64) -> Day {
+    // Accepted instants lie within two years of the server's clock.
+    i32::try_from(ts_us.div_euclid(DAY_US)).unwrap_or(if ts_us < 0 { Day::MIN } else { Day::MAX })
+}
+
+/// The plan that states are made of: from events whose texts are categoricals, a row for each day, user, feature and
+/// type with the number of events. [`read`] reads what it gives.
+pub fn plan(events: LazyFrame) -> LazyFrame {
+    let keys = [
+        col(schema::TS).dt().date().cast(DataType::Int32).alias(DAY),
+        col(schema::EVENT_TYPE).to_physical(),
+        col(schema::USER_ID).to_physical(),
+        col(schema::FEATURE).to_physical(),
+    ];
+    events
+        .select(keys)
+        .group_by([
+            col(DAY),
+            col(schema::EVENT_TYPE),
+            col(schema::USER_ID),
+            col(schema::FEATURE),
+        ])
+        .agg([len().cast(DataType::Int64).alias(EVENTS)])
+}
+
+/// The states of the days in a frame that [`plan`] gave.
+///
+/// # Errors
+/// If it lacks a column.
+pub fn read(frame: &DataFrame) -> Result<BTreeMap<Day, DailyState>> {
+    let days = frame.column(DAY)?.i32()?;
+    let types = frame.column(schema::EVENT_TYPE)?.u32()?;
+    let users = frame.column(schema::USER_ID)?.u32()?;
+    let features = frame.column(schema::FEATURE)?.u32()?;
+    let events = frame.column(EVENTS)?.i64()?;
+    let mut tallies: BTreeMap<Day, Tally> = BTreeMap::new();
+    let keys = days.iter().zip(types.iter()).zip(users.iter());
+    for (((day, event_type), user), (feature, events)) in
+        keys.zip(features.iter().zip(events.iter()))
+    {
+        let (Some(day), Some(event_type), Some(events)) = (day, event_type, events) else {
+            continue;
+        };
+        let tally = tallies.entry(day).or_default();
+        tally.add(event_type, user, feature, events.unsigned_abs());
+    }
+    Ok(tallies
+        .into_iter()
+        .map(|(day, tally)| (day, tally.finish()))
+        .collect())
+}
+
+/// The rows of one day, as they come.
+#[derive(Default)]
+struct Tally {
+    events: u64,
+    event_types: [u64; EventType::ALL.len()],
+    features: BTreeMap<u32, u64>,
+    event_type_users: [Vec<u32>; EventType::ALL.len()],
+    feature_users: BTreeMap<u32, Vec<u32>>,
+}
+
+impl Tally {
+    fn add(&mut self, event_type: u32, user: Option<u32>, feature: Option<u32>, events: u64) {
+        self.events += events;
+        if let Some(of_type) = self.event_types.get_mut(event_type as usize) {
+            *of_type += events;
+        }
+        if let Some(feature) = feature {
+            *self.features.entry(feature).or_default() += events;
+        }
+        let Some(user) = user else {
+            return;
+        };
+        if let Some(users) = self.event_type_users.get_mut(event_type as usize) {
+            users.push(user);
+        }
+        if let Some(feature) = feature {
+            self.feature_users.entry(feature).or_default().push(user);
+        }
+    }
+
+    fn finish(self) -> DailyState {
+        let event_type_users = self.event_type_users.map(set);
+        DailyState {
+            activity: Arc::new(Activity {
+                events: self.events,
+                // Every event has a type.
+                users: event_type_users
+                    .iter()
+                    .fold(RoaringBitmap::new(), |all, some| all | some),
+                event_types: self.event_types,
+                features: self.features,
+            }),
+            event_type_users,
+            feature_users: self
+                .feature_users
+                .into_iter()
+                .map(|(feature, users)| (feature, set(users)))
+                .collect(),
+        }
+    }
+}
+
+/// A set of numbers; sorted first, because a bitmap is built by appending in a fraction of the time.
+fn set(mut numbers: Vec<u32>) -> RoaringBitmap {
+    numbers.sort_unstable();
+    numbers.into_iter().collect()
+}
+
+impl DailyState {
+    /// The greatest number of its users.
+    pub fn greatest_user(&self) -> Option<u32> {
+        self.activity.users.max()
+    }
+
+    /// Adds what another part of the same day left.
+    pub fn merge(&mut self, other: &Self) {
+        Arc::make_mut(&mut self.activity).merge(&other.activity);
+        for (mine, theirs) in self
+            .event_type_users
+            .iter_mut()
+            .zip(&other.event_type_users)
+        {
+            *mine |= theirs;
+        }
+        for (&feature, users) in &other.feature_users {
+            *self.feature_users.entry(feature).or_default() |= users;
+        }
+    }
+}
+
+impl Activity {
+    fn merge(&mut self, other: &Self) {
+        self.events += other.events;
+        self.users |= &other.users;
+        for (mine, theirs) in self.event_types.iter_mut().zip(other.event_types) {
+            *mine += theirs;
+        }
+        for (&feature, events) in &other.features {
+            *self.features.entry(feature).or_default() += events;
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Numbers for the texts of events: a Polars categorical each for event types, users and features.
+//!
+//! The number of a user is the same for ever, because the store keeps its dictionary; that of a feature holds for
+//! one process.
+
+use std::sync::Arc;
+
+use polars::prelude::*;
+
+use crate::error::Result;
+use crate::event::EventType;
+use crate::schema;
+
+/// The names of one process, shared by all who read or write events.
+#[derive(Clone)]
+pub struct Names {
+    /// Of event types, numbered in funnel order.
+    pub event_types: Numbering,
+    /// Of users.
+    pub users: Numbering,
+    /// Of features.
+    pub features: Numbering,
+}
+
+/// Texts and their numbers, counted from 0 in the order in which they came.
+#[derive(Clone)]
+pub struct Numbering {
+    categories: Arc<Categories>,
+    mapping: Arc<CategoricalMapping>,
+}
+
+impl Names {
+    /// No names yet.
+    ///
+    /// # Errors
+    /// If the engine cannot number the event types.
+    pub fn new() -> Result<Self> {
+        let event_types = Numbering::new(schema::EVENT_TYPE);
+        for event_type in EventType::ALL {
+            event_types.number(event_type.name())?;
+        }
+        Ok(Self {
+            event_types,
+            users: Numbering::new(schema::USER_ID),
+            features: Numbering::new(schema::FEATURE),
+        })
+    }
+}
+
+impl Numbering {
+    fn new(namespace: &'static str) -> Self {
+        let categories =
+            Categories::random(PlSmallStr::from_static(namespace), CategoricalPhysical::U32);
+        let mapping = categories.mapping();
+        Self {
+            categories,
+            mapping,
+        }
+    }
+
+    /// The number of a text, which gets one if it has none.
+    ///
+    /// # Errors
+    /// If there are more texts than numbers of 32 bits.
+    pub fn number(&self, text: &str) -> Result<u32> {
+        Ok(self.mapping.insert_cat(text)?)
+    }
+
+    /// The text of a number that was given.
+    pub fn text(&self, number: u32) -> Option<&str> {
+        self.mapping.cat_to_str(number)
+    }
+
+    /// How many texts have a number, those included that just get one.
+    pub fn len(&self) -> usize {
+        self.mapping.num_cats_upper_bound()
+    }
+
+    /// Whether no text has a number.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The type of a column of these texts.
+    pub fn dtype(&self) -> DataType {
+        DataType::Categorical(self.categories.clone(), self.mapping.clone())
+    }
+
+    /// A column of these texts, given by their numbers.
+    pub fn column(&self, name: &'static str, numbers: &[Option<u32>]) -> Column {
+        let numbers = UInt32Chunked::from_slice_options(PlSmallStr::from_static(name), numbers);
+        CategoricalChunked::<Categorical32Type>::from_cats_and_dtype(numbers, self.dtype())
+            .into_series()
+            .into()
+    }
+}

@@ -1,0 +1,289 @@
+//! Compaction: small segments of a day become one, so that a day of many small seals is not many files for ever.
+//!
+//! The folder of the day is prepared anew beside the lake (`compacting/`), and the two are exchanged in one step:
+//! another program that lists the folder sees the old files or the new one, and never both. The manifest follows;
+//! after a crash between the two, [`finish`] makes the folder what the manifest says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use serde::Serialize;
+
+use super::folder::{self, Folder};
+use super::manifest::Manifest;
+use super::segment::{self, LAKE_DIR, Segment, SegmentFacts};
+use super::states::date;
+use crate::daily::{Day, day_of};
+use crate::error::{Error, Result};
+use crate::window::HOUR_US;
+
+/// Where the folder of a day is prepared, in the data folder.
+const COMPACTING_DIR: &str = "compacting";
+/// A segment of so many rows is left alone: some ten MB, and what is sorted in memory at once.
+const FULL_ROWS: u64 = 1 << 20;
+/// So many segments of similar size become one.
+const FAN_IN: usize = 8;
+/// An older segment joins younger ones if it has at most so many times the rows that they have on average: each event
+/// is rewritten a few times in all, however many seals there are.
+const SIMILAR_FACTOR: u64 = 4;
+/// A day that got nothing for so long is quiet: all its small segments become one.
+const QUIET_US: i64 = HOUR_US;
+
+/// What a compaction did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Compacted {
+    /// Segments that were replaced.
+    pub replaced: usize,
+    /// Segments that replaced them.
+    pub written: usize,
+}
+
+/// Which of a day's segments, in the order of the log, should become one now. They are next to each other, because
+/// events of one instant are ordered by the log.
+pub fn plan(day: &[&SegmentFacts], now_us: i64) -> Option<Range<usize>> {
+    let mut end = day.len();
+    loop {
+        // The last run of segments that are not full.
+        end -= day
+            .iter()
+            .take(end)
+            .rev()
+            .take_while(|facts| is_full(facts))
+            .count();
+        let small = day
+            .iter()
+            .take(end)
+            .rev()
+            .take_while(|facts| !is_full(facts));
+        let run: Vec<&SegmentFacts> = small.copied().collect();
+        if run.is_empty() {
+            return None;
+        }
+        if let Some(length) = joined(&run, now_us) {
+            return Some(end - length..end);
+        }
+        end -= run.len();
+    }
+}
+
+fn is_full(facts: &SegmentFacts) -> bool {
+    facts.rows >= FULL_ROWS / 2
+}
+
+/// How many of a run of small segments, youngest first, become one.
+fn joined(run: &[&SegmentFacts], now_us: i64) -> Option<usize> {
+    let is_quiet = run
+        .iter()
+        .all(|facts| facts.last_received_at_us < now_us - QUIET_US);
+    let mut rows = 0;
+    let fits = (0..)
+        .zip(run)
+        .take_while(|(before, facts)| {
+            let is_similar = facts.rows * before <= rows * SIMILAR_FACTOR;
+            rows += facts.rows;
+            rows <= FULL_ROWS && (is_quiet || is_similar)
+        })
+        .count();
+    (fits >= FAN_IN || (is_quiet && fits >= 2)).then_some(fits)
+}
+
+/// The days that have segments to join.
+pub fn due_days(segments: &[SegmentFacts], now_us: i64) -> Vec<Day> {
+    let days = by_day(segments).into_iter();
+    days.filter(|(_, of_day)| plan(of_day, now_us).is_some())
+        .map(|(day, _)| day)
+        .collect()
+}
+
+/// The live segments of each day, in the order of the log.
+pub fn by_day(segments: &[SegmentFacts]) -> BTreeMap<Day, Vec<&SegmentFacts>> {
+    let mut days: BTreeMap<Day, Vec<&SegmentFacts>> = BTreeMap::new();
+    for facts in segments {
+        days.entry(day_of(facts.first_ts_us))
+            .or_default()
+            .push(facts);
+    }
+    days
+}
+
+/// Writes some segments of one day as one, beside the lake.
+///
+/// # Errors
+/// [`Error::Damaged`] if one of them is; then the day stays as it is.
+pub fn merge(
+    folder: &Folder,
+    day: Day,
+    number: u64,
+    inputs: &[Arc<Segment>],
+) -> Result<(PathBuf, SegmentFacts)> {
+    let events = segment::scan(inputs)?.collect()?;
+    let name = format!("{number:08}-m");
+    let temp = folder.temp(&format!("{}-{name}.parquet", date(day)))?;
+    let merged = segment::write_sorted(&temp, segment::path_of(day, &name), events)?;
+    let rows: u64 = inputs.iter().map(|segment| segment.facts.rows).sum();
+    if merged.rows != rows {
+        return Err(Error::Damaged {
+            file: folder.path().join(LAKE_DIR),
+            message: format!(
+                "the segments of {} gave {} events of {rows}; they stay as they are",
+                date(day),
+                merged.rows
+            ),
+        });
+    }
+    Ok((temp, merged))
+}
+
+/// A day's folder that waits to be exchanged with the one in the lake.
+pub struct Staged {
+    staged: PathBuf,
+    live: PathBuf,
+}
+
+impl Staged {
+    /// Prepares the folder of a day: `merged`, which lies at `temp`, and the segments that stay.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn prepare<'a>(
+        folder: &Folder,
+        day: Day,
+        temp: &Path,
+        merged: &SegmentFacts,
+        stay: impl Iterator<Item = &'a SegmentFacts>,
+    ) -> Result<Self> {
+        let name = format!("dt={}", date(day));
+        let root = folder.path().join(COMPACTING_DIR);
+        let staged = root.join(&name);
+        std::fs::create_dir_all(&staged).map_err(Error::io("create", &staged))?;
+        folder::sync_parent(&root)?;
+        let place = |facts: &SegmentFacts| {
+            let file = Path::new(&facts.path).file_name().unwrap_or_default();
+            staged.join(file)
+        };
+        for facts in stay {
+            let path = folder.path().join(&facts.path);
+            std::fs::hard_link(&path, place(facts)).map_err(Error::io("link", &path))?;
+        }
+        folder::publish(temp, &place(merged))?;
+        folder::sync_parent(&staged)?;
+        Ok(Self {
+            live: folder.path().join(LAKE_DIR).join(name),
+            staged,
+        })
+    }
+
+    /// Exchanges the folder with the one in the lake, durably and in one step. Done twice, nothing has changed.
+    ///
+    /// # Errors
+    /// If the file system cannot; then nothing has changed.
+    pub fn exchange(&self) -> Result<()> {
+        renameat_with(CWD, &self.staged, CWD, &self.live, RenameFlags::EXCHANGE)
+            .map_err(|error| Error::io("exchange", &self.live)(error.into()))?;
+        folder::sync_parent(&self.live)?;
+        folder::sync_parent(&self.staged)
+    }
+
+    /// Removes what is beside the lake now.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn remove(&self) -> Result<()> {
+        std::fs::remove_dir_all(&self.staged).map_err(Error::io("remove", &self.staged))?;
+        folder::sync_parent(&self.staged)
+    }
+}
+
+/// Ends what a crash interrupted: a prepared folder that is what the manifest says goes into the lake; then what is
+/// beside the lake is removed.
+///
+/// # Errors
+/// If the folders cannot be read or changed.
+pub fn finish(folder: &Folder, manifest: &Manifest) -> Result<()> {
+    let days = by_day(&manifest.segments);
+    for staged in folder::list(&folder.path().join(COMPACTING_DIR))? {
+        let name = staged.file_name().unwrap_or_default();
+        let staged = Staged {
+            live: folder.path().join(LAKE_DIR).join(name),
+            staged: staged.clone(),
+        };
+        let found = file_names(&staged.staged)?;
+        let wanted = days
+            .iter()
+            .find(|(day, _)| *name == *format!("dt={}", date(**day)));
+        let wanted: BTreeSet<_> = wanted
+            .into_iter()
+            .flat_map(|(_, segments)| segments)
+            .filter_map(|facts| Path::new(&facts.path).file_name().map(Into::into))
+            .collect();
+        if found == wanted && file_names(&staged.live)? != wanted {
+            staged.exchange()?;
+        }
+        staged.remove()?;
+    }
+    Ok(())
+}
+
+fn file_names(dir: &Path) -> Result<BTreeSet<std::ffi::OsString>> {
+    let paths = folder::list(dir)?;
+    Ok(paths
+        .iter()
+        .filter_map(|path| path.file_name().map(Into::into))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan_of(rows: &[u64], age_us: i64) -> Option<Range<usize>> {
+        let facts: Vec<SegmentFacts> = rows
+            .iter()
+            .map(|&rows| SegmentFacts {
+                path: String::new(),
+                rows,
+                bytes: 0,
+                crc32c: 0,
+                first_ts_us: 0,
+                last_ts_us: 0,
+                last_received_at_us: 0,
+            })
+            .collect();
+        plan(&facts.iter().collect::<Vec<_>>(), age_us)
+    }
+
+    #[test]
+    fn similar_segments_join_when_they_are_many_and_all_small_ones_when_the_day_is_quiet() {
+        let (busy, quiet) = (0, QUIET_US + 1);
+        assert_eq!(plan_of(&[10; 7], busy), None);
+        assert_eq!(plan_of(&[10; 8], busy), Some(0..8));
+        // The large one is not rewritten for a few small ones while more may come.
+        assert_eq!(plan_of(&[9_000, 10, 10, 10], busy), None);
+        assert_eq!(plan_of(&[9_000, 10, 10, 10], quiet), Some(0..4));
+        assert_eq!(plan_of(&[10; 2], quiet), Some(0..2));
+        assert_eq!(plan_of(&[10], quiet), None);
+        assert_eq!(plan_of(&[], quiet), None);
+        // Full ones are left alone, and small ones on both sides of one stay in order.
+        assert_eq!(plan_of(&[FULL_ROWS, 10], quiet), None);
+        assert_eq!(plan_of(&[10, 10, FULL_ROWS, 10], quiet), Some(0..2));
+        assert_eq!(plan_of(&[FULL_ROWS / 2 - 1; 4], quiet), Some(2..4));
+    }
+
+    #[test]
+    fn a_year_of_seals_rewrites_each_event_a_few_times() {
+        let (mut segments, mut rewritten) = (Vec::new(), 0);
+        for rows in std::iter::repeat_n(100, 10_000) {
+            segments.push(rows);
+            while let Some(run) = plan_of(&segments, 0) {
+                let rows: u64 = segments.drain(run.clone()).sum();
+                rewritten += rows;
+                segments.insert(run.start, rows);
+            }
+        }
+        assert!(segments.len() < 5 * FAN_IN, "{}", segments.len());
+        assert!(rewritten <= 10_000 * 100 * 5, "{rewritten}");
+    }
+}

@@ -1,0 +1,119 @@
+//! The dictionary: the number of every user whose events are sealed, for ever the same.
+//!
+//! `users.ndjson` in the data folder has the user's id as JSON text on each line; the line's place, from 0, is the
+//! number. It only grows; the manifest says how much of it holds, so that what a crash left behind that is cut off.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::folder::{self, Folder};
+use crate::error::{Error, Result};
+use crate::event::{lines, text};
+use crate::names::Numbering;
+
+/// Its name in the data folder.
+pub const FILE_NAME: &str = "users.ndjson";
+
+/// How much of the dictionary holds, as the manifest says it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DictionaryFacts {
+    /// Users with a number.
+    pub users: u32,
+    /// Bytes of their lines.
+    pub bytes: u64,
+    /// CRC-32C of these.
+    pub crc32c: u32,
+}
+
+/// Numbers the users of the dictionary as before.
+///
+/// # Errors
+/// [`Error::Damaged`] if it is not what was written.
+pub fn load(root: &Path, facts: DictionaryFacts, users: &Numbering) -> Result<()> {
+    let path = root.join(FILE_NAME);
+    let damaged = |message: String| Error::Damaged {
+        file: path.clone(),
+        message,
+    };
+    if facts.users == 0 {
+        return Ok(());
+    }
+    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    let length = usize::try_from(facts.bytes).unwrap_or(usize::MAX);
+    let bytes = bytes
+        .get(..length)
+        .filter(|bytes| crc32c::crc32c(bytes) == facts.crc32c)
+        .ok_or_else(|| damaged("its checksum does not match; restore it".into()))?;
+    let mut expected = 0;
+    for line in lines(bytes) {
+        let id = std::str::from_utf8(line.trim_ascii_end())
+            .ok()
+            .and_then(|json| text::decode(json, text::Escapes::Some))
+            .ok_or_else(|| damaged(format!("line {} is no text", expected + 1)))?;
+        if users.number(&id)? != expected {
+            return Err(damaged(format!("line {} is there twice", expected + 1)));
+        }
+        expected += 1;
+    }
+    if expected != facts.users {
+        return Err(damaged(format!(
+            "it has {expected} lines of {}",
+            facts.users
+        )));
+    }
+    Ok(())
+}
+
+/// Writes the users up to the number `until`, durably. They hold once the manifest says so.
+///
+/// # Errors
+/// If they cannot be written; then what held before still does.
+pub fn extend(
+    folder: &Folder,
+    facts: DictionaryFacts,
+    users: &Numbering,
+    until: u32,
+) -> Result<DictionaryFacts> {
+    if until <= facts.users {
+        return Ok(facts);
+    }
+    let mut added = Vec::new();
+    for number in facts.users..until {
+        text::encode(text_of(users, number), &mut added);
+        added.push(b'\n');
+    }
+    let path = folder.path().join(FILE_NAME);
+    let is_new = !path.exists();
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .and_then(|file: File| {
+            file.set_len(facts.bytes)?;
+            file.write_all_at(&added, facts.bytes)?;
+            file.sync_all()
+        })
+        .map_err(Error::io("write", &path))?;
+    if is_new {
+        folder::sync_parent(&path)?;
+    }
+    Ok(DictionaryFacts {
+        users: until,
+        bytes: facts.bytes + added.len() as u64,
+        crc32c: crc32c::crc32c_append(facts.crc32c, &added),
+    })
+}
+
+/// The text of a number that was given. A number given by another thread this instant has its text an instant later.
+fn text_of(users: &Numbering, number: u32) -> &str {
+    loop {
+        match users.text(number) {
+            Some(text) => return text,
+            None => std::thread::yield_now(),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The daily states on disk: one file a day, written anew under another name when the day gets more events.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use chrono::NaiveDate;
+use serde::{Deserialize, Serialize};
+
+use super::folder::{self, Folder};
+use crate::daily::{self, Activity, DailyState, Day};
+use crate::error::{Error, Result};
+use crate::names::Names;
+
+/// Their folder in the data folder.
+const DIR: &str = "states";
+
+/// What the manifest keeps of a daily state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateFacts {
+    /// Its day.
+    pub day: NaiveDate,
+    /// Path below the data folder.
+    pub path: String,
+    /// Length of the file.
+    pub bytes: u64,
+    /// CRC-32C of the file.
+    pub crc32c: u32,
+    /// Events of the day.
+    pub events: u64,
+}
+
+/// A live state. The part that most questions need is kept once it was read.
+#[derive(Debug)]
+pub struct StateFile {
+    /// What the manifest says of it.
+    pub facts: StateFacts,
+    path: PathBuf,
+    activity: OnceLock<Arc<Activity>>,
+}
+
+impl StateFile {
+    /// The state of the data folder `root` with these facts. The file is not touched yet.
+    pub fn new(root: &Path, facts: StateFacts) -> Self {
+        Self {
+            path: root.join(&facts.path),
+            facts,
+            activity: OnceLock::new(),
+        }
+    }
+
+    /// Who was active and how much happened.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the file is not what was written.
+    pub fn activity(&self, names: &Names) -> Result<Arc<Activity>> {
+        if let Some(activity) = self.activity.get() {
+            return Ok(activity.clone());
+        }
+        let bytes = self.verified_bytes()?;
+        let read =
+            daily::decode_activity(&bytes, names).map_err(|message| self.damaged(message))?;
+        // Another reader may have been first; both read the same.
+        Ok(self.activity.get_or_init(|| Arc::new(read)).clone())
+    }
+
+    /// All of the state.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the file is not what was written.
+    pub fn state(&self, names: &Names) -> Result<DailyState> {
+        daily::decode(&self.verified_bytes()?, names).map_err(|message| self.damaged(message))
+    }
+
+    /// The file's bytes.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if they are not what was written.
+    pub fn verified_bytes(&self) -> Result<Vec<u8>> {
+        let bytes = std::fs::read(&self.path).map_err(Error::io("read", &self.path))?;
+        match crc32c::crc32c(&bytes) {
+            found if found == self.facts.crc32c => Ok(bytes),
+            found => Err(self.damaged(format!(
+                "its checksum is {found:08x}, written was {:08x}; run `echopilot rebuild`",
+                self.facts.crc32c
+            ))),
+        }
+    }
+
+    fn damaged(&self, message: String) -> Error {
+        Error::Damaged {
+            file: self.path.clone(),
+            message,
+        }
+    }
+}
+
+/// The date of a day.
+pub fn date(day: Day) -> NaiveDate {
+    NaiveDate::from_epoch_days(day).unwrap_or_default()
+}
+
+/// Writes states, durably. Nobody sees them before a manifest names them. `number` makes their names new.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn write<'a>(
+    folder: &Folder,
+    number: u64,
+    states: impl Iterator<Item = (Day, &'a DailyState)>,
+    names: &Names,
+) -> Result<Vec<StateFacts>> {
+    let dir = folder.path().join(DIR);
+    if !dir.exists() {
+        std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        folder::sync_parent(&dir)?;
+    }
+    let mut written = Vec::new();
+    for (day, state) in states {
+        let bytes = daily::encode(state, names);
+        let path = format!("{DIR}/{}-{number:08}.state", date(day));
+        let file = folder.path().join(&path);
+        File::create(&file)
+            .and_then(|mut file| {
+                file.write_all(&bytes)?;
+                file.sync_all()
+            })
+            .map_err(Error::io("write", &file))?;
+        written.push(StateFacts {
+            day: date(day),
+            path,
+            bytes: bytes.len() as u64,
+            crc32c: crc32c::crc32c(&bytes),
+            events: state.activity.events,
+        });
+    }
+    if !written.is_empty() {
+        folder::sync_parent(&dir.join(DIR))?;
+    }
+    Ok(written)
+}
+
+/// Removes the files of states that are not live: replaced ones, and those of a seal that did not end.
+///
+/// # Errors
+/// If the folder cannot be listed or changed.
+pub fn remove_others<'a>(
+    folder: &Folder,
+    live: impl Iterator<Item = &'a StateFacts>,
+) -> Result<()> {
+    let dir = folder.path().join(DIR);
+    let live: std::collections::HashSet<PathBuf> =
+        live.map(|facts| folder.path().join(&facts.path)).collect();
+    let mut removed = false;
+    for path in folder::list(&dir)? {
+        let is_ours = path
+            .extension()
+            .is_some_and(|extension| extension == "state");
+        if is_ours && !live.contains(&path) {
+            std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+            removed = true;
+        }
+    }
+    match removed {
+        true => folder::sync_parent(&dir.join(DIR)),
+        false => Ok(()),
+    }
+}
