@@ -38,6 +38,9 @@ const SESSION_EVENTS: f64 = 6.0;
 const STAY_DAYS: f64 = 60.0;
 /// Exponent of the Zipf law of features: the first gets about a fifth of the use of two hundred.
 const FEATURE_EXPONENT: f64 = 1.05;
+/// Acts that follow one in the same feature: people stay with what they do, as in recorded histories, where a user's
+/// day has six features for ten events.
+const SAME_FEATURE_SHARE: f64 = 0.4;
 /// Events of a draft.
 const DRAFT_EVENTS: u64 = 10_000;
 /// Drafts on their way to the disk.
@@ -213,11 +216,14 @@ impl History {
                 }
             };
             let mut ts_us = (hours.sample(&mut rng).rem_euclid(24.0) * HOUR_US as f64) as i64;
+            let mut feature = features.sample(&mut rng) as usize - 1;
             for step in 0..=lengths.sample(&mut rng) {
                 if (acts.len() as u64) >= quota || ts_us >= DAY_US {
                     break;
                 }
-                let feature = features.sample(&mut rng) as usize - 1;
+                if step > 0 && !rng.random_bool(SAME_FEATURE_SHARE) {
+                    feature = features.sample(&mut rng) as usize - 1;
+                }
                 acts.push((day_start_us + ts_us, user, feature, act(step, &mut rng)));
                 ts_us += rng.random_range(2_000_000..90_000_000);
             }

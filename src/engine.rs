@@ -25,6 +25,9 @@ use crate::window::{DAY_US, Window, WindowFacts, WindowRequest};
 /// noticing.
 const SCRUB_BYTES: u64 = 32 << 20;
 
+/// Events that are rewritten each time the store is tidied: a second or two, so that no seal waits for long.
+const COMPACT_EVENTS: u64 = 2 << 20;
+
 /// The open engine.
 pub struct Engine {
     store: Store,
@@ -287,7 +290,7 @@ impl Engine {
     /// As [`Store::seal`] and [`Store::compact`].
     pub fn seal(&self, now: DateTime<Utc>) -> Result<Sealed> {
         let sealed = self.store.seal()?;
-        self.store.compact(now)?;
+        self.store.compact(now, u64::MAX)?;
         Ok(sealed)
     }
 
@@ -304,7 +307,7 @@ impl Engine {
     /// # Errors
     /// As [`Store::compact`] and [`Store::scrub`].
     pub fn tidy(&self, now: DateTime<Utc>) -> Result<Compacted> {
-        let compacted = self.store.compact(now);
+        let compacted = self.store.compact(now, COMPACT_EVENTS);
         self.store.scrub(SCRUB_BYTES)?;
         compacted
     }
@@ -374,10 +377,9 @@ impl Engine {
     fn count_usage(&self, window: &Window) -> Result<UsageCounts> {
         if window.tz() == Tz::UTC {
             let first = window.first_day().to_epoch_days();
-            let days = self
-                .store
-                .activity(first..window.last_day().to_epoch_days() + 1)?;
-            return Ok(UsageCounts::of_days(&days, self.store.names()));
+            let days = first..window.last_day().to_epoch_days() + 1;
+            let activities = self.store.activities(days)?;
+            return Ok(UsageCounts::of_days(&activities, self.store.names()));
         }
         let events = self.store.scan(window.range_us())?;
         UsageCounts::read(&execute(usage(events, window.tz()).plans())?)

@@ -50,12 +50,13 @@ pub fn encode(state: &DailyState, names: &Names) -> Vec<u8> {
         );
     }
     let mut second = Vec::new();
+    let all: Vec<u32> = activity.users.iter().collect();
     for users in &state.event_type_users {
-        put_places(&mut second, &activity.users, users);
+        put_places(&mut second, &all, users);
     }
     for (_, feature) in &features {
         match state.feature_users.get(feature) {
-            Some(users) => put_places(&mut second, &activity.users, users),
+            Some(users) => put_places(&mut second, &all, users),
             None => put(&mut second, 0),
         }
     }
@@ -166,14 +167,14 @@ fn put_set(out: &mut Vec<u8>, size: u64, members: impl Iterator<Item = u32>) {
     }
 }
 
-/// Writes a subset of `users` by the places of its members.
-fn put_places(out: &mut Vec<u8>, users: &RoaringBitmap, subset: &RoaringBitmap) {
-    // Both are walked in order, which takes less than a search for each member.
-    let mut all = users.iter().zip(0..);
-    let places = subset
-        .iter()
-        .filter_map(|user| all.find(|&(other, _)| other == user))
-        .map(|(_, place)| place);
+/// Writes a subset of the users `all` by the places of its members.
+fn put_places(out: &mut Vec<u8>, all: &[u32], subset: &RoaringBitmap) {
+    let mut from = 0;
+    let places = subset.iter().map(|user| {
+        let rest = all.get(from..).unwrap_or_default();
+        from += rest.partition_point(|&other| other < user);
+        from as u32
+    });
     put_set(out, subset.len(), places);
 }
 

@@ -6,6 +6,7 @@
 mod codec;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use polars::prelude::*;
@@ -45,6 +46,30 @@ pub struct Activity {
     pub features: BTreeMap<u32, u64>,
 }
 
+/// An ISO week, as weeks since the Monday before 1970-01-01.
+pub type Week = i32;
+
+/// What happened in an ISO week: days that are counted together.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct WeekActivity {
+    /// Days with events.
+    pub days: u64,
+    /// Sum over days of the day's users.
+    pub user_days: u64,
+    /// All of the week.
+    pub whole: Activity,
+}
+
+/// What happened in a range of days: whole weeks where they are known as such, and the other days that have events, each
+/// in parts.
+#[derive(Debug, Clone, Default)]
+pub struct Activities {
+    /// Weeks of which no day is in `days`.
+    pub weeks: BTreeMap<Week, Arc<WeekActivity>>,
+    /// Days, each in parts that may share users.
+    pub days: BTreeMap<Day, Vec<Arc<Activity>>>,
+}
+
 const DAY: &str = "day";
 const EVENTS: &str = "events";
 
@@ -52,6 +77,17 @@ const EVENTS: &str = "events";
 pub fn day_of(ts_us: i64) -> Day {
     // Accepted instants lie within two years of the server's clock.
     i32::try_from(ts_us.div_euclid(DAY_US)).unwrap_or(if ts_us < 0 { Day::MIN } else { Day::MAX })
+}
+
+/// The ISO week of a day.
+pub fn week_of(day: Day) -> Week {
+    // 1970-01-01 was a Thursday: three days after a Monday.
+    (day + 3).div_euclid(7)
+}
+
+/// The days of an ISO week.
+pub fn days_of(week: Week) -> Range<Day> {
+    week * 7 - 3..week * 7 + 4
 }
 
 /// The plan that states are made of: from events whose texts are categoricals, a row for each day, user, feature and
@@ -178,6 +214,15 @@ impl DailyState {
         for (&feature, users) in &other.feature_users {
             *self.feature_users.entry(feature).or_default() |= users;
         }
+    }
+}
+
+impl WeekActivity {
+    /// Adds a day, all of it.
+    pub fn add(&mut self, day: &Activity) {
+        self.days += 1;
+        self.user_days += day.users.len();
+        self.whole.merge(day);
     }
 }
 

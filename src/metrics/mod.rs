@@ -25,10 +25,7 @@ pub fn day(tz: Tz) -> Expr {
     local.dt().date().cast(DataType::Int32)
 }
 
-/// 1970-01-01 was a Thursday: days from the Monday before.
-const THURSDAY: i32 = 3;
-
-/// The ISO week of a day, as weeks since the Monday before 1970-01-01.
+/// The ISO week of a day, as weeks since the Monday before 1970-01-01, which was a Thursday.
 pub fn week(day: Expr) -> Expr {
-    (day + lit(THURSDAY)).floor_div(lit(7))
+    (day + lit(3)).floor_div(lit(7))
 }

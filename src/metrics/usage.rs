@@ -9,8 +9,7 @@
 //! the frame. Whole days of UTC are counted from daily states, in which no event is read; a reporting zone needs the
 //! events. Both ways give the same numbers. Definitions: `spec/definitions.md`, "Usage"; the user's document, "Metrics Definitions".
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono_tz::Tz;
 use polars::prelude::*;
@@ -18,8 +17,8 @@ use roaring::{MultiOps, RoaringBitmap};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use super::{THURSDAY, day, week};
-use crate::daily::{Activity, Day};
+use super::{day, week};
+use crate::daily::{Activities, Activity, Week, week_of};
 use crate::error::{Error, Result};
 use crate::event::EventType;
 use crate::names::Names;
@@ -156,46 +155,38 @@ impl UsageCounts {
         })
     }
 
-    /// Counts from what happened on each day of UTC, given in parts, without events.
-    pub fn of_days(days: &BTreeMap<Day, Vec<Arc<Activity>>>, names: &Names) -> Self {
+    /// Counts from what happened on each day of UTC, without events.
+    pub fn of_days(activities: &Activities, names: &Names) -> Self {
         let mut counts = Self::default();
-        let mut features: BTreeMap<u32, u64> = BTreeMap::new();
-        let mut event_types = [0; EventType::ALL.len()];
-        let mut users = RoaringBitmap::new();
-        let mut users_of_week = RoaringBitmap::new();
-        let mut last_week = None;
-        for (&day, parts) in days {
-            let week = Some((day + THURSDAY).div_euclid(7));
-            if last_week != week {
-                counts.weeks += 1;
-                counts.user_weeks += users_of_week.len();
-                users |= std::mem::take(&mut users_of_week);
-                last_week = week;
-            }
+        let mut whole = Whole::default();
+        for week in activities.weeks.values() {
+            counts.weeks += 1;
+            counts.days += week.days;
+            counts.user_days += week.user_days;
+            counts.user_weeks += week.whole.users.len();
+            whole.add(&week.whole);
+        }
+        let mut users_of_week: BTreeMap<Week, RoaringBitmap> = BTreeMap::new();
+        for (&day, parts) in &activities.days {
             counts.days += 1;
             counts.user_days += match parts.as_slice() {
-                [whole] => whole.users.len(),
+                [all] => all.users.len(),
                 parts => parts.iter().map(|part| &part.users).union().len(),
             };
             for part in parts {
-                counts.events += part.events;
-                users_of_week |= &part.users;
-                for (all, events) in event_types.iter_mut().zip(part.event_types) {
-                    *all += events;
-                }
-                for (&feature, events) in &part.features {
-                    *features.entry(feature).or_default() += events;
-                }
+                *users_of_week.entry(week_of(day)).or_default() |= &part.users;
+                whole.add(part);
             }
         }
-        counts.user_weeks += users_of_week.len();
-        users |= users_of_week;
-        counts.users = users.len();
-        counts.features = features
+        counts.weeks += users_of_week.len() as u64;
+        counts.user_weeks += users_of_week.values().map(RoaringBitmap::len).sum::<u64>();
+        counts.events = whole.events;
+        counts.users = whole.users.len();
+        let name = |feature| names.features.text(feature);
+        counts.features = whole
+            .features
             .into_iter()
-            .filter_map(|(feature, events)| {
-                Some((names.features.text(feature)?.to_owned(), events))
-            })
+            .filter_map(|(feature, events)| Some((name(feature)?.to_owned(), events)))
             .collect();
         counts
             .features
@@ -203,7 +194,7 @@ impl UsageCounts {
         counts.event_types = EventType::ALL
             .iter()
             .map(|event_type| event_type.name().to_owned())
-            .zip(event_types)
+            .zip(whole.event_types)
             .collect();
         counts
     }
@@ -227,6 +218,28 @@ impl UsageCounts {
             feature_usage: self.features,
             funnel_steps: funnel_steps.into(),
             total_events: self.events,
+        }
+    }
+}
+
+/// What the parts of a window add up to.
+#[derive(Default)]
+struct Whole {
+    events: u64,
+    users: RoaringBitmap,
+    event_types: [u64; EventType::ALL.len()],
+    features: HashMap<u32, u64>,
+}
+
+impl Whole {
+    fn add(&mut self, part: &Activity) {
+        self.events += part.events;
+        self.users |= &part.users;
+        for (all, events) in self.event_types.iter_mut().zip(part.event_types) {
+            *all += events;
+        }
+        for (&feature, events) in &part.features {
+            *self.features.entry(feature).or_default() += events;
         }
     }
 }

@@ -2,12 +2,15 @@
 //!
 //! The folder of the day is prepared anew beside the lake (`compacting/`), and the two are exchanged in one step:
 //! another program that lists the folder sees the old files or the new one, and never both. The manifest follows;
-//! after a crash between the two, [`finish`] makes the folder what the manifest says.
+//! after a crash between the two, [`finish`] makes the folder what the manifest says. The old folder is removed a while
+//! later, so that a program that is just reading its list reads all of it. One that opens a file of that list too late
+//! is told that there is no such file, and never gets a part.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
@@ -32,6 +35,9 @@ const SIMILAR_FACTOR: u64 = 4;
 /// A day that got nothing for so long is quiet: all its small segments become one.
 const QUIET_US: i64 = HOUR_US;
 
+/// How long the old folder of a day is kept: longer than anyone takes to list it.
+const RETIRED_FOR: Duration = Duration::from_secs(60);
+
 /// What a compaction did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Compacted {
@@ -39,6 +45,8 @@ pub struct Compacted {
     pub replaced: usize,
     /// Segments that replaced them.
     pub written: usize,
+    /// Events that were rewritten.
+    pub events: u64,
 }
 
 /// Which of a day's segments, in the order of the log, should become one now. They are next to each other, because
@@ -119,10 +127,11 @@ pub fn merge(
     number: u64,
     inputs: &[Arc<Segment>],
 ) -> Result<(PathBuf, SegmentFacts)> {
-    let events = segment::scan(inputs)?.collect()?;
+    let mut events = segment::scan(inputs)?.collect()?;
+    events.rechunk_mut_par();
     let name = format!("{number:08}-m");
     let temp = folder.temp(&format!("{}-{name}.parquet", date(day)))?;
-    let merged = segment::write_sorted(&temp, segment::path_of(day, &name), events)?;
+    let merged = segment::write_day(&temp, segment::path_of(day, &name), events)?;
     let rows: u64 = inputs.iter().map(|segment| segment.facts.rows).sum();
     if merged.rows != rows {
         return Err(Error::Damaged {
@@ -144,20 +153,21 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Prepares the folder of a day: `merged`, which lies at `temp`, and the segments that stay.
+    /// Prepares the folder of a day: `merged`, which lies at `temp`, and the segments that stay. `number` makes its name
+    /// new.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn prepare<'a>(
         folder: &Folder,
         day: Day,
+        number: u64,
         temp: &Path,
         merged: &SegmentFacts,
         stay: impl Iterator<Item = &'a SegmentFacts>,
     ) -> Result<Self> {
-        let name = format!("dt={}", date(day));
         let root = folder.path().join(COMPACTING_DIR);
-        let staged = root.join(&name);
+        let staged = root.join(format!("{number:08}-{}", date(day)));
         std::fs::create_dir_all(&staged).map_err(Error::io("create", &staged))?;
         folder::sync_parent(&root)?;
         let place = |facts: &SegmentFacts| {
@@ -171,7 +181,7 @@ impl Staged {
         folder::publish(temp, &place(merged))?;
         folder::sync_parent(&staged)?;
         Ok(Self {
-            live: folder.path().join(LAKE_DIR).join(name),
+            live: live_folder(folder, &date(day).to_string()),
             staged,
         })
     }
@@ -205,15 +215,16 @@ impl Staged {
 pub fn finish(folder: &Folder, manifest: &Manifest) -> Result<()> {
     let days = by_day(&manifest.segments);
     for staged in folder::list(&folder.path().join(COMPACTING_DIR))? {
-        let name = staged.file_name().unwrap_or_default();
+        let name = staged.file_name().unwrap_or_default().to_string_lossy();
+        let day = name.split_once('-').map_or("", |(_, day)| day);
         let staged = Staged {
-            live: folder.path().join(LAKE_DIR).join(name),
+            live: live_folder(folder, day),
             staged: staged.clone(),
         };
         let found = file_names(&staged.staged)?;
         let wanted = days
             .iter()
-            .find(|(day, _)| *name == *format!("dt={}", date(**day)));
+            .find(|(other, _)| date(**other).to_string() == day);
         let wanted: BTreeSet<_> = wanted
             .into_iter()
             .flat_map(|(_, segments)| segments)
@@ -225,6 +236,35 @@ pub fn finish(folder: &Folder, manifest: &Manifest) -> Result<()> {
         staged.remove()?;
     }
     Ok(())
+}
+
+/// The folder of a day in the lake.
+fn live_folder(folder: &Folder, day: &str) -> PathBuf {
+    folder.path().join(LAKE_DIR).join(format!("dt={day}"))
+}
+
+/// Old folders of days, which are removed a while after they left the lake.
+#[derive(Default)]
+pub struct Retired(Vec<(Instant, Staged)>);
+
+impl Retired {
+    /// Keeps a folder that left the lake just now.
+    pub fn push(&mut self, staged: Staged) {
+        self.0.push((Instant::now(), staged));
+    }
+
+    /// Removes what was kept for long enough.
+    ///
+    /// # Errors
+    /// If it cannot be removed; the next start removes it then.
+    pub fn remove_old(&mut self) -> Result<()> {
+        let (old, kept) = std::mem::take(&mut self.0)
+            .into_iter()
+            .partition(|(since, _)| since.elapsed() >= RETIRED_FOR);
+        self.0 = kept;
+        let old: Vec<(Instant, Staged)> = old;
+        old.iter().try_for_each(|(_, staged)| staged.remove())
+    }
 }
 
 fn file_names(dir: &Path) -> Result<BTreeSet<std::ffi::OsString>> {

@@ -36,12 +36,12 @@ use serde::Serialize;
 use tracing::{error, info, warn};
 
 use crate::config::StoreConfig;
-use crate::daily::{Activity, DailyState, Day, day_of};
+use crate::daily::{Activities, DailyState, Day, day_of};
 use crate::error::{Error, Result};
 use crate::names::Names;
 use crate::schema;
 use crate::window::DAY_US;
-use compaction::Staged;
+use compaction::{Retired, Staged};
 use dedup::{KeyMaker, RecentIds};
 use event_log::EventLog;
 use folder::Folder;
@@ -63,8 +63,8 @@ pub use segment::LAKE_DIR;
 pub use verify::{Verified, verify};
 pub use writer::{Reply, Stored};
 
-/// A log of so many bytes is sealed: about a million events, which keep a query and a start quick.
-const SEAL_BYTES: u64 = 256 << 20;
+/// A log of so many bytes is sealed: about half a million events, which keep a query and a start quick.
+const SEAL_BYTES: u64 = 128 << 20;
 /// Events are sealed when the oldest waits so long: how far behind the lake is for other programs.
 const SEAL_AGE: Duration = Duration::from_secs(10 * 60);
 
@@ -75,9 +75,11 @@ pub struct Store {
     view: SharedView,
     maker: DraftMaker,
     manifest: Mutex<Manifest>,
+    retired: Mutex<Retired>,
     /// Place of the segment that was scrubbed last.
     scrubbed: Mutex<usize>,
     folder: Folder,
+    opened_on: NaiveDate,
     recovered: Recovered,
 }
 
@@ -169,8 +171,10 @@ impl Store {
             view,
             maker,
             manifest: Mutex::new(manifest),
+            retired: Mutex::default(),
             scrubbed: Mutex::new(0),
             folder,
+            opened_on: now.date_naive(),
             recovered,
         })
     }
@@ -218,13 +222,12 @@ impl Store {
         self.view.scan(range_us)
     }
 
-    /// What happened on each day of a range that has events, without reading events: the parts of the day, of which
-    /// some are sealed and some are not. All that was answered before is in it.
+    /// What happened in a range of days, without reading events. All that was answered before is in it.
     ///
     /// # Errors
     /// [`Error::Damaged`] if a state that is needed is.
-    pub fn activity(&self, days: Range<Day>) -> Result<BTreeMap<Day, Vec<Arc<Activity>>>> {
-        self.view.activity(days, self.names())
+    pub fn activities(&self, days: Range<Day>) -> Result<Activities> {
+        self.view.activities(days, self.names())
     }
 
     /// The `ts` of the oldest event, in µs; the start of its day, once it expired.
@@ -264,6 +267,10 @@ impl Store {
     fn lock_manifest(&self) -> MutexGuard<'_, Manifest> {
         // A panic while it was locked left it whole: it is replaced in one step, after the commit.
         self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_retired(&self) -> MutexGuard<'_, Retired> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Seals if the log is so large or its oldest event so old that it is time.
@@ -328,6 +335,8 @@ impl Store {
             changed,
             self.names(),
         )?);
+        // Before any clock can be wrong about what expires, there is a day to compare it with.
+        next.expiry.looked_on.get_or_insert(self.opened_on);
         next.segments.extend(written.iter().cloned());
         next.commit(&self.folder)?;
         let segments = written
@@ -356,21 +365,26 @@ impl Store {
         Ok(sealed)
     }
 
-    /// Makes one segment of many small ones, where there are. Ingest and queries go on meanwhile.
+    /// Makes one segment of many small ones, where there are, until about `max_events` were rewritten. Ingest and queries
+    /// go on meanwhile.
     ///
     /// # Errors
     /// If a file cannot be written or a segment is damaged; then its day stays as it is.
-    pub fn compact(&self, now: DateTime<Utc>) -> Result<Compacted> {
+    pub fn compact(&self, now: DateTime<Utc>, max_events: u64) -> Result<Compacted> {
+        self.lock_retired().remove_old()?;
         let mut compacted = Compacted::default();
         let mut failed = None;
         let days = compaction::due_days(&self.lock_manifest().segments, now.timestamp_micros());
         for day in days {
+            if compacted.events >= max_events {
+                break;
+            }
             // The lock is free between two days, so that a seal waits for one at most.
             match self.compact_day(day, now) {
-                Ok(0) => {}
-                Ok(replaced) => {
-                    compacted.replaced += replaced;
-                    compacted.written += 1;
+                Ok(done) => {
+                    compacted.replaced += done.replaced;
+                    compacted.written += done.written;
+                    compacted.events += done.events;
                 }
                 // A damaged segment costs its own day.
                 Err(error) => failed = failed.or(Some(error)),
@@ -379,14 +393,13 @@ impl Store {
         failed.map_or(Ok(compacted), Err)
     }
 
-    /// The number of segments of the day that became one.
-    fn compact_day(&self, day: Day, now: DateTime<Utc>) -> Result<usize> {
+    fn compact_day(&self, day: Day, now: DateTime<Utc>) -> Result<Compacted> {
         let mut manifest = self.lock_manifest();
         let mut next = manifest.clone();
         let of_day = compaction::by_day(&manifest.segments).remove(&day);
         let of_day = of_day.unwrap_or_default();
         let Some(run) = compaction::plan(&of_day, now.timestamp_micros()) else {
-            return Ok(0);
+            return Ok(Compacted::default());
         };
         let inputs: HashSet<String> = of_day
             .get(run)
@@ -408,8 +421,13 @@ impl Store {
             .iter()
             .copied()
             .filter(|facts| !inputs.contains(&facts.path));
-        let staged = Staged::prepare(&self.folder, day, &temp, &merged, stay)?;
+        let staged = Staged::prepare(&self.folder, day, next.sequence, &temp, &merged, stay)?;
         let new = Arc::new(Segment::new(self.folder.path(), merged.clone()));
+        let done = Compacted {
+            replaced: inputs.len(),
+            written: 1,
+            events: merged.rows,
+        };
         next.replace_segments(&inputs, merged);
         staged.exchange()?;
         if let Err(error) = next.commit(&self.folder) {
@@ -423,15 +441,15 @@ impl Store {
         let at = at.unwrap_or(0).min(view.segments.len());
         view.segments.insert(at, new);
         drop(view);
-        let replaced = inputs.len();
         *manifest = next;
-        staged.remove()?;
+        self.lock_retired().push(staged);
         info!(
-            replaced,
-            "Compacted {replaced} segments of {}",
+            replaced = done.replaced,
+            "Compacted {} segments of {}",
+            done.replaced,
             states::date(day)
         );
-        Ok(replaced)
+        Ok(done)
     }
 
     /// Makes the daily states of all days anew from their segments, which gives identical bytes. Days whose events
@@ -461,15 +479,7 @@ impl Store {
     pub fn expire(&self, today: NaiveDate, retention: Retention, clock: Clock) -> Result<Expired> {
         let mut manifest = self.lock_manifest();
         let mut next = manifest.clone();
-        let received = manifest
-            .segments
-            .iter()
-            .map(|facts| facts.last_received_at_us);
-        let looked_on = manifest
-            .expiry
-            .looked_on
-            .or_else(|| received.max().map(|us| states::date(day_of(us))));
-        let horizon = expiry::horizon(today, looked_on, retention, clock)?;
+        let horizon = expiry::horizon(today, manifest.expiry.looked_on, retention, clock)?;
         let day = |facts: &SegmentFacts| states::date(day_of(facts.first_ts_us));
         next.segments.retain(|facts| day(facts) >= horizon.raw_from);
         next.states.retain(|facts| facts.day >= horizon.states_from);

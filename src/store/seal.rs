@@ -8,10 +8,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use polars::prelude::*;
 
 use super::folder::{self, Folder};
+use super::pipeline;
 use super::recovery;
 use super::scan::read_chunk;
 use super::segment::{self, SegmentFacts};
@@ -25,11 +27,10 @@ use crate::schema;
 
 /// Where rotated logs wait to be sealed, in the data folder.
 const SEALING_DIR: &str = "sealing";
-/// Events that are written at once: with [`BATCH_BYTES`] bounds memory to some hundred MB.
-const BATCH_ROWS: usize = 1 << 20;
+/// Events that are written at once; with those that are read meanwhile they take some hundred MB.
+const BATCH_ROWS: usize = 1 << 19;
 /// Bytes of lines that are written at once.
-const BATCH_BYTES: usize = 256 << 20;
-
+const BATCH_BYTES: usize = 128 << 20;
 /// Bytes of a short line: what capacity is reserved by.
 const LINE_BYTES: usize = 200;
 
@@ -72,15 +73,33 @@ impl RotatedLog {
 
     /// Writes the log's events as segments. They are not live yet.
     pub fn write_segments(&self, folder: &Folder) -> Result<Vec<SegmentFacts>> {
-        let mut facts = Vec::new();
-        let mut batch = Batch::default();
-        let mut files = 0;
-        let mut write = |batch: &mut Batch| -> Result<()> {
-            let name = format!("{:08}-{files}", self.number);
-            files += 1;
-            facts.extend(segment::write_days(folder, &name, batch.take()?)?);
-            Ok(())
-        };
+        std::thread::scope(|scope| {
+            // While one batch is written the next one is read.
+            let (sender, batches) = sync_channel::<Batch>(0);
+            let writer = scope.spawn(move || {
+                let mut facts = Vec::new();
+                for (place, batch) in (0..).zip(batches) {
+                    let name = format!("{:08}-{place}", self.number);
+                    facts.extend(segment::write_days(folder, &name, batch.into_frame()?)?);
+                }
+                Ok(facts)
+            });
+            let read = self.read_batches(|batch| {
+                // Once the writer has failed, its error is the one to report.
+                sender
+                    .send(batch)
+                    .map_err(|_| Error::Busy("the writer of segments has stopped"))
+            });
+            drop(sender);
+            let written = writer
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            written.and_then(|facts| read.map(|()| facts))
+        })
+    }
+
+    /// Reads the log's events in batches.
+    fn read_batches(&self, mut sink: impl FnMut(Batch) -> Result<()>) -> Result<()> {
         let read = |bytes: &[u8]| {
             let mut rows = LakeRows::with_capacity(bytes.len() / LINE_BYTES);
             let found = read_chunk(bytes, |event| {
@@ -89,10 +108,11 @@ impl RotatedLog {
             })?;
             Ok((found, (bytes.len(), rows.finish()?)))
         };
+        let mut batch = Batch::default();
         let scan = recovery::scan_file(&self.path, read, |(bytes, events)| {
             batch.push(events, bytes)?;
             match batch.is_full() {
-                true => write(&mut batch),
+                true => sink(std::mem::take(&mut batch)),
                 false => Ok(()),
             }
         })?;
@@ -107,10 +127,10 @@ impl RotatedLog {
                 ),
             });
         }
-        if batch.rows() > 0 {
-            write(&mut batch)?;
+        match batch.rows() {
+            0 => Ok(()),
+            _ => sink(batch),
         }
-        Ok(facts)
     }
 }
 
@@ -120,11 +140,17 @@ impl RotatedLog {
 /// If the engine cannot compute it.
 pub fn left_behind(chunks: &[Arc<Chunk>]) -> Result<BTreeMap<Day, DailyState>> {
     let mut left: BTreeMap<Day, DailyState> = BTreeMap::new();
-    for chunk in chunks {
-        for (&day, state) in chunk.states()? {
-            left.entry(day).or_default().merge(state);
-        }
-    }
+    let mut chunks = chunks.iter();
+    pipeline::ordered(
+        || Ok(chunks.next()),
+        |chunk| chunk.states(),
+        |states| {
+            for (&day, state) in states? {
+                left.entry(day).or_default().merge(state);
+            }
+            Ok(())
+        },
+    )?;
     Ok(left)
 }
 
@@ -205,9 +231,9 @@ impl Batch {
         self.events.as_ref().map_or(0, DataFrame::height)
     }
 
-    /// The events in one piece; none are left.
-    fn take(&mut self) -> Result<DataFrame> {
-        let mut events = std::mem::take(self).events.unwrap_or_default();
+    /// The events in one piece.
+    fn into_frame(self) -> Result<DataFrame> {
+        let mut events = self.events.unwrap_or_default();
         events.rechunk_mut_par();
         Ok(events)
     }

@@ -248,7 +248,8 @@ pub fn scan(segments: &[Arc<Segment>]) -> Result<LazyFrame> {
 /// # Errors
 /// If a file cannot be written.
 pub fn write_days(folder: &Folder, name: &str, events: DataFrame) -> Result<Vec<SegmentFacts>> {
-    let mut days = by_day(events)?.into_iter();
+    let mut days = by_day(&events)?.into_iter();
+    drop(events);
     let mut facts = Vec::new();
     pipeline::ordered(
         || Ok(days.next()),
@@ -266,21 +267,68 @@ pub fn write_days(folder: &Folder, name: &str, events: DataFrame) -> Result<Vec<
     Ok(facts)
 }
 
-/// The events of each day, in the order of the frame.
-fn by_day(events: DataFrame) -> Result<Vec<(Day, DataFrame)>> {
-    let mut rows: BTreeMap<Day, Vec<IdxSize>> = BTreeMap::new();
-    for (row, ts_us) in (0..).zip(instants_us(&events, schema::TS)?) {
-        rows.entry(day_of(ts_us)).or_default().push(row);
+/// The events of each day, in the order of a segment.
+fn by_day(events: &DataFrame) -> Result<Vec<(Day, DataFrame)>> {
+    let (order, lengths) = order(events)?;
+    let sorted = events.take(&IdxCa::from_vec(PlSmallStr::EMPTY, order))?;
+    let mut start = 0;
+    let days = lengths.into_iter().map(|(day, length)| {
+        let of_day = sorted.slice(start, length);
+        start += length as i64;
+        (day, of_day)
+    });
+    Ok(days.collect())
+}
+
+/// The rows by day, user and time, those of one user and instant in the order of the frame, which is that of the log;
+/// and the number of rows of each day.
+///
+/// The engine's own sort by two columns compares texts row by row, which takes three times as long: nearly every
+/// comparison is decided by the first bytes of the ids.
+fn order(events: &DataFrame) -> Result<(Vec<IdxSize>, BTreeMap<Day, usize>)> {
+    struct Key<'a> {
+        day: Day,
+        start_of_user: u128,
+        user: Option<&'a str>,
+        ts_us: i64,
+        row: IdxSize,
     }
-    if let (1, Some((&day, _))) = (rows.len(), rows.first_key_value()) {
-        return Ok(vec![(day, events)]);
-    }
-    rows.into_iter()
-        .map(|(day, rows)| {
-            let rows = IdxCa::from_vec(PlSmallStr::EMPTY, rows);
-            Ok((day, events.take(&rows)?))
+    let users = events.column(schema::USER_ID)?.str()?;
+    let instants = events.column(schema::TS)?.to_physical_repr();
+    let mut lengths = BTreeMap::new();
+    let mut keys: Vec<Key<'_>> = users
+        .iter()
+        .zip(instants.i64()?.iter())
+        .zip(0..)
+        .map(|((user, ts_us), row)| {
+            let ts_us = ts_us.unwrap_or_default();
+            let day = day_of(ts_us);
+            *lengths.entry(day).or_default() += 1;
+            Key {
+                day,
+                start_of_user: first_bytes(user.unwrap_or_default()),
+                user,
+                ts_us,
+                row,
+            }
         })
-        .collect()
+        .collect();
+    keys.sort_unstable_by(|a, b| {
+        (a.day, a.start_of_user)
+            .cmp(&(b.day, b.start_of_user))
+            .then_with(|| a.user.cmp(&b.user))
+            .then_with(|| (a.ts_us, a.row).cmp(&(b.ts_us, b.row)))
+    });
+    Ok((keys.into_iter().map(|key| key.row).collect(), lengths))
+}
+
+/// The first bytes of a text as a number that orders as they do.
+fn first_bytes(text: &str) -> u128 {
+    let mut first = [0; size_of::<u128>()];
+    for (to, byte) in first.iter_mut().zip(text.bytes()) {
+        *to = byte;
+    }
+    u128::from_be_bytes(first)
 }
 
 /// Path of a segment below the data folder.
@@ -301,15 +349,21 @@ pub fn publish(folder: &Folder, temp: &Path, segment: &SegmentFacts) -> Result<(
     folder::publish(temp, &path)
 }
 
-/// Writes events of one day, in the order of users and then of time, to the file `temp`, durably; `path` is where it
-/// will be below the data folder. Users lie together because nearly every question that reads events is about what a
+/// Writes events of one day as a segment to the file `temp`, durably; `path` is where it will be below the data folder.
+///
+/// # Errors
+/// If the file cannot be written, or there are events of other days.
+pub fn write_day(temp: &Path, path: String, events: DataFrame) -> Result<SegmentFacts> {
+    let mut days = by_day(&events)?;
+    match (days.pop(), days.is_empty()) {
+        (Some((_, events)), true) => write_sorted(temp, path, events),
+        _ => Err(Error::Query("events of one day are of several".into())),
+    }
+}
+
+/// Writes events in the order of users and then of time. Users lie together because nearly every question that reads events is about what a
 /// user did: groups are found next to each other, and one user's events are in one row group.
-pub fn write_sorted(temp: &Path, path: String, events: DataFrame) -> Result<SegmentFacts> {
-    // Stable, so that a user's events of one instant stay in the order of the log.
-    let mut events = events.sort(
-        [schema::USER_ID, schema::TS],
-        SortMultipleOptions::default().with_maintain_order(true),
-    )?;
+fn write_sorted(temp: &Path, path: String, mut events: DataFrame) -> Result<SegmentFacts> {
     let file = File::create(temp).map_err(Error::io("create", temp))?;
     let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, &file);
     ParquetWriter::new(&mut writer)
@@ -341,9 +395,4 @@ fn span_us(events: &DataFrame, name: &str) -> Result<(i64, i64)> {
         instants.min().unwrap_or_default(),
         instants.max().unwrap_or_default(),
     ))
-}
-
-fn instants_us(events: &DataFrame, name: &str) -> Result<Vec<i64>> {
-    let column = events.column(name)?.to_physical_repr();
-    Ok(column.i64()?.iter().flatten().collect())
 }

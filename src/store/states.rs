@@ -55,14 +55,22 @@ impl StateFile {
     /// # Errors
     /// [`Error::Damaged`] if the file is not what was written.
     pub fn activity(&self, names: &Names) -> Result<Arc<Activity>> {
+        let read = self.activity_once(names)?;
+        // Another reader may have been first; both read the same.
+        Ok(self.activity.get_or_init(|| read).clone())
+    }
+
+    /// Who was active and how much happened, without keeping it.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the file is not what was written.
+    pub fn activity_once(&self, names: &Names) -> Result<Arc<Activity>> {
         if let Some(activity) = self.activity.get() {
             return Ok(activity.clone());
         }
-        let bytes = self.verified_bytes()?;
-        let read =
-            daily::decode_activity(&bytes, names).map_err(|message| self.damaged(message))?;
-        // Another reader may have been first; both read the same.
-        Ok(self.activity.get_or_init(|| Arc::new(read)).clone())
+        let read = daily::decode_activity(&self.verified_bytes()?, names)
+            .map_err(|message| self.damaged(message))?;
+        Ok(Arc::new(read))
     }
 
     /// All of the state.

@@ -1,6 +1,6 @@
 //! What a query sees: the live segments and the tail, changed together so that an event is seen exactly once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -8,10 +8,11 @@ use std::time::Instant;
 use polars::prelude::*;
 
 use super::expiry::ExpiryFacts;
+use super::pipeline;
 use super::segment::{self, Segment};
 use super::states::StateFile;
 use super::tail::{Chunk, Tail};
-use crate::daily::{Activity, Day};
+use crate::daily::{Activities, Day, Week, WeekActivity, days_of, week_of};
 use crate::error::Result;
 use crate::names::Names;
 use crate::schema;
@@ -19,7 +20,42 @@ use crate::window::DAY_US;
 
 /// The view, shared by the writer, the seal and all queries.
 #[derive(Clone)]
-pub(super) struct SharedView(Arc<Mutex<View>>);
+pub(super) struct SharedView {
+    view: Arc<Mutex<View>>,
+    weeks: Arc<Mutex<BTreeMap<Week, KeptWeek>>>,
+}
+
+/// The states of the days of a week that have events.
+type DaysOfWeek<'a> = &'a [(Day, Arc<StateFile>)];
+
+/// A week that was counted, and from what.
+struct KeptWeek {
+    /// Names of the states' files, which are never used twice.
+    files: Vec<String>,
+    activity: Arc<WeekActivity>,
+}
+
+impl KeptWeek {
+    fn count(states: DaysOfWeek<'_>, names: &Names) -> Result<Self> {
+        let mut activity = WeekActivity::default();
+        for (_, state) in states {
+            activity.add(state.activity_once(names)?.as_ref());
+        }
+        Ok(Self {
+            files: states
+                .iter()
+                .map(|(_, state)| state.facts.path.clone())
+                .collect(),
+            activity: Arc::new(activity),
+        })
+    }
+
+    /// Whether it was counted from these.
+    fn is_of(&self, states: DaysOfWeek<'_>) -> bool {
+        let files = states.iter().map(|(_, state)| &state.facts.path);
+        self.files.iter().eq(files)
+    }
+}
 
 /// The segments and the tail at one instant.
 pub(super) struct View {
@@ -58,12 +94,15 @@ struct Snapshot {
 
 impl SharedView {
     pub fn new(view: View) -> Self {
-        Self(Arc::new(Mutex::new(view)))
+        Self {
+            view: Arc::new(Mutex::new(view)),
+            weeks: Arc::default(),
+        }
     }
 
     /// The view itself. A panic while it was locked left it whole: it is only ever replaced in one step.
     pub fn lock(&self) -> MutexGuard<'_, View> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The events whose `ts` lies in `range_us`, with the columns of [`schema::COUNTED`].
@@ -101,16 +140,11 @@ impl SharedView {
         ))
     }
 
-    /// What happened on each day of a range that has events: the parts of the day, of which some are sealed and some
-    /// are in the tail.
+    /// What happened in a range of days.
     ///
     /// # Errors
     /// If a state that is needed is damaged.
-    pub fn activity(
-        &self,
-        days: Range<Day>,
-        names: &Names,
-    ) -> Result<BTreeMap<Day, Vec<Arc<Activity>>>> {
+    pub fn activities(&self, days: Range<Day>, names: &Names) -> Result<Activities> {
         let range_us = i64::from(days.start) * DAY_US..i64::from(days.end) * DAY_US;
         let (states, chunks) = {
             let view = self.lock();
@@ -118,16 +152,64 @@ impl SharedView {
             let states: Vec<_> = states.map(|(&day, state)| (day, state.clone())).collect();
             (states, view.tail.snapshot(&range_us)?)
         };
-        let mut parts: BTreeMap<Day, Vec<Arc<Activity>>> = BTreeMap::new();
-        for (day, state) in states {
-            parts.insert(day, vec![state.activity(names)?]);
-        }
-        for chunk in chunks {
+        let mut activities = Activities::default();
+        for chunk in &chunks {
             for (day, state) in chunk.states()?.range(days.clone()) {
-                parts.entry(*day).or_default().push(state.activity.clone());
+                let parts = activities.days.entry(*day).or_default();
+                parts.push(state.activity.clone());
             }
         }
-        Ok(parts)
+        let unsealed: BTreeSet<Week> = activities.days.keys().copied().map(week_of).collect();
+        let mut whole_weeks = Vec::new();
+        for of_week in states.chunk_by(|(a, _), (b, _)| week_of(*a) == week_of(*b)) {
+            let Some(week) = of_week.first().map(|(day, _)| week_of(*day)) else {
+                continue;
+            };
+            let reach = days_of(week);
+            if days.start <= reach.start && reach.end <= days.end && !unsealed.contains(&week) {
+                whole_weeks.push((week, of_week));
+                continue;
+            }
+            for (day, state) in of_week {
+                let parts = activities.days.entry(*day).or_default();
+                parts.push(state.activity(names)?);
+            }
+        }
+        activities.weeks = self.weeks(&whole_weeks, names)?;
+        Ok(activities)
+    }
+
+    /// What happened in weeks of which all is sealed. Each is counted once and kept: a year is some fifty sets of users
+    /// and not 365.
+    fn weeks(
+        &self,
+        weeks: &[(Week, DaysOfWeek<'_>)],
+        names: &Names,
+    ) -> Result<BTreeMap<Week, Arc<WeekActivity>>> {
+        let mut found = BTreeMap::new();
+        let mut missing = Vec::new();
+        {
+            let kept = self.weeks.lock().unwrap_or_else(PoisonError::into_inner);
+            for &(week, states) in weeks {
+                match kept.get(&week).filter(|kept| kept.is_of(states)) {
+                    Some(kept) => drop(found.insert(week, kept.activity.clone())),
+                    None => missing.push((week, states)),
+                }
+            }
+        }
+        let mut missing = missing.into_iter();
+        pipeline::ordered(
+            || Ok(missing.next()),
+            |(week, states)| Ok((week, KeptWeek::count(states, names)?)),
+            |counted: Result<(Week, KeptWeek)>| {
+                let (week, counted) = counted?;
+                found.insert(week, counted.activity.clone());
+                let mut kept = self.weeks.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.insert(week, counted);
+                Ok(())
+            },
+        )?;
+        Ok(found)
     }
 
     fn snapshot(&self, range_us: &Range<i64>) -> Result<Snapshot> {

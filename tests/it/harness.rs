@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, NaiveTime, Utc};
 use echopilot_analytics::config::{Durability, StoreConfig};
 use echopilot_analytics::demo::Demo;
-use echopilot_analytics::engine::Engine;
+use echopilot_analytics::engine::{Engine, IngestAnswer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -260,6 +260,18 @@ pub fn engine(data_dir: &Path, now: DateTime<Utc>) -> Engine {
         rollup_at: NaiveTime::MIN,
     };
     Engine::open(&config, "the test", now).expect("a data folder")
+}
+
+/// Sends at most 100 events to an engine of this process, and waits until they are stored.
+pub fn ingest(engine: &Engine, events: &[Value], now: DateTime<Utc>) -> IngestAnswer {
+    let body = json!({"events": events}).to_string();
+    let pending = engine.ingest(body.as_bytes(), now).expect("a batch");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    runtime
+        .block_on(pending.answer())
+        .expect("a store that writes")
 }
 
 /// Fills a store with a made-up history up to yesterday, all of it in the log.

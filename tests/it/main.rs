@@ -8,10 +8,12 @@
 
 mod cli;
 mod durability;
+mod expiry;
 mod faults;
 mod harness;
 mod health;
 mod ingest;
+mod lake;
 mod oracle;
 mod properties;
 mod rollup;

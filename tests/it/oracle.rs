@@ -7,16 +7,24 @@ use serde_json::{Value, json};
 
 use crate::harness::{folder, run, run_json, sample};
 
-/// Runs Python with the packages of `tests/requirements.txt`, which `make test` installs, and reads its JSON.
-pub fn python(arguments: &[&str]) -> Value {
+/// Python with the packages of `tests/requirements.txt`, which `make test` installs.
+pub fn python_command() -> Command {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = std::env::var_os("ECHOPILOT_TEST_PYTHON")
         .map_or_else(|| root.join(".venv/bin/python"), PathBuf::from);
-    let output = Command::new(&python)
-        .args(arguments)
-        .current_dir(root)
-        .output()
-        .unwrap_or_else(|error| panic!("{}: {error}; `make test` installs it", python.display()));
+    assert!(
+        python.exists(),
+        "{} is missing; `make test` installs it",
+        python.display()
+    );
+    let mut command = Command::new(python);
+    command.current_dir(root);
+    command
+}
+
+/// Runs Python and reads its JSON.
+pub fn python(arguments: &[&str]) -> Value {
+    let output = python_command().args(arguments).output().unwrap();
     assert!(
         output.status.success(),
         "{}",

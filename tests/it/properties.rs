@@ -10,7 +10,7 @@ use echopilot_analytics::window::{DAY_US, WindowRequest};
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::harness::{engine, folder};
+use crate::harness::{engine, folder, ingest};
 
 /// A made-up event: seconds before now, type, user, feature.
 #[derive(Debug, Clone)]
@@ -59,12 +59,7 @@ fn send(engine: &Engine, events: &[(usize, &Made)]) {
                     "feature":event.feature.map(|feature| format!("feature-{feature}"))})
             })
             .collect();
-        let body = json!({"events":events}).to_string();
-        let pending = engine.ingest(body.as_bytes(), now()).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap();
-        let answer = runtime.block_on(pending.answer()).unwrap();
+        let answer = ingest(engine, &events, now());
         assert_eq!(answer.logged + answer.duplicates, chunk.len());
     }
 }

@@ -1,0 +1,205 @@
+"""Usage of a year, beside DuckDB, ClickHouse and Polars reading the same lake on the same cores in the same run.
+
+Usage: peers.py ECHOPILOT [EVENTS]...      (from `make bench-peers`; default 1, 10 and 100 million)
+
+For each history: the server answers over HTTP, first cold, then warm; then each peer answers the same question in a
+process of its own. All answers must be equal. `peers.py --peer NAME LAKE FROM TO` is such a process.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+KEY = "a-key-for-the-bench"
+ROUNDS = 3
+WARM_QUESTIONS = 300
+
+SQL = """
+with e as (
+    select {day} as day, {week} as week, user_id, feature, event_type
+    from {lake} where ts >= {first} and ts < {end}
+)
+select
+    (select count(*) from e) as total,
+    (select count(distinct day) from e) as days,
+    (select count(distinct week) from e) as weeks,
+    (select count(distinct user_id) from e) as mau,
+    (select count(*) from (select distinct day, user_id from e where user_id is not null) as d) as user_days,
+    (select count(*) from (select distinct week, user_id from e where user_id is not null) as w) as user_weeks
+"""
+GROUPS = "select {column}, count(*) from {lake} where ts >= {first} and ts < {end} and {column} is not null group by 1"
+
+
+def duckdb_usage(lake, first, end):
+    import duckdb
+
+    db = duckdb.connect()
+    db.execute("set threads = 2; set timezone = 'UTC'")
+    names = dict(
+        lake=f"read_parquet('{lake}')",
+        first=f"timestamptz '{first} 00:00:00+00'",
+        end=f"timestamptz '{end} 00:00:00+00'",
+    )
+    totals = db.execute(SQL.format(day="cast(ts as date)", week="date_trunc('week', ts)", **names)).fetchone()
+    return totals, *(dict(db.execute(GROUPS.format(column=c, **names)).fetchall()) for c in ("feature", "event_type"))
+
+
+def clickhouse_usage(lake, first, end):
+    import chdb
+
+    names = dict(
+        lake=f"file('{lake}', Parquet)",
+        first=f"toDateTime64('{first} 00:00:00', 6, 'UTC')",
+        end=f"toDateTime64('{end} 00:00:00', 6, 'UTC')",
+    )
+
+    def rows(sql):
+        settings = " settings max_threads = 2, session_timezone = 'UTC', use_hive_partitioning = 0"
+        found = chdb.query(sql + settings, "JSONCompactEachRow").bytes().decode()
+        return [json.loads(line) for line in found.splitlines()]
+
+    totals = rows(SQL.format(day="toDate(ts, 'UTC')", week="toMonday(ts, 'UTC')", **names))[0]
+    groups = ({k: int(v) for k, v in rows(GROUPS.format(column=c, **names))} for c in ("feature", "event_type"))
+    return [int(value) for value in totals], *groups
+
+
+def polars_usage(lake, first, end):
+    import polars as pl
+
+    bound = lambda day: pl.lit(day).str.to_datetime(time_unit="us", time_zone="UTC")
+    events = pl.scan_parquet(lake, hive_partitioning=False).filter(
+        pl.col("ts") >= bound(f"{first} 00:00:00"), pl.col("ts") < bound(f"{end} 00:00:00")
+    )
+    active = (
+        events.select(day=pl.col("ts").dt.date(), user=pl.col("user_id")).unique()
+        .with_columns(week=pl.col("day").dt.truncate("1w"))
+    )
+    known = active.filter(pl.col("user").is_not_null())
+    frames = pl.collect_all(
+        [
+            events.select(pl.len()),
+            active.select(pl.col("day").n_unique(), pl.col("week").n_unique()),
+            known.select(pl.col("user").n_unique(), pl.len().alias("user_days")),
+            known.select("week", "user").unique().select(pl.len()),
+            *(events.filter(pl.col(c).is_not_null()).group_by(c).agg(pl.len()) for c in ("feature", "event_type")),
+        ],
+        engine="streaming",
+    )
+    (total,), (days, weeks), (mau, user_days), (user_weeks,) = (frame.row(0) for frame in frames[:4])
+    return (total, days, weeks, mau, user_days, user_weeks), dict(frames[4].iter_rows()), dict(frames[5].iter_rows())
+
+
+PEERS = {"DuckDB": duckdb_usage, "ClickHouse": clickhouse_usage, "Polars": polars_usage}
+
+
+def as_peer(name, lake, first, end):
+    started = time.monotonic()
+    totals, features, types = PEERS[name](lake, first, end)
+    seconds = time.monotonic() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "peak": peak, "answer": [list(totals), features, types]}))
+
+
+class Server:
+    def __init__(self, program, folder):
+        self.started = time.monotonic()
+        self.child = subprocess.Popen(
+            [program, "serve", "--data-dir", folder, "--listen", "127.0.0.1:0"],
+            env={**os.environ, "ECHOPILOT_DASH_KEY": KEY, "ECHOPILOT_RAW_RETENTION_DAYS": "400"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for line in self.child.stderr:
+            if "answers at" in line:
+                self.url = line.split()[-1]
+                break
+        self.start_seconds = time.monotonic() - self.started
+
+    def ask(self, days, end):
+        request = urllib.request.Request(
+            f"{self.url}/api/analytics/usage?days={days}&end={end}", headers={"X-Dash-Key": KEY}
+        )
+        started = time.monotonic()
+        with urllib.request.urlopen(request) as response:
+            body = response.read()
+        return time.monotonic() - started, json.loads(body)
+
+    def peak(self):
+        with open(f"/proc/{self.child.pid}/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+
+    def stop(self):
+        self.child.terminate()
+        self.child.stderr.close()
+        self.child.wait()
+
+
+def milliseconds(seconds):
+    ordered = sorted(seconds)
+    return f"p50 {statistics.median(ordered) * 1e3:.1f}, p95 {ordered[int(len(ordered) * 0.95)] * 1e3:.1f} ms"
+
+
+def folder_bytes(path):
+    return sum(os.path.getsize(os.path.join(root, file)) for root, _, files in os.walk(path) for file in files)
+
+
+def measure(program, folder, events):
+    made = subprocess.run(
+        [program, "demo", "--data-dir", folder, "--events", str(events), "--users", "1000000", "--days", "365"],
+        capture_output=True,
+        check=True,
+    ) if not os.path.exists(folder) else None
+    lake, states = folder_bytes(f"{folder}/events"), folder_bytes(f"{folder}/states")
+    print(f"\n{events:,} events: lake {lake / events:.1f} bytes an event, states {states / lake:.1%} of it, "
+          f"dictionary {os.path.getsize(f'{folder}/users.ndjson') / 1e6:.0f} MB")
+    server = Server(program, folder)
+    newest = max(name[3:] for name in os.listdir(f"{folder}/events"))
+    first_answer, answer = server.ask(365, newest)
+    warm = [server.ask(365, newest)[0] for _ in range(WARM_QUESTIONS)]
+    month = [server.ask(30, newest)[0] for _ in range(WARM_QUESTIONS)]
+    print(f"  EchoPilot: start {server.start_seconds:.2f} s, first answer {first_answer * 1e3:.0f} ms, "
+          f"365 days {milliseconds(warm)}, 30 days {milliseconds(month)}, peak {server.peak():.0f} MB")
+    server.stop()
+    window = answer["window"]
+    first, end = window["from"], os.popen(f"date -u -d '{window['to']} +1 day' +%F").read().strip()
+    ours = [
+        [answer[key] for key in ("total_events", "unique_days", "unique_weeks", "mau", "users_per_day", "users_per_week")],
+        answer["feature_usage"],
+        {name: count for name, count in answer["funnel_steps"].items() if count},
+    ]
+    for peer in PEERS:
+        rounds = []
+        for _ in range(ROUNDS if events <= 10_000_000 else 1):
+            child = subprocess.run(
+                [sys.executable, __file__, "--peer", peer, f"{folder}/events/*/*.parquet", first, end],
+                capture_output=True,
+                text=True,
+            )
+            if child.returncode:
+                print(f"  {peer}: no answer: {child.stderr.strip().splitlines()[-1:]}")
+                break
+            rounds.append(json.loads(child.stdout))
+        if not rounds:
+            continue
+        assert all(found["answer"] == ours for found in rounds), (peer, rounds[0]["answer"], ours)
+        seconds = statistics.median(found["seconds"] for found in rounds)
+        print(f"  {peer}: {seconds:.1f} s, peak {rounds[0]['peak']:,.0f} MB, equal answer; "
+              f"{seconds / statistics.median(warm):,.0f} times as long")
+
+
+if sys.argv[1] == "--peer":
+    as_peer(*sys.argv[2:])
+else:
+    program = os.path.abspath(sys.argv[1])
+    sizes = [int(size) for size in sys.argv[2:]] or [1_000_000, 10_000_000, 100_000_000]
+    kept = os.environ.get("BENCH_FOLDER")
+    with tempfile.TemporaryDirectory(dir=".") as temporary:
+        for events in sizes:
+            measure(program, os.path.join(kept or temporary, str(events)), events)
