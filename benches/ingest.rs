@@ -1,5 +1,6 @@
-//! Durable ingest over HTTP: the real server, 64 keep-alive clients and a bare `write` + `fdatasync` loop of the
-//! same bytes, in turns on the same machine. `cargo bench --bench ingest`
+//! Durable ingest over HTTP while the log is sealed again and again: the real server, 64 keep-alive clients and a bare
+//! `write` + `fdatasync` loop of the same bytes, in turns on the same machine. `cargo bench --bench ingest`, with a part
+//! of a load's name for that load alone.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -12,12 +13,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use echopilot_analytics::event::{self, Verdict};
 use tokio::net::TcpStream;
 
 const CLIENTS: usize = 64;
+const KEY: &str = "a-key-for-the-bench";
 const ROUNDS: usize = 3;
 const ROUND: Duration = Duration::from_secs(6);
 /// The same bytes that 64 waiting batches of 100 make, in one write.
@@ -59,7 +62,12 @@ fn main() {
     println!(
         "{CLIENTS} keep-alive clients, fdatasync before each reply, medians of {ROUNDS} rounds of {ROUND:?}"
     );
-    for load in LOADS {
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|name| name != "--bench")
+        .collect();
+    let is_wanted = |load: &Load| wanted.iter().all(|part| load.name.contains(part));
+    for load in LOADS.into_iter().filter(is_wanted) {
         let dir = tempfile::tempdir_in(".").unwrap();
         let server = Server::start(dir.path());
         let at_rest_mb = server.resident_mb();
@@ -94,6 +102,11 @@ fn main() {
             median(&|round| round.log_mb_per_second / round.bare.mb_per_second),
         );
         println!(
+            "  usage of a year meanwhile: p50 {:.1} ms, p95 {:.1} ms",
+            median(&|round| at(&round.usage_latencies, 0.50)),
+            median(&|round| at(&round.usage_latencies, 0.95)),
+        );
+        println!(
             "  server {at_rest_mb} MB resident at rest, {} MB afterwards",
             server.resident_mb()
         );
@@ -111,12 +124,19 @@ struct Round {
     bare: Bare,
     /// Sorted, in ms.
     latencies: Vec<f64>,
+    /// Of the questions that were asked meanwhile; sorted, in ms.
+    usage_latencies: Vec<f64>,
 }
 
 impl Round {
     fn at(&self, share: f64) -> f64 {
-        self.latencies[((self.latencies.len() - 1) as f64 * share) as usize]
+        at(&self.latencies, share)
     }
+}
+
+/// The value below which that share of sorted values lies.
+fn at(sorted: &[f64], share: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * share) as usize]
 }
 
 /// MB/s, and p99 in ms, of writes of one size, each followed by `fdatasync`. With one event a request a group is 64 lines.
@@ -147,7 +167,6 @@ fn bare_loop(dir: &Path, events_per_request: usize) -> Bare {
 struct Server {
     child: Child,
     address: String,
-    log: std::path::PathBuf,
     next_id: Arc<AtomicU64>,
 }
 
@@ -157,7 +176,11 @@ impl Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_echopilot"))
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(&data)
-            .env("ECHOPILOT_LOG", "warn")
+            .env("ECHOPILOT_DASH_KEY", KEY)
+            .env(
+                "ECHOPILOT_LOG",
+                std::env::var("ECHOPILOT_LOG").unwrap_or("warn".into()),
+            )
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -168,11 +191,15 @@ impl Server {
                 break address.to_owned();
             }
         };
-        std::thread::spawn(move || lines.for_each(drop));
+        let traces = std::env::var_os("ECHOPILOT_LOG").is_some();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok).filter(|_| traces) {
+                eprintln!("{line}");
+            }
+        });
         Self {
             child,
             address,
-            log: data.join("analytics_events.ndjson"),
             next_id: Arc::new(AtomicU64::new(0)),
         }
     }
@@ -192,19 +219,39 @@ impl Server {
     }
 
     fn round(&self, load: Load, bare: Bare) -> Round {
-        let log_before = self.log.metadata().unwrap().len();
         let started = Instant::now();
-        let mut latencies = self.load(load);
+        let stop = AtomicBool::new(false);
+        let (mut latencies, usage_latencies) = std::thread::scope(|scope| {
+            let asker = scope.spawn(|| self.ask_usage(&stop));
+            let latencies = self.load(load);
+            stop.store(true, Ordering::Relaxed);
+            (latencies, asker.join().unwrap())
+        });
         let seconds = started.elapsed().as_secs_f64();
         latencies.sort_by(f64::total_cmp);
+        let events_per_second = (latencies.len() * load.events_per_request) as f64 / seconds;
         Round {
-            events_per_second: (latencies.len() * load.events_per_request) as f64 / seconds,
-            log_mb_per_second: (self.log.metadata().unwrap().len() - log_before) as f64
-                / 1e6
-                / seconds,
+            events_per_second,
+            log_mb_per_second: events_per_second * line_bytes() / 1e6,
             bare,
             latencies,
+            usage_latencies,
         }
+    }
+
+    /// Asks for usage of a year now and then, and times the answers in ms.
+    fn ask_usage(&self, stop: &AtomicBool) -> Vec<f64> {
+        let url = format!("http://{}/api/analytics/usage?days=365", self.address);
+        let mut latencies = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let asked = Instant::now();
+            let answer = ureq::get(&url).header("x-dash-key", KEY).call().unwrap();
+            answer.into_body().read_to_string().unwrap();
+            latencies.push(asked.elapsed().as_secs_f64() * 1e3);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        latencies.sort_by(f64::total_cmp);
+        latencies
     }
 
     /// All clients on one thread, so that they take as little as may be from the server's cores: latencies in ms.
@@ -287,6 +334,26 @@ impl Drop for Server {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
+}
+
+/// Bytes that an event of a request takes in the log.
+fn line_bytes() -> f64 {
+    let (request, _) = request(1);
+    let start = request
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .unwrap()
+        + 4;
+    let now_us = chrono::Utc::now().timestamp_micros();
+    let batch = event::read_batch(&request[start..]).unwrap();
+    let mut line = Vec::new();
+    for raw in batch.events {
+        match raw.judge(now_us, 0) {
+            Verdict::Accepted(event) => event::write_line(&event, &mut line),
+            other => panic!("{other:?}"),
+        }
+    }
+    line.len() as f64
 }
 
 /// A request of some events of about 240 bytes each, and where the last 12 digits of each event's id are.

@@ -134,7 +134,9 @@ pub fn fill(store: &Store, demo: Demo, made: impl Fn(u64)) -> Result<u64> {
         |day| history.day(day, &maker),
         |drafts| {
             for draft in drafts? {
-                store.seal_if_due()?;
+                if store.seal_urgency().is_some() {
+                    store.seal()?;
+                }
                 in_flight.push_back(store.append(draft)?);
                 if in_flight.len() >= DRAFTS_IN_FLIGHT
                     && let Some(reply) = in_flight.pop_front()

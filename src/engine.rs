@@ -17,7 +17,8 @@ use crate::import::{self, Imported, Progress, Source};
 use crate::metrics::usage::{UsageCounts, UsageNumbers, usage};
 use crate::rollup::{self, RollupLine, RollupLog};
 use crate::store::{
-    Clock, Compacted, Draft, Expired, Rebuilt, Reply, Retention, Sealed, Store, StoreSize,
+    Clock, Compacted, Draft, Expired, Rebuilt, Reply, Retention, SealUrgency, Sealed, Store,
+    StoreSize,
 };
 use crate::window::{DAY_US, Window, WindowFacts, WindowRequest};
 
@@ -294,14 +295,6 @@ impl Engine {
         Ok(sealed)
     }
 
-    /// Does what is due for the store: seals a full or old log.
-    ///
-    /// # Errors
-    /// As [`Store::seal`].
-    pub fn seal_if_due(&self) -> Result<()> {
-        self.store.seal_if_due().map(drop)
-    }
-
     /// Keeps the sealed part in order: compacts, and verifies some of it.
     ///
     /// # Errors
@@ -352,6 +345,11 @@ impl Engine {
         {
             warn!("The log stays as it is and is read back at the next start: {error}");
         }
+    }
+
+    /// Whether it is time to seal.
+    pub fn seal_urgency(&self) -> Option<SealUrgency> {
+        self.store.seal_urgency()
     }
 
     /// How much the store holds.

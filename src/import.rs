@@ -259,7 +259,9 @@ impl Importer<'_> {
                     bytes_in_flight -= bytes;
                     count(reply, imported)?;
                 }
-                self.store.seal_if_due()?;
+                if self.store.seal_urgency().is_some() {
+                    self.store.seal()?;
+                }
                 in_flight.push_back((self.store.append(judged.draft)?, bytes));
                 bytes_in_flight += bytes;
                 Ok(())

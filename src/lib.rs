@@ -6,15 +6,17 @@
 //! Arrows run one way; nothing imports upward, and [`store`] and [`metrics`] do not know each other.
 //!
 //! ```text
-//! main → cli → server → http, schedule → engine → rollup, import, demo → metrics | store → event, schema
-//!                                                                                    → window, checksum, error
+//! main → cli → server → http, schedule → engine → rollup, import, demo → metrics | store → daily, names
+//!                                                                     → event, schema → window, checksum, error
 //! ```
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`engine`] | the operations that HTTP, command line and scheduler share; where store meets metrics |
 //! | [`metrics`] | pure: lazy frame of events → lazy frames of numbers, as Polars expressions |
-//! | [`store`] | everything that touches the data folder: log, segments, manifest, recovery, group commit |
+//! | [`store`] | everything that touches the data folder: log, segments, states, manifest, recovery, compaction, expiry |
+//! | [`daily`] | pure: what one day leaves behind, how such states merge, and their bytes |
+//! | [`names`] | numbers for users, features and event types |
 //! | [`event`] | one event ↔ one line of the log; every check and refusal of what clients send |
 //! | [`rollup`] | which closed days lack a rollup, and the rollup log |
 //! | [`http`] | the interface: decode, one engine call, encode |
@@ -28,11 +30,15 @@
 //! 2. An event is visible to queries exactly once: in the tail (memory, from the log) or in a segment (Parquet), and
 //!    both change in one step under one lock ([`store`]).
 //! 3. A query sees every event that was answered before it was asked.
-//! 4. The log is the truth. What is in memory (tail, ids for deduplication) is derived from it at each start.
+//! 4. The log is the truth until it is sealed, then the segments are. What is in memory (tail, ids for deduplication) is
+//!    derived at each start; daily states are what the segments say, to the byte, and outlive them.
 //! 5. A failed sync ends all writing until a restart; a full disk refuses whole requests and heals by itself.
-//! 6. Segments never change; the manifest alone says which are live, and replacing it is the commit.
+//! 6. Segments and states never change; the manifest alone says which are live, and replacing it is the commit. Another
+//!    program that lists the lake sees each sealed event once.
 //! 7. No number is made from damaged bytes: lines and files carry checksums, which are checked before use.
-//! 8. The address of a client is never stored and never traced; traces hold no user data.
+//! 8. The number of a user is the same for ever ([`store`] keeps the dictionary).
+//! 9. No clock alone deletes anything.
+//! 10. The address of a client is never stored and never traced; traces hold no user data.
 //!
 //! # Where to start reading
 //!

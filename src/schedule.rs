@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use chrono::{NaiveTime, Utc};
 use clokwerk::{Job, Scheduler, TimeUnits};
-use tracing::error;
+use thread_priority::{ThreadPriority, set_current_thread_priority};
+use tracing::{error, warn};
 
 use crate::engine::{Engine, RollupScope};
 use crate::error::{Error, Result};
-use crate::store::Clock;
+use crate::store::{Clock, SealUrgency};
 
 /// How often the times are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -52,7 +53,7 @@ impl Schedule {
                 roll_up(&engine);
                 while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                     // A busy server fills a log in seconds, so this is looked at each time.
-                    run("seal", || engine.seal_if_due());
+                    seal(&engine);
                     scheduler.run_pending();
                 }
             })
@@ -73,8 +74,29 @@ fn roll_up(engine: &Engine) {
     });
 }
 
+fn seal(engine: &Engine) {
+    match engine.seal_urgency() {
+        None => {}
+        Some(SealUrgency::Due) => run_beside("seal", || engine.store().seal()),
+        // Questions and starts would get slow: the seal takes its share of the machine.
+        Some(SealUrgency::Late) => run("seal", || engine.store().seal()),
+    }
+}
+
 fn tidy(engine: &Engine) {
-    run("compaction", || engine.tidy(Utc::now()));
+    run_beside("compaction", || engine.tidy(Utc::now()));
+}
+
+/// Runs a job that gives way to requests: at low priority, which the threads that it starts inherit.
+fn run_beside<T>(name: &str, job: impl FnOnce() -> Result<T> + Send) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            if let Err(error) = set_current_thread_priority(ThreadPriority::Min) {
+                warn!("The {name} runs at full priority: {error:?}");
+            }
+            run(name, job);
+        });
+    });
 }
 
 /// Runs a job, whose failure must not end the schedule; what it shares is whole after a panic.

@@ -25,8 +25,8 @@ use crate::window::HOUR_US;
 
 /// Where the folder of a day is prepared, in the data folder.
 const COMPACTING_DIR: &str = "compacting";
-/// A segment of so many rows is left alone: some ten MB, and what is sorted in memory at once.
-const FULL_ROWS: u64 = 1 << 20;
+/// A joined segment has at most so many rows: some MB, and a hundred MB of memory while it is made.
+const FULL_ROWS: u64 = 1 << 19;
 /// So many segments of similar size become one.
 const FAN_IN: usize = 8;
 /// An older segment joins younger ones if it has at most so many times the rows that they have on average: each event
@@ -128,7 +128,7 @@ pub fn merge(
     inputs: &[Arc<Segment>],
 ) -> Result<(PathBuf, SegmentFacts)> {
     let mut events = segment::scan(inputs)?.collect()?;
-    events.rechunk_mut_par();
+    events.rechunk_mut();
     let name = format!("{number:08}-m");
     let temp = folder.temp(&format!("{}-{name}.parquet", date(day)))?;
     let merged = segment::write_day(&temp, segment::path_of(day, &name), events)?;

@@ -65,6 +65,8 @@ pub use writer::{Reply, Stored};
 
 /// A log of so many bytes is sealed: about half a million events, which keep a query and a start quick.
 const SEAL_BYTES: u64 = 128 << 20;
+/// A log of so many bytes should have been sealed long ago.
+const LATE_BYTES: u64 = 4 * SEAL_BYTES;
 /// Events are sealed when the oldest waits so long: how far behind the lake is for other programs.
 const SEAL_AGE: Duration = Duration::from_secs(10 * 60);
 
@@ -94,6 +96,15 @@ pub struct StoreSize {
     pub sealed_events: u64,
     /// Live segments.
     pub segments: usize,
+}
+
+/// How urgent a seal is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SealUrgency {
+    /// It is time.
+    Due,
+    /// Events come in faster than they were sealed.
+    Late,
 }
 
 /// What a seal did.
@@ -273,19 +284,15 @@ impl Store {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Seals if the log is so large or its oldest event so old that it is time.
-    ///
-    /// # Errors
-    /// As [`Store::seal`].
-    pub fn seal_if_due(&self) -> Result<Option<Sealed>> {
-        let is_due = {
-            let view = self.view.lock();
-            view.log_bytes >= SEAL_BYTES
-                || view
-                    .log_since
-                    .is_some_and(|since| since.elapsed() >= SEAL_AGE)
-        };
-        is_due.then(|| self.seal()).transpose()
+    /// Whether the log is so large or its oldest event so old that it is time to seal.
+    pub fn seal_urgency(&self) -> Option<SealUrgency> {
+        let view = self.view.lock();
+        let is_old = |since: Instant| since.elapsed() >= SEAL_AGE;
+        if view.log_bytes >= LATE_BYTES {
+            return Some(SealUrgency::Late);
+        }
+        (view.log_bytes >= SEAL_BYTES || view.log_since.is_some_and(is_old))
+            .then_some(SealUrgency::Due)
     }
 
     /// Turns the log into segments. Ingest and queries go on meanwhile.
@@ -342,11 +349,14 @@ impl Store {
         let segments = written
             .into_iter()
             .map(|facts| Arc::new(Segment::new(self.folder.path(), facts)));
+        let states = live_states(&self.folder, &next);
         let mut view = self.view.lock();
-        view.tail.drop_sealed(mark);
+        let in_memory = view.tail.take_sealed(mark);
         view.segments.extend(segments);
-        view.set_states(live_states(&self.folder, &next));
+        view.set_states(states);
         drop(view);
+        // Freed when the writer need not wait for it.
+        drop(in_memory);
         *manifest = next;
         let removed = remove_covered(&self.folder, &manifest)
             .and_then(|()| states::remove_others(&self.folder, manifest.states.iter()));
@@ -599,6 +609,7 @@ fn remove_leftovers(folder: &Folder, manifest: &Manifest) -> Result<()> {
         }
         folder::remove(&path)?;
     }
+    segment::remove_empty_days(folder.path(), &live)?;
     remove_covered(folder, manifest)?;
     states::remove_others(folder, manifest.states.iter())
 }

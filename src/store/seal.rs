@@ -234,7 +234,7 @@ impl Batch {
     /// The events in one piece.
     fn into_frame(self) -> Result<DataFrame> {
         let mut events = self.events.unwrap_or_default();
-        events.rechunk_mut_par();
+        events.rechunk_mut();
         Ok(events)
     }
 }

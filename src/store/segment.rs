@@ -1,6 +1,6 @@
 //! A segment: one immutable Parquet file of the lake, with events of one day of UTC, user by user in the order of time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::ops::Range;
@@ -178,9 +178,26 @@ impl Segment {
 pub fn files(root: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for day in folder::list(&root.join(LAKE_DIR))? {
-        files.extend(folder::list(&day)?);
+        if day.is_dir() {
+            files.extend(folder::list(&day)?);
+        }
     }
     Ok(files)
+}
+
+/// Removes the folders of days that have no file and should have none.
+///
+/// # Errors
+/// If the lake cannot be listed or changed.
+pub fn remove_empty_days(root: &Path, live: &HashSet<PathBuf>) -> Result<()> {
+    let days: HashSet<&Path> = live.iter().filter_map(|path| path.parent()).collect();
+    for day in folder::list(&root.join(LAKE_DIR))? {
+        if !days.contains(day.as_path()) && day.is_dir() && folder::list(&day)?.is_empty() {
+            std::fs::remove_dir(&day).map_err(Error::io("remove", &day))?;
+            folder::sync_parent(&day)?;
+        }
+    }
+    Ok(())
 }
 
 /// The number in the name of a segment, by which files are older or newer than a manifest.
@@ -270,7 +287,10 @@ pub fn write_days(folder: &Folder, name: &str, events: DataFrame) -> Result<Vec<
 /// The events of each day, in the order of a segment.
 fn by_day(events: &DataFrame) -> Result<Vec<(Day, DataFrame)>> {
     let (order, lengths) = order(events)?;
-    let sorted = events.take(&IdxCa::from_vec(PlSmallStr::EMPTY, order))?;
+    let order = IdxCa::from_vec(PlSmallStr::EMPTY, order);
+    // Column by column on this thread: the engine's threads are for questions.
+    let columns = events.columns().iter().map(|column| column.take(&order));
+    let sorted = DataFrame::new(events.height(), columns.collect::<PolarsResult<_>>()?)?;
     let mut start = 0;
     let days = lengths.into_iter().map(|(day, length)| {
         let of_day = sorted.slice(start, length);
@@ -369,6 +389,7 @@ fn write_sorted(temp: &Path, path: String, mut events: DataFrame) -> Result<Segm
     ParquetWriter::new(&mut writer)
         .with_compression(ParquetCompression::Zstd(None))
         .with_row_group_size(Some(ROW_GROUP_ROWS))
+        .set_parallel(false)
         .finish(&mut events)?;
     writer.flush().map_err(Error::io("write", temp))?;
     drop(writer);

@@ -139,9 +139,10 @@ impl Tail {
         })
     }
 
-    /// Drops what the mark covers: segments hold it now.
-    pub(super) fn drop_sealed(&mut self, mark: SealMark) {
-        self.full.drain(..mark.chunks.min(self.full.len()));
+    /// Takes out what the mark covers: segments hold it now.
+    pub(super) fn take_sealed(&mut self, mark: SealMark) -> Vec<Arc<Chunk>> {
+        let kept = self.full.split_off(mark.chunks.min(self.full.len()));
+        std::mem::replace(&mut self.full, kept)
     }
 }
 

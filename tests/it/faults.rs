@@ -192,6 +192,66 @@ fn killed_at_any_call_a_seal_or_rollup_loses_and_doubles_nothing() {
     }
 }
 
+#[test]
+fn killed_at_any_call_an_expiry_removes_all_or_nothing_and_ends_when_tried_again() {
+    let origin = folder();
+    unsealed_demo(origin.path(), 300, 5, 1);
+    run_json(origin.path(), &["seal"]);
+    run_json(origin.path(), &["rollup"]);
+    let expire = |dir: &Path| {
+        let mut command = echopilot(dir);
+        command
+            .env("ECHOPILOT_RAW_RETENTION_DAYS", "2")
+            .env("ECHOPILOT_ROLLUP_RETENTION_DAYS", "3")
+            .arg("expire");
+        command
+    };
+    let days = |dir: &Path| {
+        let by_states = run_json(dir, &["usage", "--days", "9"]);
+        let by_events = run_json(dir, &["usage", "--days", "9", "--tz", "Africa/Abidjan"]);
+        let days = |usage: &Value| usage["unique_days"].as_u64().unwrap();
+        (days(&by_states), days(&by_events))
+    };
+    let undisturbed = copy(origin.path());
+    assert!(
+        expire(undisturbed.path())
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    assert_eq!(
+        (days(origin.path()), days(undisturbed.path())),
+        ((5, 5), (3, 2))
+    );
+    for kind in ["kill", "eio"] {
+        let mut points = 0;
+        for at in 1.. {
+            let dir = copy(origin.path());
+            let mut command = expire(dir.path());
+            with_fault(&mut command, dir.path(), kind, at);
+            let done = command.output().unwrap().status.success();
+            let found = days(dir.path());
+            assert!(
+                [(5, 5), (3, 2)].contains(&found),
+                "{kind} at {at}: {found:?}"
+            );
+            let verified = run_json(dir.path(), &["verify"]);
+            assert_eq!(verified["damage"], json!([]), "{kind} at {at}");
+            assert!(expire(dir.path()).output().unwrap().status.success());
+            assert_eq!(days(dir.path()), (3, 2), "{kind} at {at}, again");
+            assert_eq!(rollups(dir.path()), rollups(undisturbed.path()));
+            let files = |dir: &Path| std::fs::read_dir(dir.join("events")).unwrap().count();
+            assert_eq!(files(dir.path()), 2, "{kind} at {at}: days in the lake");
+            if done {
+                break;
+            }
+            points += 1;
+        }
+        assert!(points >= 5, "{kind}: only {points} points were tried");
+    }
+}
+
 fn numbers(mut usage: Value) -> Value {
     usage.as_object_mut().unwrap().remove("ts");
     usage
@@ -201,7 +261,7 @@ fn rollups(dir: &Path) -> String {
     std::fs::read_to_string(dir.join("analytics.ndjson")).unwrap_or_default()
 }
 
-fn copy(origin: &Path) -> tempfile::TempDir {
+pub fn copy(origin: &Path) -> tempfile::TempDir {
     let dir = folder();
     let done = Command::new("cp")
         .arg("-a")

@@ -10,6 +10,7 @@ mod cli;
 mod durability;
 mod expiry;
 mod faults;
+mod formats;
 mod harness;
 mod health;
 mod ingest;

@@ -1,0 +1,76 @@
+//! Data folders of every format that was ever written are read for ever.
+
+use std::path::{Path, PathBuf};
+
+use echopilot_analytics::checksum;
+use serde_json::{Value, json};
+
+use crate::faults::copy;
+use crate::harness::{Server, run, run_json};
+
+/// A data folder as this version wrote it: sealed days with their states, and events in the log.
+fn fixture(version: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(version)
+}
+
+/// The answer without what depends on when it was asked.
+fn usage(dir: &Path, tz: &str) -> Value {
+    let arguments = ["usage", "--days", "30", "--end", "2026-11-21", "--tz", tz];
+    let mut usage = run_json(dir, &arguments);
+    let answer = usage.as_object_mut().unwrap();
+    answer.remove("ts");
+    answer.remove("window");
+    usage
+}
+
+#[test]
+fn the_first_format_opens_and_gives_the_numbers_that_it_gave() {
+    let dir = copy(&fixture("v1"));
+    let expected = std::fs::read(fixture("v1.json")).unwrap();
+    let expected: Value = serde_json::from_slice(&expected).unwrap();
+    assert_eq!(run_json(dir.path(), &["verify"])["damage"], json!([]));
+    for tz in ["UTC", "Asia/Tokyo"] {
+        assert_eq!(usage(dir.path(), tz), expected[tz], "{tz}");
+    }
+    assert_eq!(run_json(dir.path(), &["rebuild"])["changed"], 0);
+    // A seal adds to the days that are there.
+    run_json(dir.path(), &["seal"]);
+    for tz in ["UTC", "Asia/Tokyo"] {
+        assert_eq!(usage(dir.path(), tz), expected[tz], "{tz}, sealed");
+    }
+    // An event of a user that the dictionary knows adds no user to it.
+    let dictionary = || std::fs::read_to_string(dir.path().join("users.ndjson")).unwrap();
+    let known = dictionary();
+    assert_eq!(known.lines().count(), 7);
+    let server = Server::start(dir.path());
+    server.post(&json!({"events":[{"event_type":"action","user_id":"ann"}]}));
+    server.stop();
+    assert_eq!(dictionary(), known);
+}
+
+#[test]
+fn a_newer_format_is_refused_and_left_alone() {
+    let dir = copy(&fixture("v1"));
+    let path = dir.path().join("manifest.json");
+    let manifest = std::fs::read_to_string(&path).unwrap();
+    let (body, _) = manifest.rsplit_once(",\"crc32c\":\"").unwrap();
+    let mut newer = body
+        .replace("{\"version\":1,", "{\"version\":2,")
+        .into_bytes();
+    assert_ne!(newer, body.as_bytes());
+    checksum::close_object(&mut newer, 0);
+    newer.push(b'\n');
+    std::fs::write(&path, &newer).unwrap();
+    for command in ["usage", "verify", "seal"] {
+        let output = run(dir.path(), &[command]);
+        assert_eq!(output.status.code(), Some(1), "{command}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            said.contains("version 2") && said.contains("newer program"),
+            "{said}"
+        );
+    }
+    assert_eq!(std::fs::read(&path).unwrap(), newer);
+}
