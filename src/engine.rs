@@ -210,6 +210,7 @@ impl Engine {
         let mut log = RollupLog::load(folder)?;
         let closed = rollup::last_closed_day(now);
         let keep_days = self.config.rollup_retention_days;
+        let has_expired = self.store.expiry().states_from.is_some();
         // A day whose period reaches into what expired cannot be counted any more.
         let first = match self.store.expiry().states_from {
             None => self.first_day(),
@@ -226,6 +227,12 @@ impl Engine {
                 ));
             }
             RollupScope::Day(day) if log.done.contains(&day) => Vec::new(),
+            RollupScope::Day(day) if has_expired && first.is_some_and(|first| day < first) => {
+                return Err(Error::bad_input(
+                    "bad_day",
+                    format!("day is {day}; its period reaches into what has expired"),
+                ));
+            }
             RollupScope::Day(day) => vec![day],
         };
         let mut lines = Vec::with_capacity(days.len());
@@ -328,8 +335,12 @@ impl Engine {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let first_kept = today - Days::new(u64::from(self.config.rollup_retention_days));
-        let rollup_lines =
-            RollupLog::load(self.store.folder())?.remove_before(self.store.folder(), first_kept)?;
+        // Where nothing was ever sealed, no clock was seen that this one could be compared with.
+        let rollup_lines = match self.store.expiry().looked_on {
+            None => 0,
+            Some(_) => RollupLog::load(self.store.folder())?
+                .remove_before(self.store.folder(), first_kept)?,
+        };
         Ok(ExpireAnswer {
             ok: true,
             expired,

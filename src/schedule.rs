@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{NaiveTime, Utc};
 use clokwerk::{Job, Scheduler, TimeUnits};
-use thread_priority::{ThreadPriority, set_current_thread_priority};
+use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
 use tracing::{error, warn};
 
 use crate::engine::{Engine, RollupScope};
@@ -19,11 +19,14 @@ const TICK: Duration = Duration::from_secs(1);
 /// A run that clokwerk missed, because the clock jumped or the start fell on midnight, is made up this soon.
 const CATCH_UP_MINUTES: u32 = 10;
 /// How often segments are compacted and some of them verified.
-const TIDY_MINUTES: u32 = 1;
+const TIDY_INTERVAL: Duration = Duration::from_secs(60);
+/// Priority of jobs that give way to requests, of 0 to 99: niceness 10, a tenth of a busy machine. With less they would
+/// never end on one.
+const BESIDE_PRIORITY: u8 = 23;
 
 /// The running scheduler.
 pub struct Schedule {
-    stop: Sender<()>,
+    stop: Vec<Sender<()>>,
 }
 
 impl Schedule {
@@ -32,39 +35,58 @@ impl Schedule {
     /// # Errors
     /// If the system gives no thread.
     pub fn start(engine: Arc<Engine>, rollup_at: NaiveTime) -> Result<Self> {
-        let (stop, stopped) = channel();
-        std::thread::Builder::new()
-            .name("schedule".into())
-            .spawn(move || {
-                let mut scheduler = Scheduler::with_tz(Utc);
-                let job = engine.clone();
-                scheduler
-                    .every(1.day())
-                    .at_time(rollup_at)
-                    .run(move || roll_up(&job));
-                let job = engine.clone();
-                scheduler
-                    .every(CATCH_UP_MINUTES.minutes())
-                    .run(move || roll_up(&job));
-                let job = engine.clone();
-                scheduler
-                    .every(TIDY_MINUTES.minutes())
-                    .run(move || tidy(&job));
+        let tidied = engine.clone();
+        let tidy = spawn("tidy", TIDY_INTERVAL, move || {
+            // Beside the other jobs: it may take a while, and the log fills in seconds.
+            run_beside("compaction", || tidied.tidy(Utc::now()));
+        })?;
+        let mut scheduler = Scheduler::with_tz(Utc);
+        let job = engine.clone();
+        scheduler
+            .every(1.day())
+            .at_time(rollup_at)
+            .run(move || roll_up(&job));
+        let job = engine.clone();
+        scheduler
+            .every(CATCH_UP_MINUTES.minutes())
+            .run(move || roll_up(&job));
+        let mut is_first = true;
+        let schedule = spawn("schedule", TICK, move || {
+            if std::mem::take(&mut is_first) {
                 roll_up(&engine);
-                while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                    // A busy server fills a log in seconds, so this is looked at each time.
-                    seal(&engine);
-                    scheduler.run_pending();
-                }
-            })
-            .map_err(Error::io("start", "the scheduler".as_ref()))?;
-        Ok(Self { stop })
+            }
+            // A busy server fills a log in seconds, so this is looked at each time.
+            seal(&engine);
+            scheduler.run_pending();
+        })?;
+        Ok(Self {
+            stop: vec![tidy, schedule],
+        })
     }
 
     /// Starts no more jobs. One that runs is not waited for: whenever it ends, its files are whole.
     pub fn stop(self) {
         drop(self.stop);
     }
+}
+
+/// Starts a thread that does something at once and then at intervals, until the sender is dropped.
+fn spawn(
+    name: &'static str,
+    interval: Duration,
+    mut job: impl FnMut() + Send + 'static,
+) -> Result<Sender<()>> {
+    let (stop, stopped) = channel();
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(move || {
+            job();
+            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                job();
+            }
+        })
+        .map_err(Error::io("start", "the scheduler".as_ref()))?;
+    Ok(stop)
 }
 
 fn roll_up(engine: &Engine) {
@@ -83,16 +105,15 @@ fn seal(engine: &Engine) {
     }
 }
 
-fn tidy(engine: &Engine) {
-    run_beside("compaction", || engine.tidy(Utc::now()));
-}
-
 /// Runs a job that gives way to requests: at low priority, which the threads that it starts inherit.
 fn run_beside<T>(name: &str, job: impl FnOnce() -> Result<T> + Send) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            if let Err(error) = set_current_thread_priority(ThreadPriority::Min) {
-                warn!("The {name} runs at full priority: {error:?}");
+            let lowered = ThreadPriorityValue::try_from(BESIDE_PRIORITY)
+                .map(ThreadPriority::Crossplatform)
+                .map(set_current_thread_priority);
+            if !matches!(lowered, Ok(Ok(()))) {
+                warn!("The {name} runs at full priority");
             }
             run(name, job);
         });

@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::Utc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
+use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{ServeConfig, StoreConfig};
@@ -48,10 +48,6 @@ pub fn start_traces(level: &str) {
 pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
     let process = std::process::id();
     let holder = format!("echopilot serve (process {process})");
-    // Each segment that is read stays open; the default limit is for a few hundred.
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        warn!("The number of open files stays as it is: {error}");
-    }
     let engine = Arc::new(Engine::open(store, &holder, Utc::now())?);
     let (keys, key_for_curl) = dash_keys(config, engine.store().folder())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -7,6 +7,7 @@
 //! is told that there is no such file, and never gets a part.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::window::HOUR_US;
 
 /// Where the folder of a day is prepared, in the data folder.
 const COMPACTING_DIR: &str = "compacting";
-/// A joined segment has at most so many rows: some MB, and a hundred MB of memory while it is made.
+/// A joined segment has at most so many rows: some MB.
 const FULL_ROWS: u64 = 1 << 19;
 /// So many segments of similar size become one.
 const FAN_IN: usize = 8;
@@ -37,6 +38,11 @@ const QUIET_US: i64 = HOUR_US;
 
 /// How long the old folder of a day is kept: longer than anyone takes to list it.
 const RETIRED_FOR: Duration = Duration::from_secs(60);
+
+/// How long no day is compacted after a failure.
+const PAUSE: Duration = Duration::from_secs(3_600);
+/// Bytes of segments that are joined at once: they are up to ten times as large in memory.
+const FULL_BYTES: u64 = 16 << 20;
 
 /// What a compaction did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -78,7 +84,7 @@ pub fn plan(day: &[&SegmentFacts], now_us: i64) -> Option<Range<usize>> {
 }
 
 fn is_full(facts: &SegmentFacts) -> bool {
-    facts.rows >= FULL_ROWS / 2
+    facts.rows >= FULL_ROWS / 2 || facts.bytes >= FULL_BYTES / 2
 }
 
 /// How many of a run of small segments, youngest first, become one.
@@ -86,13 +92,14 @@ fn joined(run: &[&SegmentFacts], now_us: i64) -> Option<usize> {
     let is_quiet = run
         .iter()
         .all(|facts| facts.last_received_at_us < now_us - QUIET_US);
-    let mut rows = 0;
+    let (mut rows, mut bytes) = (0, 0);
     let fits = (0..)
         .zip(run)
         .take_while(|(before, facts)| {
             let is_similar = facts.rows * before <= rows * SIMILAR_FACTOR;
             rows += facts.rows;
-            rows <= FULL_ROWS && (is_quiet || is_similar)
+            bytes += facts.bytes;
+            rows <= FULL_ROWS && bytes <= FULL_BYTES && (is_quiet || is_similar)
         })
         .count();
     (fits >= FAN_IN || (is_quiet && fits >= 2)).then_some(fits)
@@ -168,8 +175,29 @@ impl Staged {
     ) -> Result<Self> {
         let root = folder.path().join(COMPACTING_DIR);
         let staged = root.join(format!("{number:08}-{}", date(day)));
-        std::fs::create_dir_all(&staged).map_err(Error::io("create", &staged))?;
-        folder::sync_parent(&root)?;
+        let prepared = Self {
+            live: live_folder(folder, &date(day).to_string()),
+            staged,
+        };
+        let filled = prepared.fill(folder, &root, temp, merged, stay);
+        if filled.is_err() {
+            // The next start removes it if it cannot be removed now.
+            let _ = prepared.remove();
+        }
+        filled.map(|()| prepared)
+    }
+
+    fn fill<'a>(
+        &self,
+        folder: &Folder,
+        root: &Path,
+        temp: &Path,
+        merged: &SegmentFacts,
+        stay: impl Iterator<Item = &'a SegmentFacts>,
+    ) -> Result<()> {
+        let staged = &self.staged;
+        std::fs::create_dir_all(staged).map_err(Error::io("create", staged))?;
+        folder::sync_parent(root)?;
         let place = |facts: &SegmentFacts| {
             let file = Path::new(&facts.path).file_name().unwrap_or_default();
             staged.join(file)
@@ -179,11 +207,7 @@ impl Staged {
             std::fs::hard_link(&path, place(facts)).map_err(Error::io("link", &path))?;
         }
         folder::publish(temp, &place(merged))?;
-        folder::sync_parent(&staged)?;
-        Ok(Self {
-            live: live_folder(folder, &date(day).to_string()),
-            staged,
-        })
+        folder::sync_parent(staged)
     }
 
     /// Exchanges the folder with the one in the lake, durably and in one step. Done twice, nothing has changed.
@@ -191,10 +215,18 @@ impl Staged {
     /// # Errors
     /// If the file system cannot; then nothing has changed.
     pub fn exchange(&self) -> Result<()> {
+        self.exchange_names()?;
+        let synced =
+            folder::sync_parent(&self.live).and_then(|()| folder::sync_parent(&self.staged));
+        if synced.is_err() {
+            self.exchange_names()?;
+        }
+        synced
+    }
+
+    fn exchange_names(&self) -> Result<()> {
         renameat_with(CWD, &self.staged, CWD, &self.live, RenameFlags::EXCHANGE)
-            .map_err(|error| Error::io("exchange", &self.live)(error.into()))?;
-        folder::sync_parent(&self.live)?;
-        folder::sync_parent(&self.staged)
+            .map_err(|error| Error::io("exchange", &self.live)(error.into()))
     }
 
     /// Removes what is beside the lake now.
@@ -230,12 +262,34 @@ pub fn finish(folder: &Folder, manifest: &Manifest) -> Result<()> {
             .flat_map(|(_, segments)| segments)
             .filter_map(|facts| Path::new(&facts.path).file_name().map(Into::into))
             .collect();
-        if found == wanted && file_names(&staged.live)? != wanted {
+        let missing = |live: BTreeSet<OsString>| wanted.difference(&live).cloned().collect();
+        let mut lacking: Vec<OsString> = missing(file_names(&staged.live)?);
+        if !lacking.is_empty() && wanted.is_subset(&found) {
             staged.exchange()?;
+            lacking = missing(file_names(&staged.live)?);
+        }
+        // Nothing is removed that the manifest names and the lake lacks.
+        for name in lacking.iter().filter(|name| found.contains(*name)) {
+            let path = staged.live.join(name);
+            std::fs::hard_link(staged.staged.join(name), &path)
+                .map_err(Error::io("link", &path))?;
+            folder::sync_parent(&path)?;
         }
         staged.remove()?;
     }
     Ok(())
+}
+
+/// Whether the folder of a day in the lake has the live segments and nothing else: only then it can be exchanged.
+///
+/// # Errors
+/// If it cannot be listed.
+pub fn is_clean(folder: &Folder, day: Day, segments: &[&SegmentFacts]) -> Result<bool> {
+    let found = file_names(&live_folder(folder, &date(day).to_string()))?;
+    let files = segments
+        .iter()
+        .map(|facts| Path::new(&facts.path).file_name());
+    Ok(found.len() == segments.len() && files.flatten().all(|name| found.contains(name)))
 }
 
 /// The folder of a day in the lake.
@@ -245,29 +299,39 @@ fn live_folder(folder: &Folder, day: &str) -> PathBuf {
 
 /// Old folders of days, which are removed a while after they left the lake.
 #[derive(Default)]
-pub struct Retired(Vec<(Instant, Staged)>);
+pub struct Retired {
+    folders: Vec<(Instant, Staged)>,
+    /// When a compaction failed.
+    failed: Option<Instant>,
+}
 
 impl Retired {
     /// Keeps a folder that left the lake just now.
     pub fn push(&mut self, staged: Staged) {
-        self.0.push((Instant::now(), staged));
+        self.folders.push((Instant::now(), staged));
     }
 
-    /// Removes what was kept for long enough.
+    /// Notes that a compaction failed, which it would soon do again: it is tried again after a while.
+    pub fn pause(&mut self) {
+        self.failed = Some(Instant::now());
+    }
+
+    /// Removes what was kept for long enough. Whether days may be compacted now.
     ///
     /// # Errors
     /// If it cannot be removed; the next start removes it then.
-    pub fn remove_old(&mut self) -> Result<()> {
-        let (old, kept) = std::mem::take(&mut self.0)
+    pub fn begin(&mut self) -> Result<bool> {
+        let (old, kept) = std::mem::take(&mut self.folders)
             .into_iter()
             .partition(|(since, _)| since.elapsed() >= RETIRED_FOR);
-        self.0 = kept;
+        self.folders = kept;
         let old: Vec<(Instant, Staged)> = old;
-        old.iter().try_for_each(|(_, staged)| staged.remove())
+        old.iter().try_for_each(|(_, staged)| staged.remove())?;
+        Ok(self.failed.is_none_or(|failed| failed.elapsed() >= PAUSE))
     }
 }
 
-fn file_names(dir: &Path) -> Result<BTreeSet<std::ffi::OsString>> {
+fn file_names(dir: &Path) -> Result<BTreeSet<OsString>> {
     let paths = folder::list(dir)?;
     Ok(paths
         .iter()

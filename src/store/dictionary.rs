@@ -93,8 +93,8 @@ pub fn extend(
         .write(true)
         .open(&path)
         .and_then(|file: File| {
-            file.set_len(facts.bytes)?;
             file.write_all_at(&added, facts.bytes)?;
+            file.set_len(facts.bytes + added.len() as u64)?;
             file.sync_all()
         })
         .map_err(Error::io("write", &path))?;

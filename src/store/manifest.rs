@@ -110,7 +110,7 @@ impl Manifest {
     /// Makes this the manifest of the folder, durably and at once.
     ///
     /// # Errors
-    /// If it cannot be written; then the old one holds.
+    /// If it cannot be written; then one of the two holds, whole.
     pub fn commit(&self, folder: &Folder) -> Result<()> {
         // Writing to memory cannot fail.
         let mut text = serde_json::to_vec(self).unwrap_or_default();

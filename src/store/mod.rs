@@ -27,10 +27,10 @@ mod writer;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Days, NaiveDate, Utc};
 use polars::prelude::*;
 use serde::Serialize;
 use tracing::{error, info, warn};
@@ -48,7 +48,7 @@ use folder::Folder;
 use manifest::Manifest;
 use seal::RotatedLog;
 use segment::{Segment, SegmentFacts};
-use states::StateFile;
+use states::{StateFile, StateWriter};
 use tail::Tail;
 use view::{SharedView, View};
 use writer::{Writer, WriterHandle};
@@ -78,6 +78,8 @@ pub struct Store {
     maker: DraftMaker,
     manifest: Mutex<Manifest>,
     retired: Mutex<Retired>,
+    /// Why the sealed part is not changed any more.
+    stopped: OnceLock<String>,
     /// Place of the segment that was scrubbed last.
     scrubbed: Mutex<usize>,
     folder: Folder,
@@ -183,6 +185,7 @@ impl Store {
             maker,
             manifest: Mutex::new(manifest),
             retired: Mutex::default(),
+            stopped: OnceLock::new(),
             scrubbed: Mutex::new(0),
             folder,
             opened_on: now.date_naive(),
@@ -275,9 +278,29 @@ impl Store {
         &self.folder
     }
 
-    fn lock_manifest(&self) -> MutexGuard<'_, Manifest> {
+    /// The manifest, to be changed.
+    ///
+    /// # Errors
+    /// If a commit failed so that nobody knows which manifest a power cut would leave.
+    fn lock_manifest(&self) -> Result<MutexGuard<'_, Manifest>> {
         // A panic while it was locked left it whole: it is replaced in one step, after the commit.
-        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
+        let manifest = self.manifest.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.stopped.get() {
+            Some(reason) => Err(Error::Poisoned(reason.clone())),
+            None => Ok(manifest),
+        }
+    }
+
+    /// Commits `next` in the place of `current`. If the new manifest has its name and may not be durable, the sealed part
+    /// is not changed again until a restart reads what is there.
+    fn commit(&self, current: &Manifest, next: &Manifest) -> Result<()> {
+        next.commit(&self.folder).inspect_err(|error| {
+            let on_disk = Manifest::load(self.folder.path());
+            if !on_disk.is_ok_and(|on_disk| on_disk == *current) {
+                error!("Nothing is sealed, compacted or expired until a restart: {error}");
+                self.stopped.get_or_init(|| error.to_string());
+            }
+        })
     }
 
     fn lock_retired(&self) -> MutexGuard<'_, Retired> {
@@ -300,7 +323,15 @@ impl Store {
     /// # Errors
     /// If a file cannot be written; then the events stay where they were and the next seal tries again.
     pub fn seal(&self) -> Result<Sealed> {
-        let mut manifest = self.lock_manifest();
+        self.try_seal().inspect_err(|_| {
+            // It is due again after a while, also if no more events come.
+            let mut view = self.view.lock();
+            view.log_since.get_or_insert_with(Instant::now);
+        })
+    }
+
+    fn try_seal(&self) -> Result<Sealed> {
+        let mut manifest = self.lock_manifest()?;
         let mut next = manifest.clone();
         // A log that segments cover may still be there if it could not be removed.
         remove_covered(&self.folder, &manifest)?;
@@ -323,43 +354,42 @@ impl Store {
         let chunks = self.view.lock().tail.covered(mark);
         let left = seal::left_behind(&chunks)?;
         seal::check_pair(self.folder.path(), &left, &written)?;
-        let (states, known) = {
-            let view = self.view.lock();
-            (view.states.clone(), manifest.dictionary)
-        };
-        let left = seal::merge_states(left, &states, self.names())?;
         let until = left.values().filter_map(DailyState::greatest_user).max();
         next.dictionary = dictionary::extend(
             &self.folder,
-            known,
+            manifest.dictionary,
             &self.names().users,
             until.map_or(0, |user| user + 1),
         )?;
-        let changed = left.iter().map(|(day, state)| (*day, state));
-        next.replace_states(states::write(
-            &self.folder,
-            next.sequence,
-            changed,
-            self.names(),
-        )?);
+        let mut states = StateWriter::new(&self.folder, next.sequence, self.names())?;
+        for (day, mut state) in left {
+            if let Some(known) = self.known_state(day, &mut next.expiry)? {
+                state.merge(&known);
+            }
+            states.write(day, &state)?;
+        }
+        next.replace_states(states.finish()?);
         // Before any clock can be wrong about what expires, there is a day to compare it with.
         next.expiry.looked_on.get_or_insert(self.opened_on);
         next.segments.extend(written.iter().cloned());
-        next.commit(&self.folder)?;
+        self.commit(&manifest, &next)?;
         let segments = written
             .into_iter()
             .map(|facts| Arc::new(Segment::new(self.folder.path(), facts)));
         let states = live_states(&self.folder, &next);
         let mut view = self.view.lock();
+        view.expiry = next.expiry;
         let in_memory = view.tail.take_sealed(mark);
         view.segments.extend(segments);
         view.set_states(states);
         drop(view);
         // Freed when the writer need not wait for it.
         drop(in_memory);
+        // A question that began before still reads the states that were live then.
+        let seen = manifest.states.iter().chain(&next.states);
+        let removed = states::remove_others(&self.folder, seen)
+            .and_then(|()| remove_covered(&self.folder, &next));
         *manifest = next;
-        let removed = remove_covered(&self.folder, &manifest)
-            .and_then(|()| states::remove_others(&self.folder, manifest.states.iter()));
         if let Err(error) = removed {
             warn!("A file that was replaced is still there and will be removed later: {error}");
         }
@@ -375,16 +405,44 @@ impl Store {
         Ok(sealed)
     }
 
+    /// What is known of a day before more is added. A damaged state is made anew from the day's segments; without them
+    /// only the days after it are known in full.
+    fn known_state(&self, day: Day, expiry: &mut ExpiryFacts) -> Result<Option<DailyState>> {
+        let (file, segments): (_, Vec<Arc<Segment>>) = {
+            let view = self.view.lock();
+            let segments = view.segments.iter().filter(|segment| segment.day() == day);
+            (view.states.get(&day).cloned(), segments.cloned().collect())
+        };
+        let Some(file) = file else {
+            return Ok(None);
+        };
+        let error = match file.state(self.names()) {
+            Ok(state) => return Ok(Some(state)),
+            Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => error,
+            Err(error) => return Err(error),
+        };
+        let date = states::date(day);
+        if expiry.raw_from.is_none_or(|raw_from| date >= raw_from) {
+            warn!("{error}; it is made anew from its segments");
+            return rebuild::state_of(&segments, day, self.names()).map(Some);
+        }
+        error!("{error}; its events have expired, and only later days are known in full now");
+        expiry.states_from = expiry.states_from.max(Some(date + Days::new(1)));
+        Ok(None)
+    }
+
     /// Makes one segment of many small ones, where there are, until about `max_events` were rewritten. Ingest and queries
     /// go on meanwhile.
     ///
     /// # Errors
     /// If a file cannot be written or a segment is damaged; then its day stays as it is.
     pub fn compact(&self, now: DateTime<Utc>, max_events: u64) -> Result<Compacted> {
-        self.lock_retired().remove_old()?;
+        if !self.lock_retired().begin()? {
+            return Ok(Compacted::default());
+        }
         let mut compacted = Compacted::default();
         let mut failed = None;
-        let days = compaction::due_days(&self.lock_manifest().segments, now.timestamp_micros());
+        let days = compaction::due_days(&self.lock_manifest()?.segments, now.timestamp_micros());
         for day in days {
             if compacted.events >= max_events {
                 break;
@@ -400,17 +458,27 @@ impl Store {
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
-        failed.map_or(Ok(compacted), Err)
+        match failed {
+            None => Ok(compacted),
+            Some(error) => {
+                self.lock_retired().pause();
+                Err(error)
+            }
+        }
     }
 
     fn compact_day(&self, day: Day, now: DateTime<Utc>) -> Result<Compacted> {
-        let mut manifest = self.lock_manifest();
+        let mut manifest = self.lock_manifest()?;
         let mut next = manifest.clone();
         let of_day = compaction::by_day(&manifest.segments).remove(&day);
         let of_day = of_day.unwrap_or_default();
         let Some(run) = compaction::plan(&of_day, now.timestamp_micros()) else {
             return Ok(Compacted::default());
         };
+        if !compaction::is_clean(&self.folder, day, &of_day)? {
+            // What a failed seal left, a file of somebody else, or a damaged segment that was set aside.
+            return Ok(Compacted::default());
+        }
         let inputs: HashSet<String> = of_day
             .get(run)
             .unwrap_or_default()
@@ -439,9 +507,15 @@ impl Store {
             events: merged.rows,
         };
         next.replace_segments(&inputs, merged);
-        staged.exchange()?;
-        if let Err(error) = next.commit(&self.folder) {
-            staged.exchange()?;
+        if let Err(error) = staged.exchange() {
+            staged.remove()?;
+            return Err(error);
+        }
+        if let Err(error) = self.commit(&manifest, &next) {
+            if self.stopped.get().is_none() {
+                staged.exchange()?;
+                staged.remove()?;
+            }
             return Err(error);
         }
         let mut view = self.view.lock();
@@ -468,11 +542,11 @@ impl Store {
     /// # Errors
     /// [`Error::Damaged`] if a segment is.
     pub fn rebuild(&self) -> Result<Rebuilt> {
-        let mut manifest = self.lock_manifest();
+        let mut manifest = self.lock_manifest()?;
         let segments = self.view.lock().segments.clone();
         let (next, rebuilt) = rebuild::all(&self.folder, &manifest, &segments, self.names())?;
         if rebuilt.changed > 0 {
-            next.commit(&self.folder)?;
+            self.commit(&manifest, &next)?;
             self.view
                 .lock()
                 .set_states(live_states(&self.folder, &next));
@@ -487,9 +561,17 @@ impl Store {
     /// # Errors
     /// `clock_jump` if the clock cannot be believed, and if a file cannot be written or removed.
     pub fn expire(&self, today: NaiveDate, retention: Retention, clock: Clock) -> Result<Expired> {
-        let mut manifest = self.lock_manifest();
+        let mut manifest = self.lock_manifest()?;
         let mut next = manifest.clone();
-        let horizon = expiry::horizon(today, manifest.expiry.looked_on, retention, clock)?;
+        let received = manifest
+            .segments
+            .iter()
+            .map(|facts| facts.last_received_at_us);
+        let looked_on = manifest
+            .expiry
+            .looked_on
+            .or_else(|| received.max().map(|us| states::date(day_of(us))));
+        let horizon = expiry::horizon(today, looked_on, retention, clock)?;
         let day = |facts: &SegmentFacts| states::date(day_of(facts.first_ts_us));
         next.segments.retain(|facts| day(facts) >= horizon.raw_from);
         next.states.retain(|facts| facts.day >= horizon.states_from);
@@ -515,7 +597,7 @@ impl Store {
         if is_empty || next == *manifest {
             return Ok(expired);
         }
-        next.commit(&self.folder)?;
+        self.commit(&manifest, &next)?;
         let mut view = self.view.lock();
         let gone: Vec<Arc<Segment>>;
         (gone, view.segments) = std::mem::take(&mut view.segments)
@@ -660,9 +742,10 @@ fn recent_ids(segments: &[Arc<Segment>], keys: KeyMaker, now: DateTime<Utc>) -> 
         }
         match segment.verified() {
             Ok(_) => needed.push(segment.clone()),
-            Err(error) => {
-                error!("{error}; its event ids are not known, and answers that need it fail")
+            Err(error @ Error::Damaged { .. }) => {
+                error!("{error}; its event ids are not known, and answers that need it fail");
             }
+            Err(error) => return Err(error),
         }
     }
     if needed.is_empty() {

@@ -10,7 +10,7 @@ use super::dictionary;
 use super::folder::Folder;
 use super::manifest::Manifest;
 use super::segment::{self, Segment};
-use super::states::{self, StateFacts, date};
+use super::states::{StateFacts, StateFile, StateWriter, date};
 use crate::daily::{self, DailyState, Day};
 use crate::error::{Error, Result};
 use crate::names::Names;
@@ -73,7 +73,7 @@ pub fn all(
         ..Rebuilt::default()
     };
     let mut greatest = None;
-    let mut written = Vec::new();
+    let mut states = StateWriter::new(folder, next.sequence, names)?;
     for day in days {
         if manifest
             .expiry
@@ -94,8 +94,7 @@ pub fn all(
         let known = manifest.states.iter().find(|facts| facts.day == date(day));
         if !known.is_some_and(|known| is_same(folder, known, &state, names)) {
             rebuilt.changed += 1;
-            let state = [(day, &state)].into_iter();
-            written.extend(states::write(folder, next.sequence, state, names)?);
+            states.write(day, &state)?;
         }
     }
     next.dictionary = dictionary::extend(
@@ -104,19 +103,22 @@ pub fn all(
         &names.users,
         greatest.map_or(0, |user| user + 1),
     )?;
-    next.replace_states(written);
+    next.replace_states(states.finish()?);
     Ok((next, rebuilt))
 }
 
 /// Whether the file on disk is that state, byte for byte.
 fn is_same(folder: &Folder, known: &StateFacts, state: &DailyState, names: &Names) -> bool {
-    states::StateFile::new(folder.path(), known.clone())
+    StateFile::new(folder.path(), known.clone())
         .verified_bytes()
         .is_ok_and(|bytes| bytes == daily::encode(state, names))
 }
 
 /// The state of a day, from its segments.
-fn state_of(segments: &[Arc<Segment>], day: Day, names: &Names) -> Result<DailyState> {
+///
+/// # Errors
+/// [`Error::Damaged`] if one of them is.
+pub fn state_of(segments: &[Arc<Segment>], day: Day, names: &Names) -> Result<DailyState> {
     // Casting a text to the categorical gives it its number.
     let numbered = segment::scan(segments)?.select([
         col(schema::TS),

@@ -17,12 +17,11 @@ use super::pipeline;
 use super::recovery;
 use super::scan::read_chunk;
 use super::segment::{self, SegmentFacts};
-use super::states::{StateFile, date};
+use super::states::date;
 use super::tail::Chunk;
 use crate::daily::{DailyState, Day, day_of};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::names::Names;
 use crate::schema;
 
 /// Where rotated logs wait to be sealed, in the data folder.
@@ -186,23 +185,6 @@ pub fn check_pair(
             in_memory.get(&day).copied().unwrap_or(0)
         ),
     })
-}
-
-/// The states of the days that got events, with what was known of them.
-///
-/// # Errors
-/// [`Error::Damaged`] if a state that was known is.
-pub fn merge_states(
-    mut left: BTreeMap<Day, DailyState>,
-    known: &BTreeMap<Day, Arc<StateFile>>,
-    names: &Names,
-) -> Result<BTreeMap<Day, DailyState>> {
-    for (day, state) in &mut left {
-        if let Some(file) = known.get(day) {
-            state.merge(&file.state(names)?);
-        }
-    }
-    Ok(left)
 }
 
 /// Events that are written together.

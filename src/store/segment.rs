@@ -159,6 +159,12 @@ impl Segment {
         }
         let dir = root.join(DAMAGED_DIR);
         std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        let day = self
+            .path
+            .parent()
+            .and_then(Path::file_name)
+            .unwrap_or_default();
+        let name = format!("{}-{}", day.display(), name.display());
         folder::publish(&self.path, &dir.join(name))?;
         folder::sync_parent(&self.path)
     }
@@ -177,12 +183,23 @@ impl Segment {
 /// If the lake cannot be listed; that there is none is no error.
 pub fn files(root: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for day in folder::list(&root.join(LAKE_DIR))? {
-        if day.is_dir() {
-            files.extend(folder::list(&day)?);
-        }
+    for day in days(root)? {
+        files.extend(folder::list(&day)?);
     }
     Ok(files)
+}
+
+/// The folders of the lake's days.
+fn days(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut days = Vec::new();
+    for path in folder::list(&root.join(LAKE_DIR))? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        match name.starts_with("dt=") && path.is_dir() {
+            true => days.push(path),
+            false => warn!(file = %path.display(), "Ignored an unknown file"),
+        }
+    }
+    Ok(days)
 }
 
 /// Removes the folders of days that have no file and should have none.
@@ -190,9 +207,9 @@ pub fn files(root: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// If the lake cannot be listed or changed.
 pub fn remove_empty_days(root: &Path, live: &HashSet<PathBuf>) -> Result<()> {
-    let days: HashSet<&Path> = live.iter().filter_map(|path| path.parent()).collect();
-    for day in folder::list(&root.join(LAKE_DIR))? {
-        if !days.contains(day.as_path()) && day.is_dir() && folder::list(&day)?.is_empty() {
+    let wanted: HashSet<&Path> = live.iter().filter_map(|path| path.parent()).collect();
+    for day in days(root)? {
+        if !wanted.contains(day.as_path()) && folder::list(&day)?.is_empty() {
             std::fs::remove_dir(&day).map_err(Error::io("remove", &day))?;
             folder::sync_parent(&day)?;
         }

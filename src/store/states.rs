@@ -109,44 +109,68 @@ pub fn date(day: Day) -> NaiveDate {
     NaiveDate::from_epoch_days(day).unwrap_or_default()
 }
 
-/// Writes states, durably. Nobody sees them before a manifest names them. `number` makes their names new.
-///
-/// # Errors
-/// If a file cannot be written.
-pub fn write<'a>(
-    folder: &Folder,
+/// Writes states, which nobody sees before a manifest names them.
+pub struct StateWriter<'a> {
+    folder: &'a Folder,
+    /// Makes the names of the files new.
     number: u64,
-    states: impl Iterator<Item = (Day, &'a DailyState)>,
-    names: &Names,
-) -> Result<Vec<StateFacts>> {
-    let dir = folder.path().join(DIR);
-    if !dir.exists() {
-        std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-        folder::sync_parent(&dir)?;
+    names: &'a Names,
+    written: Vec<StateFacts>,
+}
+
+impl<'a> StateWriter<'a> {
+    /// Prepares the folder of the states.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn new(folder: &'a Folder, number: u64, names: &'a Names) -> Result<Self> {
+        let dir = folder.path().join(DIR);
+        if !dir.exists() {
+            std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+            folder::sync_parent(&dir)?;
+        }
+        Ok(Self {
+            folder,
+            number,
+            names,
+            written: Vec::new(),
+        })
     }
-    let mut written = Vec::new();
-    for (day, state) in states {
-        let bytes = daily::encode(state, names);
-        let path = format!("{DIR}/{}-{number:08}.state", date(day));
-        let file = folder.path().join(&path);
+
+    /// Writes the state of a day.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write(&mut self, day: Day, state: &DailyState) -> Result<()> {
+        let bytes = daily::encode(state, self.names);
+        let path = format!("{DIR}/{}-{:08}.state", date(day), self.number);
+        let file = self.folder.path().join(&path);
         File::create(&file)
             .and_then(|mut file| {
                 file.write_all(&bytes)?;
                 file.sync_all()
             })
             .map_err(Error::io("write", &file))?;
-        written.push(StateFacts {
+        self.written.push(StateFacts {
             day: date(day),
             path,
             bytes: bytes.len() as u64,
             crc32c: crc32c::crc32c(&bytes),
             events: state.activity.events,
         });
+        Ok(())
     }
-    if !written.is_empty() {
-        folder::sync_parent(&dir.join(DIR))?;
+
+    /// Makes the files durable and returns their facts.
+    ///
+    /// # Errors
+    /// If the folder cannot be synced.
+    pub fn finish(self) -> Result<Vec<StateFacts>> {
+        if !self.written.is_empty() {
+            folder::sync_parent(&self.folder.path().join(DIR).join(DIR))?;
+        }
+        Ok(self.written)
     }
-    Ok(written)
 }
 
 /// Removes the files of states that are not live: replaced ones, and those of a seal that did not end.

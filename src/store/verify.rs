@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::compaction;
+use super::dictionary;
 use super::event_log;
 use super::folder::Folder;
 use super::manifest::Manifest;
@@ -11,7 +13,9 @@ use super::recovery;
 use super::scan::read_chunk;
 use super::seal::RotatedLog;
 use super::segment::Segment;
+use super::states::StateFile;
 use crate::error::{Error, Result};
+use crate::names::Names;
 
 /// What a verification found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -22,6 +26,8 @@ pub struct Verified {
     pub segments: usize,
     /// Events in them.
     pub sealed_events: u64,
+    /// Daily states whose checksum holds.
+    pub states: usize,
     /// One sentence for each damage, with file and position. Empty means all is well.
     pub damage: Vec<String>,
 }
@@ -35,6 +41,8 @@ pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
     std::fs::read_dir(data_dir).map_err(Error::io("open the data folder", data_dir))?;
     let folder = Folder::take(data_dir, holder)?;
     let manifest = Manifest::load(folder.path())?;
+    // What a crash left between two folders is where the manifest says.
+    compaction::finish(&folder, &manifest)?;
     let mut verified = Verified::default();
     for facts in &manifest.segments {
         match Segment::new(folder.path(), facts.clone()).verify() {
@@ -42,6 +50,19 @@ pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
                 verified.segments += 1;
                 verified.sealed_events += facts.rows;
             }
+            Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
+                verified.damage.push(error.to_string());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let names = Names::new()?;
+    if let Err(error) = dictionary::load(folder.path(), manifest.dictionary, &names.users) {
+        verified.damage.push(error.to_string());
+    }
+    for facts in &manifest.states {
+        match StateFile::new(folder.path(), facts.clone()).state(&names) {
+            Ok(_) => verified.states += 1,
             Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
                 verified.damage.push(error.to_string());
             }

@@ -235,10 +235,9 @@ fn verify_names_a_damaged_segment_and_no_answer_is_made_from_it() {
     }
     // It is set aside, where no reader of the lake finds it.
     assert!(!segment.exists());
-    let aside = dir
-        .path()
-        .join("damaged")
-        .join(segment.file_name().unwrap());
+    let day = segment.parent().unwrap().file_name().unwrap().display();
+    let name = segment.file_name().unwrap().display();
+    let aside = dir.path().join("damaged").join(format!("{day}-{name}"));
     assert_eq!(fs::read(&aside).unwrap(), bytes);
     assert_eq!(run(dir.path(), &["verify"]).status.code(), Some(1));
     // Restored, all is well.
@@ -252,6 +251,40 @@ fn verify_names_a_damaged_segment_and_no_answer_is_made_from_it() {
         run_json(dir.path(), &["verify"])["damage"],
         serde_json::json!([])
     );
+}
+
+#[test]
+fn a_damaged_state_answers_nothing_and_is_made_anew_from_its_segments() {
+    let dir = five_events();
+    run_json(dir.path(), &["seal"]);
+    let before = run_json(dir.path(), &["usage"])["feature_usage"].clone();
+    let states = dir.path().join("states");
+    let damage = || {
+        for state in fs::read_dir(&states).unwrap() {
+            let path = state.unwrap().path();
+            let mut bytes = fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(&path, &bytes).unwrap();
+        }
+        let output = run(dir.path(), &["usage"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("echopilot rebuild"));
+        let output = run(dir.path(), &["verify"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stdout).contains(".state is damaged"));
+    };
+    damage();
+    assert_eq!(run_json(dir.path(), &["rebuild"])["changed"], 1);
+    assert_eq!(run_json(dir.path(), &["usage"])["feature_usage"], before);
+    // A seal that adds to the day does so too.
+    damage();
+    let server = Server::start(dir.path());
+    server.post(&batch([event("action", "new", "another")]));
+    server.stop();
+    let after = run_json(dir.path(), &["usage"]);
+    assert_eq!(after["total_events"], 6);
+    assert_eq!(run_json(dir.path(), &["rebuild"])["changed"], 0);
 }
 
 /// Lines of a few events, and the users in them.

@@ -87,3 +87,34 @@ print(json.dumps({'names': names, 'rows': rows}))
         ])
     );
 }
+
+#[test]
+fn a_compaction_that_was_cut_off_is_undone_whatever_else_lies_in_the_days_folder() {
+    let dir = folder();
+    unsealed_demo(dir.path(), 400, 1, 1);
+    run_json(dir.path(), &["seal"]);
+    let before = usage(dir.path());
+    let lake = dir.path().join("events");
+    let day = std::fs::read_dir(&lake)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let name = day.file_name().unwrap().to_str().unwrap().to_owned();
+    // The folders were exchanged, and the manifest not yet replaced.
+    std::fs::write(day.join(".somebody"), "else").unwrap();
+    let staged = dir
+        .path()
+        .join("compacting")
+        .join(name.replace("dt=", "00000002-"));
+    std::fs::create_dir_all(staged.parent().unwrap()).unwrap();
+    std::fs::rename(&day, &staged).unwrap();
+    std::fs::create_dir(&day).unwrap();
+    std::fs::write(day.join("00000002-m.parquet"), "not committed").unwrap();
+    std::fs::write(lake.join("README"), "of somebody").unwrap();
+    assert_eq!(usage(dir.path()), before);
+    assert_eq!(run_json(dir.path(), &["verify"])["damage"], json!([]));
+    assert!(!staged.exists() && !day.join("00000002-m.parquet").exists());
+    assert!(day.join(".somebody").exists());
+}
