@@ -67,6 +67,8 @@ pub use writer::{Reply, Stored};
 const SEAL_BYTES: u64 = 128 << 20;
 /// A log of so many bytes should have been sealed long ago.
 const LATE_BYTES: u64 = 4 * SEAL_BYTES;
+/// Events that may wait to be sealed: some hundred MB of memory. More come only when seals fail again and again.
+const MAX_TAIL_EVENTS: usize = 16 << 20;
 /// Events are sealed when the oldest waits so long: how far behind the lake is for other programs.
 const SEAL_AGE: Duration = Duration::from_secs(10 * 60);
 
@@ -218,6 +220,9 @@ impl Store {
     /// [`Error::Poisoned`] after a failed write, [`Error::DiskFull`] without room, [`Error::Busy`] while the disk
     /// does not answer.
     pub fn check_writable(&self) -> Result<()> {
+        if self.view.lock().tail.len() > MAX_TAIL_EVENTS {
+            return Err(Error::Busy("too many events wait to be sealed"));
+        }
         match self.writer.check_health() {
             Err(Error::DiskFull) if self.writer.may_probe() && self.folder.has_room() => {
                 self.writer.has_room();
@@ -622,21 +627,33 @@ impl Store {
         Ok(expired)
     }
 
-    /// Verifies the next segments in turn, about as many bytes as given, so that damage is found before it is needed.
+    /// Verifies the next segments and states in turn, about as many bytes as given, so that damage is found before they
+    /// are needed.
     ///
     /// # Errors
     /// [`Error::Damaged`] for the first that is; the scrub goes on behind it.
     pub fn scrub(&self, bytes: u64) -> Result<()> {
-        let segments = self.view.lock().segments.clone();
+        // While it is held no file is taken away.
+        let _unchanged = self.lock_manifest()?;
+        let (segments, states): (Vec<_>, Vec<_>) = {
+            let view = self.view.lock();
+            (
+                view.segments.clone(),
+                view.states.values().cloned().collect(),
+            )
+        };
+        let files = segments.len() + states.len();
         let mut next = self.scrubbed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut read = 0;
-        for _ in 0..segments.len() {
-            *next = (*next + 1) % segments.len();
-            let Some(segment) = segments.get(*next) else {
-                break;
-            };
-            segment.scrub()?;
-            read += segment.facts.bytes;
+        for _ in 0..files {
+            *next = (*next + 1) % files;
+            if let Some(segment) = segments.get(*next) {
+                segment.scrub()?;
+                read += segment.facts.bytes;
+            } else if let Some(state) = states.get(*next - segments.len()) {
+                state.verified_bytes()?;
+                read += state.facts.bytes;
+            }
             if read >= bytes {
                 break;
             }

@@ -4,11 +4,14 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use echopilot_analytics::error::Error;
 use echopilot_analytics::event::{Event, EventType, write_line};
 use echopilot_analytics::store::scan::read_chunk;
 use serde_json::{Value, json};
 
-use crate::harness::{Server, batch, event, folder, log_lines, log_path, run, run_json};
+use crate::harness::{
+    Server, batch, engine, event, folder, log_lines, log_path, run, run_json, unsealed_demo,
+};
 
 /// A store with events of the users u0 to u4, closed.
 fn five_events() -> tempfile::TempDir {
@@ -285,6 +288,35 @@ fn a_damaged_state_answers_nothing_and_is_made_anew_from_its_segments() {
     let after = run_json(dir.path(), &["usage"]);
     assert_eq!(after["total_events"], 6);
     assert_eq!(run_json(dir.path(), &["rebuild"])["changed"], 0);
+}
+
+#[test]
+fn damage_is_found_before_it_is_needed() {
+    let dir = folder();
+    unsealed_demo(dir.path(), 300, 3, 1);
+    let now = chrono::Utc::now();
+    let engine = engine(dir.path(), now);
+    engine.seal(now).unwrap();
+    engine.tidy(now).unwrap();
+    let (mut segment, mut state) = (None, None);
+    for (found, folder) in [(&mut segment, "events"), (&mut state, "states")] {
+        let mut path = dir.path().join(folder);
+        while path.is_dir() {
+            path = fs::read_dir(&path).unwrap().next().unwrap().unwrap().path();
+        }
+        *found = Some(path);
+    }
+    for path in [segment.unwrap(), state.unwrap()] {
+        let whole = fs::read(&path).unwrap();
+        let mut bytes = whole.clone();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, bytes).unwrap();
+        match engine.tidy(now) {
+            Err(Error::Damaged { file, .. }) => assert_eq!(file, path),
+            other => panic!("{other:?}"),
+        }
+        fs::write(&path, whole).unwrap();
+    }
 }
 
 /// Lines of a few events, and the users in them.
