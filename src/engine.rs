@@ -17,17 +17,14 @@ use crate::import::{self, Imported, Progress, Source};
 use crate::metrics::usage::{UsageCounts, UsageNumbers, usage};
 use crate::rollup::{self, RollupLine, RollupLog};
 use crate::store::{
-    Clock, Compacted, Draft, Expired, Rebuilt, Reply, Retention, SealUrgency, Sealed, Store,
-    StoreSize,
+    Clock, Compacted, Draft, Effort, Expired, Rebuilt, Reply, Retention, SealUrgency, Sealed,
+    Store, StoreSize,
 };
 use crate::window::{DAY_US, Window, WindowFacts, WindowRequest};
 
-/// Bytes of segments that are verified each time the store is tidied: a large lake in some hours, without the disk
+/// Bytes that are verified each time: a large lake in some hours, without the disk
 /// noticing.
 const SCRUB_BYTES: u64 = 32 << 20;
-
-/// Events that are rewritten each time the store is tidied: a second or two, so that no seal waits for long.
-const COMPACT_EVENTS: u64 = 2 << 20;
 
 /// The open engine.
 pub struct Engine {
@@ -298,18 +295,24 @@ impl Engine {
     /// As [`Store::seal`] and [`Store::compact`].
     pub fn seal(&self, now: DateTime<Utc>) -> Result<Sealed> {
         let sealed = self.store.seal()?;
-        self.store.compact(now, u64::MAX)?;
+        self.store.compact(now, Effort::Full)?;
         Ok(sealed)
     }
 
-    /// Keeps the sealed part in order: compacts, and verifies some of it.
+    /// Joins small segments.
     ///
     /// # Errors
-    /// As [`Store::compact`] and [`Store::scrub`].
-    pub fn tidy(&self, now: DateTime<Utc>) -> Result<Compacted> {
-        let compacted = self.store.compact(now, COMPACT_EVENTS);
-        self.store.scrub(SCRUB_BYTES)?;
-        compacted
+    /// As [`Store::compact`].
+    pub fn compact(&self, now: DateTime<Utc>, effort: Effort) -> Result<Compacted> {
+        self.store.compact(now, effort)
+    }
+
+    /// Verifies some of what is sealed, each time the next.
+    ///
+    /// # Errors
+    /// As [`Store::scrub`].
+    pub fn scrub(&self) -> Result<()> {
+        self.store.scrub(SCRUB_BYTES)
     }
 
     /// Makes all daily states anew from the segments.

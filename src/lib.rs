@@ -34,7 +34,7 @@
 //!    derived at each start; daily states are what the segments say, to the byte, and outlive them.
 //! 5. A failed sync ends all writing until a restart; a full disk refuses whole requests and heals by itself.
 //! 6. Segments and states never change; the manifest alone says which are live, and replacing it is the commit. Another
-//!    program that lists the lake sees each sealed event once.
+//!    program that lists the lake sees no event twice.
 //! 7. No number is made from damaged bytes: lines and files carry checksums, which are checked before use.
 //! 8. The number of a user is the same for ever ([`store`] keeps the dictionary).
 //! 9. No clock alone deletes anything.

@@ -12,13 +12,14 @@ use tracing::{error, warn};
 
 use crate::engine::{Engine, RollupScope};
 use crate::error::{Error, Result};
-use crate::store::{Clock, SealUrgency};
+use crate::rollup;
+use crate::store::{Clock, Effort, SealUrgency};
 
 /// How often the times are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// A run that clokwerk missed, because the clock jumped or the start fell on midnight, is made up this soon.
 const CATCH_UP_MINUTES: u32 = 10;
-/// How often segments are compacted and some of them verified.
+/// How often some of what is sealed is verified, and days of very many segments are looked for.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
 /// Priority of jobs that give way to requests, of 0 to 99: niceness 10, a tenth of a busy machine. With less they would
 /// never end on one.
@@ -36,9 +37,18 @@ impl Schedule {
     /// If the system gives no thread.
     pub fn start(engine: Arc<Engine>, rollup_at: NaiveTime) -> Result<Self> {
         let tidied = engine.clone();
+        let mut last_night = None;
         let tidy = spawn("tidy", TIDY_INTERVAL, move || {
             // Beside the other jobs: it may take a while, and the log fills in seconds.
-            run_beside("compaction", || tidied.tidy(Utc::now()));
+            let now = Utc::now();
+            // The night begins when yesterday is rolled up; one that was slept through is made up at the start.
+            let night = Some(rollup::last_due_day(now, rollup_at));
+            let effort = match std::mem::replace(&mut last_night, night) == night {
+                true => Effort::Urgent,
+                false => Effort::Full,
+            };
+            run_beside("compaction", || tidied.compact(now, effort));
+            run_beside("scrub", || tidied.scrub());
         })?;
         let mut scheduler = Scheduler::with_tz(Utc);
         let job = engine.clone();

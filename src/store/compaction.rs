@@ -3,8 +3,12 @@
 //! The folder of the day is prepared anew beside the lake (`compacting/`), and the two are exchanged in one step:
 //! another program that lists the folder sees the old files or the new one, and never both. The manifest follows;
 //! after a crash between the two, [`finish`] makes the folder what the manifest says. The old folder is removed a while
-//! later, so that a program that is just reading its list reads all of it. One that opens a file of that list too late
-//! is told that there is no such file, and never gets a part.
+//! later, so that a program that is just reading its list reads all of it.
+//!
+//! A program that listed a folder an instant before it was exchanged finds a name gone. Polars says so; DuckDB and
+//! pyarrow do too when they open the file, and pass over it without a word when they only look at it in the same
+//! instant. No order of steps that other programs see by names can prevent that, so folders are exchanged once a night,
+//! and at other times only when a day has very many files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -28,8 +32,10 @@ use crate::window::HOUR_US;
 const COMPACTING_DIR: &str = "compacting";
 /// A joined segment has at most so many rows: some MB.
 const FULL_ROWS: u64 = 1 << 19;
-/// So many segments of similar size become one.
+/// So many segments of similar size become one in the night.
 const FAN_IN: usize = 8;
+/// So many become one at any time: files that are slow to list.
+const URGENT_FAN_IN: usize = 64;
 /// An older segment joins younger ones if it has at most so many times the rows that they have on average: each event
 /// is rewritten a few times in all, however many seals there are.
 const SIMILAR_FACTOR: u64 = 4;
@@ -38,6 +44,15 @@ const QUIET_US: i64 = HOUR_US;
 
 /// How long the old folder of a day is kept: longer than anyone takes to list it.
 const RETIRED_FOR: Duration = Duration::from_secs(60);
+
+/// How much is compacted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// All that can be joined: once a night, and when a person asks.
+    Full,
+    /// What cannot wait for the night.
+    Urgent,
+}
 
 /// How long no day is compacted after a failure.
 const PAUSE: Duration = Duration::from_secs(3_600);
@@ -57,7 +72,7 @@ pub struct Compacted {
 
 /// Which of a day's segments, in the order of the log, should become one now. They are next to each other, because
 /// events of one instant are ordered by the log.
-pub fn plan(day: &[&SegmentFacts], now_us: i64) -> Option<Range<usize>> {
+pub fn plan(day: &[&SegmentFacts], now_us: i64, effort: Effort) -> Option<Range<usize>> {
     let mut end = day.len();
     loop {
         // The last run of segments that are not full.
@@ -76,7 +91,7 @@ pub fn plan(day: &[&SegmentFacts], now_us: i64) -> Option<Range<usize>> {
         if run.is_empty() {
             return None;
         }
-        if let Some(length) = joined(&run, now_us) {
+        if let Some(length) = joined(&run, now_us, effort) {
             return Some(end - length..end);
         }
         end -= run.len();
@@ -88,7 +103,7 @@ fn is_full(facts: &SegmentFacts) -> bool {
 }
 
 /// How many of a run of small segments, youngest first, become one.
-fn joined(run: &[&SegmentFacts], now_us: i64) -> Option<usize> {
+fn joined(run: &[&SegmentFacts], now_us: i64, effort: Effort) -> Option<usize> {
     let is_quiet = run
         .iter()
         .all(|facts| facts.last_received_at_us < now_us - QUIET_US);
@@ -102,13 +117,18 @@ fn joined(run: &[&SegmentFacts], now_us: i64) -> Option<usize> {
             rows <= FULL_ROWS && bytes <= FULL_BYTES && (is_quiet || is_similar)
         })
         .count();
-    (fits >= FAN_IN || (is_quiet && fits >= 2)).then_some(fits)
+    let enough = match effort {
+        Effort::Urgent => URGENT_FAN_IN,
+        Effort::Full if is_quiet => 2,
+        Effort::Full => FAN_IN,
+    };
+    (fits >= enough).then_some(fits)
 }
 
 /// The days that have segments to join.
-pub fn due_days(segments: &[SegmentFacts], now_us: i64) -> Vec<Day> {
+pub fn due_days(segments: &[SegmentFacts], now_us: i64, effort: Effort) -> Vec<Day> {
     let days = by_day(segments).into_iter();
-    days.filter(|(_, of_day)| plan(of_day, now_us).is_some())
+    days.filter(|(_, of_day)| plan(of_day, now_us, effort).is_some())
         .map(|(day, _)| day)
         .collect()
 }
@@ -343,20 +363,21 @@ fn file_names(dir: &Path) -> Result<BTreeSet<OsString>> {
 mod tests {
     use super::*;
 
+    fn facts(rows: u64) -> SegmentFacts {
+        SegmentFacts {
+            path: String::new(),
+            rows,
+            bytes: 0,
+            crc32c: 0,
+            first_ts_us: 0,
+            last_ts_us: 0,
+            last_received_at_us: 0,
+        }
+    }
+
     fn plan_of(rows: &[u64], age_us: i64) -> Option<Range<usize>> {
-        let facts: Vec<SegmentFacts> = rows
-            .iter()
-            .map(|&rows| SegmentFacts {
-                path: String::new(),
-                rows,
-                bytes: 0,
-                crc32c: 0,
-                first_ts_us: 0,
-                last_ts_us: 0,
-                last_received_at_us: 0,
-            })
-            .collect();
-        plan(&facts.iter().collect::<Vec<_>>(), age_us)
+        let day: Vec<SegmentFacts> = rows.iter().copied().map(facts).collect();
+        plan(&day.iter().collect::<Vec<_>>(), age_us, Effort::Full)
     }
 
     #[test]
@@ -364,6 +385,13 @@ mod tests {
         let (busy, quiet) = (0, QUIET_US + 1);
         assert_eq!(plan_of(&[10; 7], busy), None);
         assert_eq!(plan_of(&[10; 8], busy), Some(0..8));
+        let many = vec![facts(10); URGENT_FAN_IN];
+        let urgent = |count: usize| {
+            let day: Vec<&SegmentFacts> = many.iter().take(count).collect();
+            plan(&day, quiet, Effort::Urgent)
+        };
+        assert_eq!(urgent(URGENT_FAN_IN - 1), None);
+        assert_eq!(urgent(URGENT_FAN_IN), Some(0..URGENT_FAN_IN));
         // The large one is not rewritten for a few small ones while more may come.
         assert_eq!(plan_of(&[9_000, 10, 10, 10], busy), None);
         assert_eq!(plan_of(&[9_000, 10, 10, 10], quiet), Some(0..4));

@@ -53,7 +53,7 @@ use tail::Tail;
 use view::{SharedView, View};
 use writer::{Writer, WriterHandle};
 
-pub use compaction::Compacted;
+pub use compaction::{Compacted, Effort};
 pub use draft::{Draft, DraftMaker};
 pub use event_log::FILE_NAME as EVENT_LOG_FILE;
 pub use expiry::{Clock, Expired, ExpiryFacts, Retention};
@@ -436,24 +436,24 @@ impl Store {
         Ok(None)
     }
 
-    /// Makes one segment of many small ones, where there are, until about `max_events` were rewritten. Ingest and queries
-    /// go on meanwhile.
+    /// Makes one segment of many small ones, where there are. Ingest and queries go on meanwhile.
     ///
     /// # Errors
     /// If a file cannot be written or a segment is damaged; then its day stays as it is.
-    pub fn compact(&self, now: DateTime<Utc>, max_events: u64) -> Result<Compacted> {
+    pub fn compact(&self, now: DateTime<Utc>, effort: Effort) -> Result<Compacted> {
         if !self.lock_retired().begin()? {
             return Ok(Compacted::default());
         }
         let mut compacted = Compacted::default();
         let mut failed = None;
-        let days = compaction::due_days(&self.lock_manifest()?.segments, now.timestamp_micros());
+        let days = compaction::due_days(
+            &self.lock_manifest()?.segments,
+            now.timestamp_micros(),
+            effort,
+        );
         for day in days {
-            if compacted.events >= max_events {
-                break;
-            }
             // The lock is free between two days, so that a seal waits for one at most.
-            match self.compact_day(day, now) {
+            match self.compact_day(day, now, effort) {
                 Ok(done) => {
                     compacted.replaced += done.replaced;
                     compacted.written += done.written;
@@ -472,12 +472,12 @@ impl Store {
         }
     }
 
-    fn compact_day(&self, day: Day, now: DateTime<Utc>) -> Result<Compacted> {
+    fn compact_day(&self, day: Day, now: DateTime<Utc>, effort: Effort) -> Result<Compacted> {
         let mut manifest = self.lock_manifest()?;
         let mut next = manifest.clone();
         let of_day = compaction::by_day(&manifest.segments).remove(&day);
         let of_day = of_day.unwrap_or_default();
-        let Some(run) = compaction::plan(&of_day, now.timestamp_micros()) else {
+        let Some(run) = compaction::plan(&of_day, now.timestamp_micros(), effort) else {
             return Ok(Compacted::default());
         };
         if !compaction::is_clean(&self.folder, day, &of_day)? {

@@ -320,8 +320,8 @@ fn by_day(events: &DataFrame) -> Result<Vec<(Day, DataFrame)>> {
 /// The rows by day, user and time, those of one user and instant in the order of the frame, which is that of the log;
 /// and the number of rows of each day.
 ///
-/// The engine's own sort by two columns compares texts row by row, which takes three times as long: nearly every
-/// comparison is decided by the first bytes of the ids.
+/// Not the engine's own sort by two columns, which compares texts wherever they lie: here the first bytes of the ids,
+/// which decide nearly every comparison, lie in the keys.
 fn order(events: &DataFrame) -> Result<(Vec<IdxSize>, BTreeMap<Day, usize>)> {
     struct Key<'a> {
         day: Day,

@@ -297,7 +297,7 @@ fn damage_is_found_before_it_is_needed() {
     let now = chrono::Utc::now();
     let engine = engine(dir.path(), now);
     engine.seal(now).unwrap();
-    engine.tidy(now).unwrap();
+    engine.scrub().unwrap();
     let (mut segment, mut state) = (None, None);
     for (found, folder) in [(&mut segment, "events"), (&mut state, "states")] {
         let mut path = dir.path().join(folder);
@@ -311,7 +311,7 @@ fn damage_is_found_before_it_is_needed() {
         let mut bytes = whole.clone();
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&path, bytes).unwrap();
-        match engine.tidy(now) {
+        match engine.scrub() {
             Err(Error::Damaged { file, .. }) => assert_eq!(file, path),
             other => panic!("{other:?}"),
         }

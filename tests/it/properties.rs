@@ -6,6 +6,7 @@ use std::path::Path;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use echopilot_analytics::engine::{Engine, UsageAnswer};
+use echopilot_analytics::store::Effort;
 use echopilot_analytics::window::{DAY_US, WindowRequest};
 use proptest::prelude::*;
 use serde_json::json;
@@ -156,7 +157,7 @@ proptest! {
                 reopened.store().seal().unwrap();
             }
             if compacts {
-                reopened.tidy(now() + TimeDelta::days(1)).unwrap();
+                reopened.compact(now() + TimeDelta::days(1), Effort::Full).unwrap();
             }
         }
         let reopened = open(other.path());

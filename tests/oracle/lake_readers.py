@@ -1,6 +1,6 @@
 """Counts the rows of a lake with three engines, again and again, until its standard input ends.
 
-Usage: lake_readers.py LAKE      A line of JSON for each count: engine and rows. At the end how often a file was gone.
+Usage: lake_readers.py LAKE      A line of JSON for each count: engine, rows, distinct ids, and how often a file was gone so far.
 """
 
 import json
@@ -40,11 +40,10 @@ while not last:
                 rows, ids = count()
                 break
             except Exception as error:
-                # A folder that was listed before it was exchanged: no part of it is ever read.
+                # A folder that was listed before it was exchanged.
                 missing = ("No such file", "No files found", "not found", "Cannot open file", "cannot find")
                 if not isinstance(error, FileNotFoundError) and not any(text in str(error) for text in missing):
                     raise
                 gone += 1
-        print(json.dumps({"engine": name, "rows": int(rows), "ids": int(ids)}), flush=True)
-print(json.dumps({"gone": gone}))
+        print(json.dumps({"engine": name, "rows": int(rows), "ids": int(ids), "gone": gone}), flush=True)
 os._exit(0)
