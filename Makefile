@@ -33,8 +33,15 @@ lint: tools
 # The numbers of the README. Takes some minutes and 10 GB of disk.
 bench: tools $(VENV)/installed
 	cargo bench --locked --bench ingest
+	cargo bench --locked --bench seal
 	cargo build --release --locked
 	$(VENV)/bin/python benches/import.py $(CARGO_TARGET_DIR)/release/echopilot
+
+# The table of peers: 1, 10 and 100 million events. Takes a quarter of an hour and 10 GB of disk.
+.PHONY: bench-peers
+bench-peers: build $(VENV)/installed
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r benches/requirements.txt
+	$(VENV)/bin/python benches/peers.py $(CARGO_TARGET_DIR)/release/echopilot
 
 # A C and a C++ compiler: for parts of Polars, and for the tests.
 .PHONY: tools

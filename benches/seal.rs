@@ -1,0 +1,97 @@
+//! Sealing: events a second from the event log to durable segments and states. `cargo bench --bench seal`
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a bench stops at the first surprise, and prints its numbers"
+)]
+
+use std::time::Instant;
+
+use chrono::{NaiveTime, Utc};
+use echopilot_analytics::config::{Durability, StoreConfig};
+use echopilot_analytics::event::{Event, EventType};
+use echopilot_analytics::store::{Draft, Store};
+
+/// The product's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const ROUNDS: usize = 5;
+const EVENTS: u64 = 2_000_000;
+const EVENTS_PER_DRAFT: u64 = 10_000;
+const USERS: u64 = 100_000;
+const FEATURES: u64 = 200;
+
+fn main() {
+    let mut rates: Vec<f64> = (0..ROUNDS).map(|_| seal()).collect();
+    rates.sort_by(f64::total_cmp);
+    println!(
+        "{EVENTS} events of two days, {ROUNDS} rounds, events/s: median {:.0}, {:.0} to {:.0}",
+        rates.get(ROUNDS / 2).unwrap(),
+        rates.first().unwrap(),
+        rates.last().unwrap()
+    );
+}
+
+/// Events a second of one seal.
+fn seal() -> f64 {
+    let dir = tempfile::tempdir_in(".").unwrap();
+    let config = StoreConfig {
+        data_dir: dir.path().to_owned(),
+        durability: Durability::Sync,
+        raw_retention_days: 90,
+        rollup_retention_days: 365,
+        rollup_at: NaiveTime::MIN,
+    };
+    let now = Utc::now();
+    let store = Store::open(&config, "the bench", now).unwrap();
+    let maker = store.draft_maker();
+    for first in (0..EVENTS).step_by(EVENTS_PER_DRAFT as usize) {
+        let mut draft = Draft::default();
+        for number in first..first + EVENTS_PER_DRAFT {
+            maker
+                .push(&mut draft, &event(number, now.timestamp_micros()))
+                .unwrap();
+        }
+        let stored = store
+            .append(draft)
+            .unwrap()
+            .blocking_recv()
+            .unwrap()
+            .unwrap();
+        assert_eq!(stored.logged as u64, EVENTS_PER_DRAFT);
+    }
+    let started = Instant::now();
+    let sealed = store.seal().unwrap();
+    assert_eq!(sealed.events, EVENTS);
+    EVENTS as f64 / started.elapsed().as_secs_f64()
+}
+
+/// An event of the last two days; few users have many.
+fn event(number: u64, now_us: i64) -> Event<'static> {
+    let scattered = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 16;
+    let user = (scattered % USERS) * (scattered / USERS % USERS) / USERS;
+    let feature = format!(
+        "feature_{}",
+        scattered % FEATURES * (scattered / FEATURES % FEATURES) / FEATURES
+    );
+    let user = match user % 2 {
+        0 => format!("0197a6f0-7c1e-4d2a-9f00-{user:012x}"),
+        _ => format!("user_{user}"),
+    };
+    let ts_us = now_us - 40 * 3_600_000_000 + (number * 72_000) as i64;
+    Event {
+        ts_us,
+        event_type: match scattered % 10 {
+            0..6 => EventType::PageView,
+            6..9 => EventType::Action,
+            _ => EventType::Conversion,
+        },
+        user_id: Some(user.into()),
+        url: Some(format!("/{feature}").into()),
+        feature: Some(feature.into()),
+        metadata: r#"{"platform":"web","plan":"pro"}"#.into(),
+        event_id: None,
+        received_at_us: ts_us + 250_000,
+    }
+}
