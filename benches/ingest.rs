@@ -248,6 +248,7 @@ impl Server {
             let answer = ureq::get(&url).header("x-dash-key", KEY).call().unwrap();
             answer.into_body().read_to_string().unwrap();
             latencies.push(asked.elapsed().as_secs_f64() * 1e3);
+            // The pace of the questions, which are not to take the machine.
             std::thread::sleep(Duration::from_millis(50));
         }
         latencies.sort_by(f64::total_cmp);

@@ -17,10 +17,9 @@ use crate::import::{self, Imported, Progress, Source};
 use crate::metrics::usage::{UsageCounts, UsageNumbers, usage};
 use crate::rollup::{self, RollupLine, RollupLog};
 use crate::store::{
-    Clock, Compacted, Draft, Effort, Expired, Rebuilt, Reply, Retention, SealUrgency, Sealed,
-    Store, StoreSize,
+    Clock, Draft, Effort, Expired, Rebuilt, Reply, Retention, SealUrgency, Sealed, Store, StoreSize,
 };
-use crate::window::{DAY_US, Window, WindowFacts, WindowRequest};
+use crate::window::{Window, WindowFacts, WindowRequest};
 
 /// Bytes that are verified each time: a large lake in some hours, without the disk
 /// noticing.
@@ -210,7 +209,7 @@ impl Engine {
         let has_expired = self.store.expiry().states_from.is_some();
         // A day whose period reaches into what expired cannot be counted any more.
         let first = match self.store.expiry().states_from {
-            None => self.first_day(),
+            None => self.store.first_day(),
             Some(kept_from) => Some(kept_from + Days::new(u64::from(rollup::PERIOD_DAYS) - 1)),
         };
         let until = |last| rollup::missing_days(first, last, keep_days, &log.done);
@@ -303,7 +302,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Store::compact`].
-    pub fn compact(&self, now: DateTime<Utc>, effort: Effort) -> Result<Compacted> {
+    pub fn compact(&self, now: DateTime<Utc>, effort: Effort) -> Result<()> {
         self.store.compact(now, effort)
     }
 
@@ -369,11 +368,6 @@ impl Engine {
     /// How much the store holds.
     pub fn size(&self) -> StoreSize {
         self.store.size()
-    }
-
-    fn first_day(&self) -> Option<NaiveDate> {
-        let day_start_us = self.store.first_ts_us()?.div_euclid(DAY_US) * DAY_US;
-        DateTime::from_timestamp_micros(day_start_us).map(|start| start.date_naive())
     }
 
     /// First day of the window that is known in full: days of UTC by their states, those of a zone by their events.

@@ -1,6 +1,9 @@
 //! The columns of an event table: in the lake, in memory, and in every lazy frame of a metric.
 
-use polars::prelude::{DataType, Field, PlSmallStr, Schema, TimeUnit, TimeZone};
+use polars::prelude::{
+    Column, DataType, Field, Int64Chunked, IntoColumn, NewChunkedArray, PlSmallStr, Schema,
+    TimeUnit, TimeZone,
+};
 
 /// When the event happened: microseconds, UTC.
 pub const TS: &str = "ts";
@@ -25,6 +28,13 @@ pub const COUNTED: [&str; 4] = [TS, EVENT_TYPE, USER_ID, FEATURE];
 /// An instant: microseconds, UTC.
 pub fn instant() -> DataType {
     DataType::Datetime(TimeUnit::Microseconds, Some(TimeZone::UTC))
+}
+
+/// A column of instants, given in microseconds.
+pub fn instants(name: &'static str, instants_us: &[i64]) -> Column {
+    Int64Chunked::from_slice(PlSmallStr::from_static(name), instants_us)
+        .into_datetime(TimeUnit::Microseconds, Some(TimeZone::UTC))
+        .into_column()
 }
 
 /// The schema of every segment, for ever: new facts go into `metadata`.

@@ -70,6 +70,9 @@ pub struct Activities {
     pub days: BTreeMap<Day, Vec<Arc<Activity>>>,
 }
 
+/// Days from a Monday to 1970-01-01, a Thursday.
+pub const DAYS_SINCE_MONDAY: i32 = 3;
+
 const DAY: &str = "day";
 const EVENTS: &str = "events";
 
@@ -79,22 +82,27 @@ pub fn day_of(ts_us: i64) -> Day {
     i32::try_from(ts_us.div_euclid(DAY_US)).unwrap_or(if ts_us < 0 { Day::MIN } else { Day::MAX })
 }
 
+/// The calendar day of an instant in its column's zone, as an expression.
+pub fn day(ts: Expr) -> Expr {
+    ts.dt().date().cast(DataType::Int32)
+}
+
 /// The ISO week of a day.
 pub fn week_of(day: Day) -> Week {
-    // 1970-01-01 was a Thursday: three days after a Monday.
-    (day + 3).div_euclid(7)
+    (day + DAYS_SINCE_MONDAY).div_euclid(7)
 }
 
 /// The days of an ISO week.
 pub fn days_of(week: Week) -> Range<Day> {
-    week * 7 - 3..week * 7 + 4
+    let monday = week * 7 - DAYS_SINCE_MONDAY;
+    monday..monday + 7
 }
 
 /// The plan that states are made of: from events whose texts are categoricals, a row for each day, user, feature and
 /// type with the number of events. [`read`] reads what it gives.
 pub fn plan(events: LazyFrame) -> LazyFrame {
     let keys = [
-        col(schema::TS).dt().date().cast(DataType::Int32).alias(DAY),
+        day(col(schema::TS)).alias(DAY),
         col(schema::EVENT_TYPE).to_physical(),
         col(schema::USER_ID).to_physical(),
         col(schema::FEATURE).to_physical(),
@@ -227,7 +235,8 @@ impl WeekActivity {
 }
 
 impl Activity {
-    fn merge(&mut self, other: &Self) {
+    /// Adds what another part left, of the same days or of others.
+    pub fn merge(&mut self, other: &Self) {
         self.events += other.events;
         self.users |= &other.users;
         for (mine, theirs) in self.event_types.iter_mut().zip(other.event_types) {

@@ -9,6 +9,7 @@ pub mod usage;
 use chrono_tz::Tz;
 use polars::prelude::*;
 
+use crate::daily;
 use crate::schema;
 
 /// The calendar day of an event in the reporting zone, as days since 1970-01-01.
@@ -22,10 +23,10 @@ pub fn day(tz: Tz) -> Expr {
             _ => ts,
         },
     };
-    local.dt().date().cast(DataType::Int32)
+    daily::day(local)
 }
 
-/// The ISO week of a day, as weeks since the Monday before 1970-01-01, which was a Thursday.
+/// The ISO week of a day, as weeks since the Monday before 1970-01-01.
 pub fn week(day: Expr) -> Expr {
-    (day + lit(3)).floor_div(lit(7))
+    (day + lit(daily::DAYS_SINCE_MONDAY)).floor_div(lit(7))
 }

@@ -9,7 +9,7 @@
 //! the frame. Whole days of UTC are counted from daily states, in which no event is read; a reporting zone needs the
 //! events. Both ways give the same numbers. Definitions: `spec/definitions.md`, "Usage"; the user's document, "Metrics Definitions".
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use chrono_tz::Tz;
 use polars::prelude::*;
@@ -158,13 +158,13 @@ impl UsageCounts {
     /// Counts from what happened on each day of UTC, without events.
     pub fn of_days(activities: &Activities, names: &Names) -> Self {
         let mut counts = Self::default();
-        let mut whole = Whole::default();
+        let mut whole = Activity::default();
         for week in activities.weeks.values() {
             counts.weeks += 1;
             counts.days += week.days;
             counts.user_days += week.user_days;
             counts.user_weeks += week.whole.users.len();
-            whole.add(&week.whole);
+            whole.merge(&week.whole);
         }
         let mut users_of_week: BTreeMap<Week, RoaringBitmap> = BTreeMap::new();
         for (&day, parts) in &activities.days {
@@ -175,7 +175,7 @@ impl UsageCounts {
             };
             for part in parts {
                 *users_of_week.entry(week_of(day)).or_default() |= &part.users;
-                whole.add(part);
+                whole.merge(part);
             }
         }
         counts.weeks += users_of_week.len() as u64;
@@ -218,28 +218,6 @@ impl UsageCounts {
             feature_usage: self.features,
             funnel_steps: funnel_steps.into(),
             total_events: self.events,
-        }
-    }
-}
-
-/// What the parts of a window add up to.
-#[derive(Default)]
-struct Whole {
-    events: u64,
-    users: RoaringBitmap,
-    event_types: [u64; EventType::ALL.len()],
-    features: HashMap<u32, u64>,
-}
-
-impl Whole {
-    fn add(&mut self, part: &Activity) {
-        self.events += part.events;
-        self.users |= &part.users;
-        for (all, events) in self.event_types.iter_mut().zip(part.event_types) {
-            *all += events;
-        }
-        for (&feature, events) in &part.features {
-            *self.features.entry(feature).or_default() += events;
         }
     }
 }

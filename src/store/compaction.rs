@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use serde::Serialize;
 
 use super::folder::{self, Folder};
 use super::manifest::Manifest;
@@ -45,6 +44,11 @@ const QUIET_US: i64 = HOUR_US;
 /// How long the old folder of a day is kept: longer than anyone takes to list it.
 const RETIRED_FOR: Duration = Duration::from_secs(60);
 
+/// How long no day is compacted after a failure.
+const PAUSE: Duration = Duration::from_secs(3_600);
+/// Bytes of segments that are joined at once: they are up to ten times as large in memory.
+const FULL_BYTES: u64 = 16 << 20;
+
 /// How much is compacted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
@@ -52,22 +56,6 @@ pub enum Effort {
     Full,
     /// What cannot wait for the night.
     Urgent,
-}
-
-/// How long no day is compacted after a failure.
-const PAUSE: Duration = Duration::from_secs(3_600);
-/// Bytes of segments that are joined at once: they are up to ten times as large in memory.
-const FULL_BYTES: u64 = 16 << 20;
-
-/// What a compaction did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Compacted {
-    /// Segments that were replaced.
-    pub replaced: usize,
-    /// Segments that replaced them.
-    pub written: usize,
-    /// Events that were rewritten.
-    pub events: u64,
 }
 
 /// Which of a day's segments, in the order of the log, should become one now. They are next to each other, because

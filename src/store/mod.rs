@@ -40,7 +40,6 @@ use crate::daily::{Activities, DailyState, Day, day_of};
 use crate::error::{Error, Result};
 use crate::names::Names;
 use crate::schema;
-use crate::window::DAY_US;
 use compaction::{Retired, Staged};
 use dedup::{KeyMaker, RecentIds};
 use event_log::EventLog;
@@ -53,7 +52,7 @@ use tail::Tail;
 use view::{SharedView, View};
 use writer::{Writer, WriterHandle};
 
-pub use compaction::{Compacted, Effort};
+pub use compaction::Effort;
 pub use draft::{Draft, DraftMaker};
 pub use event_log::FILE_NAME as EVENT_LOG_FILE;
 pub use expiry::{Clock, Expired, ExpiryFacts, Retention};
@@ -249,12 +248,12 @@ impl Store {
         self.view.activities(days, self.names())
     }
 
-    /// The `ts` of the oldest event, in µs; the start of its day, once it expired.
-    pub fn first_ts_us(&self) -> Option<i64> {
+    /// The day of the oldest event that is known.
+    pub fn first_day(&self) -> Option<NaiveDate> {
         let view = self.view.lock();
-        let sealed = view.states.first_key_value();
-        let sealed = sealed.map(|(&day, _)| i64::from(day) * DAY_US);
-        sealed.into_iter().chain(view.tail.first_ts_us()).min()
+        let sealed = view.states.keys().next().copied();
+        let unsealed = view.tail.first_ts_us().map(day_of);
+        sealed.into_iter().chain(unsealed).min().map(states::date)
     }
 
     /// What expired so far.
@@ -440,11 +439,10 @@ impl Store {
     ///
     /// # Errors
     /// If a file cannot be written or a segment is damaged; then its day stays as it is.
-    pub fn compact(&self, now: DateTime<Utc>, effort: Effort) -> Result<Compacted> {
+    pub fn compact(&self, now: DateTime<Utc>, effort: Effort) -> Result<()> {
         if !self.lock_retired().begin()? {
-            return Ok(Compacted::default());
+            return Ok(());
         }
-        let mut compacted = Compacted::default();
         let mut failed = None;
         let days = compaction::due_days(
             &self.lock_manifest()?.segments,
@@ -453,18 +451,13 @@ impl Store {
         );
         for day in days {
             // The lock is free between two days, so that a seal waits for one at most.
-            match self.compact_day(day, now, effort) {
-                Ok(done) => {
-                    compacted.replaced += done.replaced;
-                    compacted.written += done.written;
-                    compacted.events += done.events;
-                }
-                // A damaged segment costs its own day.
-                Err(error) => failed = failed.or(Some(error)),
+            // A damaged segment costs its own day.
+            if let Err(error) = self.compact_day(day, now, effort) {
+                failed = failed.or(Some(error));
             }
         }
         match failed {
-            None => Ok(compacted),
+            None => Ok(()),
             Some(error) => {
                 self.lock_retired().pause();
                 Err(error)
@@ -472,17 +465,17 @@ impl Store {
         }
     }
 
-    fn compact_day(&self, day: Day, now: DateTime<Utc>, effort: Effort) -> Result<Compacted> {
+    fn compact_day(&self, day: Day, now: DateTime<Utc>, effort: Effort) -> Result<()> {
         let mut manifest = self.lock_manifest()?;
         let mut next = manifest.clone();
         let of_day = compaction::by_day(&manifest.segments).remove(&day);
         let of_day = of_day.unwrap_or_default();
         let Some(run) = compaction::plan(&of_day, now.timestamp_micros(), effort) else {
-            return Ok(Compacted::default());
+            return Ok(());
         };
         if !compaction::is_clean(&self.folder, day, &of_day)? {
             // What a failed seal left, a file of somebody else, or a damaged segment that was set aside.
-            return Ok(Compacted::default());
+            return Ok(());
         }
         let inputs: HashSet<String> = of_day
             .get(run)
@@ -506,11 +499,6 @@ impl Store {
             .filter(|facts| !inputs.contains(&facts.path));
         let staged = Staged::prepare(&self.folder, day, next.sequence, &temp, &merged, stay)?;
         let new = Arc::new(Segment::new(self.folder.path(), merged.clone()));
-        let done = Compacted {
-            replaced: inputs.len(),
-            written: 1,
-            events: merged.rows,
-        };
         next.replace_segments(&inputs, merged);
         if let Err(error) = staged.exchange() {
             staged.remove()?;
@@ -532,13 +520,13 @@ impl Store {
         drop(view);
         *manifest = next;
         self.lock_retired().push(staged);
+        let replaced = inputs.len();
         info!(
-            replaced = done.replaced,
-            "Compacted {} segments of {}",
-            done.replaced,
+            replaced,
+            "Compacted {replaced} segments of {}",
             states::date(day)
         );
-        Ok(done)
+        Ok(())
     }
 
     /// Makes the daily states of all days anew from their segments, which gives identical bytes. Days whose events
@@ -580,23 +568,21 @@ impl Store {
         let day = |facts: &SegmentFacts| states::date(day_of(facts.first_ts_us));
         next.segments.retain(|facts| day(facts) >= horizon.raw_from);
         next.states.retain(|facts| facts.day >= horizon.states_from);
-        let expired = Expired {
-            segments: manifest.segments.len() - next.segments.len(),
-            events: manifest.rows() - next.rows(),
-            states: manifest.states.len() - next.states.len(),
-            ..Expired::default()
-        };
-        if expired.segments > 0 {
+        let segments = manifest.segments.len() - next.segments.len();
+        let states = manifest.states.len() - next.states.len();
+        if segments > 0 {
             next.expiry.raw_from = next.expiry.raw_from.max(Some(horizon.raw_from));
         }
-        if expired.states > 0 {
+        if states > 0 {
             next.expiry.states_from = next.expiry.states_from.max(Some(horizon.states_from));
         }
         next.expiry.looked_on = next.expiry.looked_on.max(Some(today));
         let expired = Expired {
+            segments,
+            events: manifest.rows() - next.rows(),
+            states,
             raw_from: next.expiry.raw_from,
             states_from: next.expiry.states_from,
-            ..expired
         };
         let is_empty = manifest.segments.is_empty() && manifest.states.is_empty();
         if is_empty || next == *manifest {

@@ -260,22 +260,17 @@ impl LakeRows {
     }
 
     fn finish(self) -> Result<DataFrame> {
-        let instants = |name: &'static str, instants: &[i64]| {
-            Int64Chunked::from_slice(PlSmallStr::from_static(name), instants)
-                .into_datetime(TimeUnit::Microseconds, Some(TimeZone::UTC))
-                .into_column()
-        };
         Ok(DataFrame::new(
             self.ts_us.len(),
             vec![
-                instants(schema::TS, &self.ts_us),
+                schema::instants(schema::TS, &self.ts_us),
                 self.event_type.finish().into_column(),
                 self.user_id.finish().into_column(),
                 self.feature.finish().into_column(),
                 self.metadata.finish().into_column(),
                 self.url.finish().into_column(),
                 self.event_id.finish().into_column(),
-                instants(schema::RECEIVED_AT, &self.received_at_us),
+                schema::instants(schema::RECEIVED_AT, &self.received_at_us),
             ],
         )?)
     }

@@ -398,8 +398,8 @@ pub fn write_day(temp: &Path, path: String, events: DataFrame) -> Result<Segment
     }
 }
 
-/// Writes events in the order of users and then of time. Users lie together because nearly every question that reads events is about what a
-/// user did: groups are found next to each other, and one user's events are in one row group.
+/// Writes events in the order of users and then of time. Users lie together because nearly every question that reads
+/// events is about what a user did: groups are found next to each other, and one user's events are in one row group.
 fn write_sorted(temp: &Path, path: String, mut events: DataFrame) -> Result<SegmentFacts> {
     let file = File::create(temp).map_err(Error::io("create", temp))?;
     let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, &file);

@@ -182,13 +182,10 @@ impl OpenChunk {
     }
 
     fn frame(&self, names: &Names) -> Result<DataFrame> {
-        let ts = Int64Chunked::from_slice(PlSmallStr::from_static(schema::TS), &self.ts_us)
-            .into_datetime(TimeUnit::Microseconds, Some(TimeZone::UTC))
-            .into_column();
         Ok(DataFrame::new(
             self.ts_us.len(),
             vec![
-                ts,
+                schema::instants(schema::TS, &self.ts_us),
                 names
                     .event_types
                     .column(schema::EVENT_TYPE, &self.event_types),
