@@ -14,9 +14,13 @@ use serde::Serialize;
 
 use crate::config::{ServeConfig, StoreConfig};
 use crate::demo::Demo;
-use crate::engine::{Engine, RollupScope};
+use crate::engine::{Cancel, Engine, RollupScope};
 use crate::error::Error;
+use crate::export::{self, Format};
+
 use crate::import::{self, Progress, Source};
+use crate::metrics::cohort::Cohort;
+use crate::metrics::query::{Query, QueryAnswer};
 use crate::server;
 use crate::store::{self, Clock};
 use crate::window::{WindowRequest, parse_day};
@@ -49,6 +53,14 @@ enum Command {
     Import(ImportArgs),
     /// Print usage of a window as JSON: active users, features, event types
     Usage(UsageArgs),
+    /// Answer a question of any metric
+    ///
+    /// The question is a JSON object such as `{"metric":"retention","grain":"week","days":90}`, or @FILE. Metrics:
+    /// `active_users`, `feature_usage`, `event_types`, lifecycle, stickiness, funnel, retention, paths, experiment.
+    Query(QueryArgs),
+    /// Name, list and forget cohorts, which any question can be limited to
+    #[command(subcommand)]
+    Cohort(CohortCommand),
     /// Write the daily rollups that are missing
     Rollup {
         /// Only this day, YYYY-MM-DD
@@ -92,6 +104,36 @@ struct UsageArgs {
     /// Reporting time zone, such as Europe/Berlin [default: UTC]
     #[arg(long, value_name = "ZONE")]
     tz: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct QueryArgs {
+    /// The question, or @ and the name of a file with it
+    #[arg(value_name = "JSON|@FILE")]
+    question: String,
+    /// Format of the answer [default: a table on a terminal, else json]
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+}
+
+#[derive(Debug, Subcommand)]
+enum CohortCommand {
+    /// Print the cohorts as JSON
+    List,
+    /// Keep a cohort, in the place of one of that name
+    ///
+    /// The cohort is `{"name":"buyers","did":{"filter":{"feature":"purchase"},"at_least":2}}` or
+    /// `{"name":"testers","users":["u1","u2"]}`, or @FILE.
+    Set {
+        /// The cohort, or @ and the name of a file with it
+        #[arg(value_name = "JSON|@FILE")]
+        cohort: String,
+    },
+    /// Forget a cohort
+    Remove {
+        /// Its name
+        name: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -171,6 +213,24 @@ impl Cli {
                 request.resolve(now)?;
                 print_json(&open("usage")?.usage(&request, now)?)?;
             }
+            Command::Query(args) => {
+                server::start_traces("warn");
+                let query = Query::parse(&text_or_file(&args.question)?)?;
+                query.window.resolve(now)?;
+                let answer = open("query")?.query(&query, now, &Cancel::default())?;
+                print_answer(&answer, args.format)?;
+            }
+            Command::Cohort(command) => {
+                server::start_traces("warn");
+                let engine = open("cohort")?;
+                print_json(&match command {
+                    CohortCommand::List => engine.cohorts()?,
+                    CohortCommand::Set { cohort } => {
+                        engine.set_cohort(Cohort::parse(&text_or_file(&cohort)?)?)?
+                    }
+                    CohortCommand::Remove { name } => engine.remove_cohort(&name)?,
+                })?;
+            }
             Command::Rollup { day } => {
                 server::start_traces("warn");
                 let scope = day.map_or(RollupScope::Closed, RollupScope::Day);
@@ -224,6 +284,12 @@ impl Command {
             Self::Serve(_) => "Stop it first, or choose another folder with --data-dir.",
             Self::Usage(_) => {
                 "Ask that server: GET /api/analytics/usage with the header X-Dash-Key."
+            }
+            Self::Query(_) => {
+                "Ask that server: POST /api/analytics/query with the header X-Dash-Key."
+            }
+            Self::Cohort(_) => {
+                "Ask that server: GET or POST /api/analytics/cohorts with the header X-Dash-Key."
             }
             Self::Rollup { .. } => {
                 "Ask that server: POST /api/analytics/rollup with the header X-Dash-Key."
@@ -340,13 +406,49 @@ fn progress_bar(total: Option<u64>, template: &str) -> ProgressBar {
     bar
 }
 
-/// Prints a result, which a broken pipe downstream may no longer want.
-fn print_json(result: &impl Serialize) -> anyhow::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    match writeln!(stdout, "{}", serde_json::to_string_pretty(result)?) {
+/// An argument that is the text itself or, after an @, the name of a file with it.
+fn text_or_file(argument: &str) -> anyhow::Result<Vec<u8>> {
+    match argument.strip_prefix('@') {
+        None => Ok(argument.as_bytes().to_vec()),
+        Some(path) => std::fs::read(path).with_context(|| format!("cannot read {path}")),
+    }
+}
+
+/// Prints an answer: as a table on a terminal, unless a format was asked for.
+fn print_answer(answer: &QueryAnswer, format: Option<Format>) -> anyhow::Result<()> {
+    let stdout = std::io::stdout();
+    if format.is_none() && stdout.is_terminal() {
+        let width = terminal_size::terminal_size().map_or(80, |(width, _)| width.0);
+        let window = &answer.window;
+        eprintln!(
+            "{} from {} to {}, {}",
+            answer.metric, window.from, window.to, window.tz
+        );
+        if answer.covered_from > window.from {
+            eprintln!(
+                "Older days have expired: known from {}",
+                answer.covered_from
+            );
+        }
+        return print_bytes(format!("{}\n", export::text_table(&answer.rows, width)).as_bytes());
+    }
+    match format {
+        None | Some(Format::Json) => print_json(answer),
+        Some(format) => print_bytes(&format.encode(answer)?),
+    }
+}
+
+/// Prints bytes, which a broken pipe downstream may no longer want.
+fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
+    match std::io::stdout().lock().write_all(bytes) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(error).context("cannot write the result")
         }
         _ => Ok(()),
     }
+}
+
+/// Prints a result, which a broken pipe downstream may no longer want.
+fn print_json(result: &impl Serialize) -> anyhow::Result<()> {
+    print_bytes(format!("{}\n", serde_json::to_string_pretty(result)?).as_bytes())
 }

@@ -47,12 +47,16 @@
 
 pub mod checksum;
 pub mod cli;
+pub mod cohorts;
+
 pub mod config;
 pub mod daily;
 pub mod demo;
 pub mod engine;
 pub mod error;
 pub mod event;
+pub mod export;
+
 pub mod http;
 pub mod import;
 pub mod metrics;

@@ -66,6 +66,11 @@ impl Numbering {
         Ok(self.mapping.insert_cat(text)?)
     }
 
+    /// The number of a text that has one.
+    pub fn find(&self, text: &str) -> Option<u32> {
+        self.mapping.get_cat(text)
+    }
+
     /// The text of a number that was given.
     pub fn text(&self, number: u32) -> Option<&str> {
         self.mapping.cat_to_str(number)

@@ -3,9 +3,9 @@
 //! A window of N days is the N calendar days that end with its last day, both included, and half-open in
 //! time: `[start of the first day, start of the day after the last)`. Nothing here reads a clock.
 
-use chrono::{DateTime, Days, NaiveDate, TimeDelta, TimeZone, Utc};
+use chrono::{DateTime, Datelike, Days, Months, NaiveDate, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
@@ -147,9 +147,40 @@ impl Window {
             .unwrap_or(after)
     }
 
+    /// The days as a half-open range of days since 1970-01-01.
+    pub fn days_in_epoch(&self) -> std::ops::Range<i32> {
+        self.first_day().to_epoch_days()..self.last_day.to_epoch_days() + 1
+    }
+
     /// Whether the window reaches into a day that is not over at `now`.
     pub fn is_partial(&self, now: DateTime<Utc>) -> bool {
         self.range_us().end > now.timestamp_micros()
+    }
+
+    /// The calendar periods that the window touches, in order. The first may begin before it, the last end after it.
+    pub fn periods(&self, grain: Grain) -> Vec<Period> {
+        let mut periods = Vec::new();
+        let mut period = grain.period_of(self.first_day());
+        while period.first_day <= self.last_day {
+            let next = grain.period_of(period.last_day + Days::new(1));
+            periods.push(std::mem::replace(&mut period, next));
+        }
+        periods
+    }
+
+    /// The window with another first day.
+    pub fn starting(&self, first_day: NaiveDate) -> Self {
+        let days = (self.last_day - first_day).num_days() + 1;
+        Self {
+            // More days than a window of a request may have, and less than there are days of the calendar.
+            days: u16::try_from(days).unwrap_or(u16::MAX),
+            ..*self
+        }
+    }
+
+    /// Whether a day of the zone is not over at `now`.
+    pub fn is_running(&self, day: NaiveDate, now: DateTime<Utc>) -> bool {
+        start_of_day(day + Days::new(1), self.tz) > now
     }
 
     /// The window as it is written into every answer.
@@ -160,6 +191,49 @@ impl Window {
             days: self.days,
             tz: self.tz.name(),
             partial: self.is_partial(now),
+        }
+    }
+}
+
+/// The length of a calendar period.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grain {
+    /// A calendar day.
+    #[default]
+    Day,
+    /// An ISO week, from Monday.
+    Week,
+    /// A calendar month.
+    Month,
+}
+
+/// A calendar period of a reporting zone: its days, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Period {
+    /// First day, included.
+    pub first_day: NaiveDate,
+    /// Last day, included.
+    pub last_day: NaiveDate,
+}
+
+impl Grain {
+    /// The period that a day lies in.
+    pub fn period_of(self, day: NaiveDate) -> Period {
+        let (first_day, last_day) = match self {
+            Self::Day => (day, day),
+            Self::Week => {
+                let monday = day - Days::new(u64::from(day.weekday().num_days_from_monday()));
+                (monday, monday + Days::new(6))
+            }
+            Self::Month => {
+                let first = day - Days::new(u64::from(day.day0()));
+                (first, first + Months::new(1) - Days::new(1))
+            }
+        };
+        Period {
+            first_day,
+            last_day,
         }
     }
 }

@@ -198,7 +198,7 @@ impl Tally {
 }
 
 /// A set of numbers; sorted first, because a bitmap is built by appending in a fraction of the time.
-fn set(mut numbers: Vec<u32>) -> RoaringBitmap {
+pub fn set(mut numbers: Vec<u32>) -> RoaringBitmap {
     numbers.sort_unstable();
     numbers.into_iter().collect()
 }

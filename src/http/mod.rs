@@ -16,7 +16,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, header};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -69,6 +69,15 @@ pub fn router(engine: Arc<Engine>, keys: DashKeys) -> Router {
     };
     Router::new()
         .route("/api/analytics/usage", get(reports::usage))
+        .route("/api/analytics/query", post(reports::query))
+        .route(
+            "/api/analytics/cohorts",
+            get(reports::cohorts).post(reports::set_cohort),
+        )
+        .route(
+            "/api/analytics/cohorts/{name}",
+            delete(reports::remove_cohort),
+        )
         .route("/api/analytics/rollup", post(reports::rollup))
         .route("/health/live", get(ops::live))
         .route("/health/ready", get(ops::ready))

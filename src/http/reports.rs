@@ -3,14 +3,20 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{RawQuery, State};
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use chrono::{NaiveDate, Utc};
 
 use super::refusal::Refusal;
-use super::{Answer, App};
-use crate::engine::{Engine, RollupAnswer, RollupScope, UsageAnswer};
+use super::{Answer, App, body};
+use crate::engine::{Cancel, CohortsAnswer, Engine, RollupAnswer, RollupScope, UsageAnswer};
 use crate::error::{Error, Result};
+use crate::export::Format;
+use crate::metrics::cohort::Cohort;
+use crate::metrics::query::Query;
+
 use crate::window::{WindowRequest, parse_day};
 
 /// How long a question waits for its turn.
@@ -47,6 +53,99 @@ pub async fn rollup(
     }
     // Not a question: several wait for each other, and must not keep questions waiting.
     run_beside(&app, move |engine| engine.rollup(scope, Utc::now())).await
+}
+
+/// `POST /api/analytics/query`, in the format that `Accept` asks for. It is given up when the client closes the connection.
+pub async fn query(State(app): State<App>, headers: HeaderMap, body: Body) -> Answer<Response> {
+    app.keys.check(&headers)?;
+    let format = accepted(&headers)?;
+    let body = body::read_json(&app.bodies, &headers, body).await?;
+    let query = Query::parse(&body)?;
+    let gone = CancelOnDrop(Cancel::default());
+    let cancel = gone.0.clone();
+    let answer = run(&app, move |engine| {
+        format.encode(&engine.query(&query, Utc::now(), &cancel)?)
+    })
+    .await?;
+    Ok((
+        NO_STORE,
+        [(header::CONTENT_TYPE, format.media_type())],
+        answer.1.0,
+    )
+        .into_response())
+}
+
+/// Gives a question up when whoever waits for the answer is gone.
+struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// The format that a client prefers of those there are; JSON unless it says something else.
+fn accepted(headers: &HeaderMap) -> Answer<Format> {
+    let wanted = headers
+        .get(header::ACCEPT)
+        .map_or("*/*", |value| value.to_str().unwrap_or_default());
+    let types = wanted
+        .split(',')
+        .map(|one| one.split(';').next().unwrap_or_default().trim());
+    for media_type in types {
+        let found = Format::ALL.into_iter().find(|format| {
+            let own = format.media_type().split(';').next();
+            own.is_some_and(|own| own.eq_ignore_ascii_case(media_type))
+        });
+        match found {
+            Some(format) => return Ok(format),
+            None if media_type.starts_with("*/") || media_type == "application/*" => {
+                return Ok(Format::Json);
+            }
+            None => {}
+        }
+    }
+    let allowed = Format::ALL.map(Format::media_type).join(", ");
+    let wanted: String = wanted.chars().take(200).collect();
+    Err(Refusal::new(
+        StatusCode::NOT_ACCEPTABLE,
+        "not_acceptable",
+        format!("Accept is {wanted:?}; allowed are {allowed}"),
+    ))
+}
+
+/// `GET /api/analytics/cohorts`
+pub async fn cohorts(State(app): State<App>, headers: HeaderMap) -> Report<CohortsAnswer> {
+    app.keys.check(&headers)?;
+    run_beside(&app, |engine| engine.cohorts().map(CohortsAnswer::from)).await
+}
+
+/// `POST /api/analytics/cohorts`: keeps a cohort, in the place of one of that name.
+pub async fn set_cohort(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: Body,
+) -> Report<CohortsAnswer> {
+    app.keys.check(&headers)?;
+    let body = body::read_json(&app.bodies, &headers, body).await?;
+    let cohort = Cohort::parse(&body)?;
+    run_beside(&app, |engine| {
+        engine.set_cohort(cohort).map(CohortsAnswer::from)
+    })
+    .await
+}
+
+/// `DELETE /api/analytics/cohorts/{name}`
+pub async fn remove_cohort(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Report<CohortsAnswer> {
+    app.keys.check(&headers)?;
+    run_beside(&app, move |engine| {
+        engine.remove_cohort(&name).map(CohortsAnswer::from)
+    })
+    .await
 }
 
 /// Runs a question beside the requests, when it is its turn.

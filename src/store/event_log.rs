@@ -9,6 +9,7 @@ use std::io::{Error as IoError, ErrorKind};
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::folder;
 use crate::config::Durability;
@@ -24,6 +25,8 @@ const PAGE_BYTES: u64 = 4_096;
 pub(super) struct EventLog {
     path: PathBuf,
     file: File,
+    /// The same file, for those who read it back; it stays theirs when the log goes on elsewhere.
+    reader: Arc<File>,
     /// Everything before this is durable.
     length: u64,
     durability: Durability,
@@ -39,10 +42,14 @@ impl EventLog {
             .open(path)
             .map_err(Error::io("open", path))?;
         let length = file.metadata().map_err(Error::io("read", path))?.len();
+        let reader = File::open(path).map_err(Error::io("open", path))?;
+
         folder::sync_parent(path)?;
         Ok(Self {
             path: path.to_owned(),
             file,
+            reader: Arc::new(reader),
+
             length,
             durability,
         })
@@ -51,6 +58,11 @@ impl EventLog {
     /// Bytes in the log.
     pub fn length(&self) -> u64 {
         self.length
+    }
+
+    /// The log, to be read.
+    pub fn reader(&self) -> &Arc<File> {
+        &self.reader
     }
 
     /// Appends whole lines and makes them durable.

@@ -5,6 +5,7 @@
 //! moves events from log and tail to segments. A query sees segments and tail as one lazy frame.
 
 mod compaction;
+
 mod dedup;
 mod dictionary;
 mod draft;
@@ -15,6 +16,8 @@ mod manifest;
 pub mod pipeline;
 mod rebuild;
 mod recovery;
+mod rows;
+
 pub mod scan;
 mod seal;
 mod segment;
@@ -25,6 +28,8 @@ mod view;
 mod writer;
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -48,7 +53,7 @@ use manifest::Manifest;
 use seal::RotatedLog;
 use segment::{Segment, SegmentFacts};
 use states::{StateFile, StateWriter};
-use tail::Tail;
+use tail::{LogPart, Tail};
 use view::{SharedView, View};
 use writer::{Writer, WriterHandle};
 
@@ -60,6 +65,7 @@ pub use rebuild::Rebuilt;
 pub use recovery::{QUARANTINE_FILE, Recovered};
 pub use segment::LAKE_DIR;
 pub use verify::{Verified, verify};
+pub use view::{Columns, DayParts};
 pub use writer::{Reply, Stored};
 
 /// A log of so many bytes is sealed: about half a million events, which keep a query and a start quick.
@@ -147,18 +153,23 @@ impl Store {
         let mut tail = Tail::new(names);
         let mut recovered = Recovered::default();
         for path in logs_to_read(&folder)? {
+            let file = match File::open(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                opened => Arc::new(opened.map_err(Error::io("open", &path))?),
+            };
             let found = recovery::recover(
                 &path,
                 &folder.path().join(QUARANTINE_FILE),
                 &maker,
                 now,
-                |draft| {
-                    draft.rows.iter().try_for_each(|row| {
+                |draft, bytes| {
+                    for row in &draft.rows {
                         if let Some(key) = row.key {
                             recent.insert(key, row.received_at_us);
                         }
-                        tail.push(row)
-                    })
+                    }
+                    let file = file.clone();
+                    tail.append(&draft.rows, LogPart { file, bytes })
                 },
             )?;
             report_recovery(&path, found);
@@ -238,6 +249,23 @@ impl Store {
     /// [`Error::Damaged`] if a segment that is needed is.
     pub fn scan(&self, range_us: Range<i64>) -> Result<LazyFrame> {
         self.view.scan(range_us)
+    }
+
+    /// The same events in parts, see [`Columns`]: users are their numbers, other texts are texts; each user's events of a
+    /// day are in the order of the log. All that were answered before are in one of them.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a segment that is needed, or the log, is.
+    pub fn batches(&self, range_us: Range<i64>, columns: Columns) -> Result<Vec<LazyFrame>> {
+        self.view.batches(range_us, columns, self.names())
+    }
+
+    /// What each day of a range left behind that has events. All that was answered before is in it.
+    ///
+    /// # Errors
+    /// If the engine cannot count the events that are not sealed.
+    pub fn days(&self, days: &Range<Day>) -> Result<Vec<DayParts>> {
+        self.view.days(days)
     }
 
     /// What happened in a range of days, without reading events. All that was answered before is in it.

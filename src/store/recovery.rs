@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -36,13 +37,13 @@ pub struct Recovered {
     pub damaged: u64,
 }
 
-/// Reads a log, gives its events to `sink` in order, and mends the file.
+/// Reads a log, gives its events to `sink` in order, each time with the range of bytes they are in, and mends the file.
 pub(super) fn recover(
     path: &Path,
     quarantine: &Path,
     maker: &DraftMaker,
     now: DateTime<Utc>,
-    sink: impl FnMut(Draft) -> Result<()>,
+    mut sink: impl FnMut(Draft, Range<u64>) -> Result<()>,
 ) -> Result<Recovered> {
     if !path.exists() {
         return Ok(Recovered::default());
@@ -50,9 +51,16 @@ pub(super) fn recover(
     let read = |bytes: &[u8]| {
         let mut draft = Draft::default();
         let found = read_chunk(bytes, |event| maker.push_stored(&mut draft, event))?;
-        Ok((found, draft))
+        // What follows the last event may be cut off, and then other events take its place.
+        let whole = found.end_of_last_line;
+        Ok((found, (draft, whole, bytes.len() as u64)))
     };
-    let scan = scan_file(path, read, sink)?;
+    let mut start = 0;
+    let scan = scan_file(path, read, |(draft, whole, length)| {
+        let bytes = start..start + whole;
+        start += length;
+        sink(draft, bytes)
+    })?;
     if scan.events == 0 && begins_with_an_object(path)? {
         return Err(Error::Damaged {
             file: path.to_owned(),

@@ -15,14 +15,13 @@ use polars::prelude::*;
 use super::folder::{self, Folder};
 use super::pipeline;
 use super::recovery;
+use super::rows::LakeRows;
 use super::scan::read_chunk;
 use super::segment::{self, SegmentFacts};
 use super::states::date;
 use super::tail::Chunk;
 use crate::daily::{DailyState, Day, day_of};
 use crate::error::{Error, Result};
-use crate::event::Event;
-use crate::schema;
 
 /// Where rotated logs wait to be sealed, in the data folder.
 const SEALING_DIR: &str = "sealing";
@@ -218,60 +217,5 @@ impl Batch {
         let mut events = self.events.unwrap_or_default();
         events.rechunk_mut();
         Ok(events)
-    }
-}
-
-/// Events as the columns of [`schema::lake`].
-struct LakeRows {
-    ts_us: Vec<i64>,
-    event_type: StringChunkedBuilder,
-    user_id: StringChunkedBuilder,
-    feature: StringChunkedBuilder,
-    metadata: StringChunkedBuilder,
-    url: StringChunkedBuilder,
-    event_id: StringChunkedBuilder,
-    received_at_us: Vec<i64>,
-}
-
-impl LakeRows {
-    fn with_capacity(rows: usize) -> Self {
-        let texts = |name| StringChunkedBuilder::new(PlSmallStr::from_static(name), rows);
-        Self {
-            ts_us: Vec::with_capacity(rows),
-            event_type: texts(schema::EVENT_TYPE),
-            user_id: texts(schema::USER_ID),
-            feature: texts(schema::FEATURE),
-            metadata: texts(schema::METADATA),
-            url: texts(schema::URL),
-            event_id: texts(schema::EVENT_ID),
-            received_at_us: Vec::with_capacity(rows),
-        }
-    }
-
-    fn push(&mut self, event: &Event<'_>) {
-        self.ts_us.push(event.ts_us);
-        self.event_type.append_value(event.event_type.name());
-        self.user_id.append_option(event.user_id.as_deref());
-        self.feature.append_option(event.feature.as_deref());
-        self.metadata.append_value(&event.metadata);
-        self.url.append_option(event.url.as_deref());
-        self.event_id.append_option(event.event_id.as_deref());
-        self.received_at_us.push(event.received_at_us);
-    }
-
-    fn finish(self) -> Result<DataFrame> {
-        Ok(DataFrame::new(
-            self.ts_us.len(),
-            vec![
-                schema::instants(schema::TS, &self.ts_us),
-                self.event_type.finish().into_column(),
-                self.user_id.finish().into_column(),
-                self.feature.finish().into_column(),
-                self.metadata.finish().into_column(),
-                self.url.finish().into_column(),
-                self.event_id.finish().into_column(),
-                schema::instants(schema::RECEIVED_AT, &self.received_at_us),
-            ],
-        )?)
     }
 }

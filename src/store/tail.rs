@@ -4,14 +4,20 @@
 //! are immutable once full, so that a reader's snapshot costs the copy of the open chunk only.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, OnceLock};
 
 use polars::prelude::*;
 
 use super::draft::Row;
+use super::event_log::FILE_NAME;
+use super::rows::LakeRows;
+use super::scan::read_chunk;
 use crate::daily::{self, DailyState, Day};
-use crate::error::Result;
+use crate::error::{Error, Result};
+
 use crate::names::Names;
 use crate::schema;
 
@@ -37,8 +43,38 @@ pub struct Chunk {
     /// The columns of [`schema::COUNTED`].
     pub frame: DataFrame,
     span: Span,
+    part: LogPart,
     /// What the events leave behind of each day, once somebody asked.
     states: OnceLock<BTreeMap<Day, Arc<DailyState>>>,
+    /// The columns that are not in the frame, once somebody asked.
+    details: OnceLock<DataFrame>,
+}
+
+/// Part of a log: whole lines of a file that keeps its content, whatever becomes of its name.
+#[derive(Debug, Clone)]
+pub(super) struct LogPart {
+    pub file: Arc<File>,
+    pub bytes: Range<u64>,
+}
+
+impl LogPart {
+    /// Whether `next` is further on in the same log.
+    fn is_before(&self, next: &Self) -> bool {
+        Arc::ptr_eq(&self.file, &next.file) && self.bytes.end <= next.bytes.start
+    }
+
+    fn read(&self) -> Result<DataFrame> {
+        let mut lines = vec![0; (self.bytes.end - self.bytes.start) as usize];
+        self.file
+            .read_exact_at(&mut lines, self.bytes.start)
+            .map_err(Error::io("read", FILE_NAME.as_ref()))?;
+        let mut rows = LakeRows::with_capacity(0);
+        read_chunk(&lines, |event| {
+            rows.push(event);
+            Ok(())
+        })?;
+        rows.finish()
+    }
 }
 
 /// The least and the greatest `ts` of a chunk, in µs.
@@ -50,6 +86,8 @@ struct Span {
 
 #[derive(Default)]
 struct OpenChunk {
+    part: Option<LogPart>,
+
     ts_us: Vec<i64>,
     event_types: Vec<Option<u32>>,
     users: Vec<Option<u32>>,
@@ -75,12 +113,26 @@ impl Tail {
             + self.open.ts_us.len()
     }
 
-    /// Adds one event.
-    pub(super) fn push(&mut self, row: &Row) -> Result<()> {
-        self.open.ts_us.push(row.ts_us);
-        self.open.event_types.push(Some(row.event_type as u32));
-        self.open.users.push(row.user);
-        self.open.features.push(row.feature);
+    /// Adds events, which are what that part of a log holds.
+    pub(super) fn append(&mut self, rows: &[Row], part: LogPart) -> Result<()> {
+        if self
+            .open
+            .part
+            .as_ref()
+            .is_some_and(|open| !open.is_before(&part))
+        {
+            self.close_chunk()?;
+        }
+        match &mut self.open.part {
+            Some(open) => open.bytes.end = part.bytes.end,
+            none => *none = Some(part),
+        }
+        for row in rows {
+            self.open.ts_us.push(row.ts_us);
+            self.open.event_types.push(Some(row.event_type as u32));
+            self.open.users.push(row.user);
+            self.open.features.push(row.feature);
+        }
         if self.open.ts_us.len() >= CHUNK_ROWS {
             self.close_chunk()?;
         }
@@ -105,9 +157,8 @@ impl Tail {
             .filter(|chunk| overlaps(chunk.span))
             .cloned()
             .collect();
-        if let Some(span) = self.open.span().filter(|&span| overlaps(span)) {
-            let frame = self.open.frame(&self.names)?;
-            chunks.push(Arc::new(Chunk::new(frame, span)));
+        if self.open.span().is_some_and(overlaps) {
+            chunks.extend(self.open.chunk(&self.names)?.map(Arc::new));
         }
         Ok(chunks)
     }
@@ -123,11 +174,9 @@ impl Tail {
     }
 
     fn close_chunk(&mut self) -> Result<()> {
-        if let Some(span) = self.open.span() {
-            let frame = self.open.frame(&self.names)?;
-            self.full.push(Arc::new(Chunk::new(frame, span)));
-            self.open.clear();
-        }
+        let chunk = self.open.chunk(&self.names)?;
+        self.full.extend(chunk.map(Arc::new));
+        self.open.clear();
         Ok(())
     }
 
@@ -147,12 +196,31 @@ impl Tail {
 }
 
 impl Chunk {
-    fn new(frame: DataFrame, span: Span) -> Self {
-        Self {
-            frame,
-            span,
-            states: OnceLock::new(),
-        }
+    /// The columns of [`schema::COUNTED`], and metadata and URL, which are read from the log and kept.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the log does not hold what was written.
+    pub fn with_details(&self) -> Result<DataFrame> {
+        let details = match self.details.get() {
+            Some(details) => details,
+            None => {
+                let read = self.part.read()?;
+                if read.height() != self.frame.height() {
+                    return Err(Error::Damaged {
+                        file: FILE_NAME.into(),
+                        message: format!(
+                            "{} events of {} can be read; restart to set the damage aside",
+                            read.height(),
+                            self.frame.height()
+                        ),
+                    });
+                }
+                let details = read.select([schema::METADATA, schema::URL])?;
+                // Another reader may have been first; both read the same.
+                self.details.get_or_init(|| details)
+            }
+        };
+        Ok(self.frame.hstack(details.columns())?)
     }
 
     /// What the events leave behind of each day.
@@ -181,6 +249,20 @@ impl OpenChunk {
         })
     }
 
+    /// The events as they are now, if there are any.
+    fn chunk(&self, names: &Names) -> Result<Option<Chunk>> {
+        let (Some(span), Some(part)) = (self.span(), self.part.clone()) else {
+            return Ok(None);
+        };
+        Ok(Some(Chunk {
+            frame: self.frame(names)?,
+            span,
+            part,
+            states: OnceLock::new(),
+            details: OnceLock::new(),
+        }))
+    }
+
     fn frame(&self, names: &Names) -> Result<DataFrame> {
         Ok(DataFrame::new(
             self.ts_us.len(),
@@ -196,6 +278,8 @@ impl OpenChunk {
     }
 
     fn clear(&mut self) {
+        self.part = None;
+
         self.ts_us.clear();
         self.event_types.clear();
         self.users.clear();

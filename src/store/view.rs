@@ -12,7 +12,7 @@ use super::pipeline;
 use super::segment::{self, Segment};
 use super::states::StateFile;
 use super::tail::{Chunk, Tail};
-use crate::daily::{Activities, Day, Week, WeekActivity, days_of, week_of};
+use crate::daily::{Activities, Activity, DailyState, Day, Week, WeekActivity, days_of, week_of};
 use crate::error::Result;
 use crate::names::Names;
 use crate::schema;
@@ -54,6 +54,61 @@ impl KeptWeek {
     fn is_of(&self, states: DaysOfWeek<'_>) -> bool {
         let files = states.iter().map(|(_, state)| &state.facts.path);
         self.files.iter().eq(files)
+    }
+}
+
+/// Events that are computed on at once: enough to keep all cores busy, few enough that memory is bounded by them and that
+/// a question can be given up.
+const BATCH_ROWS: u64 = 4 << 20;
+
+/// Which columns a question reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Columns {
+    /// Those of [`schema::COUNTED`].
+    Counted,
+    /// Metadata and URL as well.
+    All,
+}
+
+/// What a day left behind, in parts that may share users.
+pub struct DayParts {
+    /// The day.
+    pub day: Day,
+    sealed: Option<Arc<StateFile>>,
+    unsealed: Vec<Arc<DailyState>>,
+}
+
+impl DayParts {
+    fn of(day: Day) -> Self {
+        Self {
+            day,
+            sealed: None,
+            unsealed: Vec::new(),
+        }
+    }
+
+    /// Who was active and how much happened. What is read of a file is kept.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Damaged`] if the state is.
+    pub fn activities(&self, names: &Names) -> Result<Vec<Arc<Activity>>> {
+        let sealed = self.sealed.iter().map(|state| state.activity(names));
+        let unsealed = self.unsealed.iter().map(|state| Ok(state.activity.clone()));
+        sealed.chain(unsealed).collect()
+    }
+
+    /// All of the states.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Damaged`] if the state is.
+    pub fn states(&self, names: &Names) -> Result<Vec<Arc<DailyState>>> {
+        let sealed = self
+            .sealed
+            .iter()
+            .map(|state| Ok(Arc::new(state.state(names)?)));
+        sealed
+            .chain(self.unsealed.iter().cloned().map(Ok))
+            .collect()
     }
 }
 
@@ -138,6 +193,82 @@ impl SharedView {
                 .gt_eq(instant(range_us.start))
                 .and(col(schema::TS).lt(instant(range_us.end))),
         ))
+    }
+
+    /// The events whose `ts` lies in `range_us`, in parts of some million, each user's events of a day in the order of the
+    /// log. Users are their numbers, other texts are texts.
+    ///
+    /// # Errors
+    /// If a segment that is needed, or the log, is damaged.
+    pub fn batches(
+        &self,
+        range_us: Range<i64>,
+        columns: Columns,
+        names: &Names,
+    ) -> Result<Vec<LazyFrame>> {
+        let mut snapshot = self.snapshot(&range_us)?;
+        // Of one day the older file, which has the lesser number, holds what came first.
+        snapshot
+            .segments
+            .sort_by(|a, b| a.facts.path.cmp(&b.facts.path));
+        let mut frames = Vec::new();
+        let mut rows = 0;
+        let full = |segment: &Arc<Segment>| {
+            let before = rows / BATCH_ROWS;
+            rows += segment.facts.rows;
+            rows / BATCH_ROWS == before
+        };
+        let mut same_batch = full;
+        for batch in snapshot.segments.chunk_by(|_, next| same_batch(next)) {
+            frames.push(segment::scan(batch)?);
+        }
+        for chunk in snapshot.tail {
+            frames.push(match columns {
+                Columns::Counted => chunk.frame.clone().lazy(),
+                Columns::All => chunk.with_details()?.lazy(),
+            });
+        }
+        let instant = |us: i64| lit(us).cast(schema::instant());
+        let inside = col(schema::TS)
+            .gt_eq(instant(range_us.start))
+            .and(col(schema::TS).lt(instant(range_us.end)));
+        let mut selected = vec![
+            col(schema::TS),
+            col(schema::EVENT_TYPE).cast(DataType::String),
+            // Casting a text to the categorical gives it its number.
+            col(schema::USER_ID).cast(names.users.dtype()).to_physical(),
+            col(schema::FEATURE).cast(DataType::String),
+        ];
+        if columns == Columns::All {
+            selected.extend([col(schema::METADATA), col(schema::URL)]);
+        }
+        Ok(frames
+            .into_iter()
+            .map(|frame| frame.filter(inside.clone()).select(selected.clone()))
+            .collect())
+    }
+
+    /// The daily states of a range of days, each in parts: those of sealed events and those of each chunk of the tail.
+    /// They are read one after another, when `next` is called.
+    pub fn days(&self, days: &Range<Day>) -> Result<Vec<DayParts>> {
+        let range_us = i64::from(days.start) * DAY_US..i64::from(days.end) * DAY_US;
+        let (states, chunks) = {
+            let view = self.lock();
+            let states = view.states.range(days.clone());
+            let states: Vec<_> = states.map(|(&day, state)| (day, state.clone())).collect();
+            (states, view.tail.snapshot(&range_us)?)
+        };
+        let mut found: BTreeMap<Day, DayParts> = BTreeMap::new();
+        for (day, state) in states {
+            found.entry(day).or_insert_with(|| DayParts::of(day)).sealed = Some(state);
+        }
+        for chunk in &chunks {
+            for (&day, state) in chunk.states()?.range(days.clone()) {
+                let parts = found.entry(day).or_insert_with(|| DayParts::of(day));
+                parts.unsealed.push(state.clone());
+            }
+        }
+        Ok(found.into_values().collect())
     }
 
     /// What happened in a range of days.

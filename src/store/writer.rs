@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use super::dedup::RecentIds;
 use super::draft::{Draft, Row};
 use super::event_log::EventLog;
-use super::tail::SealMark;
+use super::tail::{LogPart, SealMark};
 use super::view::SharedView;
 use crate::error::{Error, Result};
 
@@ -344,8 +344,13 @@ impl Running {
             Err(error) => return Err(self.stop(error)),
         }
         let mut view = self.writer.view.lock();
-        let published = kept.iter().try_for_each(|row| view.tail.push(row));
-        view.log_bytes = self.writer.log.length();
+        let end = self.writer.log.length();
+        let part = LogPart {
+            file: self.writer.log.reader().clone(),
+            bytes: end - self.lines.len() as u64..end,
+        };
+        let published = view.tail.append(kept, part);
+        view.log_bytes = end;
         view.log_since.get_or_insert_with(Instant::now);
         drop(view);
         published.map_err(|error| self.stop(error))

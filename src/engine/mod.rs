@@ -1,6 +1,8 @@
 //! The operations that HTTP, command line and scheduler share, and the only place where the store meets the
 //! metrics. Time comes in as an argument.
 
+mod query;
+
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Days, NaiveDate, SecondsFormat, Utc};
@@ -9,11 +11,15 @@ use polars::prelude::{DataFrame, LazyFrame, OptFlags};
 use serde::Serialize;
 use tracing::{info, warn};
 
+pub use query::Cancel;
+
+use crate::cohorts::Cohorts;
 use crate::config::StoreConfig;
 use crate::demo::{self, Demo};
 use crate::error::{Error, Result};
 use crate::event::{self, Refusal, Verdict};
 use crate::import::{self, Imported, Progress, Source};
+use crate::metrics::cohort::Cohort;
 use crate::metrics::usage::{UsageCounts, UsageNumbers, usage};
 use crate::rollup::{self, RollupLine, RollupLog};
 use crate::store::{
@@ -30,6 +36,7 @@ pub struct Engine {
     store: Store,
     config: StoreConfig,
     rollup_log: Mutex<()>,
+    cohorts: Mutex<()>,
 }
 
 /// The answer to a batch of events.
@@ -93,6 +100,21 @@ pub struct ExpireAnswer {
     pub rollup_lines: usize,
 }
 
+/// The cohorts there are.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CohortsAnswer {
+    /// Always true.
+    pub ok: bool,
+    /// By name.
+    pub cohorts: Cohorts,
+}
+
+impl From<Cohorts> for CohortsAnswer {
+    fn from(cohorts: Cohorts) -> Self {
+        Self { ok: true, cohorts }
+    }
+}
+
 /// What a rollup did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RollupAnswer {
@@ -123,6 +145,7 @@ impl Engine {
             store: Store::open(config, holder, now)?,
             config: config.clone(),
             rollup_log: Mutex::new(()),
+            cohorts: Mutex::new(()),
         })
     }
 
@@ -254,6 +277,42 @@ impl Engine {
             Some(error) => Err(error),
             None => Ok(RollupAnswer { ok: true, days }),
         }
+    }
+
+    /// The cohorts that were named, by name.
+    ///
+    /// # Errors
+    /// As [`Cohorts::load`].
+    pub fn cohorts(&self) -> Result<Cohorts> {
+        Cohorts::load(self.store.folder())
+    }
+
+    /// Keeps a cohort, in the place of one of that name.
+    ///
+    /// # Errors
+    /// `bad_cohort` if it is wrong or there are too many, and if it cannot be written.
+    pub fn set_cohort(&self, cohort: Cohort) -> Result<Cohorts> {
+        cohort
+            .check()
+            .map_err(|message| Error::bad_input("bad_cohort", message))?;
+        self.change_cohorts(|cohorts| cohorts.set(cohort))
+    }
+
+    /// Forgets a cohort.
+    ///
+    /// # Errors
+    /// `unknown_cohort` if there is none of that name, and if it cannot be written.
+    pub fn remove_cohort(&self, name: &str) -> Result<Cohorts> {
+        self.change_cohorts(|cohorts| cohorts.remove(name))
+    }
+
+    fn change_cohorts(&self, change: impl FnOnce(&mut Cohorts) -> Result<()>) -> Result<Cohorts> {
+        // One at a time: of two, the second would undo the first.
+        let _one = self.cohorts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cohorts = self.cohorts()?;
+        change(&mut cohorts)?;
+        cohorts.save(self.store.folder())?;
+        Ok(cohorts)
     }
 
     /// Stores all events of the sources.

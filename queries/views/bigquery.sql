@@ -1,0 +1,40 @@
+-- Not run: it needs a project. The lake is copied to gs://{bucket}/{prefix}; {dataset} is the data set of the queries.
+-- BigQuery does not say where in its file a row was, so events of one user at one microsecond have no order there.
+create external table {dataset}.lake (
+  ts timestamp,
+  event_type string,
+  user_id string,
+  feature string,
+  metadata string,
+  url string,
+  event_id string,
+  received_at timestamp
+)
+with partition columns (dt date)
+options (
+  format = 'PARQUET',
+  uris = ['gs://{bucket}/{prefix}/*'],
+  hive_partition_uri_prefix = 'gs://{bucket}/{prefix}'
+);
+
+create or replace view {dataset}.events as
+select
+  ts,
+  event_type,
+  user_id,
+  feature,
+  metadata,
+  url,
+  event_id,
+  received_at,
+  dt as day,
+  unix_micros(ts) as ts_us,
+  unix_date(dt) as day_num,
+  unix_date(dt) - mod(unix_date(dt) + 3, 7) as week_num,
+  0 as position,
+  json_value(metadata, '$."{variant}"') as variant
+from {dataset}.lake;
+
+create or replace view {dataset}.numbers as
+select number
+from unnest(generate_array(0, 365)) as number;

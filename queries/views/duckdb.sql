@@ -1,0 +1,28 @@
+-- Run with DuckDB 2.0. {lake} is a folder, or s3://bucket/prefix with the extension httpfs.
+create or replace view events as
+select
+  ts,
+  event_type,
+  user_id,
+  feature,
+  metadata,
+  url,
+  event_id,
+  received_at,
+  dt as day,
+  epoch_us(ts) as ts_us,
+  date_diff('day', date '1970-01-01', dt) as day_num,
+  date_diff('day', date '1970-01-01', dt) - (date_diff('day', date '1970-01-01', dt) + 3) % 7 as week_num,
+  row_number() over (partition by dt, user_id, ts order by filename, file_row_number) - 1 as position,
+  json_extract_string(metadata, '$."{variant}"') as variant
+from read_parquet(
+  '{lake}/dt=*/*.parquet',
+  hive_partitioning = true,
+  hive_types = {'dt': date},
+  filename = true,
+  file_row_number = true
+);
+
+create or replace view numbers as
+select range as number
+from range(366);

@@ -1,0 +1,22 @@
+-- {lake} is a folder, s3a://bucket/prefix or gs://bucket/prefix. The session's time zone does not matter.
+create or replace temporary view events as
+select
+  ts,
+  event_type,
+  user_id,
+  feature,
+  metadata,
+  url,
+  event_id,
+  received_at,
+  dt as day,
+  unix_micros(ts) as ts_us,
+  unix_date(dt) as day_num,
+  unix_date(dt) - (unix_date(dt) + 3) % 7 as week_num,
+  row_number() over (partition by dt, user_id, ts order by _metadata.file_path, _metadata.row_index) - 1 as position,
+  get_json_object(metadata, '$[\'{variant}\']') as variant
+from parquet.`{lake}`;
+
+create or replace temporary view numbers as
+select id as number
+from range(366);

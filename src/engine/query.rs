@@ -1,0 +1,561 @@
+//! Answering a question: from daily states where they say enough, from events otherwise.
+//!
+//! States say who was active, who used a feature and who had an event of a type, on each day of UTC. A reporting zone, any
+//! other filter, and every question about the order of events need the events; these are read in batches, so that memory is
+//! bounded by users and not by events, and a question can be given up between two of them.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use chrono::{DateTime, Days, NaiveDate, SecondsFormat, Utc};
+use chrono_tz::Tz;
+use polars::prelude::{DataFrame, IntoLazy, LazyFrame, concat};
+use roaring::RoaringBitmap;
+use serde_json::{Map, Value, json};
+
+use super::Engine;
+use crate::daily::{Activity, DailyState, Day};
+use crate::error::{Error, Result};
+use crate::event::EventType;
+use crate::metrics::Metric;
+use crate::metrics::cohort::{self, Cohort, Did};
+use crate::metrics::counts::{self, Count, Counts};
+use crate::metrics::experiment::Experiment;
+use crate::metrics::filter::{Filter, Property};
+use crate::metrics::funnel::{self, Acts, Funnel};
+use crate::metrics::paths::{Paths, Transitions, Visits, WholePath};
+use crate::metrics::presence::{Presence, presence};
+use crate::metrics::query::{Query, QueryAnswer};
+use crate::metrics::retention::{Retention, Sides};
+use crate::metrics::sequence::{Sequences, Timed};
+use crate::metrics::table::Table;
+use crate::names::Names;
+use crate::store::{Columns, DayParts, pipeline};
+use crate::window::Window;
+
+/// Acts that are searched at once: some 600 MB. A question about more is answered for one part of the users after another.
+const MAX_ACTS: usize = 16 << 20;
+
+/// What to do with an excluded event, as every answer to a funnel with one says.
+const EXCLUSION_RULE: &str = "an excluded event spoils the attempts it lies in; a user counts up to the best unspoiled attempt";
+
+/// A way to give a question up.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Gives the question up, soon.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.0.load(Ordering::Relaxed) {
+            true => Err(Error::Busy("the question was given up")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Engine {
+    /// Answers a question.
+    ///
+    /// # Errors
+    /// If the question is wrong, something that is needed is damaged, or it was given up.
+    pub fn query(&self, query: &Query, now: DateTime<Utc>, cancel: &Cancel) -> Result<QueryAnswer> {
+        let window = query.window.resolve(now)?;
+        let mut asked = Asked {
+            engine: self,
+            window,
+            filter: &query.filter,
+            cohort: None,
+            cancel,
+            read_events: Cell::new(false),
+        };
+        if let Some(name) = &query.cohort {
+            asked.cohort = Some(asked.cohort(self.cohorts()?.find(name)?)?);
+        }
+        let mut notes = Map::new();
+        let rows = asked.answer(&query.metric, now, &mut notes)?;
+        Ok(QueryAnswer {
+            ok: true,
+            ts: now.to_rfc3339_opts(SecondsFormat::Secs, true),
+            metric: query.metric.name(),
+            window: window.describe(now),
+            covered_from: asked.covered_from(query.metric.days_before()),
+            notes,
+            rows,
+        })
+    }
+}
+
+/// A question while it is answered.
+struct Asked<'a> {
+    engine: &'a Engine,
+    window: Window,
+    filter: &'a Filter,
+    /// The users it is about, if not all.
+    cohort: Option<RoaringBitmap>,
+    cancel: &'a Cancel,
+    /// Whether events were read, which are kept for less time than states.
+    read_events: Cell<bool>,
+}
+
+impl Asked<'_> {
+    fn answer(
+        &self,
+        metric: &Metric,
+        now: DateTime<Utc>,
+        notes: &mut Map<String, Value>,
+    ) -> Result<Table> {
+        let window = &self.window;
+        let inside = window.days_in_epoch();
+        let everything = Day::MIN..inside.end;
+        let none = Filter::default();
+        Ok(match metric {
+            Metric::ActiveUsers(metric) => {
+                let days = inside.start - Day::from(metric.days_before())..inside.end;
+                metric.answer(&self.presence(days, &none)?, window, now)
+            }
+            Metric::Lifecycle(metric) => {
+                metric.answer(self.presence(everything, &none)?, window, now)
+            }
+            Metric::Stickiness(metric) => metric.answer(&self.presence(inside, &none)?, window),
+            Metric::Retention(metric) => self.retention(metric, now)?,
+            Metric::FeatureUsage(metric) => {
+                let counts = match metric.breakdown {
+                    None if self.states_are_enough() => self.feature_counts()?,
+                    _ => {
+                        let group = metric.breakdown.as_ref();
+                        let details = group.is_some_and(Property::is_detail);
+                        self.counts(details, |events| {
+                            let (events, key, group) = metric.keys(events);
+                            counts::counts(events, key, group)
+                        })?
+                    }
+                };
+                metric.answer(counts)
+            }
+            Metric::EventTypes(metric) => metric.answer(match self.states_are_enough() {
+                true => self.event_type_counts()?,
+                false => self.counts(false, |events| counts::counts(events, metric.key(), None))?,
+            }),
+            Metric::Funnel(metric) => {
+                if !metric.exclude.is_empty() {
+                    notes.insert("exclusion_rule".into(), json!(EXCLUSION_RULE));
+                }
+                self.funnel(metric)?
+            }
+            Metric::Paths(metric) => {
+                let (rows, whole) = self.paths(metric)?;
+                notes.insert("paths".into(), json!(whole));
+                rows
+            }
+            Metric::Experiment(metric) => self.experiment(metric)?,
+        })
+    }
+
+    /// First day of the window of which, and of so many days before, all is known that was read.
+    fn covered_from(&self, days_before: u16) -> NaiveDate {
+        let expiry = self.engine.store.expiry();
+        let kept_from = match self.read_events.get() {
+            true => expiry.raw_from,
+            false => expiry.states_from,
+        };
+        kept_from.map_or(self.window.first_day(), |day| {
+            let day = day + Days::new(u64::from(days_before));
+            self.window.first_whole_day_from(day)
+        })
+    }
+
+    /// Whether the question is about all that happened on days of UTC.
+    fn states_are_enough(&self) -> bool {
+        self.window.tz() == Tz::UTC && self.filter.is_empty() && self.cohort.is_none()
+    }
+
+    /// Whether a user is one that the question is about.
+    fn keeps(&self, user: u32) -> bool {
+        self.cohort
+            .as_ref()
+            .is_none_or(|cohort| cohort.contains(user))
+    }
+
+    /// Who had an event that meets the filter and `also`, on which of these days of the zone.
+    fn presence(&self, days: Range<Day>, also: &Filter) -> Result<Presence> {
+        let filter = self.filter.and(also);
+        let mut found = Presence::default();
+        match Known::of(&filter).filter(|_| self.window.tz() == Tz::UTC) {
+            Some(known) => {
+                let names = self.engine.store.names();
+                self.each_day(
+                    &days,
+                    |parts| known.users(parts, names),
+                    |day, users| {
+                        found.add(day, &users);
+                        Ok(())
+                    },
+                )?;
+            }
+            None => self.each_batch(&days, &filter, false, |events| {
+                found.read(&collect(presence(events, self.window.tz()))?)
+            })?,
+        }
+        if let Some(cohort) = &self.cohort {
+            found.keep(cohort);
+        }
+        Ok(found)
+    }
+
+    /// Calls `sink` with what `read` makes of each day of a range that has events, in order.
+    fn each_day<T: Send>(
+        &self,
+        days: &Range<Day>,
+        read: impl Fn(&DayParts) -> Result<T> + Sync,
+        mut sink: impl FnMut(Day, T) -> Result<()>,
+    ) -> Result<()> {
+        let mut parts = self.engine.store.days(days)?.into_iter();
+        pipeline::ordered(
+            || Ok(parts.next()),
+            |parts| Ok((parts.day, read(&parts)?)),
+            |result: Result<(Day, T)>| {
+                self.cancel.check()?;
+                let (day, made) = result?;
+                sink(day, made)
+            },
+        )
+    }
+
+    /// Calls `sink` with the events of a range of days of the zone that meet a filter, part by part. `details` says that
+    /// something else than the filter needs metadata or URL.
+    fn each_batch(
+        &self,
+        days: &Range<Day>,
+        filter: &Filter,
+        details: bool,
+        mut sink: impl FnMut(LazyFrame) -> Result<()>,
+    ) -> Result<()> {
+        self.read_events.set(true);
+        let range_us = match NaiveDate::from_epoch_days(days.start) {
+            Some(first) => self.window.starting(first).range_us(),
+            None => i64::MIN..self.window.range_us().end,
+        };
+        let columns = match details || filter.needs_details() {
+            true => Columns::All,
+            false => Columns::Counted,
+        };
+        for events in self.engine.store.batches(range_us, columns)? {
+            self.cancel.check()?;
+            sink(match filter.is_empty() {
+                true => events,
+                false => events.filter(filter.expr()),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The same for the days of the window.
+    fn each_batch_inside(
+        &self,
+        details: bool,
+        sink: impl FnMut(LazyFrame) -> Result<()>,
+    ) -> Result<()> {
+        self.each_batch(&self.window.days_in_epoch(), self.filter, details, sink)
+    }
+
+    fn retention(&self, metric: &Retention, now: DateTime<Utc>) -> Result<Table> {
+        let inside = self.window.days_in_epoch();
+        let starts = match metric.needs_history() {
+            true => Day::MIN..inside.end,
+            false => inside.clone(),
+        };
+        let starts = self.presence(starts, &metric.start)?;
+        let returns = match metric.start == metric.return_ {
+            true => None,
+            false => Some(self.presence(inside, &metric.return_)?),
+        };
+        let sides = Sides {
+            starts: &starts,
+            returns: returns.as_ref().unwrap_or(&starts),
+        };
+        Ok(metric.answer(&sides, &self.window, now))
+    }
+
+    fn counts(&self, details: bool, plan: impl Fn(LazyFrame) -> LazyFrame) -> Result<Counts> {
+        let mut found = Counts::default();
+        let keep = |user: Option<u32>| match user {
+            Some(user) => self.keeps(user),
+            None => self.cohort.is_none(),
+        };
+        self.each_batch_inside(details, |events| {
+            counts::read(&collect(plan(events))?, keep, &mut found)
+        })?;
+        Ok(found)
+    }
+
+    /// Events and users per feature, from daily states.
+    fn feature_counts(&self) -> Result<Counts> {
+        let names = self.engine.store.names();
+        let mut found: BTreeMap<u32, Count> = BTreeMap::new();
+        self.each_day(
+            &self.window.days_in_epoch(),
+            |parts| parts.states(names),
+            |_, states| {
+                for state in states {
+                    for (&feature, &events) in &state.activity.features {
+                        found.entry(feature).or_default().events += events;
+                    }
+                    for (&feature, users) in &state.feature_users {
+                        found.entry(feature).or_default().users |= users;
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        let named = found.into_iter().filter_map(|(feature, count)| {
+            Some(((names.features.text(feature)?.to_owned(), None), count))
+        });
+        Ok(named.collect())
+    }
+
+    /// Events and users per event type, from daily states.
+    fn event_type_counts(&self) -> Result<Counts> {
+        let names = self.engine.store.names();
+        let mut found = Counts::default();
+        self.each_day(
+            &self.window.days_in_epoch(),
+            |parts| parts.states(names),
+            |_, states| {
+                for state in states {
+                    let of_state = state
+                        .activity
+                        .event_types
+                        .iter()
+                        .zip(&state.event_type_users);
+                    for (event_type, (&events, users)) in EventType::ALL.iter().zip(of_state) {
+                        let key = (event_type.name().to_owned(), None);
+                        let count = found.entry(key).or_default();
+                        count.events += events;
+                        count.users |= users;
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        Ok(found)
+    }
+
+    fn funnel(&self, metric: &Funnel) -> Result<Table> {
+        let rules = metric.rules();
+        let mut tally = funnel::Tally::default();
+        let mut acts = Acts::default();
+        self.each_part_of_users(|this, users| {
+            let left_out = this.gather(
+                users,
+                metric.needs_details(),
+                |events| metric.acts(events),
+                &mut acts,
+                |acts, frame, keep| acts.read(frame, keep),
+                Acts::sequences,
+            )?;
+            acts.tally(&rules, &mut tally);
+            Ok(left_out)
+        })?;
+        Ok(metric.answer(tally))
+    }
+
+    fn paths(&self, metric: &Paths) -> Result<(Table, Vec<WholePath>)> {
+        let details = metric.start.as_ref().is_some_and(Filter::needs_details);
+        let mut found = Transitions::default();
+        let mut visits = Visits::default();
+        self.each_part_of_users(|this, users| {
+            let left_out = this.gather(
+                users,
+                details,
+                |events| metric.visits(events),
+                &mut visits,
+                |visits, frame, keep| visits.read(frame, keep),
+                Visits::sequences,
+            )?;
+            metric.count(&mut visits, &mut found);
+            Ok(left_out)
+        })?;
+        Ok(metric.answer(&visits, found))
+    }
+
+    /// Calls `visit` with ranges of user numbers until all users had their turn: it returns the number from which on it left
+    /// users out.
+    fn each_part_of_users(
+        &self,
+        mut visit: impl FnMut(&Self, Range<u32>) -> Result<Option<u32>>,
+    ) -> Result<()> {
+        let mut next = Some(0);
+        while let Some(start) = next {
+            next = visit(self, start..u32::MAX)?;
+        }
+        Ok(())
+    }
+
+    /// Gathers what a range of users did; if that is too much, of the first of them. Returns the number of the first user
+    /// that was left out.
+    fn gather<T, S: Timed>(
+        &self,
+        users: Range<u32>,
+        details: bool,
+        plan: impl Fn(LazyFrame) -> LazyFrame,
+        found: &mut T,
+        read: impl Fn(&mut T, &DataFrame, &dyn Fn(u32) -> bool) -> Result<()>,
+        sequences: impl Fn(&mut T) -> &mut Sequences<S>,
+    ) -> Result<Option<u32>> {
+        let mut left_out = None;
+        self.each_batch_inside(details, |events| {
+            let end = left_out.unwrap_or(users.end);
+            let wanted = users.start..end;
+            let keep = |user: u32| wanted.contains(&user) && self.keeps(user);
+            read(found, &collect(plan(events))?, &keep)?;
+            while sequences(found).len() > MAX_ACTS {
+                match sequences(found).keep_lower_half() {
+                    Some(bound) => left_out = Some(bound),
+                    // One user alone did more: it has to fit.
+                    None => break,
+                }
+            }
+            Ok(())
+        })?;
+        Ok(left_out)
+    }
+
+    fn experiment(&self, metric: &Experiment) -> Result<Table> {
+        let mut parts = Vec::new();
+        self.each_batch_inside(metric.needs_details(), |events| {
+            parts.push(collect(metric.users(events))?.lazy());
+            // One row a user, before there are too many.
+            if parts.len() > 8 {
+                let merged =
+                    Experiment::merge(concat(std::mem::take(&mut parts), Default::default())?);
+                parts.push(collect(merged)?.lazy());
+            }
+            Ok(())
+        })?;
+        if parts.is_empty() {
+            return Ok(metric.answer_to_nothing());
+        }
+        let users = collect(Experiment::merge(concat(parts, Default::default())?))?;
+        let users = match &self.cohort {
+            None => users,
+            Some(cohort) => {
+                let kept = users.column(crate::schema::USER_ID)?.u32()?;
+                let kept = kept
+                    .iter()
+                    .map(|user| user.is_some_and(|user| cohort.contains(user)));
+                users.filter(&kept.collect())?
+            }
+        };
+        metric.answer(&collect(Experiment::arms(users.lazy()))?)
+    }
+
+    /// The users of a cohort.
+    fn cohort(&self, cohort: &Cohort) -> Result<RoaringBitmap> {
+        let names = self.engine.store.names();
+        if let Some(users) = &cohort.users {
+            return Ok(users
+                .iter()
+                .filter_map(|user| names.users.find(user))
+                .collect());
+        }
+        let Some(did) = &cohort.did else {
+            return Ok(RoaringBitmap::new());
+        };
+        let filter = did
+            .filter()
+            .map_err(|message| Error::bad_input("bad_cohort", message))?;
+        let inside = self.window.days_in_epoch();
+        if did.at_least == 1 {
+            // Not limited by the filter of the question: that is about events, this about users.
+            let all = Asked {
+                filter: &Filter::default(),
+                cohort: None,
+                read_events: Cell::new(false),
+                ..*self
+            };
+            let users = all.presence(inside, &filter)?.users();
+            self.read_events
+                .set(self.read_events.get() || all.read_events.get());
+            return Ok(users);
+        }
+        let mut tally = cohort::Tally::default();
+        self.each_batch(
+            &inside,
+            &Filter::default(),
+            filter.needs_details(),
+            |events| tally.read(&collect(Did::counts(&filter, events))?),
+        )?;
+        Ok(tally.users(did.at_least))
+    }
+}
+
+/// What daily states say about the users of events that meet a filter.
+enum Known<'a> {
+    /// Users of any event.
+    All,
+    /// Users of events of these types.
+    EventTypes(&'a [String]),
+    /// Users of these features.
+    Features(&'a [String]),
+}
+
+impl<'a> Known<'a> {
+    /// `None` if states do not say it.
+    fn of(filter: &'a Filter) -> Option<Self> {
+        match filter.only() {
+            _ if filter.is_empty() => Some(Self::All),
+            Some((Property::EventType, names)) => Some(Self::EventTypes(names)),
+            Some((Property::Feature, names)) => Some(Self::Features(names)),
+            _ => None,
+        }
+    }
+
+    fn users(&self, parts: &DayParts, names: &Names) -> Result<RoaringBitmap> {
+        let mut users = RoaringBitmap::new();
+        if let Self::All = self {
+            for activity in parts.activities(names)? {
+                let Activity { users: some, .. } = activity.as_ref();
+                users |= some;
+            }
+            return Ok(users);
+        }
+        for state in parts.states(names)? {
+            self.add_users(&state, names, &mut users);
+        }
+        Ok(users)
+    }
+
+    fn add_users(&self, state: &DailyState, names: &Names, users: &mut RoaringBitmap) {
+        match self {
+            Self::All => *users |= &state.activity.users,
+            Self::EventTypes(wanted) => {
+                for (event_type, some) in EventType::ALL.iter().zip(&state.event_type_users) {
+                    if wanted.iter().any(|name| name == event_type.name()) {
+                        *users |= some;
+                    }
+                }
+            }
+            Self::Features(wanted) => {
+                for feature in wanted.iter().filter_map(|name| names.features.find(name)) {
+                    if let Some(some) = state.feature_users.get(&feature) {
+                        *users |= some;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Executes a plan on the streaming engine.
+fn collect(plan: LazyFrame) -> Result<DataFrame> {
+    Ok(plan
+        .collect_with_engine(polars::prelude::Engine::Streaming)?
+        .unwrap_single())
+}

@@ -1,0 +1,140 @@
+//! Answers in the formats of the interface: JSON, CSV, Arrow IPC stream, Parquet, and a table for a terminal.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::ipc::writer::StreamWriter;
+use comfy_table::{CellAlignment, ContentArrangement, Table as TextTable};
+use polars::prelude::{ParquetCompression, ParquetWriter};
+
+use crate::error::{Error, Result};
+use crate::metrics::query::QueryAnswer;
+
+use crate::metrics::table::{Table, Values};
+
+/// A format of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// The whole answer as one JSON object.
+    Json,
+    /// The rows, with a line of names.
+    Csv,
+    /// The rows as Parquet.
+    Parquet,
+    /// The rows as an Arrow IPC stream.
+    Arrow,
+}
+
+impl Format {
+    /// All of them, the first one being the default.
+    pub const ALL: [Self; 4] = [Self::Json, Self::Csv, Self::Arrow, Self::Parquet];
+
+    /// Its media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Csv => "text/csv; charset=utf-8",
+            Self::Parquet => "application/vnd.apache.parquet",
+            Self::Arrow => "application/vnd.apache.arrow.stream",
+        }
+    }
+
+    /// The answer in this format.
+    ///
+    /// # Errors
+    /// If it cannot be encoded.
+    pub fn encode(self, answer: &QueryAnswer) -> Result<Vec<u8>> {
+        match self {
+            Self::Json => serde_json::to_vec(answer).map_err(failed),
+            Self::Csv => csv(&answer.rows),
+            Self::Parquet => {
+                let mut bytes = Vec::new();
+                ParquetWriter::new(&mut bytes)
+                    .with_compression(ParquetCompression::Zstd(None))
+                    .finish(&mut answer.rows.frame()?)?;
+                Ok(bytes)
+            }
+            Self::Arrow => arrow_stream(&answer.rows),
+        }
+    }
+}
+
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Query(Box::new(error))
+}
+
+fn csv(table: &Table) -> Result<Vec<u8>> {
+    let columns = table.flat();
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer
+        .write_record(columns.iter().map(|(name, _)| name))
+        .map_err(failed)?;
+    for row in 0..table.height() {
+        let cells = columns.iter().map(|(_, values)| {
+            let cell = values.text(row).unwrap_or_default();
+            match values.as_ref() {
+                Values::Text(_) => inert(cell),
+                _ => cell,
+            }
+        });
+        writer
+            .write_record(cells.map(|cell| cell.into_owned()))
+            .map_err(failed)?;
+    }
+    writer.into_inner().map_err(failed)
+}
+
+/// A text that no spreadsheet takes for a formula: names come from whoever can send events.
+pub fn inert(text: Cow<'_, str>) -> Cow<'_, str> {
+    let begins = |start: char| matches!(start, '=' | '+' | '-' | '@') || start.is_control();
+    match text.starts_with(begins) {
+        true => Cow::Owned(format!("'{text}")),
+        false => text,
+    }
+}
+
+fn arrow_stream(table: &Table) -> Result<Vec<u8>> {
+    let columns = table.flat().into_iter().map(|(name, values)| {
+        let array: ArrayRef = match values.into_owned() {
+            Values::Text(values) => Arc::new(StringArray::from(values)),
+            Values::Whole(values) => Arc::new(Int64Array::from(values)),
+            Values::Number(values) => Arc::new(Float64Array::from(values)),
+            Values::Flag(values) => Arc::new(BooleanArray::from(values)),
+            // A flat column is no list.
+            Values::Numbers(_) => Arc::new(Float64Array::from(Vec::<f64>::new())),
+        };
+        (name, array, true)
+    });
+    let batch = RecordBatch::try_from_iter_with_nullable(columns).map_err(failed)?;
+    let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).map_err(failed)?;
+    writer.write(&batch).map_err(failed)?;
+    writer.into_inner().map_err(failed)
+}
+
+/// The rows as a table for a terminal of that width.
+pub fn text_table(table: &Table, width: u16) -> String {
+    let columns = table.flat();
+    let mut text = TextTable::new();
+    text.load_style(comfy_table::presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(width)
+        .set_header(columns.iter().map(|(name, _)| name));
+    for row in 0..table.height() {
+        text.add_row(columns.iter().map(|(_, values)| {
+            let cell = values.text(row).unwrap_or(Cow::Borrowed("-"));
+            // A name must not move the cursor of whoever looks at it.
+            cell.chars()
+                .map(|char| if char.is_control() { '\u{FFFD}' } else { char })
+                .collect::<String>()
+        }));
+    }
+    for (place, (_, values)) in columns.iter().enumerate() {
+        if !matches!(values.as_ref(), Values::Text(_))
+            && let Some(column) = text.column_mut(place)
+        {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    text.trim_fmt()
+}

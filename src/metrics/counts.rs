@@ -1,0 +1,82 @@
+//! Events and distinct users per key: what feature usage and event types are made of.
+
+use std::collections::BTreeMap;
+
+use polars::prelude::*;
+use roaring::RoaringBitmap;
+
+use crate::daily;
+use crate::error::Result;
+use crate::schema;
+
+const KEY: &str = "key";
+const GROUP: &str = "group";
+const EVENTS: &str = "events";
+
+/// Of one key: how many events, and who.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Count {
+    /// Events, anonymous ones included.
+    pub events: u64,
+    /// Known users.
+    pub users: RoaringBitmap,
+}
+
+impl Count {
+    /// Adds what other events came to.
+    pub fn merge(&mut self, other: Self) {
+        self.events += other.events;
+        self.users |= other.users;
+    }
+}
+
+/// Counts by key and, where there is one, group.
+pub type Counts = BTreeMap<(String, Option<String>), Count>;
+
+/// A row for each key, group and user, with the number of events, from events whose users are numbers.
+pub fn counts(events: LazyFrame, key: Expr, group: Option<Expr>) -> LazyFrame {
+    let group = group.unwrap_or(lit(NULL).cast(DataType::String));
+    events
+        .select([key.alias(KEY), group.alias(GROUP), col(schema::USER_ID)])
+        .group_by([col(KEY), col(GROUP), col(schema::USER_ID)])
+        .agg([len().cast(DataType::Int64).alias(EVENTS)])
+        .with_columns([
+            col(KEY).cast(DataType::String),
+            col(GROUP).cast(DataType::String),
+        ])
+}
+
+/// Adds what [`counts`] gave, of users that `keep` wants; `None` is an anonymous one.
+///
+/// # Errors
+/// If the frame lacks a column.
+pub fn read(
+    frame: &DataFrame,
+    keep: impl Fn(Option<u32>) -> bool,
+    into: &mut Counts,
+) -> Result<()> {
+    let keys = frame.column(KEY)?.str()?;
+    let groups = frame.column(GROUP)?.str()?;
+    let users = frame.column(schema::USER_ID)?.u32()?;
+    let events = frame.column(EVENTS)?.i64()?;
+    type Group<'a> = (&'a str, Option<&'a str>);
+    let mut found: BTreeMap<Group<'_>, (u64, Vec<u32>)> = BTreeMap::new();
+    let names = keys.iter().zip(groups.iter());
+    for ((key, group), (user, events)) in names.zip(users.iter().zip(events.iter())) {
+        let (Some(key), Some(events)) = (key, events) else {
+            continue;
+        };
+        if keep(user) {
+            let (sum, list) = found.entry((key, group)).or_default();
+            *sum += events.unsigned_abs();
+            list.extend(user);
+        }
+    }
+    for ((key, group), (events, users)) in found {
+        let users = daily::set(users);
+        into.entry((key.to_owned(), group.map(str::to_owned)))
+            .or_default()
+            .merge(Count { events, users });
+    }
+    Ok(())
+}

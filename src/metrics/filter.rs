@@ -1,0 +1,287 @@
+//! Filters: conditions on the properties of an event, all of which must hold.
+//!
+//! A filter is a JSON object from property to condition: `{"event_type":"action","metadata.plan":["pro","team"]}`. The
+//! properties are `event_type`, `feature`, `url` and `metadata.<key>`; a condition is a value, a list of values, or one of
+//! `{"prefix":"/docs"}`, `{"min":1,"max":5}` (numbers, both included, one may be missing) and `{"exists":true}`.
+//! A property that is missing or null meets no condition but `{"exists":false}`. Values are compared as texts: a
+//! number equals its own notation, `true` the text `true`.
+
+use polars::prelude::*;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::event::metadata;
+use crate::schema;
+
+/// Conditions of a filter: more is a mistake, and each is computed for each event.
+const MAX_CONDITIONS: usize = 20;
+/// Values of a condition.
+const MAX_VALUES: usize = 1_000;
+
+/// Conditions that an event meets all together; none of them is met by every event.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(try_from = "Map<String, Value>")]
+pub struct Filter {
+    /// The conditions, each of another property.
+    pub conditions: Vec<Condition>,
+}
+
+/// A condition on a property.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Condition {
+    /// What it is about.
+    pub property: Property,
+    /// What must hold of it.
+    pub test: Test,
+}
+
+/// A property of an event.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Property {
+    /// The event's type.
+    EventType,
+    /// The feature.
+    Feature,
+    /// Where it happened.
+    Url,
+    /// The value of a key of the metadata.
+    Metadata(String),
+}
+
+/// What must hold of a property.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Test {
+    /// It is one of these texts.
+    OneOf(Vec<String>),
+    /// It begins with this text.
+    Prefix(String),
+    /// It is a number in this range, both ends included.
+    Range {
+        /// The least.
+        min: Option<f64>,
+        /// The greatest.
+        max: Option<f64>,
+    },
+    /// Whether it is there.
+    Exists(bool),
+}
+
+impl Filter {
+    /// The events that meet all conditions, as an expression that is never null.
+    pub fn expr(&self) -> Expr {
+        self.conditions
+            .iter()
+            .map(Condition::expr)
+            .reduce(Expr::and)
+            .unwrap_or(lit(true))
+    }
+
+    /// The events that meet both.
+    pub fn and(&self, other: &Self) -> Self {
+        let conditions = self.conditions.iter().chain(&other.conditions);
+        Self {
+            conditions: conditions.cloned().collect(),
+        }
+    }
+
+    /// Whether every event meets it.
+    pub fn is_empty(&self) -> bool {
+        self.conditions.is_empty()
+    }
+
+    /// The values that events are allowed to have, if that is all that the filter says.
+    pub fn only(&self) -> Option<(&Property, &[String])> {
+        match self.conditions.as_slice() {
+            [
+                Condition {
+                    property,
+                    test: Test::OneOf(values),
+                },
+            ] => Some((property, values)),
+            _ => None,
+        }
+    }
+
+    /// Whether columns are needed that are not among [`schema::COUNTED`].
+    pub fn needs_details(&self) -> bool {
+        self.conditions
+            .iter()
+            .any(|condition| condition.property.is_detail())
+    }
+}
+
+impl Condition {
+    fn expr(&self) -> Expr {
+        let value = self.property.expr();
+        let met = match &self.test {
+            Test::OneOf(texts) => match texts.as_slice() {
+                [text] => value.eq(lit(text.as_str())),
+                texts => {
+                    let texts = Series::new(PlSmallStr::EMPTY, texts);
+                    value.is_in(lit(texts).implode(false), false)
+                }
+            },
+            Test::Prefix(prefix) => value.str().starts_with(lit(prefix.as_str())),
+            Test::Range { min, max } => {
+                let number = value.cast(DataType::Float64);
+                let above = min.map(|min| number.clone().gt_eq(lit(min)));
+                let below = max.map(|max| number.lt_eq(lit(max)));
+                above
+                    .into_iter()
+                    .chain(below)
+                    .reduce(Expr::and)
+                    .unwrap_or(lit(true))
+            }
+            Test::Exists(true) => return value.is_not_null(),
+            Test::Exists(false) => return value.is_null(),
+        };
+        met.fill_null(lit(false))
+    }
+}
+
+impl Property {
+    /// The property of an event as text, null where it is missing.
+    pub fn expr(&self) -> Expr {
+        match self {
+            Self::EventType => col(schema::EVENT_TYPE),
+            Self::Feature => col(schema::FEATURE),
+            Self::Url => col(schema::URL),
+            Self::Metadata(key) => value_of(key.clone()),
+        }
+    }
+
+    /// Whether it is in a column that is not among [`schema::COUNTED`].
+    pub fn is_detail(&self) -> bool {
+        matches!(self, Self::Url | Self::Metadata(_))
+    }
+}
+
+/// The value of a key of the metadata. A closure over rows, because the engine's own expression parses each object into a
+/// tree to look at one key of it.
+fn value_of(key: String) -> Expr {
+    let needle = metadata::Key::new(&key);
+    col(schema::METADATA).map(
+        move |column| {
+            let objects = column.str()?;
+            let values: StringChunked = objects
+                .iter()
+                .map(|object| needle.value_in(object?))
+                .collect();
+            Ok(values.with_name(column.name().clone()).into_column())
+        },
+        |_, field| Ok(Field::new(field.name().clone(), DataType::String)),
+    )
+}
+
+impl TryFrom<String> for Property {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "event_type" => Ok(Self::EventType),
+            "feature" => Ok(Self::Feature),
+            "url" => Ok(Self::Url),
+            other => match other.strip_prefix("metadata.") {
+                Some(key) if !key.is_empty() => Ok(Self::Metadata(key.into())),
+                _ => Err(format!(
+                    "{:?} is no property; allowed are event_type, feature, url and metadata.<key>",
+                    start_of(&name)
+                )),
+            },
+        }
+    }
+}
+
+impl TryFrom<Map<String, Value>> for Filter {
+    type Error = String;
+
+    fn try_from(map: Map<String, Value>) -> Result<Self, String> {
+        if map.len() > MAX_CONDITIONS {
+            return Err(format!(
+                "the filter has {} conditions; allowed are {MAX_CONDITIONS}",
+                map.len()
+            ));
+        }
+        let conditions = map.into_iter().map(|(name, value)| {
+            Ok(Condition {
+                test: Test::parse(value).map_err(|message| format!("{name}: {message}"))?,
+                property: name.try_into()?,
+            })
+        });
+        Ok(Self {
+            conditions: conditions.collect::<Result<_, String>>()?,
+        })
+    }
+}
+
+impl Test {
+    fn parse(value: Value) -> Result<Self, String> {
+        /// A condition that is no plain value.
+        #[derive(Deserialize)]
+        #[serde(rename_all = "snake_case", deny_unknown_fields)]
+        struct Object {
+            prefix: Option<String>,
+            min: Option<f64>,
+            max: Option<f64>,
+            exists: Option<bool>,
+        }
+        const ALLOWED: &str = "allowed is a text, a number, true or false, a list of them, {\"prefix\":text}, \
+                               {\"min\":number,\"max\":number} or {\"exists\":true or false}";
+        match value {
+            Value::Array(values) if values.is_empty() || values.len() > MAX_VALUES => Err(format!(
+                "a list of {} values; allowed are 1 to {MAX_VALUES}",
+                values.len()
+            )),
+            Value::Array(values) => {
+                let texts = values.iter().map(text_of).collect::<Option<_>>();
+                Ok(Self::OneOf(texts.ok_or(ALLOWED)?))
+            }
+            Value::Object(_) => {
+                let found = start_of(&value.to_string()).to_owned();
+                let object: Object = serde_json::from_value(value)
+                    .map_err(|error| format!("{found}: {error}; {ALLOWED}"))?;
+                match object {
+                    Object {
+                        prefix: Some(prefix),
+                        min: None,
+                        max: None,
+                        exists: None,
+                    } => Ok(Self::Prefix(prefix)),
+                    Object {
+                        prefix: None,
+                        min: None,
+                        max: None,
+                        exists: Some(exists),
+                    } => Ok(Self::Exists(exists)),
+                    Object {
+                        prefix: None,
+                        min,
+                        max,
+                        exists: None,
+                    } if min.is_some() || max.is_some() => Ok(Self::Range { min, max }),
+                    _ => Err(format!("{found}; {ALLOWED}")),
+                }
+            }
+            value => match text_of(&value) {
+                Some(text) => Ok(Self::OneOf(vec![text])),
+                None => Err(format!("{value}; {ALLOWED}")),
+            },
+        }
+    }
+}
+
+/// A plain value as the text that metadata is compared by.
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        _ => None,
+    }
+}
+
+/// Enough of a text to recognise it.
+fn start_of(text: &str) -> &str {
+    let end = text.char_indices().nth(64).map_or(text.len(), |(at, _)| at);
+    text.get(..end).unwrap_or(text)
+}

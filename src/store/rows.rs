@@ -1,0 +1,68 @@
+//! Events as rows of the lake: what lines of the log become.
+
+use polars::prelude::*;
+
+use crate::error::Result;
+use crate::event::Event;
+use crate::schema;
+
+/// Events as the columns of [`schema::lake`].
+pub(super) struct LakeRows {
+    ts_us: Vec<i64>,
+    event_type: StringChunkedBuilder,
+    user_id: StringChunkedBuilder,
+    feature: StringChunkedBuilder,
+    metadata: StringChunkedBuilder,
+    url: StringChunkedBuilder,
+    event_id: StringChunkedBuilder,
+    received_at_us: Vec<i64>,
+}
+
+impl LakeRows {
+    /// No events, and room for so many.
+    pub fn with_capacity(rows: usize) -> Self {
+        let texts = |name| StringChunkedBuilder::new(PlSmallStr::from_static(name), rows);
+        Self {
+            ts_us: Vec::with_capacity(rows),
+            event_type: texts(schema::EVENT_TYPE),
+            user_id: texts(schema::USER_ID),
+            feature: texts(schema::FEATURE),
+            metadata: texts(schema::METADATA),
+            url: texts(schema::URL),
+            event_id: texts(schema::EVENT_ID),
+            received_at_us: Vec::with_capacity(rows),
+        }
+    }
+
+    /// Adds an event.
+    pub fn push(&mut self, event: &Event<'_>) {
+        self.ts_us.push(event.ts_us);
+        self.event_type.append_value(event.event_type.name());
+        self.user_id.append_option(event.user_id.as_deref());
+        self.feature.append_option(event.feature.as_deref());
+        self.metadata.append_value(&event.metadata);
+        self.url.append_option(event.url.as_deref());
+        self.event_id.append_option(event.event_id.as_deref());
+        self.received_at_us.push(event.received_at_us);
+    }
+
+    /// The events as a frame.
+    ///
+    /// # Errors
+    /// If the engine cannot build it.
+    pub fn finish(self) -> Result<DataFrame> {
+        Ok(DataFrame::new(
+            self.ts_us.len(),
+            vec![
+                schema::instants(schema::TS, &self.ts_us),
+                self.event_type.finish().into_column(),
+                self.user_id.finish().into_column(),
+                self.feature.finish().into_column(),
+                self.metadata.finish().into_column(),
+                self.url.finish().into_column(),
+                self.event_id.finish().into_column(),
+                schema::instants(schema::RECEIVED_AT, &self.received_at_us),
+            ],
+        )?)
+    }
+}

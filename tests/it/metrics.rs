@@ -1,0 +1,250 @@
+//! Every metric in its three forms: the engine, the SQL and the numbers counted by hand say the same.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use chrono::{DateTime, Utc};
+use echopilot_analytics::engine::{Cancel, Engine};
+use echopilot_analytics::export::Format;
+use echopilot_analytics::import::{Progress, Source};
+use echopilot_analytics::metrics::query::{NAMES, Query};
+use echopilot_analytics::store::Effort;
+use serde_json::{Value, json};
+
+use crate::harness::{engine, folder, run_json, sample};
+use crate::oracle::python_command;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The request in the first line of a metric's SQL.
+fn request_of(metric: &str) -> Value {
+    let sql = std::fs::read_to_string(sql_file(metric)).expect("the metric has its SQL");
+    let line = sql.lines().next().unwrap().strip_prefix("-- ").unwrap();
+    let request: Value = serde_json::from_str(line).expect("line 1 is the request");
+    assert_eq!(request["metric"], metric);
+    request
+}
+
+fn sql_file(metric: &str) -> PathBuf {
+    root().join(format!("queries/{metric}.sql"))
+}
+
+fn golden_file(metric: &str) -> PathBuf {
+    root().join(format!("tests/golden/{metric}.csv"))
+}
+
+/// When the history that was counted by hand is looked at.
+fn golden_now() -> DateTime<Utc> {
+    "2024-03-03T12:00:00Z".parse().unwrap()
+}
+
+fn ask(engine: &Engine, request: &Value, now: DateTime<Utc>) -> Vec<u8> {
+    let query = Query::parse(request.to_string().as_bytes()).unwrap();
+    let answer = engine.query(&query, now, &Cancel::default()).unwrap();
+    Format::Csv.encode(&answer).unwrap()
+}
+
+fn rows(csv: &[u8]) -> Vec<Vec<String>> {
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .from_reader(csv);
+    let records = reader.records().map(|record| record.unwrap());
+    records
+        .map(|record| record.iter().map(str::to_owned).collect())
+        .collect()
+}
+
+/// Compares tables cell by cell; numbers as numbers, to nine digits.
+fn assert_same(metric: &str, found: &[u8], expected: &[u8]) {
+    let (found, expected) = (rows(found), rows(expected));
+    let text = |rows: &[Vec<String>]| {
+        let lines: Vec<String> = rows.iter().map(|row| row.join(",")).collect();
+        lines.join("\n")
+    };
+    let same = found.len() == expected.len()
+        && found.iter().zip(&expected).all(|(found, expected)| {
+            found.len() == expected.len()
+                && found.iter().zip(expected).all(|(found, expected)| {
+                    match (found.parse::<f64>(), expected.parse::<f64>()) {
+                        (Ok(a), Ok(b)) => (a - b).abs() <= 1e-9 * b.abs().max(1.0),
+                        _ => found == expected,
+                    }
+                })
+        });
+    assert!(
+        same,
+        "{metric} is\n{}\nand should be\n{}",
+        text(&found),
+        text(&expected)
+    );
+}
+
+#[test]
+fn every_metric_has_its_three_forms() {
+    for metric in NAMES {
+        assert_eq!(request_of(metric)["metric"], metric);
+        assert!(golden_file(metric).exists(), "tests/golden/{metric}.csv");
+        let file = root().join(format!("src/metrics/{metric}.rs"));
+        let folder = root().join(format!("src/metrics/{metric}/mod.rs"));
+        assert!(file.exists() || folder.exists(), "{}", file.display());
+    }
+    for (dir, extension) in [("queries", "sql"), ("tests/golden", "csv")] {
+        for entry in std::fs::read_dir(root().join(dir)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|found| found == extension) {
+                let name = path.file_stem().unwrap().to_str().unwrap();
+                assert!(NAMES.contains(&name), "{} is of no metric", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_history_counted_by_hand_gives_the_numbers_that_were_counted() {
+    let dir = folder();
+    let now = golden_now();
+    let check = |engine: &Engine| {
+        for metric in NAMES {
+            let expected = std::fs::read(golden_file(metric)).unwrap();
+            let mut request = request_of(metric);
+            assert_same(metric, &ask(engine, &request, now), &expected);
+            // A zone with the days of UTC is answered from events instead of daily states.
+            request["tz"] = json!("Africa/Abidjan");
+            assert_same(metric, &ask(engine, &request, now), &expected);
+        }
+    };
+    let opened = engine(dir.path(), now);
+    let source = Source::File(root().join("tests/golden/events.ndjson"));
+    let imported = opened
+        .import(&[source], None, now, &Progress::default())
+        .unwrap();
+    assert_eq!((imported.accepted, imported.duplicates), (37, 1));
+    check(&opened);
+    opened.store().seal().unwrap();
+    check(&opened);
+    opened.compact(now, Effort::Full).unwrap();
+    drop(opened);
+    check(&engine(dir.path(), now));
+}
+
+/// Runs the judge, which must agree.
+fn judge(arguments: &[&str]) -> Output {
+    let output = python_command()
+        .arg("tests/oracle/queries.py")
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// Compares the answers over a store that is sealed with those of the SQL in DuckDB over its lake.
+fn compare_with_sql(data: &Path, days: &[i64]) {
+    run_json(data, &["seal"]);
+    let lake = data.join("events");
+    let yesterday = (Utc::now() - chrono::TimeDelta::days(1)).date_naive();
+    for metric in NAMES {
+        for days in days {
+            let mut request = request_of(metric);
+            request["days"] = json!(days);
+            request["end"] = json!(yesterday.to_string());
+            let answer = run_json(data, &["query", &request.to_string()]);
+            let file = data.join("answer.json");
+            std::fs::write(&file, answer.to_string()).unwrap();
+            judge(&[
+                "compare",
+                sql_file(metric).to_str().unwrap(),
+                file.to_str().unwrap(),
+                lake.to_str().unwrap(),
+            ]);
+        }
+    }
+}
+
+#[test]
+fn real_histories_give_the_numbers_of_the_sql_in_duckdb() {
+    for (name, days) in [
+        ("shop_events.ndjson.gz", &[365, 45][..]),
+        ("cdnow_sample.ndjson.gz", &[365][..]),
+    ] {
+        let Some(file) = sample(name) else {
+            continue;
+        };
+        let dir = folder();
+        run_json(
+            dir.path(),
+            &["import", file.to_str().unwrap(), "--rebase-to", "today"],
+        );
+        compare_with_sql(dir.path(), days);
+    }
+}
+
+/// Events of few users at few instants, so that there are ties of every kind.
+fn crowded_history(events: u64, seed: u64) -> String {
+    const FEATURES: [&str; 6] = [
+        "home",
+        "catalog",
+        "product_view",
+        "add_to_cart",
+        "purchase",
+        "",
+    ];
+    let mut state = seed;
+    let mut below = |bound: u64| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % bound
+    };
+    let now = Utc::now().timestamp() / 3_600 * 3_600;
+    let mut lines = String::new();
+    for id in 0..events {
+        let feature = FEATURES[below(6) as usize];
+        let event_type = ["page_view", "action", "conversion"][below(3) as usize];
+        let user = below(45);
+        // Most users have one platform, some several.
+        let platform =
+            ["desktop", "mobile"][if user % 5 == 0 { below(2) } else { user % 2 } as usize];
+        let event = json!({
+            "ts": now - below(60 * 24) as i64 * 3_600 - 86_400,
+            "event_type": event_type,
+            "user_id": match user { 0 => json!("undefined"), 1 => json!(null), user => json!(format!("u{user}")) },
+            "feature": if feature.is_empty() { json!(null) } else { json!(feature) },
+            "metadata": match below(4) { 0 => json!({}), _ => json!({"platform": platform}) },
+            "event_id": format!("id-{id}"),
+        });
+        lines.push_str(&event.to_string());
+        lines.push('\n');
+    }
+    lines
+}
+
+#[test]
+fn a_random_history_full_of_ties_gives_the_numbers_of_the_sql_in_duckdb() {
+    for seed in [1, 2] {
+        let dir = folder();
+        let file = dir.path().join("history");
+        std::fs::write(&file, crowded_history(3_000, seed)).unwrap();
+        let data = dir.path().join("data");
+        run_json(&data, &["import", file.to_str().unwrap()]);
+        compare_with_sql(&data, &[70, 20]);
+    }
+}
+
+#[test]
+fn every_query_translates_to_the_dialects_of_the_warehouses() {
+    let files = NAMES.map(|metric| sql_file(metric).to_str().unwrap().to_owned());
+    let arguments: Vec<&str> = ["translate"]
+        .into_iter()
+        .chain(files.iter().map(String::as_str))
+        .collect();
+    judge(&arguments);
+}

@@ -1,0 +1,396 @@
+"""Metrics of a lake, computed by DuckDB from the portable SQL in `queries/`: the independent judge.
+
+Usage: queries.py run LAKE QUERY.sql [--days N] [--end DATE]    the rows of the query, as JSON
+       queries.py compare QUERY.sql ANSWER.json LAKE            the same numbers as in an answer of the engine?
+       queries.py golden QUERY.sql GOLDEN.csv LAKE              the same numbers as were counted by hand?
+       queries.py translate QUERY.sql...                        the same query in the dialects of other engines?
+
+LAKE is a folder with dt=YYYY-MM-DD/*.parquet. The request is line 1 of the query; a window that is given replaces its own.
+Exit codes: 0 done or equal, 1 different, 2 wrong usage.
+"""
+
+import argparse
+import csv
+import datetime
+import itertools
+import json
+import math
+import pathlib
+import re
+import sys
+
+EPOCH = datetime.date(1970, 1, 1)
+VIEWS = pathlib.Path(__file__).parents[2] / "queries" / "views"
+DIALECTS = ("bigquery", "snowflake", "spark", "clickhouse")
+TYPES = {"DATE": datetime.date, "BIGINT": int, "TEXT": str}
+SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+# Columns that hold text, whatever it looks like.
+TEXTS = {"period", "cohort", "feature", "event_type", "from", "to", "variant"}
+
+
+class Query:
+    """A file of `queries/`: the request that it answers, its parameters and its text."""
+
+    def __init__(self, path):
+        text = pathlib.Path(path).read_text()
+        self.request = json.loads(text.splitlines()[0].removeprefix("-- "))
+        self.types = dict(re.findall(r"^-- param (\w+) (\w+) \w", text, re.M))
+        self.text = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--"))
+        used = set(re.findall(r":(\w+)", self.text))
+        if used != set(self.types):
+            sys.exit(f"{path}: declared and used parameters differ: {sorted(used ^ set(self.types))}")
+
+    def values(self):
+        """The values of the parameters, as the request gives them."""
+        known = parameters(self.request)
+        values = {name: known[name] for name in self.types}
+        for name, value in values.items():
+            if not isinstance(value, TYPES[self.types[name]]):
+                sys.exit(f"parameter {name} is {value!r}; declared is {self.types[name]}")
+        return values
+
+    def run(self, lake):
+        """The rows over a lake, as dictionaries."""
+        import duckdb
+
+        db = duckdb.connect()
+        view = (VIEWS / "duckdb.sql").read_text()
+        for hole, value in {"lake": lake, "variant": self.request.get("variant", "variant")}.items():
+            view = view.replace("{%s}" % hole, str(value).replace("'", "''"))
+        db.execute(view)
+        answer = db.execute(re.sub(r":(\w+)", r"$\1", self.text), self.values())
+        names = [column[0] for column in answer.description]
+        return [dict(zip(names, row)) for row in answer.fetchall()]
+
+
+def parameters(request):
+    """The value of each parameter that the request gives."""
+    last = datetime.date.fromisoformat(request["end"])
+    first = last - datetime.timedelta(days=request["days"] - 1)
+    values = {
+        "from_day": first,
+        "to_day": last,
+        "lookback_day": first - datetime.timedelta(days=29),
+        "from_num": day_num(first),
+        "to_num": day_num(last),
+        "from_week": week_num(first),
+        "to_week": week_num(last),
+        "max_rows": request.get("limit", 100),
+        "depth": request.get("depth", 5),
+    }
+    steps = [only(step, "feature") for step in request.get("steps", [])]
+    if len(set(steps)) < len(steps):
+        sys.exit("steps of one feature: the query needs different ones")
+    values |= {f"step_{number}": step for number, step in enumerate(steps, start=1)}
+    if "within" in request:
+        number, unit = re.fullmatch(r"(\d+)([smhdw])", request["within"]).groups()
+        values["within_us"] = int(number) * SECONDS[unit] * 1_000_000
+    for field, key in [("start", "feature"), ("return", "feature"), ("exposure", "feature"), ("goal", "event_type")]:
+        if field in request:
+            values[f"{field}_{key}"] = only(request[field], key)
+    if "control" in request:
+        values["control"] = request["control"]
+    return values
+
+
+def only(condition, key):
+    """The value of a filter that has one property and one value."""
+    if list(condition) != [key] or not isinstance(condition[key], str):
+        sys.exit(f"filter {json.dumps(condition)}: the query can only bind one {key}")
+    return condition[key]
+
+
+def day_num(day):
+    return (day - EPOCH).days
+
+
+def week_num(day):
+    return day_num(day) - day.weekday()
+
+
+def date(num):
+    return (EPOCH + datetime.timedelta(days=num)).isoformat()
+
+
+def ratio(part, whole):
+    return part / whole if whole else 0
+
+
+# From the rows of a query to what can be judged of the engine's rows, by the names of its CSV.
+
+
+def active_users(rows, _):
+    return [
+        {"period": date(row["day_num"]), **pick(row, "dau", "wau", "mau"), "stickiness": ratio(row["dau"], row["mau"])}
+        for row in rows
+    ]
+
+
+def feature_usage(rows, _):
+    return [{"feature": row["feature"], "events": row["uses"], "users": row["users"]} for row in rows]
+
+
+def event_types(rows, _):
+    return [{"event_type": row["event_type"], "events": row["occurrences"], "users": row["users"]} for row in rows]
+
+
+def lifecycle(rows, _):
+    states = ("new", "returning", "resurrecting", "dormant")
+    return [{"period": date(row["week_num"]), **{state: row[f"{state}_count"] for state in states}} for row in rows]
+
+
+def stickiness(rows, _):
+    return [{"periods": row["active_days"], **pick(row, "users", "cumulative")} for row in rows]
+
+
+def funnel(rows, _):
+    """Two rows of the query, from step 1 and from the previous step, make one of the engine."""
+    by_step = {}
+    for row in rows:
+        by_step.setdefault(row["step"], {})[row["since"]] = row
+    judged = []
+    for step, since in sorted(by_step.items()):
+        users = since["first"]["users"]
+        first, previous = (judged[0]["users"], judged[-1]["users"]) if judged else (users, users)
+        row = {
+            "step": step,
+            "users": users,
+            "conversion_from_first": ratio(users, first),
+            "conversion_from_previous": ratio(users, previous),
+            "drop_off": previous - users,
+        }
+        for name in ("first", "previous"):
+            times = since.get(name) if step > 1 and users else None
+            row[f"seconds_from_{name}_mean"] = times and times["sum_us"] / (users * 1_000_000)
+            row[f"seconds_from_{name}_median"] = times and times["median_2us"] / 2_000_000
+            row[f"seconds_from_{name}_p90"] = times and times["p90_10us"] / 10_000_000
+        judged.append(row)
+    return judged
+
+
+def retention(rows, request):
+    """A row of the query is a cell of the engine; what has none is null."""
+    window = parameters(request)
+    weeks = range(window["from_week"], window["to_week"] + 1, 7)
+    cells = {(row["cohort_num"], row["weeks_later"]): row["users"] for row in rows}
+    judged = [
+        {
+            "cohort": date(week),
+            "size": cells[week, 0],
+            **{f"cell_{later}": cells.get((week, later)) for later in range(len(weeks))},
+        }
+        for week in weeks
+    ]
+    average = {"cohort": "average", "size": sum(row["size"] for row in judged)}
+    for later in range(len(weeks)):
+        complete = [row for row in judged if row[f"cell_{later}"] is not None]
+        size = sum(row["size"] for row in complete)
+        average[f"cell_{later}"] = sum(row[f"cell_{later}"] for row in complete) / size if size else None
+    return [*judged, average]
+
+
+def paths(rows, _):
+    return [
+        {"step": row["step"], "from": row["from_feature"], "to": row["to_feature"], "users": row["users"]} for row in rows
+    ]
+
+
+def experiment(rows, _):
+    *arms, multiple = rows
+    total = sum(arm["exposed"] for arm in arms)
+    return [
+        *({**pick(arm, "variant", "exposed", "converted"), "rate": ratio(arm["converted"], arm["exposed"])} for arm in arms),
+        pick(multiple, "variant", "exposed"),
+        {"variant": "__sample_ratio__", "exposed": total},
+    ]
+
+
+METRICS = {
+    metric.__name__: metric
+    for metric in (
+        active_users,
+        feature_usage,
+        event_types,
+        lifecycle,
+        stickiness,
+        funnel,
+        retention,
+        paths,
+        experiment,
+    )
+}
+
+
+def pick(row, *names):
+    return {name: row[name] for name in names}
+
+
+def flat(row):
+    """A row of the engine's JSON with the columns of its CSV."""
+    cells = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            cells |= {f"{name}_{inner}": cell for inner, cell in value.items()}
+        elif name == "cells":
+            cells |= {f"cell_{number}": cell for number, cell in enumerate(value)}
+        elif name == "interval":
+            cells |= dict(zip(("interval_low", "interval_high"), value or (None, None)))
+        else:
+            cells[name] = value
+    return cells
+
+
+def read_csv(path):
+    def value(name, cell):
+        if cell == "" or name in TEXTS:
+            return cell or None
+        try:
+            return json.loads(cell)
+        except ValueError:
+            return cell
+
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{name: value(name, cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+
+
+def differences(expected, found):
+    """A line for each judged number that is not the same; what the query says nothing about is not judged."""
+    for place, (ours, theirs) in enumerate(itertools.zip_longest(expected, found), start=1):
+        if ours is None or theirs is None:
+            yield f"row {place}: the query says {ours}, the engine {theirs}"
+            continue
+        for name, number in ours.items():
+            if not same(number, theirs.get(name)):
+                yield f"row {place}, {name}: the query says {number}, the engine {theirs.get(name)}; row: {theirs}"
+
+
+def same(number, found):
+    """Whole numbers and texts are equal; quotients have been divided, so they are equal but for the last digits."""
+    if isinstance(number, float) and isinstance(found, (int, float)):
+        return math.isclose(number, found, rel_tol=1e-12, abs_tol=1e-9)
+    return number == found and isinstance(found, bool) == isinstance(number, bool)
+
+
+def judge(query, lake, found):
+    """Prints what differs, and says by the exit code whether something does."""
+    metric = METRICS[query.request["metric"]]
+    lines = list(differences(metric(query.run(lake), query.request), found))
+    print("\n".join(lines) or f"{metric.__name__}: {len(found)} rows are equal")
+    return 1 if lines else 0
+
+
+def run(arguments):
+    query = Query(arguments.query)
+    query.request |= {name: value for name in ("days", "end") if (value := getattr(arguments, name)) is not None}
+    print(json.dumps(query.run(arguments.lake)))
+    return 0
+
+
+def compare(arguments):
+    query = Query(arguments.query)
+    answer = json.loads(pathlib.Path(arguments.answer).read_text())
+    window = answer["window"]
+    query.request |= {"days": window["days"], "end": window["to"]}
+    return judge(query, arguments.lake, [flat(row) for row in answer["rows"]])
+
+
+def golden(arguments):
+    return judge(Query(arguments.query), arguments.lake, read_csv(arguments.golden))
+
+
+def translate(arguments):
+    """Each query, written for each dialect, is read back as the same query, and each column is one of a view."""
+    from sqlglot.errors import SqlglotError
+
+    failed = False
+    for path in arguments.queries:
+        query = Query(path)
+        for dialect in DIALECTS:
+            try:
+                translate_to(dialect, query)
+                print(f"{path}: {dialect} is equal")
+            except (SqlglotError, ValueError) as error:
+                failed = True
+                print(f"{path}: {dialect}: {error}")
+    return 1 if failed else 0
+
+
+def translate_to(dialect, query):
+    from sqlglot import ErrorLevel, exp, parse_one
+    from sqlglot.optimizer.qualify import qualify
+
+    def tree(text, read):
+        return parse_one(text, read=read, error_level=ErrorLevel.RAISE)
+
+    def plain(node):
+        """Without what may be spelled in two ways: parameters, parentheses, and where nulls go, of which none is sorted."""
+        if isinstance(node, (exp.Placeholder, exp.Parameter)):
+            return exp.Placeholder(this=node.name)
+        if isinstance(node, exp.Paren):
+            return node.this.transform(plain)
+        if isinstance(node, exp.Ordered):
+            return exp.Ordered(this=node.this.transform(plain), desc=bool(node.args.get("desc")))
+        return node
+
+    def bound(node):
+        """As a client of the dialect binds it."""
+        if isinstance(node, exp.Placeholder) and dialect == "bigquery":
+            return exp.Parameter(this=exp.var(node.name))
+        if isinstance(node, exp.Placeholder) and dialect == "clickhouse":
+            kind = {"DATE": "Date", "BIGINT": "Int64", "TEXT": "String"}[query.types[node.name]]
+            return exp.Placeholder(this=node.name, kind=exp.var(kind))
+        return node
+
+    original = tree(query.text, None)
+    written = original.transform(bound).sql(dialect=dialect, unsupported_level=ErrorLevel.RAISE)
+    back = tree(written, dialect)
+    if original.transform(plain) != back.transform(plain):
+        raise ValueError(f"reads back as another query:\n{back.sql(pretty=True)}")
+    schema = {name: dict.fromkeys(columns, "text") for name, columns in view_columns(dialect).items()}
+    qualify(back, schema=schema, dialect=dialect, validate_qualify_columns=True)
+
+
+def view_columns(dialect):
+    """The columns of the two views, which must be those of DuckDB's."""
+    from sqlglot import exp, parse_one
+
+    def columns(of):
+        text = (VIEWS / f"{of}.sql").read_text()
+        text = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
+        text = re.sub(r"\{source\}|\{dataset\}\.", lambda hole: "lake" if hole[0] == "{source}" else "", text)
+        found = {}
+        for statement in text.split(";"):
+            if re.search(r"create or replace (temporary )?view (events|numbers)", statement):
+                view = parse_one(statement, read=of)
+                found[view.find(exp.Table).name] = view.expression.named_selects
+        return found
+
+    if columns(dialect) != columns("duckdb"):
+        raise ValueError(f"the views have other columns: {columns(dialect)}")
+    return columns(dialect)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command, names in [
+        (run, ["lake", "query"]),
+        (compare, ["query", "answer", "lake"]),
+        (golden, ["query", "golden", "lake"]),
+        (translate, []),
+    ]:
+        arguments = commands.add_parser(command.__name__)
+        arguments.set_defaults(command=command)
+        for name in names:
+            arguments.add_argument(name)
+        if command is run:
+            arguments.add_argument("--days", type=int)
+            arguments.add_argument("--end")
+        if command is translate:
+            arguments.add_argument("queries", nargs="+")
+    arguments = parser.parse_args()
+    return arguments.command(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
