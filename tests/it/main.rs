@@ -19,6 +19,7 @@ mod lake;
 mod metrics;
 mod oracle;
 mod properties;
+mod query;
 mod rollup;
 mod seal;
 mod usage;
