@@ -207,10 +207,8 @@ impl SharedView {
         names: &Names,
     ) -> Result<Vec<LazyFrame>> {
         let mut snapshot = self.snapshot(&range_us)?;
-        // Of one day the older file, which has the lesser number, holds what came first.
-        snapshot
-            .segments
-            .sort_by(|a, b| a.facts.path.cmp(&b.facts.path));
+        // By day; those of one day are in the order of the log.
+        snapshot.segments.sort_by_key(|segment| segment.day());
         let mut frames = Vec::new();
         let mut rows = 0;
         let full = |segment: &Arc<Segment>| {
@@ -220,32 +218,37 @@ impl SharedView {
         };
         let mut same_batch = full;
         for batch in snapshot.segments.chunk_by(|_, next| same_batch(next)) {
-            frames.push(segment::scan(batch)?);
+            frames.push((
+                segment::scan(batch)?,
+                names.users.numbers(col(schema::USER_ID)),
+            ));
         }
         for chunk in snapshot.tail {
-            frames.push(match columns {
+            let frame = match columns {
                 Columns::Counted => chunk.frame.clone().lazy(),
                 Columns::All => chunk.with_details()?.lazy(),
-            });
+            };
+            frames.push((frame, col(schema::USER_ID).to_physical()));
         }
         let instant = |us: i64| lit(us).cast(schema::instant());
         let inside = col(schema::TS)
             .gt_eq(instant(range_us.start))
             .and(col(schema::TS).lt(instant(range_us.end)));
-        let mut selected = vec![
-            col(schema::TS),
-            col(schema::EVENT_TYPE).cast(DataType::String),
-            // Casting a text to the categorical gives it its number.
-            col(schema::USER_ID).cast(names.users.dtype()).to_physical(),
-            col(schema::FEATURE).cast(DataType::String),
-        ];
-        if columns == Columns::All {
-            selected.extend([col(schema::METADATA), col(schema::URL)]);
-        }
-        Ok(frames
-            .into_iter()
-            .map(|frame| frame.filter(inside.clone()).select(selected.clone()))
-            .collect())
+        let details = match columns {
+            Columns::Counted => Vec::new(),
+            Columns::All => vec![col(schema::METADATA), col(schema::URL)],
+        };
+        let parts = frames.into_iter().map(|(frame, user)| {
+            let mut selected = vec![
+                col(schema::TS),
+                col(schema::EVENT_TYPE).cast(DataType::String),
+                user,
+                col(schema::FEATURE).cast(DataType::String),
+            ];
+            selected.extend(details.clone());
+            frame.filter(inside.clone()).select(selected)
+        });
+        Ok(parts.collect())
     }
 
     /// The daily states of a range of days, each in parts: those of sealed events and those of each chunk of the tail.
