@@ -9,6 +9,7 @@ mod event;
 mod ops;
 mod refusal;
 mod reports;
+mod users;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,6 +79,9 @@ pub fn router(engine: Arc<Engine>, keys: DashKeys) -> Router {
             "/api/analytics/cohorts/{name}",
             delete(reports::remove_cohort),
         )
+        .route("/api/analytics/users/{id}/events", get(users::access))
+        .route("/api/analytics/users/{id}", delete(users::erase))
+        .route("/api/analytics/users/erase", post(users::erase_many))
         .route("/api/analytics/rollup", post(reports::rollup))
         .route("/health/live", get(ops::live))
         .route("/health/ready", get(ops::ready))

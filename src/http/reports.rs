@@ -22,10 +22,10 @@ use crate::window::{WindowRequest, parse_day};
 /// How long a question waits for its turn.
 const QUERY_WAIT: Duration = Duration::from_secs(10);
 /// Answers are about people's behaviour: no cache between the server and the asker keeps them.
-const NO_STORE: [(HeaderName, HeaderValue); 1] =
+pub(super) const NO_STORE: [(HeaderName, HeaderValue); 1] =
     [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
 
-type Report<T> = Answer<([(HeaderName, HeaderValue); 1], Json<T>)>;
+pub(super) type Report<T> = Answer<([(HeaderName, HeaderValue); 1], Json<T>)>;
 
 /// `GET /api/analytics/usage?days=&end=&tz=`
 pub async fn usage(
@@ -166,7 +166,7 @@ async fn run<T: Send + 'static>(
 }
 
 /// Runs work of the engine on a thread where it may take its time.
-async fn run_beside<T: Send + 'static>(
+pub(super) async fn run_beside<T: Send + 'static>(
     app: &App,
     work: impl FnOnce(&Engine) -> Result<T> + Send + 'static,
 ) -> Report<T> {

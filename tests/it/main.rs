@@ -8,6 +8,7 @@
 
 mod cli;
 mod durability;
+mod erasure;
 mod expiry;
 mod faults;
 mod formats;
