@@ -6,13 +6,17 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 VENV := .venv
 FUZZ_SECONDS ?= 20
 
-.PHONY: run build test test-rust fuzz lint bench clean
+.PHONY: run build client test test-rust fuzz lint bench clean
 
 run: build
 	$(CARGO_TARGET_DIR)/release/echopilot serve
 
 build: tools
 	cargo build --release --locked
+
+# The browser client as the server sends it; kept beside its source, so that the server builds without Node.
+client: static/node_modules/installed
+	npm --prefix static run --silent build
 
 test: test-rust fuzz
 
@@ -55,6 +59,10 @@ $(VENV)/installed: tests/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
+%/node_modules/installed: %/package-lock.json
+	npm --prefix $* ci --silent --no-audit --no-fund
+	@touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) static/node_modules
 	cargo clean
