@@ -314,8 +314,10 @@ test('a beacon that is lost is sent again by the next page, when its lease is ov
   site.intercept = ({ response }) => { response.destroy(); };
   const before = site.batches.length;
   await act(page, 10);
-  await page.goto('about:blank');
+  await until('storing', async () => (await stored(page)).length === 10);
+  await page.goto(site.page('/without', ''));
   await until('the beacon', () => site.batches.length > before);
+  await until('the leases', async () => (await stored(page)).every((record) => record.until > 0));
   site.intercept = null;
   await page.goto(site.url);
   // What may have arrived is not sent twice at once.
