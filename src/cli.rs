@@ -14,8 +14,10 @@ use serde::Serialize;
 
 use crate::config::{ServeConfig, StoreConfig};
 use crate::demo::Demo;
-use crate::engine::{Cancel, Engine, RollupScope};
+use crate::engine::{Cancel, Engine, ExportRequest, RollupScope};
 use crate::error::Error;
+use crate::export::lake::Since;
+use crate::export::warehouse::Warehouse;
 use crate::export::{self, Format};
 
 use crate::import::{self, Progress, Source};
@@ -61,6 +63,8 @@ enum Command {
     /// Name, list and forget cohorts, which any question can be limited to
     #[command(subcommand)]
     Cohort(CohortCommand),
+    /// Write the events as Parquet for a warehouse, with what it needs to load them
+    Export(ExportArgs),
     /// Everything that is stored of a user, or erase users
     #[command(subcommand)]
     User(UserCommand),
@@ -137,6 +141,22 @@ enum CohortCommand {
         /// Its name
         name: String,
     },
+}
+
+#[derive(Debug, Args)]
+struct ExportArgs {
+    /// The folder; it is made if it is not there
+    #[arg(long, value_name = "DIR")]
+    to: std::path::PathBuf,
+    /// Who will read it: what it needs to load the files is written beside them
+    #[arg(long = "for", value_name = "TARGET", default_value = "plain")]
+    target: Warehouse,
+    /// Only the last days, 1 to 365 [default: all]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    days: Option<i64>,
+    /// Write only days that changed since the last export to the folder
+    #[arg(long, value_name = "last")]
+    since: Option<Since>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -252,6 +272,25 @@ impl Cli {
                     CohortCommand::Remove { name } => engine.remove_cohort(&name)?,
                 })?;
             }
+            Command::Export(args) => {
+                server::start_traces("warn");
+                let request = ExportRequest {
+                    to: args.to,
+                    target: args.target,
+                    window: args.days.map(|days| WindowRequest {
+                        days: Some(days),
+                        ..WindowRequest::default()
+                    }),
+                    since: args.since,
+                };
+                let bar = progress_bar(None, "{pos}/{len} events, {per_sec}, {eta} left");
+                let exported = open("export")?.export(&request, now, |done, all| {
+                    bar.set_length(all);
+                    bar.set_position(done);
+                });
+                bar.finish_and_clear();
+                print_json(&exported?)?;
+            }
             Command::User(UserCommand::Access { id }) => {
                 server::start_traces("warn");
                 print_bytes(&open("user access")?.user_events(&id)?)?;
@@ -329,6 +368,10 @@ impl Command {
             }
             Self::Cohort(_) => {
                 "Ask that server: GET or POST /api/analytics/cohorts with the header X-Dash-Key."
+            }
+            Self::Export(_) => {
+                "Ask that server: GET /api/analytics/export?days=&format= with the header X-Dash-Key; or stop it and \
+                 export then."
             }
             Self::User(_) => {
                 "Ask that server: GET /api/analytics/users/{id}/events or DELETE /api/analytics/users/{id} with the \
@@ -473,7 +516,9 @@ fn print_answer(answer: &QueryAnswer, format: Option<Format>) -> anyhow::Result<
                 answer.covered_from
             );
         }
-        return print_bytes(format!("{}\n", export::text_table(&answer.rows, width)).as_bytes());
+        return print_bytes(
+            format!("{}\n", export::answer::text_table(&answer.rows, width)).as_bytes(),
+        );
     }
     match format {
         None | Some(Format::Json) => print_json(answer),

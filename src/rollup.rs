@@ -85,6 +85,14 @@ pub fn missing_days(
         .collect()
 }
 
+/// The lines of the rollup log.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn read(folder: &Folder) -> Result<Vec<u8>> {
+    Ok(RollupLog::load(folder)?.text)
+}
+
 /// The rollup log as it is on disk.
 #[derive(Debug, Default)]
 pub struct RollupLog {

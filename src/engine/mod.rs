@@ -1,6 +1,7 @@
 //! The operations that HTTP, command line and scheduler share, and the only place where the store meets the
 //! metrics. Time comes in as an argument.
 
+mod export;
 mod query;
 
 use std::sync::{Mutex, PoisonError};
@@ -11,6 +12,7 @@ use polars::prelude::{DataFrame, LazyFrame, OptFlags};
 use serde::Serialize;
 use tracing::{info, warn};
 
+pub use export::{ExportAnswer, ExportRequest};
 pub use query::Cancel;
 
 use crate::cohorts::Cohorts;
@@ -116,6 +118,8 @@ pub struct EraseAnswer {
     pub erased: Erased,
     /// Cohorts that named one of them.
     pub cohorts: usize,
+    /// Exports in the data folder that were brought up to date.
+    pub exports: usize,
 }
 
 /// The cohorts there are.
@@ -354,11 +358,13 @@ impl Engine {
             Ok(())
         })?;
         let erased = self.store.erase(users)?;
+        let exports = self.refresh_exports()?;
         Ok(EraseAnswer {
             ok: true,
             asked_at: now.to_rfc3339_opts(SecondsFormat::Secs, true),
             erased,
             cohorts,
+            exports,
         })
     }
 
@@ -367,7 +373,10 @@ impl Engine {
     /// # Errors
     /// As [`Store::erase`].
     pub fn finish_erasures(&self) -> Result<()> {
-        self.store.finish_erasures().map(drop)
+        match self.store.finish_erasures()? {
+            None => Ok(()),
+            Some(_) => self.refresh_exports().map(drop),
+        }
     }
 
     fn change_cohorts(&self, change: impl FnOnce(&mut Cohorts) -> Result<()>) -> Result<Cohorts> {

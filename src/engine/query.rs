@@ -52,7 +52,9 @@ impl Cancel {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    fn check(&self) -> Result<()> {
+    /// # Errors
+    /// If it was given up.
+    pub(super) fn check(&self) -> Result<()> {
         match self.0.load(Ordering::Relaxed) {
             true => Err(Error::Busy("the question was given up")),
             false => Ok(()),

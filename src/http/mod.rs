@@ -7,6 +7,8 @@ mod auth;
 mod body;
 mod client;
 mod event;
+mod export;
+
 mod ops;
 mod refusal;
 mod reports;
@@ -49,6 +51,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Queries that run at once; each uses all cores.
 const MAX_QUERIES: usize = 4;
+/// Exports that run at once: each holds some parts in memory for as long as its client takes.
+const MAX_EXPORTS: usize = 2;
 /// Bodies that are being received, together, in KiB: what slow or hostile clients can hold of the memory.
 const MAX_BODIES_KIB: usize = 256 << 10;
 
@@ -58,6 +62,7 @@ struct App {
     engine: Arc<Engine>,
     keys: Arc<DashKeys>,
     queries: Arc<Semaphore>,
+    exports: Arc<Semaphore>,
     /// Room for bodies, a permit a KiB.
     bodies: Arc<Semaphore>,
 }
@@ -68,6 +73,7 @@ pub fn router(engine: Arc<Engine>, keys: DashKeys, neutral_path: &NeutralPath) -
         engine,
         keys: Arc::new(keys),
         queries: Arc::new(Semaphore::new(MAX_QUERIES)),
+        exports: Arc::new(Semaphore::new(MAX_EXPORTS)),
         bodies: Arc::new(Semaphore::new(MAX_BODIES_KIB)),
     };
     Router::new()
@@ -81,6 +87,7 @@ pub fn router(engine: Arc<Engine>, keys: DashKeys, neutral_path: &NeutralPath) -
             "/api/analytics/cohorts/{name}",
             delete(reports::remove_cohort),
         )
+        .route("/api/analytics/export", get(export::export))
         .route("/api/analytics/users/{id}/events", get(users::access))
         .route("/api/analytics/users/{id}", delete(users::erase))
         .route("/api/analytics/users/erase", post(users::erase_many))

@@ -186,8 +186,13 @@ pub(super) async fn run_beside<T: Send + 'static>(
 
 /// Reads `days`, `end` and `tz`; anything else is refused, so that a misspelt field is not ignored.
 fn window_request(query: &str) -> Result<WindowRequest> {
+    window_of(parameters(query, &["days", "end", "tz"])?)
+}
+
+/// The window that some fields name.
+pub(super) fn window_of(fields: Vec<(String, String)>) -> Result<WindowRequest> {
     let mut request = WindowRequest::default();
-    for (field, value) in parameters(query, &["days", "end", "tz"])? {
+    for (field, value) in fields {
         match field.as_str() {
             "days" => {
                 let days = value.parse().map_err(|_| {
@@ -211,7 +216,7 @@ fn day(field: &str, code: &'static str, value: &str) -> Result<NaiveDate> {
 }
 
 /// The fields of a query string, each at most once and each one of `allowed`.
-fn parameters(query: &str, allowed: &[&str]) -> Result<Vec<(String, String)>> {
+pub(super) fn parameters(query: &str, allowed: &[&str]) -> Result<Vec<(String, String)>> {
     let pairs: Vec<(String, String)> = serde_urlencoded::from_str(query)
         .map_err(|error| Error::bad_input("bad_query", format!("the query string: {error}")))?;
     let mut seen: Vec<&str> = Vec::new();

@@ -23,6 +23,8 @@ mod rows;
 pub mod scan;
 mod seal;
 mod segment;
+mod snapshot;
+
 mod states;
 mod tail;
 mod verify;
@@ -67,7 +69,9 @@ pub use event_log::FILE_NAME as EVENT_LOG_FILE;
 pub use expiry::{Clock, Expired, ExpiryFacts, Retention};
 pub use rebuild::Rebuilt;
 pub use recovery::{QUARANTINE_FILE, Recovered};
+pub use rows::write_lines;
 pub use segment::LAKE_DIR;
+pub use snapshot::{PartFacts, SealedDay};
 pub use verify::{Verified, verify};
 pub use view::{Columns, DayParts};
 pub use writer::{Reply, Stored};
@@ -273,6 +277,15 @@ impl Store {
     /// [`Error::Damaged`] if a segment that is needed, or the log, is.
     pub fn batches(&self, range_us: Range<i64>, columns: Columns) -> Result<Vec<LazyFrame>> {
         self.view.batches(range_us, columns, self.names())
+    }
+
+    /// The events of a time range, in µs, with the columns of [`schema::lake`], in parts of one segment or so, by day. All that
+    /// were answered before are in one of them.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a segment that is needed, or the log, is.
+    pub fn whole(&self, range_us: Range<i64>) -> Result<Vec<LazyFrame>> {
+        self.view.whole_range(range_us)
     }
 
     /// What each day of a range left behind that has events. All that was answered before is in it.

@@ -73,7 +73,7 @@ impl LakeRows {
 ///
 /// # Errors
 /// If a column is missing.
-pub(super) fn write_lines(events: &DataFrame, out: &mut Vec<u8>) -> Result<()> {
+pub fn write_lines(events: &DataFrame, out: &mut Vec<u8>) -> Result<()> {
     let text = |name| Ok::<_, PolarsError>(events.column(name)?.str()?.clone());
     let instants =
         |name| Ok::<_, PolarsError>(events.column(name)?.to_physical_repr().i64()?.clone());

@@ -195,14 +195,7 @@ impl SharedView {
                 concat(frames, UnionArgs::default())?
             }
         };
-        let instant = |us: i64| lit(us).cast(schema::instant());
-        let inside = col(schema::TS)
-            .gt_eq(instant(range_us.start))
-            .and(col(schema::TS).lt(instant(range_us.end)));
-        Ok(frame.filter(match snapshot.visible {
-            None => inside,
-            Some(visible) => inside.and(visible),
-        }))
+        Ok(frame.filter(inside(&range_us, snapshot.visible)))
     }
 
     /// The events whose `ts` lies in `range_us`, in parts of some million, each user's events of a day in the order of the
@@ -240,14 +233,7 @@ impl SharedView {
             };
             frames.push((frame, col(schema::USER_ID).to_physical()));
         }
-        let instant = |us: i64| lit(us).cast(schema::instant());
-        let inside = col(schema::TS)
-            .gt_eq(instant(range_us.start))
-            .and(col(schema::TS).lt(instant(range_us.end)));
-        let inside = match snapshot.visible {
-            None => inside,
-            Some(visible) => inside.and(visible),
-        };
+        let inside = inside(&range_us, snapshot.visible);
         let details = match columns {
             Columns::Counted => Vec::new(),
             Columns::All => vec![col(schema::METADATA), col(schema::URL)],
@@ -293,6 +279,25 @@ impl SharedView {
         let filtered = frames
             .into_iter()
             .map(|frame| frame.filter(condition.clone()));
+        Ok(filtered.collect())
+    }
+
+    /// The events whose `ts` lies in `range_us`, with the columns of [`schema::lake`], a segment or chunk at a time.
+    ///
+    /// # Errors
+    /// If a segment that is needed, or the log, is damaged.
+    pub fn whole_range(&self, range_us: Range<i64>) -> Result<Vec<LazyFrame>> {
+        let mut snapshot = self.snapshot(&range_us)?;
+        snapshot.segments.sort_by_key(|segment| segment.day());
+        let mut frames = Vec::new();
+        for segment in &snapshot.segments {
+            frames.push(segment::scan(std::slice::from_ref(segment))?);
+        }
+        for chunk in &snapshot.tail {
+            frames.push(chunk.whole()?.lazy());
+        }
+        let inside = inside(&range_us, snapshot.visible);
+        let filtered = frames.into_iter().map(|frame| frame.filter(inside.clone()));
         Ok(filtered.collect())
     }
 
@@ -404,6 +409,18 @@ impl SharedView {
             empty: view.tail.empty_frame()?,
             visible: view.gate.visible(),
         })
+    }
+}
+
+/// The events whose `ts` lies in a range, and that are visible.
+fn inside(range_us: &Range<i64>, visible: Option<Expr>) -> Expr {
+    let instant = |us: i64| lit(us).cast(schema::instant());
+    let inside = col(schema::TS)
+        .gt_eq(instant(range_us.start))
+        .and(col(schema::TS).lt(instant(range_us.end)));
+    match visible {
+        None => inside,
+        Some(visible) => inside.and(visible),
     }
 }
 

@@ -155,6 +155,22 @@ impl Server {
         read(request.call().expect("the server answers"))
     }
 
+    /// The bytes of an answer.
+    pub fn get_bytes(&self, path: &str, headers: &[(&str, &str)]) -> (u16, Vec<u8>) {
+        let mut request = agent().get(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut response = request.call().expect("the server answers");
+        let mut bytes = Vec::new();
+        response
+            .body_mut()
+            .as_reader()
+            .read_to_end(&mut bytes)
+            .expect("a whole answer");
+        (response.status().as_u16(), bytes)
+    }
+
     /// Sends JSON with the key.
     pub fn ask(&self, path: &str, body: &Value) -> Answer {
         let (status, answer) = self.ask_with(path, body, &[("x-dash-key", KEY)]);

@@ -11,6 +11,7 @@ mod client;
 mod durability;
 mod erasure;
 mod expiry;
+mod export;
 mod faults;
 mod formats;
 mod funnel;

@@ -8,9 +8,9 @@ use arrow::ipc::writer::StreamWriter;
 use comfy_table::{CellAlignment, ContentArrangement, Table as TextTable};
 use polars::prelude::{ParquetCompression, ParquetWriter};
 
-use crate::error::{Error, Result};
+use super::{failed, inert};
+use crate::error::Result;
 use crate::metrics::query::QueryAnswer;
-
 use crate::metrics::table::{Table, Values};
 
 /// A format of an answer.
@@ -60,10 +60,6 @@ impl Format {
     }
 }
 
-fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::Query(Box::new(error))
-}
-
 fn csv(table: &Table) -> Result<Vec<u8>> {
     let columns = table.flat();
     let mut writer = csv::Writer::from_writer(Vec::new());
@@ -83,15 +79,6 @@ fn csv(table: &Table) -> Result<Vec<u8>> {
             .map_err(failed)?;
     }
     writer.into_inner().map_err(failed)
-}
-
-/// A text that no spreadsheet takes for a formula: names come from whoever can send events.
-pub fn inert(text: Cow<'_, str>) -> Cow<'_, str> {
-    let begins = |start: char| matches!(start, '=' | '+' | '-' | '@') || start.is_control();
-    match text.starts_with(begins) {
-        true => Cow::Owned(format!("'{text}")),
-        false => text,
-    }
 }
 
 fn arrow_stream(table: &Table) -> Result<Vec<u8>> {

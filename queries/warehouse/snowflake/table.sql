@@ -1,0 +1,15 @@
+-- The table that load.sql fills, and the file format and stage that it reads. {url} and {integration} are yours.
+create table if not exists lake (
+  dt date,
+  file_name varchar,
+  file_row number,
+  ts timestamp_ntz,
+  event_type varchar,
+  user_id varchar,
+  feature varchar,
+  metadata varchar,
+  url varchar,
+  event_id varchar,
+  received_at timestamp_ntz
+)
+cluster by (dt);

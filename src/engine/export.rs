@@ -1,0 +1,151 @@
+//! Exports: the lake as a folder, and events as a stream.
+
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use polars::prelude::LazyFrame;
+use serde::Serialize;
+
+use super::{Cancel, Engine};
+use crate::error::Result;
+use crate::export::events::{Encoder, EventFormat};
+use crate::export::lake::{self, Exported, Scope, Since};
+use crate::export::rollups;
+use crate::export::warehouse::Warehouse;
+use crate::rollup;
+use crate::store::SealedDay;
+use crate::window::WindowRequest;
+
+/// How deep exports are looked for in the data folder.
+const EXPORT_DEPTH: usize = 3;
+
+/// What is exported, and where to.
+#[derive(Debug, Clone)]
+pub struct ExportRequest {
+    /// The folder.
+    pub to: PathBuf,
+    /// Who will read it.
+    pub target: Warehouse,
+    /// Which days; all if absent.
+    pub window: Option<WindowRequest>,
+    /// Which of them are written.
+    pub since: Option<Since>,
+}
+
+/// What an export did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExportAnswer {
+    /// Always true.
+    pub ok: bool,
+    /// The events.
+    #[serde(flatten)]
+    pub exported: Exported,
+    /// Daily rollups.
+    pub rollups: usize,
+}
+
+impl Engine {
+    /// Exports the lake, as it is after a seal now, to a folder. `progress` is called with the events done and those there
+    /// are.
+    ///
+    /// # Errors
+    /// If a segment is damaged or a file cannot be written; what is done stays done.
+    pub fn export(
+        &self,
+        request: &ExportRequest,
+        now: DateTime<Utc>,
+        progress: impl Fn(u64, u64),
+    ) -> Result<ExportAnswer> {
+        let window = request
+            .window
+            .as_ref()
+            .map(|window| window.resolve(now))
+            .transpose()?;
+        self.store.seal()?;
+        let days = self.store.sealed_days(window.as_ref())?;
+        let all = days.iter().map(SealedDay::rows).sum();
+        let scope = match window {
+            Some(_) => Scope::Some,
+            None => Scope::All {
+                kept_from: self.store.expiry().raw_from,
+            },
+        };
+        let exported = lake::export(&days, scope, &request.to, request.since, |done| {
+            progress(done, all);
+        })?;
+        request.target.write(&request.to)?;
+        let log = rollup::read(self.store.folder())?;
+        let rollups = rollups::export(&log, &request.to)?;
+        lake::clear_temp(&request.to)?;
+        Ok(ExportAnswer {
+            ok: true,
+            exported,
+            rollups,
+        })
+    }
+
+    /// Brings the exports that lie in the data folder up to date: what was erased goes from them too. Returns how many there
+    /// are.
+    ///
+    /// # Errors
+    /// As [`Engine::export`].
+    pub(super) fn refresh_exports(&self) -> Result<usize> {
+        let mut folders = Vec::new();
+        find_exports(self.store.folder().path(), EXPORT_DEPTH, &mut folders);
+        let days = self.store.sealed_days(None)?;
+        let kept_from = self.store.expiry().raw_from;
+        for to in &folders {
+            let known = lake::ExportManifest::load(to)?.days;
+            let days: Vec<_> = days
+                .iter()
+                .filter(|day| known.contains_key(&day.day))
+                .collect();
+            lake::refresh(&days, kept_from, to)?;
+            lake::clear_temp(to)?;
+        }
+        Ok(folders.len())
+    }
+
+    /// Writes the events of a window to `sink`, part by part, with those that are not sealed.
+    ///
+    /// # Errors
+    /// If something that is needed is damaged, it was given up, and what `sink` returns.
+    pub fn export_events(
+        &self,
+        request: &WindowRequest,
+        format: EventFormat,
+        now: DateTime<Utc>,
+        cancel: &Cancel,
+        mut sink: impl FnMut(Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        let window = request.resolve(now)?;
+        let parts: Vec<LazyFrame> = self.store.whole(window.range_us())?;
+        let mut encoder = Encoder::new(format)?;
+        for part in parts {
+            cancel.check()?;
+            let events = part.collect()?;
+            let ready = encoder.write(&events)?;
+            if !ready.is_empty() {
+                sink(ready)?;
+            }
+        }
+        sink(encoder.finish()?)
+    }
+}
+
+fn find_exports(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
+    for path in entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+    {
+        if path.join(lake::MANIFEST).exists() {
+            found.push(path);
+        } else if depth > 1 {
+            find_exports(&path, depth - 1, found);
+        }
+    }
+}

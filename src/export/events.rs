@@ -1,0 +1,247 @@
+//! Events as a stream of bytes, part by part, so that an export of any length takes the memory of one part.
+
+use std::borrow::Cow;
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use arrow::ipc::writer::StreamWriter;
+use polars::io::parquet::write::BatchedWriter;
+use polars::prelude::{DataFrame, ParquetCompression, ParquetWriter};
+
+use super::{failed, inert};
+use crate::error::{Error, Result};
+use crate::event::timestamp;
+use crate::schema;
+use crate::store;
+
+/// Rows of a row group.
+const ROW_GROUP_ROWS: usize = 1 << 17;
+
+/// A format of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventFormat {
+    /// A line an event, as in the log.
+    Ndjson,
+    /// A row an event, after a line of names.
+    Csv,
+    /// The columns of the lake as an Arrow IPC stream.
+    Arrow,
+    /// The columns of the lake as one Parquet file.
+    Parquet,
+}
+
+impl EventFormat {
+    /// The names of all of them.
+    pub const NAMES: [&str; 4] = ["parquet", "csv", "ndjson", "arrow"];
+
+    /// The format of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "parquet" => Some(Self::Parquet),
+            "csv" => Some(Self::Csv),
+            "ndjson" => Some(Self::Ndjson),
+            "arrow" => Some(Self::Arrow),
+            _ => None,
+        }
+    }
+
+    /// Its media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Ndjson => "application/x-ndjson",
+            Self::Csv => "text/csv; charset=utf-8",
+            Self::Arrow => "application/vnd.apache.arrow.stream",
+            Self::Parquet => "application/vnd.apache.parquet",
+        }
+    }
+}
+
+/// Encodes events part by part.
+pub struct Encoder {
+    kind: Kind,
+    /// What is encoded and not taken yet.
+    out: Sink,
+}
+
+enum Kind {
+    Ndjson,
+    Csv,
+    Arrow(Box<StreamWriter<Sink>>),
+    Parquet(Box<BatchedWriter<Sink>>),
+}
+
+/// Bytes that an encoder writes and somebody else takes.
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl Sink {
+    fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        out.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Encoder {
+    /// An encoder of that format.
+    ///
+    /// # Errors
+    /// If it cannot begin.
+    pub fn new(format: EventFormat) -> Result<Self> {
+        let mut out = Sink::default();
+        let kind = match format {
+            EventFormat::Ndjson => Kind::Ndjson,
+            EventFormat::Csv => {
+                let names = csv_record(
+                    schema::lake()
+                        .iter_names()
+                        .map(|name| Cow::Borrowed(name.as_str())),
+                )?;
+                out.write_all(&names).map_err(failed)?;
+                Kind::Csv
+            }
+            EventFormat::Arrow => {
+                let writer = StreamWriter::try_new(out.clone(), &arrow_schema()).map_err(failed)?;
+                Kind::Arrow(Box::new(writer))
+            }
+            EventFormat::Parquet => {
+                let writer = ParquetWriter::new(out.clone())
+                    .with_compression(ParquetCompression::Zstd(None))
+                    .with_row_group_size(Some(ROW_GROUP_ROWS))
+                    .batched(&schema::lake())?;
+                Kind::Parquet(Box::new(writer))
+            }
+        };
+        Ok(Self { kind, out })
+    }
+
+    /// Encodes events with the columns of [`schema::lake`]; returns what is ready.
+    ///
+    /// # Errors
+    /// If they cannot be encoded.
+    pub fn write(&mut self, events: &DataFrame) -> Result<Vec<u8>> {
+        match &mut self.kind {
+            Kind::Ndjson => {
+                let mut lines = Vec::new();
+                store::write_lines(events, &mut lines)?;
+                self.out.write_all(&lines).map_err(failed)?;
+            }
+            Kind::Csv => self.out.write_all(&csv_rows(events)?).map_err(failed)?,
+            Kind::Arrow(writer) => writer.write(&record_batch(events)?).map_err(failed)?,
+            Kind::Parquet(writer) => writer.write_batch(events)?,
+        }
+        Ok(self.out.take())
+    }
+
+    /// Ends the stream; returns what is left.
+    ///
+    /// # Errors
+    /// If it cannot be ended.
+    pub fn finish(self) -> Result<Vec<u8>> {
+        match self.kind {
+            Kind::Ndjson | Kind::Csv => {}
+            Kind::Arrow(mut writer) => writer.finish().map_err(failed)?,
+            Kind::Parquet(writer) => drop(writer.finish()?),
+        }
+        Ok(self.out.take())
+    }
+}
+
+fn csv_record<'a>(cells: impl Iterator<Item = Cow<'a, str>>) -> Result<Vec<u8>> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let cells: Vec<Cow<'_, str>> = cells.collect();
+    writer
+        .write_record(cells.iter().map(|cell| cell.as_bytes()))
+        .map_err(failed)?;
+    writer.into_inner().map_err(failed)
+}
+
+fn csv_rows(events: &DataFrame) -> Result<Vec<u8>> {
+    /// A column's values, as they stand in a cell.
+    enum Cells<'a> {
+        Text(&'a polars::prelude::StringChunked),
+        Instant(polars::prelude::Int64Chunked),
+    }
+    let columns: Vec<Cells<'_>> = events
+        .columns()
+        .iter()
+        .map(|column| match column.str() {
+            Ok(texts) => Ok(Cells::Text(texts)),
+            Err(_) => Ok(Cells::Instant(column.to_physical_repr().i64()?.clone())),
+        })
+        .collect::<Result<_>>()?;
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for row in 0..events.height() {
+        for column in &columns {
+            let cell = match column {
+                Cells::Text(texts) => inert(Cow::Borrowed(texts.get(row).unwrap_or_default())),
+                Cells::Instant(instants) => Cow::Owned(match instants.get(row) {
+                    Some(us) => rfc3339(us),
+                    None => String::new(),
+                }),
+            };
+            writer.write_field(cell.as_bytes()).map_err(failed)?;
+        }
+        writer.write_record(None::<&[u8]>).map_err(failed)?;
+    }
+    writer.into_inner().map_err(failed)
+}
+
+fn rfc3339(ts_us: i64) -> String {
+    let mut text = Vec::new();
+    timestamp::write(ts_us, &mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+fn arrow_schema() -> Schema {
+    let lake = schema::lake();
+    let fields = lake.iter().map(|(name, dtype)| {
+        let dtype = match dtype {
+            polars::prelude::DataType::String => DataType::Utf8,
+            _ => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        };
+        Field::new(name.as_str(), dtype, true)
+    });
+    Schema::new(fields.collect::<Vec<_>>())
+}
+
+fn record_batch(events: &DataFrame) -> Result<RecordBatch> {
+    let columns = events.columns().iter().map(|column| -> Result<ArrayRef> {
+        Ok(match column.str() {
+            Ok(texts) => Arc::new(texts.iter().collect::<StringArray>()),
+            Err(_) => {
+                let instants = column.to_physical_repr();
+                let instants: TimestampMicrosecondArray = instants.i64()?.iter().collect();
+                Arc::new(instants.with_timezone("UTC"))
+            }
+        })
+    });
+    RecordBatch::try_new(Arc::new(arrow_schema()), columns.collect::<Result<_>>()?).map_err(failed)
+}
+
+impl std::str::FromStr for EventFormat {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::from_name(name).ok_or_else(|| {
+            let name: String = name.chars().take(64).collect();
+            let allowed = Self::NAMES.join(", ");
+            Error::bad_input(
+                "bad_format",
+                format!("format is {name:?}; allowed are {allowed}"),
+            )
+        })
+    }
+}

@@ -1,0 +1,28 @@
+//! What goes out: [answers](answer) in every format, [events as a stream](events), and [the lake as a folder](lake) that a
+//! warehouse loads, with what it needs to do so ([`warehouse`]) and the daily [`rollups`].
+
+pub mod answer;
+pub mod events;
+pub mod lake;
+pub mod rollups;
+pub mod warehouse;
+
+use std::borrow::Cow;
+
+use crate::error::Error;
+
+pub use answer::Format;
+
+/// A text that no spreadsheet takes for a formula: names come from whoever can send events.
+pub fn inert(text: Cow<'_, str>) -> Cow<'_, str> {
+    let begins = |start: char| matches!(start, '=' | '+' | '-' | '@') || start.is_control();
+    match text.starts_with(begins) {
+        true => Cow::Owned(format!("'{text}")),
+        false => text,
+    }
+}
+
+/// An encoder's own failure.
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Query(Box::new(error))
+}

@@ -1,0 +1,148 @@
+//! What a warehouse needs beside the files: the table, how to load it, an external table, the views, and the metrics in its
+//! dialect. All of it comes from `queries/`, which the tests hold against the engine.
+
+use super::lake;
+use crate::error::Result;
+use std::path::Path;
+
+/// Who will read an export.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Warehouse {
+    /// Anything that reads Parquet.
+    #[default]
+    Plain,
+    /// Google `BigQuery`.
+    Bigquery,
+    /// Snowflake.
+    Snowflake,
+}
+
+macro_rules! queries {
+    ($($name:literal),*) => {
+        [$(($name, include_str!(concat!("../../queries/", $name, ".sql")))),*]
+    };
+}
+
+/// The metrics as SQL.
+const QUERIES: [(&str, &str); 9] = queries!(
+    "active_users",
+    "feature_usage",
+    "event_types",
+    "lifecycle",
+    "stickiness",
+    "funnel",
+    "retention",
+    "paths",
+    "experiment"
+);
+const CONTRACT: &str = include_str!("../../queries/README.md");
+const BIGQUERY_EXTERNAL: &str = include_str!("../../queries/views/bigquery.sql");
+const SNOWFLAKE_EXTERNAL: &str = include_str!("../../queries/views/snowflake.sql");
+const DUCKDB_VIEWS: &str = include_str!("../../queries/views/duckdb.sql");
+
+impl Warehouse {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "duckdb",
+            Self::Bigquery => "bigquery",
+            Self::Snowflake => "snowflake",
+        }
+    }
+
+    /// The files, each with its path in the export folder.
+    pub fn files(self) -> Vec<(String, String)> {
+        let mut files: Vec<(String, String)> = match self {
+            Self::Plain => vec![("views.sql".into(), DUCKDB_VIEWS.into())],
+            Self::Bigquery => vec![
+                (
+                    "table.sql".into(),
+                    include_str!("../../queries/warehouse/bigquery/table.sql").into(),
+                ),
+                (
+                    "load.sh".into(),
+                    include_str!("../../queries/warehouse/bigquery/load.sh").into(),
+                ),
+                ("external.sql".into(), BIGQUERY_EXTERNAL.into()),
+                ("views.sql".into(), views_of(BIGQUERY_EXTERNAL)),
+            ],
+            Self::Snowflake => vec![
+                (
+                    "table.sql".into(),
+                    include_str!("../../queries/warehouse/snowflake/table.sql").into(),
+                ),
+                (
+                    "load.sql".into(),
+                    include_str!("../../queries/warehouse/snowflake/load.sql").into(),
+                ),
+                ("external.sql".into(), SNOWFLAKE_EXTERNAL.into()),
+                ("views.sql".into(), views_of(SNOWFLAKE_EXTERNAL)),
+            ],
+        };
+        files.push(("README.md".into(), CONTRACT.into()));
+        files.extend(
+            QUERIES.map(|(name, sql)| (format!("queries/{name}.sql"), self.translate(sql))),
+        );
+        files
+            .into_iter()
+            .map(|(path, text)| (format!("{}/{path}", self.name()), text))
+            .collect()
+    }
+
+    /// Writes them.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn write(self, to: &Path) -> Result<()> {
+        self.files()
+            .iter()
+            .try_for_each(|(path, text)| lake::write(to, path, text.as_bytes()))
+    }
+
+    /// A query in the dialect: only the way that parameters are written differs.
+    fn translate(self, sql: &str) -> String {
+        let dates: Vec<&str> = sql
+            .lines()
+            .filter_map(|line| {
+                let mut words = line.strip_prefix("-- param ")?.split(' ');
+                let name = words.next()?;
+                (words.next()? == "DATE").then_some(name)
+            })
+            .collect();
+        let lines = sql.lines().map(|line| match line.starts_with("--") {
+            true => line.to_owned(),
+            false => self.parameters(line, &dates),
+        });
+        lines.collect::<Vec<_>>().join("\n") + "\n"
+    }
+
+    fn parameters(self, line: &str, dates: &[&str]) -> String {
+        let mut out = String::new();
+        let mut rest = line;
+        while let Some((before, after)) = rest.split_once(':') {
+            out.push_str(before);
+            let length = after
+                .find(|char: char| !char.is_ascii_alphanumeric() && char != '_')
+                .unwrap_or(after.len());
+            let (name, following) = after.split_at(length);
+            out.push_str(&match self {
+                Self::Plain => format!("${name}"),
+                Self::Bigquery => format!("@{name}"),
+                // Session variables are texts and numbers.
+                Self::Snowflake if dates.contains(&name) => format!("to_date(${name})"),
+                Self::Snowflake => format!("${name}"),
+            });
+            rest = following;
+        }
+        out.push_str(rest);
+        out
+    }
+}
+
+/// The statements after the first, which makes an external table: a loaded table has the same columns.
+fn views_of(external: &str) -> String {
+    external
+        .split_once(";\n")
+        .map_or(external, |(_, views)| views)
+        .trim_start()
+        .to_owned()
+}

@@ -1,0 +1,168 @@
+//! The sealed events of each day at one instant, to be written elsewhere.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use chrono::NaiveDate;
+use polars::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::Store;
+use super::segment::{self, Segment};
+use super::states::date;
+use crate::checksum;
+use crate::error::{Error, Result};
+use crate::schema;
+use crate::window::Window;
+
+/// Rows of a row group of a file that is put together.
+const ROW_GROUP_ROWS: usize = 1 << 20;
+/// Bytes copied at a time.
+const COPY_BYTES: usize = 1 << 20;
+
+/// The segments of a day. They stay readable while this exists.
+pub struct SealedDay {
+    /// The day.
+    pub day: NaiveDate,
+    segments: Vec<Arc<Segment>>,
+}
+
+/// Some segments of a day that become one file.
+pub struct Part<'a>(&'a [Arc<Segment>]);
+
+/// What a written part has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartFacts {
+    /// Events.
+    pub rows: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// CRC-32C of these.
+    pub crc32c: u32,
+}
+
+impl Store {
+    /// The sealed events of the days of a window, or of all days, as they are now.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a segment is.
+    pub fn sealed_days(&self, window: Option<&Window>) -> Result<Vec<SealedDay>> {
+        let mut segments = self.view.lock().segments.clone();
+        if let Some(window) = window {
+            let days = window.days_in_epoch();
+            segments.retain(|segment| days.contains(&segment.day()));
+        }
+        segments.sort_by_key(|segment| segment.day());
+        // Open, they stay what they are when compaction or expiry takes their names away.
+        segments
+            .iter()
+            .try_for_each(|segment| segment.verified().map(drop))?;
+        let days = segments.chunk_by(|a, b| a.day() == b.day());
+        Ok(days
+            .filter_map(|of_day| {
+                Some(SealedDay {
+                    day: date(of_day.first()?.day()),
+                    segments: of_day.to_vec(),
+                })
+            })
+            .collect())
+    }
+}
+
+impl SealedDay {
+    /// What identifies its content.
+    pub fn sources(&self) -> Vec<String> {
+        let facts = self.segments.iter().map(|segment| &segment.facts);
+        facts
+            .map(|facts| format!("{} {:08x}", facts.path, facts.crc32c))
+            .collect()
+    }
+
+    /// Events.
+    pub fn rows(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.facts.rows).sum()
+    }
+
+    /// Its segments in parts of at most about so many bytes.
+    pub fn parts(&self, bytes: u64) -> Vec<Part<'_>> {
+        let mut sum = 0;
+        let mut parts = Vec::new();
+        let mut rest = self.segments.as_slice();
+        for (place, segment) in self.segments.iter().enumerate() {
+            sum += segment.facts.bytes;
+            if sum > bytes && sum > segment.facts.bytes {
+                let taken = self.segments.len() - rest.len();
+                let (part, after) = rest.split_at(place - taken);
+                parts.push(Part(part));
+                rest = after;
+                sum = segment.facts.bytes;
+            }
+        }
+        parts.push(Part(rest));
+        parts
+    }
+}
+
+impl Part<'_> {
+    /// Writes it as one Parquet file, durably: a copy of its segment or, of several, their events one after another.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a segment is, and if the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<PartFacts> {
+        let rows = self.0.iter().map(|segment| segment.facts.rows).sum();
+        let file = File::create(path).map_err(Error::io("create", path))?;
+        match self.0 {
+            [segment] => copy(segment, &file, path)?,
+            segments => join(segments, &file, path)?,
+        }
+        file.sync_all().map_err(Error::io("sync", path))?;
+        let written = File::open(path).map_err(Error::io("open", path))?;
+        let facts = PartFacts {
+            rows,
+            bytes: written.metadata().map_err(Error::io("read", path))?.len(),
+            crc32c: checksum::of_file(&written, path)?,
+        };
+        match self.0 {
+            [segment] if segment.facts.crc32c != facts.crc32c => Err(Error::Damaged {
+                file: path.to_owned(),
+                message: "the copy is not what was copied".into(),
+            }),
+            _ => Ok(facts),
+        }
+    }
+}
+
+fn copy(segment: &Segment, mut to: &File, path: &Path) -> Result<()> {
+    let from = segment.verified()?;
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut offset = 0;
+    loop {
+        let read = from
+            .read_at(&mut buffer, offset)
+            .map_err(Error::io("read", path))?;
+        if read == 0 {
+            return Ok(());
+        }
+        to.write_all(buffer.get(..read).unwrap_or_default())
+            .map_err(Error::io("write", path))?;
+        offset += read as u64;
+    }
+}
+
+fn join(segments: &[Arc<Segment>], to: &File, path: &Path) -> Result<()> {
+    let mut out = BufWriter::with_capacity(COPY_BYTES, to);
+    let mut writer = ParquetWriter::new(&mut out)
+        .with_compression(ParquetCompression::Zstd(None))
+        .with_row_group_size(Some(ROW_GROUP_ROWS))
+        .batched(&schema::lake())?;
+    for segment in segments {
+        let events = segment::scan(std::slice::from_ref(segment))?.collect()?;
+        writer.write_batch(&events)?;
+    }
+    writer.finish()?;
+    drop(writer);
+    out.flush().map_err(Error::io("write", path))
+}

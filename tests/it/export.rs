@@ -1,0 +1,312 @@
+//! Exports: a folder that warehouses load, and events as a stream.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use chrono::{Days, Utc};
+use serde_json::{Value, json};
+
+use crate::faults::with_fault;
+use crate::harness::{KEY, Server, batch, echopilot, folder, run, run_json, unsealed_demo};
+use crate::oracle::python_command;
+
+/// Runs Python with a script and an argument; it must succeed.
+fn python(script: &str, arguments: &[&str]) -> Value {
+    let output = python_command()
+        .arg("-c")
+        .arg(script)
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).expect("the script prints JSON")
+}
+
+fn export(data: &Path, to: &Path, more: &[&str]) -> Value {
+    let to = to.to_str().unwrap();
+    run_json(data, &[&["export", "--to", to], more].concat())
+}
+
+/// Files and what is in them.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(contents(&path)),
+            false => drop(found.insert(path.clone(), std::fs::read(&path).unwrap())),
+        }
+    }
+    found
+}
+
+#[test]
+fn an_export_has_every_event_in_the_one_schema_that_all_warehouses_read() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    let to = dir.path().join("out");
+    unsealed_demo(&data, 3_000, 6, 1);
+    run_json(&data, &["rollup"]);
+    let exported = export(&data, &to, &["--for", "bigquery"]);
+    assert_eq!(
+        (&exported["events"], &exported["days"]),
+        (&json!(3_000), &json!(6)),
+        "{exported}"
+    );
+    assert!(!to.join("tmp").exists());
+    // Each trap of the warehouses, on the written files.
+    let found = python(
+        "import sys, glob, json, pyarrow.parquet as pq, duckdb\n\
+         out = sys.argv[1]\n\
+         schemas, codecs = set(), set()\n\
+         for path in glob.glob(out + '/events/dt=*/*.parquet'):\n\
+         \u{20}   file = pq.ParquetFile(path)\n\
+         \u{20}   schema = file.schema\n\
+         \u{20}   columns = [schema.column(i) for i in range(len(schema.names))]\n\
+         \u{20}   schemas.add(tuple((c.path, c.physical_type, str(c.logical_type), c.max_repetition_level) for c in columns))\n\
+         \u{20}   codecs |= {file.metadata.row_group(0).column(i).compression for i in range(len(columns))}\n\
+         assert len(schemas) == 1, 'one schema and one order of columns'\n\
+         count = duckdb.execute(f\"select count(*), count(distinct dt), bool_and(cast(ts as date) = dt) from read_parquet('{out}/events/*/*.parquet', hive_partitioning=true)\").fetchone()\n\
+         rollups = duckdb.execute(f\"select count(*), sum(mau) from '{out}/daily_rollups/daily_rollups.parquet'\").fetchone()\n\
+         features = duckdb.execute(f\"select count(distinct day) from '{out}/daily_rollups/feature_usage.parquet'\").fetchone()\n\
+         print(json.dumps([list(schemas.pop()), sorted(codecs), count, [int(x) for x in rollups], features]))\n",
+        &[to.to_str().unwrap()],
+    );
+    let text = |name: &str| json!([name, "BYTE_ARRAY", "String", 0]);
+    let instant = |name: &str| {
+        json!([
+            name,
+            "INT64",
+            "Timestamp(isAdjustedToUTC=true, timeUnit=microseconds, is_from_converted_type=false, force_set_converted_type=false)",
+            0
+        ])
+    };
+    assert_eq!(
+        found[0],
+        json!([
+            instant("ts"),
+            text("event_type"),
+            text("user_id"),
+            text("feature"),
+            text("metadata"),
+            text("url"),
+            text("event_id"),
+            instant("received_at")
+        ])
+    );
+    assert_eq!(found[1], json!(["ZSTD"]));
+    assert_eq!(found[2], json!([3_000, 6, true]));
+    assert_eq!(found[3][0], 6);
+    assert_eq!(found[4], json!([6]));
+    for file in [
+        "table.sql",
+        "load.sh",
+        "external.sql",
+        "views.sql",
+        "queries/funnel.sql",
+        "README.md",
+    ] {
+        assert!(to.join("bigquery").join(file).exists(), "{file}");
+    }
+}
+
+#[test]
+fn every_statement_for_a_warehouse_parses_in_its_dialect() {
+    let dir = folder();
+    for target in ["bigquery", "snowflake"] {
+        let to = dir.path().join(target);
+        export(&dir.path().join("data"), &to, &["--for", target]);
+        let parsed = python(
+            "import sys, glob, json, re, sqlglot\n\
+             out, dialect = sys.argv[1:]\n\
+             parsed = 0\n\
+             for path in glob.glob(out + '/**/*.sql', recursive=True):\n\
+             \u{20}   text = open(path).read()\n\
+             \u{20}   text = text.replace('{dataset}.', 'd.').replace('@{stage}', '@s').replace('{changed_from}', \"'2026-01-01'\")\n\
+             \u{20}   text = re.sub(r'\\{(\\w+)\\}', r'\\1', text)\n\
+             \u{20}   if 'external table' in text or 'file_format' in text: continue\n\
+             \u{20}   for statement in sqlglot.parse(text, dialect=dialect, error_level=sqlglot.ErrorLevel.RAISE):\n\
+             \u{20}       assert not isinstance(statement, sqlglot.exp.Command), path\n\
+             \u{20}       parsed += 1\n\
+             print(json.dumps(parsed))\n",
+            &[to.to_str().unwrap(), target],
+        );
+        assert!(parsed.as_u64().unwrap() >= 11, "{target}: {parsed}");
+    }
+    let funnel =
+        std::fs::read_to_string(dir.path().join("bigquery/bigquery/queries/funnel.sql")).unwrap();
+    assert!(
+        funnel.contains("@within_us") && !funnel.contains(" :"),
+        "{funnel}"
+    );
+}
+
+#[test]
+fn since_last_writes_the_days_that_changed_and_takes_out_what_was_erased() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    let to = dir.path().join("out");
+    let file = dir.path().join("events");
+    let today = Utc::now().date_naive();
+    let at = |days_ago: u64, user: &str| {
+        json!({"event_type":"action","user_id":user,"ts":format!("{}T10:00:00Z", today - Days::new(days_ago))}).to_string()
+    };
+    let import = |lines: &[String]| {
+        std::fs::write(&file, lines.join("\n")).unwrap();
+        run_json(&data, &["import", file.to_str().unwrap()]);
+    };
+    import(&[at(1, "ann"), at(2, "ann"), at(3, "only")]);
+    let first = export(&data, &to, &["--since", "last"]);
+    assert_eq!(
+        (&first["days"], &first["unchanged"]),
+        (&json!(3), &json!(0))
+    );
+    let before = contents(&to.join("events"));
+    let again = export(&data, &to, &["--since", "last"]);
+    assert_eq!(
+        (&again["days"], &again["unchanged"]),
+        (&json!(0), &json!(3))
+    );
+    import(&[at(2, "bob")]);
+    let changed = export(&data, &to, &["--since", "last"]);
+    assert_eq!(
+        (&changed["days"], &changed["unchanged"], &changed["events"]),
+        (&json!(1), &json!(2), &json!(2))
+    );
+    let after = contents(&to.join("events"));
+    let same = before
+        .iter()
+        .filter(|(path, bytes)| after.get(*path) == Some(bytes))
+        .count();
+    assert_eq!((before.len(), after.len(), same), (3, 3, 2));
+    run_json(&data, &["user", "erase", "only"]);
+    let erased = export(&data, &to, &["--since", "last"]);
+    assert_eq!(
+        (&erased["removed"], &erased["unchanged"]),
+        (&json!(1), &json!(2))
+    );
+    assert_eq!(contents(&to.join("events")).len(), 2);
+    // A shorter export takes nothing out.
+    let shorter = export(&data, &to, &["--since", "last", "--days", "2"]);
+    assert_eq!(
+        (&shorter["removed"], &shorter["unchanged"]),
+        (&json!(0), &json!(1))
+    );
+    assert_eq!(contents(&to.join("events")).len(), 2);
+}
+
+#[test]
+fn killed_at_any_call_an_export_has_whole_files_alone_and_goes_on() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    unsealed_demo(&data, 400, 3, 1);
+    run_json(&data, &["seal"]);
+    let undisturbed = dir.path().join("undisturbed");
+    export(&data, &undisturbed, &[]);
+    let expected = contents(&undisturbed.join("events"));
+    let count = "import sys, json, glob, pyarrow.parquet as pq\n\
+         print(json.dumps([pq.read_table(p).num_rows for p in sorted(glob.glob(sys.argv[1] + '/events/*/*.parquet'))]))\n";
+    for kind in ["kill", "torn", "eio"] {
+        let mut points = 0;
+        for at in (1..).step_by(if kind == "kill" { 1 } else { 4 }) {
+            let to = dir.path().join(format!("{kind}-{at}"));
+            std::fs::create_dir(&to).unwrap();
+            let mut command = echopilot(&data);
+            with_fault(&mut command, &to, kind, at);
+            let done = command
+                .args(["export", "--to", to.to_str().unwrap()])
+                .output()
+                .unwrap()
+                .status
+                .success();
+            if points % 8 == 0 {
+                python(count, &[to.to_str().unwrap()]);
+            }
+            export(&data, &to, &["--since", "last"]);
+            let found = contents(&to.join("events"));
+            assert_eq!(found.len(), expected.len(), "{kind} at {at}");
+            assert!(found.values().eq(expected.values()), "{kind} at {at}");
+            if done {
+                break;
+            }
+            points += 1;
+        }
+        assert!(points >= 3, "{kind}: only {points} points were tried");
+    }
+}
+
+#[test]
+fn events_stream_in_every_format_with_those_that_are_not_sealed() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    unsealed_demo(&data, 2_000, 3, 1);
+    run_json(&data, &["seal"]);
+    let server = Server::start(&data);
+    server.post(&batch([
+        json!({"event_type":"action","user_id":"=1+1","feature":"@sum","metadata":{"a":"x,\"y\""},"url":"+/a"}),
+    ]));
+    let stream = |path: &str| server.get_bytes(path, &[("x-dash-key", KEY)]);
+    for format in ["ndjson", "csv", "arrow", "parquet"] {
+        let (status, body) = stream(&format!("/api/analytics/export?days=365&format={format}"));
+        assert_eq!(status, 200);
+        std::fs::write(dir.path().join(format!("all.{format}")), body).unwrap();
+    }
+    let counts = python(
+        "import sys, json, csv, pyarrow as pa, pyarrow.ipc, pyarrow.parquet as pq\n\
+         d = sys.argv[1]\n\
+         lines = [json.loads(line) for line in open(d + '/all.ndjson')]\n\
+         rows = list(csv.DictReader(open(d + '/all.csv')))\n\
+         arrow = pa.ipc.open_stream(d + '/all.arrow').read_all()\n\
+         parquet = pq.read_table(d + '/all.parquet')\n\
+         last = rows[-1]\n\
+         assert [last['user_id'], last['feature'], last['url']] == [\"'=1+1\", \"'@sum\", \"'+/a\"], last\n\
+         assert json.loads(last['metadata']) == {'a': 'x,\"y\"'}\n\
+         assert arrow.to_pydict() == parquet.to_pydict()\n\
+         assert sorted(str(x['user_id']) for x in lines) == sorted(str(x) for x in parquet['user_id'].to_pylist())\n\
+         print(json.dumps([len(lines), len(rows), arrow.num_rows, parquet.num_rows]))\n",
+        &[dir.path().to_str().unwrap()],
+    );
+    assert_eq!(counts, json!([2_001, 2_001, 2_001, 2_001]));
+    let (_, yesterday) = stream("/api/analytics/export?days=1&format=ndjson");
+    assert_eq!(
+        yesterday
+            .split(|&byte| byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .count(),
+        1
+    );
+    let (status, body) = server.get("/api/analytics/export?format=xlsx");
+    assert_eq!(
+        (status, &body["error"]),
+        (400, &json!("bad_format")),
+        "{body}"
+    );
+    assert_eq!(server.get("/api/analytics/export?days=0").0, 400);
+    assert_eq!(server.get_with("/api/analytics/export", &[]).0, 401);
+}
+
+#[test]
+fn an_empty_store_exports_no_event() {
+    let dir = folder();
+    let exported = export(&dir.path().join("data"), &dir.path().join("out"), &[]);
+    assert_eq!(
+        (&exported["events"], &exported["files"]),
+        (&json!(0), &json!(0))
+    );
+    let server = Server::start(&dir.path().join("data"));
+    let (status, body) =
+        server.get_bytes("/api/analytics/export?format=csv", &[("x-dash-key", KEY)]);
+    assert_eq!(
+        (status, body.starts_with(b"ts,event_type,user_id")),
+        (200, true)
+    );
+    let output = run(
+        &dir.path().join("data"),
+        &["export", "--to", "/proc/nowhere"],
+    );
+    assert_eq!(output.status.code(), Some(1));
+}
