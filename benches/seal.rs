@@ -42,6 +42,7 @@ fn seal() -> f64 {
         raw_retention_days: 90,
         rollup_retention_days: 365,
         rollup_at: NaiveTime::MIN,
+        user_key_file: None,
     };
     let now = Utc::now();
     let store = Store::open(&config, "the bench", now).unwrap();

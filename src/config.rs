@@ -35,6 +35,17 @@ pub struct StoreConfig {
     )]
     pub durability: Durability,
 
+    /// Store user ids only as keyed hashes: a file with the key, outside the data folder
+    #[arg(
+        long,
+        global = true,
+        env = "ECHOPILOT_USER_KEY_FILE",
+        value_name = "FILE",
+        hide_env_values = true,
+        help_heading = "Data"
+    )]
+    pub user_key_file: Option<PathBuf>,
+
     /// Days that raw events are kept
     #[arg(
         long,

@@ -334,7 +334,9 @@ impl Engine {
     /// # Errors
     /// As [`Store::user_events`].
     pub fn user_events(&self, user: &str) -> Result<Vec<u8>> {
-        self.store.user_events(user)
+        let ids = self.store.stored_ids(user);
+        let events = ids.iter().map(|id| self.store.user_events(id));
+        Ok(events.collect::<Result<Vec<_>>>()?.concat())
     }
 
     /// Erases users. When this returns, nothing of theirs is in the data folder, and no event of theirs comes in any more.
@@ -352,12 +354,17 @@ impl Engine {
                 ),
             ));
         }
+        let ids: Vec<String> = users
+            .iter()
+            .flat_map(|user| self.store.stored_ids(user))
+            .collect();
         let mut cohorts = 0;
         self.change_cohorts(|all| {
-            cohorts = all.forget(users);
+            cohorts = all.forget(&ids);
             Ok(())
         })?;
-        let erased = self.store.erase(users)?;
+        let mut erased = self.store.erase(&ids)?;
+        erased.users = users.len();
         let exports = self.refresh_exports()?;
         Ok(EraseAnswer {
             ok: true,

@@ -462,10 +462,10 @@ impl Asked<'_> {
     fn cohort(&self, cohort: &Cohort) -> Result<RoaringBitmap> {
         let names = self.engine.store.names();
         if let Some(users) = &cohort.users {
-            return Ok(users
+            let ids = users
                 .iter()
-                .filter_map(|user| names.users.find(user))
-                .collect());
+                .flat_map(|user| self.engine.store.stored_ids(user));
+            return Ok(ids.filter_map(|id| names.users.find(&id)).collect());
         }
         let Some(did) = &cohort.did else {
             return Ok(RoaringBitmap::new());

@@ -2,6 +2,7 @@
 
 use super::dedup::{EventKey, KeyMaker};
 use super::erasure::Gate;
+use super::pseudonym::Pseudonyms;
 use crate::error::Result;
 use crate::event::{self, Event, EventType};
 use crate::names::{Names, Numbering};
@@ -12,6 +13,7 @@ pub struct DraftMaker {
     pub(super) names: Names,
     pub(super) keys: KeyMaker,
     pub(super) gate: Gate,
+    pub(super) pseudonyms: Option<Pseudonyms>,
 }
 
 /// Events that are to be stored together, in order.
@@ -45,6 +47,17 @@ impl DraftMaker {
     /// # Errors
     /// If there are more users or features than the engine can number.
     pub fn push(&self, draft: &mut Draft, event: &Event<'_>) -> Result<()> {
+        if let (Some(pseudonyms), Some(user)) = (&self.pseudonyms, event.user_id.as_deref()) {
+            let event = Event {
+                user_id: Some(pseudonyms.of(user).into()),
+                ..event.clone()
+            };
+            return self.push_as_it_is(draft, &event);
+        }
+        self.push_as_it_is(draft, event)
+    }
+
+    fn push_as_it_is(&self, draft: &mut Draft, event: &Event<'_>) -> Result<()> {
         if let Some(user) = event.user_id.as_deref()
             && self.gate.is_erased(user, &self.names.users)
         {

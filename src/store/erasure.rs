@@ -161,7 +161,8 @@ fn hash(key: &hmac::Key, user: &str) -> String {
     hex(hmac::sign(key, user.as_bytes()).as_ref())
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as text.
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -16,7 +16,9 @@ mod expiry;
 pub mod folder;
 mod manifest;
 pub mod pipeline;
+mod pseudonym;
 mod rebuild;
+
 mod recovery;
 mod rows;
 
@@ -55,6 +57,7 @@ use erasure::Gate;
 use event_log::EventLog;
 use folder::Folder;
 use manifest::Manifest;
+use pseudonym::Pseudonyms;
 use seal::RotatedLog;
 use segment::{Segment, SegmentFacts};
 use states::{StateFile, StateWriter};
@@ -157,6 +160,11 @@ impl Store {
             names: names.clone(),
             keys: KeyMaker::new(),
             gate: gate.clone(),
+            pseudonyms: config
+                .user_key_file
+                .as_deref()
+                .map(|file| Pseudonyms::load(file, &config.data_dir))
+                .transpose()?,
         };
         let segments = live_segments(&folder, &manifest);
         if let Some(rebuilt) = rebuild::missing(&folder, &manifest, &segments, &names)? {
@@ -227,6 +235,14 @@ impl Store {
     /// What makes drafts for this store.
     pub fn draft_maker(&self) -> DraftMaker {
         self.maker.clone()
+    }
+
+    /// The ids under which a user may be stored: the clear one, and the pseudonym if there are such.
+    pub fn stored_ids(&self, user: &str) -> Vec<String> {
+        let pseudonym = self.maker.pseudonyms.as_ref().map(|all| all.of(user));
+        let mut ids = vec![user.to_owned()];
+        ids.extend(pseudonym.filter(|pseudonym| pseudonym != user));
+        ids
     }
 
     /// The names of users and features.

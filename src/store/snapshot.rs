@@ -18,8 +18,8 @@ use crate::error::{Error, Result};
 use crate::schema;
 use crate::window::Window;
 
-/// Rows of a row group of a file that is put together.
-const ROW_GROUP_ROWS: usize = 1 << 20;
+/// Rows of a row group of a file that is put together, which are in memory at once: those of a segment's.
+const ROW_GROUP_ROWS: usize = 1 << 17;
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 1 << 20;
 
@@ -159,8 +159,13 @@ fn join(segments: &[Arc<Segment>], to: &File, path: &Path) -> Result<()> {
         .with_row_group_size(Some(ROW_GROUP_ROWS))
         .batched(&schema::lake())?;
     for segment in segments {
-        let events = segment::scan(std::slice::from_ref(segment))?.collect()?;
-        writer.write_batch(&events)?;
+        let events = segment::scan(std::slice::from_ref(segment))?;
+        for start in (0..segment.facts.rows).step_by(ROW_GROUP_ROWS) {
+            let rows = events
+                .clone()
+                .slice(start as i64, ROW_GROUP_ROWS as IdxSize);
+            writer.write_batch(&rows.collect()?)?;
+        }
     }
     writer.finish()?;
     drop(writer);

@@ -327,6 +327,78 @@ fn many_users_from_a_file_are_erased_at_once_and_an_empty_day_goes() {
 }
 
 #[test]
+fn by_choice_users_are_stored_by_a_keyed_hash_alone_and_found_by_their_id() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    let key = dir.path().join("key");
+    std::fs::write(&key, "a key of more than sixteen bytes").unwrap();
+    let with_key = |arguments: &[&str]| {
+        let mut command = echopilot(&data);
+        let output = command
+            .env("ECHOPILOT_USER_KEY_FILE", &key)
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let file = dir.path().join("events");
+    let lines: Vec<String> = history(0).iter().map(Value::to_string).collect();
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    with_key(&["import", file.to_str().unwrap()]);
+    let mut command = echopilot(&data);
+    let server = Server::start_as({
+        command.env("ECHOPILOT_USER_KEY_FILE", &key);
+        command
+    });
+    server.post(&batch(history(1)));
+    server.kill();
+    assert_eq!(files_with(&data, TARGET), Vec::<PathBuf>::new());
+    let events = with_key(&["user", "access", TARGET]);
+    assert_eq!(events.lines().count(), 20);
+    assert!(
+        !events.contains(TARGET) && events.contains("\"hmac-"),
+        "{events}"
+    );
+    // What comes out can come in again, and is the same user.
+    let usage: Value = serde_json::from_str(&with_key(&["usage", "--days", "7"])).unwrap();
+    assert_eq!(usage["mau"], 3);
+    std::fs::write(
+        &file,
+        events.replace("\"event_id\":\"", "\"event_id\":\"again-"),
+    )
+    .unwrap();
+    with_key(&["import", file.to_str().unwrap()]);
+    let usage: Value = serde_json::from_str(&with_key(&["usage", "--days", "7"])).unwrap();
+    assert_eq!(
+        (&usage["mau"], &usage["total_events"]),
+        (&json!(3), &json!(100))
+    );
+    let receipt: Value = serde_json::from_str(&with_key(&["user", "erase", TARGET])).unwrap();
+    assert_eq!(
+        (&receipt["users"], &receipt["events"]),
+        (&json!(1), &json!(40)),
+        "{receipt}"
+    );
+    assert!(with_key(&["user", "access", TARGET]).is_empty());
+    let imported: Value =
+        serde_json::from_str(&with_key(&["import", file.to_str().unwrap()])).unwrap();
+    assert_eq!(imported["accepted"], 0);
+    // A key among the data protects nothing.
+    std::fs::copy(&key, data.join("key")).unwrap();
+    let output = echopilot(&data)
+        .env("ECHOPILOT_USER_KEY_FILE", data.join("key"))
+        .arg("usage")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
 fn killed_at_any_call_an_erasure_goes_on_and_ends() {
     let origin = store();
     let with = counted(

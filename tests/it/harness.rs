@@ -314,6 +314,7 @@ pub fn engine(data_dir: &Path, now: DateTime<Utc>) -> Engine {
         raw_retention_days: 90,
         rollup_retention_days: 365,
         rollup_at: NaiveTime::MIN,
+        user_key_file: None,
     };
     Engine::open(&config, "the test", now).expect("a data folder")
 }
