@@ -6,7 +6,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 VENV := .venv
 FUZZ_SECONDS ?= 20
 
-.PHONY: run build test test-rust fuzz lint bench clean
+.PHONY: run build client test test-rust test-browser fuzz lint bench clean
 
 run: build
 	$(CARGO_TARGET_DIR)/release/echopilot serve
@@ -14,12 +14,23 @@ run: build
 build: tools
 	cargo build --release --locked
 
-test: test-rust fuzz
+# The browser client as the server sends it; kept beside its source, so that the server builds without Node.
+client: static/node_modules/installed
+	npm --prefix static run --silent build
+
+test: test-rust test-browser fuzz
 
 test-rust: tools $(VENV)/installed
 	@dpkg -s libfaketime >/dev/null 2>&1 \
 		|| { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq libfaketime; }
 	cargo test --release --locked
+
+# The client in a real browser, against the real server.
+test-browser: build static/node_modules/installed tests/browser/node_modules/installed
+	@command -v chromium >/dev/null \
+		|| { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
+	npm --prefix static run --silent check
+	npm --prefix tests/browser run --silent test
 
 # Coverage-guided, for a bounded time: bodies of requests, and logs after damage.
 fuzz: tools
@@ -55,6 +66,10 @@ $(VENV)/installed: tests/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
+%/node_modules/installed: %/package-lock.json
+	npm --prefix $* ci --silent --no-audit --no-fund
+	@touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) static/node_modules tests/browser/node_modules
 	cargo clean

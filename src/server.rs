@@ -69,7 +69,8 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
         let schedule = Schedule::start(engine.clone(), store.rollup_at)?;
         greet(&format!("http://{address}"), &key_for_curl);
         info!(%address, "Listening on {address}");
-        http::serve(listener, http::router(engine.clone(), keys), stop).await;
+        let router = http::router(engine.clone(), keys, &config.neutral_path);
+        http::serve(listener, router, stop).await;
         schedule.stop();
         Ok::<(), Error>(())
     })?;

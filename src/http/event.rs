@@ -1,4 +1,4 @@
-//! `POST /api/analytics/event`: public, for any site.
+//! `POST /api/analytics/event`, and the same under the neutral path: public, for any site.
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@
 
 mod auth;
 mod body;
+mod client;
 mod event;
 mod ops;
 mod refusal;
@@ -27,6 +28,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::{debug, info, warn};
 
+use crate::config::NeutralPath;
 use crate::engine::Engine;
 
 pub use auth::DashKeys;
@@ -60,7 +62,7 @@ struct App {
 }
 
 /// The routes.
-pub fn router(engine: Arc<Engine>, keys: DashKeys) -> Router {
+pub fn router(engine: Arc<Engine>, keys: DashKeys, neutral_path: &NeutralPath) -> Router {
     let app = App {
         engine,
         keys: Arc::new(keys),
@@ -84,7 +86,7 @@ pub fn router(engine: Arc<Engine>, keys: DashKeys) -> Router {
         .fallback(|| async { Refusal::not_found() })
         .method_not_allowed_fallback(|| async { Refusal::method_not_allowed() })
         // After the fallback, which would otherwise take the place of the answer to a preflight.
-        .route("/api/analytics/event", event::route())
+        .merge(client::routes(neutral_path))
         .layer(CatchPanicLayer::custom(Refusal::after_panic))
         // No browser takes an answer for anything but what it says it is.
         .layer(SetResponseHeaderLayer::if_not_present(

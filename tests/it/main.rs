@@ -7,6 +7,7 @@
 )]
 
 mod cli;
+mod client;
 mod durability;
 mod expiry;
 mod faults;

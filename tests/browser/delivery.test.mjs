@@ -1,0 +1,506 @@
+// Whatever ends in the middle: nothing is lost and nothing counts twice.
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { Site, act, folderFor, openBrowser, openProfile, stored, tag, until, visit, world } from './harness.mjs';
+
+let browser;
+before(async () => { browser = await openBrowser(); });
+after(() => browser.close());
+
+test('ten thousand events in a loop are all counted, in batches the server takes, in order', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/'));
+  await act(page, 10_000);
+  await server.counts(10_001, page);
+  assert.ok(site.batches.every(({ events, bytes }) => events.length <= 100 && bytes <= 30_200));
+  const sent = site.batches.flatMap(({ events }) => events).filter(({ feature }) => feature === 'act');
+  const numbers = sent.map(({ metadata }) => metadata.n);
+  assert.deepEqual(numbers, [...numbers].sort((a, b) => a - b));
+  assert.equal(numbers.length, 10_000, 'nothing was sent twice');
+  assert.deepEqual(await stored(page), []);
+});
+
+test('events that keep coming are sent after five seconds, and after one of quiet', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/', tag('data-page-views="off"')));
+  const began = performance.now();
+  const made = await page.evaluate(() => new Promise((resolve) => {
+    const start = performance.now();
+    let count = 0;
+    const timer = setInterval(() => {
+      EchoPilot.track('action', 'tick');
+      count += 1;
+      if (performance.now() - start < 12_000) return;
+      clearInterval(timer);
+      resolve(count);
+    }, 100);
+  }));
+  const ended = performance.now();
+  await server.counts(made, page);
+  const [first, second] = site.batches;
+  assert.ok(first.at - began > 4_500 && first.at - began < 7_000, `the first after ${first.at - began} ms`);
+  assert.ok(second.at < ended, 'the second while events still came');
+  const last = site.batches.at(-1);
+  assert.ok(last.at - ended > -1_000 && last.at - ended < 3_000, `the last after ${last.at - ended} ms`);
+  assert.ok(site.batches.length <= 4, `${site.batches.length} batches`);
+});
+
+test('a quick series is one batch', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/'));
+  await server.counts(1, page);
+  const before = site.batches.length;
+  for (let n = 0; n < 5; n += 1) await act(page, 1);
+  await server.counts(6, page);
+  assert.equal(site.batches.length - before, 1);
+});
+
+test('what happens offline arrives when the network is back', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/'));
+  await server.counts(1, page);
+  await context.setOffline(true);
+  await act(page, 40);
+  await page.evaluate(() => EchoPilot.flush());
+  await act(page, 59);
+  assert.equal(await server.count(), 1);
+  await until('storing', async () => (await stored(page)).length === 99);
+  await context.setOffline(false);
+  await server.counts(100, page);
+});
+
+test('what happens offline outlives the page', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  site.page('/');
+  const page = await visit(context, site.url);
+  await server.counts(1, page);
+  await context.setOffline(true);
+  await act(page, 30);
+  await until('storing', async () => (await stored(page)).length === 30);
+  await page.close();
+  assert.equal(await server.count(), 1);
+  await context.setOffline(false);
+  await server.counts(32, await visit(context, site.url));
+});
+
+test('while the server cannot be reached the newest hundred are kept, and say how many are missing', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/'));
+  await server.counts(1, page);
+  await server.down();
+  await act(page, 250);
+  await until('the cut', async () => {
+    await page.evaluate(() => EchoPilot.flush());
+    return (await stored(page)).length === 100;
+  });
+  await act(page, 20);
+  await until('the second cut', async () => {
+    const records = await stored(page);
+    return records.length === 100 && JSON.parse(records.at(-1).json).metadata.n === 19;
+  });
+  await server.again();
+  await server.counts(101, page);
+  const [, first, ...others] = await server.events();
+  assert.equal(first.metadata.n, 170);
+  assert.equal(first.metadata.dropped_before, 170);
+  assert.ok(others.every(({ metadata }) => metadata.dropped_before === undefined));
+});
+
+test('the server goes down and comes up: each event counts once', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/'));
+  await act(page, 20);
+  await server.counts(21, page);
+  await server.down();
+  await act(page, 60);
+  await until('a failed attempt', () => site.batches.length > 1);
+  await server.again();
+  await server.counts(81, page);
+});
+
+test('a server that stores and dies before it answers: each event counts once', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  let stolen = 0;
+  site.intercept = async ({ response, pass }) => {
+    const answer = await pass();
+    stolen += 1;
+    if (stolen > 3) return answer;
+    response.destroy();
+    return null;
+  };
+  const page = await visit(context, site.page('/'));
+  await act(page, 90);
+  await until('the answer at last', async () => stolen > 3 && (await stored(page)).length === 0);
+  await server.counts(91, page);
+});
+
+test('a tab killed in the middle of a batch, before and after the server has it', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  let total = 0;
+  for (const isPassedOn of [true, false]) {
+    const page = await visit(context, site.page('/'));
+    await server.counts(total + 1, page);
+    const held = new Promise((resolve) => {
+      site.intercept = async ({ pass }) => {
+        if (isPassedOn) await pass();
+        resolve();
+        return new Promise(() => {});
+      };
+    });
+    await act(page, 70);
+    await held;
+    await act(page, 20);
+    await until('storing', async () => (await stored(page)).length === 90);
+    const crashed = page.waitForEvent('crash');
+    const session = await context.newCDPSession(page);
+    session.send('Page.crash').catch(() => {});
+    await crashed;
+    await page.close();
+    assert.equal(await server.count(), total + (isPassedOn ? 71 : 1));
+    site.intercept = null;
+    const next = await visit(context, site.url);
+    total += 92;
+    await server.counts(total, next);
+    await next.close();
+  }
+});
+
+test('the whole browser is killed: its next start sends what was left', async (t) => {
+  const { server, site } = await world(t);
+  const folder = await folderFor(t);
+  site.page('/');
+  const first = await openProfile(folder);
+  t.after(() => first.close());
+  site.intercept = () => new Promise(() => {});
+  const page = await visit(first, site.url);
+  await act(page, 80);
+  await until('storing', async () => (await stored(page)).length === 81);
+  const session = await first.browser().newBrowserCDPSession();
+  const gone = new Promise((resolve) => { first.on('close', resolve); });
+  session.send('Browser.crash').catch(() => {});
+  await gone;
+  site.intercept = null;
+  const second = await openProfile(folder);
+  t.after(() => second.close());
+  await server.counts(82, await visit(second, site.url));
+});
+
+test('five tabs of one site count each event once and take turns', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  site.page('/', tag('data-page-views="off"'));
+  let open = 0;
+  let most = 0;
+  site.intercept = async ({ pass }) => {
+    open += 1;
+    most = Math.max(most, open);
+    const answer = await pass();
+    open -= 1;
+    return answer;
+  };
+  const pages = [];
+  for (let n = 0; n < 5; n += 1) pages.push(await visit(context, site.url));
+  await Promise.all(pages.map((page) => act(page, 20)));
+  await server.counts(100, ...pages);
+  assert.equal(most, 1, 'one tab sent at a time');
+  const ids = site.batches.flatMap(({ events }) => events.map(({ event_id }) => event_id));
+  assert.equal(new Set(ids).size, ids.length, 'no event was sent twice');
+});
+
+test('two tabs, of which one is closed at once', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  site.page('/');
+  const [left, right] = [await visit(context, site.url), await visit(context, site.url)];
+  await Promise.all([act(left, 50), act(right, 50)]);
+  await left.close();
+  await server.counts(102, right);
+});
+
+test('a page that navigates at once after a click', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  site.page('/next');
+  site.page('/', `${tag()}<a id="plain" href="/next" data-track="plain">go</a>
+    <button id="code" data-track="code">go</button><script>
+    document.getElementById('code').addEventListener('click', () => { location.href = '/next'; });</script>`);
+  for (let n = 0; n < 5; n += 1) {
+    for (const id of ['plain', 'code']) {
+      const page = await visit(context, site.url);
+      await page.click(`#${id}`);
+      await page.waitForURL('**/next');
+      await page.close();
+    }
+  }
+  await server.counts(30);
+  const { feature_usage: usage } = await server.usage();
+  assert.deepEqual(usage, { '/': 10, next: 10, code: 5, plain: 5 });
+});
+
+for (const [how, end] of [
+  ['closed', (page) => page.close({ runBeforeUnload: true })],
+  ['left', (page) => page.goto('about:blank')],
+]) {
+  test(`a page of another origin that is ${how} at once delivers, without asking leave first`, async (t) => {
+    const { server, site, context } = await world(t, browser);
+    const front = await Site.start(server);
+    t.after(() => front.stop());
+    const page = await visit(context, site.page('/', tag('', front.url)));
+    await server.counts(1, page);
+    await act(page, 10);
+    await end(page);
+    await server.counts(11);
+    assert.ok(!front.methods.includes('OPTIONS'), front.methods.join());
+  });
+}
+
+test('three times 30 KB at once, and the page ends: what does not fit into the budget waits for the next page', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  site.page('/next', tag('data-page-views="off"'));
+  const page = await visit(context, site.page('/', tag('data-page-views="off"')));
+  await page.evaluate(() => {
+    addEventListener('pagehide', () => {
+      for (let n = 0; n < 90; n += 1) EchoPilot.track('action', 'large', { n, text: 'x'.repeat(800) });
+    }, true);
+  });
+  await page.goto(`${site.url}/next`);
+  await server.counts(90, page);
+  assert.ok(site.batches.every(({ bytes }) => bytes <= 30_200));
+});
+
+test('three times 30 KB at once, while another script has used up what may outlive the page', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  site.page('/elsewhere');
+  const page = await visit(context, site.page('/', tag('data-page-views="off"')));
+  let letGo;
+  const held = new Promise((resolve) => { letGo = resolve; });
+  const own = site.answer.bind(site);
+  site.answer = async (request, response) => {
+    if (!request.url.startsWith('/other')) return own(request, response);
+    await held;
+    response.destroy();
+  };
+  await page.evaluate(() => {
+    fetch('/other', { method: 'POST', body: 'x'.repeat(60_000), keepalive: true }).catch(() => {});
+    for (let n = 0; n < 90; n += 1) EchoPilot.track('action', 'large', { text: 'x'.repeat(800) });
+  });
+  await until('attempts', async () => {
+    await page.evaluate(() => EchoPilot.flush());
+    return (await stored(page)).length > 0;
+  });
+  letGo();
+  await server.counts(90, page);
+});
+
+test('a beacon that is refused is sent by other means', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  await context.addInitScript(() => { navigator.sendBeacon = () => false; });
+  const page = await visit(context, site.page('/'));
+  await act(page, 30);
+  await page.close({ runBeforeUnload: true });
+  await server.counts(31);
+});
+
+/** A page on which nothing happens by itself any more: its view is counted, and its time stands still. */
+async function stillPage(server, context, url) {
+  const page = await context.newPage();
+  await page.clock.install();
+  await page.goto(url);
+  await page.clock.pauseAt(Date.now() + 120_000);
+  await server.counts(1, page);
+  return page;
+}
+
+test('a beacon that is lost is sent again by the next page, when its lease is over', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await stillPage(server, context, site.page('/'));
+  site.intercept = ({ response }) => { response.destroy(); };
+  const before = site.batches.length;
+  await act(page, 10);
+  await until('storing', async () => (await stored(page)).length === 10);
+  await page.goto(site.page('/without', ''));
+  await until('the beacon', () => site.batches.length > before);
+  await until('the leases', async () => (await stored(page)).every((record) => record.until > 0));
+  site.intercept = null;
+  await page.goto(site.url);
+  // What may have arrived is not sent twice at once.
+  await server.counts(2, page);
+  await page.clock.fastForward(61_000);
+  await server.counts(12, page);
+});
+
+test('a page that is hidden sends at once and learns that it arrived', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await stillPage(server, context, site.page('/'));
+  await act(page, 10);
+  await page.evaluate(() => {
+    Object.defineProperty(document, 'visibilityState', { get: () => 'hidden' });
+    document.dispatchEvent(new Event('visibilitychange'));
+  });
+  await until('arrival', async () => (await server.count()) === 11);
+  await until('an empty store', async () => (await stored(page)).length === 0);
+});
+
+test('a database handle that died is opened anew', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  await context.addInitScript(() => {
+    window.opened = [];
+    const { open } = IDBFactory.prototype;
+    IDBFactory.prototype.open = function remember(...values) {
+      const request = open.apply(this, values);
+      request.addEventListener('success', () => window.opened.push(request.result));
+      return request;
+    };
+  });
+  const page = await visit(context, site.page('/'));
+  await server.counts(1, page);
+  site.intercept = ({ response }) => { response.destroy(); };
+  await page.evaluate(() => { window.opened.forEach((database) => database.close()); });
+  await act(page, 15);
+  await until('storing', async () => (await stored(page)).length === 15);
+  site.intercept = null;
+  await server.counts(16, page);
+});
+
+test('storage that throws: events are sent from memory', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  await context.addInitScript(() => {
+    for (const name of ['indexedDB', 'localStorage', 'sessionStorage']) {
+      Object.defineProperty(window, name, { get() { throw new DOMException('no', 'SecurityError'); } });
+    }
+    LockManager.prototype.request = () => Promise.reject(new DOMException('no', 'SecurityError'));
+  });
+  const page = await visit(context, site.page('/'));
+  await page.evaluate(() => EchoPilot.setUserId('u'));
+  await act(page, 350);
+  await server.counts(351, page);
+  await server.down();
+  await act(page, 50);
+  await until('a failed attempt', () => site.batches.length > 4);
+  await server.again();
+  await server.counts(401, page);
+});
+
+test('a frame without an origin, as previews and mail readers make them', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  site.page('/frame', `${tag('', server.url)}<script>EchoPilot.track('action', 'inside')</script>`);
+  const page = await context.newPage();
+  await page.goto(site.page('/', '<iframe sandbox="allow-scripts" src="/frame"></iframe>'));
+  await server.counts(2);
+});
+
+test('storage that never answers: events are sent from memory', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  await context.addInitScript(() => { IDBFactory.prototype.open = () => ({}); });
+  const page = await visit(context, site.page('/'));
+  await act(page, 5);
+  await server.counts(6);
+});
+
+test('429 with Retry-After from another origin: not a moment sooner', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const front = await Site.start(server);
+  t.after(() => front.stop());
+  let refusals = 0;
+  front.intercept = async ({ pass }) => {
+    const answer = await pass();
+    refusals += 1;
+    if (refusals > 1) return answer;
+    // With the very headers by which the server lets other origins see an answer.
+    return { status: 429, headers: { ...answer.headers, 'retry-after': '3', 'content-length': '2' }, body: '{}' };
+  };
+  const page = await visit(context, site.page('/', tag('', front.url)));
+  await act(page, 20);
+  await until('the refusal', () => refusals === 1);
+  const isAnswered = () => performance.getEntriesByType('resource').some(({ name }) => name.endsWith('/event'));
+  await until('its arrival', () => page.evaluate(isAnswered));
+  for (let n = 0; n < 3; n += 1) {
+    await act(page, 1);
+    await page.evaluate(() => EchoPilot.flush());
+    await page.evaluate(() => dispatchEvent(new Event('online')));
+  }
+  await server.counts(24, page);
+  const [first, second] = front.batches;
+  assert.ok(second.at - first.at >= 2_950, `the second came after ${second.at - first.at} ms`);
+});
+
+test('pauses after failures are random and grow', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  await context.addInitScript(() => { Math.random = () => 0.99; });
+  site.intercept = ({ response }) => { response.destroy(); };
+  const page = await visit(context, site.page('/'));
+  await until('four attempts', () => site.batches.length >= 4);
+  const pauses = site.batches.slice(1).map(({ at }, n) => at - site.batches[n].at);
+  [1_000, 2_000, 4_000].forEach((limit, n) => {
+    assert.ok(pauses[n] > 0.9 * limit && pauses[n] < limit + 900, `pause ${n}: ${pauses[n]} ms`);
+  });
+  site.intercept = null;
+  await server.counts(1, page);
+});
+
+test('a batch that is too large for a proxy is halved, and one event that still is too large holds up no other', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  site.intercept = ({ pass, body }) => (body.length > 3_000 ? { status: 413, headers: {}, body: 'too large' } : pass());
+  const page = await visit(context, site.page('/', tag('data-page-views="off"')));
+  await act(page, 50);
+  await page.evaluate(() => EchoPilot.track('action', 'huge', { text: 'x'.repeat(4_000) }));
+  await act(page, 49);
+  await server.counts(99, page);
+  assert.deepEqual(await stored(page), []);
+});
+
+test('an answer that is not the server\'s own is not believed', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  let answers = 0;
+  site.intercept = ({ pass }) => {
+    answers += 1;
+    const status = { 1: 200, 2: 403, 3: 404 }[answers];
+    return status ? { status, headers: { 'Content-Type': 'text/html' }, body: '<h1>Log in</h1>' } : pass();
+  };
+  const page = await visit(context, site.page('/'));
+  await act(page, 10);
+  await server.counts(11, page);
+  assert.ok(answers > 3);
+});
+
+test('an event the server refuses is named in the console and holds up no other', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/', tag('data-page-views="off"')));
+  const warnings = [];
+  page.on('console', (message) => warnings.push(message.text()));
+  await page.evaluate(() => {
+    EchoPilot.track('tap', 'x');
+    const circle = {};
+    circle.circle = circle;
+    EchoPilot.track('action', 'circle', circle);
+    EchoPilot.track('action', 'x'.repeat(300), { big: 10n });
+    EchoPilot.track('action', '\ud800 half', null);
+    EchoPilot.track('conversion');
+    // Nothing that a page says may throw.
+    EchoPilot.track(Symbol('x'), Object.create(null));
+    EchoPilot.track('action', Object.create(null));
+    EchoPilot.track('action', 'text', 'text');
+  });
+  await server.counts(5, page);
+  await page.evaluate(() => { EchoPilot.track('tap', 'x'); return EchoPilot.flush(); });
+  assert.deepEqual(await stored(page), []);
+  assert.ok(warnings.filter((text) => text.includes('refused')).length === 2, warnings.join('\n'));
+  await server.counts(5, page);
+});
+
+test('an event from more than a week ago, which the server might count anew, is let go', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  site.page('/', tag('data-page-views="off"'));
+  const page = await context.newPage();
+  await page.addInitScript(() => {
+    const { now } = Date;
+    Date.now = () => now() - 8 * 24 * 3600 * 1000;
+  });
+  await page.goto(site.url);
+  await context.setOffline(true);
+  await act(page, 3);
+  await until('storing', async () => (await stored(page)).length === 3);
+  await page.close();
+  await context.setOffline(false);
+  const next = await visit(context, site.url);
+  await act(next, 2);
+  await server.counts(2, next);
+  assert.deepEqual(await stored(next), []);
+});

@@ -1,0 +1,172 @@
+// The ways into a page: plain, module, other origin, strict policies, block lists; and what a page can rely on.
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { act, openBrowser, tag, visit, world } from './harness.mjs';
+
+let browser;
+before(async () => { browser = await openBrowser(); });
+after(() => browser.close());
+
+/** Opens a page and counts its view and one more act; nothing may be said in the console. */
+async function works(t, html, headers = {}) {
+  const everything = await world(t, browser);
+  const { server, site, context } = everything;
+  const said = [];
+  context.on('console', (message) => said.push(message.text()));
+  context.on('weberror', (error) => said.push(String(error.error())));
+  const policy = typeof headers === 'function' ? headers(server.url) : headers;
+  const page = await visit(context, site.page('/', html(server.url), policy));
+  await act(page, 1);
+  await server.counts(2, page);
+  assert.deepEqual(said, []);
+  return { ...everything, page };
+}
+
+test('the example of the documentation works as it stands', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  site.page('/pricing');
+  const page = await visit(context, site.page('/dashboard', `${tag()}
+    <script>EchoPilot.track('action', 'button_click', { button_id: 'submit-btn', form_name: 'contact' });</script>
+    <button data-track="submit_form" data-action="click">Submit</button>
+    <a href="/pricing" data-track="pricing_page" data-action="navigate">View Pricing</a>`));
+  await page.evaluate(() => EchoPilot.setUserId('user_12345'));
+  await page.click('button');
+  await page.click('a');
+  await server.counts(5);
+  const usage = await server.usage();
+  assert.deepEqual(usage.feature_usage, { button_click: 1, dashboard: 1, pricing: 1, pricing_page: 1, submit_form: 1 });
+  assert.deepEqual(usage.funnel_steps, { page_view: 2, action: 3, conversion: 0 });
+  assert.equal(usage.mau, 1);
+});
+
+test('a plain script from another origin', (t) => works(t, (server) => tag('', server)));
+test('a plain script, loaded late', (t) => works(t, () => tag('async')));
+test('a deferred script', (t) => works(t, () => tag('defer')));
+test('a module from another origin', (t) => works(t, (server) => tag('type="module"', server)));
+test('a module\'s own settings', async (t) => {
+  const { server } = await works(t, (url) => tag('type="module" data-user-id="m"', url));
+  assert.equal((await server.usage()).mau, 1);
+});
+test('an import in a module of the page', (t) => works(t, (server) => `<script type="module">
+  import '${server}/static/js/telemetry.js';
+  EchoPilot.setUserId('u');</script>`));
+test('a page that only lets in what says that it may come', (t) => works(t, (server) => tag('', server), {
+  'Cross-Origin-Embedder-Policy': 'require-corp', 'Cross-Origin-Opener-Policy': 'same-origin',
+}));
+test('a strict policy, own origin', (t) => works(t, () => tag(), {
+  'Content-Security-Policy': `default-src 'none'; script-src 'self'; connect-src 'self';
+    require-trusted-types-for 'script'; trusted-types 'none'`.replaceAll('\n', ' '),
+}));
+test('a strict policy, other origin', (t) => works(t, (server) => tag('', server), (server) => ({
+  'Content-Security-Policy': `default-src 'none'; script-src ${server}; connect-src ${server};
+    require-trusted-types-for 'script'`.replaceAll('\n', ' '),
+})));
+test('a strict policy with a nonce', (t) => works(t, (server) => tag('nonce="n"', server), (server) => ({
+  'Content-Security-Policy': `default-src 'none'; script-src 'nonce-n' 'strict-dynamic'; connect-src ${server}`,
+})));
+
+test('a policy that forbids sending does not break the page', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const errors = [];
+  context.on('weberror', (error) => errors.push(String(error.error())));
+  const page = await visit(context, site.page('/', tag(), { 'Content-Security-Policy': "connect-src 'none'" }));
+  await act(page, 3);
+  await page.evaluate(() => EchoPilot.flush());
+  await page.close({ runBeforeUnload: true });
+  site.page('/', tag());
+  await server.counts(5, await visit(context, site.url));
+  assert.deepEqual(errors, []);
+});
+
+test('calls made before the script is there are kept', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/', `<script>
+    window.EchoPilot ||= { q: [] };
+    EchoPilot.q.push(['setUserId', 'early'], ['track', 'action', 'first', { n: 1 }]);</script>${tag('async')}`));
+  await server.counts(2, page);
+  const { mau, feature_usage: usage } = await server.usage();
+  assert.deepEqual([mau, usage], [1, { '/': 1, first: 1 }]);
+});
+
+test('with the rules of a block list active, the neutral path works', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  for (const rule of ['api/analytics/**', 'analytics/event**', 'telemetry*', 'track*', 'collect*', 'stats*', 'events*']) {
+    await context.route(`**/${rule}`, (route) => route.abort('blockedbyclient'));
+  }
+  const blocked = await context.newPage();
+  await blocked.goto(site.page('/'));
+  assert.equal(await blocked.evaluate(() => typeof window.EchoPilot), 'undefined');
+  for (const [n, from] of ['', server.url].entries()) {
+    site.page('/', `<script src="${from}/echo.js"></script>`);
+    const page = await visit(context, site.url);
+    await act(page, 9);
+    await server.counts(10 * (n + 1), page);
+  }
+  assert.ok(site.batches.length > 0 && site.batches.every(({ pathname }) => pathname === '/echo'));
+});
+
+test('settings by call: another place for events', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/', `${tag()}<script>
+    EchoPilot.init({ endpoint: '/echo', userId: 'u', pageViews: false });</script>`));
+  await act(page, 2);
+  await server.counts(2, page);
+  assert.ok(site.batches.every(({ pathname }) => pathname === '/echo'));
+  assert.equal((await server.usage()).mau, 1);
+});
+
+test('settings by the tag: another place for events', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/', tag(`data-endpoint="${server.url}/echo"`)));
+  await act(page, 2);
+  await server.counts(3, page);
+  assert.equal(site.batches.length, 0);
+});
+
+for (const hours of [2, -2]) {
+  test(`a clock that is ${hours} hours off: times are right to the second`, async (t) => {
+    const { server, site, context } = await world(t, browser);
+    await context.addInitScript((off) => {
+      const Real = Date;
+      Date = class extends Real {
+        constructor(...values) { super(...(values.length ? values : [Real.now() + off])); }
+
+        static now() { return Real.now() + off; }
+      };
+    }, hours * 3600 * 1000);
+    const page = await visit(context, site.page('/'));
+    const before = Date.now();
+    await act(page, 5);
+    const after = Date.now();
+    await server.counts(6, page);
+    for (const { feature, ts } of await server.events()) {
+      const at = Date.parse(ts);
+      if (feature === 'act') assert.ok(at > before - 1_000 && at < after + 1_000, `${ts} is ${at - before} ms off`);
+    }
+  });
+}
+
+test('flush resolves when all has arrived', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/', tag('data-page-views="off"')));
+  await page.evaluate(() => {
+    for (let n = 0; n < 250; n += 1) EchoPilot.track('conversion', 'paid');
+    return EchoPilot.flush();
+  });
+  assert.equal(await server.count(), 250);
+});
+
+test('ids are version 7, in the order in which they were made, and all different', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/', tag('data-page-views="off"')));
+  await act(page, 6_000);
+  await server.counts(6_000, page);
+  const sent = site.batches.flatMap(({ events }) => events);
+  const version7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
+  assert.ok(sent.every(({ event_id: id }) => version7.test(id)));
+  const ids = sent.sort((a, b) => a.metadata.n - b.metadata.n).map(({ event_id: id }) => id);
+  assert.deepEqual(ids, [...ids].sort());
+  assert.equal(new Set(ids).size, 6_000);
+  const made = Number.parseInt(ids[0].replace('-', '').slice(0, 12), 16);
+  assert.ok(Math.abs(made - Date.parse(sent[0].ts)) < 1_000);
+});

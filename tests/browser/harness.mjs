@@ -1,0 +1,272 @@
+// The real server, a site whose pages use the client, and a real browser that visits them.
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import http from 'node:http';
+import { homedir, tmpdir } from 'node:os';
+import path from 'node:path';
+import { createInterface } from 'node:readline';
+import { chromium } from 'playwright-core';
+
+const TARGET = process.env.CARGO_TARGET_DIR ?? path.join(homedir(), '.cache/echopilot-target');
+const PROGRAM = path.join(TARGET, 'release/echopilot');
+const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
+const FLAGS = [
+  '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+  '--disable-component-update', '--disable-sync',
+];
+const KEY = 'a-key-for-the-tests';
+/** Longest wait for anything that should happen soon. */
+const PATIENCE_MS = Number(process.env.ECHOPILOT_TEST_PATIENCE ?? 30_000);
+
+/** A file to serve instead of the script that is in the binary: quicker while one works on the client. */
+const SCRIPT_FILE = process.env.ECHOPILOT_TEST_SCRIPT;
+
+/** Waits until `look` gives something true, and returns it. */
+export async function until(what, look) {
+  const deadline = performance.now() + PATIENCE_MS;
+  for (;;) {
+    const seen = await look();
+    if (seen) return seen;
+    assert.ok(performance.now() < deadline, `${what} did not happen in time`);
+    await new Promise((resolve) => { setTimeout(resolve, 20); });
+  }
+}
+
+async function temporaryFolder() {
+  return mkdtemp(path.join(tmpdir(), 'echopilot-browser-'));
+}
+
+/** The real program in a folder of its own. */
+export class Server {
+  static async start() {
+    const server = new Server();
+    server.folder = await temporaryFolder();
+    await server.up('127.0.0.1:0');
+    return server;
+  }
+
+  async up(listen) {
+    const { PATH } = process.env;
+    this.process = spawn(PROGRAM, ['serve', '--data-dir', this.folder, '--listen', listen], {
+      env: { PATH, ECHOPILOT_DASH_KEY: KEY },
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    this.ended = new Promise((resolve, reject) => {
+      this.process.on('exit', resolve);
+      this.process.on('error', reject);
+    });
+    const lines = createInterface({ input: this.process.stderr });
+    this.url = await new Promise((resolve, reject) => {
+      this.ended.then(() => reject(new Error('the server ended before it answered')), reject);
+      lines.on('line', (line) => line.includes('answers at ') && resolve(line.split('answers at ')[1].trim()));
+    });
+  }
+
+  /** Ends it as a crash would. */
+  async down() {
+    this.process.kill('SIGKILL');
+    await this.ended;
+  }
+
+  /** Starts it again, in the same place. */
+  async again() {
+    await this.up(new URL(this.url).host);
+  }
+
+  async usage() {
+    const response = await fetch(`${this.url}/api/analytics/usage?days=2`, { headers: { 'X-Dash-Key': KEY } });
+    assert.equal(response.status, 200);
+    return response.json();
+  }
+
+  async count() {
+    return (await this.usage()).total_events;
+  }
+
+  /** What is stored, in the order in which it happened. */
+  async events() {
+    const log = await readFile(path.join(this.folder, 'analytics_events.ndjson'), 'utf8');
+    const events = log.split('\n').filter((line) => line.trim()).map((line) => JSON.parse(line));
+    return events.sort((a, b) => Date.parse(a.ts) - Date.parse(b.ts));
+  }
+
+  /** The features of the events of a type, in the order in which they happened. */
+  async features(type) {
+    return (await this.events()).filter((event) => event.event_type === type).map((event) => event.feature);
+  }
+
+  /** Waits until all acts are counted, lets the pages send whatever they still have, and counts again. */
+  async counts(acts, ...pages) {
+    let count;
+    await until('the count', async () => {
+      count = await this.count();
+      return count >= acts;
+    }).catch((error) => assert.fail(`${error.message}: ${count} of ${acts} events`));
+    for (const page of pages) await page.evaluate(() => EchoPilot.flush());
+    assert.equal(await this.count(), acts);
+  }
+
+  async stop() {
+    await this.down();
+    await rm(this.folder, { recursive: true });
+  }
+}
+
+/**
+ * A site with pages of its own, which passes everything else on to the server, as a proxy in front of both would. Its
+ * `intercept` may do something else with an ingest request: it gets the request, its body, and a way to pass it on.
+ */
+export class Site {
+  static async start(server) {
+    const site = new Site();
+    Object.assign(site, {
+      server, pages: new Map(), intercept: null, batches: [], methods: [], reports: [],
+    });
+    site.http = http.createServer((request, response) => {
+      site.answer(request, response).catch(() => response.destroy());
+    });
+    await new Promise((resolve) => { site.http.listen(0, '127.0.0.1', resolve); });
+    site.url = `http://127.0.0.1:${site.http.address().port}`;
+    return site;
+  }
+
+  /** A page; without `html` one that has the script alone. */
+  page(place, html = tag(), headers = {}) {
+    const body = `<!doctype html><title>${place}</title>\n${html}`;
+    this.pages.set(place, { body, headers: { 'Content-Type': 'text/html', ...headers } });
+    return this.url + place;
+  }
+
+  async answer(request, response) {
+    const body = await readAll(request);
+    const { pathname, search } = new URL(request.url, this.url);
+    const page = this.pages.get(pathname);
+    if (page) {
+      response.writeHead(200, { 'Cache-Control': 'no-cache', ...page.headers }).end(page.body);
+      return;
+    }
+    if (pathname === '/favicon.ico') {
+      response.writeHead(204).end();
+      return;
+    }
+    // What a page that nobody watches says, and where it waits for its cue.
+    if (pathname === '/report') {
+      this.reports.push(decodeURIComponent(search.slice(1)));
+      response.end();
+      return;
+    }
+    if (pathname === '/cue') {
+      await this.cue;
+      response.end();
+      return;
+    }
+    if (SCRIPT_FILE && pathname === '/static/js/telemetry.js') {
+      const headers = { 'Content-Type': 'text/javascript', 'Access-Control-Allow-Origin': '*' };
+      response.writeHead(200, headers).end(await readFile(SCRIPT_FILE));
+      return;
+    }
+    const pass = () => this.pass(request, body);
+    const isBatch = request.method === 'POST';
+    this.methods.push(request.method);
+    if (isBatch) {
+      const { headers } = request;
+      this.batches.push({ at: performance.now(), headers, pathname, bytes: body.length, ...JSON.parse(body) });
+    }
+    const answer = isBatch && this.intercept ? await this.intercept({ request, response, body, pass }) : await pass();
+    if (!answer) return;
+    response.writeHead(answer.status, answer.headers).end(answer.body);
+  }
+
+  pass({ method, url, headers }, body) {
+    return new Promise((resolve, reject) => {
+      const onward = http.request(this.server.url + url, { method, headers, agent: false }, async (answer) => {
+        resolve({ status: answer.statusCode, headers: answer.headers, body: await readAll(answer) });
+      });
+      onward.on('error', reject);
+      onward.end(body);
+    });
+  }
+
+  async stop() {
+    this.http.closeAllConnections();
+    await new Promise((resolve) => { this.http.close(resolve); });
+  }
+}
+
+async function readAll(stream) {
+  const chunks = [];
+  for await (const chunk of stream) chunks.push(chunk);
+  return Buffer.concat(chunks);
+}
+
+/** The script's tag. */
+export const tag = (attributes = '', from = '') => `<script src="${from}/static/js/telemetry.js" ${attributes}></script>`;
+
+/** A browser for one file of tests. */
+export async function openBrowser() {
+  return chromium.launch({ executablePath: CHROMIUM, args: FLAGS });
+}
+
+/** A browser with a folder of its own, so that it can be killed and come back. */
+export async function openProfile(folder) {
+  return chromium.launchPersistentContext(folder, { executablePath: CHROMIUM, args: FLAGS });
+}
+
+/** A browser that nobody watches, as tools switch off what they cannot follow: its pages drive themselves. */
+export function openUnwatched(folder, url) {
+  const browser = spawn(CHROMIUM, [...FLAGS, `--user-data-dir=${folder}`, url], { stdio: 'ignore', detached: true });
+  const ended = new Promise((resolve) => { browser.on('exit', resolve); });
+  return async () => {
+    process.kill(-browser.pid, 'SIGKILL');
+    await ended;
+  };
+}
+
+/** What a test needs, and its end: `async (t) => { const { server, site, context } = await world(t, browser) }`. */
+export async function world(t, browser, options = {}) {
+  const server = await Server.start();
+  const site = await Site.start(server);
+  const context = browser && await browser.newContext(options);
+  t.after(async () => {
+    await context?.close();
+    await site.stop();
+    await server.stop();
+  });
+  return { server, site, context };
+}
+
+/** A folder for the time of a test. */
+export async function folderFor(t) {
+  const folder = await temporaryFolder();
+  t.after(() => rm(folder, { recursive: true, force: true, maxRetries: 10 }));
+  return folder;
+}
+
+/** The page at `url`, when it is there and the client in it. */
+export async function visit(context, url) {
+  const page = await context.newPage();
+  await page.goto(url);
+  await page.waitForFunction(() => window.EchoPilot?.track);
+  return page;
+}
+
+/** Records `count` actions in a loop. */
+export const act = (page, count, feature = 'act') => page.evaluate(([times, name]) => {
+  for (let n = 0; n < times; n += 1) EchoPilot.track('action', name, { n });
+}, [count, feature]);
+
+/** The records in the browser's store, of this site and its default endpoint. */
+export const stored = (page) => page.evaluate(async () => {
+  const databases = await indexedDB.databases();
+  const all = await Promise.all(databases.map(({ name }) => new Promise((resolve, reject) => {
+    const request = indexedDB.open(name);
+    request.onerror = reject;
+    request.onsuccess = () => {
+      const records = request.result.transaction('events').objectStore('events').getAll();
+      records.onsuccess = () => resolve(records.result);
+      request.result.close();
+    };
+  })));
+  return all.flat();
+});

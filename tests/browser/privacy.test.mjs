@@ -1,0 +1,157 @@
+// Privacy: unknown until the page says who it is, and not at all for those who do not want it.
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { act, openBrowser, stored, tag, until, visit, world } from './harness.mjs';
+
+let browser;
+before(async () => { browser = await openBrowser(); });
+after(() => browser.close());
+
+/** All that the browser remembers of a visitor. */
+const remembered = (page) => page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie]));
+const NOTHING = '[{},{},""]';
+
+test('a visitor is anonymous, and nothing is remembered of them', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/'));
+  await act(page, 3);
+  await server.counts(4, page);
+  assert.equal((await server.usage()).mau, 0);
+  assert.equal(await remembered(page), NOTHING);
+  assert.deepEqual(await stored(page), []);
+  assert.deepEqual(await context.cookies(), []);
+});
+
+test('a user is one on later pages too, until the page says otherwise', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  // The view comes after what the page's own scripts say.
+  site.page('/', `${tag()}<script>EchoPilot.setUserId('user_12345')</script>`);
+  site.page('/later');
+  let page = await visit(context, site.url);
+  await server.counts(1, page);
+  await page.goto(`${site.url}/later`);
+  await server.counts(2, page);
+  await page.evaluate(() => EchoPilot.setUserId(null));
+  await act(page, 1);
+  await server.counts(3, page);
+  assert.equal(await remembered(page), NOTHING);
+  await page.close();
+  page = await visit(context, `${site.url}/later`);
+  await server.counts(4, page);
+  assert.deepEqual((await server.events()).map(({ user_id: user }) => user), ['user_12345', 'user_12345', null, null]);
+});
+
+test('the page can say who it is by the script\'s tag', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/', tag('data-user-id="u7"')));
+  await server.counts(1, page);
+  await page.goto(site.page('/', tag('data-user-id=""')));
+  await server.counts(2, page);
+  assert.deepEqual((await server.events()).map(({ user_id: user }) => user), ['u7', null]);
+});
+
+for (const [signal, define] of [
+  ['Global Privacy Control', () => Object.defineProperty(navigator, 'globalPrivacyControl', { value: true })],
+  ['Do Not Track', () => Object.defineProperty(navigator, 'doNotTrack', { value: '1' })],
+]) {
+  test(`${signal}: events without a user, and no id is kept`, async (t) => {
+    const { server, site, context } = await world(t, browser);
+    const before = await visit(context, site.page('/', tag('data-user-id="u"')));
+    await server.counts(1, before);
+    assert.ok((await remembered(before)).includes('"u"'));
+    await before.close();
+    await context.addInitScript(define);
+    const page = await visit(context, site.page('/later'));
+    await server.counts(2, page);
+    assert.equal(await remembered(page), NOTHING, 'what was kept before is gone');
+    await page.evaluate(() => EchoPilot.setUserId('u'));
+    await act(page, 3);
+    await server.counts(5, page);
+    assert.deepEqual((await server.events()).map(({ user_id: user }) => user), ['u', null, null, null, null]);
+    assert.equal(await remembered(page), NOTHING);
+  });
+
+  test(`${signal}: not counted at all where the page says so`, async (t) => {
+    const { server, site, context } = await world(t, browser);
+    const seen = await visit(context, site.page('/', tag('data-gpc="off"')));
+    await server.counts(1, seen);
+    await seen.close();
+    await context.addInitScript(define);
+    const page = await visit(context, site.url);
+    await act(page, 3);
+    await page.evaluate(() => EchoPilot.flush());
+    assert.deepEqual(await stored(page), []);
+    await page.close({ runBeforeUnload: true });
+    await server.counts(1);
+    assert.equal(site.batches.length, 1);
+  });
+}
+
+test('who opts out is forgotten and not counted, here and in other tabs, until they opt in', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  site.page('/', tag('data-page-views="off"'));
+  const page = await visit(context, site.url);
+  const other = await visit(context, site.url);
+  await page.evaluate(() => EchoPilot.setUserId('u'));
+  site.intercept = ({ response }) => { response.destroy(); };
+  await act(page, 5);
+  await until('storing', async () => (await stored(page)).length === 5);
+  await page.evaluate(() => EchoPilot.optOut());
+  assert.deepEqual(await stored(page), [], 'what was not sent is gone');
+  assert.ok(!(await remembered(page)).includes('"u"'));
+  site.intercept = null;
+  for (const tab of [page, other]) {
+    await tab.evaluate(() => EchoPilot.setUserId('u'));
+    await act(tab, 5);
+    await tab.evaluate(() => EchoPilot.flush());
+    assert.deepEqual(await stored(tab), []);
+  }
+  assert.ok(!(await remembered(page)).includes('"u"'));
+  const later = await visit(context, site.url);
+  await act(later, 5);
+  await later.close({ runBeforeUnload: true });
+  assert.equal(await server.count(), 0);
+  await page.evaluate(() => EchoPilot.optIn());
+  await act(page, 2);
+  await server.counts(2, page, other);
+});
+
+test('opting out holds for the page where storage throws', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  await context.addInitScript(() => {
+    Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError'); } });
+  });
+  const page = await visit(context, site.page('/', tag('data-page-views="off"')));
+  await page.evaluate(() => EchoPilot.optOut());
+  await act(page, 3);
+  await page.evaluate(() => EchoPilot.optIn());
+  await act(page, 2);
+  await server.counts(2, page);
+});
+
+test('a machine is marked, a person is not', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  site.page('/');
+  await visit(context, site.url);
+  await server.counts(1);
+  const person = await browser.newContext({ userAgent: 'Mozilla/5.0 (X11; Linux x86_64) Chrome/156.0.0.0 Safari/537.36' });
+  t.after(() => person.close());
+  await person.addInitScript(() => Object.defineProperty(navigator, 'webdriver', { value: false }));
+  await visit(person, site.url);
+  await server.counts(2);
+  const crawler = await browser.newContext({ userAgent: 'Examplebot/1.0' });
+  t.after(() => crawler.close());
+  await crawler.addInitScript(() => Object.defineProperty(navigator, 'webdriver', { value: false }));
+  await visit(crawler, site.url);
+  await server.counts(3);
+  assert.deepEqual((await server.events()).map(({ metadata }) => metadata.bot), [true, undefined, true]);
+});
+
+test('no cookie goes along', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  await context.addCookies([{ name: 'session', value: 'secret', url: site.url }]);
+  const page = await visit(context, site.page('/'));
+  await act(page, 1);
+  await server.counts(2, page);
+  assert.ok(site.batches.length > 0 && site.batches.every(({ headers }) => headers.cookie === undefined));
+});

@@ -1,0 +1,215 @@
+// Page views: each time a visitor sees a page, once.
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { act, folderFor, openBrowser, openUnwatched, stored, tag, until, visit, world } from './harness.mjs';
+
+let browser;
+before(async () => { browser = await openBrowser(); });
+after(() => browser.close());
+
+/** Runs an unwatched browser for the time of a test. */
+async function unwatched(t, url) {
+  const folder = await folderFor(t);
+  const close = openUnwatched(folder, url);
+  // In this order: the folder goes last.
+  t.after(close);
+  return close;
+}
+
+test('a view has the path as its feature, the place as its url, and the other site it came from', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/shop/shoes/'));
+  await server.counts(1, page);
+  site.page('/', '<a href="/shop/shoes/?q=secret#part">go</a>');
+  await page.goto(site.url.replace('127.0.0.1', 'localhost'));
+  await page.evaluate((url) => { document.querySelector('a').href = url; }, `${site.url}/shop/shoes/?q=secret#part`);
+  await page.click('a');
+  await server.counts(2);
+  site.page('/', tag());
+  await page.goto(site.url);
+  await server.counts(3);
+  const [typed, linked, root] = await server.events();
+  assert.deepEqual([typed.event_type, typed.feature, typed.url], ['page_view', 'shop/shoes', '/shop/shoes/']);
+  assert.equal(typed.metadata.referrer, undefined);
+  assert.deepEqual([linked.url, linked.metadata.referrer], ['/shop/shoes/', site.url.replace('127.0.0.1', 'localhost')]);
+  assert.equal(root.feature, '/');
+  assert.ok(!JSON.stringify(await server.events()).includes('secret'));
+});
+
+test('a way back through the back/forward cache is one more view', async (t) => {
+  const { server, site } = await world(t);
+  site.page('/b', `${tag()}<script>addEventListener('load', () => setTimeout(() => history.back()));</script>`);
+  site.page('/a', `${tag()}<script>
+    EchoPilot.track('action', 'before');
+    addEventListener('pageshow', async ({ persisted }) => {
+      if (persisted) EchoPilot.track('action', 'after');
+      await fetch('/report?persisted=' + persisted);
+      if (!persisted) setTimeout(() => { location.href = '/b'; });
+    });</script>`);
+  await unwatched(t, `${site.url}/a`);
+  await until('the way back', () => site.reports.length === 2);
+  assert.deepEqual(site.reports, ['persisted=false', 'persisted=true'], 'the browser kept the page');
+  await server.counts(5);
+  assert.deepEqual(await server.features('page_view'), ['a', 'b', 'a']);
+  assert.deepEqual(await server.features('action'), ['before', 'after']);
+});
+
+test('a page that sends while it is left still goes into the back/forward cache', async (t) => {
+  const { server, site } = await world(t);
+  let began;
+  const sending = new Promise((resolve) => { began = resolve; });
+  site.cue = sending;
+  site.intercept = async ({ pass }) => {
+    began();
+    await until('the other page', () => site.reports.includes('b'));
+    return pass();
+  };
+  site.page('/b', `${tag()}<script>fetch('/report?b').then(() => setTimeout(() => history.back(), 0));</script>`);
+  site.page('/a', `${tag()}<script>
+    fetch('/cue').then(() => { location.href = '/b'; });
+    addEventListener('pageshow', ({ persisted }) => persisted && fetch('/report?persisted'));</script>`);
+  await unwatched(t, `${site.url}/a`);
+  await until('the way back', () => site.reports.includes('persisted'));
+  await server.counts(3);
+  assert.deepEqual(await server.features('page_view'), ['a', 'b', 'a']);
+});
+
+test('a prerendered page is a view when it is activated, and never before', async (t) => {
+  const { server, site } = await world(t);
+  let go;
+  site.cue = new Promise((resolve) => { go = resolve; });
+  const prepared = `${tag()}<script>
+    EchoPilot.track('action', 'early');
+    fetch('/report?' + location.pathname + ' prerendering=' + document.prerendering);</script>`;
+  site.page('/second', prepared);
+  site.page('/never', prepared);
+  site.page('/first', `${tag()}
+    <script type="speculationrules">
+      {"prerender":[{"source":"list","urls":["/second","/never"],"eagerness":"immediate"}]}</script>
+    <script>fetch('/cue').then(() => { location.href = '/second'; });</script>`);
+  await unwatched(t, `${site.url}/first`);
+  await until('both to be prepared', () => site.reports.length === 2);
+  assert.deepEqual([...site.reports].sort(), ['/never prerendering=true', '/second prerendering=true']);
+  await server.counts(1);
+  assert.deepEqual(await server.features('page_view'), ['first']);
+  go();
+  await server.counts(3);
+  assert.deepEqual((await server.features('page_view')).sort(), ['first', 'second']);
+  assert.deepEqual(await server.features('action'), ['early']);
+  assert.equal(site.reports.length, 2, 'the prepared page was used, not loaded again');
+});
+
+test('a page opened in the background is a view when it is first seen', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  await context.addInitScript(() => {
+    window.state = 'hidden';
+    Object.defineProperty(document, 'visibilityState', { get: () => window.state });
+  });
+  const page = await visit(context, site.page('/'));
+  await act(page, 1);
+  await server.counts(1, page);
+  assert.deepEqual(await server.features('page_view'), []);
+  await page.evaluate(() => {
+    window.state = 'visible';
+    document.dispatchEvent(new Event('visibilitychange'));
+    document.dispatchEvent(new Event('visibilitychange'));
+  });
+  await server.counts(2, page);
+});
+
+for (const api of ['the Navigation API', 'history alone']) {
+  const app = async (t, attributes) => {
+    const everything = await world(t, browser);
+    if (api === 'history alone') {
+      await everything.context.addInitScript(() => Object.defineProperty(window, 'navigation', { value: undefined }));
+    }
+    const page = await visit(everything.context, everything.site.page('/', tag(attributes)));
+    return { ...everything, page };
+  };
+
+  test(`single-page apps by ${api}: a view for each new path or query, on the way back as well`, async (t) => {
+    const { server, page } = await app(t);
+    await page.evaluate(async () => {
+      const popped = () => new Promise((resolve) => {
+        addEventListener('popstate', () => setTimeout(resolve), { once: true });
+      });
+      history.pushState({}, '', '/one');
+      history.pushState({}, '', '/one');
+      history.pushState({}, '', '/one#part');
+      history.pushState({}, '', '/two?a=1');
+      history.pushState({}, '', '/two?a=2');
+      location.hash = 'other';
+      let back = popped();
+      history.go(-2);
+      await back;
+      back = popped();
+      history.forward();
+      await back;
+    });
+    await server.counts(6, page);
+    assert.deepEqual(await server.features('page_view'), ['/', 'one', 'two', 'two', 'two', 'two']);
+  });
+
+  test(`replaceState by ${api} is no view`, async (t) => {
+    const { server, page } = await app(t);
+    await page.evaluate(() => {
+      history.replaceState({}, '', '/one');
+      history.replaceState({}, '', '/two?x');
+      history.pushState({}, '', '/two?x');
+      history.pushState({}, '', '/three');
+    });
+    await server.counts(2, page);
+    assert.deepEqual(await server.features('page_view'), ['/', 'three']);
+  });
+
+  test(`replaceState by ${api} is a view where the page says so`, async (t) => {
+    const { server, page } = await app(t, 'data-replace-state="on"');
+    await page.evaluate(() => {
+      history.replaceState({}, '', '/one');
+      history.replaceState({}, '', '/one');
+    });
+    await server.counts(2, page);
+  });
+
+  test(`routes behind # by ${api} are views where the page says so`, async (t) => {
+    const { server, page } = await app(t, 'data-hash');
+    await page.evaluate(() => new Promise((resolve) => {
+      addEventListener('hashchange', resolve, { once: true });
+      location.hash = '#/cart';
+    }));
+    await server.counts(2, page);
+    assert.deepEqual(await server.features('page_view'), ['/', '#/cart']);
+    assert.equal((await server.events()).at(-1).url, '/#/cart');
+  });
+}
+
+test('a navigation that a framework takes over is one view', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/', `${tag()}<a href="/next" data-track="link">go</a><script>
+    navigation.addEventListener('navigate', (event) => event.intercept({ handler: async () => {} }));</script>`));
+  await page.click('a');
+  await server.counts(3, page);
+  assert.deepEqual(await server.features('page_view'), ['/', 'next']);
+});
+
+test('the script twice in one page counts once', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/', `${tag()}${tag('async')}<button data-track="b">b</button>`));
+  await page.addScriptTag({ url: '/static/js/telemetry.js' });
+  await page.click('button');
+  await page.evaluate(() => history.pushState({}, '', '/next'));
+  await server.counts(3, page);
+});
+
+test('views can be left to the page', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/', tag('data-page-views="off"')));
+  await page.evaluate(() => {
+    history.pushState({}, '', '/next');
+    EchoPilot.page();
+    EchoPilot.page('by hand');
+  });
+  await server.counts(2, page);
+  assert.deepEqual(await server.features('page_view'), ['next', 'by hand']);
+  assert.deepEqual(await stored(page), []);
+});

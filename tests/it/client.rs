@@ -1,0 +1,150 @@
+//! The script for browsers: how it is sent, and the neutral path. What it does is tested in a browser, `tests/browser`.
+
+use std::io::Read;
+
+use serde_json::json;
+use ureq::http::Response;
+
+use crate::harness::{Server, batch, echopilot, event, folder, run};
+
+/// What a visitor pays for the script.
+const MAX_GZIP_BYTES: usize = 5 * 1024;
+
+fn get(server: &Server, path: &str, headers: &[(&str, &str)]) -> Response<ureq::Body> {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .accept_encoding("identity")
+        .build()
+        .into();
+    let mut request = agent.get(format!("{}{path}", server.url));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.call().expect("the server answers")
+}
+
+fn body(mut response: Response<ureq::Body>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    response
+        .body_mut()
+        .as_reader()
+        .read_to_end(&mut bytes)
+        .expect("the whole body");
+    bytes
+}
+
+/// The values of a header, which should be one.
+fn header<'a>(response: &'a Response<ureq::Body>, name: &str) -> Vec<&'a str> {
+    let values = response.headers().get_all(name);
+    values.iter().map(|value| value.to_str().unwrap()).collect()
+}
+
+#[test]
+fn the_script_may_be_used_and_kept_by_pages_of_any_site() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    for path in ["/static/js/telemetry.js", "/echo.js", "/echo.js?v=1"] {
+        let response = get(&server, path, &[]);
+        assert_eq!(response.status(), 200);
+        for (name, value) in [
+            ("content-type", "text/javascript; charset=utf-8"),
+            ("access-control-allow-origin", "*"),
+            ("cross-origin-resource-policy", "cross-origin"),
+            ("x-content-type-options", "nosniff"),
+            ("vary", "accept-encoding"),
+            (
+                "cache-control",
+                "public, max-age=3600, stale-while-revalidate=86400",
+            ),
+        ] {
+            assert_eq!(header(&response, name), [value], "{path} {name}");
+        }
+        assert!(header(&response, "content-encoding").is_empty());
+        let etag = header(&response, "etag")[0].to_owned();
+        let script = body(response);
+        assert!(!script.is_empty());
+
+        for known in [etag.clone(), format!("\"other\", {etag}"), "*".into()] {
+            let again = get(&server, path, &[("if-none-match", &known)]);
+            assert_eq!(again.status(), 304, "{known}");
+            assert_eq!(header(&again, "etag"), [etag.as_str()]);
+            assert!(body(again).is_empty());
+        }
+        let other = get(&server, path, &[("if-none-match", "\"other\"")]);
+        assert_eq!(body(other), script);
+    }
+}
+
+#[test]
+fn the_script_is_at_most_5_kb_with_gzip() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    for path in ["/static/js/telemetry.js", "/echo.js"] {
+        let plain = body(get(&server, path, &[]));
+        for accepted in ["gzip", "br, gzip;q=0.5", "*", "GZIP"] {
+            let packed = get(&server, path, &[("accept-encoding", accepted)]);
+            assert_eq!(header(&packed, "content-encoding"), ["gzip"], "{accepted}");
+            let bytes = body(packed);
+            assert!(
+                bytes.len() <= MAX_GZIP_BYTES,
+                "{path} has {} bytes with gzip",
+                bytes.len()
+            );
+            let mut unpacked = Vec::new();
+            flate2::read::GzDecoder::new(&bytes[..])
+                .read_to_end(&mut unpacked)
+                .unwrap();
+            assert_eq!(unpacked, plain);
+        }
+        for accepted in ["identity", "br", "gzip;q=0", "gzip; q=0.0", ""] {
+            let response = get(&server, path, &[("accept-encoding", accepted)]);
+            assert!(
+                header(&response, "content-encoding").is_empty(),
+                "{accepted}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_neutral_path_takes_events_and_its_script_names_no_other() {
+    let dir = folder();
+    let mut command = echopilot(dir.path());
+    command.env("ECHOPILOT_NEUTRAL_PATH", "/a/pulse");
+    let server = Server::start_as(command);
+    let script = String::from_utf8(body(get(&server, "/a/pulse.js", &[]))).unwrap();
+    assert!(script.contains("/a/pulse.js"));
+    for word in ["analytics", "telemetry", "/static"] {
+        assert!(!script.contains(word), "{word}");
+    }
+    let own = String::from_utf8(body(get(&server, "/static/js/telemetry.js", &[]))).unwrap();
+    assert!(own.contains("/static/js/telemetry.js") && own.contains("/api/analytics/event"));
+
+    let agent = ureq::Agent::new_with_defaults();
+    let url = format!("{}/a/pulse", server.url);
+    let events = batch([event("action", "u", "f")]).to_string();
+    let answer = agent
+        .post(&url)
+        .header("content-type", "text/plain;charset=UTF-8")
+        .header("origin", "https://shop.example")
+        .send(&events)
+        .unwrap();
+    assert_eq!(header(&answer, "access-control-allow-origin"), ["*"]);
+    server.post(&batch([event("action", "u", "f")]));
+    assert_eq!(server.usage("")["total_events"], json!(2));
+    assert_eq!(get(&server, "/a/pulse", &[]).status(), 405);
+    for path in ["/echo", "/echo.js"] {
+        assert_eq!(get(&server, path, &[]).status(), 404, "{path}");
+    }
+}
+
+#[test]
+fn a_neutral_path_of_the_servers_own_is_wrong_usage() {
+    let dir = folder();
+    for path in ["/api/analytics/event", "/static", "/", "echo", "/{x}"] {
+        let output = run(dir.path(), &["serve", "--neutral-path", path]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{path}: {stderr}");
+        assert!(stderr.contains("--neutral-path"), "{stderr}");
+    }
+}
