@@ -6,7 +6,9 @@
 mod auth;
 mod body;
 mod client;
+mod demo;
 mod event;
+mod live;
 mod ops;
 mod refusal;
 mod reports;
@@ -29,7 +31,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::{debug, info, warn};
 
 use crate::config::NeutralPath;
-use crate::engine::Engine;
+use crate::engine::{DemoFolder, Engine};
 
 pub use auth::DashKeys;
 use refusal::Refusal;
@@ -56,6 +58,7 @@ const MAX_BODIES_KIB: usize = 256 << 10;
 struct App {
     engine: Arc<Engine>,
     keys: Arc<DashKeys>,
+    demo: demo::Demo,
     queries: Arc<Semaphore>,
     /// Room for bodies, a permit a KiB.
     bodies: Arc<Semaphore>,
@@ -64,6 +67,7 @@ struct App {
 /// The routes.
 pub fn router(engine: Arc<Engine>, keys: DashKeys, neutral_path: &NeutralPath) -> Router {
     let app = App {
+        demo: Arc::new(DemoFolder::of(engine.config())),
         engine,
         keys: Arc::new(keys),
         queries: Arc::new(Semaphore::new(MAX_QUERIES)),
@@ -81,6 +85,9 @@ pub fn router(engine: Arc<Engine>, keys: DashKeys, neutral_path: &NeutralPath) -
             delete(reports::remove_cohort),
         )
         .route("/api/analytics/rollup", post(reports::rollup))
+        .route("/api/analytics/status", get(reports::status))
+        .route("/api/analytics/live", get(live::live))
+        .merge(demo::routes())
         .route("/health/live", get(ops::live))
         .route("/health/ready", get(ops::ready))
         .fallback(|| async { Refusal::not_found() })

@@ -11,7 +11,9 @@ use chrono::{NaiveDate, Utc};
 
 use super::refusal::Refusal;
 use super::{Answer, App, body};
-use crate::engine::{Cancel, CohortsAnswer, Engine, RollupAnswer, RollupScope, UsageAnswer};
+use crate::engine::{
+    Cancel, CohortsAnswer, Engine, RollupAnswer, RollupScope, StatusAnswer, UsageAnswer,
+};
 use crate::error::{Error, Result};
 use crate::export::Format;
 use crate::metrics::cohort::Cohort;
@@ -25,7 +27,7 @@ const QUERY_WAIT: Duration = Duration::from_secs(10);
 const NO_STORE: [(HeaderName, HeaderValue); 1] =
     [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
 
-type Report<T> = Answer<([(HeaderName, HeaderValue); 1], Json<T>)>;
+pub(super) type Report<T> = Answer<([(HeaderName, HeaderValue); 1], Json<T>)>;
 
 /// `GET /api/analytics/usage?days=&end=&tz=`
 pub async fn usage(
@@ -53,6 +55,12 @@ pub async fn rollup(
     }
     // Not a question: several wait for each other, and must not keep questions waiting.
     run_beside(&app, move |engine| engine.rollup(scope, Utc::now())).await
+}
+
+/// `GET /api/analytics/status`
+pub async fn status(State(app): State<App>, headers: HeaderMap) -> Report<StatusAnswer> {
+    app.keys.check(&headers)?;
+    run_beside(&app, |engine| engine.status(Utc::now())).await
 }
 
 /// `POST /api/analytics/query`, in the format that `Accept` asks for. It is given up when the client closes the connection.
@@ -166,7 +174,7 @@ async fn run<T: Send + 'static>(
 }
 
 /// Runs work of the engine on a thread where it may take its time.
-async fn run_beside<T: Send + 'static>(
+pub(super) async fn run_beside<T: Send + 'static>(
     app: &App,
     work: impl FnOnce(&Engine) -> Result<T> + Send + 'static,
 ) -> Report<T> {
