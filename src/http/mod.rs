@@ -3,9 +3,11 @@
 //! Served through hyper's own HTTP/1 connection with time-outs and a limit on connections, which `axum::serve`
 //! does not have. No address of a client is kept or traced.
 
+mod asset;
 mod auth;
 mod body;
 mod client;
+mod dashboard;
 mod demo;
 mod event;
 mod live;
@@ -88,6 +90,7 @@ pub fn router(engine: Arc<Engine>, keys: DashKeys, neutral_path: &NeutralPath) -
         .route("/api/analytics/status", get(reports::status))
         .route("/api/analytics/live", get(live::live))
         .merge(demo::routes())
+        .merge(dashboard::routes())
         .route("/health/live", get(ops::live))
         .route("/health/ready", get(ops::ready))
         .fallback(|| async { Refusal::not_found() })
