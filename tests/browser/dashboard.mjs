@@ -5,7 +5,7 @@ import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import axe from 'axe-core';
-import { KEY, PROGRAM, Server } from './harness.mjs';
+import { KEY, PATIENCE_MS, PROGRAM, Server } from './harness.mjs';
 
 /** A folder with files to serve instead of those in the binary: quicker while one works on the dashboard. */
 const STATIC = process.env.ECHOPILOT_TEST_STATIC;
@@ -47,6 +47,7 @@ export const flat = (row) => Object.values(row).flatMap((value) => (value && typ
 export async function visitor(browser, server, { key = KEY, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1366, height: 800 }, ...options });
   context.complaints = [];
+  context.setDefaultTimeout(PATIENCE_MS);
   if (key) await context.addInitScript((value) => location.protocol.startsWith('http') && sessionStorage.setItem('echopilot.key', value), key);
   await context.addInitScript(() => {
     window.violations = [];

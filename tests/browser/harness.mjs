@@ -17,7 +17,7 @@ const FLAGS = [
 ];
 export const KEY = 'a-key-for-the-tests';
 /** Longest wait for anything that should happen soon. */
-const PATIENCE_MS = Number(process.env.ECHOPILOT_TEST_PATIENCE ?? 30_000);
+export const PATIENCE_MS = Number(process.env.ECHOPILOT_TEST_PATIENCE ?? 30_000);
 
 /** A file to serve instead of the script that is in the binary: quicker while one works on the client. */
 const SCRIPT_FILE = process.env.ECHOPILOT_TEST_SCRIPT;

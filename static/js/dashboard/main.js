@@ -34,7 +34,7 @@ let state = read();
 let status = null;
 
 const main = h('main', { id: 'main', tabindex: '-1' });
-const bar = h('div', { class: 'bar' });
+const bar = h('section', { class: 'bar', 'aria-label': 'What is counted' });
 const nav = h('nav', { 'aria-label': 'Views' });
 
 function theme(next) {
@@ -74,7 +74,7 @@ function frame() {
       main.focus();
     } }, 'Skip to the numbers'),
     h('header', { class: 'side' }, h('a', { class: 'brand', href: '#/overview' }, h('img', { src: '/static/icon.svg', alt: '', width: 28, height: 28 }), h('span', {}, 'EchoPilot', h('small', { text: 'Analytics' }))), nav, h('div', { class: 'side-end' }, themeButton, leave)),
-    h('div', { class: 'page' }, isDemo && h('p', { class: 'banner' }, 'Made-up history, to look around. ', h('a', { href: '/', text: 'Back to your data' })), bar, main),
+    h('div', { class: 'page' }, isDemo && h('aside', { class: 'banner', 'aria-label': 'Demo' }, 'Made-up history, to look around. ', h('a', { href: '/', text: 'Back to your data' })), bar, main),
     h('div', { id: 'announcer', class: 'unseen', 'aria-live': 'polite' }), featureList());
   dark.addEventListener('change', () => {
     theme();
@@ -117,8 +117,10 @@ function render() {
   const before = isSame ? shown.panels : new Map();
   const panels = new Map();
   const span = h('p', { class: 'span' });
+  // A made-up history ends with the day before it was made.
+  const asked = isDemo && !state.end ? { ...state, end: status?.last_day ?? null } : state;
   const context = {
-    state, scope: scope(state), signal,
+    state: asked, scope: scope(asked), signal,
     own: (own, how) => go({ own }, how),
     panel: (options) => {
       const panel = new Panel(options);
@@ -163,8 +165,6 @@ async function start() {
     fill(main, h('div', { class: 'message bad', role: 'alert' }, icon('alert'), h('div', {}, h('strong', { text: 'No answer' }), h('p', { text: error.message }), h('button', { type: 'button', class: 'button', onclick: start }, icon('refresh'), 'Try again'))));
     return;
   }
-  // A made-up history ends with the day before it was made.
-  if (isDemo && !location.hash && status?.last_day) state = { ...state, end: status.last_day };
   render();
 }
 

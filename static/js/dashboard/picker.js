@@ -86,7 +86,7 @@ export function picker(state, change, known) {
       change({ filter: rest });
     },
   }, icon('close'))));
-  return h('div', { class: 'picker', role: 'group', 'aria-label': 'What is counted' }, rangePick, zonePick, filterPick, cohortPick, chips,
+  return h('div', { class: 'picker' }, rangePick, zonePick, filterPick, cohortPick, chips,
     known && h('span', { class: 'known' }, known));
 }
 

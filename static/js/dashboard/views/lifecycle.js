@@ -43,7 +43,7 @@ async function ask(scope, grain, signal) {
         const row = rows[dataIndex];
         return tip(period(row.period, grain), [...PARTS.map(([name, title, colour]) => [title, count(row[name]), look.series[colour]]), ['Active users', count(row.new + row.returning + row.resurrecting)]], row.partial && 'Not over');
       } },
-      xAxis: { type: 'category', data: rows.map((row) => row.period), axisLabel: { formatter: (day) => period(day, grain) }, axisLine: { onZero: true } },
+      xAxis: { type: 'category', data: rows.map((row) => row.period), axisLabel: { formatter: (day) => period(day, grain === 'month' ? grain : 'day') }, axisLine: { onZero: true } },
       yAxis: { type: 'value', axisLabel: { formatter: brief } },
       series: PARTS.map(([name, title, colour], place) => ({
         name: title, type: 'bar', stack: 'all', barCategoryGap: '22%', barMaxWidth: 56, itemStyle: { color: look.series[colour] },

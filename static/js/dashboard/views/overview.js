@@ -33,8 +33,8 @@ const isKnown = (answer) => answer.covered_from <= answer.window.from;
 async function askNumbers(state, scope, signal) {
   const all = isAll(state);
   const read = all ? (asked) => usage({ ...state, end: asked.end }, signal).then(fromUsage) : (asked) => fromQueries(asked, signal);
-  const now = await read(scope);
-  const [then, days] = await Promise.all([read(before(scope, now.answer.window)), query({ metric: 'active_users', ...scope }, signal)]);
+  const [now, days] = await Promise.all([read(scope), query({ metric: 'active_users', ...scope }, signal)]);
+  const then = await read(before(scope, now.answer.window));
   const comparable = isKnown(then.answer) && then.events > 0;
   const closed = days.rows.filter((row) => !row.partial);
   const last = closed.at(-1);
@@ -112,7 +112,7 @@ async function askOverTime(scope, grain, signal) {
         const row = rows[points[0].dataIndex];
         return tip(period(row.period, grain), [...lines].reverse().map(([name, title]) => [title, count(row[name]), colourOf(look, lines, name)]), [row.stickiness !== undefined && `Stickiness ${percent(row.stickiness)}`, row.partial && 'Not over'].filter(Boolean).join(' · '));
       } },
-      xAxis: { type: 'category', boundaryGap: false, data: rows.map((row) => row.period), axisLabel: { formatter: (day) => period(day, grain) } },
+      xAxis: { type: 'category', boundaryGap: false, data: rows.map((row) => row.period), axisLabel: { formatter: (day) => period(day, grain === 'month' ? grain : 'day') } },
       yAxis: { type: 'value', minInterval: 1, axisLabel: { formatter: brief } },
       series: lines.flatMap(([name, title], place) => {
         const colour = colourOf(look, lines, name);
