@@ -61,6 +61,9 @@ enum Command {
     /// Name, list and forget cohorts, which any question can be limited to
     #[command(subcommand)]
     Cohort(CohortCommand),
+    /// Everything that is stored of a user, or erase users
+    #[command(subcommand)]
+    User(UserCommand),
     /// Write the daily rollups that are missing
     Rollup {
         /// Only this day, YYYY-MM-DD
@@ -133,6 +136,24 @@ enum CohortCommand {
     Remove {
         /// Its name
         name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum UserCommand {
+    /// Print every event of a user as NDJSON
+    Access {
+        /// The user's id
+        id: String,
+    },
+    /// Erase all events of users, everywhere, and print a receipt
+    Erase {
+        /// The users' ids
+        #[arg(value_name = "ID", required_unless_present = "file")]
+        ids: Vec<String>,
+        /// A file with an id on each line
+        #[arg(long, value_name = "FILE")]
+        file: Option<String>,
     },
 }
 
@@ -231,6 +252,24 @@ impl Cli {
                     CohortCommand::Remove { name } => engine.remove_cohort(&name)?,
                 })?;
             }
+            Command::User(UserCommand::Access { id }) => {
+                server::start_traces("warn");
+                print_bytes(&open("user access")?.user_events(&id)?)?;
+            }
+            Command::User(UserCommand::Erase { mut ids, file }) => {
+                server::start_traces("warn");
+                if let Some(file) = file {
+                    let lines = std::fs::read_to_string(&file)
+                        .with_context(|| format!("cannot read {file}"))?;
+                    ids.extend(
+                        lines
+                            .lines()
+                            .filter(|line| !line.is_empty())
+                            .map(str::to_owned),
+                    );
+                }
+                print_json(&open("user erase")?.erase(&ids, now)?)?;
+            }
             Command::Rollup { day } => {
                 server::start_traces("warn");
                 let scope = day.map_or(RollupScope::Closed, RollupScope::Day);
@@ -290,6 +329,10 @@ impl Command {
             }
             Self::Cohort(_) => {
                 "Ask that server: GET or POST /api/analytics/cohorts with the header X-Dash-Key."
+            }
+            Self::User(_) => {
+                "Ask that server: GET /api/analytics/users/{id}/events or DELETE /api/analytics/users/{id} with the \
+                 header X-Dash-Key."
             }
             Self::Rollup { .. } => {
                 "Ask that server: POST /api/analytics/rollup with the header X-Dash-Key."

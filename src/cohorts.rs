@@ -98,6 +98,21 @@ impl Cohorts {
         }
     }
 
+    /// Takes users out of the lists. Returns how many lists had one of them.
+    pub fn forget(&mut self, users: &[String]) -> usize {
+        let lists = self
+            .cohorts
+            .iter_mut()
+            .filter_map(|cohort| cohort.users.as_mut());
+        lists
+            .filter_map(|list| {
+                let before = list.len();
+                list.retain(|user| !users.contains(user));
+                (list.len() < before).then_some(())
+            })
+            .count()
+    }
+
     fn unknown(&self, name: &str) -> Error {
         let name: String = name.chars().take(100).collect();
         let names = self

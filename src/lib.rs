@@ -6,19 +6,21 @@
 //! Arrows run one way; nothing imports upward, and [`store`] and [`metrics`] do not know each other.
 //!
 //! ```text
-//! main → cli → server → http, schedule → engine → rollup, import, demo → metrics | store → daily, names
+//! main → cli → server → http, schedule → engine → rollup, cohorts, export, import, demo → metrics | store → daily, names
 //!                                                                     → event, schema → window, checksum, error
 //! ```
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`engine`] | the operations that HTTP, command line and scheduler share; where store meets metrics |
-//! | [`metrics`] | pure: lazy frame of events → lazy frames of numbers, as Polars expressions |
+//! | [`metrics`] | pure: the closed list of questions; lazy frame of events → lazy frames of numbers, as Polars expressions |
 //! | [`store`] | everything that touches the data folder: log, segments, states, manifest, recovery, compaction, expiry |
 //! | [`daily`] | pure: what one day leaves behind, how such states merge, and their bytes |
 //! | [`names`] | numbers for users, features and event types |
 //! | [`event`] | one event ↔ one line of the log; every check and refusal of what clients send |
 //! | [`rollup`] | which closed days lack a rollup, and the rollup log |
+//! | [`cohorts`] | the named sets of users |
+//! | [`export`] | answers as CSV, Arrow, Parquet and text |
 //! | [`http`] | the interface: decode, one engine call, encode |
 //! | [`cli`], [`server`], [`schedule`] | commands; start and stop of the process; jobs at their times |
 //! | [`import`], [`demo`] | existing events in; a made-up history |
@@ -42,13 +44,12 @@
 //!
 //! # Where to start reading
 //!
-//! [`engine`], then [`metrics::usage`], then [`event`], then [`store`]: under an hour. What every number means is in
-//! the doc comment of its metric.
+//! [`engine`], then one metric in its three forms (`src/metrics/x.rs`, `queries/x.sql`, `tests/golden/x.csv`), then [`event`],
+//! then [`store`]: under an hour. What every number means is in the doc comment of its metric.
 
 pub mod checksum;
 pub mod cli;
 pub mod cohorts;
-
 pub mod config;
 pub mod daily;
 pub mod demo;

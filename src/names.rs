@@ -86,6 +86,31 @@ impl Numbering {
         self.len() == 0
     }
 
+    /// The numbers of a column of texts. Not the cast to [`Numbering::dtype`], which looks every text up: events of one user
+    /// lie together, and a text that equals the one before it has its number.
+    pub fn numbers(&self, texts: Expr) -> Expr {
+        let mapping = self.mapping.clone();
+        texts.map(
+            move |column| {
+                let mut last = None;
+                let numbers = column.str()?.iter().map(|text| {
+                    let Some(text) = text else { return Ok(None) };
+                    match last {
+                        Some((same, number)) if same == text => Ok(Some(number)),
+                        _ => {
+                            let number = mapping.insert_cat(text)?;
+                            last = Some((text, number));
+                            Ok(Some(number))
+                        }
+                    }
+                });
+                let numbers: UInt32Chunked = numbers.collect::<PolarsResult<_>>()?;
+                Ok(numbers.with_name(column.name().clone()).into_column())
+            },
+            |_, field| Ok(Field::new(field.name().clone(), DataType::UInt32)),
+        )
+    }
+
     /// The type of a column of these texts.
     pub fn dtype(&self) -> DataType {
         DataType::Categorical(self.categories.clone(), self.mapping.clone())

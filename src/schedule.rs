@@ -47,6 +47,7 @@ impl Schedule {
                 true => Effort::Urgent,
                 false => Effort::Full,
             };
+            run_beside("erasure", || tidied.finish_erasures());
             run_beside("compaction", || tidied.compact(now, effort));
             run_beside("scrub", || tidied.scrub());
         })?;

@@ -209,6 +209,32 @@ impl DailyState {
         self.activity.users.max()
     }
 
+    /// Takes users out, and what their events left where that is known.
+    pub fn remove(&mut self, users: &RoaringBitmap, left: Option<&Self>) {
+        let activity = Arc::make_mut(&mut self.activity);
+        activity.users -= users;
+        for of_type in &mut self.event_type_users {
+            *of_type -= users;
+        }
+        self.feature_users.retain(|_, of_feature| {
+            *of_feature -= users;
+            !of_feature.is_empty()
+        });
+        let Some(left) = left.map(|left| &left.activity) else {
+            return;
+        };
+        activity.events = activity.events.saturating_sub(left.events);
+        for (mine, theirs) in activity.event_types.iter_mut().zip(left.event_types) {
+            *mine = mine.saturating_sub(theirs);
+        }
+        for (feature, theirs) in &left.features {
+            if let Some(mine) = activity.features.get_mut(feature) {
+                *mine = mine.saturating_sub(*theirs);
+            }
+        }
+        activity.features.retain(|_, events| *events > 0);
+    }
+
     /// Adds what another part of the same day left.
     pub fn merge(&mut self, other: &Self) {
         Arc::make_mut(&mut self.activity).merge(&other.activity);

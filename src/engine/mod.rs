@@ -27,13 +27,17 @@ use crate::metrics::cohort::Cohort;
 use crate::metrics::usage::{UsageCounts, UsageNumbers, usage};
 use crate::rollup::{self, RollupLine, RollupLog};
 use crate::store::{
-    Clock, Draft, Effort, Expired, Rebuilt, Reply, Retention, SealUrgency, Sealed, Store, StoreSize,
+    Clock, Draft, Effort, Erased, Expired, Rebuilt, Reply, Retention, SealUrgency, Sealed, Store,
+    StoreSize,
 };
 use crate::window::{Window, WindowFacts, WindowRequest};
 
 /// Bytes that are verified each time: a large lake in some hours, without the disk
 /// noticing.
 const SCRUB_BYTES: u64 = 32 << 20;
+
+/// Users that are erased by one request.
+const MAX_ERASED_USERS: usize = 10_000;
 
 /// The open engine.
 pub struct Engine {
@@ -54,7 +58,7 @@ pub struct IngestAnswer {
     pub logged: usize,
     /// Events stored before, known by their id.
     pub duplicates: usize,
-    /// Events older than any window.
+    /// Events older than any window, and those of erased users.
     pub ignored: usize,
     /// Events refused.
     pub rejected: usize,
@@ -104,6 +108,20 @@ pub struct ExpireAnswer {
     pub expired: Expired,
     /// Lines of the rollup log.
     pub rollup_lines: usize,
+}
+
+/// The receipt of an erasure: what was found and removed where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EraseAnswer {
+    /// Always true: all of it is gone.
+    pub ok: bool,
+    /// When it was asked for.
+    pub asked_at: String,
+    /// In the store.
+    #[serde(flatten)]
+    pub erased: Erased,
+    /// Cohorts that named one of them.
+    pub cohorts: usize,
 }
 
 /// The cohorts there are.
@@ -198,6 +216,7 @@ impl Engine {
                 }),
             }
         }
+        answer.ignored += draft.erased;
         answer.rejected = answer.errors.len();
         answer.ok = answer.rejected == 0 || !draft.is_empty() || answer.ignored > 0;
         let reply = match draft.is_empty() {
@@ -317,6 +336,51 @@ impl Engine {
     /// `unknown_cohort` if there is none of that name, and if it cannot be written.
     pub fn remove_cohort(&self, name: &str) -> Result<Cohorts> {
         self.change_cohorts(|cohorts| cohorts.remove(name))
+    }
+
+    /// Everything that is stored of a user, as NDJSON.
+    ///
+    /// # Errors
+    /// As [`Store::user_events`].
+    pub fn user_events(&self, user: &str) -> Result<Vec<u8>> {
+        self.store.user_events(user)
+    }
+
+    /// Erases users. When this returns, nothing of theirs is in the data folder, and no event of theirs comes in any more.
+    ///
+    /// # Errors
+    /// `bad_users` if it is nobody or are too many, and as [`Store::erase`]; then it goes on in the background.
+    pub fn erase(&self, users: &[String], now: DateTime<Utc>) -> Result<EraseAnswer> {
+        if users.is_empty() || users.len() > MAX_ERASED_USERS || users.iter().any(String::is_empty)
+        {
+            return Err(Error::bad_input(
+                "bad_users",
+                format!(
+                    "{} ids; allowed are 1 to {MAX_ERASED_USERS}, none of them empty",
+                    users.len()
+                ),
+            ));
+        }
+        let mut cohorts = 0;
+        self.change_cohorts(|all| {
+            cohorts = all.forget(users);
+            Ok(())
+        })?;
+        let erased = self.store.erase(users)?;
+        Ok(EraseAnswer {
+            ok: true,
+            asked_at: now.to_rfc3339_opts(SecondsFormat::Secs, true),
+            erased,
+            cohorts,
+        })
+    }
+
+    /// Ends erasures that were interrupted.
+    ///
+    /// # Errors
+    /// As [`Store::erase`].
+    pub fn finish_erasures(&self) -> Result<()> {
+        self.store.finish_erasures().map(drop)
     }
 
     fn change_cohorts(&self, change: impl FnOnce(&mut Cohorts) -> Result<()>) -> Result<Cohorts> {
@@ -477,6 +541,7 @@ impl PendingIngest {
                 .map_err(|_| Error::Poisoned("the writer has stopped".into()))??;
             answer.logged = stored.logged;
             answer.duplicates = stored.duplicates;
+            answer.ignored += stored.erased;
         }
         Ok(answer)
     }

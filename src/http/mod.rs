@@ -14,6 +14,7 @@ mod live;
 mod ops;
 mod refusal;
 mod reports;
+mod users;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +87,9 @@ pub fn router(engine: Arc<Engine>, keys: DashKeys, neutral_path: &NeutralPath) -
             "/api/analytics/cohorts/{name}",
             delete(reports::remove_cohort),
         )
+        .route("/api/analytics/users/{id}/events", get(users::access))
+        .route("/api/analytics/users/{id}", delete(users::erase))
+        .route("/api/analytics/users/erase", post(users::erase_many))
         .route("/api/analytics/rollup", post(reports::rollup))
         .route("/api/analytics/status", get(reports::status))
         .route("/api/analytics/live", get(live::live))

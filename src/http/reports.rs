@@ -24,7 +24,7 @@ use crate::window::{WindowRequest, parse_day};
 /// How long a question waits for its turn.
 const QUERY_WAIT: Duration = Duration::from_secs(10);
 /// Answers are about people's behaviour: no cache between the server and the asker keeps them.
-const NO_STORE: [(HeaderName, HeaderValue); 1] =
+pub(super) const NO_STORE: [(HeaderName, HeaderValue); 1] =
     [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
 
 pub(super) type Report<T> = Answer<([(HeaderName, HeaderValue); 1], Json<T>)>;

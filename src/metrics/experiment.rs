@@ -299,3 +299,105 @@ fn sample_ratio(arms: &[Arm]) -> Option<f64> {
     let chi_squared = ChiSquared::new(freedom as f64).ok()?;
     Some(chi_squared.sf(statistic))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arm(variant: &str, exposed: u64, converted: u64) -> Arm {
+        Arm {
+            variant: variant.into(),
+            exposed,
+            converted,
+        }
+    }
+
+    fn near(found: f64, expected: f64) -> bool {
+        (found - expected).abs() < 1e-7
+    }
+
+    /// Worked out from the formulas with an integral of Student's density; for rates of 0.1 and 0.12 of 1,000 each the
+    /// variance of the lift is 0.1056e-3 / 0.1² + 0.09e-3 · 0.12² / 0.1⁴ = 0.02352.
+    #[test]
+    fn the_comparison_is_that_of_the_closed_form() {
+        for (control, treated, lift, interval, p_value, chance_to_win) in [
+            (
+                (1000, 100),
+                (1000, 120),
+                0.2,
+                (-0.100_767_974_8, 0.500_767_974_8),
+                0.192_350_207_0,
+                0.903_900_481_8,
+            ),
+            (
+                (400, 80),
+                (100, 35),
+                0.75,
+                (0.165_023_131_2, 1.334_976_868_8),
+                0.012_362_713_4,
+                0.994_385_056_7,
+            ),
+            (
+                (50, 5),
+                (50, 5),
+                0.0,
+                (-1.190_680_472_7, 1.190_680_472_7),
+                1.0,
+                0.5,
+            ),
+        ] {
+            let control = arm("a", control.0, control.1);
+            let found = control
+                .compare(&arm("b", treated.0, treated.1))
+                .expect("rates");
+            assert!(near(found.lift, lift), "{found:?}");
+            assert!(
+                near(found.interval.0, interval.0) && near(found.interval.1, interval.1),
+                "{found:?}"
+            );
+            assert!(near(found.p_value, p_value), "{found:?}");
+            assert!(near(found.chance_to_win, chance_to_win), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn shares_that_are_too_unequal_are_seen() {
+        let of = |exposed: &[u64]| {
+            let arms: Vec<Arm> = exposed.iter().map(|&users| arm("x", users, 0)).collect();
+            sample_ratio(&arms)
+        };
+        assert!(near(of(&[50, 60]).expect("two arms"), 0.340_355_742_4));
+        assert!(near(
+            of(&[100, 110, 120]).expect("three arms"),
+            0.402_890_321_5
+        ));
+        assert!(of(&[400, 100]).expect("two arms") < 1e-40);
+        assert_eq!(of(&[100]), None);
+        assert_eq!(of(&[]), None);
+    }
+
+    #[test]
+    fn a_comparison_that_cannot_be_made_is_none_or_without_a_verdict() {
+        assert_eq!(arm("a", 0, 0).compare(&arm("b", 10, 1)), None);
+        assert_eq!(arm("a", 10, 0).compare(&arm("b", 10, 1)), None);
+        let verdicts = |control: Arm, other: Arm| {
+            let table = table(&[control, other], 0);
+            let verdict = table.flat().pop().expect("columns");
+            verdict.1.text(1).map(|text| text.into_owned())
+        };
+        assert_eq!(verdicts(arm("a", 49, 20), arm("b", 500, 20)), None);
+        assert_eq!(verdicts(arm("a", 500, 4), arm("b", 500, 40)), None);
+        assert_eq!(
+            verdicts(arm("a", 500, 20), arm("b", 500, 60)),
+            Some("better".into())
+        );
+        assert_eq!(
+            verdicts(arm("a", 500, 60), arm("b", 500, 20)),
+            Some("worse".into())
+        );
+        assert_eq!(
+            verdicts(arm("a", 50, 5), arm("b", 50, 5)),
+            Some("no_difference".into())
+        );
+    }
+}

@@ -168,8 +168,8 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Prepares the folder of a day: `merged`, which lies at `temp`, and the segments that stay. `number` makes its name
-    /// new.
+    /// Prepares the folder of a day: new segments, each with the file it lies at, and those that stay. `number` makes its
+    /// name new.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -177,8 +177,7 @@ impl Staged {
         folder: &Folder,
         day: Day,
         number: u64,
-        temp: &Path,
-        merged: &SegmentFacts,
+        new: &[(PathBuf, SegmentFacts)],
         stay: impl Iterator<Item = &'a SegmentFacts>,
     ) -> Result<Self> {
         let root = folder.path().join(COMPACTING_DIR);
@@ -187,7 +186,7 @@ impl Staged {
             live: live_folder(folder, &date(day).to_string()),
             staged,
         };
-        let filled = prepared.fill(folder, &root, temp, merged, stay);
+        let filled = prepared.fill(folder, &root, new, stay);
         if filled.is_err() {
             // The next start removes it if it cannot be removed now.
             let _ = prepared.remove();
@@ -199,8 +198,7 @@ impl Staged {
         &self,
         folder: &Folder,
         root: &Path,
-        temp: &Path,
-        merged: &SegmentFacts,
+        new: &[(PathBuf, SegmentFacts)],
         stay: impl Iterator<Item = &'a SegmentFacts>,
     ) -> Result<()> {
         let staged = &self.staged;
@@ -214,7 +212,10 @@ impl Staged {
             let path = folder.path().join(&facts.path);
             std::fs::hard_link(&path, place(facts)).map_err(Error::io("link", &path))?;
         }
-        folder::publish(temp, &place(merged))?;
+        for (temp, facts) in new {
+            folder::publish(temp, &place(facts))?;
+        }
+        folder::sync_parent(&staged.join(LAKE_DIR))?;
         folder::sync_parent(staged)
     }
 
@@ -322,6 +323,15 @@ impl Retired {
     /// Notes that a compaction failed, which it would soon do again: it is tried again after a while.
     pub fn pause(&mut self) {
         self.failed = Some(Instant::now());
+    }
+
+    /// Removes all that was kept.
+    ///
+    /// # Errors
+    /// If it cannot be removed; the next start removes it then.
+    pub fn remove_all(&mut self) -> Result<()> {
+        let folders = std::mem::take(&mut self.folders);
+        folders.iter().try_for_each(|(_, staged)| staged.remove())
     }
 
     /// Removes what was kept for long enough. Whether days may be compacted now.

@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
 use super::folder::{self, Folder};
@@ -14,8 +15,10 @@ use crate::error::{Error, Result};
 use crate::event::{lines, text};
 use crate::names::Numbering;
 
-/// Its name in the data folder.
+/// Its name in the data folder, before users were erased.
 pub const FILE_NAME: &str = "users.ndjson";
+/// The line of a number whose user was erased.
+const FORGOTTEN: &[u8] = b"null\n";
 
 /// How much of the dictionary holds, as the manifest says it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +29,18 @@ pub struct DictionaryFacts {
     pub bytes: u64,
     /// CRC-32C of these.
     pub crc32c: u32,
+    /// How often users were taken out: part of the file's name.
+    #[serde(default)]
+    pub generation: u32,
+}
+
+impl DictionaryFacts {
+    fn file_name(&self) -> String {
+        match self.generation {
+            0 => FILE_NAME.into(),
+            generation => format!("users-{generation}.ndjson"),
+        }
+    }
 }
 
 /// Numbers the users of the dictionary as before.
@@ -33,7 +48,7 @@ pub struct DictionaryFacts {
 /// # Errors
 /// [`Error::Damaged`] if it is not what was written.
 pub fn load(root: &Path, facts: DictionaryFacts, users: &Numbering) -> Result<()> {
-    let path = root.join(FILE_NAME);
+    let path = root.join(facts.file_name());
     let damaged = |message: String| Error::Damaged {
         file: path.clone(),
         message,
@@ -49,6 +64,11 @@ pub fn load(root: &Path, facts: DictionaryFacts, users: &Numbering) -> Result<()
         .ok_or_else(|| damaged("its checksum does not match; restore it".into()))?;
     let mut expected = 0;
     for line in lines(bytes) {
+        if line == FORGOTTEN {
+            // No text of an event has a NUL.
+            expected = users.number(&format!("\0{expected}"))? + 1;
+            continue;
+        }
         let id = std::str::from_utf8(line.trim_ascii_end())
             .ok()
             .and_then(|json| text::decode(json, text::Escapes::Some))
@@ -75,6 +95,7 @@ pub fn extend(
     folder: &Folder,
     facts: DictionaryFacts,
     users: &Numbering,
+    erased: &RoaringBitmap,
     until: u32,
 ) -> Result<DictionaryFacts> {
     if until <= facts.users {
@@ -82,10 +103,14 @@ pub fn extend(
     }
     let mut added = Vec::new();
     for number in facts.users..until {
+        if erased.contains(number) {
+            added.extend_from_slice(FORGOTTEN);
+            continue;
+        }
         text::encode(text_of(users, number), &mut added);
         added.push(b'\n');
     }
-    let path = folder.path().join(FILE_NAME);
+    let path = folder.path().join(facts.file_name());
     let is_new = !path.exists();
     OpenOptions::new()
         .create(true)
@@ -105,7 +130,62 @@ pub fn extend(
         users: until,
         bytes: facts.bytes + added.len() as u64,
         crc32c: crc32c::crc32c_append(facts.crc32c, &added),
+        ..facts
     })
+}
+
+/// Writes the dictionary anew without the ids of these numbers, durably. It holds once the manifest says so. Returns how
+/// many ids it no longer has.
+///
+/// # Errors
+/// If it cannot be read or written.
+pub fn forget(
+    folder: &Folder,
+    facts: DictionaryFacts,
+    numbers: &RoaringBitmap,
+) -> Result<(DictionaryFacts, usize)> {
+    let path = folder.path().join(facts.file_name());
+    if facts.users == 0 {
+        return Ok((facts, 0));
+    }
+    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    let held = bytes.get(..facts.bytes as usize).unwrap_or_default();
+    let mut kept = Vec::with_capacity(held.len());
+    let mut forgotten = 0;
+    for (number, line) in (0..).zip(lines(held)) {
+        match numbers.contains(number) && line != FORGOTTEN {
+            true => {
+                kept.extend_from_slice(FORGOTTEN);
+                forgotten += 1;
+            }
+            false => kept.extend_from_slice(line),
+        }
+    }
+    let next = DictionaryFacts {
+        users: facts.users,
+        bytes: kept.len() as u64,
+        crc32c: crc32c::crc32c(&kept),
+        generation: facts.generation + 1,
+    };
+    if forgotten > 0 {
+        folder.replace(&next.file_name(), &kept)?;
+    }
+    Ok((next, forgotten))
+}
+
+/// Removes the files of other generations.
+///
+/// # Errors
+/// If the folder cannot be listed or changed.
+pub fn remove_others(folder: &Folder, facts: DictionaryFacts) -> Result<()> {
+    for path in folder::list(folder.path())? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_ours = name.starts_with("users") && name.ends_with(".ndjson");
+        if is_ours && facts.users > 0 && name != facts.file_name() {
+            folder::remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// The text of a number that was given. A number given by another thread this instant has its text an instant later.

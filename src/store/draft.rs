@@ -1,6 +1,7 @@
 //! Events on their way into the store: their lines for the log and their columns for the tail.
 
 use super::dedup::{EventKey, KeyMaker};
+use super::erasure::Gate;
 use crate::error::Result;
 use crate::event::{self, Event, EventType};
 use crate::names::{Names, Numbering};
@@ -10,6 +11,7 @@ use crate::names::{Names, Numbering};
 pub struct DraftMaker {
     pub(super) names: Names,
     pub(super) keys: KeyMaker,
+    pub(super) gate: Gate,
 }
 
 /// Events that are to be stored together, in order.
@@ -18,6 +20,8 @@ pub struct Draft {
     /// Whole lines of the event log, empty when the events come from the log itself.
     pub(super) lines: Vec<u8>,
     pub(super) rows: Vec<Row>,
+    /// Events of erased users, which are not in it.
+    pub erased: usize,
 }
 
 /// What the store keeps in memory of one event.
@@ -36,11 +40,17 @@ pub(super) struct Row {
 }
 
 impl DraftMaker {
-    /// Adds an event that is not in the log yet.
+    /// Adds an event that is not in the log yet, unless its user was erased.
     ///
     /// # Errors
     /// If there are more users or features than the engine can number.
     pub fn push(&self, draft: &mut Draft, event: &Event<'_>) -> Result<()> {
+        if let Some(user) = event.user_id.as_deref()
+            && self.gate.is_erased(user, &self.names.users)
+        {
+            draft.erased += 1;
+            return Ok(());
+        }
         event::write_line(event, &mut draft.lines);
         self.push_stored(draft, event)
     }
@@ -70,7 +80,7 @@ impl Draft {
     pub fn with_capacity(bytes: usize) -> Self {
         Self {
             lines: Vec::with_capacity(bytes),
-            rows: Vec::new(),
+            ..Self::default()
         }
     }
 

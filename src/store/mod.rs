@@ -9,7 +9,9 @@ mod compaction;
 mod dedup;
 mod dictionary;
 mod draft;
+mod erasure;
 mod event_log;
+
 mod expiry;
 pub mod folder;
 mod live;
@@ -49,6 +51,7 @@ use crate::names::Names;
 use crate::schema;
 use compaction::{Retired, Staged};
 use dedup::{KeyMaker, RecentIds};
+use erasure::Gate;
 use event_log::EventLog;
 use folder::Folder;
 use live::Live;
@@ -62,6 +65,7 @@ use writer::{Writer, WriterHandle};
 
 pub use compaction::Effort;
 pub use draft::{Draft, DraftMaker};
+pub use erasure::Erased;
 pub use event_log::FILE_NAME as EVENT_LOG_FILE;
 pub use expiry::{Clock, Expired, ExpiryFacts, Retention};
 pub use live::{Commit, Watch};
@@ -93,6 +97,10 @@ pub struct Store {
     retired: Mutex<Retired>,
     /// Why the sealed part is not changed any more.
     stopped: OnceLock<String>,
+    /// Who is erased.
+    gate: Gate,
+    /// Held by whoever erases.
+    erasing: Mutex<()>,
     /// Place of the segment that was scrubbed last.
     scrubbed: Mutex<usize>,
     folder: Folder,
@@ -151,9 +159,12 @@ impl Store {
         remove_leftovers(&folder, &manifest)?;
         let names = Names::new()?;
         dictionary::load(folder.path(), manifest.dictionary, &names.users)?;
+        dictionary::remove_others(&folder, manifest.dictionary)?;
+        let gate = erasure::gate(&folder, &manifest, &names)?;
         let maker = DraftMaker {
             names: names.clone(),
             keys: KeyMaker::new(),
+            gate: gate.clone(),
         };
         let segments = live_segments(&folder, &manifest);
         if let Some(rebuilt) = rebuild::missing(&folder, &manifest, &segments, &names)? {
@@ -197,11 +208,13 @@ impl Store {
             log_bytes: log.length(),
             log_since: (tail.len() > 0).then(Instant::now),
             tail,
+            gate: gate.clone(),
         });
         let live = Arc::new(Live::default());
         let writer = WriterHandle::start(Writer {
             log,
             recent,
+            gate: gate.clone(),
             view: view.clone(),
             live: live.clone(),
         })?;
@@ -213,6 +226,8 @@ impl Store {
             manifest: Mutex::new(manifest),
             retired: Mutex::default(),
             stopped: OnceLock::new(),
+            gate,
+            erasing: Mutex::new(()),
             scrubbed: Mutex::new(0),
             folder,
             opened_on: now.date_naive(),
@@ -460,6 +475,7 @@ impl Store {
             &self.folder,
             manifest.dictionary,
             &self.names().users,
+            &self.gate.numbers(),
             until.map_or(0, |user| user + 1),
         )?;
         let mut states = StateWriter::new(&self.folder, next.sequence, self.names())?;
@@ -594,7 +610,8 @@ impl Store {
             .iter()
             .copied()
             .filter(|facts| !inputs.contains(&facts.path));
-        let staged = Staged::prepare(&self.folder, day, next.sequence, &temp, &merged, stay)?;
+        let new_files = [(temp, merged.clone())];
+        let staged = Staged::prepare(&self.folder, day, next.sequence, &new_files, stay)?;
         let new = Arc::new(Segment::new(self.folder.path(), merged.clone()));
         next.replace_segments(&inputs, merged);
         if let Err(error) = staged.exchange() {
@@ -634,7 +651,13 @@ impl Store {
     pub fn rebuild(&self) -> Result<Rebuilt> {
         let mut manifest = self.lock_manifest()?;
         let segments = self.view.lock().segments.clone();
-        let (next, rebuilt) = rebuild::all(&self.folder, &manifest, &segments, self.names())?;
+        let (next, rebuilt) = rebuild::all(
+            &self.folder,
+            &manifest,
+            &segments,
+            self.names(),
+            &self.gate.numbers(),
+        )?;
         if rebuilt.changed > 0 {
             self.commit(&manifest, &next)?;
             self.view

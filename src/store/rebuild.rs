@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use polars::prelude::*;
+use roaring::RoaringBitmap;
+
 use serde::Serialize;
 use tracing::info;
 
@@ -38,6 +40,8 @@ pub fn missing(
     segments: &[Arc<Segment>],
     names: &Names,
 ) -> Result<Option<Manifest>> {
+    // Written before users were erased, or erased ones are not in them any more.
+    let none = RoaringBitmap::new();
     let has_state = |segment: &&Arc<Segment>| {
         let day = date(segment.day());
         manifest.states.iter().any(|facts| facts.day == day)
@@ -46,7 +50,7 @@ pub fn missing(
         return Ok(None);
     }
     info!("Making the daily states that are missing");
-    Ok(Some(all(folder, manifest, segments, names)?.0))
+    Ok(Some(all(folder, manifest, segments, names, &none)?.0))
 }
 
 /// The manifest with all states made anew, and how they differ.
@@ -58,6 +62,7 @@ pub fn all(
     manifest: &Manifest,
     segments: &[Arc<Segment>],
     names: &Names,
+    erased: &RoaringBitmap,
 ) -> Result<(Manifest, Rebuilt)> {
     let mut next = manifest.clone();
     next.sequence += 1;
@@ -101,6 +106,7 @@ pub fn all(
         folder,
         manifest.dictionary,
         &names.users,
+        erased,
         greatest.map_or(0, |user| user + 1),
     )?;
     next.replace_states(states.finish()?);

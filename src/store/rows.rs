@@ -1,9 +1,11 @@
 //! Events as rows of the lake: what lines of the log become.
 
+use std::borrow::Cow;
+
 use polars::prelude::*;
 
 use crate::error::Result;
-use crate::event::Event;
+use crate::event::{self, Event, EventType};
 use crate::schema;
 
 /// Events as the columns of [`schema::lake`].
@@ -65,4 +67,35 @@ impl LakeRows {
             ],
         )?)
     }
+}
+
+/// Writes events with the columns of [`schema::lake`] as lines of the log.
+///
+/// # Errors
+/// If a column is missing.
+pub(super) fn write_lines(events: &DataFrame, out: &mut Vec<u8>) -> Result<()> {
+    let text = |name| Ok::<_, PolarsError>(events.column(name)?.str()?.clone());
+    let instants =
+        |name| Ok::<_, PolarsError>(events.column(name)?.to_physical_repr().i64()?.clone());
+    let (ts, received_at) = (instants(schema::TS)?, instants(schema::RECEIVED_AT)?);
+    let (event_types, users) = (text(schema::EVENT_TYPE)?, text(schema::USER_ID)?);
+    let (features, metadata) = (text(schema::FEATURE)?, text(schema::METADATA)?);
+    let (urls, ids) = (text(schema::URL)?, text(schema::EVENT_ID)?);
+    for row in 0..events.height() {
+        let Some(event_type) = event_types.get(row).and_then(EventType::from_name) else {
+            continue;
+        };
+        let event = Event {
+            ts_us: ts.get(row).unwrap_or_default(),
+            event_type,
+            user_id: users.get(row).map(Cow::Borrowed),
+            feature: features.get(row).map(Cow::Borrowed),
+            metadata: Cow::Borrowed(metadata.get(row).unwrap_or("{}")),
+            url: urls.get(row).map(Cow::Borrowed),
+            event_id: ids.get(row).map(Cow::Borrowed),
+            received_at_us: received_at.get(row).unwrap_or_default(),
+        };
+        event::write_line(&event, out);
+    }
+    Ok(())
 }

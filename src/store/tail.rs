@@ -209,6 +209,25 @@ impl Tail {
 }
 
 impl Chunk {
+    /// All columns of [`schema::lake`], read from the log.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the log does not hold what was written.
+    pub fn whole(&self) -> Result<DataFrame> {
+        let read = self.part.read()?;
+        match read.height() == self.frame.height() {
+            true => Ok(read),
+            false => Err(Error::Damaged {
+                file: FILE_NAME.into(),
+                message: format!(
+                    "{} events of {} can be read; restart to set the damage aside",
+                    read.height(),
+                    self.frame.height()
+                ),
+            }),
+        }
+    }
+
     /// The columns of [`schema::COUNTED`], and metadata and URL, which are read from the log and kept.
     ///
     /// # Errors
@@ -217,18 +236,7 @@ impl Chunk {
         let details = match self.details.get() {
             Some(details) => details,
             None => {
-                let read = self.part.read()?;
-                if read.height() != self.frame.height() {
-                    return Err(Error::Damaged {
-                        file: FILE_NAME.into(),
-                        message: format!(
-                            "{} events of {} can be read; restart to set the damage aside",
-                            read.height(),
-                            self.frame.height()
-                        ),
-                    });
-                }
-                let details = read.select([schema::METADATA, schema::URL])?;
+                let details = self.whole()?.select([schema::METADATA, schema::URL])?;
                 // Another reader may have been first; both read the same.
                 self.details.get_or_init(|| details)
             }

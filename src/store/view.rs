@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use polars::prelude::*;
 
+use super::erasure::Gate;
 use super::expiry::ExpiryFacts;
 use super::pipeline;
 use super::segment::{self, Segment};
@@ -60,6 +61,9 @@ impl KeptWeek {
 /// Events that are computed on at once: enough to keep all cores busy, few enough that memory is bounded by them and that
 /// a question can be given up.
 const BATCH_ROWS: u64 = 4 << 20;
+
+/// Segments that are looked through at once for some of their events.
+const WHOLE_SEGMENTS: usize = 32;
 
 /// Which columns a question reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +128,8 @@ pub(super) struct View {
     pub log_bytes: u64,
     /// Since when the oldest event waits to be sealed.
     pub log_since: Option<Instant>,
+    /// Who is erased.
+    pub gate: Gate,
 }
 
 impl View {
@@ -145,6 +151,8 @@ struct Snapshot {
     segments: Vec<Arc<Segment>>,
     tail: Vec<Arc<Chunk>>,
     empty: DataFrame,
+    /// The events that are not being erased, where some are.
+    visible: Option<Expr>,
 }
 
 impl SharedView {
@@ -188,11 +196,13 @@ impl SharedView {
             }
         };
         let instant = |us: i64| lit(us).cast(schema::instant());
-        Ok(frame.filter(
-            col(schema::TS)
-                .gt_eq(instant(range_us.start))
-                .and(col(schema::TS).lt(instant(range_us.end))),
-        ))
+        let inside = col(schema::TS)
+            .gt_eq(instant(range_us.start))
+            .and(col(schema::TS).lt(instant(range_us.end)));
+        Ok(frame.filter(match snapshot.visible {
+            None => inside,
+            Some(visible) => inside.and(visible),
+        }))
     }
 
     /// The events whose `ts` lies in `range_us`, in parts of some million, each user's events of a day in the order of the
@@ -207,10 +217,8 @@ impl SharedView {
         names: &Names,
     ) -> Result<Vec<LazyFrame>> {
         let mut snapshot = self.snapshot(&range_us)?;
-        // Of one day the older file, which has the lesser number, holds what came first.
-        snapshot
-            .segments
-            .sort_by(|a, b| a.facts.path.cmp(&b.facts.path));
+        // By day; those of one day are in the order of the log.
+        snapshot.segments.sort_by_key(|segment| segment.day());
         let mut frames = Vec::new();
         let mut rows = 0;
         let full = |segment: &Arc<Segment>| {
@@ -220,32 +228,72 @@ impl SharedView {
         };
         let mut same_batch = full;
         for batch in snapshot.segments.chunk_by(|_, next| same_batch(next)) {
-            frames.push(segment::scan(batch)?);
+            frames.push((
+                segment::scan(batch)?,
+                names.users.numbers(col(schema::USER_ID)),
+            ));
         }
         for chunk in snapshot.tail {
-            frames.push(match columns {
+            let frame = match columns {
                 Columns::Counted => chunk.frame.clone().lazy(),
                 Columns::All => chunk.with_details()?.lazy(),
-            });
+            };
+            frames.push((frame, col(schema::USER_ID).to_physical()));
         }
         let instant = |us: i64| lit(us).cast(schema::instant());
         let inside = col(schema::TS)
             .gt_eq(instant(range_us.start))
             .and(col(schema::TS).lt(instant(range_us.end)));
-        let mut selected = vec![
-            col(schema::TS),
-            col(schema::EVENT_TYPE).cast(DataType::String),
-            // Casting a text to the categorical gives it its number.
-            col(schema::USER_ID).cast(names.users.dtype()).to_physical(),
-            col(schema::FEATURE).cast(DataType::String),
-        ];
-        if columns == Columns::All {
-            selected.extend([col(schema::METADATA), col(schema::URL)]);
+        let inside = match snapshot.visible {
+            None => inside,
+            Some(visible) => inside.and(visible),
+        };
+        let details = match columns {
+            Columns::Counted => Vec::new(),
+            Columns::All => vec![col(schema::METADATA), col(schema::URL)],
+        };
+        let parts = frames.into_iter().map(|(frame, user)| {
+            let mut selected = vec![
+                col(schema::TS),
+                col(schema::EVENT_TYPE).cast(DataType::String),
+                user,
+                col(schema::FEATURE).cast(DataType::String),
+            ];
+            selected.extend(details.clone());
+            frame.filter(inside.clone()).select(selected)
+        });
+        Ok(parts.collect())
+    }
+
+    /// The events of some segments and of the tail that meet a condition, with the columns of [`schema::lake`], in parts.
+    ///
+    /// # Errors
+    /// If a segment or the log is damaged.
+    pub fn whole(&self, of: &[Arc<Segment>], condition: &Expr) -> Result<Vec<LazyFrame>> {
+        let snapshot = self.snapshot(&(i64::MIN..i64::MAX))?;
+        let is_wanted = |segment: &&Arc<Segment>| {
+            of.iter()
+                .any(|other| other.facts.path == segment.facts.path)
+        };
+        // By the view of one instant, so that an event that is sealed meanwhile is there once.
+        let mut wanted: Vec<Arc<Segment>> = snapshot
+            .segments
+            .iter()
+            .filter(is_wanted)
+            .cloned()
+            .collect();
+        wanted.sort_by_key(|segment| segment.day());
+        let mut frames = Vec::new();
+        for segments in wanted.chunks(WHOLE_SEGMENTS) {
+            frames.push(segment::scan(segments)?);
         }
-        Ok(frames
+        for chunk in snapshot.tail {
+            frames.push(chunk.whole()?.lazy());
+        }
+        let filtered = frames
             .into_iter()
-            .map(|frame| frame.filter(inside.clone()).select(selected.clone()))
-            .collect())
+            .map(|frame| frame.filter(condition.clone()));
+        Ok(filtered.collect())
     }
 
     /// The daily states of a range of days, each in parts: those of sealed events and those of each chunk of the tail.
@@ -354,6 +402,7 @@ impl SharedView {
                 .collect(),
             tail: view.tail.snapshot(range_us)?,
             empty: view.tail.empty_frame()?,
+            visible: view.gate.visible(),
         })
     }
 }

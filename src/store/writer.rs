@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use roaring::RoaringBitmap;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::dedup::RecentIds;
 use super::draft::{Draft, Row};
+use super::erasure::Gate;
 use super::event_log::EventLog;
 use super::live::Live;
 use super::rate::{Accepted, Rate};
@@ -43,6 +45,8 @@ pub struct Stored {
     pub logged: usize,
     /// Events that were stored before, by their id.
     pub duplicates: usize,
+    /// Events of users who were erased.
+    pub erased: usize,
 }
 
 /// The answer to a draft, once its group is durable.
@@ -110,6 +114,7 @@ impl Status {
 }
 
 pub(super) struct Writer {
+    pub gate: Gate,
     pub log: EventLog,
     pub recent: RecentIds,
     pub view: SharedView,
@@ -312,10 +317,13 @@ impl Running {
         self.status.set_committing(Some(started));
         self.lines.clear();
         let mut kept = Vec::new();
+        // Of users who were erased since the draft was made.
+        let erased = self.writer.gate.numbers();
         let mut answers = Vec::with_capacity(group.len());
         for waiting in group {
             let stored = take_new(
                 &mut self.writer.recent,
+                &erased,
                 &waiting.draft,
                 &mut self.lines,
                 &mut kept,
@@ -410,6 +418,7 @@ impl Running {
 /// Adds the draft's new events to the group; those whose id was seen are left out.
 fn take_new(
     recent: &mut RecentIds,
+    erased: &RoaringBitmap,
     draft: &Draft,
     lines: &mut Vec<u8>,
     kept: &mut Vec<Row>,
@@ -422,6 +431,10 @@ fn take_new(
             .get(line_start..row.line_end)
             .unwrap_or_default();
         line_start = row.line_end;
+        if row.user.is_some_and(|user| erased.contains(user)) {
+            stored.erased += 1;
+            continue;
+        }
         if row
             .key
             .is_some_and(|key| !recent.insert(key, row.received_at_us))

@@ -30,7 +30,7 @@ fn fault_library() -> &'static Path {
 }
 
 /// Prepares a command whose `at`-th change of a file below `dir` fails.
-fn with_fault(command: &mut Command, dir: &Path, kind: &str, at: usize) {
+pub fn with_fault(command: &mut Command, dir: &Path, kind: &str, at: usize) {
     command
         .env("LD_PRELOAD", fault_library())
         .env("FAULT_DIR", dir)

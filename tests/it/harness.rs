@@ -155,6 +155,46 @@ impl Server {
         read(request.call().expect("the server answers"))
     }
 
+    /// Sends JSON with the key.
+    pub fn ask(&self, path: &str, body: &Value) -> Answer {
+        let (status, answer) = self.ask_with(path, body, &[("x-dash-key", KEY)]);
+        (
+            status,
+            serde_json::from_slice(&answer).expect("the answer is JSON"),
+        )
+    }
+
+    /// Sends JSON with the key and asks for a media type.
+    pub fn ask_as(&self, path: &str, body: &Value, media_type: &str) -> (u16, Vec<u8>) {
+        self.ask_with(path, body, &[("x-dash-key", KEY), ("accept", media_type)])
+    }
+
+    /// Sends JSON with these headers.
+    pub fn ask_with(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> (u16, Vec<u8>) {
+        let mut request = agent()
+            .post(format!("{}{path}", self.url))
+            .header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut response = request.send(body.to_string()).expect("the server answers");
+        let mut bytes = Vec::new();
+        response
+            .body_mut()
+            .as_reader()
+            .read_to_end(&mut bytes)
+            .expect("a whole answer");
+        (response.status().as_u16(), bytes)
+    }
+
+    /// Deletes with the key.
+    pub fn delete(&self, path: &str) -> Answer {
+        let request = agent()
+            .delete(format!("{}{path}", self.url))
+            .header("x-dash-key", KEY);
+        read(request.call().expect("the server answers"))
+    }
+
     pub fn rollup(&self) -> Answer {
         let request = agent()
             .post(format!("{}/api/analytics/rollup", self.url))

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use echopilot_analytics::engine::{Engine, UsageAnswer};
+use echopilot_analytics::engine::{Cancel, Engine, UsageAnswer};
+use echopilot_analytics::metrics::query::Query;
 use echopilot_analytics::store::Effort;
 use echopilot_analytics::window::{DAY_US, WindowRequest};
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{engine, folder, ingest};
 
@@ -81,6 +82,67 @@ fn ask_events(engine: &Engine, days: i64) -> UsageAnswer {
         ..WindowRequest::default()
     };
     engine.usage(&request, now()).unwrap()
+}
+
+/// A question of each metric but paths, which depend on the order of the log.
+fn questions() -> Vec<Value> {
+    let steps = json!([{"feature":"feature-1"},{"feature":["feature-2","feature-3"]},{"feature":"feature-1"}]);
+    vec![
+        json!({"metric":"active_users","days":30}),
+        json!({"metric":"active_users","grain":"week","days":40}),
+        json!({"metric":"active_users","grain":"month","days":40,"filter":{"feature":"feature-1"}}),
+        json!({"metric":"feature_usage","days":20}),
+        json!({"metric":"event_types","days":20}),
+        json!({"metric":"lifecycle","days":10}),
+        json!({"metric":"lifecycle","grain":"week","days":30,"filter":{"event_type":["action","conversion"]}}),
+        json!({"metric":"stickiness","days":14}),
+        json!({"metric":"funnel","steps":steps,"within":"9d","days":40}),
+        json!({"metric":"funnel","steps":steps,"order":"strict","days":40}),
+        json!({"metric":"funnel","steps":steps,"order":"any","within":"5d","days":40,"exclude":[{"filter":{"feature":"feature-0"}}]}),
+        json!({"metric":"retention","days":30}),
+        json!({"metric":"retention","grain":"week","returning":"on_or_after","cohort":"recurring","days":40}),
+        json!({"metric":"retention","grain":"week","ever":true,"days":20,"start":{"feature":"feature-1"}}),
+        json!({"metric":"experiment","exposure":{"feature":"feature-1"},"variant":"none","goal":{"feature":"feature-2"}}),
+    ]
+}
+
+fn rows(engine: &Engine, request: &Value) -> Vec<Value> {
+    let query = Query::parse(request.to_string().as_bytes()).unwrap();
+    let answer = engine.query(&query, now(), &Cancel::default()).unwrap();
+    match serde_json::to_value(&answer.rows).unwrap() {
+        Value::Array(rows) => rows,
+        other => panic!("{other}"),
+    }
+}
+
+/// What holds of every answer.
+fn check_identities(request: &Value, rows: &[Value]) {
+    let of = |row: &Value, field: &str| row[field].as_i64().unwrap();
+    match request["metric"].as_str().unwrap() {
+        "funnel" => {
+            let users: Vec<i64> = rows.iter().map(|row| of(row, "users")).collect();
+            assert!(
+                users.is_sorted_by(|before, after| before >= after),
+                "{rows:?}"
+            );
+        }
+        "retention" => {
+            for row in rows.iter().filter(|row| row["cohort"] != "average") {
+                assert_eq!(row["cells"][0], row["size"], "{row}");
+                let cells = row["cells"].as_array().unwrap();
+                assert!(
+                    cells
+                        .iter()
+                        .all(|cell| cell.as_i64().unwrap_or(0) <= of(row, "size"))
+                );
+            }
+        }
+        "stickiness" => {
+            let all: i64 = rows.iter().map(|row| of(row, "users")).sum();
+            assert_eq!(all, of(&rows[0], "cumulative"));
+        }
+        _ => {}
+    }
 }
 
 /// Events, users, days, weeks, users per day and per week summed, events per feature.
@@ -164,6 +226,14 @@ proptest! {
         // States say what the segments say, to the byte.
         prop_assert_eq!(reopened.rebuild().unwrap().changed, 0);
 
+                for request in questions() {
+            let answer = rows(&engine, &request);
+            prop_assert_eq!(&answer, &rows(&reopened, &request), "{}", request);
+            let mut by_events = request.clone();
+            by_events["tz"] = json!("Africa/Abidjan");
+            prop_assert_eq!(&answer, &rows(&reopened, &by_events), "{}", by_events);
+            check_identities(&request, &answer);
+        }
         for days in [1, 2, 7, 30, 365] {
             let expected = brute_force(&events, days);
             let answer = ask(&engine, days);

@@ -1,0 +1,647 @@
+//! Erasure: all events of some users go, from everywhere, and stay away.
+//!
+//! 1. The users are named in `erasures.json`, durably, with a keyed hash each that stays for ever: from then on no event of
+//!    theirs is accepted. 2. The log is sealed. 3. Their events are found; the daily states without them are the commit from
+//!    which no question sees them. 4. The segments that have them are written anew without them, day by day. 5. The dictionary
+//!    forgets their ids; their numbers are never given again. 6. The quarantine is cleaned, and the ids are taken out of
+//!    `erasures.json`. A crash leaves that file as the list of what is still to do, and every step may be done again.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
+
+use polars::prelude::*;
+use ring::hmac;
+use roaring::RoaringBitmap;
+use serde::{Deserialize, Serialize};
+use tracing::info;
+
+use super::compaction::{self, Staged};
+use super::folder::Folder;
+use super::manifest::Manifest;
+use super::segment::{self, Segment, SegmentFacts};
+use super::states::{self, StateFile, StateWriter};
+use super::{QUARANTINE_FILE, Store, dictionary, live_states, pipeline};
+use crate::daily::{self, DailyState, Day};
+use crate::error::{Error, Result};
+use crate::event::text;
+use crate::names::{Names, Numbering};
+use crate::schema;
+
+/// Its name in the data folder.
+const FILE_NAME: &str = "erasures.json";
+/// Bytes of the key of the hashes.
+const KEY_BYTES: usize = 32;
+/// Ids shorter than this are looked for with their quotes, because they are part of many texts.
+const DISTINCT_BYTES: usize = 6;
+
+/// What is kept of erasures.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Erasures {
+    /// Key of the hashes, so that nobody finds out by them who was erased without it.
+    key: String,
+    /// Hashes of erased users.
+    erased: BTreeSet<String>,
+    /// Users who are being erased.
+    pending: BTreeSet<String>,
+}
+
+/// What an erasure found and removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Erased {
+    /// Users it was asked for.
+    pub users: usize,
+    /// Those of them who had events.
+    pub users_found: usize,
+    /// Events removed.
+    pub events: u64,
+    /// Days of these events.
+    pub days: usize,
+    /// Segments written anew.
+    pub segments: usize,
+    /// Daily states written anew.
+    pub states: usize,
+    /// Ids taken out of the dictionary.
+    pub dictionary: usize,
+    /// Pieces taken out of the quarantine.
+    pub quarantined: usize,
+}
+
+/// Who is erased: asked for every event that comes in.
+#[derive(Clone, Default)]
+pub(super) struct Gate {
+    /// Whether anybody ever was: without a lock, for the many stores where nobody was.
+    is_used: Arc<AtomicBool>,
+    closed: Arc<RwLock<Closed>>,
+}
+
+#[derive(Default)]
+struct Closed {
+    key: Option<hmac::Key>,
+    hashes: HashSet<String>,
+    /// Numbers that erased users have in this process.
+    numbers: RoaringBitmap,
+    /// Users whom the states have forgotten and whose events may still be there.
+    hidden: Vec<String>,
+}
+
+impl Gate {
+    /// Whether a user is erased.
+    pub fn is_erased(&self, user: &str, users: &Numbering) -> bool {
+        if !self.is_used.load(Ordering::Acquire) {
+            return false;
+        }
+        let closed = self.read();
+        match closed.key {
+            None => false,
+            // One who has a number is known; a hash takes longer.
+            Some(ref key) => match users.find(user) {
+                Some(number) => closed.numbers.contains(number),
+                None => closed.hashes.contains(&hash(key, user)),
+            },
+        }
+    }
+
+    /// The numbers that erased users have in this process.
+    pub fn numbers(&self) -> RoaringBitmap {
+        self.read().numbers.clone()
+    }
+
+    /// Events that are not those of users whom the states have forgotten, where there are such: an expression on the
+    /// users' ids.
+    pub fn visible(&self) -> Option<Expr> {
+        let closed = self.read();
+        let hidden: Vec<&str> = closed.hidden.iter().map(String::as_str).collect();
+        (!hidden.is_empty()).then(|| is_any(&hidden).not())
+    }
+
+    /// Says that states have forgotten these users, and no others.
+    fn hide(&self, users: &[&str]) {
+        self.write().hidden = users.iter().map(|&user| user.to_owned()).collect();
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Closed> {
+        // It is only ever changed in one step.
+        self.closed
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Closed> {
+        self.closed
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn set(&self, erasures: &Erasures, users: &Numbering) -> Result<()> {
+        let mut numbers = RoaringBitmap::new();
+        for user in &erasures.pending {
+            // One without a number gets one, so that no event that is on its way brings another.
+            numbers.insert(users.number(user)?);
+        }
+        let mut closed = self.write();
+        closed.key = erasures.key();
+        closed.hashes = erasures.erased.iter().cloned().collect();
+        closed.numbers |= numbers;
+        self.is_used.store(closed.key.is_some(), Ordering::Release);
+        Ok(())
+    }
+}
+
+fn is_any(users: &[&str]) -> Expr {
+    let users = Series::new(PlSmallStr::EMPTY, users);
+    col(schema::USER_ID)
+        .cast(DataType::String)
+        .is_in(lit(users).implode(false), false)
+        .fill_null(lit(false))
+}
+
+fn hash(key: &hmac::Key, user: &str) -> String {
+    hex(hmac::sign(key, user.as_bytes()).as_ref())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Erasures {
+    fn load(folder: &Folder) -> Result<Self> {
+        let path = folder.path().join(FILE_NAME);
+        match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            read => {
+                let text = read.map_err(Error::io("read", &path))?;
+                serde_json::from_slice(&text).map_err(|error| Error::Damaged {
+                    file: path,
+                    message: error.to_string(),
+                })
+            }
+        }
+    }
+
+    fn save(&self, folder: &Folder) -> Result<()> {
+        // Writing to memory cannot fail.
+        let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
+        text.push(b'\n');
+        folder.replace(FILE_NAME, &text)
+    }
+
+    fn key(&self) -> Option<hmac::Key> {
+        (!self.key.is_empty()).then(|| hmac::Key::new(hmac::HMAC_SHA256, self.key.as_bytes()))
+    }
+
+    fn begin(&mut self, users: &[String]) -> Result<()> {
+        if self.key.is_empty() {
+            let mut key = [0; KEY_BYTES];
+            getrandom::fill(&mut key).map_err(|error| Error::Io {
+                action: "make a key for",
+                path: FILE_NAME.into(),
+                source: std::io::Error::other(error),
+            })?;
+            self.key = hex(&key);
+        }
+        if let Some(key) = self.key() {
+            self.erased
+                .extend(users.iter().map(|user| hash(&key, user)));
+        }
+        self.pending.extend(users.iter().cloned());
+        Ok(())
+    }
+}
+
+/// Makes the gate of a store that is opened. Users whose erasure was interrupted are hidden if the states, all of them,
+/// have forgotten them already: states and events say the same.
+///
+/// # Errors
+/// If the list of erasures or a state cannot be read.
+pub(super) fn gate(folder: &Folder, manifest: &Manifest, names: &Names) -> Result<Gate> {
+    let gate = Gate::default();
+    let erasures = Erasures::load(folder)?;
+    gate.set(&erasures, &names.users)?;
+    let numbers = gate.numbers();
+    let mut is_forgotten = true;
+    if !erasures.pending.is_empty() {
+        for facts in &manifest.states {
+            let state = StateFile::new(folder.path(), facts.clone()).activity_once(names)?;
+            is_forgotten &= state.users.is_disjoint(&numbers);
+        }
+    }
+    if is_forgotten {
+        let pending: Vec<&str> = erasures.pending.iter().map(String::as_str).collect();
+        gate.hide(&pending);
+    }
+    Ok(gate)
+}
+
+/// Where events are looked for.
+#[derive(Debug, Clone, Copy)]
+enum Reach {
+    /// On the days on which the users were active, as the states say.
+    DaysOfStates,
+    /// On all days: the states may have forgotten the users already.
+    AllDays,
+}
+
+/// The events of some users in a segment.
+struct Found {
+    segment: Arc<Segment>,
+    events: u64,
+    users: RoaringBitmap,
+    left: BTreeMap<Day, DailyState>,
+}
+
+impl Store {
+    /// Erases users: when this returns, nothing of theirs is in the data folder, and nothing comes in any more.
+    ///
+    /// # Errors
+    /// If something cannot be read or written; then [`Store::finish_erasures`] goes on with it.
+    pub fn erase(&self, users: &[String]) -> Result<Erased> {
+        let _one = self
+            .erasing
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut erasures = Erasures::load(&self.folder)?;
+        let reach = match erasures.pending.is_empty() {
+            true => Reach::DaysOfStates,
+            false => Reach::AllDays,
+        };
+        erasures.begin(users)?;
+        erasures.save(&self.folder)?;
+        self.gate.set(&erasures, &self.names().users)?;
+        self.erase_pending(erasures, reach)
+    }
+
+    /// Ends erasures that were interrupted.
+    ///
+    /// # Errors
+    /// As [`Store::erase`].
+    pub fn finish_erasures(&self) -> Result<Option<Erased>> {
+        let _one = self
+            .erasing
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let erasures = Erasures::load(&self.folder)?;
+        match erasures.pending.is_empty() {
+            true => Ok(None),
+            false => self.erase_pending(erasures, Reach::AllDays).map(Some),
+        }
+    }
+
+    fn erase_pending(&self, mut erasures: Erasures, reach: Reach) -> Result<Erased> {
+        let pending: Vec<&str> = erasures.pending.iter().map(String::as_str).collect();
+        self.seal()?;
+        let found = self.find(&pending, reach)?;
+        let mut users = RoaringBitmap::new();
+        found.iter().for_each(|found| users |= &found.users);
+        let days: BTreeSet<Day> = found.iter().map(|found| found.segment.day()).collect();
+        let mut erased = Erased {
+            users: pending.len(),
+            users_found: users.len() as usize,
+            events: found.iter().map(|found| found.events).sum(),
+            days: days.len(),
+            ..Erased::default()
+        };
+        erased.states = self.forget_in_states(&pending, &found)?;
+        erased.segments = self.rewrite_days(&pending, &found)?;
+        erased.dictionary = self.forget_in_dictionary(&pending)?;
+        erased.quarantined = self.forget_in_quarantine(&pending)?;
+        self.lock_retired().remove_all()?;
+        erasures.pending.clear();
+        erasures.save(&self.folder)?;
+        self.gate.hide(&[]);
+        info!(
+            users = erased.users,
+            events = erased.events,
+            "Erased {} users, {} events",
+            erased.users,
+            erased.events
+        );
+        Ok(erased)
+    }
+
+    /// The segments of the days on which, by their states, one of these users was active.
+    fn segments_of(&self, users: &[&str]) -> Result<Vec<Arc<Segment>>> {
+        let users = self.numbers_of(users);
+        let (mut segments, states) = {
+            let view = self.view.lock();
+            (view.segments.clone(), view.states.clone())
+        };
+        let mut days = BTreeSet::new();
+        for (day, state) in states {
+            if !state.activity(self.names())?.users.is_disjoint(&users) {
+                days.insert(day);
+            }
+        }
+        segments.retain(|segment| days.contains(&segment.day()));
+        Ok(segments)
+    }
+
+    fn numbers_of(&self, users: &[&str]) -> RoaringBitmap {
+        let numbers = users
+            .iter()
+            .filter_map(|user| self.names().users.find(user));
+        numbers.collect()
+    }
+
+    /// The segments that have events of these users.
+    fn find(&self, users: &[&str], reach: Reach) -> Result<Vec<Found>> {
+        let segments = match reach {
+            Reach::DaysOfStates => self.segments_of(users)?,
+            Reach::AllDays => self.view.lock().segments.clone(),
+        };
+        let mut segments = segments.into_iter();
+        let mut found = Vec::new();
+        let names = self.names();
+        pipeline::ordered(
+            || Ok(segments.next()),
+            |segment| {
+                let events = segment::scan(std::slice::from_ref(&segment))?
+                    .filter(is_any(users))
+                    .select([
+                        col(schema::TS),
+                        col(schema::EVENT_TYPE).cast(names.event_types.dtype()),
+                        col(schema::USER_ID).cast(names.users.dtype()),
+                        col(schema::FEATURE).cast(names.features.dtype()),
+                    ])
+                    .collect()?;
+                let numbers = events.column(schema::USER_ID)?.to_physical_repr();
+                Ok(Found {
+                    segment,
+                    events: events.height() as u64,
+                    users: daily::set(numbers.u32()?.iter().flatten().collect()),
+                    left: daily::read(&daily::plan(events.lazy()).collect()?)?,
+                })
+            },
+            |one: Result<Found>| {
+                let one = one?;
+                if one.events > 0 {
+                    found.push(one);
+                }
+                Ok(())
+            },
+        )?;
+        Ok(found)
+    }
+
+    /// Takes users out of the daily states: the commit from which no question sees them.
+    fn forget_in_states(&self, pending: &[&str], found: &[Found]) -> Result<usize> {
+        let names = self.names();
+        let users = self.numbers_of(pending);
+        let mut left: BTreeMap<Day, DailyState> = BTreeMap::new();
+        for (&day, state) in found.iter().flat_map(|found| &found.left) {
+            left.entry(day).or_default().merge(state);
+        }
+        let mut manifest = self.lock_manifest()?;
+        let mut next = manifest.clone();
+        next.sequence += 1;
+        let mut writer = StateWriter::new(&self.folder, next.sequence, names)?;
+        let states = self.view.lock().states.clone();
+        for (day, file) in states {
+            let mut state = file.state(names)?;
+            // Done before a crash already, or nothing to do.
+            if state.activity.users.is_disjoint(&users) {
+                continue;
+            }
+            state.remove(&users, left.get(&day));
+            writer.write(day, &state)?;
+        }
+        let written = writer.finish()?;
+        if written.is_empty() {
+            self.gate.hide(pending);
+            return Ok(0);
+        }
+        let count = written.len();
+        next.replace_states(written);
+        // A day of which nothing is left has no state.
+        next.states.retain(|facts| facts.events > 0);
+        self.commit(&manifest, &next)?;
+        let mut view = self.view.lock();
+        view.set_states(live_states(&self.folder, &next));
+        self.gate.hide(pending);
+        drop(view);
+        *manifest = next;
+        states::remove_others(&self.folder, manifest.states.iter())?;
+        Ok(count)
+    }
+
+    /// Writes the segments with events of these users anew, without them.
+    fn rewrite_days(&self, users: &[&str], found: &[Found]) -> Result<usize> {
+        let days: BTreeSet<Day> = found.iter().map(|found| found.segment.day()).collect();
+        let mut days = days.into_iter();
+        let affected: HashSet<&str> = found
+            .iter()
+            .map(|found| found.segment.facts.path.as_str())
+            .collect();
+        let mut rewritten = 0;
+        let mut failed = None;
+        pipeline::ordered(
+            || Ok(days.next()),
+            |day| self.rewrite_day(day, users, &affected),
+            |written: Result<usize>| {
+                match written {
+                    Ok(count) => rewritten += count,
+                    // One that is damaged costs its own day, and is named.
+                    Err(error) => failed = failed.take().or(Some(error)),
+                }
+                Ok(())
+            },
+        )?;
+        match failed {
+            None => Ok(rewritten),
+            Some(error) => Err(error),
+        }
+    }
+
+    fn rewrite_day(&self, day: Day, users: &[&str], affected: &HashSet<&str>) -> Result<usize> {
+        let of_day: Vec<Arc<Segment>> = {
+            let view = self.view.lock();
+            let segments = view.segments.iter().filter(|segment| segment.day() == day);
+            segments.cloned().collect()
+        };
+        let number = {
+            let mut manifest = self.lock_manifest()?;
+            let mut next = manifest.clone();
+            next.sequence += 1;
+            self.commit(&manifest, &next)?;
+            *manifest = next;
+            manifest.sequence
+        };
+        let mut new: Vec<(PathBuf, SegmentFacts)> = Vec::new();
+        let mut replaced: Vec<(Arc<Segment>, Option<SegmentFacts>)> = Vec::new();
+        for segment in of_day
+            .iter()
+            .filter(|segment| affected.contains(segment.facts.path.as_str()))
+        {
+            let mut events = segment::scan(std::slice::from_ref(segment))?
+                .filter(is_any(users).not())
+                .collect()?;
+            let kept = match events.height() {
+                0 => None,
+                _ => {
+                    events.rechunk_mut();
+                    let name = format!("{number:08}-e{}", new.len());
+                    let temp = self
+                        .folder
+                        .temp(&format!("{}-{name}.parquet", states::date(day)))?;
+                    let facts = segment::write_day(&temp, segment::path_of(day, &name), events)?;
+                    new.push((temp, facts.clone()));
+                    Some(facts)
+                }
+            };
+            replaced.push((segment.clone(), kept));
+        }
+        self.replace_in_day(day, number, &new, replaced)
+    }
+
+    /// Puts segments in the place of others of their day, and removes these.
+    fn replace_in_day(
+        &self,
+        day: Day,
+        number: u64,
+        new: &[(PathBuf, SegmentFacts)],
+        replaced: Vec<(Arc<Segment>, Option<SegmentFacts>)>,
+    ) -> Result<usize> {
+        let mut manifest = self.lock_manifest()?;
+        let mut next = manifest.clone();
+        let of_day = compaction::by_day(&manifest.segments)
+            .remove(&day)
+            .unwrap_or_default();
+        let is_replaced =
+            |facts: &SegmentFacts| replaced.iter().any(|(old, _)| old.facts.path == facts.path);
+        // Compaction or expiry came in between: the next attempt finds what they made.
+        if of_day.iter().filter(|facts| is_replaced(facts)).count() < replaced.len() {
+            return Err(Error::Busy("segments changed while users were erased"));
+        }
+        let stay = of_day.iter().copied().filter(|facts| !is_replaced(facts));
+        let staged = Staged::prepare(&self.folder, day, number, new, stay)?;
+        let new_of = |path: &str| {
+            let pair = replaced.iter().find(|(old, _)| old.facts.path == path);
+            pair.map(|(_, new)| new.clone())
+        };
+        next.segments = manifest
+            .segments
+            .iter()
+            .filter_map(|facts| match new_of(&facts.path) {
+                None => Some(facts.clone()),
+                Some(new) => new,
+            })
+            .collect();
+        staged.exchange().inspect_err(|_| {
+            // The next start removes it if it cannot be removed now.
+            let _ = staged.remove();
+        })?;
+        if let Err(error) = self.commit(&manifest, &next) {
+            if self.stopped.get().is_none() {
+                staged.exchange()?;
+                staged.remove()?;
+            }
+            return Err(error);
+        }
+        let mut view = self.view.lock();
+        view.segments = std::mem::take(&mut view.segments)
+            .into_iter()
+            .filter_map(|segment| match new_of(&segment.facts.path) {
+                None => Some(segment),
+                Some(new) => new.map(|facts| Arc::new(Segment::new(self.folder.path(), facts))),
+            })
+            .collect();
+        drop(view);
+        *manifest = next;
+        // Not kept for a while, as after a compaction: what is erased has to go.
+        staged.remove()?;
+        let live: HashSet<PathBuf> = manifest
+            .segments
+            .iter()
+            .map(|facts| self.folder.path().join(&facts.path))
+            .collect();
+        segment::remove_empty_days(self.folder.path(), &live)?;
+        Ok(replaced.len())
+    }
+
+    fn forget_in_dictionary(&self, users: &[&str]) -> Result<usize> {
+        let mut manifest = self.lock_manifest()?;
+        let mut next = manifest.clone();
+        let numbers = self.numbers_of(users);
+        let (facts, forgotten) = dictionary::forget(&self.folder, manifest.dictionary, &numbers)?;
+        if forgotten > 0 {
+            next.dictionary = facts;
+            self.commit(&manifest, &next)?;
+            *manifest = next;
+        }
+        dictionary::remove_others(&self.folder, manifest.dictionary)?;
+        Ok(forgotten)
+    }
+
+    fn forget_in_quarantine(&self, users: &[&str]) -> Result<usize> {
+        let path = self.folder.path().join(QUARANTINE_FILE);
+        let Ok(lines) = std::fs::read(&path) else {
+            return Ok(0);
+        };
+        let mut kept = Vec::with_capacity(lines.len());
+        let mut removed = 0;
+        for line in crate::event::lines(&lines) {
+            match users.iter().any(|user| mentions(line, user)) {
+                true => removed += 1,
+                false => kept.extend_from_slice(line),
+            }
+        }
+        if removed > 0 {
+            self.folder.replace(QUARANTINE_FILE, &kept)?;
+        }
+        Ok(removed)
+    }
+
+    /// Everything that is stored of a user, each event as a line of the log, in the order of time and then of the log; then
+    /// pieces of the quarantine that mention the id, as they stand there.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a segment or the log is, and what `sink` returns.
+    pub fn user_events(&self, user: &str) -> Result<Vec<u8>> {
+        let is_theirs = is_any(&[user]);
+        let mut frames = Vec::new();
+        for batch in self.view.whole(&self.segments_of(&[user])?, &is_theirs)? {
+            frames.push(
+                batch
+                    .collect_with_engine(Engine::Streaming)?
+                    .unwrap_single()
+                    .lazy(),
+            );
+        }
+        let mut lines = Vec::new();
+        if !frames.is_empty() {
+            let sorted = concat(frames, UnionArgs::default())?
+                .sort(
+                    [schema::TS],
+                    SortMultipleOptions::default().with_maintain_order(true),
+                )
+                .collect()?;
+            super::rows::write_lines(&sorted, &mut lines)?;
+        }
+        if let Ok(quarantine) = std::fs::read(self.folder.path().join(QUARANTINE_FILE)) {
+            for line in crate::event::lines(&quarantine).filter(|line| mentions(line, user)) {
+                lines.extend_from_slice(line);
+            }
+        }
+        Ok(lines)
+    }
+}
+
+/// Whether a piece of the quarantine, a damaged line as JSON text within JSON, mentions a user.
+fn mentions(line: &[u8], user: &str) -> bool {
+    let mut once = Vec::new();
+    text::encode(user, &mut once);
+    let inner = String::from_utf8_lossy(&once).into_owned();
+    let mut twice = Vec::new();
+    text::encode(&inner, &mut twice);
+    // Without the quotes of the outer text and, for an id that is distinct, without its own: they may be what was damaged.
+    let quoted = twice.get(1..twice.len() - 1).unwrap_or_default();
+    let bare = quoted
+        .get(2..quoted.len().saturating_sub(2))
+        .unwrap_or_default();
+    let wanted = match user.len() {
+        ..DISTINCT_BYTES => quoted,
+        _ => bare,
+    };
+    memchr::memmem::find(line, wanted).is_some()
+}

@@ -1,0 +1,391 @@
+//! Access and erasure: everything of a user is found, goes from every byte of the data folder, and stays away.
+
+use std::path::{Path, PathBuf};
+
+use chrono::{Days, Utc};
+use serde_json::{Value, json};
+
+use crate::faults::{copy, with_fault};
+use crate::harness::{Server, batch, echopilot, folder, run, run_json};
+
+const TARGET: &str = "target-user-77";
+
+/// Events of the last five days of three users, some of them of the target, and of nobody.
+fn history(part: u64) -> Vec<Value> {
+    let today = Utc::now().date_naive();
+    let users = [
+        json!(TARGET),
+        json!("ann"),
+        json!("bob \"quoted\""),
+        json!(null),
+    ];
+    (0..40)
+        .map(|number| {
+            let day = today - Days::new(number % 5);
+            let event_type = ["page_view", "action"][(number % 2) as usize];
+            let user = &users[(number % 4) as usize];
+            json!({"ts": format!("{day}T00:00:{:02}Z", number), "event_type": event_type,
+                "user_id": user, "feature": format!("f{}", number % 3), "url": "/x",
+                "metadata": {"n": number}, "event_id": format!("{part}-{number}")})
+        })
+        .collect()
+}
+
+/// A data folder with events in segments, joined and not, and in the log.
+fn store() -> tempfile::TempDir {
+    let dir = folder();
+    let file = dir.path().join("events");
+    let data = dir.path().join("data");
+    for part in 0..2 {
+        let lines: Vec<String> = history(part).iter().map(Value::to_string).collect();
+        std::fs::write(&file, lines.join("\n")).unwrap();
+        run_json(&data, &["import", file.to_str().unwrap()]);
+    }
+    run_json(&data, &["seal"]);
+    let server = Server::start(&data);
+    server.post(&batch(history(2)));
+    server.kill();
+    std::fs::remove_file(&file).unwrap();
+    dir
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false => found.push(path),
+        }
+    }
+    found
+}
+
+/// The files with a text in any of their bytes, inflated where they are Parquet or states.
+fn files_with(dir: &Path, text: &str) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = files(dir)
+        .into_iter()
+        .filter(|path| {
+            let bytes = std::fs::read(path).unwrap();
+            memchr::memmem::find(&bytes, text.as_bytes()).is_some()
+        })
+        .collect();
+    let script = "import sys, duckdb\n\
+        rows = duckdb.execute(\"select distinct filename from read_parquet(?, filename=true, hive_partitioning=false) \
+        where user_id = ?\", [sys.argv[1] + '/events/*/*.parquet', sys.argv[2]]).fetchall()\n\
+        print('\\n'.join(row[0] for row in rows))\n";
+    if files(dir)
+        .iter()
+        .any(|path| path.extension().is_some_and(|found| found == "parquet"))
+    {
+        let output = crate::oracle::python_command()
+            .args(["-c", script, dir.to_str().unwrap(), text])
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let lines = String::from_utf8(output.stdout).unwrap();
+        found.extend(
+            lines
+                .lines()
+                .filter(|line| !line.is_empty())
+                .map(PathBuf::from),
+        );
+    }
+    found
+}
+
+/// Events of the target, of others and of nobody, by states and by events.
+fn counted(data: &Path) -> Vec<Value> {
+    let mut all = Vec::new();
+    for tz in ["UTC", "Africa/Abidjan"] {
+        for question in [
+            json!({"metric":"event_types","days":7,"tz":tz}),
+            json!({"metric":"feature_usage","days":7,"tz":tz}),
+            json!({"metric":"active_users","days":7,"tz":tz}),
+            json!({"metric":"lifecycle","days":7,"tz":tz}),
+            json!({"metric":"paths","days":7,"tz":tz}),
+            json!({"metric":"feature_usage","days":7,"tz":tz,"filter":{"metadata.n":{"min":7}}}),
+        ] {
+            all.push(run_json(data, &["query", &question.to_string()])["rows"].clone());
+        }
+    }
+    assert_eq!(all[..6], all[6..], "states and events differ");
+    all
+}
+
+/// What the store would answer if the target had never been.
+fn counted_without_target() -> Vec<Value> {
+    let dir = folder();
+    let file = dir.path().join("events");
+    let data = dir.path().join("data");
+    let events = (0..3)
+        .flat_map(history)
+        .filter(|event| event["user_id"] != TARGET);
+    let lines: Vec<String> = events.map(|event| event.to_string()).collect();
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    run_json(&data, &["import", file.to_str().unwrap()]);
+    counted(&data)
+}
+
+fn access(data: &Path, user: &str) -> Vec<Value> {
+    let output = run(data, &["user", "access", user]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn access_gives_every_event_of_a_user_and_none_of_others_in_order() {
+    let dir = store();
+    let data = dir.path().join("data");
+    // A torn line of the user lies in the quarantine.
+    let log = data.join("analytics_events.ndjson");
+    let mut bytes = std::fs::read(&log).unwrap();
+    bytes.extend_from_slice(
+        format!("{{\"ts\":\"2026-01-01\",\"user_id\":\"{TARGET}\",\"fea").as_bytes(),
+    );
+    std::fs::write(&log, bytes).unwrap();
+    let found = access(&data, TARGET);
+    let (events, quarantined) = found.split_at(found.len() - 1);
+    let mut expected: Vec<Value> = (0..3)
+        .flat_map(history)
+        .filter(|event| event["user_id"] == TARGET)
+        .collect();
+    expected.sort_by_key(|event| event["ts"].as_str().unwrap().to_owned());
+    assert_eq!(events.len(), expected.len());
+    for (found, expected) in events.iter().zip(&expected) {
+        for field in [
+            "ts",
+            "event_type",
+            "user_id",
+            "feature",
+            "metadata",
+            "url",
+            "event_id",
+        ] {
+            assert_eq!(found[field], expected[field], "{field}");
+        }
+    }
+    assert!(
+        quarantined[0]["raw"].as_str().unwrap().contains(TARGET),
+        "{quarantined:?}"
+    );
+    assert_eq!(access(&data, "bob \"quoted\"").len(), 30);
+    assert!(access(&data, "nobody-at-all").is_empty());
+    let server = Server::start(&data);
+    let (status, by_http) = server.get(&format!("/api/analytics/users/{TARGET}/events"));
+    assert_eq!(
+        (status, by_http.as_str().unwrap().lines().count()),
+        (200, found.len())
+    );
+    assert_eq!(
+        server
+            .get("/api/analytics/users/bob%20%22quoted%22/events")
+            .1
+            .as_str()
+            .unwrap()
+            .lines()
+            .count(),
+        30
+    );
+    assert_eq!(
+        server
+            .get_with(&format!("/api/analytics/users/{TARGET}/events"), &[])
+            .0,
+        401
+    );
+}
+
+#[test]
+fn an_erased_user_is_in_no_byte_of_the_data_folder_and_stays_away() {
+    let expected = counted_without_target();
+    let dir = store();
+    let data = dir.path().join("data");
+    let log = data.join("analytics_events.ndjson");
+    let mut bytes = std::fs::read(&log).unwrap();
+    bytes.extend_from_slice(format!("{{\"ts\":\"2026-01-01\",\"user_id\":\"{TARGET}").as_bytes());
+    std::fs::write(&log, bytes).unwrap();
+    let server = Server::start(&data);
+    server.ask(
+        "/api/analytics/cohorts",
+        &json!({"name":"some","users":[TARGET, "ann"]}),
+    );
+    assert!(!files_with(&data, TARGET).is_empty());
+    let (status, receipt) = server.delete(&format!("/api/analytics/users/{TARGET}"));
+    assert_eq!(status, 200, "{receipt}");
+    for (field, value) in [
+        ("users", 1),
+        ("users_found", 1),
+        ("events", 30),
+        ("days", 5),
+        ("states", 5),
+        ("dictionary", 1),
+        ("quarantined", 1),
+        ("cohorts", 1),
+    ] {
+        assert_eq!(receipt[field], value, "{field} of {receipt}");
+    }
+    assert_eq!(files_with(&data, TARGET), Vec::<PathBuf>::new());
+    // What comes in late or again is answered as ignored, and stays out.
+    let again = history(3)
+        .into_iter()
+        .filter(|event| event["user_id"] == TARGET);
+    let (status, answer) = server.post(&batch(again.clone()));
+    assert_eq!(
+        (status, &answer["logged"], &answer["ignored"]),
+        (200, &json!(0), &json!(10)),
+        "{answer}"
+    );
+    assert_eq!(files_with(&data, TARGET), Vec::<PathBuf>::new());
+    server.stop();
+    assert_eq!(counted(&data), expected);
+    assert_eq!(run_json(&data, &["verify"])["damage"], json!([]));
+    assert_eq!(run_json(&data, &["rebuild"])["changed"], 0);
+    assert!(access(&data, TARGET).is_empty());
+    assert_eq!(access(&data, "ann").len(), 30);
+    // After a restart too, and by import; others still come in, and get numbers of their own.
+    let server = Server::start(&data);
+    let (_, answer) = server.post(&batch(
+        again
+            .clone()
+            .chain([json!({"event_type":"action","user_id":"eve"})]),
+    ));
+    assert_eq!(
+        (&answer["logged"], &answer["ignored"]),
+        (&json!(1), &json!(10)),
+        "{answer}"
+    );
+    server.stop();
+    let file = dir.path().join("again");
+    let lines: Vec<String> = again.map(|event| event.to_string()).collect();
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let imported = run_json(&data, &["import", file.to_str().unwrap()]);
+    assert_eq!(imported["accepted"], 0, "{imported}");
+    assert_eq!(files_with(&data, TARGET), Vec::<PathBuf>::new());
+    assert_eq!(access(&data, "eve").len(), 1);
+    assert_eq!(run_json(&data, &["rebuild"])["changed"], 0);
+}
+
+#[test]
+fn many_users_from_a_file_are_erased_at_once_and_an_empty_day_goes() {
+    let dir = store();
+    let data = dir.path().join("data");
+    let file = dir.path().join("ids");
+    std::fs::write(&file, format!("{TARGET}\nann\nbob \"quoted\"\nunknown\n")).unwrap();
+    let receipt = run_json(&data, &["user", "erase", "--file", file.to_str().unwrap()]);
+    assert_eq!(
+        (
+            &receipt["users"],
+            &receipt["users_found"],
+            &receipt["events"]
+        ),
+        (&json!(4), &json!(3), &json!(90))
+    );
+    for id in [TARGET, "bob "] {
+        assert_eq!(files_with(&data, id), Vec::<PathBuf>::new(), "{id}");
+    }
+    let left = run_json(&data, &["usage", "--days", "7"]);
+    assert_eq!(
+        (&left["total_events"], &left["mau"]),
+        (&json!(30), &json!(0))
+    );
+    // A store of one user is empty afterwards.
+    let other = folder();
+    std::fs::write(&file, history(0)[0].to_string()).unwrap();
+    run_json(other.path(), &["import", file.to_str().unwrap()]);
+    run_json(other.path(), &["user", "erase", TARGET]);
+    assert_eq!(
+        run_json(other.path(), &["usage", "--days", "7"])["total_events"],
+        0
+    );
+    assert_eq!(
+        std::fs::read_dir(other.path().join("events"))
+            .unwrap()
+            .count(),
+        0
+    );
+    assert_eq!(run_json(other.path(), &["verify"])["damage"], json!([]));
+    let output = run(other.path(), &["user", "erase", ""]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn killed_at_any_call_an_erasure_goes_on_and_ends() {
+    let origin = store();
+    let with = counted(
+        &copy(&origin.path().join("data"))
+            .path()
+            .to_owned()
+            .join("."),
+    );
+    let without = counted_without_target();
+    for kind in ["kill", "torn", "eio"] {
+        let mut points = 0;
+        // Each call of a killed process; of the others, which take the same way, some.
+        let step = if kind == "kill" { 1 } else { 5 };
+        for at in (1..).step_by(step) {
+            let dir = copy(&origin.path().join("data"));
+            let mut command = echopilot(dir.path());
+            with_fault(&mut command, dir.path(), kind, at);
+            let done = command
+                .args(["user", "erase", TARGET])
+                .output()
+                .unwrap()
+                .status
+                .success();
+            // Before it goes on, the user is there for every question or for none.
+            if points % 10 == 0 {
+                assert_eq!(
+                    run_json(dir.path(), &["verify"])["damage"],
+                    json!([]),
+                    "{kind} at {at}"
+                );
+                let found = counted(dir.path());
+                assert!(
+                    found == with || found == without,
+                    "{kind} at {at}: {found:?}"
+                );
+            }
+            // What was begun goes on with whatever is erased next; what was not has to be asked for again.
+            let list =
+                std::fs::read_to_string(dir.path().join("erasures.json")).unwrap_or_default();
+            let next = if list.contains(TARGET) {
+                "somebody-else"
+            } else {
+                TARGET
+            };
+            run_json(dir.path(), &["user", "erase", next]);
+            if done || points % 10 == 0 {
+                assert!(counted(dir.path()) == without, "{kind} at {at}, again");
+                assert_eq!(
+                    files_with(dir.path(), TARGET),
+                    Vec::<PathBuf>::new(),
+                    "{kind} at {at}"
+                );
+                assert_eq!(
+                    run_json(dir.path(), &["rebuild"])["changed"],
+                    0,
+                    "{kind} at {at}"
+                );
+            }
+            if done {
+                break;
+            }
+            points += 1;
+        }
+        assert!(
+            points * step >= 20,
+            "{kind}: only {points} points were tried"
+        );
+    }
+}

@@ -1,0 +1,560 @@
+//! Questions as people and programs ask them: over HTTP and on the command line, with filters, breakdowns and cohorts, in
+//! every format.
+
+use chrono::{Days, Utc};
+use echopilot_analytics::engine::Cancel;
+use echopilot_analytics::metrics::query::Query;
+use serde_json::{Value, json};
+
+use crate::harness::{Server, batch, engine, folder, run, run_json};
+use crate::oracle::python_command;
+
+/// Events of yesterday: seconds after noon, type, user, feature, URL, metadata.
+fn yesterday(events: &[(i64, &str, &str, &str, &str, Value)]) -> Vec<Value> {
+    let day = Utc::now().date_naive() - Days::new(1);
+    let noon = day.and_hms_opt(12, 0, 0).unwrap().and_utc().timestamp();
+    events
+        .iter()
+        .map(|(second, event_type, user, feature, url, metadata)| {
+            json!({"ts": noon + second, "event_type": event_type, "user_id": user, "feature": feature, "url": url,
+                "metadata": metadata})
+        })
+        .collect()
+}
+
+fn shop() -> Vec<Value> {
+    yesterday(&[
+        (
+            0,
+            "page_view",
+            "ann",
+            "docs",
+            "/docs/a",
+            json!({"plan": "pro", "seats": 5}),
+        ),
+        (
+            1,
+            "page_view",
+            "bob",
+            "docs",
+            "/docs/b",
+            json!({"plan": "free", "seats": 1.5}),
+        ),
+        (
+            2,
+            "page_view",
+            "cyd",
+            "docs",
+            "/blog",
+            json!({"plan": "team", "beta": true}),
+        ),
+        (
+            3,
+            "action",
+            "ann",
+            "cart",
+            "/cart",
+            json!({"note": "a \"plan\":\"free\" inside"}),
+        ),
+        (
+            4,
+            "action",
+            "bob",
+            "cart",
+            "/cart",
+            json!({"seats": "ten", "deep": {"plan": "pro"}}),
+        ),
+        (5, "conversion", "ann", "buy", "/buy", json!({"plan": null})),
+        (
+            6,
+            "page_view",
+            "",
+            "docs",
+            "/docs/c",
+            json!({"plan": "pro"}),
+        ),
+    ])
+}
+
+/// Events, and users of yesterday.
+fn found(server: &Server, filter: &Value) -> (i64, i64) {
+    let (status, answer) = query(
+        server,
+        &json!({"metric":"event_types","days":2,"filter":filter}),
+    );
+    assert_eq!(status, 200, "{answer}");
+    let rows = answer["rows"].as_array().unwrap();
+    let events = rows.iter().map(|row| row["events"].as_i64().unwrap()).sum();
+    let (_, answer) = query(
+        server,
+        &json!({"metric":"active_users","days":2,"filter":filter}),
+    );
+    (events, answer["rows"][0]["dau"].as_i64().unwrap())
+}
+
+fn query(server: &Server, question: &Value) -> (u16, Value) {
+    server.ask("/api/analytics/query", question)
+}
+
+#[test]
+fn a_filter_finds_the_events_it_says_in_the_log_and_in_the_lake() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    server.post(&batch(shop()));
+    let expected = [
+        (json!({}), (7, 3)),
+        (json!({"event_type": "action"}), (2, 2)),
+        (json!({"feature": ["cart", "buy"]}), (3, 2)),
+        (json!({"feature": {"prefix": "d"}}), (4, 3)),
+        (json!({"url": {"prefix": "/docs"}}), (3, 2)),
+        (json!({"url": "/cart", "metadata.seats": "ten"}), (1, 1)),
+        (json!({"metadata.plan": "pro"}), (2, 1)),
+        (json!({"metadata.plan": ["pro", "free"]}), (3, 2)),
+        (json!({"metadata.plan": {"exists": true}}), (4, 3)),
+        (json!({"metadata.plan": {"exists": false}}), (3, 2)),
+        (json!({"metadata.seats": 5}), (1, 1)),
+        (json!({"metadata.seats": {"min": 1.5}}), (2, 2)),
+        (json!({"metadata.seats": {"min": 1.6, "max": 5}}), (1, 1)),
+        (json!({"metadata.beta": true}), (1, 1)),
+        (json!({"metadata.missing": "x"}), (0, 0)),
+        (json!({"metadata.it's \"odd\"": {"exists": true}}), (0, 0)),
+    ];
+    for (filter, expected) in &expected {
+        assert_eq!(found(&server, filter), *expected, "{filter} in the log");
+    }
+    server.stop();
+    run_json(dir.path(), &["seal"]);
+    let server = Server::start(dir.path());
+    for (filter, expected) in &expected {
+        assert_eq!(found(&server, filter), *expected, "{filter} in the lake");
+    }
+    // Half in the lake, half in the log.
+    server.post(&batch(shop()));
+    for (filter, (events, users)) in &expected {
+        assert_eq!(
+            found(&server, filter),
+            (events * 2, *users),
+            "{filter} in both"
+        );
+    }
+}
+
+#[test]
+fn a_breakdown_splits_by_the_property_and_names_what_is_missing() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    server.post(&batch(shop()));
+    let (_, answer) = query(
+        &server,
+        &json!({"metric":"funnel","days":2,"breakdown":"metadata.plan",
+        "steps":[{"feature":"docs"},{"feature":"cart"}]}),
+    );
+    let found: Vec<_> = answer["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| {
+            (
+                row["breakdown"].clone(),
+                row["step"].as_i64().unwrap(),
+                row["users"].as_i64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (json!("free"), 1, 1),
+            (json!("free"), 2, 1),
+            (json!("pro"), 1, 1),
+            (json!("pro"), 2, 1),
+            (json!("team"), 1, 1),
+            (json!("team"), 2, 0),
+        ]
+    );
+    let (_, answer) = query(
+        &server,
+        &json!({"metric":"feature_usage","days":2,"breakdown":"metadata.plan"}),
+    );
+    let found: Vec<_> = answer["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| {
+            (
+                row["feature"].as_str().unwrap(),
+                row["breakdown"].clone(),
+                row["events"].as_i64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("docs", json!("pro"), 2),
+            ("docs", json!("free"), 1),
+            ("docs", json!("team"), 1),
+            ("cart", Value::Null, 2),
+            ("buy", Value::Null, 1),
+        ]
+    );
+    // More values than are named.
+    let many: Vec<_> = (0..30)
+        .map(|value| {
+            (
+                10 + value,
+                "action",
+                "dan",
+                "many",
+                "/",
+                json!({"v": format!("{value:02}")}),
+            )
+        })
+        .collect();
+    server.post(&batch(yesterday(&many)));
+    let (_, answer) = query(
+        &server,
+        &json!({"metric":"feature_usage","days":2,"breakdown":"metadata.v","filter":{"feature":"many"}}),
+    );
+    let rows = answer["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 26);
+    assert_eq!(
+        (&rows[0]["breakdown"], &rows[0]["events"]),
+        (&json!("__other__"), &json!(5))
+    );
+}
+
+#[test]
+fn a_cohort_limits_every_metric_to_its_users() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    server.post(&batch(shop()));
+    for cohort in [
+        json!({"name":"carts","did":{"filter":{"feature":"cart"}}}),
+        json!({"name":"busy","did":{"filter":{},"at_least":3}}),
+        json!({"name":"team","users":["cyd","nobody"]}),
+    ] {
+        let (status, answer) = server.ask("/api/analytics/cohorts", &cohort);
+        assert_eq!(status, 200, "{answer}");
+    }
+    let users = |server: &Server, metric: Value, cohort: &str| {
+        let mut question = metric;
+        question["filter"]["cohort"] = json!(cohort);
+        question["days"] = json!(2);
+        let (status, answer) = query(server, &question);
+        assert_eq!(status, 200, "{answer}");
+        answer["rows"].clone()
+    };
+    let check = |server: &Server| {
+        for (cohort, dau, events) in [("carts", 2, 5), ("busy", 1, 3), ("team", 1, 1)] {
+            let rows = users(server, json!({"metric":"active_users","filter":{}}), cohort);
+            assert_eq!(rows[0]["dau"], dau, "{cohort}");
+            let rows = users(server, json!({"metric":"lifecycle","filter":{}}), cohort);
+            assert_eq!(rows[0]["new"], dau, "{cohort}");
+            let rows = users(server, json!({"metric":"retention","filter":{}}), cohort);
+            assert_eq!(rows[0]["size"], dau, "{cohort}");
+            let rows = users(server, json!({"metric":"stickiness","filter":{}}), cohort);
+            assert_eq!(rows[0]["users"], dau, "{cohort}");
+            let rows = users(server, json!({"metric":"event_types","filter":{}}), cohort);
+            let found: i64 = rows
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|row| row["events"].as_i64().unwrap())
+                .sum();
+            assert_eq!(found, events, "{cohort}");
+            let steps = json!([{"feature":"docs"},{"feature":"cart"}]);
+            let rows = users(
+                server,
+                json!({"metric":"funnel","steps":steps,"filter":{}}),
+                cohort,
+            );
+            assert_eq!(rows[0]["users"], dau, "{cohort}");
+            let rows = users(server, json!({"metric":"paths","filter":{}}), cohort);
+            assert_eq!(
+                rows.as_array().unwrap().is_empty(),
+                cohort == "team",
+                "{cohort}"
+            );
+        }
+        let rows = users(
+            server,
+            json!({"metric":"experiment","exposure":{"feature":"docs"},"variant":"plan",
+            "goal":{"feature":"buy"},"filter":{}}),
+            "carts",
+        );
+        let variants: Vec<_> = rows
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["variant"].clone())
+            .collect();
+        assert_eq!(
+            variants,
+            ["free", "pro", "__multiple__", "__sample_ratio__"]
+        );
+    };
+    check(&server);
+    server.stop();
+    let server = Server::start(dir.path());
+    check(&server);
+    let (status, answer) = server.get("/api/analytics/cohorts");
+    assert_eq!(status, 200);
+    let names: Vec<_> = answer["cohorts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|cohort| cohort["name"].clone())
+        .collect();
+    assert_eq!(names, ["busy", "carts", "team"]);
+    assert_eq!(server.delete("/api/analytics/cohorts/busy").0, 200);
+    let (status, answer) = query(
+        &server,
+        &json!({"metric":"event_types","filter":{"cohort":"busy"}}),
+    );
+    assert_eq!((status, &answer["error"]), (400, &json!("unknown_cohort")));
+    assert!(
+        answer["message"].as_str().unwrap().contains("carts, team"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn a_wrong_question_names_the_field_the_value_and_what_is_allowed() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let steps = json!([{"feature":"a"},{"feature":"b"}]);
+    for (question, says) in [
+        (
+            json!({"metric":"users"}),
+            &["\"users\"", "active_users, feature_usage"][..],
+        ),
+        (json!({}), &["metric"]),
+        (json!({"metric":"event_types","day":3}), &["day"]),
+        (
+            json!({"metric":"event_types","days":0}),
+            &["days is 0", "1 to 365"],
+        ),
+        (json!({"metric":"event_types","days":366}), &["days is 366"]),
+        (
+            json!({"metric":"event_types","days":"many"}),
+            &["days", "many"],
+        ),
+        (
+            json!({"metric":"event_types","end":"21.11.2026"}),
+            &["end", "21.11.2026", "YYYY-MM-DD"],
+        ),
+        (
+            json!({"metric":"event_types","tz":"Mars/Base"}),
+            &["Mars/Base", "IANA"],
+        ),
+        (
+            json!({"metric":"lifecycle","grain":"year"}),
+            &["grain", "year", "day", "week", "month"],
+        ),
+        (
+            json!({"metric":"funnel","steps":[{"feature":"a"}]}),
+            &["steps", "1 steps", "2 to 20"],
+        ),
+        (json!({"metric":"funnel"}), &["steps"]),
+        (
+            json!({"metric":"funnel","steps":steps,"within":"soon"}),
+            &["within", "soon", "366d"],
+        ),
+        (
+            json!({"metric":"funnel","steps":steps,"order":"loose"}),
+            &["order", "loose", "ordered", "strict", "any"],
+        ),
+        (
+            json!({"metric":"funnel","steps":steps,"exclude":[{"filter":{},"between":[2,1]}]}),
+            &["[2,1]", "1 to 2"],
+        ),
+        (
+            json!({"metric":"funnel","steps":steps,"breakdown":"colour"}),
+            &["breakdown", "colour", "metadata.<key>"],
+        ),
+        (
+            json!({"metric":"funnel","steps":[{"feature":"a"},{"colour":"b"}]}),
+            &["steps[1]", "colour", "event_type, feature, url"],
+        ),
+        (
+            json!({"metric":"event_types","filter":{"feature":{"like":"x"}}}),
+            &["feature", "like", "prefix"],
+        ),
+        (
+            json!({"metric":"event_types","filter":{"metadata.a":[]}}),
+            &["metadata.a", "0 values"],
+        ),
+        (
+            json!({"metric":"event_types","filter":{"metadata.a":{"min":1,"prefix":"x"}}}),
+            &["metadata.a", "allowed"],
+        ),
+        (
+            json!({"metric":"paths","depth":1}),
+            &["depth is 1", "2 to 20"],
+        ),
+        (json!({"metric":"feature_usage","limit":0}), &["limit is 0"]),
+        (
+            json!({"metric":"retention","cohort":"last"}),
+            &["cohort", "last", "first", "recurring"],
+        ),
+        (json!({"metric":"experiment","exposure":{}}), &["variant"]),
+        (json!([1]), &["object"]),
+    ] {
+        let (status, answer) = query(&server, &question);
+        assert_eq!(status, 400, "{question}: {answer}");
+        let message = answer["message"].as_str().unwrap();
+        for part in says {
+            assert!(
+                message.contains(part),
+                "{question}: {message:?} lacks {part:?}"
+            );
+        }
+        let output = run(&dir.path().join("other"), &["query", &question.to_string()]);
+        assert_eq!(output.status.code(), Some(2), "{question}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains(message),
+            "{question}"
+        );
+    }
+}
+
+#[test]
+fn http_and_command_line_give_one_answer_in_every_format() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    server.post(&batch(shop()));
+    let question =
+        json!({"metric":"funnel","days":2,"steps":[{"feature":"docs"},{"feature":"cart"}]});
+    let (_, by_http) = query(&server, &question);
+    let csv = server.ask_as("/api/analytics/query", &question, "text/csv");
+    let arrow = server.ask_as(
+        "/api/analytics/query",
+        &question,
+        "application/vnd.apache.arrow.stream",
+    );
+    let parquet = server.ask_as(
+        "/api/analytics/query",
+        &question,
+        "application/vnd.apache.parquet",
+    );
+    let (status, _) = server.ask_as("/api/analytics/query", &question, "image/png");
+    assert_eq!(status, 406);
+    server.stop();
+    let by_command = run_json(dir.path(), &["query", &question.to_string()]);
+    for field in ["metric", "window", "covered_from", "rows"] {
+        assert_eq!(by_http[field], by_command[field], "{field}");
+    }
+    assert_eq!(by_http["rows"][1]["users"], 2);
+    assert_eq!(
+        by_http["rows"][1]["seconds_from_first"],
+        json!({"mean": 3, "median": 3, "p90": 3})
+    );
+    for (format, answer) in [("csv", csv), ("arrow", arrow), ("parquet", parquet)] {
+        assert_eq!(answer.0, 200);
+        let output = run(
+            dir.path(),
+            &["query", &question.to_string(), "--format", format],
+        );
+        assert_eq!(output.stdout, answer.1, "{format}");
+        std::fs::write(dir.path().join(format!("answer.{format}")), answer.1).unwrap();
+    }
+    let script = "import sys, json, pyarrow as pa, pyarrow.ipc, pyarrow.parquet as pq, pandas as pd\n\
+        d = sys.argv[1]\n\
+        arrow = pa.ipc.open_stream(d + '/answer.arrow').read_all()\n\
+        parquet = pq.read_table(d + '/answer.parquet')\n\
+        csv = pd.read_csv(d + '/answer.csv')\n\
+        assert arrow.column_names == parquet.column_names == list(csv.columns), (arrow.column_names, list(csv.columns))\n\
+        assert arrow.to_pydict() == parquet.to_pydict()\n\
+        assert arrow['users'].to_pylist() == csv['users'].tolist() == [3, 2]\n\
+        assert arrow['seconds_from_first_mean'].to_pylist() == [None, 3.0]\n";
+    let output = python_command()
+        .args(["-c", script, dir.path().to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn a_name_that_looks_like_a_formula_is_inert_in_csv() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    server.post(&batch(yesterday(&[(
+        0,
+        "action",
+        "ann",
+        "=HYPERLINK(\"x\")",
+        "/",
+        json!({}),
+    )])));
+    let (_, csv) = server.ask_as(
+        "/api/analytics/query",
+        &json!({"metric":"feature_usage","days":2}),
+        "text/csv",
+    );
+    let csv = String::from_utf8(csv).unwrap();
+    assert!(csv.contains("\"'=HYPERLINK(\"\"x\"\")\""), "{csv}");
+}
+
+#[test]
+fn a_question_that_was_given_up_ends() {
+    let dir = folder();
+    let engine = engine(dir.path(), Utc::now());
+    crate::harness::ingest(&engine, &shop(), Utc::now());
+    let cancel = Cancel::default();
+    cancel.cancel();
+    for question in [
+        json!({"metric":"active_users"}),
+        json!({"metric":"event_types","filter":{"metadata.plan":"pro"}}),
+        json!({"metric":"funnel","steps":[{"feature":"docs"},{"feature":"cart"}]}),
+    ] {
+        let query = Query::parse(question.to_string().as_bytes()).unwrap();
+        assert!(
+            engine.query(&query, Utc::now(), &cancel).is_err(),
+            "{question}"
+        );
+    }
+}
+
+#[test]
+fn a_question_needs_the_key() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let question = json!({"metric":"event_types"});
+    for path in ["/api/analytics/query", "/api/analytics/cohorts"] {
+        assert_eq!(server.ask_with(path, &question, &[]).0, 401, "{path}");
+        let wrong = [("x-dash-key", "another")];
+        assert_eq!(server.ask_with(path, &question, &wrong).0, 401, "{path}");
+    }
+}
+
+#[test]
+fn an_empty_store_answers_every_metric() {
+    let dir = folder();
+    let steps = json!([{"feature":"a"},{"feature":"b"}]);
+    for question in [
+        json!({"metric":"active_users"}),
+        json!({"metric":"feature_usage"}),
+        json!({"metric":"event_types"}),
+        json!({"metric":"lifecycle"}),
+        json!({"metric":"stickiness"}),
+        json!({"metric":"funnel","steps":steps}),
+        json!({"metric":"retention"}),
+        json!({"metric":"paths"}),
+        json!({"metric":"experiment","exposure":{"feature":"a"},"variant":"v","goal":{"feature":"b"}}),
+    ] {
+        let mut question = question;
+        question["days"] = json!(365);
+        let by_states = run_json(dir.path(), &["query", &question.to_string()]);
+        question["tz"] = json!("Asia/Tokyo");
+        let by_events = run_json(dir.path(), &["query", &question.to_string()]);
+        assert_eq!(
+            by_states["rows"].as_array().unwrap().len(),
+            by_events["rows"].as_array().unwrap().len()
+        );
+    }
+}
