@@ -59,15 +59,17 @@ function base(option, look) {
 }
 
 /** Draws into an element that has a size, in the place of what was there. */
-export function draw(element, option) {
+export function draw(element, option, onclick) {
   const look = colours();
   const chart = getInstanceByDom(element) ?? init(element);
   chart.setOption(base(option(look), look), { notMerge: true });
+  chart.resize();
+  chart.off('click');
+  if (onclick) chart.on('click', onclick);
   if (!element.dataset.watched) {
     element.dataset.watched = 'true';
     new ResizeObserver(() => chart.isDisposed() || chart.resize({ animation: { duration: 0 } })).observe(element);
   }
-  return chart;
 }
 
 export const dispose = (element) => getInstanceByDom(element)?.dispose();

@@ -69,7 +69,20 @@ export class Panel {
       !isInput && h('button', { type: 'button', class: 'button', onclick: () => this.load(this.signal) }, icon('refresh'), 'Try again'))));
   }
 
+  /** Shows the last answer; what had the focus has it again. */
   show() {
+    const tool = this.tools.contains(document.activeElement) ? document.activeElement.dataset.tool : null;
+    const scrolled = this.body.querySelector('.scroll');
+    const hadFocus = scrolled !== null && scrolled === document.activeElement;
+    const top = scrolled?.scrollTop;
+    this.showLast();
+    if (tool) this.tools.querySelector(`[data-tool="${tool}"]`)?.focus();
+    const region = this.body.querySelector('.scroll');
+    if (region && top) region.scrollTop = top;
+    if (hadFocus) region?.focus({ preventScroll: true });
+  }
+
+  showLast() {
     const { last } = this;
     fill(this.notes, notesOf(last));
     fill(this.tools, this.toolButtons());
@@ -87,15 +100,23 @@ export class Panel {
 
   async showChart() {
     const { last } = this;
-    const height = last.height ?? this.height;
-    const canvas = h('div', { class: 'canvas', 'aria-hidden': 'true' });
-    canvas.style.height = `${height}px`;
-    this.put(last.above, h('div', { class: 'scroll-x' }, h('div', { class: 'figure', role: 'img', 'aria-label': `${this.title}. ${last.label ?? ''} The table has all numbers.` }, canvas)), last.below);
-    if (last.minWidth) canvas.style.minWidth = `${last.minWidth}px`;
+    const label = `${this.title}. ${last.label ?? ''} The table has all numbers.`;
+    // A chart that is there already is drawn anew in its place: it moves, and does not flicker.
+    if (!this.chart?.canvas.isConnected) {
+      const canvas = h('div', { class: 'canvas', 'aria-hidden': 'true' });
+      const figure = h('div', { class: 'figure', role: 'img' }, canvas);
+      this.chart = { canvas, figure, above: h('div'), below: h('div') };
+      this.put(this.chart.above, h('div', { class: 'scroll-x' }, figure), this.chart.below);
+    }
+    const { canvas, figure, above, below } = this.chart;
+    fill(above, last.above);
+    fill(below, last.below);
+    figure.setAttribute('aria-label', label);
+    canvas.style.height = `${last.height ?? this.height}px`;
+    canvas.style.minWidth = last.minWidth ? `${last.minWidth}px` : '';
     const { draw } = await charts;
     if (this.last !== last || !canvas.isConnected) return;
-    const chart = draw(canvas, last.option);
-    if (last.onclick) chart.on('click', last.onclick);
+    draw(canvas, last.option, last.onclick);
     this.element.dataset.drawn = 'true';
   }
 

@@ -12,7 +12,8 @@ export function engine(context) {
   const rate = panel({ title: 'Accepted per minute', name: 'rate', height: 260, help: 'Each of the last 60 minutes', ask: askRate });
   const start = (signal) => {
     const tick = setInterval(() => {
-      if (!document.hidden && !document.querySelector('.panel :focus-within .scroll')) {
+      // Nothing moves away under whoever reads a table.
+      if (!document.hidden && !document.activeElement?.closest('.scroll')) {
         facts.load(signal);
         rate.load(signal);
       }
