@@ -6,26 +6,33 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 VENV := .venv
 FUZZ_SECONDS ?= 20
 
-.PHONY: run build client test test-rust test-browser fuzz lint bench clean
+.PHONY: run build client dashboard test test-rust test-browser fuzz lint bench clean
 
 run: build
 	$(CARGO_TARGET_DIR)/release/echopilot serve
 
-build: tools
+build: tools dashboard
 	cargo build --release --locked
 
 # The browser client as the server sends it; kept beside its source, so that the server builds without Node.
 client: static/node_modules/installed
 	npm --prefix static run --silent build
 
+# What the server sends as the dashboard: part of the binary, made of static/ with the charts from npm.
+DASHBOARD := static/dist/index.html
+dashboard: $(DASHBOARD)
+$(DASHBOARD): static/node_modules/installed static/build-dashboard.mjs static/index.html static/icon.svg \
+		$(wildcard static/css/*.css static/js/dashboard/*.js static/js/dashboard/*/*.js)
+	npm --prefix static run --silent dashboard
+
 test: test-rust test-browser fuzz
 
-test-rust: tools $(VENV)/installed
+test-rust: tools dashboard $(VENV)/installed
 	@dpkg -s libfaketime >/dev/null 2>&1 \
 		|| { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq libfaketime; }
 	cargo test --release --locked
 
-# The client in a real browser, against the real server.
+# The client and the dashboard in a real browser, against the real server.
 test-browser: build static/node_modules/installed tests/browser/node_modules/installed
 	@command -v chromium >/dev/null \
 		|| { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
@@ -33,16 +40,16 @@ test-browser: build static/node_modules/installed tests/browser/node_modules/ins
 	npm --prefix tests/browser run --silent test
 
 # Coverage-guided, for a bounded time: bodies of requests, and logs after damage.
-fuzz: tools
+fuzz: tools dashboard
 	tests/fuzz/run $(FUZZ_SECONDS)
 
-lint: tools
+lint: tools dashboard
 	cargo fmt --check
 	cargo clippy --release --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --locked --no-deps
 
 # The numbers of the README. Takes some minutes and 10 GB of disk.
-bench: tools $(VENV)/installed
+bench: tools dashboard $(VENV)/installed
 	cargo bench --locked --bench ingest
 	cargo bench --locked --bench seal
 	cargo build --release --locked
@@ -67,9 +74,10 @@ $(VENV)/installed: tests/requirements.txt
 	@touch $@
 
 %/node_modules/installed: %/package-lock.json
+	@command -v npm >/dev/null || { echo 'Node 20 and npm are missing: the dashboard is built with them.' >&2; exit 1; }
 	npm --prefix $* ci --silent --no-audit --no-fund
 	@touch $@
 
 clean:
-	rm -rf $(VENV) static/node_modules tests/browser/node_modules
+	rm -rf $(VENV) static/dist static/node_modules tests/browser/node_modules
 	cargo clean

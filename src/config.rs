@@ -129,7 +129,7 @@ impl NeutralPath {
     /// Characters of a path; it is part of the script.
     const MAX_LENGTH: usize = 100;
     /// First names of the server's own paths, now and later.
-    const TAKEN: [&str; 5] = ["api", "static", "health", "metrics", "openapi.json"];
+    const TAKEN: [&str; 6] = ["api", "demo", "static", "health", "metrics", "openapi.json"];
 
     /// The path, from its slash on.
     pub fn as_str(&self) -> &str {

@@ -65,7 +65,13 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
             .store()
             .folder()
             .describe_holder(&format!("{holder}, which answers at http://{address}"));
-        let stop = stop_signal()?;
+        let stopped = stop_signal()?;
+        let watched = engine.clone();
+        let stop = async move {
+            stopped.await;
+            // Their answers would never end by themselves.
+            watched.store().end_watches();
+        };
         let schedule = Schedule::start(engine.clone(), store.rollup_at)?;
         greet(&format!("http://{address}"), &key_for_curl);
         info!(%address, "Listening on {address}");
@@ -139,7 +145,7 @@ fn greet(url: &str, key: &str) {
         r#"
 EchoPilot Analytics answers at {url}
 
-Send an event:
+Open it in a browser, or send an event:
   curl {url}/api/analytics/event \
     -H 'Content-Type: application/json' \
     -d '{{"events":[{{"event_type":"page_view",

@@ -1,8 +1,10 @@
 //! The operations that HTTP, command line and scheduler share, and the only place where the store meets the
 //! metrics. Time comes in as an argument.
 
+mod demo_folder;
 mod export;
 mod query;
+mod status;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -12,8 +14,10 @@ use polars::prelude::{DataFrame, LazyFrame, OptFlags};
 use serde::Serialize;
 use tracing::{info, warn};
 
+pub use demo_folder::{DemoAnswer, DemoFolder};
 pub use export::{ExportAnswer, ExportRequest};
 pub use query::Cancel;
+pub use status::StatusAnswer;
 
 use crate::cohorts::Cohorts;
 use crate::config::StoreConfig;
@@ -43,6 +47,8 @@ pub struct Engine {
     config: StoreConfig,
     rollup_log: Mutex<()>,
     cohorts: Mutex<()>,
+    last_rollup: status::LastRollup,
+    opened_at: DateTime<Utc>,
 }
 
 /// The answer to a batch of events.
@@ -168,7 +174,14 @@ impl Engine {
             config: config.clone(),
             rollup_log: Mutex::new(()),
             cohorts: Mutex::new(()),
+            last_rollup: status::LastRollup::default(),
+            opened_at: now,
         })
+    }
+
+    /// The settings it was opened with.
+    pub fn config(&self) -> &StoreConfig {
+        &self.config
     }
 
     /// The store, for what needs no metric.

@@ -3,12 +3,15 @@
 //! Served through hyper's own HTTP/1 connection with time-outs and a limit on connections, which `axum::serve`
 //! does not have. No address of a client is kept or traced.
 
+mod asset;
 mod auth;
 mod body;
 mod client;
+mod dashboard;
+mod demo;
 mod event;
 mod export;
-
+mod live;
 mod ops;
 mod refusal;
 mod reports;
@@ -32,7 +35,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::{debug, info, warn};
 
 use crate::config::NeutralPath;
-use crate::engine::Engine;
+use crate::engine::{DemoFolder, Engine};
 
 pub use auth::DashKeys;
 use refusal::Refusal;
@@ -61,6 +64,7 @@ const MAX_BODIES_KIB: usize = 256 << 10;
 struct App {
     engine: Arc<Engine>,
     keys: Arc<DashKeys>,
+    demo: demo::Demo,
     queries: Arc<Semaphore>,
     exports: Arc<Semaphore>,
     /// Room for bodies, a permit a KiB.
@@ -70,6 +74,7 @@ struct App {
 /// The routes.
 pub fn router(engine: Arc<Engine>, keys: DashKeys, neutral_path: &NeutralPath) -> Router {
     let app = App {
+        demo: Arc::new(DemoFolder::of(engine.config())),
         engine,
         keys: Arc::new(keys),
         queries: Arc::new(Semaphore::new(MAX_QUERIES)),
@@ -92,6 +97,10 @@ pub fn router(engine: Arc<Engine>, keys: DashKeys, neutral_path: &NeutralPath) -
         .route("/api/analytics/users/{id}", delete(users::erase))
         .route("/api/analytics/users/erase", post(users::erase_many))
         .route("/api/analytics/rollup", post(reports::rollup))
+        .route("/api/analytics/status", get(reports::status))
+        .route("/api/analytics/live", get(live::live))
+        .merge(demo::routes())
+        .merge(dashboard::routes())
         .route("/health/live", get(ops::live))
         .route("/health/ready", get(ops::ready))
         .fallback(|| async { Refusal::not_found() })

@@ -11,7 +11,9 @@ use chrono::{NaiveDate, Utc};
 
 use super::refusal::Refusal;
 use super::{Answer, App, body};
-use crate::engine::{Cancel, CohortsAnswer, Engine, RollupAnswer, RollupScope, UsageAnswer};
+use crate::engine::{
+    Cancel, CohortsAnswer, Engine, RollupAnswer, RollupScope, StatusAnswer, UsageAnswer,
+};
 use crate::error::{Error, Result};
 use crate::export::Format;
 use crate::metrics::cohort::Cohort;
@@ -53,6 +55,12 @@ pub async fn rollup(
     }
     // Not a question: several wait for each other, and must not keep questions waiting.
     run_beside(&app, move |engine| engine.rollup(scope, Utc::now())).await
+}
+
+/// `GET /api/analytics/status`
+pub async fn status(State(app): State<App>, headers: HeaderMap) -> Report<StatusAnswer> {
+    app.keys.check(&headers)?;
+    run_beside(&app, |engine| engine.status(Utc::now())).await
 }
 
 /// `POST /api/analytics/query`, in the format that `Accept` asks for. It is given up when the client closes the connection.

@@ -5,28 +5,25 @@
 //! moves events from log and tail to segments. A query sees segments and tail as one lazy frame.
 
 mod compaction;
-
 mod dedup;
 mod dictionary;
 mod draft;
 mod erasure;
 mod event_log;
-
 mod expiry;
 pub mod folder;
+mod live;
 mod manifest;
 pub mod pipeline;
 mod pseudonym;
+mod rate;
 mod rebuild;
-
 mod recovery;
 mod rows;
-
 pub mod scan;
 mod seal;
 mod segment;
 mod snapshot;
-
 mod states;
 mod tail;
 mod verify;
@@ -56,6 +53,7 @@ use dedup::{KeyMaker, RecentIds};
 use erasure::Gate;
 use event_log::EventLog;
 use folder::Folder;
+use live::Live;
 use manifest::Manifest;
 use pseudonym::Pseudonyms;
 use seal::RotatedLog;
@@ -70,6 +68,8 @@ pub use draft::{Draft, DraftMaker};
 pub use erasure::Erased;
 pub use event_log::FILE_NAME as EVENT_LOG_FILE;
 pub use expiry::{Clock, Expired, ExpiryFacts, Retention};
+pub use live::{Commit, Watch};
+pub use rate::Accepted;
 pub use rebuild::Rebuilt;
 pub use recovery::{QUARANTINE_FILE, Recovered};
 pub use rows::write_lines;
@@ -93,6 +93,7 @@ pub struct Store {
     // Fields are dropped in order: the writer ends before the folder is free.
     writer: WriterHandle,
     view: SharedView,
+    live: Arc<Live>,
     maker: DraftMaker,
     manifest: Mutex<Manifest>,
     retired: Mutex<Retired>,
@@ -120,6 +121,12 @@ pub struct StoreSize {
     pub sealed_events: u64,
     /// Live segments.
     pub segments: usize,
+    /// Their bytes.
+    pub sealed_bytes: u64,
+    /// Days that have a state.
+    pub states: usize,
+    /// Bytes of the states.
+    pub state_bytes: u64,
 }
 
 /// How urgent a seal is.
@@ -210,15 +217,18 @@ impl Store {
             tail,
             gate: gate.clone(),
         });
+        let live = Arc::new(Live::default());
         let writer = WriterHandle::start(Writer {
             log,
             recent,
             gate: gate.clone(),
             view: view.clone(),
+            live: live.clone(),
         })?;
         Ok(Self {
             writer,
             view,
+            live,
             maker,
             manifest: Mutex::new(manifest),
             retired: Mutex::default(),
@@ -328,6 +338,14 @@ impl Store {
         sealed.into_iter().chain(unsealed).min().map(states::date)
     }
 
+    /// The day of the newest event.
+    pub fn last_day(&self) -> Option<NaiveDate> {
+        let view = self.view.lock();
+        let sealed = view.states.keys().next_back().copied();
+        let unsealed = view.tail.last_ts_us().map(day_of);
+        sealed.into_iter().chain(unsealed).max().map(states::date)
+    }
+
     /// What expired so far.
     pub fn expiry(&self) -> ExpiryFacts {
         self.view.lock().expiry
@@ -341,7 +359,53 @@ impl Store {
             log_bytes: view.log_bytes,
             sealed_events: view.segments.iter().map(|segment| segment.facts.rows).sum(),
             segments: view.segments.len(),
+            sealed_bytes: view
+                .segments
+                .iter()
+                .map(|segment| segment.facts.bytes)
+                .sum(),
+            states: view.states.len(),
+            state_bytes: view.states.values().map(|state| state.facts.bytes).sum(),
         }
+    }
+
+    /// How long the oldest event waits to be sealed.
+    pub fn seal_lag(&self) -> Option<Duration> {
+        let view = self.view.lock();
+        let since = view.log_since.filter(|_| view.tail.len() > 0);
+        since.map(|since| since.elapsed())
+    }
+
+    /// How many events were accepted.
+    pub fn accepted(&self) -> Accepted {
+        self.writer.accepted()
+    }
+
+    /// Watches the events that are accepted from now on, and what of the open log came just before.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if too many watch or the server stops, and if the log cannot be read.
+    pub fn watch(&self) -> Result<(Commit, Watch)> {
+        let (log, watch) = {
+            // No event is accepted between the two.
+            let view = self.view.lock();
+            (view.tail.log_end(), self.live.watch()?)
+        };
+        let before = match log {
+            Some((file, end)) => live::newest_of_log(&file, end)?,
+            None => Commit::default(),
+        };
+        Ok((before, watch))
+    }
+
+    /// How many watch.
+    pub fn watchers(&self) -> usize {
+        self.live.watchers()
+    }
+
+    /// Tells all who watch that nothing more comes.
+    pub fn end_watches(&self) {
+        self.live.end();
     }
 
     /// What reading the log back found at the start.

@@ -139,10 +139,23 @@ impl Tail {
         Ok(())
     }
 
+    /// The file of the newest event, and where its line ends.
+    pub(super) fn log_end(&self) -> Option<(Arc<File>, u64)> {
+        let full = self.full.last().map(|chunk| &chunk.part);
+        let part = self.open.part.as_ref().or(full)?;
+        Some((part.file.clone(), part.bytes.end))
+    }
+
     /// The `ts` of the oldest event, in µs.
     pub fn first_ts_us(&self) -> Option<i64> {
         let full = self.full.iter().map(|chunk| chunk.span.first_us);
         full.chain(self.open.span().map(|span| span.first_us)).min()
+    }
+
+    /// The `ts` of the newest event, in µs.
+    pub fn last_ts_us(&self) -> Option<i64> {
+        let full = self.full.iter().map(|chunk| chunk.span.last_us);
+        full.chain(self.open.span().map(|span| span.last_us)).max()
     }
 
     /// The chunks that may hold events of `range_us`, as they are now.

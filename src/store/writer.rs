@@ -19,6 +19,8 @@ use super::dedup::RecentIds;
 use super::draft::{Draft, Row};
 use super::erasure::Gate;
 use super::event_log::EventLog;
+use super::live::Live;
+use super::rate::{Accepted, Rate};
 use super::tail::{LogPart, SealMark};
 use super::view::SharedView;
 use crate::error::{Error, Result};
@@ -69,9 +71,10 @@ pub struct WriterHandle {
 }
 
 /// What the writer says of itself, for whoever wants to add events.
-#[derive(Default)]
 struct Status {
     queued_bytes: AtomicUsize,
+    /// Events that were accepted.
+    rate: Rate,
     /// Why nothing is written any more.
     poison: OnceLock<String>,
     /// Whether the last write found no room.
@@ -83,6 +86,17 @@ struct Status {
 }
 
 impl Status {
+    fn new(now: Instant) -> Self {
+        Self {
+            queued_bytes: AtomicUsize::new(0),
+            rate: Rate::new(now),
+            poison: OnceLock::new(),
+            is_full: AtomicBool::new(false),
+            probed: Mutex::new(None),
+            committing_since: Mutex::new(None),
+        }
+    }
+
     fn set_committing(&self, since: Option<Instant>) {
         *self
             .committing_since
@@ -104,12 +118,13 @@ pub(super) struct Writer {
     pub log: EventLog,
     pub recent: RecentIds,
     pub view: SharedView,
+    pub live: Arc<Live>,
 }
 
 impl WriterHandle {
     pub(super) fn start(writer: Writer) -> Result<Self> {
         let (queue, commands) = sync_channel(QUEUE_REQUESTS);
-        let status = Arc::new(Status::default());
+        let status = Arc::new(Status::new(Instant::now()));
         let running = Running {
             writer,
             commands,
@@ -206,6 +221,11 @@ impl WriterHandle {
             *probed = Some(Instant::now());
         }
         may
+    }
+
+    /// How many events were accepted.
+    pub(super) fn accepted(&self) -> Accepted {
+        self.status.rate.accepted(Instant::now())
     }
 
     /// Notes that there is room again.
@@ -317,6 +337,7 @@ impl Running {
             self.status.is_full.store(is_full, Ordering::Relaxed);
         }
         if outcome.is_ok() {
+            self.status.rate.count(kept.len(), Instant::now());
             self.trace
                 .count(answers.len(), &kept, self.lines.len(), started.elapsed());
         }
@@ -360,6 +381,8 @@ impl Running {
         let published = view.tail.append(kept, part);
         view.log_bytes = end;
         view.log_since.get_or_insert_with(Instant::now);
+        // Under the lock, so that whoever begins to watch sees an event in the log or here, and not in both.
+        self.writer.live.show(kept.len(), &self.lines);
         drop(view);
         published.map_err(|error| self.stop(error))
     }

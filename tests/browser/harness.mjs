@@ -9,15 +9,15 @@ import { createInterface } from 'node:readline';
 import { chromium } from 'playwright-core';
 
 const TARGET = process.env.CARGO_TARGET_DIR ?? path.join(homedir(), '.cache/echopilot-target');
-const PROGRAM = path.join(TARGET, 'release/echopilot');
+export const PROGRAM = path.join(TARGET, 'release/echopilot');
 const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
 const FLAGS = [
   '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
   '--disable-component-update', '--disable-sync',
 ];
-const KEY = 'a-key-for-the-tests';
+export const KEY = 'a-key-for-the-tests';
 /** Longest wait for anything that should happen soon. */
-const PATIENCE_MS = Number(process.env.ECHOPILOT_TEST_PATIENCE ?? 30_000);
+export const PATIENCE_MS = Number(process.env.ECHOPILOT_TEST_PATIENCE ?? 30_000);
 
 /** A file to serve instead of the script that is in the binary: quicker while one works on the client. */
 const SCRIPT_FILE = process.env.ECHOPILOT_TEST_SCRIPT;
@@ -39,9 +39,12 @@ async function temporaryFolder() {
 
 /** The real program in a folder of its own. */
 export class Server {
-  static async start() {
+  /** `prepare` fills the folder first; `settings` are environment variables. */
+  static async start({ prepare, settings } = {}) {
     const server = new Server();
+    server.settings = settings;
     server.folder = await temporaryFolder();
+    await prepare?.(server.folder);
     await server.up('127.0.0.1:0');
     return server;
   }
@@ -49,7 +52,7 @@ export class Server {
   async up(listen) {
     const { PATH } = process.env;
     this.process = spawn(PROGRAM, ['serve', '--data-dir', this.folder, '--listen', listen], {
-      env: { PATH, ECHOPILOT_DASH_KEY: KEY },
+      env: { PATH, ECHOPILOT_DASH_KEY: KEY, ...this.settings },
       stdio: ['ignore', 'ignore', 'pipe'],
     });
     this.ended = new Promise((resolve, reject) => {

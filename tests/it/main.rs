@@ -8,6 +8,7 @@
 
 mod cli;
 mod client;
+mod dashboard;
 mod durability;
 mod erasure;
 mod expiry;

@@ -1,0 +1,80 @@
+// Numbers, days and times as people read them; one language, because the page has one.
+
+const LANGUAGE = 'en';
+const whole = new Intl.NumberFormat(LANGUAGE, { maximumFractionDigits: 0 });
+const tenth = new Intl.NumberFormat(LANGUAGE, { maximumFractionDigits: 1 });
+const exact = new Intl.NumberFormat(LANGUAGE, { maximumFractionDigits: 6 });
+const compact = new Intl.NumberFormat(LANGUAGE, { notation: 'compact', maximumFractionDigits: 1 });
+const day = new Intl.DateTimeFormat(LANGUAGE, { day: 'numeric', month: 'short', timeZone: 'UTC' });
+const dayAndYear = new Intl.DateTimeFormat(LANGUAGE, { day: 'numeric', month: 'short', year: 'numeric', timeZone: 'UTC' });
+const weekday = new Intl.DateTimeFormat(LANGUAGE, { weekday: 'short', day: 'numeric', month: 'short', year: 'numeric', timeZone: 'UTC' });
+const month = new Intl.DateTimeFormat(LANGUAGE, { month: 'short', year: 'numeric', timeZone: 'UTC' });
+
+export const NONE = '–';
+const there = (value) => value !== null && value !== undefined && !Number.isNaN(value);
+
+export const count = (value) => (there(value) ? whole.format(value) : NONE);
+export const average = (value) => (there(value) ? tenth.format(value) : NONE);
+export const number = (value) => (there(value) ? exact.format(value) : NONE);
+export const brief = (value) => (there(value) ? compact.format(value) : NONE);
+
+/** A share as percent: enough digits to tell small ones apart. */
+export function percent(share, digits = 1) {
+  if (!there(share)) return NONE;
+  return `${(share * 100).toFixed(digits)} %`;
+}
+
+/** A change as percent, with its sign. */
+export function change(share) {
+  if (!there(share)) return NONE;
+  const sign = share > 0 ? '+' : share < 0 ? '−' : '±';
+  return `${sign}${Math.abs(share * 100).toFixed(1)} %`;
+}
+
+const date = (text) => new Date(`${text}T00:00:00Z`);
+export const isDay = (text) => /^\d{4}-\d{2}-\d{2}$/.test(text);
+export const shortDay = (text) => day.format(date(text));
+export const longDay = (text) => weekday.format(date(text));
+
+/** The first day of a period as its name. */
+export function period(text, grain = 'day') {
+  if (!isDay(text)) return text;
+  if (grain === 'month') return month.format(date(text));
+  return grain === 'week' ? `Week of ${shortDay(text)}` : shortDay(text);
+}
+
+/** Both ends of a range of days. */
+export const range = (from, to) => (from === to ? dayAndYear.format(date(from)) : `${shortDay(from)} – ${dayAndYear.format(date(to))}`);
+
+export function addDays(text, days) {
+  const moved = date(text);
+  moved.setUTCDate(moved.getUTCDate() + days);
+  return moved.toISOString().slice(0, 10);
+}
+
+export const daysBetween = (from, to) => Math.round((date(to) - date(from)) / 86_400_000);
+
+/** A time that something took. */
+export function duration(seconds) {
+  if (!there(seconds)) return NONE;
+  if (seconds < 60) return `${tenth.format(seconds)} s`;
+  if (seconds < 3_600) return `${tenth.format(seconds / 60)} min`;
+  if (seconds < 2 * 86_400) return `${tenth.format(seconds / 3_600)} h`;
+  return `${tenth.format(seconds / 86_400)} d`;
+}
+
+export function bytes(value) {
+  const units = ['B', 'kB', 'MB', 'GB', 'TB'];
+  let place = 0;
+  let rest = value;
+  while (rest >= 1_000 && place < units.length - 1) {
+    rest /= 1_000;
+    place += 1;
+  }
+  return `${place ? tenth.format(rest) : rest} ${units[place]}`;
+}
+
+/** A time of day in a zone. */
+export function clock(instant, tz) {
+  return new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', second: '2-digit', timeZone: tz }).format(new Date(instant));
+}

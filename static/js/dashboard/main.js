@@ -1,0 +1,192 @@
+// The dashboard: the frame around the views, and the way from an address to a view.
+import { isDemo, setKey } from './api.js';
+import { featureList } from './conditions.js';
+import { fill, h, icon } from './dom.js';
+import { range } from './format.js';
+import { Panel } from './panel.js';
+import { picker } from './picker.js';
+import { read, scope, write } from './state.js';
+import { engine } from './views/engine.js';
+import { experiments } from './views/experiments.js';
+import { funnel } from './views/funnel.js';
+import { lifecycle } from './views/lifecycle.js';
+import { live } from './views/live.js';
+import { overview } from './views/overview.js';
+import { paths } from './views/paths.js';
+import { retention } from './views/retention.js';
+import { stickiness } from './views/stickiness.js';
+import { askKey, empty, enter } from './welcome.js';
+
+// Nothing here makes HTML of a text. The chart library empties elements by an empty text; that alone is let through.
+window.trustedTypes?.createPolicy('default', { createHTML: (text) => (text === '' ? '' : null), createScript: () => null, createScriptURL: () => null });
+
+const VIEWS = { overview, lifecycle, stickiness, funnel, retention, paths, experiments, live, engine };
+const NAMES = { overview: 'Overview', lifecycle: 'Lifecycle', stickiness: 'Stickiness', funnel: 'Funnel', retention: 'Retention', paths: 'Paths', experiments: 'Experiments', live: 'Live', engine: 'Engine' };
+/** Views that are about now and not about a window. */
+const NOW = new Set(['live', 'engine']);
+const THEME = 'echopilot.theme';
+const THEMES = ['auto', 'light', 'dark'];
+const dark = matchMedia('(prefers-color-scheme: dark)');
+
+let running = new AbortController();
+let shown = { view: null, panels: new Map() };
+let state = read();
+let status = null;
+
+const main = h('main', { id: 'main', tabindex: '-1' });
+const bar = h('section', { class: 'bar', 'aria-label': 'What is counted' });
+const nav = h('nav', { 'aria-label': 'Views' });
+
+function theme(next) {
+  let now = next;
+  try {
+    if (next) localStorage.setItem(THEME, next);
+    now ??= localStorage.getItem(THEME);
+  } catch {
+    // Without storage the choice lasts as long as the page.
+  }
+  now = THEMES.includes(now) ? now : 'auto';
+  const { dataset } = document.documentElement;
+  dataset.choice = now;
+  dataset.theme = now === 'auto' ? (dark.matches ? 'dark' : 'light') : now;
+  return now;
+}
+
+function frame() {
+  const themeButton = h('button', { type: 'button', class: 'tool', onclick: () => {
+    const now = document.documentElement.dataset.choice;
+    label(theme(THEMES[(THEMES.indexOf(now) + 1) % THEMES.length]));
+    redraw();
+  } });
+  const label = (now) => {
+    themeButton.title = `Colours: ${now}`;
+    themeButton.setAttribute('aria-label', `Colours: ${now}`);
+    fill(themeButton, icon('theme'));
+  };
+  label(theme());
+  const leave = h('button', { type: 'button', class: 'tool', title: 'Forget the key', 'aria-label': 'Forget the key', onclick: () => {
+    setKey(null);
+    location.reload();
+  } }, icon('key'));
+  fill(document.body,
+    h('a', { class: 'skip', href: '#main', onclick: (event) => {
+      event.preventDefault();
+      main.focus();
+    } }, 'Skip to the numbers'),
+    h('header', { class: 'side' }, h('a', { class: 'brand', href: '#/overview' }, h('img', { src: '/static/icon.svg', alt: '', width: 28, height: 28 }), h('span', {}, 'EchoPilot', h('small', { text: 'Analytics' }))), nav, h('div', { class: 'side-end' }, themeButton, leave)),
+    h('div', { class: 'page' }, isDemo && h('aside', { class: 'banner', 'aria-label': 'Demo' }, 'Made-up history, to look around. ', h('a', { href: '/', text: 'Back to your data' })), bar, main),
+    h('div', { id: 'announcer', class: 'unseen', 'aria-live': 'polite' }), featureList());
+  dark.addEventListener('change', () => {
+    theme();
+    redraw();
+  });
+}
+
+const redraw = () => shown.panels.forEach((panel) => panel.redraw());
+
+/** Goes to another state: another address, and what it shows. */
+function go(patch, how = 'push') {
+  state = { ...state, ...patch };
+  history[how === 'replace' ? 'replaceState' : 'pushState'](null, '', write(state));
+  render();
+}
+
+function navigation() {
+  fill(nav, Object.entries(NAMES).map(([view, name]) => h('a', { href: write({ ...state, view, own: {} }), 'aria-current': view === state.view ? 'page' : null, 'data-view': view }, icon(view), h('span', { text: name }))));
+  nav.querySelector('[aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' });
+}
+
+/** What has the focus, so that it has it again when the page is made anew. */
+function focusMark() {
+  const element = document.activeElement;
+  if (!element || element === document.body || element === main) return null;
+  const name = (one) => one.getAttribute('aria-label') ?? one.closest('.field')?.querySelector('label')?.textContent ?? one.textContent;
+  const [tag, text] = [element.tagName, name(element)];
+  return () => [...document.querySelectorAll(tag)].find((other) => name(other) === text)?.focus({ preventScroll: true });
+}
+
+function render() {
+  running.abort();
+  running = new AbortController();
+  const { signal } = running;
+  if (!VIEWS[state.view]) state = { ...state, view: 'overview', own: {} };
+  const focus = focusMark();
+  document.title = `${NAMES[state.view]} · EchoPilot Analytics${isDemo ? ' (made-up)' : ''}`;
+  navigation();
+  const isSame = shown.view === state.view;
+  const before = isSame ? shown.panels : new Map();
+  const panels = new Map();
+  const span = h('p', { class: 'span' });
+  // A made-up history ends with the day before it was made.
+  const asked = isDemo && !state.end ? { ...state, end: status?.last_day ?? null } : state;
+  const context = {
+    state: asked, scope: scope(asked), signal,
+    own: (own, how) => go({ own }, how),
+    panel: (options) => {
+      const panel = new Panel(options);
+      const old = before.get(options.name);
+      // Until the new answer is there the old one stays, greyed out.
+      if (old) Object.assign(panel, { last: old.last, shown: old.shown });
+      if (old?.last) panel.show();
+      panel.onanswer = ({ window }) => fill(span, h('span', { text: range(window.from, window.to) }), window.partial && h('span', { class: 'running', 'data-note': 'partial' }, icon('clock'), 'the last day is not over, its numbers still grow'));
+      panels.set(options.name, panel);
+      return panel;
+    },
+  };
+  if (isEmptyStore() && !NOW.has(state.view)) {
+    shown = { view: null, panels };
+    fill(bar);
+    fill(main, empty(signal, () => {
+      status = null;
+      start();
+    }));
+    return;
+  }
+  const view = VIEWS[state.view](context);
+  fill(bar, NOW.has(state.view) ? null : picker(state, go));
+  fill(main, h('div', { class: 'head' }, h('h1', { text: view.title }), h('p', { class: 'lead', text: view.lead }), span), view.element);
+  shown = { view: state.view, panels };
+  if (!isSame) scrollTo(0, 0);
+  focus?.();
+  for (const panel of view.panels) panel.load(signal);
+  view.start?.(signal);
+}
+
+const isEmptyStore = () => status && status.store.log_events === 0 && status.store.sealed_events === 0;
+
+async function start() {
+  try {
+    status = await enter();
+  } catch (error) {
+    if (isDemo && error.status === 404) {
+      location.replace(`/${location.hash}`);
+      return;
+    }
+    fill(main, h('div', { class: 'message bad', role: 'alert' }, icon('alert'), h('div', {}, h('strong', { text: 'No answer' }), h('p', { text: error.message }), h('button', { type: 'button', class: 'button', onclick: start }, icon('refresh'), 'Try again'))));
+    return;
+  }
+  render();
+}
+
+let asking = false;
+document.addEventListener('key-refused', async () => {
+  if (asking || document.querySelector('.key-dialog')) return;
+  asking = true;
+  setKey(null);
+  await askKey('The server does not know the key of this tab any more.');
+  asking = false;
+  start();
+});
+addEventListener('popstate', () => {
+  state = read();
+  if (status) render();
+});
+addEventListener('keydown', (event) => {
+  if (event.key === '/' && !event.target.closest('input, select, textarea, dialog')) {
+    event.preventDefault();
+    document.querySelector('[data-pick="filter"]')?.click();
+  }
+});
+
+frame();
+start();

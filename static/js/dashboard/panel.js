@@ -1,0 +1,226 @@
+// A panel: one question, its chart, the table behind it, and what can be taken away: CSV, PNG and the request.
+import { announce, download, fill, h, icon, toast } from './dom.js';
+import { command, address, queryCsv } from './api.js';
+import { range, shortDay } from './format.js';
+import { csv, table } from './table.js';
+
+const charts = import('./charts.js');
+
+/**
+ * `ask(signal)` answers `{answer, rows, request: {path, body}, option(look), label, isEmpty, empty, notes, above}`: the
+ * rows of the table, the option of the chart or `element` in its place, and what a screen reader says of it.
+ */
+export class Panel {
+  constructor({ title, help, name, height = 300, controls, ask, tall }) {
+    Object.assign(this, { title, name, height, ask, shown: 'chart', last: null });
+    this.body = h('div', { class: 'panel-body' });
+    this.notes = h('div', { class: 'notes' });
+    this.tools = h('div', { class: 'tools' });
+    const heading = h('h2', { text: title });
+    this.element = h('section', { class: `panel${tall ? ' tall' : ''}`, 'aria-label': title, 'data-panel': name },
+      h('header', {}, h('div', { class: 'panel-title' }, heading, help && h('p', { class: 'hint', text: help })), controls && h('div', { class: 'controls' }, controls), this.tools),
+      this.notes, this.body);
+    this.element.panel = this;
+  }
+
+  /** Asks, and shows what came. */
+  async load(signal) {
+    this.signal = signal;
+    this.element.setAttribute('aria-busy', 'true');
+    this.element.dataset.state = 'loading';
+    if (!this.last) this.put(this.skeleton());
+    else this.body.classList.add('stale');
+    try {
+      const found = await this.ask(signal);
+      if (signal.aborted) return;
+      this.last = found;
+      this.show();
+    } catch (error) {
+      if (signal.aborted || error.name === 'AbortError') return;
+      this.fail(error);
+    } finally {
+      if (!signal.aborted) {
+        this.element.removeAttribute('aria-busy');
+        this.body.classList.remove('stale');
+      }
+    }
+  }
+
+  put(...children) {
+    const old = [...this.body.querySelectorAll('.canvas')];
+    fill(this.body, ...children);
+    if (old.length) charts.then(({ dispose }) => old.forEach(dispose));
+  }
+
+  skeleton() {
+    const box = h('div', { class: 'skeleton', role: 'status' }, h('span', { class: 'unseen', text: `${this.title}: loading` }), h('i'), h('i'), h('i'), h('i'), h('i'), h('i'));
+    box.style.height = `${this.height}px`;
+    return box;
+  }
+
+  fail(error) {
+    this.element.dataset.state = 'error';
+    this.last = null;
+    fill(this.tools);
+    fill(this.notes);
+    const isInput = error.status === 400;
+    this.put(h('div', { class: 'message bad', role: 'alert' }, icon('alert'), h('div', {},
+      h('strong', { text: isInput ? 'This question cannot be answered' : 'No answer' }), h('p', { text: error.message ?? String(error) }),
+      !isInput && h('button', { type: 'button', class: 'button', onclick: () => this.load(this.signal) }, icon('refresh'), 'Try again'))));
+  }
+
+  /** Shows the last answer; what had the focus has it again. */
+  show() {
+    const tool = this.tools.contains(document.activeElement) ? document.activeElement.dataset.tool : null;
+    const scrolled = this.body.querySelector('.scroll');
+    const hadFocus = scrolled !== null && scrolled === document.activeElement;
+    const top = scrolled?.scrollTop;
+    this.showLast();
+    if (tool) this.tools.querySelector(`[data-tool="${tool}"]`)?.focus();
+    const region = this.body.querySelector('.scroll');
+    if (region && top) region.scrollTop = top;
+    if (hadFocus) region?.focus({ preventScroll: true });
+  }
+
+  showLast() {
+    const { last } = this;
+    fill(this.notes, notesOf(last));
+    fill(this.tools, this.toolButtons());
+    if (last.answer) this.onanswer?.(last.answer);
+    if (last.isEmpty) {
+      this.element.dataset.state = 'empty';
+      this.put(h('div', { class: 'message' }, icon('filter'), h('div', {}, h('strong', { text: last.empty?.title ?? 'Nothing in this window' }), h('p', { text: last.empty?.text ?? 'No event of these days meets the filter. Choose more days, or remove a condition.' }))));
+      return;
+    }
+    this.element.dataset.state = 'ready';
+    if (this.shown === 'table') this.put(table(last.rows, `${this.title}, as a table`));
+    else if (last.element) this.put(last.above, last.element());
+    else this.showChart();
+  }
+
+  async showChart() {
+    const { last } = this;
+    const label = `${this.title}. ${last.label ?? ''} The table has all numbers.`;
+    // A chart that is there already is drawn anew in its place: it moves, and does not flicker.
+    if (!this.chart?.canvas.isConnected) {
+      const canvas = h('div', { class: 'canvas', 'aria-hidden': 'true' });
+      const figure = h('div', { class: 'figure', role: 'img' }, canvas);
+      this.chart = { canvas, figure, above: h('div'), below: h('div') };
+      this.put(this.chart.above, h('div', { class: 'scroll-x' }, figure), this.chart.below);
+    }
+    const { canvas, figure, above, below } = this.chart;
+    fill(above, last.above);
+    fill(below, last.below);
+    figure.setAttribute('aria-label', label);
+    canvas.style.height = `${last.height ?? this.height}px`;
+    canvas.style.minWidth = last.minWidth ? `${last.minWidth}px` : '';
+    const { draw } = await charts;
+    if (this.last !== last || !canvas.isConnected) return;
+    draw(canvas, last.option, last.onclick);
+    this.element.dataset.drawn = 'true';
+  }
+
+  /** Draws again in the colours of now. */
+  redraw() {
+    if (this.last && this.element.dataset.state === 'ready') this.show();
+  }
+
+  toolButtons() {
+    const { last } = this;
+    const tool = (name, label, onclick, props = {}) => h('button', { type: 'button', class: 'tool', title: label, 'aria-label': `${label}: ${this.title}`, onclick, ...props }, icon(name));
+    const isTable = this.shown === 'table';
+    const other = isTable ? ['chart', 'Show the chart'] : ['table', 'Show the table'];
+    return [
+      !last.isEmpty && tool(other[0], other[1], () => {
+        this.shown = isTable ? 'chart' : 'table';
+        this.show();
+        this.tools.querySelector('button').focus();
+      }, { 'data-tool': 'table' }),
+      !last.isEmpty && tool('download', 'Download CSV', () => this.saveCsv(), { 'data-tool': 'csv' }),
+      !last.isEmpty && (last.option || last.picture) && tool('image', 'Download PNG', () => this.savePicture(), { 'data-tool': 'png' }),
+      last.request && tool('code', 'Show the request', () => showRequest(this.title, last.request), { 'data-tool': 'request' }),
+    ];
+  }
+
+  fileName(end) {
+    const { window } = this.last.answer ?? {};
+    return `echopilot-${this.name}${window ? `-${window.from}-${window.to}` : ''}.${end}`;
+  }
+
+  async saveCsv() {
+    try {
+      const { request, rows } = this.last;
+      const body = request?.body ? await queryCsv(request.body) : csv(rows);
+      download(this.fileName('csv'), body);
+      announce('CSV saved');
+    } catch (error) {
+      toast(error.message);
+    }
+  }
+
+  async savePicture() {
+    const { picture } = await charts;
+    const { window } = this.last.answer ?? {};
+    const note = window ? `${range(window.from, window.to)}, ${window.tz}` : '';
+    const blob = await picture(this.last.picture ?? this.last.option, { title: this.title, note, width: Math.max(this.last.minWidth ?? 0, 960), height: this.last.height ?? this.height });
+    download(this.fileName('png'), blob);
+    announce('PNG saved');
+  }
+}
+
+/** What is not whole in an answer. */
+function notesOf({ answer, notes = [] }) {
+  const found = [...notes];
+  const { window, covered_from: covered } = answer ?? {};
+  if (window && covered > window.from) {
+    found.unshift(['warn', covered > window.to ? 'These days have expired: nothing is known of them any more.' : `Known from ${shortDay(covered)} on: what is older has expired, and is not in these numbers.`, 'covered']);
+  }
+  return found.map(([kind, text, name]) => h('p', { class: `note ${kind}`, 'data-note': name }, icon(kind === 'soft' ? 'clock' : 'alert'), text));
+}
+
+/** Shows a request, ready to copy. */
+export function showRequest(title, request) {
+  const body = request.body && JSON.stringify(request.body, null, 2);
+  const copy = (text, label) => h('button', {
+    type: 'button', class: 'button', onclick: async () => {
+      await navigator.clipboard.writeText(text).then(() => toast('Copied'), () => toast('The browser does not let this page copy; select the text.'));
+    },
+  }, icon('copy'), label);
+  const asCommand = command(request);
+  const dialog = h('dialog', { class: 'dialog wide', 'aria-label': `Request of ${title}`, onclose: () => dialog.remove() },
+    h('header', {}, h('h2', { text: `Request: ${title}` }), h('button', { type: 'button', class: 'tool', 'aria-label': 'Close', onclick: () => dialog.close() }, icon('close'))),
+    h('p', { class: 'hint' }, `${body ? 'POST' : 'GET'} `, h('code', { text: address(request.path) }), ' with your key in the header X-Dash-Key. Accept text/csv, an Arrow stream or Parquet give the same rows in those formats.'),
+    body && [h('pre', { tabindex: '0', 'data-request': 'json', text: body }), copy(body, 'Copy JSON')],
+    h('pre', { tabindex: '0', 'data-request': 'curl', text: asCommand }), copy(asCommand, 'Copy as curl'));
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+/** Whether a form was opened or closed by hand, by its title. */
+const opened = new Map();
+
+/** What a view can be asked, folded away where there is little room. */
+export function form(title, summary, ...content) {
+  const open = opened.get(title) ?? (matchMedia('(min-width: 901px)').matches || summary === 'nothing yet');
+  const details = h('details', { class: 'fold', open, ontoggle: () => opened.set(title, details.open) },
+    h('summary', {}, h('h2', { text: title }), h('span', { class: 'hint', text: summary }), icon('down')), content);
+  return h('section', { class: 'panel form-panel', 'aria-label': title }, details);
+}
+
+/** The rows of a tooltip: a heading and pairs. */
+export function tip(heading, pairs, foot) {
+  return h('div', { class: 'tip-body' }, h('strong', { text: heading }), h('dl', {}, pairs.map(([name, value, colour]) => {
+    const swatch = h('i', { class: 'swatch' });
+    if (colour) swatch.style.background = colour;
+    return h('div', {}, h('dt', {}, colour && swatch, h('bdi', { text: name })), h('dd', { text: value }));
+  })), foot && h('p', { text: foot }));
+}
+
+/** The last period that is not over, and days that are not known in full, as marks behind a chart. */
+export function marks(rows, answer, look) {
+  const areas = [];
+  const { window, covered_from: covered } = answer;
+  const place = rows.findIndex(({ period }) => period >= covered);
+  if (covered > window.from && place !== 0) areas.push([{ xAxis: 0, itemStyle: { color: look.warn, opacity: 0.08 } }, { xAxis: place < 0 ? rows.length - 1 : place }]);
+  return areas.length ? { markArea: { silent: true, animation: false, data: areas } } : {};
+}

@@ -1,0 +1,95 @@
+// The table behind every chart: all that the answer said, to be read by anyone and sorted.
+import { h, plain } from './dom.js';
+import { average, bytes, count, duration, isDay, longDay, number, percent } from './format.js';
+
+/** Rows that are shown; the CSV has all. */
+const MOST = 500;
+
+const LABELS = {
+  period: 'Period', dau: 'Daily', wau: '7 days', mau: '30 days', stickiness: 'Daily / 30 days', partial: 'Not over', users: 'Users', events: 'Events',
+  feature: 'Feature', event_type: 'Event type', new: 'New', returning: 'Returning', resurrecting: 'Resurrecting', dormant: 'Dormant',
+  periods: 'Periods active', cumulative: 'At least so many', step: 'Step', conversion_from_first: 'Of step 1', conversion_from_previous: 'Of the step before',
+  drop_off: 'Lost', breakdown: 'Group', cohort: 'Cohort', size: 'Size', from: 'From', to: 'To', sessions: 'Sessions', variant: 'Variant', exposed: 'Exposed',
+  converted: 'Converted', rate: 'Rate', lift: 'Lift', p_value: 'p', chance_to_win: 'Chance to win', verdict: 'Verdict',
+  'interval.low': 'Interval from', 'interval.high': 'Interval to', 'seconds_from_first.mean': 'From step 1, mean', 'seconds_from_first.median': 'From step 1, median',
+  'seconds_from_first.p90': 'From step 1, 90 %', 'seconds_from_previous.mean': 'From the step before, mean', 'seconds_from_previous.median': 'From the step before, median',
+  'seconds_from_previous.p90': 'From the step before, 90 %',
+};
+const SHARES = new Set(['stickiness', 'conversion_from_first', 'conversion_from_previous', 'rate', 'lift', 'interval.low', 'interval.high', 'chance_to_win']);
+
+/** A row without nesting, as in the CSV. */
+export function flat(row, prefix = '') {
+  return Object.entries(row).flatMap(([name, value]) => {
+    if (Array.isArray(value)) return value.map((cell, place) => [`${prefix}${name.replace(/s$/, '')}_${place}`, cell]);
+    if (value && typeof value === 'object') return flat(value, `${prefix}${name}.`);
+    return [[prefix + name, value]];
+  });
+}
+
+/** How a value of a column is written. */
+export function written(name, value) {
+  if (value === null || value === undefined) return name === 'breakdown' || name === 'feature' ? '(none)' : '–';
+  if (typeof value === 'boolean') return value ? 'yes' : 'no';
+  if (typeof value === 'number') {
+    if (SHARES.has(name)) return percent(value);
+    if (name.startsWith('seconds')) return duration(value);
+    if (name.endsWith('bytes')) return bytes(value);
+    if (name === 'p_value') return value < 0.0001 ? '< 0.0001' : value.toFixed(4);
+    return Number.isInteger(value) ? count(value) : value < 1 ? number(value) : average(value);
+  }
+  if ((name === 'period' || name === 'cohort') && isDay(value)) return longDay(value);
+  return plain(value);
+}
+
+/** The table of some rows. */
+export function table(rows, caption) {
+  const flatRows = rows.map((row) => new Map(flat(row)));
+  const names = [...new Set(flatRows.flatMap((row) => [...row.keys()]))];
+  const isNumber = (name) => flatRows.some((row) => typeof row.get(name) === 'number');
+  const body = h('tbody');
+  let sorted = null;
+  const show = (list) => body.replaceChildren(...list.slice(0, MOST).map((row) => h('tr', {}, names.map((name, place) => {
+    const value = row.get(name);
+    const text = written(name, value);
+    const props = { class: isNumber(name) ? 'number' : null, 'data-value': typeof value === 'number' ? value : null };
+    return place === 0
+      ? h('th', { scope: 'row', ...props }, h('bdi', {}, text))
+      : h('td', props, h('bdi', {}, text));
+  }))));
+  const sort = (name, heading) => {
+    const descending = sorted?.name === name ? !sorted.descending : isNumber(name);
+    sorted = { name, descending };
+    const missing = descending ? -Infinity : Infinity;
+    const order = (a, b) => {
+      const [x, y] = [a.get(name) ?? missing, b.get(name) ?? missing];
+      const way = typeof x === 'number' && typeof y === 'number' ? x - y : String(x).localeCompare(String(y));
+      return descending ? -way : way;
+    };
+    show([...flatRows].sort(order));
+    for (const other of heading.parentElement.children) other.removeAttribute('aria-sort');
+    heading.setAttribute('aria-sort', descending ? 'descending' : 'ascending');
+  };
+  const headings = names.map((name) => {
+    const text = LABELS[name] ?? name.replace(/^cell_(\d+)$/, (_, place) => `+${place}`).replaceAll('_', ' ');
+    const heading = h('th', { scope: 'col', class: isNumber(name) ? 'number' : null });
+    heading.append(h('button', { type: 'button', class: 'sort', onclick: () => sort(name, heading) }, text));
+    return heading;
+  });
+  show(flatRows);
+  const left = flatRows.length - MOST;
+  return h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': caption },
+    h('table', {}, h('caption', { class: 'unseen', text: caption }), h('thead', {}, h('tr', {}, headings)), body),
+    left > 0 && h('p', { class: 'hint', text: `${count(left)} more rows are in the CSV.` }));
+}
+
+/** Rows as CSV, for answers that the server gives as JSON alone. */
+export function csv(rows) {
+  const flatRows = rows.map((row) => new Map(flat(row)));
+  const names = [...new Set(flatRows.flatMap((row) => [...row.keys()]))];
+  const cell = (value) => {
+    const text = value === null || value === undefined ? '' : typeof value === 'object' ? JSON.stringify(value) : String(value);
+    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  const lines = [names, ...flatRows.map((row) => names.map((name) => row.get(name)))].map((line) => line.map(cell).join(','));
+  return new Blob([`${lines.join('\r\n')}\r\n`], { type: 'text/csv' });
+}

@@ -1,0 +1,300 @@
+// The dashboard: what is on the screen is what the API says, in every view.
+import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { after, before, test } from 'node:test';
+import { address, ask, assertTable, demoServer, getJson, open, panel, requestOf, settled, tableOf, visitor } from './dashboard.mjs';
+import { KEY, openBrowser } from './harness.mjs';
+
+let browser;
+let server;
+before(async () => {
+  browser = await openBrowser();
+  server = await demoServer();
+});
+after(async () => {
+  await browser.close();
+  await server.stop();
+});
+
+async function enter(t, options) {
+  const context = await visitor(browser, server, options);
+  t.after(async () => {
+    assert.deepEqual(context.complaints, []);
+    await context.close();
+  });
+  return context;
+}
+
+const EXPERIMENT = { exposure: { event_type: 'page_view' }, variant: 'plan', goal: { event_type: 'conversion' }, control: 'pro' };
+
+/** Each view with its panels that ask a question, and what is asked. */
+const QUESTIONS = [
+  ['overview', {}, ['active-users', 'event-types']],
+  ['overview', { days: 14, tz: 'Asia/Tokyo', filter: { 'metadata.platform': 'web' } }, ['active-users', 'event-types']],
+  ['overview', { days: 60, q: { grain: 'week' } }, ['active-users']],
+  ['lifecycle', { days: 30 }, ['lifecycle']],
+  ['lifecycle', { days: 60, q: { grain: 'month' }, filter: { event_type: 'action' } }, ['lifecycle']],
+  ['stickiness', { days: 21 }, ['stickiness']],
+  ['funnel', { q: { steps: [{ feature: 'dashboard' }, { event_type: 'action', feature: 'reports' }, { event_type: 'conversion' }], within: '3d' } }, ['funnel']],
+  ['funnel', { q: { steps: [{ feature: 'dashboard' }, { feature: 'reports' }], order: 'any', breakdown: 'metadata.plan' } }, ['funnel']],
+  ['funnel', { q: { steps: [{ feature: 'dashboard' }, { feature: 'reports' }], exclude: [{ filter: { feature: 'inbox' }, between: [1, 2] }] } }, ['funnel']],
+  ['retention', { days: 56 }, ['retention']],
+  ['retention', { days: 14, q: { cohort: 'recurring', returning: 'on_or_after', start: { event_type: 'action' } } }, ['retention']],
+  ['paths', {}, ['paths']],
+  ['paths', { q: { by: 'session', depth: 3, limit: 5, start: { feature: 'inbox' } } }, ['paths']],
+  ['experiments', { days: 60, q: EXPERIMENT }, ['experiment']],
+];
+
+for (const [view, given, panels] of QUESTIONS) {
+  test(`${view} shows what the API answers: ${JSON.stringify(given)}`, async (t) => {
+    const context = await enter(t);
+    const page = await open(context, server, view, given);
+    for (const name of panels) {
+      const { question, curl } = await requestOf(page, name);
+      assert.equal(question.days, given.days ?? 30);
+      assert.deepEqual(question.filter, given.filter);
+      for (const [field, value] of Object.entries(given.q ?? {})) assert.deepEqual(question[field], value, field);
+      assert.ok(!curl.includes(KEY) && curl.includes('$ECHOPILOT_DASH_KEY'), 'the key is never shown');
+      const { rows } = await ask(server, question);
+      assert.ok(rows.length > 0);
+      assertTable(await tableOf(page, name), rows, name);
+    }
+    assert.deepEqual(await page.evaluate(() => window.violations), []);
+  });
+}
+
+test('the cards are the usage of the window, with the change against the window before', async (t) => {
+  const context = await enter(t);
+  const page = await open(context, server, 'overview', { days: 14 });
+  const now = await getJson(server, '/api/analytics/usage?days=14');
+  const then = await getJson(server, `/api/analytics/usage?days=14&end=${day(now.window.from, -1)}`);
+  const card = (name) => page.locator(`[data-card="${name}"]`);
+  for (const [name, key] of [['dau', 'dau'], ['wau', 'wau'], ['mau', 'mau'], ['events', 'total_events']]) {
+    assert.equal(Number(await card(name).locator('[data-value]').getAttribute('data-value')), now[key], name);
+    assert.equal(Number(await card(name).locator('[data-delta]').getAttribute('data-delta')), now[key] / then[key] - 1, name);
+  }
+  const days = (await ask(server, { metric: 'active_users', days: 14 })).rows;
+  assert.equal(Number(await card('stickiness').locator('[data-value]').getAttribute('data-value')), days.at(-2).stickiness);
+  const usage = await requestOf(page, 'usage');
+  assert.match(usage.curl, /usage\?days=14/);
+});
+
+test('with a cohort or a filter the cards count only what it lets through', async (t) => {
+  const context = await enter(t);
+  const filter = { feature: 'reports' };
+  const page = await open(context, server, 'overview', { days: 14, filter });
+  const sticky = await ask(server, { metric: 'stickiness', days: 14, filter });
+  const types = await ask(server, { metric: 'event_types', days: 14, filter });
+  const value = (name) => page.locator(`[data-card="${name}"] [data-value]`).getAttribute('data-value').then(Number);
+  assert.equal(await value('mau'), sticky.rows[0].cumulative);
+  assert.equal(await value('events'), types.rows.reduce((sum, row) => sum + row.events, 0));
+  const days = (await ask(server, { metric: 'active_users', days: 14, filter })).rows.map((row) => row.dau).filter(Boolean);
+  assert.equal(await value('dau'), days.reduce((a, b) => a + b) / days.length);
+});
+
+test('top features have their events, users and change', async (t) => {
+  const context = await enter(t);
+  const page = await open(context, server, 'overview', { days: 20 });
+  const { rows, window } = await ask(server, { metric: 'feature_usage', days: 20, limit: 10 });
+  const then = new Map((await ask(server, { metric: 'feature_usage', days: 20, end: day(window.from, -1) })).rows.map((row) => [row.feature, row.events]));
+  const shown = await panel(page, 'features').locator('li').evaluateAll((found) => found.map((line) => [line.querySelector('.name').textContent, Number(line.dataset.featureEvents), line.querySelectorAll('svg').length]));
+  assert.deepEqual(shown, rows.map((row) => [row.feature, row.events, 1]));
+  const table = await tableOf(page, 'features');
+  assertTable(table, rows.map((row) => ({ ...row, change: row.events / then.get(row.feature) - 1 })), 'features');
+});
+
+test('every panel gives its rows as CSV, as the server writes them, and its chart as PNG', async (t) => {
+  const context = await enter(t, { acceptDownloads: true });
+  const saved = async (page, name, tool) => {
+    const [download] = await Promise.all([page.waitForEvent('download'), panel(page, name).locator(`[data-tool="${tool}"]`).click()]);
+    return [download.suggestedFilename(), await readFile(await download.path())];
+  };
+  const seen = new Set();
+  for (const [view, given, panels] of QUESTIONS) {
+    if (seen.has(view)) continue;
+    seen.add(view);
+    const page = await open(context, server, view, given);
+    for (const name of panels) {
+      const { question } = await requestOf(page, name);
+      const response = await fetch(`${server.url}/api/analytics/query`, { method: 'POST', headers: { 'Content-Type': 'application/json', Accept: 'text/csv', 'X-Dash-Key': KEY }, body: JSON.stringify(question) });
+      const [csvName, csv] = await saved(page, name, 'csv');
+      assert.equal(csv.toString(), await response.text(), name);
+      assert.match(csvName, /^echopilot-[a-z-]+-\d{4}-\d{2}-\d{2}-\d{4}-\d{2}-\d{2}\.csv$/);
+      const [pngName, png] = await saved(page, name, 'png');
+      assert.match(pngName, /\.png$/);
+      assert.deepEqual([...png.subarray(0, 8)], [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
+      assert.ok(png.length > 5_000, `${name}: ${png.length} bytes`);
+    }
+    await page.close();
+  }
+  for (const [view, name] of [['live', 'live-rate'], ['engine', 'rate'], ['overview', 'features']]) {
+    const page = await open(context, server, view);
+    const [, png] = await saved(page, name, 'png');
+    assert.equal(png.subarray(1, 4).toString(), 'PNG', name);
+    const [, csv] = await saved(page, name, 'csv');
+    assert.ok(csv.toString().includes('events'), name);
+    await page.close();
+  }
+});
+
+test('what is chosen at the top is in the address, and the address shows it to somebody else', async (t) => {
+  const context = await enter(t);
+  const page = await open(context, server, 'overview');
+  await page.locator('[data-pick="days"]').click();
+  await page.getByRole('button', { name: 'Last 90 days' }).click();
+  await settled(page);
+  await page.locator('[data-pick="days"]').click();
+  await page.getByLabel('Number of days').fill('10');
+  await page.getByLabel('Last day').fill('2026-01-01');
+  await page.getByRole('button', { name: 'Show' , exact: true }).click();
+  assert.match(page.url(), /days=10&end=2026-01-01/);
+  await page.locator('[data-pick="days"]').click();
+  await page.getByRole('button', { name: 'Last 7 days' }).click();
+  await page.locator('[data-pick="zone"]').click();
+  await page.getByLabel('Days begin at midnight of').selectOption('Europe/Berlin');
+  await page.locator('[data-pick="filter"]').click();
+  await page.getByLabel('Condition 1: value').fill('reports, inbox');
+  await page.getByRole('button', { name: 'Apply' }).click();
+  await settled(page);
+  const chips = page.locator('.chip');
+  assert.deepEqual(await chips.allTextContents(), ['feature is reports or inbox']);
+  const question = { metric: 'active_users', days: 7, tz: 'Europe/Berlin', filter: { feature: ['reports', 'inbox'] } };
+  const { rows } = await ask(server, question);
+  assertTable(await tableOf(page, 'active-users'), rows, 'active users');
+  const shared = page.url();
+  assert.ok(!shared.includes(KEY));
+  const other = await settled(await (await enter(t)).newPage().then(async (fresh) => { await fresh.goto(shared); return fresh; }));
+  assertTable(await tableOf(other, 'active-users'), rows, 'active users of the other');
+  await page.goBack();
+  await settled(page);
+  assert.equal(await chips.count(), 0, 'the way back');
+  await page.goForward();
+  await settled(page);
+  await chips.getByRole('button').click();
+  await settled(page);
+  assert.ok(!page.url().includes('filter'));
+});
+
+test('a cohort is named, chosen, and forgotten', async (t) => {
+  const context = await enter(t);
+  const page = await open(context, server, 'stickiness');
+  await page.locator('[data-pick="cohort"]').click();
+  await page.getByText('New cohort').click();
+  await page.getByLabel('Name').fill('reporters');
+  await page.getByLabel('Condition 1: value').fill('reports');
+  await page.getByLabel('Events', { exact: true }).fill('3');
+  await page.getByRole('button', { name: 'Keep' }).click();
+  await page.waitForURL(/cohort=reporters/);
+  await settled(page);
+  const { cohorts } = await getJson(server, '/api/analytics/cohorts');
+  assert.deepEqual(cohorts, [{ name: 'reporters', did: { filter: { feature: 'reports' }, at_least: 3 } }]);
+  const { rows } = await ask(server, { metric: 'stickiness', days: 30, filter: { cohort: 'reporters' } });
+  assertTable(await tableOf(page, 'stickiness'), rows, 'stickiness');
+  await page.locator('[data-pick="cohort"]').click();
+  await page.getByRole('button', { name: 'Forget the cohort reporters' }).click();
+  await page.waitForURL((url) => !url.href.includes('cohort'));
+  assert.deepEqual((await getJson(server, '/api/analytics/cohorts')).cohorts, []);
+});
+
+test('a funnel is built step by step', async (t) => {
+  const context = await enter(t);
+  const page = await open(context, server, 'funnel');
+  // It begins with the two features that are used most.
+  await page.waitForURL(/steps/);
+  await settled(page);
+  const { rows: [first, second, third] } = await ask(server, { metric: 'feature_usage', days: 90, limit: 3 });
+  assert.equal(await page.getByLabel('Step 1: feature').inputValue(), first.feature);
+  await page.getByLabel('Step 2: feature').focus();
+  await page.waitForFunction((name) => [...document.querySelectorAll('#known-features option')].some((option) => option.value === name), third.feature);
+  await page.getByRole('button', { name: 'Add a step' }).click();
+  await page.getByText('One more step').waitFor();
+  const change = async (act) => {
+    await act();
+    await settled(page);
+  };
+  await change(async () => { await page.getByLabel('Step 3: feature').fill(third.feature); await page.getByLabel('Step 3: feature').blur(); });
+  await change(() => page.getByLabel('Step 3: event type').selectOption('action'));
+  await change(async () => { await page.getByLabel('Conversion window', { exact: true }).fill('5'); await page.getByLabel('Conversion window', { exact: true }).blur(); });
+  await change(() => page.getByLabel('Order').selectOption('strict'));
+  await change(() => page.getByRole('button', { name: 'Move step 3 up' }).click());
+  await change(async () => { await page.getByLabel('Excluded feature').fill('calendar'); await page.getByLabel('Excluded feature').blur(); });
+  const { question } = await requestOf(page, 'funnel');
+  assert.deepEqual(question, {
+    metric: 'funnel', steps: [{ feature: first.feature }, { event_type: 'action', feature: third.feature }, { feature: second.feature }], within: '5d', order: 'strict', exclude: [{ filter: { feature: 'calendar' } }], days: 30,
+  });
+  const { rows, exclusion_rule: rule } = await ask(server, question);
+  assert.ok((await panel(page, 'funnel').locator('[data-note="exclusion"]').textContent()).includes(rule));
+  assertTable(await tableOf(page, 'funnel'), rows, 'funnel');
+  assert.equal(Number(await page.locator('[data-fact="conversion"]').getAttribute('data-value')), rows[2].conversion_from_first);
+  const users = await page.locator('[data-step]').evaluateAll((steps) => steps.map((step) => Number(step.dataset.users)));
+  assert.deepEqual(users, rows.map((row) => row.users));
+  await change(() => page.getByLabel('Breakdown').selectOption('event_type'));
+  const broken = await requestOf(page, 'funnel');
+  assert.equal(broken.question.breakdown, 'event_type');
+  assertTable(await tableOf(page, 'funnel'), (await ask(server, broken.question)).rows, 'funnel with breakdown');
+});
+
+test('lifecycle, experiments and the engine sum up what their tables say', async (t) => {
+  const context = await enter(t);
+  const page = await open(context, server, 'lifecycle', { days: 28, q: { grain: 'week' } });
+  const { rows } = await ask(server, { metric: 'lifecycle', grain: 'week', days: 28 });
+  for (const name of ['new', 'returning', 'resurrecting', 'dormant']) {
+    assert.equal(Number(await page.locator(`[data-fact="${name}"]`).getAttribute('data-value')), rows.reduce((sum, row) => sum + row[name], 0), name);
+  }
+  const trial = await open(context, server, 'experiments', { days: 60, q: EXPERIMENT });
+  const arms = (await ask(server, { metric: 'experiment', ...EXPERIMENT, days: 60 })).rows.filter((row) => !row.variant.startsWith('__'));
+  const shown = await trial.locator('[data-variant]').evaluateAll((found) => found.map((arm) => [arm.dataset.variant, Number(arm.dataset.rate)]));
+  assert.deepEqual(shown, arms.map((arm) => [arm.variant, arm.rate]));
+  const engine = await open(context, server, 'engine');
+  const status = await getJson(server, '/api/analytics/status');
+  const value = (name) => engine.locator(`[data-card="${name}"]`).getAttribute('data-value').then(Number);
+  assert.equal(await value('events'), status.store.sealed_events + status.store.log_events);
+  assert.equal(await value('bytes'), status.store.sealed_bytes + status.store.state_bytes + status.store.log_bytes);
+  assert.equal(await value('waiting'), status.waiting.events);
+});
+
+test('a table is sorted by what one clicks on', async (t) => {
+  const context = await enter(t);
+  const page = await open(context, server, 'overview');
+  const features = panel(page, 'features');
+  await features.locator('[data-tool="table"]').click();
+  const names = () => features.locator('tbody th').allTextContents();
+  const byEvents = await names();
+  await features.getByRole('button', { name: 'Feature', exact: true }).click();
+  assert.deepEqual(await names(), [...byEvents].sort((a, b) => a.localeCompare(b)));
+  await features.getByRole('button', { name: 'Events', exact: true }).click();
+  assert.deepEqual(await names(), byEvents);
+  assert.equal(await features.locator('[aria-sort="descending"]').count(), 1);
+});
+
+test('the colours follow the system and the choice', async (t) => {
+  const context = await enter(t, { colorScheme: 'dark' });
+  const page = await open(context, server, 'overview');
+  const ground = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  const dark = await ground();
+  await page.getByRole('button', { name: 'Colours: auto' }).click();
+  assert.notEqual(await ground(), dark);
+  await page.emulateMedia({ colorScheme: 'light' });
+  await page.getByRole('button', { name: 'Colours: light' }).click();
+  assert.equal(await ground(), dark);
+  await page.reload();
+  await settled(page);
+  assert.equal(await ground(), dark, 'it is kept');
+});
+
+test('an address that no view has, or that is damaged, shows the overview or says what is wrong', async (t) => {
+  const context = await enter(t);
+  const page = await open(context, server, 'nonsense', { days: 'many', filter: 'no json', q: '[1]' });
+  assert.equal(await page.locator('h1').textContent(), 'Overview');
+  const wrong = await open(context, server, 'lifecycle', { tz: 'Mars/Base' });
+  assert.match(await panel(wrong, 'lifecycle').locator('[role="alert"]').textContent(), /Mars\/Base/);
+  const none = await open(context, server, 'lifecycle', { end: '2020-01-01', filter: { feature: 'nothing' } });
+  assert.equal(await panel(none, 'lifecycle').getAttribute('data-state'), 'empty');
+  assert.ok(address(server, 'lifecycle').endsWith('#/lifecycle'));
+});
+
+function day(text, days) {
+  const moved = new Date(`${text}T00:00:00Z`);
+  moved.setUTCDate(moved.getUTCDate() + days);
+  return moved.toISOString().slice(0, 10);
+}

@@ -1,0 +1,250 @@
+//! What the dashboard asks the server for: its own files, the live events, the state of the engine, and the demo's folder.
+//! What it shows is tested in a browser, `tests/browser`.
+
+use std::io::{BufRead, BufReader, Read};
+
+use serde_json::{Value, json};
+use ureq::http::Response;
+
+use crate::harness::{KEY, PATIENCE, Server, batch, event, folder};
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .timeout_global(Some(PATIENCE))
+        .build()
+        .into()
+}
+
+fn get(server: &Server, path: &str) -> Response<ureq::Body> {
+    let url = format!("{}{path}", server.url);
+    agent().get(url).call().expect("the server answers")
+}
+
+fn header<'a>(response: &'a Response<ureq::Body>, name: &str) -> Vec<&'a str> {
+    let values = response.headers().get_all(name);
+    values.iter().map(|value| value.to_str().unwrap()).collect()
+}
+
+/// The live events of a server, as they come.
+struct Live(BufReader<Box<dyn Read>>);
+
+impl Live {
+    fn open(server: &Server) -> Response<ureq::Body> {
+        agent()
+            .get(format!("{}/api/analytics/live", server.url))
+            .header("x-dash-key", KEY)
+            .call()
+            .expect("the server answers")
+    }
+
+    fn of(server: &Server) -> Self {
+        let response = Self::open(server);
+        assert_eq!(response.status(), 200);
+        assert_eq!(header(&response, "content-type"), ["text/event-stream"]);
+        assert_eq!(header(&response, "cache-control"), ["no-store"]);
+        Self(BufReader::new(Box::new(response.into_body().into_reader())))
+    }
+
+    /// The next message: its name and its data; `None` at the end.
+    fn next(&mut self) -> Option<(String, Value)> {
+        let mut name = String::new();
+        loop {
+            let mut line = String::new();
+            if self.0.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            if let Some(found) = line.strip_prefix("event: ") {
+                name = found.trim().into();
+            } else if let Some(data) = line.strip_prefix("data: ") {
+                return Some((name, serde_json::from_str(data).unwrap()));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_page_may_run_its_own_scripts_and_nothing_else() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    for path in ["/", "/demo/"] {
+        let page = get(&server, path);
+        assert_eq!(page.status(), 200);
+        assert_eq!(header(&page, "content-type"), ["text/html; charset=utf-8"]);
+        let [policy] = header(&page, "content-security-policy")[..] else {
+            panic!("one policy");
+        };
+        for rule in [
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "require-trusted-types-for 'script'",
+        ] {
+            assert!(policy.contains(rule), "{policy}");
+        }
+        assert!(!policy.contains("unsafe"), "{policy}");
+        let html = page.into_body().read_to_string().unwrap();
+        for name in html.split('"').filter(|name| name.starts_with("/static/")) {
+            assert_eq!(get(&server, name).status(), 200, "{name}");
+        }
+        assert!(!html.contains("//"), "nothing comes from elsewhere");
+    }
+    let moved = get(&server, "/demo");
+    assert_eq!(
+        (moved.status().as_u16(), header(&moved, "location")),
+        (308, vec!["/demo/"])
+    );
+    let script = get(&server, "/static/dashboard.js");
+    assert_eq!(
+        header(&script, "content-type"),
+        ["text/javascript; charset=utf-8"]
+    );
+    let etag = header(&script, "etag")[0].to_owned();
+    let again = agent()
+        .get(format!("{}/static/dashboard.js", server.url))
+        .header("if-none-match", &etag)
+        .call()
+        .unwrap();
+    assert_eq!(again.status(), 304);
+}
+
+#[test]
+fn live_events_come_as_they_are_accepted_and_end_with_the_server() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    server.post(&batch([event("page_view", "early", "first")]));
+    let mut live = Live::of(&server);
+    let (name, data) = live.next().unwrap();
+    assert_eq!((name.as_str(), &data["accepted"]), ("before", &json!(1)));
+    assert_eq!(data["events"][0]["user_id"], "early");
+    let many = (0..3).map(|n| event("action", &format!("u{n}"), "f"));
+    server.post(&batch(many));
+    // One commit, or one after the other.
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let (name, data) = live.next().unwrap();
+        assert_eq!(name, "events");
+        let events = data["events"].as_array().unwrap().clone();
+        assert_eq!(data["accepted"], json!(events.len()));
+        seen.extend(events);
+    }
+    let users: Vec<&Value> = seen.iter().map(|event| &event["user_id"]).collect();
+    assert_eq!(users, ["u0", "u1", "u2"]);
+    for event in &seen {
+        let text = event.to_string();
+        assert!(!text.contains("127.0.0.1"), "no address: {text}");
+    }
+    server.signal("TERM");
+    assert_eq!(live.next(), None);
+    server.stop();
+}
+
+#[test]
+fn a_refused_event_and_a_duplicate_are_not_live() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let mut live = Live::of(&server);
+    live.next();
+    let one = json!({"event_type": "action", "user_id": "u", "event_id": "1"});
+    server.post(&batch([one.clone()]));
+    server.post(&batch([one, json!({"event_type": "tap"})]));
+    server.post(&batch([event("action", "last", "f")]));
+    let mut users = Vec::new();
+    while !users.contains(&json!("last")) {
+        let (_, data) = live.next().unwrap();
+        let events = data["events"].as_array().unwrap().iter();
+        users.extend(events.map(|event| event["user_id"].clone()));
+    }
+    assert_eq!(users, ["u", "last"]);
+}
+
+#[test]
+fn only_so_many_watch_at_once_and_only_with_the_key() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    for path in ["/api/analytics/live", "/api/analytics/status"] {
+        assert_eq!(get(&server, path).status(), 401, "{path}");
+    }
+    let watches: Vec<Live> = (0..16).map(|_| Live::of(&server)).collect();
+    let (_, status) = server.get("/api/analytics/status");
+    assert_eq!(status["watchers"], 16);
+    assert_eq!(Live::open(&server).status(), 503);
+    drop(watches);
+}
+
+#[test]
+fn status_says_what_was_accepted_what_waits_and_what_is_stored() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let (status, empty) = server.get("/api/analytics/status");
+    assert_eq!(status, 200, "{empty}");
+    assert_eq!(empty["store"]["log_events"], 0);
+    assert_eq!(empty["waiting"]["since"], Value::Null);
+    assert_eq!(empty["first_day"], Value::Null);
+    assert_eq!(empty["rollup"]["last_day"], Value::Null);
+    let yesterday = (chrono::Utc::now() - chrono::TimeDelta::days(1)).to_rfc3339();
+    let old = json!({"event_type": "action", "user_id": "u", "ts": yesterday});
+    server.post(&batch([old, event("action", "u", "f")]));
+    let (_, status) = server.get("/api/analytics/status");
+    assert_eq!(status["accepted"]["last_minute"], 2, "{status}");
+    assert_eq!(status["accepted"]["since_start"], 2);
+    assert_eq!(
+        status["accepted"]["per_minute"].as_array().unwrap().len(),
+        60
+    );
+    assert_eq!(status["waiting"]["events"], 2);
+    assert!(status["waiting"]["since"].is_string());
+    assert_eq!(status["writable"], true);
+    assert_ne!(status["first_day"], status["last_day"]);
+    server.rollup();
+    let (_, status) = server.get("/api/analytics/status");
+    assert_eq!(status["rollup"]["last_day"], status["first_day"]);
+    server.stop();
+    let server = Server::start(dir.path());
+    let (_, status) = server.get("/api/analytics/status");
+    assert_eq!(status["store"]["sealed_events"], 2);
+    assert_eq!(status["store"]["states"], 2);
+    assert!(status["store"]["sealed_bytes"].as_u64().unwrap() > 0);
+    assert_eq!(status["waiting"]["events"], 0);
+}
+
+#[test]
+fn the_demo_has_a_folder_of_its_own_and_takes_no_events() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let usage = "/demo/api/analytics/usage?days=365";
+    assert_eq!(server.get(usage).0, 404);
+    assert!(!dir.path().join("demo").exists(), "asking makes nothing");
+    let fill = || {
+        let url = format!("{}/api/analytics/demo", server.url);
+        let mut response = agent()
+            .post(url)
+            .header("x-dash-key", KEY)
+            .send_empty()
+            .unwrap();
+        let answer: Value =
+            serde_json::from_str(&response.body_mut().read_to_string().unwrap()).unwrap();
+        answer
+    };
+    let (made, again) = (fill(), fill());
+    assert_eq!(
+        (&made["made"], &again["made"]),
+        (&json!(true), &json!(false))
+    );
+    assert_eq!(made["events"], again["events"]);
+    let (status, demo) = server.get(usage);
+    assert_eq!((status, &demo["total_events"]), (200, &made["events"]));
+    assert_eq!(server.usage("?days=365")["total_events"], 0);
+    for path in ["event", "rollup", "live", "demo", "cohorts/a"] {
+        let (status, _) = server.get(&format!("/demo/api/analytics/{path}"));
+        assert_eq!(status, 404, "{path}");
+    }
+    let unknown = get(&server, usage);
+    assert_eq!(unknown.status(), 401, "the demo has the same key");
+    server.stop();
+    let server = Server::start(dir.path());
+    assert_eq!(server.get(usage).1["total_events"], made["events"]);
+    let (_, status) = server.get("/demo/api/analytics/status");
+    assert_eq!(status["store"]["sealed_events"], made["events"]);
+}
