@@ -492,6 +492,9 @@ test('an event from more than a week ago, which the server might count anew, is 
   await page.addInitScript(() => {
     const { now } = Date;
     Date.now = () => now() - 8 * 24 * 3600 * 1000;
+    // Offline to its end: what a page sends while it closes may wait in the browser until the network is back.
+    navigator.sendBeacon = () => false;
+    window.fetch = () => Promise.reject(new TypeError('offline'));
   });
   await page.goto(site.url);
   await context.setOffline(true);

@@ -1,0 +1,155 @@
+"""Questions about a year of 100 million events, export, access and erasure; a funnel and a filter beside DuckDB.
+
+Usage: questions.py ECHOPILOT [EVENTS]      (from `make bench-questions`; default 100 million)
+
+The history is that of `echopilot demo`: 365 days, up to 1 M users. The server answers over HTTP; DuckDB reads the same lake on
+the same cores in the same run, and its funnel is `queries/funnel.sql`. Counts of users must be equal. BENCH_FOLDER keeps the
+history.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+import duckdb
+
+KEY = "a-key-for-the-bench"
+ROUNDS = 5
+ENVIRONMENT = {**os.environ, "ECHOPILOT_DASH_KEY": KEY, "ECHOPILOT_RAW_RETENTION_DAYS": "400"}
+STEPS = ["calendar", "projects", "tasks"]
+FILTER = ("plan", "pro")
+
+
+class Server:
+    def __init__(self, program, folder):
+        self.child = subprocess.Popen(
+            [program, "serve", "--data-dir", folder, "--listen", "127.0.0.1:0"],
+            env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        self.url = next(line.split()[-1] for line in self.child.stderr if "answers at" in line)
+
+    def ask(self, question):
+        request = urllib.request.Request(
+            f"{self.url}/api/analytics/query", json.dumps(question).encode(),
+            {"X-Dash-Key": KEY, "Content-Type": "application/json"},
+        )
+        started = time.monotonic()
+        with urllib.request.urlopen(request) as response:
+            answer = json.loads(response.read())
+        return time.monotonic() - started, answer["rows"]
+
+    def peak(self):
+        with open(f"/proc/{self.child.pid}/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+
+    def stop(self):
+        self.child.terminate()
+        self.child.stderr.close()
+        self.child.wait()
+
+
+def timed(work, rounds=ROUNDS):
+    seconds, result = [], None
+    for _ in range(rounds):
+        started = time.monotonic()
+        result = work()
+        seconds.append(time.monotonic() - started)
+    return statistics.median(seconds), result
+
+
+def command(program, folder, *arguments):
+    started = time.monotonic()
+    done = subprocess.run([program, "--data-dir", folder, *arguments], env=ENVIRONMENT, capture_output=True, check=True)
+    return time.monotonic() - started, done.stdout
+
+
+def duckdb_funnel(lake, first, last):
+    sql = open(os.path.join(os.path.dirname(__file__), "../queries/funnel.sql")).read()
+    views = open(os.path.join(os.path.dirname(__file__), "../queries/views/duckdb.sql")).read()
+    db = duckdb.connect()
+    db.execute("set threads = 2; set timezone = 'UTC'")
+    db.execute(views.replace("{lake}", lake).replace("{variant}", "variant"))
+    names = {f"step_{place}": step for place, step in enumerate(STEPS, 1)}
+    values = {"from_day": first, "to_day": last, "within_us": 7 * 86_400_000_000, **names}
+    for name in values:
+        sql = sql.replace(f":{name}", f"${name}")
+    return timed(lambda: db.execute(sql, values).fetchall(), 2)
+
+
+def duckdb_filter(lake):
+    db = duckdb.connect()
+    db.execute("set threads = 2; set timezone = 'UTC'")
+    key, value = FILTER
+    sql = (
+        f"select feature, count(*) as n, count(distinct user_id) from read_parquet('{lake}/*/*.parquet') "
+        f"where json_extract_string(metadata, '$.{key}') = '{value}' and feature is not null "
+        "group by 1 order by n desc, 1 limit 100"
+    )
+    return timed(lambda: db.execute(sql).fetchall(), 2)
+
+
+def main(program, events, folder):
+    if not os.path.exists(folder):
+        command(program, folder, "demo", "--events", str(events), "--users", "1000000", "--days", "365")
+    lake = f"{folder}/events"
+    last = max(name[3:] for name in os.listdir(lake))
+    server = Server(program, folder)
+    steps = [{"feature": step} for step in STEPS]
+    questions = [
+        ("active users by day", {"metric": "active_users"}),
+        ("lifecycle by day", {"metric": "lifecycle"}),
+        ("stickiness", {"metric": "stickiness"}),
+        ("retention by week", {"metric": "retention", "grain": "week"}),
+        ("retention by day", {"metric": "retention"}),
+        ("event types", {"metric": "event_types"}),
+        ("feature usage", {"metric": "feature_usage"}),
+        ("funnel of three features, 7 days", {"metric": "funnel", "steps": steps, "within": "7d"}),
+        ("feature usage with a metadata filter", {"metric": "feature_usage", "filter": {f"metadata.{FILTER[0]}": FILTER[1]}}),
+    ]
+    print(f"{events:,} events, 365 days to {last}")
+    answers, ours = {}, {}
+    for name, question in questions:
+        times = []
+        for _ in range(ROUNDS):
+            seconds, answers[name] = server.ask({**question, "days": 365, "end": last})
+            times.append(seconds)
+        ours[name] = statistics.median(times)
+        print(f"  {name}: median {ours[name] * 1e3:,.0f} ms, first {times[0] * 1e3:,.0f} ms; peak {server.peak():,.0f} MB")
+    server.stop()
+    first = min(name[3:] for name in os.listdir(lake))
+    name = "funnel of three features, 7 days"
+    seconds, rows = duckdb_funnel(lake, first, last)
+    users = [row["users"] for row in answers[name]]
+    assert [row[2] for row in rows if row[1] == "first"] == users, (rows, users)
+    print(f"  DuckDB, that funnel: {seconds:.2f} s, equal users; {seconds / ours[name]:.2f} times ours")
+    name = "feature usage with a metadata filter"
+    seconds, rows = duckdb_filter(lake)
+    assert [tuple(row.values()) for row in answers[name]] == rows, (answers[name][:3], rows[:3])
+    print(f"  DuckDB, that filter: {seconds:.2f} s, equal rows; {seconds / ours[name]:.2f} times ours")
+    out = f"{folder}-export"
+    seconds, _ = command(program, folder, "export", "--to", out)
+    shutil.rmtree(out)
+    print(f"  export: {events / seconds / 1e6:.1f} M events/s")
+    copy = f"{folder}-copy"
+    shutil.copytree(folder, copy)
+    user = json.loads(open(f"{copy}/users.ndjson").readlines()[4_999])
+    print(f"  access to one user: {command(program, copy, 'user', 'access', user)[0]:.1f} s")
+    print(f"  erasure of one user: {command(program, copy, 'user', 'erase', user)[0]:.1f} s")
+    many = [json.loads(line) for line in open(next(f"{copy}/{n}" for n in os.listdir(copy) if n.startswith("users-")))]
+    with open(f"{copy}-ids", "w") as file:
+        file.write("\n".join(user for user in many[:: len(many) // 1_000] if user))
+    print(f"  erasure of 1,000 users: {command(program, copy, 'user', 'erase', '--file', f'{copy}-ids')[0]:.1f} s")
+    os.remove(f"{copy}-ids")
+    shutil.rmtree(copy)
+
+
+program = os.path.abspath(sys.argv[1])
+events = int(sys.argv[2]) if len(sys.argv) > 2 else 100_000_000
+with tempfile.TemporaryDirectory(dir=".") as temporary:
+    main(program, events, os.path.join(os.environ.get("BENCH_FOLDER") or temporary, str(events)))
