@@ -7,7 +7,7 @@ use polars::prelude::LazyFrame;
 use serde::Serialize;
 
 use super::{Cancel, Engine};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::export::events::{Encoder, EventFormat};
 use crate::export::lake::{self, Exported, Scope, Since};
 use crate::export::rollups;
@@ -61,18 +61,25 @@ impl Engine {
             .as_ref()
             .map(|window| window.resolve(now))
             .transpose()?;
+        check_target(&request.to, self.store.folder().path())?;
         self.store.seal()?;
         let days = self.store.sealed_days(window.as_ref())?;
         let all = days.iter().map(SealedDay::rows).sum();
         let scope = match window {
             Some(_) => Scope::Some,
-            None => Scope::All {
-                kept_from: self.store.expiry().raw_from,
-            },
+            None => Scope::All,
         };
-        let exported = lake::export(&days, scope, &request.to, request.since, |done| {
-            progress(done, all);
-        })?;
+        let kept_from = self.store.expiry().raw_from;
+        let exported = lake::export(
+            &days,
+            kept_from,
+            scope,
+            &request.to,
+            request.since,
+            |done| {
+                progress(done, all);
+            },
+        )?;
         request.target.write(&request.to)?;
         let log = rollup::read(self.store.folder())?;
         let rollups = rollups::export(&log, &request.to)?;
@@ -89,9 +96,12 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::export`].
-    pub(super) fn refresh_exports(&self) -> Result<usize> {
+    pub(super) fn refresh_exports(&self, erased: &[&str]) -> Result<usize> {
         let mut folders = Vec::new();
         find_exports(self.store.folder().path(), EXPORT_DEPTH, &mut folders);
+        if folders.is_empty() {
+            return Ok(0);
+        }
         let days = self.store.sealed_days(None)?;
         let kept_from = self.store.expiry().raw_from;
         for to in &folders {
@@ -100,7 +110,7 @@ impl Engine {
                 .iter()
                 .filter(|day| known.contains_key(&day.day))
                 .collect();
-            lake::refresh(&days, kept_from, to)?;
+            lake::refresh(&days, kept_from, to, erased)?;
             lake::clear_temp(to)?;
         }
         Ok(folders.len())
@@ -130,6 +140,38 @@ impl Engine {
             }
         }
         sink(encoder.finish()?)
+    }
+}
+
+/// Refuses a target in which the store keeps its own files.
+fn check_target(to: &Path, data_dir: &Path) -> Result<()> {
+    const OURS: [&str; 7] = [
+        "events",
+        "states",
+        "tmp",
+        "sealing",
+        "compacting",
+        "damaged",
+        "demo",
+    ];
+    std::fs::create_dir_all(to).map_err(Error::io("create", to))?;
+    let (to, data_dir) = match (to.canonicalize(), data_dir.canonicalize()) {
+        (Ok(to), Ok(data_dir)) => (to, data_dir),
+        _ => return Ok(()),
+    };
+    let is_ours = to.strip_prefix(&data_dir).is_ok_and(|inside| {
+        let first = inside.components().next();
+        first.is_none_or(|first| OURS.iter().any(|ours| first.as_os_str() == *ours))
+    });
+    match is_ours {
+        false => Ok(()),
+        true => Err(Error::bad_input(
+            "bad_target",
+            format!(
+                "{} is where the store keeps its own files; choose another folder",
+                to.display()
+            ),
+        )),
     }
 }
 

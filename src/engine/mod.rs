@@ -347,9 +347,7 @@ impl Engine {
     /// # Errors
     /// As [`Store::user_events`].
     pub fn user_events(&self, user: &str) -> Result<Vec<u8>> {
-        let ids = self.store.stored_ids(user);
-        let events = ids.iter().map(|id| self.store.user_events(id));
-        Ok(events.collect::<Result<Vec<_>>>()?.concat())
+        self.store.user_events(&self.store.stored_ids(user))
     }
 
     /// Erases users. When this returns, nothing of theirs is in the data folder, and no event of theirs comes in any more.
@@ -376,9 +374,12 @@ impl Engine {
             cohorts = all.forget(&ids);
             Ok(())
         })?;
-        let mut erased = self.store.erase(&ids)?;
+        let mut exports = 0;
+        let mut erased = self.store.erase(&ids, |ids| {
+            exports = self.refresh_exports(ids)?;
+            Ok(())
+        })?;
         erased.users = users.len();
-        let exports = self.refresh_exports()?;
         Ok(EraseAnswer {
             ok: true,
             asked_at: now.to_rfc3339_opts(SecondsFormat::Secs, true),
@@ -393,10 +394,10 @@ impl Engine {
     /// # Errors
     /// As [`Store::erase`].
     pub fn finish_erasures(&self) -> Result<()> {
-        match self.store.finish_erasures()? {
-            None => Ok(()),
-            Some(_) => self.refresh_exports().map(drop),
-        }
+        let ended = self
+            .store
+            .finish_erasures(|ids| self.refresh_exports(ids).map(drop));
+        ended.map(drop)
     }
 
     fn change_cohorts(&self, change: impl FnOnce(&mut Cohorts) -> Result<()>) -> Result<Cohorts> {

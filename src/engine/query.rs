@@ -76,12 +76,16 @@ impl Engine {
             cohort: None,
             cancel,
             read_events: Cell::new(false),
+            history_from: Cell::new(None),
         };
         if let Some(name) = &query.cohort {
             asked.cohort = Some(asked.cohort(self.cohorts()?.find(name)?)?);
         }
         let mut notes = Map::new();
         let rows = asked.answer(&query.metric, now, &mut notes)?;
+        if let Some(history_from) = asked.history_from.get() {
+            notes.insert("history_from".into(), json!(history_from));
+        }
         Ok(QueryAnswer {
             ok: true,
             ts: now.to_rfc3339_opts(SecondsFormat::Secs, true),
@@ -104,6 +108,8 @@ struct Asked<'a> {
     cancel: &'a Cancel,
     /// Whether events were read, which are kept for less time than states.
     read_events: Cell<bool>,
+    /// From when it is known whether a user was seen before, if that is not always.
+    history_from: Cell<Option<NaiveDate>>,
 }
 
 impl Asked<'_> {
@@ -201,14 +207,43 @@ impl Asked<'_> {
                     },
                 )?;
             }
-            None => self.each_batch(&days, &filter, false, |events| {
-                found.read(&collect(presence(events, self.window.tz()))?)
-            })?,
+            None => {
+                self.each_batch(&days, &filter, false, |events| {
+                    found.read(&collect(presence(events, self.window.tz()))?)
+                })?;
+                if days.start == Day::MIN {
+                    self.add_expired_history(&filter, &mut found)?;
+                }
+            }
         }
         if let Some(cohort) = &self.cohort {
             found.keep(cohort);
         }
         Ok(found)
+    }
+
+    /// Adds who was seen before the events that are kept, where states know it: as days of UTC, which is near enough for
+    /// whether a user was seen before. Where they do not, the answer says from when the history is known.
+    fn add_expired_history(&self, filter: &Filter, found: &mut Presence) -> Result<()> {
+        let Some(raw_from) = self.engine.store.expiry().raw_from else {
+            return Ok(());
+        };
+        let Some(known) = Known::of(filter) else {
+            self.history_from.set(Some(raw_from));
+            return Ok(());
+        };
+        let end = raw_from
+            .to_epoch_days()
+            .min(self.window.days_in_epoch().start);
+        let names = self.engine.store.names();
+        self.each_day(
+            &(Day::MIN..end),
+            |parts| known.users(parts, names),
+            |day, users| {
+                found.add(day, &users);
+                Ok(())
+            },
+        )
     }
 
     /// Calls `sink` with what `read` makes of each day of a range that has events, in order.
@@ -480,6 +515,7 @@ impl Asked<'_> {
                 filter: &Filter::default(),
                 cohort: None,
                 read_events: Cell::new(false),
+                history_from: Cell::new(None),
                 ..*self
             };
             let users = all.presence(inside, &filter)?.users();

@@ -10,7 +10,7 @@ use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::store::{PartFacts, SealedDay, folder, pipeline};
+use crate::store::{self, PartFacts, SealedDay, folder, pipeline};
 
 /// The list of what an export folder has.
 pub const MANIFEST: &str = "export.json";
@@ -61,11 +61,8 @@ pub enum Since {
 pub enum Scope {
     /// Some.
     Some,
-    /// All: others that are in the folder were erased, or expired before this day.
-    All {
-        /// First day whose events are all kept; absent while none expired.
-        kept_from: Option<NaiveDate>,
-    },
+    /// All: others that are in the folder were erased, or expired.
+    All,
 }
 
 /// What an export did.
@@ -111,6 +108,11 @@ impl ExportManifest {
         write(to, MANIFEST, &text)
     }
 
+    /// Whether a day expired in the store, and only late events of it are there.
+    fn keeps(&self, day: &SealedDay, kept_from: Option<NaiveDate>) -> bool {
+        kept_from.is_some_and(|from| day.day < from) && self.days.contains_key(&day.day)
+    }
+
     /// Whether a day is there as it is in the store.
     fn has(&self, to: &Path, day: &SealedDay) -> bool {
         self.days.get(&day.day).is_some_and(|exported| {
@@ -145,12 +147,14 @@ fn temp(to: &Path, name: &str) -> Result<PathBuf> {
     Ok(dir.join(name))
 }
 
-/// Exports these days to a folder. `progress` is called with the events done.
+/// Exports these days to a folder. Days before `kept_from`, which expired in the store, stay in the folder as they are: a late
+/// event of such a day must not take the place of all of it. `progress` is called with the events done.
 ///
 /// # Errors
 /// If a segment is damaged or a file cannot be written; what is done stays done.
 pub fn export(
     days: &[SealedDay],
+    kept_from: Option<NaiveDate>,
     scope: Scope,
     to: &Path,
     since: Option<Since>,
@@ -158,10 +162,12 @@ pub fn export(
 ) -> Result<Exported> {
     std::fs::create_dir_all(to).map_err(Error::io("create", to))?;
     let mut manifest = ExportManifest::load(to)?;
+    // From its first file on the folder is known as an export.
+    manifest.save(to)?;
     let mut exported = Exported::default();
-    let (left, due): (Vec<&SealedDay>, Vec<&SealedDay>) = days
-        .iter()
-        .partition(|day| since == Some(Since::Last) && manifest.has(to, day));
+    let (left, due): (Vec<&SealedDay>, Vec<&SealedDay>) = days.iter().partition(|day| {
+        manifest.keeps(day, kept_from) || since == Some(Since::Last) && manifest.has(to, day)
+    });
     exported.unchanged = left.len();
     progress(left.iter().map(|day| day.rows()).sum());
     let mut due = due.into_iter();
@@ -189,11 +195,12 @@ pub fn export(
             Ok(())
         },
     )?;
-    if let Scope::All { kept_from } = scope {
+    if scope == Scope::All {
         let kept: BTreeSet<NaiveDate> = days.iter().map(|day| day.day).collect();
         exported.removed = remove_gone(&mut manifest, &kept, kept_from, to)?;
     }
     manifest.save(to)?;
+    remove_orphans(&manifest, to)?;
     Ok(exported)
 }
 
@@ -211,26 +218,67 @@ pub fn clear_temp(to: &Path) -> Result<()> {
     }
 }
 
-/// Writes the days of an export anew that changed, and takes out those that are gone: `days` are those of its days that the
-/// store still has.
+/// Takes users out of an export: `days` are those of its days that the store still has, without them already. Days that are
+/// in the export alone are read and written anew.
 ///
 /// # Errors
 /// As [`export`].
-pub fn refresh(days: &[&SealedDay], kept_from: Option<NaiveDate>, to: &Path) -> Result<()> {
+pub fn refresh(
+    days: &[&SealedDay],
+    kept_from: Option<NaiveDate>,
+    to: &Path,
+    erased: &[&str],
+) -> Result<()> {
     let mut manifest = ExportManifest::load(to)?;
-    for day in days
+    let in_store = |manifest: &ExportManifest, day: &SealedDay| !manifest.keeps(day, kept_from);
+    let changed: Vec<&SealedDay> = days
         .iter()
-        .filter(|day| !manifest.has(to, day))
         .copied()
-        .collect::<Vec<_>>()
-    {
+        .filter(|day| in_store(&manifest, day) && !manifest.has(to, day))
+        .collect();
+    for day in changed {
         let written = write_day(day, to)?;
         let old = manifest.days.insert(day.day, written.clone());
         remove_files(to, old.unwrap_or_default(), &written)?;
     }
-    let kept: BTreeSet<NaiveDate> = days.iter().map(|day| day.day).collect();
-    remove_gone(&mut manifest, &kept, kept_from, to)?;
-    manifest.save(to)
+    let of_store: BTreeSet<NaiveDate> = days
+        .iter()
+        .filter(|day| in_store(&manifest, day))
+        .map(|day| day.day)
+        .collect();
+    let is_expired = |day: &NaiveDate| kept_from.is_some_and(|from| *day < from);
+    for (day, exported) in &mut manifest.days {
+        if is_expired(day) && !of_store.contains(day) {
+            for file in &mut exported.files {
+                let path = to.join(&file.path);
+                let temp = temp(to, &format!("{day}-refreshed.parquet"))?;
+                if let Some(facts) = store::rewrite_without(&path, &temp, erased)? {
+                    folder::publish(&temp, &path)?;
+                    file.facts = facts;
+                }
+            }
+        }
+    }
+    remove_gone(&mut manifest, &of_store, kept_from, to)?;
+    manifest.save(to)?;
+    remove_orphans(&manifest, to)
+}
+
+/// Removes files of events that the list does not have: those of an export that was cut off.
+fn remove_orphans(manifest: &ExportManifest, to: &Path) -> Result<()> {
+    let files = manifest.days.values().flat_map(|day| &day.files);
+    let known: BTreeSet<PathBuf> = files.map(|file| to.join(&file.path)).collect();
+    for day in folder::list(&to.join(EVENTS_DIR))? {
+        for path in folder::list(&day)? {
+            if !known.contains(&path) {
+                folder::remove(&path)?;
+            }
+        }
+        if folder::list(&day)?.is_empty() {
+            std::fs::remove_dir(&day).map_err(Error::io("remove", &day))?;
+        }
+    }
+    Ok(())
 }
 
 fn write_day(day: &SealedDay, to: &Path) -> Result<ExportedDay> {

@@ -95,7 +95,7 @@ pub fn router(engine: Arc<Engine>, keys: DashKeys, neutral_path: &NeutralPath) -
         .route("/api/analytics/export", get(export::export))
         .route("/api/analytics/users/{id}/events", get(users::access))
         .route("/api/analytics/users/{id}", delete(users::erase))
-        .route("/api/analytics/users/erase", post(users::erase_many))
+        .route("/api/analytics/erasures", post(users::erase_many))
         .route("/api/analytics/rollup", post(reports::rollup))
         .route("/api/analytics/status", get(reports::status))
         .route("/api/analytics/live", get(live::live))

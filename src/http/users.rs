@@ -34,7 +34,7 @@ pub async fn erase(
     run_beside(&app, move |engine| engine.erase(&[user], Utc::now())).await
 }
 
-/// `POST /api/analytics/users/erase` with `{"users":[…]}`: erases many at once.
+/// `POST /api/analytics/erasures` with `{"users":[…]}`: erases many at once.
 pub async fn erase_many(
     State(app): State<App>,
     headers: HeaderMap,

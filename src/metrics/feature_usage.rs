@@ -4,7 +4,7 @@
 //! is split by the property of the event; a missing one is a group of its own, and beyond the 25 groups with the most events
 //! the rest is `__other__`. Definitions: `spec/definitions.md`, "Usage" and "Events".
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use polars::prelude::*;
 use serde::Deserialize;
@@ -69,10 +69,13 @@ impl FeatureUsage {
         let mut groups: Vec<(Option<String>, u64)> = of_group.into_iter().collect();
         groups.sort_by(|(a, many), (b, more)| more.cmp(many).then_with(|| a.cmp(b)));
         let rest = groups.split_off(groups.len().min(MAX_GROUPS));
+        let rest: HashSet<Option<String>> = rest.into_iter().map(|(group, _)| group).collect();
         let mut rows: BTreeMap<(String, Option<String>), Count> = BTreeMap::new();
         for ((feature, group), count) in counts {
-            let is_rest = rest.iter().any(|(other, _)| *other == group);
-            let group = if is_rest { Some(OTHER.into()) } else { group };
+            let group = match rest.contains(&group) {
+                true => Some(OTHER.into()),
+                false => group,
+            };
             rows.entry((feature, group)).or_default().merge(count);
         }
         let mut features: Vec<(String, u64)> = of_feature.into_iter().collect();

@@ -25,6 +25,15 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
+    /// Days before the window that are counted in it: of the period that it cuts, and of the one before.
+    pub fn days_before(&self) -> u16 {
+        match self.grain {
+            Grain::Day => 1,
+            Grain::Week => 13,
+            Grain::Month => 61,
+        }
+    }
+
     /// The answer, from the presence up to the end of the window.
     pub fn answer(&self, mut presence: Presence, window: &Window, now: DateTime<Utc>) -> Table {
         let periods = window.periods(self.grain);

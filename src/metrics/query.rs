@@ -137,6 +137,7 @@ impl Metric {
     pub fn days_before(&self) -> u16 {
         match self {
             Self::ActiveUsers(metric) => metric.days_before(),
+            Self::Lifecycle(metric) => metric.days_before(),
             _ => 0,
         }
     }

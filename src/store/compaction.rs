@@ -330,8 +330,11 @@ impl Retired {
     /// # Errors
     /// If it cannot be removed; the next start removes it then.
     pub fn remove_all(&mut self) -> Result<()> {
-        let folders = std::mem::take(&mut self.folders);
-        folders.iter().try_for_each(|(_, staged)| staged.remove())
+        while let Some((_, staged)) = self.folders.last() {
+            staged.remove()?;
+            self.folders.pop();
+        }
+        Ok(())
     }
 
     /// Removes what was kept for long enough. Whether days may be compacted now.

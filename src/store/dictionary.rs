@@ -180,7 +180,11 @@ pub fn forget(
 pub fn remove_others(folder: &Folder, facts: DictionaryFacts) -> Result<()> {
     for path in folder::list(folder.path())? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let is_ours = name.starts_with("users") && name.ends_with(".ndjson");
+        let generation = name
+            .strip_prefix("users-")
+            .and_then(|rest| rest.strip_suffix(".ndjson"));
+        let is_ours =
+            name == FILE_NAME || generation.is_some_and(|number| number.parse::<u32>().is_ok());
         if is_ours && facts.users > 0 && name != facts.file_name() {
             folder::remove(&path)?;
         }

@@ -48,6 +48,11 @@ impl DraftMaker {
     /// If there are more users or features than the engine can number.
     pub fn push(&self, draft: &mut Draft, event: &Event<'_>) -> Result<()> {
         if let (Some(pseudonyms), Some(user)) = (&self.pseudonyms, event.user_id.as_deref()) {
+            // Perhaps erased before there were pseudonyms.
+            if self.gate.is_erased(user, &self.names.users) {
+                draft.erased += 1;
+                return Ok(());
+            }
             let event = Event {
                 user_id: Some(pseudonyms.of(user).into()),
                 ..event.clone()

@@ -82,6 +82,8 @@ struct Closed {
     hashes: HashSet<String>,
     /// Numbers that erased users have in this process.
     numbers: RoaringBitmap,
+    /// Those of them whose erasure has not ended.
+    pending: RoaringBitmap,
     /// Users whom the states have forgotten and whose events may still be there.
     hidden: Vec<String>,
 }
@@ -106,6 +108,19 @@ impl Gate {
     /// The numbers that erased users have in this process.
     pub fn numbers(&self) -> RoaringBitmap {
         self.read().numbers.clone()
+    }
+
+    /// The numbers of users whose erasure has ended: nothing has them any more.
+    pub fn ended(&self) -> RoaringBitmap {
+        let closed = self.read();
+        &closed.numbers - &closed.pending
+    }
+
+    /// Says that all erasures have ended.
+    fn end(&self) {
+        let mut closed = self.write();
+        closed.pending.clear();
+        closed.hidden.clear();
     }
 
     /// Events that are not those of users whom the states have forgotten, where there are such: an expression on the
@@ -143,13 +158,15 @@ impl Gate {
         let mut closed = self.write();
         closed.key = erasures.key();
         closed.hashes = erasures.erased.iter().cloned().collect();
-        closed.numbers |= numbers;
+        closed.numbers |= &numbers;
+        closed.pending = numbers;
         self.is_used.store(closed.key.is_some(), Ordering::Release);
         Ok(())
     }
 }
 
-fn is_any(users: &[&str]) -> Expr {
+/// The events of some users.
+pub(super) fn is_any(users: &[&str]) -> Expr {
     let users = Series::new(PlSmallStr::EMPTY, users);
     col(schema::USER_ID)
         .cast(DataType::String)
@@ -224,8 +241,10 @@ pub(super) fn gate(folder: &Folder, manifest: &Manifest, names: &Names) -> Resul
     let mut is_forgotten = true;
     if !erasures.pending.is_empty() {
         for facts in &manifest.states {
-            let state = StateFile::new(folder.path(), facts.clone()).activity_once(names)?;
-            is_forgotten &= state.users.is_disjoint(&numbers);
+            // One that cannot be read must not stop the start.
+            is_forgotten &= StateFile::new(folder.path(), facts.clone())
+                .activity_once(names)
+                .is_ok_and(|state| state.users.is_disjoint(&numbers));
         }
     }
     if is_forgotten {
@@ -253,11 +272,16 @@ struct Found {
 }
 
 impl Store {
-    /// Erases users: when this returns, nothing of theirs is in the data folder, and nothing comes in any more.
+    /// Erases users: when this returns, nothing of theirs is in the data folder, and nothing comes in any more. `last` takes
+    /// them out of what the store does not know.
     ///
     /// # Errors
     /// If something cannot be read or written; then [`Store::finish_erasures`] goes on with it.
-    pub fn erase(&self, users: &[String]) -> Result<Erased> {
+    pub fn erase(
+        &self,
+        users: &[String],
+        last: impl FnOnce(&[&str]) -> Result<()>,
+    ) -> Result<Erased> {
         let _one = self
             .erasing
             .lock()
@@ -270,14 +294,17 @@ impl Store {
         erasures.begin(users)?;
         erasures.save(&self.folder)?;
         self.gate.set(&erasures, &self.names().users)?;
-        self.erase_pending(erasures, reach)
+        self.erase_pending(erasures, reach, last)
     }
 
     /// Ends erasures that were interrupted.
     ///
     /// # Errors
     /// As [`Store::erase`].
-    pub fn finish_erasures(&self) -> Result<Option<Erased>> {
+    pub fn finish_erasures(
+        &self,
+        last: impl FnOnce(&[&str]) -> Result<()>,
+    ) -> Result<Option<Erased>> {
         let _one = self
             .erasing
             .lock()
@@ -285,14 +312,19 @@ impl Store {
         let erasures = Erasures::load(&self.folder)?;
         match erasures.pending.is_empty() {
             true => Ok(None),
-            false => self.erase_pending(erasures, Reach::AllDays).map(Some),
+            false => self.erase_pending(erasures, Reach::AllDays, last).map(Some),
         }
     }
 
-    fn erase_pending(&self, mut erasures: Erasures, reach: Reach) -> Result<Erased> {
+    fn erase_pending(
+        &self,
+        mut erasures: Erasures,
+        reach: Reach,
+        last: impl FnOnce(&[&str]) -> Result<()>,
+    ) -> Result<Erased> {
         let pending: Vec<&str> = erasures.pending.iter().map(String::as_str).collect();
         self.seal()?;
-        let found = self.find(&pending, reach)?;
+        let (found, damaged) = self.find(&pending, reach)?;
         let mut users = RoaringBitmap::new();
         found.iter().for_each(|found| users |= &found.users);
         let days: BTreeSet<Day> = found.iter().map(|found| found.segment.day()).collect();
@@ -308,9 +340,14 @@ impl Store {
         erased.dictionary = self.forget_in_dictionary(&pending)?;
         erased.quarantined = self.forget_in_quarantine(&pending)?;
         self.lock_retired().remove_all()?;
+        last(&pending)?;
+        // What could not be read may hold something of theirs: it is tried again.
+        if let Some(error) = damaged {
+            return Err(error);
+        }
         erasures.pending.clear();
         erasures.save(&self.folder)?;
-        self.gate.hide(&[]);
+        self.gate.end();
         info!(
             users = erased.users,
             events = erased.events,
@@ -345,15 +382,17 @@ impl Store {
         numbers.collect()
     }
 
-    /// The segments that have events of these users.
-    fn find(&self, users: &[&str], reach: Reach) -> Result<Vec<Found>> {
+    /// The segments that have events of these users, and that one could not be read.
+    fn find(&self, users: &[&str], reach: Reach) -> Result<(Vec<Found>, Option<Error>)> {
         let segments = match reach {
             Reach::DaysOfStates => self.segments_of(users)?,
             Reach::AllDays => self.view.lock().segments.clone(),
         };
         let mut segments = segments.into_iter();
         let mut found = Vec::new();
+        let mut damaged = None;
         let names = self.names();
+        let states = self.view.lock().states.clone();
         pipeline::ordered(
             || Ok(segments.next()),
             |segment| {
@@ -367,22 +406,37 @@ impl Store {
                     ])
                     .collect()?;
                 let numbers = events.column(schema::USER_ID)?.to_physical_repr();
+                // Users whom the state has forgotten, before a crash, are not taken out of it twice.
+                let state = states.get(&segment.day());
+                let known = state.map(|state| state.activity(names)).transpose()?;
+                let is_known = |user: Option<u32>| {
+                    user.zip(known.as_ref())
+                        .is_some_and(|(user, known)| known.users.contains(user))
+                };
+                let is_known: BooleanChunked = numbers
+                    .u32()?
+                    .iter()
+                    .map(|user| Some(is_known(user)))
+                    .collect();
+                let to_forget = events.filter(&is_known)?;
                 Ok(Found {
-                    segment,
                     events: events.height() as u64,
                     users: daily::set(numbers.u32()?.iter().flatten().collect()),
-                    left: daily::read(&daily::plan(events.lazy()).collect()?)?,
+                    left: daily::read(&daily::plan(to_forget.lazy()).collect()?)?,
+                    segment,
                 })
             },
             |one: Result<Found>| {
-                let one = one?;
-                if one.events > 0 {
-                    found.push(one);
+                match one {
+                    Ok(one) if one.events > 0 => found.push(one),
+                    Ok(_) => {}
+                    Err(error @ Error::Damaged { .. }) => damaged = damaged.take().or(Some(error)),
+                    Err(error) => return Err(error),
                 }
                 Ok(())
             },
         )?;
-        Ok(found)
+        Ok((found, damaged))
     }
 
     /// Takes users out of the daily states: the commit from which no question sees them.
@@ -492,6 +546,13 @@ impl Store {
             };
             replaced.push((segment.clone(), kept));
         }
+        let of_this_day = format!("{}/dt={}/", segment::LAKE_DIR, states::date(day));
+        let wanted = affected
+            .iter()
+            .filter(|path| path.starts_with(&of_this_day));
+        if replaced.len() < wanted.count() {
+            return Err(changed_meanwhile());
+        }
         self.replace_in_day(day, number, &new, replaced)
     }
 
@@ -512,7 +573,7 @@ impl Store {
             |facts: &SegmentFacts| replaced.iter().any(|(old, _)| old.facts.path == facts.path);
         // Compaction or expiry came in between: the next attempt finds what they made.
         if of_day.iter().filter(|facts| is_replaced(facts)).count() < replaced.len() {
-            return Err(Error::Busy("segments changed while users were erased"));
+            return Err(changed_meanwhile());
         }
         let stay = of_day.iter().copied().filter(|facts| !is_replaced(facts));
         let staged = Staged::prepare(&self.folder, day, number, new, stay)?;
@@ -593,15 +654,18 @@ impl Store {
         Ok(removed)
     }
 
-    /// Everything that is stored of a user, each event as a line of the log, in the order of time and then of the log; then
+    /// Everything that is stored of a user under these ids, each event as a line of the log, in the order of time and then of the log; then
     /// pieces of the quarantine that mention the id, as they stand there.
     ///
     /// # Errors
     /// [`Error::Damaged`] if a segment or the log is, and what `sink` returns.
-    pub fn user_events(&self, user: &str) -> Result<Vec<u8>> {
-        let is_theirs = is_any(&[user]);
+    pub fn user_events(&self, ids: &[String]) -> Result<Vec<u8>> {
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         let mut frames = Vec::new();
-        for batch in self.view.whole(&self.segments_of(&[user])?, &is_theirs)? {
+        let parts = self
+            .view
+            .whole_of(&self.numbers_of(&ids), &is_any(&ids), self.names())?;
+        for batch in parts {
             frames.push(
                 batch
                     .collect_with_engine(Engine::Streaming)?
@@ -620,12 +684,18 @@ impl Store {
             super::rows::write_lines(&sorted, &mut lines)?;
         }
         if let Ok(quarantine) = std::fs::read(self.folder.path().join(QUARANTINE_FILE)) {
-            for line in crate::event::lines(&quarantine).filter(|line| mentions(line, user)) {
+            let theirs = |line: &&[u8]| ids.iter().any(|id| mentions(line, id));
+            for line in crate::event::lines(&quarantine).filter(theirs) {
                 lines.extend_from_slice(line);
             }
         }
         Ok(lines)
     }
+}
+
+/// Expiry came in between: the next attempt finds what is left.
+fn changed_meanwhile() -> Error {
+    Error::Busy("segments changed while users were erased; it goes on by itself")
 }
 
 /// Whether a piece of the quarantine, a damaged line as JSON text within JSON, mentions a user.
@@ -644,5 +714,13 @@ fn mentions(line: &[u8], user: &str) -> bool {
         ..DISTINCT_BYTES => quoted,
         _ => bare,
     };
-    memchr::memmem::find(line, wanted).is_some()
+    let is_of_id = |byte: Option<&u8>| {
+        byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte))
+    };
+    memchr::memmem::find_iter(line, wanted).any(|start| {
+        // Not part of another id.
+        let before = start.checked_sub(1).and_then(|before| line.get(before));
+        user.len() < DISTINCT_BYTES
+            || !(is_of_id(before) || is_of_id(line.get(start + wanted.len())))
+    })
 }

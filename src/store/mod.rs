@@ -35,7 +35,7 @@ use std::fs::File;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Days, NaiveDate, Utc};
@@ -74,7 +74,7 @@ pub use rebuild::Rebuilt;
 pub use recovery::{QUARANTINE_FILE, Recovered};
 pub use rows::write_lines;
 pub use segment::LAKE_DIR;
-pub use snapshot::{PartFacts, SealedDay};
+pub use snapshot::{PartFacts, SealedDay, rewrite_without};
 pub use verify::{Verified, verify};
 pub use view::{Columns, DayParts};
 pub use writer::{Reply, Stored};
@@ -499,7 +499,7 @@ impl Store {
             &self.folder,
             manifest.dictionary,
             &self.names().users,
-            &self.gate.numbers(),
+            &self.gate.ended(),
             until.map_or(0, |user| user + 1),
         )?;
         let mut states = StateWriter::new(&self.folder, next.sequence, self.names())?;
@@ -603,6 +603,12 @@ impl Store {
     }
 
     fn compact_day(&self, day: Day, now: DateTime<Utc>, effort: Effort) -> Result<()> {
+        // An erasure knows its segments by their names; they are joined another time.
+        let _no_erasure = match self.erasing.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(guard)) => guard.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(()),
+        };
         let mut manifest = self.lock_manifest()?;
         let mut next = manifest.clone();
         let of_day = compaction::by_day(&manifest.segments).remove(&day);
@@ -680,7 +686,7 @@ impl Store {
             &manifest,
             &segments,
             self.names(),
-            &self.gate.numbers(),
+            &self.gate.ended(),
         )?;
         if rebuilt.changed > 0 {
             self.commit(&manifest, &next)?;

@@ -54,9 +54,9 @@ impl Pseudonyms {
 
     /// What is stored of a user.
     pub fn of(&self, user: &str) -> String {
-        let is_one = user
-            .strip_prefix(PREFIX)
-            .is_some_and(|rest| rest.len() == 2 * HASH_BYTES);
+        let is_one = user.strip_prefix(PREFIX).is_some_and(|rest| {
+            rest.len() == 2 * HASH_BYTES && rest.bytes().all(|byte| byte.is_ascii_hexdigit())
+        });
         if is_one {
             return user.to_owned();
         }

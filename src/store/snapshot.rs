@@ -11,6 +11,7 @@ use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Store;
+use super::erasure::is_any;
 use super::segment::{self, Segment};
 use super::states::date;
 use crate::checksum;
@@ -119,12 +120,7 @@ impl Part<'_> {
             segments => join(segments, &file, path)?,
         }
         file.sync_all().map_err(Error::io("sync", path))?;
-        let written = File::open(path).map_err(Error::io("open", path))?;
-        let facts = PartFacts {
-            rows,
-            bytes: written.metadata().map_err(Error::io("read", path))?.len(),
-            crc32c: checksum::of_file(&written, path)?,
-        };
+        let facts = facts(path, rows)?;
         match self.0 {
             [segment] if segment.facts.crc32c != facts.crc32c => Err(Error::Damaged {
                 file: path.to_owned(),
@@ -133,6 +129,38 @@ impl Part<'_> {
             _ => Ok(facts),
         }
     }
+}
+
+/// Writes the events of a Parquet file with the columns of [`schema::lake`] to `temp`, durably, without those of some users.
+/// `None` if there are none of theirs.
+///
+/// # Errors
+/// If a file cannot be read or written.
+pub fn rewrite_without(path: &Path, temp: &Path, users: &[&str]) -> Result<Option<PartFacts>> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let events = ParquetReader::new(file).finish()?;
+    let before = events.height();
+    let mut kept = events.lazy().filter(is_any(users).not()).collect()?;
+    if kept.height() == before {
+        return Ok(None);
+    }
+    let file = File::create(temp).map_err(Error::io("create", temp))?;
+    ParquetWriter::new(BufWriter::with_capacity(COPY_BYTES, &file))
+        .with_compression(ParquetCompression::Zstd(None))
+        .with_row_group_size(Some(ROW_GROUP_ROWS))
+        .finish(&mut kept)?;
+    file.sync_all().map_err(Error::io("sync", temp))?;
+    facts(temp, kept.height() as u64).map(Some)
+}
+
+/// What a written file has.
+fn facts(path: &Path, rows: u64) -> Result<PartFacts> {
+    let written = File::open(path).map_err(Error::io("open", path))?;
+    Ok(PartFacts {
+        rows,
+        bytes: written.metadata().map_err(Error::io("read", path))?.len(),
+        crc32c: checksum::of_file(&written, path)?,
+    })
 }
 
 fn copy(segment: &Segment, mut to: &File, path: &Path) -> Result<()> {

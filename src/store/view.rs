@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use polars::prelude::*;
+use roaring::RoaringBitmap;
 
 use super::erasure::Gate;
 use super::expiry::ExpiryFacts;
@@ -251,29 +252,39 @@ impl SharedView {
         Ok(parts.collect())
     }
 
-    /// The events of some segments and of the tail that meet a condition, with the columns of [`schema::lake`], in parts.
+    /// The events that meet a condition, of the days on which one of these users was active, and of the tail; with the
+    /// columns of [`schema::lake`], in parts.
     ///
     /// # Errors
-    /// If a segment or the log is damaged.
-    pub fn whole(&self, of: &[Arc<Segment>], condition: &Expr) -> Result<Vec<LazyFrame>> {
-        let snapshot = self.snapshot(&(i64::MIN..i64::MAX))?;
-        let is_wanted = |segment: &&Arc<Segment>| {
-            of.iter()
-                .any(|other| other.facts.path == segment.facts.path)
-        };
+    /// If a segment, a state or the log is damaged.
+    pub fn whole_of(
+        &self,
+        users: &RoaringBitmap,
+        condition: &Expr,
+        names: &Names,
+    ) -> Result<Vec<LazyFrame>> {
         // By the view of one instant, so that an event that is sealed meanwhile is there once.
-        let mut wanted: Vec<Arc<Segment>> = snapshot
-            .segments
-            .iter()
-            .filter(is_wanted)
-            .cloned()
-            .collect();
-        wanted.sort_by_key(|segment| segment.day());
+        let (mut segments, states, tail) = {
+            let view = self.lock();
+            (
+                view.segments.clone(),
+                view.states.clone(),
+                view.tail.snapshot(&(i64::MIN..i64::MAX))?,
+            )
+        };
+        let mut days = BTreeSet::new();
+        for (day, state) in states {
+            if !state.activity(names)?.users.is_disjoint(users) {
+                days.insert(day);
+            }
+        }
+        segments.retain(|segment| days.contains(&segment.day()));
+        segments.sort_by_key(|segment| segment.day());
         let mut frames = Vec::new();
-        for segments in wanted.chunks(WHOLE_SEGMENTS) {
+        for segments in segments.chunks(WHOLE_SEGMENTS) {
             frames.push(segment::scan(segments)?);
         }
-        for chunk in snapshot.tail {
+        for chunk in tail {
             frames.push(chunk.whole()?.lazy());
         }
         let filtered = frames
@@ -304,7 +315,8 @@ impl SharedView {
     /// The daily states of a range of days, each in parts: those of sealed events and those of each chunk of the tail.
     /// They are read one after another, when `next` is called.
     pub fn days(&self, days: &Range<Day>) -> Result<Vec<DayParts>> {
-        let range_us = i64::from(days.start) * DAY_US..i64::from(days.end) * DAY_US;
+        let range_us = i64::from(days.start).saturating_mul(DAY_US)
+            ..i64::from(days.end).saturating_mul(DAY_US);
         let (states, chunks) = {
             let view = self.lock();
             let states = view.states.range(days.clone());
@@ -329,7 +341,8 @@ impl SharedView {
     /// # Errors
     /// If a state that is needed is damaged.
     pub fn activities(&self, days: Range<Day>, names: &Names) -> Result<Activities> {
-        let range_us = i64::from(days.start) * DAY_US..i64::from(days.end) * DAY_US;
+        let range_us = i64::from(days.start).saturating_mul(DAY_US)
+            ..i64::from(days.end).saturating_mul(DAY_US);
         let (states, chunks) = {
             let view = self.lock();
             let states = view.states.range(days.clone());

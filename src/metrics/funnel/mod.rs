@@ -222,14 +222,15 @@ impl Acts {
             Err(_) => None,
         };
         for ((user, ts_us), marks) in users.iter().zip(instants.iter()).zip(marks.iter()) {
-            let group = match &mut groups {
-                Some(names) => self.groups.number(names.next().flatten()),
-                None => 0,
-            };
+            let name = groups.as_mut().and_then(|names| names.next().flatten());
             let (Some(user), Some(ts_us), Some(marks)) = (user, ts_us, marks) else {
                 continue;
             };
             if keep(user) {
+                let group = match groups {
+                    Some(_) => self.groups.number(name),
+                    None => 0,
+                };
                 self.acts.push(
                     user,
                     Act {
