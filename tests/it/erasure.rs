@@ -31,6 +31,14 @@ fn history(part: u64) -> Vec<Value> {
         .collect()
 }
 
+/// A user who is in no segment yet.
+const LATE: &str = "late-user-99";
+
+fn late() -> Value {
+    json!({"ts": format!("{}T01:00:00Z", Utc::now().date_naive() - Days::new(1)), "event_type": "action", "user_id": LATE,
+        "feature": "f0", "metadata": {"n": 50}, "event_id": "late"})
+}
+
 /// A data folder with events in segments, joined and not, and in the log.
 fn store() -> tempfile::TempDir {
     let dir = folder();
@@ -44,6 +52,7 @@ fn store() -> tempfile::TempDir {
     run_json(&data, &["seal"]);
     let server = Server::start(&data);
     server.post(&batch(history(2)));
+    server.post(&batch([late()]));
     server.kill();
     std::fs::remove_file(&file).unwrap();
     dir
@@ -118,14 +127,15 @@ fn counted(data: &Path) -> Vec<Value> {
     all
 }
 
-/// What the store would answer if the target had never been.
-fn counted_without_target() -> Vec<Value> {
+/// What the store would answer if these users had never been.
+fn counted_without(users: &[&str]) -> Vec<Value> {
     let dir = folder();
     let file = dir.path().join("events");
     let data = dir.path().join("data");
     let events = (0..3)
         .flat_map(history)
-        .filter(|event| event["user_id"] != TARGET);
+        .chain([late()])
+        .filter(|event| !users.iter().any(|user| event["user_id"] == *user));
     let lines: Vec<String> = events.map(|event| event.to_string()).collect();
     std::fs::write(&file, lines.join("\n")).unwrap();
     run_json(&data, &["import", file.to_str().unwrap()]);
@@ -209,7 +219,7 @@ fn access_gives_every_event_of_a_user_and_none_of_others_in_order() {
 
 #[test]
 fn an_erased_user_is_in_no_byte_of_the_data_folder_and_stays_away() {
-    let expected = counted_without_target();
+    let expected = counted_without(&[TARGET]);
     let dir = store();
     let data = dir.path().join("data");
     let log = data.join("analytics_events.ndjson");
@@ -304,7 +314,7 @@ fn many_users_from_a_file_are_erased_at_once_and_an_empty_day_goes() {
     let left = run_json(&data, &["usage", "--days", "7"]);
     assert_eq!(
         (&left["total_events"], &left["mau"]),
-        (&json!(30), &json!(0))
+        (&json!(31), &json!(1))
     );
     // A store of one user is empty afterwards.
     let other = folder();
@@ -407,7 +417,8 @@ fn killed_at_any_call_an_erasure_goes_on_and_ends() {
             .to_owned()
             .join("."),
     );
-    let without = counted_without_target();
+    let without = counted_without(&[TARGET, LATE]);
+    let without_ann = counted_without(&[TARGET, LATE, "ann"]);
     for kind in ["kill", "torn", "eio"] {
         let mut points = 0;
         // Each call of a killed process; of the others, which take the same way, some.
@@ -417,7 +428,7 @@ fn killed_at_any_call_an_erasure_goes_on_and_ends() {
             let mut command = echopilot(dir.path());
             with_fault(&mut command, dir.path(), kind, at);
             let done = command
-                .args(["user", "erase", TARGET])
+                .args(["user", "erase", TARGET, LATE])
                 .output()
                 .unwrap()
                 .status
@@ -438,14 +449,13 @@ fn killed_at_any_call_an_erasure_goes_on_and_ends() {
             // What was begun goes on with whatever is erased next; what was not has to be asked for again.
             let list =
                 std::fs::read_to_string(dir.path().join("erasures.json")).unwrap_or_default();
-            let next = if list.contains(TARGET) {
-                "somebody-else"
-            } else {
-                TARGET
+            let next: &[&str] = match list.contains(TARGET) {
+                true => &["user", "erase", "ann"],
+                false => &["user", "erase", TARGET, LATE, "ann"],
             };
-            run_json(dir.path(), &["user", "erase", next]);
+            run_json(dir.path(), next);
             if done || points % 10 == 0 {
-                assert!(counted(dir.path()) == without, "{kind} at {at}, again");
+                assert!(counted(dir.path()) == without_ann, "{kind} at {at}, again");
                 assert_eq!(
                     files_with(dir.path(), TARGET),
                     Vec::<PathBuf>::new(),

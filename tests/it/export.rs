@@ -200,6 +200,61 @@ fn since_last_writes_the_days_that_changed_and_takes_out_what_was_erased() {
 }
 
 #[test]
+fn a_day_that_expired_stays_in_the_export_whatever_comes_late_and_loses_only_who_is_erased() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    let to = data.join("exports/lake");
+    let file = dir.path().join("events");
+    let day = Utc::now().date_naive() - Days::new(100);
+    let import = |users: &[&str]| {
+        let lines: Vec<String> = users
+            .iter()
+            .map(|user| {
+                json!({"event_type":"action","user_id":user,"ts":format!("{day}T10:00:00Z")})
+                    .to_string()
+            })
+            .collect();
+        std::fs::write(&file, lines.join("\n")).unwrap();
+        run_json(&data, &["import", file.to_str().unwrap()]);
+    };
+    let users = || {
+        python(
+            "import sys, json, duckdb\n\
+             print(json.dumps([x[0] for x in duckdb.execute(\"select user_id from read_parquet(?) order by 1\", \
+             [sys.argv[1] + '/events/*/*.parquet']).fetchall()]))\n",
+            &[to.to_str().unwrap()],
+        )
+    };
+    import(&["ann", "bob", "target-user-77"]);
+    export(&data, &to, &[]);
+    assert_eq!(run_json(&data, &["expire"])["events"], 3);
+    import(&["late"]);
+    for more in [&["--since", "last"][..], &[]] {
+        export(&data, &to, more);
+        assert_eq!(users(), json!(["ann", "bob", "target-user-77"]), "{more:?}");
+    }
+    let receipt = run_json(&data, &["user", "erase", "target-user-77"]);
+    assert_eq!(receipt["exports"], 1, "{receipt}");
+    assert_eq!(users(), json!(["ann", "bob"]));
+    // A file that an export left when it was cut off is no part of the next one.
+    std::fs::copy(
+        to.join(format!("events/dt={day}/part-00000.parquet")),
+        to.join(format!("events/dt={day}/part-00009.parquet")),
+    )
+    .unwrap();
+    export(&data, &to, &["--since", "last"]);
+    assert_eq!(users(), json!(["ann", "bob"]));
+    // Nor is an export written where the store keeps its own files.
+    for ours in ["", "events", "states/x"] {
+        let output = run(
+            &data,
+            &["export", "--to", data.join(ours).to_str().unwrap()],
+        );
+        assert_eq!(output.status.code(), Some(2), "{ours:?}");
+    }
+}
+
+#[test]
 fn killed_at_any_call_an_export_has_whole_files_alone_and_goes_on() {
     let dir = folder();
     let data = dir.path().join("data");
