@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::metrics::cohort::Cohort;
-use crate::store::folder::Folder;
+use crate::store::folder::{self, Folder};
 
 /// Its name in the data folder.
 pub const FILE_NAME: &str = "cohorts.json";
@@ -25,17 +25,7 @@ impl Cohorts {
     /// # Errors
     /// [`Error::Damaged`] if the file is not what was written.
     pub fn load(folder: &Folder) -> Result<Self> {
-        let path = folder.path().join(FILE_NAME);
-        match std::fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            read => {
-                let text = read.map_err(Error::io("read", &path))?;
-                serde_json::from_slice(&text).map_err(|error| Error::Damaged {
-                    file: path,
-                    message: error.to_string(),
-                })
-            }
-        }
+        folder::read_json(&folder.path().join(FILE_NAME))
     }
 
     /// Writes them, durably.
@@ -43,10 +33,7 @@ impl Cohorts {
     /// # Errors
     /// If the file cannot be written; then the old one is still there.
     pub fn save(&self, folder: &Folder) -> Result<()> {
-        // Writing to memory cannot fail.
-        let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
-        text.push(b'\n');
-        folder.replace(FILE_NAME, &text)
+        folder.replace_json(FILE_NAME, self)
     }
 
     /// The cohort of that name.

@@ -45,6 +45,16 @@ impl Names {
             features: Numbering::new(schema::FEATURE),
         })
     }
+
+    /// The columns of [`schema::COUNTED`], texts as categoricals: casting a text gives it its number.
+    pub fn counted(&self) -> [Expr; 4] {
+        [
+            col(schema::TS),
+            col(schema::EVENT_TYPE).cast(self.event_types.dtype()),
+            col(schema::USER_ID).cast(self.users.dtype()),
+            col(schema::FEATURE).cast(self.features.dtype()),
+        ]
+    }
 }
 
 impl Numbering {

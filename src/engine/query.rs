@@ -196,17 +196,7 @@ impl Asked<'_> {
         let filter = self.filter.and(also);
         let mut found = Presence::default();
         match Known::of(&filter).filter(|_| self.window.tz() == Tz::UTC) {
-            Some(known) => {
-                let names = self.engine.store.names();
-                self.each_day(
-                    &days,
-                    |parts| known.users(parts, names),
-                    |day, users| {
-                        found.add(day, &users);
-                        Ok(())
-                    },
-                )?;
-            }
+            Some(known) => self.add_known(&days, &known, &mut found)?,
             None => {
                 self.each_batch(&days, &filter, false, |events| {
                     found.read(&collect(presence(events, self.window.tz()))?)
@@ -235,9 +225,14 @@ impl Asked<'_> {
         let end = raw_from
             .to_epoch_days()
             .min(self.window.days_in_epoch().start);
+        self.add_known(&(Day::MIN..end), &known, found)
+    }
+
+    /// Adds who daily states know, on these days of UTC.
+    fn add_known(&self, days: &Range<Day>, known: &Known<'_>, found: &mut Presence) -> Result<()> {
         let names = self.engine.store.names();
         self.each_day(
-            &(Day::MIN..end),
+            days,
             |parts| known.users(parts, names),
             |day, users| {
                 found.add(day, &users);
@@ -466,7 +461,7 @@ impl Asked<'_> {
 
     fn experiment(&self, metric: &Experiment) -> Result<Table> {
         let mut parts = Vec::new();
-        self.each_batch_inside(metric.needs_details(), |events| {
+        self.each_batch_inside(true, |events| {
             parts.push(collect(metric.users(events))?.lazy());
             // One row a user, before there are too many.
             if parts.len() > 8 {

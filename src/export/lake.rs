@@ -88,24 +88,11 @@ impl ExportManifest {
     /// # Errors
     /// If it cannot be read.
     pub fn load(to: &Path) -> Result<Self> {
-        let path = to.join(MANIFEST);
-        match std::fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            read => {
-                let text = read.map_err(Error::io("read", &path))?;
-                serde_json::from_slice(&text).map_err(|error| Error::Damaged {
-                    file: path,
-                    message: error.to_string(),
-                })
-            }
-        }
+        folder::read_json(&to.join(MANIFEST))
     }
 
     fn save(&self, to: &Path) -> Result<()> {
-        // Writing to memory cannot fail.
-        let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
-        text.push(b'\n');
-        write(to, MANIFEST, &text)
+        write(to, MANIFEST, &folder::json(self))
     }
 
     /// Whether a day expired in the store, and only late events of it are there.

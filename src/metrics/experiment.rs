@@ -78,13 +78,8 @@ pub struct Comparison {
 }
 
 impl Experiment {
-    /// Whether columns are needed that are not among [`schema::COUNTED`]: the variant always is.
-    pub fn needs_details(&self) -> bool {
-        true
-    }
-
-    /// A row a user, from some of the events, whose users are numbers: first exposure, least and greatest variant, last
-    /// goal. [`Experiment::merge`] makes one row a user of several.
+    /// A row a user, from some of the events, whose users are numbers and that have metadata: first exposure, least and
+    /// greatest variant, last goal. [`Experiment::merge`] makes one row a user of several.
     pub fn users(&self, events: LazyFrame) -> LazyFrame {
         let variant = Property::Metadata(self.variant.clone()).expr();
         let exposure = self.exposure.expr().and(variant.clone().is_not_null());

@@ -118,18 +118,6 @@ impl Query {
             cohort,
         })
     }
-
-    /// The question with another window.
-    pub fn over(self, days: i64, end: NaiveDate) -> Self {
-        Self {
-            window: WindowRequest {
-                days: Some(days),
-                end: Some(end),
-                ..self.window
-            },
-            ..self
-        }
-    }
 }
 
 impl Metric {

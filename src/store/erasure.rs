@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use super::compaction::{self, Staged};
-use super::folder::Folder;
+use super::folder::{self, Folder};
 use super::manifest::Manifest;
 use super::segment::{self, Segment, SegmentFacts};
 use super::states::{self, StateFile, StateWriter};
-use super::{QUARANTINE_FILE, Store, dictionary, live_states, pipeline};
+use super::{QUARANTINE_FILE, Store, dictionary, live_paths, live_states, pipeline, view};
 use crate::daily::{self, DailyState, Day};
 use crate::error::{Error, Result};
 use crate::event::text;
@@ -185,24 +185,11 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 impl Erasures {
     fn load(folder: &Folder) -> Result<Self> {
-        let path = folder.path().join(FILE_NAME);
-        match std::fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            read => {
-                let text = read.map_err(Error::io("read", &path))?;
-                serde_json::from_slice(&text).map_err(|error| Error::Damaged {
-                    file: path,
-                    message: error.to_string(),
-                })
-            }
-        }
+        folder::read_json(&folder.path().join(FILE_NAME))
     }
 
     fn save(&self, folder: &Folder) -> Result<()> {
-        // Writing to memory cannot fail.
-        let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
-        text.push(b'\n');
-        folder.replace(FILE_NAME, &text)
+        folder.replace_json(FILE_NAME, self)
     }
 
     fn key(&self) -> Option<hmac::Key> {
@@ -365,13 +352,7 @@ impl Store {
             let view = self.view.lock();
             (view.segments.clone(), view.states.clone())
         };
-        let mut days = BTreeSet::new();
-        for (day, state) in states {
-            if !state.activity(self.names())?.users.is_disjoint(&users) {
-                days.insert(day);
-            }
-        }
-        segments.retain(|segment| days.contains(&segment.day()));
+        view::keep_days_of(&users, &mut segments, &states, self.names())?;
         Ok(segments)
     }
 
@@ -398,12 +379,7 @@ impl Store {
             |segment| {
                 let events = segment::scan(std::slice::from_ref(&segment))?
                     .filter(is_any(users))
-                    .select([
-                        col(schema::TS),
-                        col(schema::EVENT_TYPE).cast(names.event_types.dtype()),
-                        col(schema::USER_ID).cast(names.users.dtype()),
-                        col(schema::FEATURE).cast(names.features.dtype()),
-                    ])
+                    .select(names.counted())
                     .collect()?;
                 let numbers = events.column(schema::USER_ID)?.to_physical_repr();
                 // Users whom the state has forgotten, before a crash, are not taken out of it twice.
@@ -483,7 +459,19 @@ impl Store {
     /// Writes the segments with events of these users anew, without them.
     fn rewrite_days(&self, users: &[&str], found: &[Found]) -> Result<usize> {
         let days: BTreeSet<Day> = found.iter().map(|found| found.segment.day()).collect();
-        let mut days = days.into_iter();
+        if days.is_empty() {
+            return Ok(0);
+        }
+        // Names for the files of all days, by one commit.
+        let first_number = {
+            let mut manifest = self.lock_manifest()?;
+            let mut next = manifest.clone();
+            next.sequence += days.len() as u64;
+            self.commit(&manifest, &next)?;
+            *manifest = next;
+            manifest.sequence + 1 - days.len() as u64
+        };
+        let mut days = days.into_iter().zip(first_number..);
         let affected: HashSet<&str> = found
             .iter()
             .map(|found| found.segment.facts.path.as_str())
@@ -492,7 +480,7 @@ impl Store {
         let mut failed = None;
         pipeline::ordered(
             || Ok(days.next()),
-            |day| self.rewrite_day(day, users, &affected),
+            |(day, number)| self.rewrite_day(day, number, users, &affected),
             |written: Result<usize>| {
                 match written {
                     Ok(count) => rewritten += count,
@@ -508,19 +496,17 @@ impl Store {
         }
     }
 
-    fn rewrite_day(&self, day: Day, users: &[&str], affected: &HashSet<&str>) -> Result<usize> {
+    fn rewrite_day(
+        &self,
+        day: Day,
+        number: u64,
+        users: &[&str],
+        affected: &HashSet<&str>,
+    ) -> Result<usize> {
         let of_day: Vec<Arc<Segment>> = {
             let view = self.view.lock();
             let segments = view.segments.iter().filter(|segment| segment.day() == day);
             segments.cloned().collect()
-        };
-        let number = {
-            let mut manifest = self.lock_manifest()?;
-            let mut next = manifest.clone();
-            next.sequence += 1;
-            self.commit(&manifest, &next)?;
-            *manifest = next;
-            manifest.sequence
         };
         let mut new: Vec<(PathBuf, SegmentFacts)> = Vec::new();
         let mut replaced: Vec<(Arc<Segment>, Option<SegmentFacts>)> = Vec::new();
@@ -589,17 +575,8 @@ impl Store {
                 Some(new) => new,
             })
             .collect();
-        staged.exchange().inspect_err(|_| {
-            // The next start removes it if it cannot be removed now.
-            let _ = staged.remove();
-        })?;
-        if let Err(error) = self.commit(&manifest, &next) {
-            if self.stopped.get().is_none() {
-                staged.exchange()?;
-                staged.remove()?;
-            }
-            return Err(error);
-        }
+        self.commit_day(&staged, &manifest, &next)?;
+
         let mut view = self.view.lock();
         view.segments = std::mem::take(&mut view.segments)
             .into_iter()
@@ -612,12 +589,7 @@ impl Store {
         *manifest = next;
         // Not kept for a while, as after a compaction: what is erased has to go.
         staged.remove()?;
-        let live: HashSet<PathBuf> = manifest
-            .segments
-            .iter()
-            .map(|facts| self.folder.path().join(&facts.path))
-            .collect();
-        segment::remove_empty_days(self.folder.path(), &live)?;
+        segment::remove_empty_days(self.folder.path(), &live_paths(&self.folder, &manifest))?;
         Ok(replaced.len())
     }
 
@@ -658,7 +630,7 @@ impl Store {
     /// pieces of the quarantine that mention the id, as they stand there.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if a segment or the log is, and what `sink` returns.
+    /// [`Error::Damaged`] if a segment or the log is.
     pub fn user_events(&self, ids: &[String]) -> Result<Vec<u8>> {
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         let mut frames = Vec::new();

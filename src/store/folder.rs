@@ -4,6 +4,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tracing::warn;
 
 use crate::error::{Error, Result};
@@ -89,6 +91,14 @@ impl Folder {
         publish(&temp, &self.path.join(name))
     }
 
+    /// Puts a value, as readable JSON, in place of the file `name`, as [`Folder::replace`] does.
+    ///
+    /// # Errors
+    /// As [`Folder::replace`].
+    pub fn replace_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        self.replace(name, &json(value))
+    }
+
     /// Whether some events would fit on the disk now.
     pub fn has_room(&self) -> bool {
         const PROBE_BYTES: usize = 64 << 10;
@@ -127,6 +137,31 @@ impl Drop for Folder {
 pub fn publish(temp: &Path, path: &Path) -> Result<()> {
     fs::rename(temp, path).map_err(Error::io("rename to", path))?;
     sync_parent(path)
+}
+
+/// A value as readable JSON, for a small file.
+pub fn json(value: &impl Serialize) -> Vec<u8> {
+    // Writing to memory cannot fail.
+    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+/// The value in a small JSON file; the default if there is no such file.
+///
+/// # Errors
+/// If it cannot be read, and [`Error::Damaged`] if it is not such a value.
+pub fn read_json<T: DeserializeOwned + Default>(path: &Path) -> Result<T> {
+    match fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(T::default()),
+        read => {
+            let text = read.map_err(Error::io("read", path))?;
+            serde_json::from_slice(&text).map_err(|error| Error::Damaged {
+                file: path.to_owned(),
+                message: error.to_string(),
+            })
+        }
+    }
 }
 
 /// The paths in a folder; none if there is no such folder.

@@ -443,6 +443,23 @@ impl Store {
         })
     }
 
+    /// Puts the prepared folder of a day into the lake and commits `next`, which names its files; if that fails, the day is
+    /// as it was.
+    fn commit_day(&self, staged: &Staged, current: &Manifest, next: &Manifest) -> Result<()> {
+        if let Err(error) = staged.exchange() {
+            staged.remove()?;
+            return Err(error);
+        }
+        if let Err(error) = self.commit(current, next) {
+            if self.stopped.get().is_none() {
+                staged.exchange()?;
+                staged.remove()?;
+            }
+            return Err(error);
+        }
+        Ok(())
+    }
+
     fn lock_retired(&self) -> MutexGuard<'_, Retired> {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -644,17 +661,8 @@ impl Store {
         let staged = Staged::prepare(&self.folder, day, next.sequence, &new_files, stay)?;
         let new = Arc::new(Segment::new(self.folder.path(), merged.clone()));
         next.replace_segments(&inputs, merged);
-        if let Err(error) = staged.exchange() {
-            staged.remove()?;
-            return Err(error);
-        }
-        if let Err(error) = self.commit(&manifest, &next) {
-            if self.stopped.get().is_none() {
-                staged.exchange()?;
-                staged.remove()?;
-            }
-            return Err(error);
-        }
+        self.commit_day(&staged, &manifest, &next)?;
+
         let mut view = self.view.lock();
         let is_input = |segment: &Segment| inputs.contains(&segment.facts.path);
         let at = view.segments.iter().position(|segment| is_input(segment));
@@ -805,6 +813,14 @@ fn live_segments(folder: &Folder, manifest: &Manifest) -> Vec<Arc<Segment>> {
         .collect()
 }
 
+/// The files of the live segments.
+fn live_paths(folder: &Folder, manifest: &Manifest) -> HashSet<PathBuf> {
+    let segments = manifest.segments.iter();
+    segments
+        .map(|facts| folder.path().join(&facts.path))
+        .collect()
+}
+
 fn live_states(folder: &Folder, manifest: &Manifest) -> BTreeMap<Day, Arc<StateFile>> {
     let states = manifest.states.iter();
     states
@@ -819,11 +835,7 @@ fn live_states(folder: &Folder, manifest: &Manifest) -> BTreeMap<Day, Arc<StateF
 /// is newer than its manifest, as after a restore that forgot the manifest: its events would be invisible.
 fn remove_leftovers(folder: &Folder, manifest: &Manifest) -> Result<()> {
     let waiting = RotatedLog::list(folder.path())?;
-    let live: HashSet<PathBuf> = manifest
-        .segments
-        .iter()
-        .map(|facts| folder.path().join(&facts.path))
-        .collect();
+    let live = live_paths(folder, manifest);
     for path in segment::files(folder.path())? {
         if live.contains(&path) {
             continue;

@@ -16,7 +16,6 @@ use super::states::{StateFacts, StateFile, StateWriter, date};
 use crate::daily::{self, DailyState, Day};
 use crate::error::{Error, Result};
 use crate::names::Names;
-use crate::schema;
 
 /// What a rebuild did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -125,13 +124,7 @@ fn is_same(folder: &Folder, known: &StateFacts, state: &DailyState, names: &Name
 /// # Errors
 /// [`Error::Damaged`] if one of them is.
 pub fn state_of(segments: &[Arc<Segment>], day: Day, names: &Names) -> Result<DailyState> {
-    // Casting a text to the categorical gives it its number.
-    let numbered = segment::scan(segments)?.select([
-        col(schema::TS),
-        col(schema::EVENT_TYPE).cast(names.event_types.dtype()),
-        col(schema::USER_ID).cast(names.users.dtype()),
-        col(schema::FEATURE).cast(names.features.dtype()),
-    ]);
+    let numbered = segment::scan(segments)?.select(names.counted());
     let counted = daily::plan(numbered).collect_with_engine(Engine::Streaming)?;
     let mut states = daily::read(&counted.unwrap_single())?;
     let state = states.remove(&day).unwrap_or_default();

@@ -27,6 +27,9 @@ pub(super) struct SharedView {
     weeks: Arc<Mutex<BTreeMap<Week, KeptWeek>>>,
 }
 
+/// Daily states, and chunks of the tail.
+type StatesAndTail = (Vec<(Day, Arc<StateFile>)>, Vec<Arc<Chunk>>);
+
 /// The states of the days of a week that have events.
 type DaysOfWeek<'a> = &'a [(Day, Arc<StateFile>)];
 
@@ -272,13 +275,7 @@ impl SharedView {
                 view.tail.snapshot(&(i64::MIN..i64::MAX))?,
             )
         };
-        let mut days = BTreeSet::new();
-        for (day, state) in states {
-            if !state.activity(names)?.users.is_disjoint(users) {
-                days.insert(day);
-            }
-        }
-        segments.retain(|segment| days.contains(&segment.day()));
+        keep_days_of(users, &mut segments, &states, names)?;
         segments.sort_by_key(|segment| segment.day());
         let mut frames = Vec::new();
         for segments in segments.chunks(WHOLE_SEGMENTS) {
@@ -313,16 +310,9 @@ impl SharedView {
     }
 
     /// The daily states of a range of days, each in parts: those of sealed events and those of each chunk of the tail.
-    /// They are read one after another, when `next` is called.
+    /// No file is read yet.
     pub fn days(&self, days: &Range<Day>) -> Result<Vec<DayParts>> {
-        let range_us = i64::from(days.start).saturating_mul(DAY_US)
-            ..i64::from(days.end).saturating_mul(DAY_US);
-        let (states, chunks) = {
-            let view = self.lock();
-            let states = view.states.range(days.clone());
-            let states: Vec<_> = states.map(|(&day, state)| (day, state.clone())).collect();
-            (states, view.tail.snapshot(&range_us)?)
-        };
+        let (states, chunks) = self.states_and_tail(days)?;
         let mut found: BTreeMap<Day, DayParts> = BTreeMap::new();
         for (day, state) in states {
             found.entry(day).or_insert_with(|| DayParts::of(day)).sealed = Some(state);
@@ -341,14 +331,7 @@ impl SharedView {
     /// # Errors
     /// If a state that is needed is damaged.
     pub fn activities(&self, days: Range<Day>, names: &Names) -> Result<Activities> {
-        let range_us = i64::from(days.start).saturating_mul(DAY_US)
-            ..i64::from(days.end).saturating_mul(DAY_US);
-        let (states, chunks) = {
-            let view = self.lock();
-            let states = view.states.range(days.clone());
-            let states: Vec<_> = states.map(|(&day, state)| (day, state.clone())).collect();
-            (states, view.tail.snapshot(&range_us)?)
-        };
+        let (states, chunks) = self.states_and_tail(&days)?;
         let mut activities = Activities::default();
         for chunk in &chunks {
             for (day, state) in chunk.states()?.range(days.clone()) {
@@ -409,6 +392,16 @@ impl SharedView {
         Ok(found)
     }
 
+    /// The states of a range of days, and the chunks of the tail that may hold events of it, at one instant.
+    fn states_and_tail(&self, days: &Range<Day>) -> Result<StatesAndTail> {
+        let range_us = i64::from(days.start).saturating_mul(DAY_US)
+            ..i64::from(days.end).saturating_mul(DAY_US);
+        let view = self.lock();
+        let states = view.states.range(days.clone());
+        let states = states.map(|(&day, state)| (day, state.clone())).collect();
+        Ok((states, view.tail.snapshot(&range_us)?))
+    }
+
     fn snapshot(&self, range_us: &Range<i64>) -> Result<Snapshot> {
         let view = self.lock();
         Ok(Snapshot {
@@ -423,6 +416,26 @@ impl SharedView {
             visible: view.gate.visible(),
         })
     }
+}
+
+/// Leaves the segments of the days on which, by their states, one of these users was active.
+///
+/// # Errors
+/// If a state is damaged.
+pub(super) fn keep_days_of(
+    users: &RoaringBitmap,
+    segments: &mut Vec<Arc<Segment>>,
+    states: &BTreeMap<Day, Arc<StateFile>>,
+    names: &Names,
+) -> Result<()> {
+    let mut days = BTreeSet::new();
+    for (&day, state) in states {
+        if !state.activity(names)?.users.is_disjoint(users) {
+            days.insert(day);
+        }
+    }
+    segments.retain(|segment| days.contains(&segment.day()));
+    Ok(())
 }
 
 /// The events whose `ts` lies in a range, and that are visible.
