@@ -118,6 +118,7 @@
     optedOut = true;
     setUserId(null);
     queue.clear();
+    leftKeys().forEach((key) => remember(key, null));
     return transact('readwrite', (events) => events.clear()).catch(() => {});
   }
 
@@ -130,6 +131,7 @@
 
   // This page's events that were not answered, by id, in the order they were made.
   const queue = new Map();
+  let isEnding = false;
   let lastMs = 0;
   let sameMs = 0;
   let waitingSince = 0;
@@ -178,7 +180,10 @@
     }
     const json = JSON.stringify(event);
     const bytes = byteLength(json);
-    queue.set(event.event_id, { id: event.event_id, json, until: 0, stored: NOT_STORED });
+    const record = { id: event.event_id, json, until: 0, stored: NOT_STORED };
+    queue.set(record.id, record);
+    // Made by the page's own handler of its end, after ours.
+    if (isEnding) leaveBehind([record]);
     saveSoon();
     waitingSince = waitingSince || now();
     waitingEvents += 1;
@@ -257,6 +262,41 @@
     const state = await put(records).then(() => STORED, () => NOT_STORED);
     records.forEach((record) => { record.stored = state; });
     if (failures > 1) await trim();
+  }
+
+  // The store cannot be waited for while a page ends. What it may not have taken is written where that needs no waiting; the
+  // next page puts it into the store.
+
+  const leftPrefix = () => `echopilot ${settings.endpoint} `;
+
+  function leftKeys() {
+    try {
+      return Object.keys(localStorage).filter((key) => key.startsWith(leftPrefix()));
+    } catch {
+      return [];
+    }
+  }
+
+  function readLeft(key) {
+    try {
+      return JSON.parse(recall(key)) || [];
+    } catch {
+      return [];
+    }
+  }
+
+  function leaveBehind(records) {
+    if (records.length) remember(leftPrefix() + records[0].id, JSON.stringify(records));
+  }
+
+  async function takeUp() {
+    const keys = leftKeys();
+    keys.flatMap(readLeft).forEach((record) => {
+      if (!queue.has(record.id)) queue.set(record.id, { ...record, stored: NOT_STORED });
+    });
+    if (keys.length) saveSoon();
+    await saved;
+    keys.forEach((key) => remember(key, null));
   }
 
   function forget(records) {
@@ -345,8 +385,9 @@
 
   async function drain() {
     waitingSince = waitingEvents = waitingBytes = 0;
-    await saved;
-    while (!isSilent() && !document.prerendering && now() >= toldToWaitUntil) {
+    if (isSilent() || document.prerendering) return;
+    await takeUp();
+    while (!isSilent() && now() >= toldToWaitUntil) {
       const all = await waiting(MAX_BATCH_EVENTS);
       const tooOld = all.filter(({ id }) => id < idTime(Date.now() - MAX_AGE_MS));
       if (tooOld.length) await forget(tooOld);
@@ -445,7 +486,11 @@
       leased.forEach((record) => { record.until = time + LEASE_MS; });
       put(leased).catch(() => {});
     }
-    if (isEnd) release();
+    if (isEnd) {
+      isEnding = true;
+      leaveBehind([...queue.values()].filter(({ stored }) => stored !== STORED));
+      release();
+    }
   }
 
   function sendBeacon(body) {
@@ -533,6 +578,7 @@
   addEventListener('pageshow', ({ persisted }) => {
     if (!persisted) return;
     enter();
+    isEnding = false;
     beaconBytes = 0;
     if (isOn('pageViews')) page();
     setTimeout(flush, LEASE_MS);

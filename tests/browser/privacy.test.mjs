@@ -22,6 +22,17 @@ test('a visitor is anonymous, and nothing is remembered of them', async (t) => {
   assert.deepEqual(await context.cookies(), []);
 });
 
+test('who opts out takes along what a page left as it ended', async (t) => {
+  const { site, context } = await world(t, browser);
+  site.page('/without', '');
+  const page = await visit(context, site.page('/', tag('data-page-views="off"')));
+  await page.evaluate(() => { addEventListener('pagehide', () => EchoPilot.track('action', 'last')); });
+  await page.goto(`${site.url}/without`);
+  assert.match(await remembered(page), /last/);
+  await page.goto(site.page('/out', `<script>window.EchoPilot = { q: [['optOut']] };</script>${tag()}`));
+  assert.equal(await remembered(page), '[{"echopilot_opt_out":"1"},{},""]');
+});
+
 test('a user is one on later pages too, until the page says otherwise', async (t) => {
   const { server, site, context } = await world(t, browser);
   // The view comes after what the page's own scripts say.
