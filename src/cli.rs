@@ -145,9 +145,13 @@ enum CohortCommand {
 
 #[derive(Debug, Args)]
 struct ExportArgs {
-    /// The folder; it is made if it is not there
+    /// The folder, which is made if it is not there; or a bucket: `s3://BUCKET/PREFIX`, `gs://`, `az://`
+    ///
+    /// Credentials of a bucket come from the environment, under the names of its own tools: `AWS_ACCESS_KEY_ID`,
+    /// `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`; `GOOGLE_SERVICE_ACCOUNT`; `AZURE_STORAGE_ACCOUNT_NAME`,
+    /// `AZURE_STORAGE_ACCOUNT_KEY`.
     #[arg(long, value_name = "DIR")]
-    to: std::path::PathBuf,
+    to: String,
     /// Who will read it: what it needs to load the files is written beside them
     #[arg(long = "for", value_name = "TARGET", default_value = "plain")]
     target: Warehouse,

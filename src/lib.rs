@@ -20,7 +20,7 @@
 //! | [`event`] | one event ↔ one line of the log; every check and refusal of what clients send |
 //! | [`rollup`] | which closed days lack a rollup, and the rollup log |
 //! | [`cohorts`] | the named sets of users |
-//! | [`export`] | answers in every format; events as a stream; the lake as a folder for a warehouse |
+//! | [`export`] | answers in every format; events as a stream; the lake for a warehouse, in a folder or a bucket |
 //! | [`http`] | the interface: decode, one engine call, encode |
 //! | [`cli`], [`server`], [`schedule`] | commands; start and stop of the process; jobs at their times |
 //! | [`import`], [`demo`] | existing events in; a made-up history |

@@ -1,4 +1,4 @@
-//! Exports: the lake as a folder, and events as a stream.
+//! Exports: the lake for a warehouse, and events as a stream.
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{Cancel, Engine};
 use crate::error::{Error, Result};
+use crate::export::destination::Destination;
 use crate::export::events::{Encoder, EventFormat};
 use crate::export::lake::{self, Exported, Scope, Since};
 use crate::export::rollups;
@@ -19,11 +20,14 @@ use crate::window::WindowRequest;
 /// How deep exports are looked for in the data folder.
 const EXPORT_DEPTH: usize = 3;
 
+/// The folder of files on their way to a bucket, among the unfinished files of the store.
+const UPLOAD_DIR: &str = "upload";
+
 /// What is exported, and where to.
 #[derive(Debug, Clone)]
 pub struct ExportRequest {
-    /// The folder.
-    pub to: PathBuf,
+    /// The folder, or the address of a bucket or a part of it.
+    pub to: String,
     /// Who will read it.
     pub target: Warehouse,
     /// Which days; all if absent.
@@ -45,7 +49,7 @@ pub struct ExportAnswer {
 }
 
 impl Engine {
-    /// Exports the lake, as it is after a seal now, to a folder. `progress` is called with the events done and those there
+    /// Exports the lake, as it is after a seal now. `progress` is called with the events done and those there
     /// are.
     ///
     /// # Errors
@@ -61,7 +65,11 @@ impl Engine {
             .as_ref()
             .map(|window| window.resolve(now))
             .transpose()?;
-        check_target(&request.to, self.store.folder().path())?;
+        let data_dir = self.store.folder().path();
+        let to = Destination::open(&request.to, self.store.folder().temp(UPLOAD_DIR)?)?;
+        if let Destination::Folder(to) = &to {
+            check_target(to, data_dir)?;
+        }
         self.store.seal()?;
         let days = self.store.sealed_days(window.as_ref())?;
         let all = days.iter().map(SealedDay::rows).sum();
@@ -70,20 +78,13 @@ impl Engine {
             None => Scope::All,
         };
         let kept_from = self.store.expiry().raw_from;
-        let exported = lake::export(
-            &days,
-            kept_from,
-            scope,
-            &request.to,
-            request.since,
-            |done| {
-                progress(done, all);
-            },
-        )?;
-        request.target.write(&request.to)?;
+        let exported = lake::export(&days, kept_from, scope, &to, request.since, |done| {
+            progress(done, all);
+        })?;
+        request.target.write(&to)?;
         let log = rollup::read(self.store.folder())?;
-        let rollups = rollups::export(&log, &request.to)?;
-        lake::clear_temp(&request.to)?;
+        let rollups = rollups::export(&log, &to)?;
+        to.clear_temp()?;
         Ok(ExportAnswer {
             ok: true,
             exported,
@@ -105,13 +106,12 @@ impl Engine {
         let days = self.store.sealed_days(None)?;
         let kept_from = self.store.expiry().raw_from;
         for to in &folders {
-            let known = lake::ExportManifest::load(to)?.days;
+            let known = lake::ExportManifest::load(&Destination::Folder(to.clone()))?.days;
             let days: Vec<_> = days
                 .iter()
                 .filter(|day| known.contains_key(&day.day))
                 .collect();
             lake::refresh(&days, kept_from, to, erased)?;
-            lake::clear_temp(to)?;
         }
         Ok(folders.len())
     }

@@ -1,14 +1,15 @@
-//! The lake as a folder that others load: a folder a day with the files of the day, and `export.json`, which says what is in it.
+//! The lake as others load it: a folder a day with the files of the day, and `export.json`, which says what is in it.
 //!
-//! A file gets its name when it is whole and durable. A day whose segments are those of the last export is left as it is, so
+//! A file gets its name when it is whole and durable ([`Destination`]). A day whose segments are those of the last export is left as it is, so
 //! that an export that was cut off, asked for again with `--since last`, goes on where it was.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
+use super::destination::Destination;
 use crate::error::{Error, Result};
 use crate::store::{self, PartFacts, SealedDay, folder, pipeline};
 
@@ -16,8 +17,6 @@ use crate::store::{self, PartFacts, SealedDay, folder, pipeline};
 pub const MANIFEST: &str = "export.json";
 /// The folder of the events, in the export folder.
 pub const EVENTS_DIR: &str = "events";
-/// The folder of unfinished files, in the export folder.
-const TEMP_DIR: &str = "tmp";
 /// A file has at most about so many bytes: the upper end of what warehouses like to load.
 const PART_BYTES: u64 = 200 << 20;
 /// Days after which the list is written, so that an export that is cut off begins again with few of them.
@@ -83,16 +82,22 @@ pub struct Exported {
 }
 
 impl ExportManifest {
-    /// Reads the list of an export folder; it is empty before the first export.
+    /// Reads the list of an export; it is empty before the first one.
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn load(to: &Path) -> Result<Self> {
-        folder::read_json(&to.join(MANIFEST))
+    pub fn load(to: &Destination) -> Result<Self> {
+        let Some(text) = to.read(MANIFEST)? else {
+            return Ok(Self::default());
+        };
+        serde_json::from_slice(&text).map_err(|error| Error::Damaged {
+            file: MANIFEST.into(),
+            message: error.to_string(),
+        })
     }
 
-    fn save(&self, to: &Path) -> Result<()> {
-        write(to, MANIFEST, &folder::json(self))
+    fn save(&self, to: &Destination) -> Result<()> {
+        to.write(MANIFEST, &folder::json(self))
     }
 
     /// Whether a day expired in the store, and only late events of it are there.
@@ -100,41 +105,16 @@ impl ExportManifest {
         kept_from.is_some_and(|from| day.day < from) && self.days.contains_key(&day.day)
     }
 
-    /// Whether a day is there as it is in the store.
-    fn has(&self, to: &Path, day: &SealedDay) -> bool {
+    /// Whether a day is there as it is in the store, given the files that are there.
+    fn has(&self, present: &BTreeMap<String, u64>, day: &SealedDay) -> bool {
         self.days.get(&day.day).is_some_and(|exported| {
-            exported.sources == day.sources()
-                && exported
-                    .files
-                    .iter()
-                    .all(|file| to.join(&file.path).exists())
+            let is_whole = |file: &ExportedFile| present.get(&file.path) == Some(&file.facts.bytes);
+            exported.sources == day.sources() && exported.files.iter().all(is_whole)
         })
     }
 }
 
-/// Writes a small file of an export, whole or not at all.
-///
-/// # Errors
-/// If it cannot be written.
-pub fn write(to: &Path, name: &str, content: &[u8]) -> Result<()> {
-    let path = to.join(name);
-    let dir = path.parent().unwrap_or(to);
-    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-    let temp = temp(to, &name.replace('/', "-"))?;
-    std::fs::write(&temp, content)
-        .and_then(|()| std::fs::File::open(&temp)?.sync_all())
-        .map_err(Error::io("write", &temp))?;
-    folder::publish(&temp, &path)
-}
-
-/// The path of an unfinished file, outside of the folders that others load.
-fn temp(to: &Path, name: &str) -> Result<PathBuf> {
-    let dir = to.join(TEMP_DIR);
-    std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-    Ok(dir.join(name))
-}
-
-/// Exports these days to a folder. Days before `kept_from`, which expired in the store, stay in the folder as they are: a late
+/// Exports these days. Days before `kept_from`, which expired in the store, stay in the export as they are: a late
 /// event of such a day must not take the place of all of it. `progress` is called with the events done.
 ///
 /// # Errors
@@ -143,17 +123,17 @@ pub fn export(
     days: &[SealedDay],
     kept_from: Option<NaiveDate>,
     scope: Scope,
-    to: &Path,
+    to: &Destination,
     since: Option<Since>,
     mut progress: impl FnMut(u64),
 ) -> Result<Exported> {
-    std::fs::create_dir_all(to).map_err(Error::io("create", to))?;
     let mut manifest = ExportManifest::load(to)?;
-    // From its first file on the folder is known as an export.
+    // From its first file on it is known as an export.
     manifest.save(to)?;
+    let present = to.list(EVENTS_DIR)?;
     let mut exported = Exported::default();
     let (left, due): (Vec<&SealedDay>, Vec<&SealedDay>) = days.iter().partition(|day| {
-        manifest.keeps(day, kept_from) || since == Some(Since::Last) && manifest.has(to, day)
+        manifest.keeps(day, kept_from) || since == Some(Since::Last) && manifest.has(&present, day)
     });
     exported.unchanged = left.len();
     progress(left.iter().map(|day| day.rows()).sum());
@@ -191,21 +171,7 @@ pub fn export(
     Ok(exported)
 }
 
-/// Removes what is left of unfinished files.
-///
-/// # Errors
-/// If it cannot be removed.
-pub fn clear_temp(to: &Path) -> Result<()> {
-    let temp = to.join(TEMP_DIR);
-    match std::fs::remove_dir_all(&temp) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("remove", &temp)(error))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Takes users out of an export: `days` are those of its days that the store still has, without them already. Days that are
+/// Takes users out of an export in a folder: `days` are those of its days that the store still has, without them already. Days that are
 /// in the export alone are read and written anew.
 ///
 /// # Errors
@@ -213,15 +179,17 @@ pub fn clear_temp(to: &Path) -> Result<()> {
 pub fn refresh(
     days: &[&SealedDay],
     kept_from: Option<NaiveDate>,
-    to: &Path,
+    root: &Path,
     erased: &[&str],
 ) -> Result<()> {
+    let to = &Destination::Folder(root.to_owned());
     let mut manifest = ExportManifest::load(to)?;
+    let present = to.list(EVENTS_DIR)?;
     let in_store = |manifest: &ExportManifest, day: &SealedDay| !manifest.keeps(day, kept_from);
     let changed: Vec<&SealedDay> = days
         .iter()
         .copied()
-        .filter(|day| in_store(&manifest, day) && !manifest.has(to, day))
+        .filter(|day| in_store(&manifest, day) && !manifest.has(&present, day))
         .collect();
     for day in changed {
         let written = write_day(day, to)?;
@@ -237,10 +205,10 @@ pub fn refresh(
     for (day, exported) in &mut manifest.days {
         if is_expired(day) && !of_store.contains(day) {
             for file in &mut exported.files {
-                let path = to.join(&file.path);
-                let temp = temp(to, &format!("{day}-refreshed.parquet"))?;
+                let path = root.join(&file.path);
+                let temp = to.temp(&format!("{day}-refreshed.parquet"))?;
                 if let Some(facts) = store::rewrite_without(&path, &temp, erased)? {
-                    folder::publish(&temp, &path)?;
+                    to.publish(&temp, &file.path)?;
                     file.facts = facts;
                 }
             }
@@ -248,39 +216,31 @@ pub fn refresh(
     }
     remove_gone(&mut manifest, &of_store, kept_from, to)?;
     manifest.save(to)?;
-    remove_orphans(&manifest, to)
+    remove_orphans(&manifest, to)?;
+    to.clear_temp()
 }
 
 /// Removes files of events that the list does not have: those of an export that was cut off.
-fn remove_orphans(manifest: &ExportManifest, to: &Path) -> Result<()> {
+fn remove_orphans(manifest: &ExportManifest, to: &Destination) -> Result<()> {
     let files = manifest.days.values().flat_map(|day| &day.files);
-    let known: BTreeSet<PathBuf> = files.map(|file| to.join(&file.path)).collect();
-    for day in folder::list(&to.join(EVENTS_DIR))? {
-        for path in folder::list(&day)? {
-            if !known.contains(&path) {
-                folder::remove(&path)?;
-            }
-        }
-        if folder::list(&day)?.is_empty() {
-            std::fs::remove_dir(&day).map_err(Error::io("remove", &day))?;
+    let known: BTreeSet<&str> = files.map(|file| file.path.as_str()).collect();
+    for name in to.list(EVENTS_DIR)?.keys() {
+        if !known.contains(name.as_str()) {
+            to.remove(name)?;
         }
     }
-    Ok(())
+    to.remove_empty(EVENTS_DIR)
 }
 
-fn write_day(day: &SealedDay, to: &Path) -> Result<ExportedDay> {
-    let dir = format!("{EVENTS_DIR}/dt={}", day.day);
+fn write_day(day: &SealedDay, to: &Destination) -> Result<ExportedDay> {
     let mut files = Vec::new();
-    let live = to.join(&dir);
-    std::fs::create_dir_all(&live).map_err(Error::io("create", &live))?;
     for (place, part) in day.parts(PART_BYTES).iter().enumerate() {
-        let path = format!("{dir}/part-{place:05}.parquet");
-        let temp = temp(to, &format!("{}-{place}.parquet", day.day))?;
+        let path = format!("{EVENTS_DIR}/dt={}/part-{place:05}.parquet", day.day);
+        let temp = to.temp(&format!("{}-{place}.parquet", day.day))?;
         let facts = part.write(&temp)?;
-        folder::publish(&temp, &to.join(&path))?;
+        to.publish(&temp, &path)?;
         files.push(ExportedFile { path, facts });
     }
-    folder::sync_parent(&live)?;
     Ok(ExportedDay {
         sources: day.sources(),
         files,
@@ -288,12 +248,12 @@ fn write_day(day: &SealedDay, to: &Path) -> Result<ExportedDay> {
 }
 
 /// Removes the files of a day that its new export does not have.
-fn remove_files(to: &Path, old: ExportedDay, new: &ExportedDay) -> Result<()> {
+fn remove_files(to: &Destination, old: ExportedDay, new: &ExportedDay) -> Result<()> {
     let kept: BTreeSet<&str> = new.files.iter().map(|file| file.path.as_str()).collect();
     old.files
         .iter()
         .filter(|file| !kept.contains(file.path.as_str()))
-        .try_for_each(|file| folder::remove(&to.join(&file.path)))
+        .try_for_each(|file| to.remove(&file.path))
 }
 
 /// Takes out the days that are not kept. Those before `kept_from` expired in the store, and stay here.
@@ -301,7 +261,7 @@ fn remove_gone(
     manifest: &mut ExportManifest,
     kept: &BTreeSet<NaiveDate>,
     kept_from: Option<NaiveDate>,
-    to: &Path,
+    to: &Destination,
 ) -> Result<usize> {
     let gone = manifest.days.keys().copied();
     let gone: Vec<NaiveDate> = gone

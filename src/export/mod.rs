@@ -1,7 +1,8 @@
-//! What goes out: [answers](answer) in every format, [events as a stream](events), and [the lake as a folder](lake) that a
-//! warehouse loads, with what it needs to do so ([`warehouse`]) and the daily [`rollups`].
+//! What goes out: [answers](answer) in every format, [events as a stream](events), and [the lake](lake) as a warehouse loads
+//! it, in a folder or a bucket ([`destination`]), with what it needs to do so ([`warehouse`]) and the daily [`rollups`].
 
 pub mod answer;
+pub mod destination;
 pub mod events;
 pub mod lake;
 pub mod rollups;

@@ -1,13 +1,11 @@
 //! The daily rollups as tables: one row a day, and one a day and feature.
 
-use std::path::Path;
-
 use chrono::NaiveDate;
 use polars::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::lake;
+use super::destination::Destination;
 use crate::error::Result;
 use crate::event::EventType;
 
@@ -28,7 +26,7 @@ struct Line {
 ///
 /// # Errors
 /// If they cannot be written.
-pub fn export(log: &[u8], to: &Path) -> Result<usize> {
+pub fn export(log: &[u8], to: &Destination) -> Result<usize> {
     let lines: Vec<Line> = log
         .split(|&byte| byte == b'\n')
         .filter_map(|line| serde_json::from_slice(line).ok())
@@ -90,10 +88,10 @@ fn days(days: impl Iterator<Item = NaiveDate>) -> Result<Column> {
     Ok(Column::new("day".into(), days).cast(&DataType::Date)?)
 }
 
-fn write(to: &Path, name: &str, mut table: DataFrame) -> Result<()> {
+fn write(to: &Destination, name: &str, mut table: DataFrame) -> Result<()> {
     let mut bytes = Vec::new();
     ParquetWriter::new(&mut bytes)
         .with_compression(ParquetCompression::Zstd(None))
         .finish(&mut table)?;
-    lake::write(to, &format!("daily_rollups/{name}.parquet"), &bytes)
+    to.write(&format!("daily_rollups/{name}.parquet"), &bytes)
 }

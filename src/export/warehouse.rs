@@ -1,9 +1,8 @@
 //! What a warehouse needs beside the files: the table, how to load it, an external table, the views, and the metrics in its
 //! dialect. All of it comes from `queries/`, which the tests hold against the engine.
 
-use super::lake;
+use super::destination::Destination;
 use crate::error::Result;
-use std::path::Path;
 
 /// Who will read an export.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -92,10 +91,10 @@ impl Warehouse {
     ///
     /// # Errors
     /// If they cannot be written.
-    pub fn write(self, to: &Path) -> Result<()> {
+    pub fn write(self, to: &Destination) -> Result<()> {
         self.files()
             .iter()
-            .try_for_each(|(path, text)| lake::write(to, path, text.as_bytes()))
+            .try_for_each(|(path, text)| to.write(path, text.as_bytes()))
     }
 
     /// A query in the dialect: only the way that parameters are written differs.

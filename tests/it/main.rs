@@ -6,6 +6,7 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod bucket;
 mod cli;
 mod client;
 mod dashboard;

@@ -1,0 +1,216 @@
+//! Exports to object storage, against an S3 server that others wrote.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+
+use chrono::{Days, Utc};
+use serde_json::{Value, json};
+
+use crate::harness::{echopilot, folder, run_json};
+use crate::oracle::{python, python_command};
+
+/// A running S3 server; ended when dropped.
+struct S3 {
+    child: Child,
+    _lives_while_open: ChildStdin,
+    url: String,
+}
+
+impl S3 {
+    fn start(fail_every: u32) -> Self {
+        let mut child = python_command()
+            .args(["tests/oracle/s3_server.py", &fail_every.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let url = lines.next().expect("the server starts").unwrap();
+        Self {
+            child,
+            _lives_while_open: stdin,
+            url,
+        }
+    }
+
+    fn command(&self, data: &Path) -> Command {
+        let mut command = echopilot(data);
+        command
+            .env("AWS_ENDPOINT_URL", &self.url)
+            .env("AWS_ALLOW_HTTP", "true")
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test");
+        command
+    }
+
+    fn export(&self, data: &Path, more: &[&str]) -> Output {
+        self.command(data)
+            .args(["export", "--to", "s3://lake/our/events"])
+            .args(more)
+            .output()
+            .unwrap()
+    }
+
+    fn exported(&self, data: &Path, more: &[&str]) -> Value {
+        let output = self.export(data, more);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// What another engine reads there: the names of the objects, and the users with their events.
+    fn read(&self) -> Value {
+        python(&["tests/oracle/s3_reader.py", &self.url])
+    }
+
+    /// How many requests of a kind came.
+    fn saw(&self, kind: &str) -> usize {
+        let mut answer = ureq::get(format!("{}/seen", self.url)).call().unwrap();
+        let seen: Vec<String> =
+            serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap();
+        seen.iter().filter(|request| *request == kind).count()
+    }
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Imports an event of each user on each of these days.
+fn import(data: &Path, dir: &Path, days_ago: &[u64], users: &[&str], text: &str) {
+    let today = Utc::now().date_naive();
+    let lines: Vec<String> = days_ago
+        .iter()
+        .flat_map(|days_ago| users.iter().map(move |user| (days_ago, user)))
+        .map(|(days_ago, user)| {
+            let ts = format!("{}T10:00:00Z", today - Days::new(*days_ago));
+            json!({"event_type":"action","user_id":user,"ts":ts,"metadata":{"text":text}})
+                .to_string()
+        })
+        .collect();
+    let file = dir.join("events");
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    run_json(data, &["import", file.to_str().unwrap()]);
+}
+
+#[test]
+fn an_export_to_a_bucket_has_every_event_and_only_changes_are_sent_again() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    // Each fifth request fails: all of it is retried.
+    let s3 = S3::start(5);
+    import(&data, dir.path(), &[1, 2, 3], &["ann", "bob"], "");
+    run_json(&data, &["rollup"]);
+    let first = s3.exported(&data, &["--for", "snowflake"]);
+    assert_eq!((&first["days"], &first["events"]), (&json!(3), &json!(6)));
+    assert!(s3.saw("failed") >= 3);
+    let found = s3.read();
+    assert_eq!(found["users"], json!([["ann", 3], ["bob", 3]]));
+    let objects: Vec<&str> = found["objects"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    for expected in [
+        "our/events/export.json",
+        "our/events/daily_rollups/daily_rollups.parquet",
+        "our/events/snowflake/load.sql",
+    ] {
+        assert!(objects.contains(&expected), "{expected} of {objects:?}");
+    }
+    assert!(!data.join("tmp/upload").exists());
+
+    let again = s3.exported(&data, &["--since", "last"]);
+    assert_eq!(
+        (&again["days"], &again["unchanged"]),
+        (&json!(0), &json!(3))
+    );
+    import(&data, dir.path(), &[2], &["late"], "");
+    let changed = s3.exported(&data, &["--since", "last"]);
+    assert_eq!(
+        (&changed["days"], &changed["unchanged"]),
+        (&json!(1), &json!(2))
+    );
+    run_json(&data, &["user", "erase", "bob"]);
+    let erased = s3.exported(&data, &["--since", "last"]);
+    assert_eq!(
+        (&erased["days"], &erased["removed"]),
+        (&json!(3), &json!(0))
+    );
+    assert_eq!(s3.read()["users"], json!([["ann", 3], ["late", 1]]));
+}
+
+#[test]
+fn a_large_file_goes_up_in_parts_and_one_that_cannot_leaves_nothing() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    // Texts that no codec makes smaller.
+    let mut state = 7_u64;
+    let users: Vec<String> = (0..2_500).map(|user| format!("user-{user}")).collect();
+    let lines: Vec<String> = users
+        .iter()
+        .map(|user| {
+            let text: String = (0..500)
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    format!("{:014x}", state >> 8)
+                })
+                .collect();
+            let day = Utc::now().date_naive() - Days::new(1);
+            json!({"event_type":"action","user_id":user,"ts":format!("{day}T10:00:00Z"),"metadata":{"text":text}}).to_string()
+        })
+        .collect();
+    let file = dir.path().join("events");
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    run_json(&data, &["import", file.to_str().unwrap()]);
+    let s3 = S3::start(7);
+    let exported = s3.exported(&data, &[]);
+    assert!(exported["bytes"].as_u64().unwrap() > 8 << 20, "{exported}");
+    assert!(s3.saw("PUT part") >= 2, "{exported}");
+    assert_eq!(s3.read()["events"], 2_500);
+
+    // A server that always fails: the command says so, and the bucket has no part of the export.
+    let broken = S3::start(1);
+    let output = broken.export(&data, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        message.contains("s3://lake/our/events/export.json"),
+        "{message}"
+    );
+    assert!(broken.saw("failed") > 3);
+}
+
+#[test]
+fn a_bucket_that_cannot_be_meant_is_refused_at_once() {
+    let dir = folder();
+    for (to, expected) in [
+        (
+            "ftp://host/lake",
+            "allowed are s3://, gs://, az:// and a folder",
+        ),
+        ("s3://", "s3"),
+        ("az://container/lake", "account"),
+    ] {
+        let mut command = echopilot(dir.path());
+        for (name, _) in std::env::vars() {
+            if ["AWS_", "AZURE_", "GOOGLE_"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+            {
+                command.env_remove(name);
+            }
+        }
+        let output = command.args(["export", "--to", to]).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).to_lowercase();
+        assert_eq!(output.status.code(), Some(2), "{to}: {message}");
+        assert!(message.contains(expected), "{to}: {message}");
+    }
+}
