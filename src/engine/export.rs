@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
-use polars::prelude::LazyFrame;
 use serde::Serialize;
 
 use super::{Cancel, Engine};
@@ -129,11 +128,11 @@ impl Engine {
         mut sink: impl FnMut(Vec<u8>) -> Result<()>,
     ) -> Result<()> {
         let window = request.resolve(now)?;
-        let parts: Vec<LazyFrame> = self.store.whole(window.range_us())?;
+        let parts = self.store.whole(window.range_us())?;
         let mut encoder = Encoder::new(format)?;
         for part in parts {
             cancel.check()?;
-            let events = part.collect()?;
+            let events = part?.collect()?;
             let ready = encoder.write(&events)?;
             if !ready.is_empty() {
                 sink(ready)?;

@@ -281,6 +281,12 @@ impl Engine {
                     format!("day is {day}; allowed is a day that is over, up to {closed}"),
                 ));
             }
+            RollupScope::Day(day) if day + Days::new(u64::from(keep_days)) <= closed => {
+                return Err(Error::bad_input(
+                    "bad_day",
+                    format!("day is {day}; rollups are kept for {keep_days} days up to {closed}"),
+                ));
+            }
             RollupScope::Day(day) if log.done.contains(&day) => Vec::new(),
             RollupScope::Day(day) if has_expired && first.is_some_and(|first| day < first) => {
                 return Err(Error::bad_input(

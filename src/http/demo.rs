@@ -41,7 +41,7 @@ async fn ask(
     let demo = app.demo.clone();
     let opened = tokio::task::spawn_blocking(move || demo.open(Utc::now())).await;
     let Ok(engine) = opened else {
-        return Err(Refusal::not_found());
+        return Err(Refusal::internal());
     };
     let engine = engine?.ok_or_else(Refusal::not_found)?;
     let query = request.uri().query().map(|query| format!("?{query}"));

@@ -1,12 +1,15 @@
 //! `GET /api/analytics/export?days=&end=&tz=&format=`: the events of a window as a stream.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use futures_util::stream;
 use hyper::body::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -19,6 +22,15 @@ use crate::export::events::EventFormat;
 
 /// Parts that wait for a slow client: each is some MB.
 const PARTS_WAITING: usize = 2;
+
+/// A client that takes nothing for so long has given up.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A part of an export, or its end.
+enum Part {
+    Bytes(Bytes),
+    End,
+}
 
 /// Streams the events. What goes wrong before the first part is a refusal; later it cuts the answer off.
 pub async fn export(
@@ -36,34 +48,40 @@ pub async fn export(
     let Ok(turn) = app.exports.clone().try_acquire_owned() else {
         return Err(Error::Busy("too many exports at once").into());
     };
-    let (sender, mut parts) = mpsc::channel::<Result<Bytes>>(PARTS_WAITING);
+    let (sender, mut parts) = mpsc::channel::<Result<Part>>(PARTS_WAITING);
     let engine = app.engine.clone();
+    let runtime = Handle::current();
     tokio::task::spawn_blocking(move || {
+        let send = |part| {
+            let sent = runtime.block_on(sender.send_timeout(part, STALL_TIMEOUT));
+            sent.map_err(|_| Error::Busy("the client is gone or does not read"))
+        };
         let done = engine.export_events(&request, format, Utc::now(), &Cancel::default(), |part| {
-            // Nobody reads any more.
-            sender
-                .blocking_send(Ok(part.into()))
-                .map_err(|_| Error::Busy("the client is gone"))
+            send(Ok(Part::Bytes(part.into())))
         });
-        if let Err(error) = done {
+        if let Err(error) = &done {
             warn!("An export ended early: {error}");
-            // Nobody may be there to be told.
-            let _ = sender.blocking_send(Err(error));
         }
+        // Nobody may be there to be told.
+        let _ = send(done.map(|()| Part::End));
         drop(turn);
     });
     let first = match parts.recv().await {
         Some(Err(error)) => return Err(error.into()),
-        Some(Ok(part)) => part,
-        None => {
-            return Err(Refusal::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "stopping",
-                "the server stops",
-            ));
-        }
+        Some(Ok(Part::Bytes(part))) => part,
+        Some(Ok(Part::End)) => Bytes::new(),
+        None => return Err(Refusal::internal()),
     };
-    let rest = stream::unfold(parts, async |mut parts| Some((parts.recv().await?, parts)));
+    let rest = stream::unfold(Some(parts), async |parts| {
+        let mut parts = parts?;
+        match parts.recv().await {
+            Some(Ok(Part::Bytes(part))) => Some((Ok(part), Some(parts))),
+            Some(Ok(Part::End)) => None,
+            Some(Err(error)) => Some((Err(error), None)),
+            // Without its end an answer must not look whole.
+            None => Some((Err(Error::Busy("the export stopped")), None)),
+        }
+    });
     let first = stream::once(async { Ok(first) });
     let body = Body::from_stream(stream::StreamExt::chain(first, rest));
     Ok((

@@ -8,6 +8,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{NaiveDate, Utc};
+use tracing::info;
 
 use super::refusal::Refusal;
 use super::{Answer, App, body};
@@ -69,12 +70,14 @@ pub async fn query(State(app): State<App>, headers: HeaderMap, body: Body) -> An
     let format = accepted(&headers)?;
     let body = body::read_json(&app.bodies, &headers, body).await?;
     let query = Query::parse(&body)?;
-    let gone = CancelOnDrop(Cancel::default());
-    let cancel = gone.0.clone();
+    let mut waiting = Waiting::default();
+    let cancel = waiting.cancel.clone();
     let answer = run(&app, move |engine| {
         format.encode(&engine.query(&query, Utc::now(), &cancel)?)
     })
-    .await?;
+    .await;
+    waiting.is_over = true;
+    let answer = answer?;
     Ok((
         NO_STORE,
         [(header::CONTENT_TYPE, format.media_type())],
@@ -83,12 +86,19 @@ pub async fn query(State(app): State<App>, headers: HeaderMap, body: Body) -> An
         .into_response())
 }
 
-/// Gives a question up when whoever waits for the answer is gone.
-struct CancelOnDrop(Cancel);
+/// Whoever waits for an answer: a question is given up when it is dropped before.
+#[derive(Default)]
+struct Waiting {
+    cancel: Cancel,
+    is_over: bool,
+}
 
-impl Drop for CancelOnDrop {
+impl Drop for Waiting {
     fn drop(&mut self) {
-        self.0.cancel();
+        if !self.is_over {
+            info!("Gave a question up: its client is gone");
+            self.cancel.cancel();
+        }
     }
 }
 

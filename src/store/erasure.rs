@@ -448,11 +448,11 @@ impl Store {
         next.states.retain(|facts| facts.events > 0);
         self.commit(&manifest, &next)?;
         let mut view = self.view.lock();
-        view.set_states(live_states(&self.folder, &next));
+        let replaced = view.set_states(live_states(&self.folder, &next));
         self.gate.hide(pending);
         drop(view);
         *manifest = next;
-        states::remove_others(&self.folder, manifest.states.iter())?;
+        states::remove(&self.folder, replaced, &manifest.states)?;
         Ok(count)
     }
 
@@ -626,8 +626,8 @@ impl Store {
         Ok(removed)
     }
 
-    /// Everything that is stored of a user under these ids, each event as a line of the log, in the order of time and then of the log; then
-    /// pieces of the quarantine that mention the id, as they stand there.
+    /// Everything that is stored of a user under these ids, each event as a line of the log, in the order of time and then
+    /// of the log; then pieces of the quarantine that mention the id, as they stand there.
     ///
     /// # Errors
     /// [`Error::Damaged`] if a segment or the log is.
@@ -639,7 +639,7 @@ impl Store {
             .whole_of(&self.numbers_of(&ids), &is_any(&ids), self.names())?;
         for batch in parts {
             frames.push(
-                batch
+                batch?
                     .collect_with_engine(Engine::Streaming)?
                     .unwrap_single()
                     .lazy(),

@@ -43,13 +43,11 @@ impl EventLog {
             .map_err(Error::io("open", path))?;
         let length = file.metadata().map_err(Error::io("read", path))?.len();
         let reader = File::open(path).map_err(Error::io("open", path))?;
-
         folder::sync_parent(path)?;
         Ok(Self {
             path: path.to_owned(),
             file,
             reader: Arc::new(reader),
-
             length,
             durability,
         })

@@ -177,7 +177,7 @@ impl Store {
         if let Some(rebuilt) = rebuild::missing(&folder, &manifest, &segments, &names)? {
             rebuilt.commit(&folder)?;
             manifest = rebuilt;
-            states::remove_others(&folder, manifest.states.iter())?;
+            states::remove(&folder, Vec::new(), &manifest.states)?;
         }
         let mut recent = recent_ids(&segments, maker.keys, now)?;
         let mut tail = Tail::new(names);
@@ -310,7 +310,10 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Damaged`] if a segment that is needed, or the log, is.
-    pub fn whole(&self, range_us: Range<i64>) -> Result<Vec<LazyFrame>> {
+    pub fn whole(
+        &self,
+        range_us: Range<i64>,
+    ) -> Result<impl Iterator<Item = Result<LazyFrame>> + use<>> {
         self.view.whole_range(range_us)
     }
 
@@ -539,13 +542,11 @@ impl Store {
         view.expiry = next.expiry;
         let in_memory = view.tail.take_sealed(mark);
         view.segments.extend(segments);
-        view.set_states(states);
+        let replaced = view.set_states(states);
         drop(view);
         // Freed when the writer need not wait for it.
         drop(in_memory);
-        // A question that began before still reads the states that were live then.
-        let seen = manifest.states.iter().chain(&next.states);
-        let removed = states::remove_others(&self.folder, seen)
+        let removed = states::remove(&self.folder, replaced, &next.states)
             .and_then(|()| remove_covered(&self.folder, &next));
         *manifest = next;
         if let Err(error) = removed {
@@ -698,11 +699,10 @@ impl Store {
         )?;
         if rebuilt.changed > 0 {
             self.commit(&manifest, &next)?;
-            self.view
-                .lock()
-                .set_states(live_states(&self.folder, &next));
+            let live = live_states(&self.folder, &next);
+            let replaced = self.view.lock().set_states(live);
             *manifest = next;
-            states::remove_others(&self.folder, manifest.states.iter())?;
+            states::remove(&self.folder, replaced, &manifest.states)?;
         }
         Ok(rebuilt)
     }
@@ -752,12 +752,12 @@ impl Store {
         (gone, view.segments) = std::mem::take(&mut view.segments)
             .into_iter()
             .partition(|segment| states::date(segment.day()) < horizon.raw_from);
-        view.set_states(live_states(&self.folder, &next));
+        let replaced = view.set_states(live_states(&self.folder, &next));
         view.expiry = next.expiry;
         drop(view);
         *manifest = next;
         segment::remove_days(&self.folder, &gone)?;
-        states::remove_others(&self.folder, manifest.states.iter())?;
+        states::remove(&self.folder, replaced, &manifest.states)?;
         if expired.segments + expired.states > 0 {
             info!(
                 events = expired.events,
@@ -858,7 +858,7 @@ fn remove_leftovers(folder: &Folder, manifest: &Manifest) -> Result<()> {
     }
     segment::remove_empty_days(folder.path(), &live)?;
     remove_covered(folder, manifest)?;
-    states::remove_others(folder, manifest.states.iter())
+    states::remove(folder, Vec::new(), &manifest.states)
 }
 
 /// The logs that hold events no segment has, oldest first.

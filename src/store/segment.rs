@@ -1,6 +1,7 @@
 //! A segment: one immutable Parquet file of the lake, with events of one day of UTC, user by user in the order of time.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::ops::Range;
@@ -226,7 +227,8 @@ pub fn number_of(path: &Path) -> Option<u64> {
     stem.to_str()?.split_once('-')?.0.parse().ok()
 }
 
-/// Takes days that expired, of which these are the segments, out of the lake and removes them. A reader that has them
+/// Takes days that expired, of which these are the segments, out of the lake and removes them, what was damaged of them
+/// too. A reader that has them
 /// keeps them.
 ///
 /// # Errors
@@ -248,6 +250,12 @@ pub fn remove_days(folder: &Folder, segments: &[Arc<Segment>]) -> Result<()> {
             folder::publish(&live, &temp)?;
             folder::sync_parent(&live)?;
             std::fs::remove_dir_all(&temp).map_err(Error::io("remove", &temp))?;
+        }
+        for path in folder::list(&folder.path().join(DAMAGED_DIR))? {
+            let of_day = path.file_name().and_then(OsStr::to_str);
+            if of_day.is_some_and(|file| file.starts_with(&name)) {
+                folder::remove(&path)?;
+            }
         }
     }
     Ok(())

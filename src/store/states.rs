@@ -1,5 +1,6 @@
 //! The daily states on disk: one file a day, written anew under another name when the day gets more events.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,8 @@ pub struct StateFile {
     pub facts: StateFacts,
     path: PathBuf,
     activity: OnceLock<Arc<Activity>>,
+    /// The file's bytes, once it is replaced, for those who still read it.
+    replaced: OnceLock<Vec<u8>>,
 }
 
 impl StateFile {
@@ -47,6 +50,7 @@ impl StateFile {
             path: root.join(&facts.path),
             facts,
             activity: OnceLock::new(),
+            replaced: OnceLock::new(),
         }
     }
 
@@ -86,7 +90,11 @@ impl StateFile {
     /// # Errors
     /// [`Error::Damaged`] if they are not what was written.
     pub fn verified_bytes(&self) -> Result<Vec<u8>> {
-        let bytes = std::fs::read(&self.path).map_err(Error::io("read", &self.path))?;
+        let bytes = match (std::fs::read(&self.path), self.replaced.get()) {
+            // The file goes when its bytes are kept.
+            (Err(_), Some(bytes)) => bytes.clone(),
+            (read, _) => read.map_err(Error::io("read", &self.path))?,
+        };
         match crc32c::crc32c(&bytes) {
             found if found == self.facts.crc32c => Ok(bytes),
             found => Err(self.damaged(format!(
@@ -173,17 +181,24 @@ impl<'a> StateWriter<'a> {
     }
 }
 
-/// Removes the files of states that are not live: replaced ones, and those of a seal that did not end.
+/// Removes the files of states that are not live: those that were replaced just now, and those of a seal that did not end.
+/// A question that began before still reads the states that were live then.
 ///
 /// # Errors
 /// If the folder cannot be listed or changed.
-pub fn remove_others<'a>(
-    folder: &Folder,
-    live: impl Iterator<Item = &'a StateFacts>,
-) -> Result<()> {
+pub fn remove(folder: &Folder, replaced: Vec<Arc<StateFile>>, live: &[StateFacts]) -> Result<()> {
+    for state in replaced {
+        if Arc::strong_count(&state) > 1
+            && let Ok(bytes) = std::fs::read(&state.path)
+        {
+            state.replaced.get_or_init(|| bytes);
+        }
+    }
     let dir = folder.path().join(DIR);
-    let live: std::collections::HashSet<PathBuf> =
-        live.map(|facts| folder.path().join(&facts.path)).collect();
+    let live: HashSet<PathBuf> = live
+        .iter()
+        .map(|facts| folder.path().join(&facts.path))
+        .collect();
     let mut removed = false;
     for path in folder::list(&dir)? {
         let is_ours = path

@@ -17,7 +17,6 @@ use super::rows::LakeRows;
 use super::scan::read_chunk;
 use crate::daily::{self, DailyState, Day};
 use crate::error::{Error, Result};
-
 use crate::names::Names;
 use crate::schema;
 
@@ -87,7 +86,6 @@ struct Span {
 #[derive(Default)]
 struct OpenChunk {
     part: Option<LogPart>,
-
     ts_us: Vec<i64>,
     event_types: Vec<Option<u32>>,
     users: Vec<Option<u32>>,
@@ -300,7 +298,6 @@ impl OpenChunk {
 
     fn clear(&mut self) {
         self.part = None;
-
         self.ts_us.clear();
         self.event_types.clear();
         self.users.clear();

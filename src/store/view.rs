@@ -137,16 +137,18 @@ pub(super) struct View {
 }
 
 impl View {
-    /// Makes these the live states; what was read of those that stay is kept.
-    pub fn set_states(&mut self, mut states: BTreeMap<Day, Arc<StateFile>>) {
+    /// Makes these the live states; what was read of those that stay is kept. Returns those that are live no more.
+    pub fn set_states(&mut self, mut states: BTreeMap<Day, Arc<StateFile>>) -> Vec<Arc<StateFile>> {
         for (day, state) in &mut states {
             if let Some(old) = self.states.get(day)
                 && old.facts == state.facts
             {
-                *state = old.clone();
+                *state = self.states.remove(day).unwrap_or_else(|| state.clone());
             }
         }
-        self.states = states;
+        std::mem::replace(&mut self.states, states)
+            .into_values()
+            .collect()
     }
 }
 
@@ -265,7 +267,7 @@ impl SharedView {
         users: &RoaringBitmap,
         condition: &Expr,
         names: &Names,
-    ) -> Result<Vec<LazyFrame>> {
+    ) -> Result<impl Iterator<Item = Result<LazyFrame>> + use<>> {
         // By the view of one instant, so that an event that is sealed meanwhile is there once.
         let (mut segments, states, tail) = {
             let view = self.lock();
@@ -281,32 +283,25 @@ impl SharedView {
         for segments in segments.chunks(WHOLE_SEGMENTS) {
             frames.push(segment::scan(segments)?);
         }
-        for chunk in tail {
-            frames.push(chunk.whole()?.lazy());
-        }
-        let filtered = frames
-            .into_iter()
-            .map(|frame| frame.filter(condition.clone()));
-        Ok(filtered.collect())
+        Ok(parts(frames, tail, condition.clone()))
     }
 
     /// The events whose `ts` lies in `range_us`, with the columns of [`schema::lake`], a segment or chunk at a time.
     ///
     /// # Errors
     /// If a segment that is needed, or the log, is damaged.
-    pub fn whole_range(&self, range_us: Range<i64>) -> Result<Vec<LazyFrame>> {
+    pub fn whole_range(
+        &self,
+        range_us: Range<i64>,
+    ) -> Result<impl Iterator<Item = Result<LazyFrame>> + use<>> {
         let mut snapshot = self.snapshot(&range_us)?;
         snapshot.segments.sort_by_key(|segment| segment.day());
         let mut frames = Vec::new();
         for segment in &snapshot.segments {
             frames.push(segment::scan(std::slice::from_ref(segment))?);
         }
-        for chunk in &snapshot.tail {
-            frames.push(chunk.whole()?.lazy());
-        }
         let inside = inside(&range_us, snapshot.visible);
-        let filtered = frames.into_iter().map(|frame| frame.filter(inside.clone()));
-        Ok(filtered.collect())
+        Ok(parts(frames, snapshot.tail, inside))
     }
 
     /// The daily states of a range of days, each in parts: those of sealed events and those of each chunk of the tail.
@@ -416,6 +411,20 @@ impl SharedView {
             visible: view.gate.visible(),
         })
     }
+}
+
+/// Of sealed events and then of the tail those that meet a condition. A chunk of the tail is read from the log when it is
+/// its turn.
+fn parts(
+    sealed: Vec<LazyFrame>,
+    tail: Vec<Arc<Chunk>>,
+    condition: Expr,
+) -> impl Iterator<Item = Result<LazyFrame>> {
+    let tail = tail
+        .into_iter()
+        .map(|chunk| chunk.whole().map(IntoLazy::lazy));
+    let parts = sealed.into_iter().map(Ok).chain(tail);
+    parts.map(move |part| Ok(part?.filter(condition.clone())))
 }
 
 /// Leaves the segments of the days on which, by their states, one of these users was active.

@@ -1,12 +1,18 @@
 //! Questions as people and programs ask them: over HTTP and on the command line, with filters, breakdowns and cohorts, in
 //! every format.
 
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Shutdown, TcpStream};
+use std::process::Command;
+use std::sync::mpsc::{Receiver, channel};
+
 use chrono::{Days, Utc};
 use echopilot_analytics::engine::Cancel;
 use echopilot_analytics::metrics::query::Query;
 use serde_json::{Value, json};
 
-use crate::harness::{Server, batch, engine, folder, run, run_json};
+use crate::harness::{KEY, PATIENCE, Server, batch, engine, event, folder, ingest, run, run_json};
 use crate::oracle::python_command;
 
 /// Events of yesterday: seconds after noon, type, user, feature, URL, metadata.
@@ -518,6 +524,91 @@ fn a_question_that_was_given_up_ends() {
             "{question}"
         );
     }
+}
+
+/// An answer's first line, and which connection it came by.
+fn first_lines(streams: &[TcpStream]) -> Receiver<(usize, String)> {
+    let (sender, lines) = channel();
+    for (number, stream) in streams.iter().enumerate() {
+        let stream = stream.try_clone().unwrap();
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            // A connection that was closed gives none.
+            let _ = BufReader::new(stream).read_line(&mut line);
+            let _ = sender.send((number, line));
+        });
+    }
+    lines
+}
+
+#[test]
+fn questions_at_once_are_bounded_and_one_whose_client_leaves_is_given_up() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    // So long ago that a start need not read its ids.
+    let then = Utc::now() - Days::new(20);
+    let day = then.date_naive();
+    {
+        let engine = engine(&data, then);
+        ingest(&engine, &[event("action", "u", "f")], then);
+        engine.store().seal().unwrap();
+    }
+    let segment = std::fs::read_dir(data.join(format!("events/dt={day}")))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    // Whoever opens the segment waits until we open it too.
+    std::fs::remove_file(&segment).unwrap();
+    assert!(
+        Command::new("mkfifo")
+            .arg(&segment)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut server = Server::start(&data);
+    let question = json!({"metric":"event_types","days":30,"filter":{"metadata.plan":"pro"}});
+    let body = question.to_string();
+    let streams: Vec<TcpStream> = (0..5)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.url.trim_start_matches("http://")).unwrap();
+            write!(
+                stream,
+                "POST /api/analytics/query HTTP/1.1\r\nHost: test\r\nX-Dash-Key: {KEY}\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+            .unwrap();
+            stream
+        })
+        .collect();
+    let lines = first_lines(&streams);
+    let (refused, line) = lines.recv_timeout(PATIENCE).unwrap();
+    assert!(line.starts_with("HTTP/1.1 503"), "{line}");
+    // Of the four that wait, one leaves.
+    let leaves = (refused + 1) % streams.len();
+    streams[leaves].shutdown(Shutdown::Both).unwrap();
+    server.wait_for("Gave a question up");
+    let _opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&segment)
+        .unwrap();
+    let mut failed = 0;
+    for _ in 0..4 {
+        let (number, line) = lines.recv_timeout(PATIENCE).unwrap();
+        assert!(
+            number == leaves || line.starts_with("HTTP/1.1 500"),
+            "{line}"
+        );
+        failed += usize::from(number != leaves);
+    }
+    assert_eq!(failed, 3);
+    // Their places are free again.
+    let (status, _) = server.ask("/api/analytics/query", &json!({"metric":"event_types"}));
+    assert_eq!(status, 200);
 }
 
 #[test]
