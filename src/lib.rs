@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! main → cli → server → http, schedule → engine → rollup, cohorts, export, import, demo → metrics | store → daily, names
-//!                                                                     → event, schema → window, checksum, error
+//!                                                                     → event, schema → window, digest, checksum, error
 //! ```
 //!
 //! | module | what it is |
@@ -24,7 +24,8 @@
 //! | [`http`] | the interface: decode, one engine call, encode |
 //! | [`cli`], [`server`], [`schedule`] | commands; start and stop of the process; jobs at their times |
 //! | [`import`], [`demo`] | existing events in; a made-up history |
-//! | [`window`], [`schema`], [`checksum`], [`config`], [`error`] | days and zones; columns; CRC-32C; settings; the one error |
+//! | [`window`], [`schema`], [`digest`], [`checksum`] | days and zones; columns; ids without their text; CRC-32C |
+//! | [`config`], [`error`] | settings; the one error |
 //!
 //! # What always holds
 //!
@@ -53,6 +54,7 @@ pub mod cohorts;
 pub mod config;
 pub mod daily;
 pub mod demo;
+pub mod digest;
 pub mod engine;
 pub mod error;
 pub mod event;

@@ -3,63 +3,11 @@
 //! The set is derived from the events themselves at every start, never stored on its own: a second file
 //! with a durability of its own could disagree with the data after a power cut.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-
-use xxhash_rust::xxh3::xxh3_128_with_seed;
-
+use crate::digest::{Digest, DigestMap};
 use crate::window::{DAY_US, HOUR_US};
 
 /// Two events with one id are one event if received at most this far apart, in µs.
 pub const WINDOW_US: i64 = 7 * DAY_US;
-
-/// A 128-bit digest of an event id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EventKey([u64; 2]);
-
-impl std::hash::Hash for EventKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0[0]);
-    }
-}
-
-/// Makes keys. Its seed is secret and new in each process, so that nobody can craft two ids of one key.
-#[derive(Debug, Clone, Copy)]
-pub struct KeyMaker {
-    seed: u64,
-}
-
-impl KeyMaker {
-    /// A maker with a fresh seed.
-    pub fn new() -> Self {
-        // Without the system's randomness the seed is guessable, which harms only the guesser's own events.
-        Self {
-            seed: getrandom::u64().unwrap_or(0x9E37_79B9_7F4A_7C15),
-        }
-    }
-
-    /// The key of an id.
-    pub fn key(self, event_id: &str) -> EventKey {
-        let digest = xxh3_128_with_seed(event_id.as_bytes(), self.seed);
-        EventKey([digest as u64, (digest >> 64) as u64])
-    }
-}
-
-/// Keys are digests already: their first half is their hash.
-#[derive(Default)]
-pub struct DigestHasher(u64);
-
-impl Hasher for DigestHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {}
-
-    fn write_u64(&mut self, half: u64) {
-        self.0 = half;
-    }
-}
 
 /// Parts of the set. A table that grows moves all its entries at once, which for one table of millions of ids
 /// is a pause of a tenth of a second before the next reply; a part's share of that is not felt.
@@ -78,7 +26,7 @@ pub struct RecentIds {
 /// The ids whose keys begin alike.
 #[derive(Clone, Default)]
 struct Shard {
-    received_at_us: HashMap<EventKey, i64, BuildHasherDefault<DigestHasher>>,
+    received_at_us: DigestMap<i64>,
     forgotten_at_us: i64,
 }
 
@@ -94,27 +42,27 @@ impl RecentIds {
     }
 
     /// Takes the id in. False if it was there: the event is a duplicate.
-    pub fn insert(&mut self, key: EventKey, received_at_us: i64) -> bool {
+    pub fn insert(&mut self, key: Digest, received_at_us: i64) -> bool {
         self.shard(key)
             .is_none_or(|shard| shard.insert(key, received_at_us))
     }
 
     /// Takes an id back whose event could not be stored.
-    pub fn remove(&mut self, key: EventKey) {
+    pub fn remove(&mut self, key: Digest) {
         if let Some(shard) = self.shard(key) {
             shard.received_at_us.remove(&key);
         }
     }
 
-    fn shard(&mut self, key: EventKey) -> Option<&mut Shard> {
+    fn shard(&mut self, key: Digest) -> Option<&mut Shard> {
         // The half that is not the hash inside the shard.
-        let slot = self.shard_of_slot.get(key.0[1] as usize % SLOTS)?;
+        let slot = self.shard_of_slot.get(key.place() % SLOTS)?;
         self.shards.get_mut(usize::from(*slot))
     }
 }
 
 impl Shard {
-    fn insert(&mut self, key: EventKey, received_at_us: i64) -> bool {
+    fn insert(&mut self, key: Digest, received_at_us: i64) -> bool {
         self.forget_old(received_at_us);
         match self.received_at_us.get_mut(&key) {
             Some(first) if received_at_us - *first <= WINDOW_US => false,
@@ -142,10 +90,11 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Digester;
 
     #[test]
     fn an_id_counts_again_after_seven_days_and_not_before() {
-        let key = KeyMaker::new().key("0197a6f0-0000-7000-8000-000000000000");
+        let key = Digester::new().digest("0197a6f0-0000-7000-8000-000000000000");
         let start = 1_761_040_800_000_000;
         let mut ids = RecentIds::new();
         assert!(ids.insert(key, start));

@@ -1,8 +1,8 @@
 //! Events on their way into the store: their lines for the log and their columns for the tail.
 
-use super::dedup::{EventKey, KeyMaker};
 use super::erasure::Gate;
 use super::pseudonym::Pseudonyms;
+use crate::digest::{Digest, Digester};
 use crate::error::Result;
 use crate::event::{self, Event, EventType};
 use crate::names::{Names, Numbering};
@@ -11,7 +11,7 @@ use crate::names::{Names, Numbering};
 #[derive(Clone)]
 pub struct DraftMaker {
     pub(super) names: Names,
-    pub(super) keys: KeyMaker,
+    pub(super) keys: Digester,
     pub(super) gate: Gate,
     pub(super) pseudonyms: Option<Pseudonyms>,
 }
@@ -38,7 +38,7 @@ pub(super) struct Row {
     pub user: Option<u32>,
     /// Number of the feature in [`Names`].
     pub feature: Option<u32>,
-    pub key: Option<EventKey>,
+    pub key: Option<Digest>,
 }
 
 impl DraftMaker {
@@ -82,7 +82,7 @@ impl DraftMaker {
             event_type: event.event_type,
             user: number(&self.names.users, event.user_id.as_deref())?,
             feature: number(&self.names.features, event.feature.as_deref())?,
-            key: event.event_id.as_deref().map(|id| self.keys.key(id)),
+            key: event.event_id.as_deref().map(|id| self.keys.digest(id)),
         };
         draft.rows.push(row);
         Ok(())

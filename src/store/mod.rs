@@ -45,11 +45,12 @@ use tracing::{error, info, warn};
 
 use crate::config::StoreConfig;
 use crate::daily::{Activities, DailyState, Day, day_of};
+use crate::digest::Digester;
 use crate::error::{Error, Result};
 use crate::names::Names;
 use crate::schema;
 use compaction::{Retired, Staged};
-use dedup::{KeyMaker, RecentIds};
+use dedup::RecentIds;
 use erasure::Gate;
 use event_log::EventLog;
 use folder::Folder;
@@ -165,7 +166,7 @@ impl Store {
         let gate = erasure::gate(&folder, &manifest, &names)?;
         let maker = DraftMaker {
             names: names.clone(),
-            keys: KeyMaker::new(),
+            keys: Digester::new(),
             gate: gate.clone(),
             pseudonyms: config
                 .user_key_file
@@ -897,7 +898,7 @@ fn report_recovery(path: &Path, found: Recovered) {
 
 /// The event ids in the segments that a new event may still repeat. A damaged segment does not stop the
 /// start; its ids are unknown, so that a re-send of them would count again.
-fn recent_ids(segments: &[Arc<Segment>], keys: KeyMaker, now: DateTime<Utc>) -> Result<RecentIds> {
+fn recent_ids(segments: &[Arc<Segment>], keys: Digester, now: DateTime<Utc>) -> Result<RecentIds> {
     let mut recent = RecentIds::new();
     let since_us = now.timestamp_micros() - dedup::WINDOW_US;
     let mut needed = Vec::new();
@@ -936,7 +937,7 @@ fn recent_ids(segments: &[Arc<Segment>], keys: KeyMaker, now: DateTime<Utc>) -> 
         .zip(received.iter())
     {
         if let (Some(id), Some(received_at_us)) = (id, received_at_us) {
-            recent.insert(keys.key(id), received_at_us);
+            recent.insert(keys.digest(id), received_at_us);
         }
     }
     Ok(recent)

@@ -1,0 +1,70 @@
+//! Digests of ids, by which they are known without their text.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+/// A 128-bit digest of an id. Two ids that a process meets have one digest with a chance below one in a trillion trillion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Digest([u64; 2]);
+
+/// Values by digests.
+pub type DigestMap<T> = HashMap<Digest, T, BuildHasherDefault<DigestHasher>>;
+
+impl Digest {
+    /// A part of the digest that [`DigestMap`] does not use.
+    pub fn place(self) -> usize {
+        self.0[1] as usize
+    }
+}
+
+impl std::hash::Hash for Digest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0[0]);
+    }
+}
+
+/// Makes digests. Its seed is secret and new in each process, so that nobody can craft two ids of one digest.
+#[derive(Debug, Clone, Copy)]
+pub struct Digester {
+    seed: u64,
+}
+
+impl Digester {
+    /// A maker with a fresh seed.
+    pub fn new() -> Self {
+        // Without the system's randomness the seed is guessable, which harms only the guesser's own events.
+        Self {
+            seed: getrandom::u64().unwrap_or(0x9E37_79B9_7F4A_7C15),
+        }
+    }
+
+    /// The digest of an id.
+    pub fn digest(self, id: &str) -> Digest {
+        let digest = xxh3_128_with_seed(id.as_bytes(), self.seed);
+        Digest([digest as u64, (digest >> 64) as u64])
+    }
+}
+
+impl Default for Digester {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Digests are digests already: their first half is their hash.
+#[derive(Default)]
+pub struct DigestHasher(u64);
+
+impl Hasher for DigestHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {}
+
+    fn write_u64(&mut self, half: u64) {
+        self.0 = half;
+    }
+}
