@@ -7,6 +7,7 @@ the same cores in the same run, and its funnel is `queries/funnel.sql`. Counts o
 history.
 """
 
+import http.client
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 
@@ -22,6 +24,9 @@ import duckdb
 KEY = "a-key-for-the-bench"
 ROUNDS = 5
 ENVIRONMENT = {**os.environ, "ECHOPILOT_DASH_KEY": KEY, "ECHOPILOT_RAW_RETENTION_DAYS": "400"}
+# What is sent while users are erased: 20,000 events a second.
+SENDERS = 8
+SEND_EVERY = 0.04
 STEPS = ["calendar", "projects", "tasks"]
 FILTER = ("plan", "pro")
 
@@ -43,6 +48,45 @@ class Server:
         with urllib.request.urlopen(request) as response:
             answer = json.loads(response.read())
         return time.monotonic() - started, answer["rows"]
+
+    def erase(self, users):
+        """Seconds of an erasure, and how long answers to ingest took meanwhile: median, p99 and longest, in ms."""
+        stop, latencies = threading.Event(), []
+        senders = [threading.Thread(target=self.send, args=(number, stop, latencies)) for number in range(SENDERS)]
+        for sender in senders:
+            sender.start()
+        request = urllib.request.Request(
+            f"{self.url}/api/analytics/erasures", json.dumps({"users": users}).encode(),
+            {"X-Dash-Key": KEY, "Content-Type": "application/json"},
+        )
+        started = time.monotonic()
+        with urllib.request.urlopen(request) as response:
+            response.read()
+        seconds = time.monotonic() - started
+        stop.set()
+        for sender in senders:
+            sender.join()
+        latencies.sort()
+        return seconds, [latencies[int((len(latencies) - 1) * share)] * 1e3 for share in (0.5, 0.99, 1)]
+
+    def send(self, number, stop, latencies):
+        """Sends batches of 100 events at a steady pace. Time counts from when a batch was due."""
+        connection = http.client.HTTPConnection(self.url.removeprefix("http://"))
+        events = [
+            {"event_type": "action", "user_id": f"sender_{number}_{place}", "feature": "dashboard", "url": "/a", "metadata": {"plan": "pro"}}
+            for place in range(100)
+        ]
+        body = json.dumps({"events": events})
+        due = time.monotonic() + number * SEND_EVERY / SENDERS
+        while not stop.is_set():
+            time.sleep(max(0, due - time.monotonic()))
+            connection.request("POST", "/api/analytics/event", body)
+            answer = connection.getresponse()
+            assert answer.status == 200, answer.read()
+            answer.read()
+            latencies.append(time.monotonic() - due)
+            due += SEND_EVERY
+        connection.close()
 
     def peak(self):
         with open(f"/proc/{self.child.pid}/status") as status:
@@ -97,6 +141,8 @@ def duckdb_filter(lake):
 def main(program, events, folder):
     if not os.path.exists(folder):
         command(program, folder, "demo", "--events", str(events), "--users", "1000000", "--days", "365")
+    # Small segments are joined, as they are on a server that runs for a while.
+    command(program, folder, "seal")
     lake = f"{folder}/events"
     last = max(name[3:] for name in os.listdir(lake))
     server = Server(program, folder)
@@ -138,14 +184,15 @@ def main(program, events, folder):
     print(f"  export: {events / seconds / 1e6:.1f} M events/s")
     copy = f"{folder}-copy"
     shutil.copytree(folder, copy)
-    user = json.loads(open(f"{copy}/users.ndjson").readlines()[4_999])
+    with open(f"{copy}/users.ndjson") as file:
+        many = [json.loads(line) for line in file]
+    user = many[4_999]
     print(f"  access to one user: {command(program, copy, 'user', 'access', user)[0]:.1f} s")
-    print(f"  erasure of one user: {command(program, copy, 'user', 'erase', user)[0]:.1f} s")
-    many = [json.loads(line) for line in open(next(f"{copy}/{n}" for n in os.listdir(copy) if n.startswith("users-")))]
-    with open(f"{copy}-ids", "w") as file:
-        file.write("\n".join(user for user in many[:: len(many) // 1_000] if user))
-    print(f"  erasure of 1,000 users: {command(program, copy, 'user', 'erase', '--file', f'{copy}-ids')[0]:.1f} s")
-    os.remove(f"{copy}-ids")
+    server = Server(program, copy)
+    for name, users in ("one user", [user]), ("1,000 users", [user for user in many[:: len(many) // 1_000] if user][:1_000]):
+        seconds, (median, p99, longest) = server.erase(users)
+        print(f"  erasure of {name}: {seconds:.1f} s; 20,000 events/s meanwhile: p50 {median:.1f} ms, p99 {p99:.1f} ms, longest {longest:.0f} ms")
+    server.stop()
     shutil.rmtree(copy)
 
 

@@ -3,10 +3,11 @@
 //! The number of a user is the same for ever, because the store keeps its dictionary; that of a feature holds for
 //! one process.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use polars::prelude::*;
 
+use crate::digest::{DigestMap, Digester};
 use crate::error::Result;
 use crate::event::EventType;
 use crate::schema;
@@ -27,6 +28,17 @@ pub struct Names {
 pub struct Numbering {
     categories: Arc<Categories>,
     mapping: Arc<CategoricalMapping>,
+    digests: Arc<RwLock<Digests>>,
+}
+
+/// Numbers by the digests of their texts: a look into one table, where the mapping compares texts that lie scattered in memory.
+/// Filled when a column of texts is first numbered.
+#[derive(Default)]
+struct Digests {
+    digester: Digester,
+    numbers: DigestMap<u32>,
+    /// The texts with lower numbers are in.
+    known: CatSize,
 }
 
 impl Names {
@@ -65,6 +77,7 @@ impl Numbering {
         Self {
             categories,
             mapping,
+            digests: Arc::default(),
         }
     }
 
@@ -96,19 +109,24 @@ impl Numbering {
         self.len() == 0
     }
 
-    /// The numbers of a column of texts. Not the cast to [`Numbering::dtype`], which looks every text up: events of one user
-    /// lie together, and a text that equals the one before it has its number.
+    /// The numbers of a column of texts. Not the cast to [`Numbering::dtype`], which looks every text up by its bytes: events of
+    /// one user lie together, a text that equals the one before it has its number, and others are found by digest.
     pub fn numbers(&self, texts: Expr) -> Expr {
-        let mapping = self.mapping.clone();
+        let this = self.clone();
         texts.map(
             move |column| {
+                let digests = this.digests();
                 let mut last = None;
                 let numbers = column.str()?.iter().map(|text| {
                     let Some(text) = text else { return Ok(None) };
                     match last {
                         Some((same, number)) if same == text => Ok(Some(number)),
                         _ => {
-                            let number = mapping.insert_cat(text)?;
+                            let known = digests.numbers.get(&digests.digester.digest(text));
+                            let number = match known {
+                                Some(&number) => number,
+                                None => this.mapping.insert_cat(text)?,
+                            };
                             last = Some((text, number));
                             Ok(Some(number))
                         }
@@ -119,6 +137,21 @@ impl Numbering {
             },
             |_, field| Ok(Field::new(field.name().clone(), DataType::UInt32)),
         )
+    }
+
+    /// The digests of all texts that have a number now.
+    fn digests(&self) -> RwLockReadGuard<'_, Digests> {
+        let read = || self.digests.read().unwrap_or_else(PoisonError::into_inner);
+        let is_behind = self.mapping.cat_to_str(read().known).is_some();
+        if is_behind {
+            let mut digests = self.digests.write().unwrap_or_else(PoisonError::into_inner);
+            while let Some(text) = self.mapping.cat_to_str(digests.known) {
+                let (number, digest) = (digests.known, digests.digester.digest(text));
+                digests.numbers.insert(digest, number);
+                digests.known += 1;
+            }
+        }
+        read()
     }
 
     /// The type of a column of these texts.

@@ -198,9 +198,14 @@ impl Asked<'_> {
         match Known::of(&filter).filter(|_| self.window.tz() == Tz::UTC) {
             Some(known) => self.add_known(&days, &known, &mut found)?,
             None => {
-                self.each_batch(&days, &filter, false, |events| {
-                    found.read(&collect(presence(events, self.window.tz()))?)
-                })?;
+                let tz = self.window.tz();
+                self.each_batch(
+                    &days,
+                    &filter,
+                    false,
+                    |events| presence(events, tz),
+                    |frame| found.read(frame),
+                )?;
                 if days.start == Day::MIN {
                     self.add_expired_history(&filter, &mut found)?;
                 }
@@ -260,14 +265,15 @@ impl Asked<'_> {
         )
     }
 
-    /// Calls `sink` with the events of a range of days of the zone that meet a filter, part by part. `details` says that
-    /// something else than the filter needs metadata or URL.
+    /// Calls `sink` with what `plan` makes of the events of a range of days of the zone that meet a filter, part by part and in
+    /// order. `details` says that something else than the filter needs metadata or URL.
     fn each_batch(
         &self,
         days: &Range<Day>,
         filter: &Filter,
         details: bool,
-        mut sink: impl FnMut(LazyFrame) -> Result<()>,
+        plan: impl Fn(LazyFrame) -> LazyFrame + Sync,
+        mut sink: impl FnMut(&DataFrame) -> Result<()>,
     ) -> Result<()> {
         self.read_events.set(true);
         let range_us = match NaiveDate::from_epoch_days(days.start) {
@@ -278,23 +284,32 @@ impl Asked<'_> {
             true => Columns::All,
             false => Columns::Counted,
         };
-        for events in self.engine.store.batches(range_us, columns)? {
-            self.cancel.check()?;
-            sink(match filter.is_empty() {
-                true => events,
-                false => events.filter(filter.expr()),
-            })?;
-        }
-        Ok(())
+        let mut batches = self.engine.store.batches(range_us, columns)?.into_iter();
+        let condition = (!filter.is_empty()).then(|| filter.expr());
+        pipeline::ordered(
+            || Ok(batches.next()),
+            |events| {
+                collect(plan(match &condition {
+                    None => events,
+                    Some(condition) => events.filter(condition.clone()),
+                }))
+            },
+            |made| {
+                self.cancel.check()?;
+                sink(&made?)
+            },
+        )
     }
 
     /// The same for the days of the window.
     fn each_batch_inside(
         &self,
         details: bool,
-        sink: impl FnMut(LazyFrame) -> Result<()>,
+        plan: impl Fn(LazyFrame) -> LazyFrame + Sync,
+        sink: impl FnMut(&DataFrame) -> Result<()>,
     ) -> Result<()> {
-        self.each_batch(&self.window.days_in_epoch(), self.filter, details, sink)
+        let days = self.window.days_in_epoch();
+        self.each_batch(&days, self.filter, details, plan, sink)
     }
 
     fn retention(&self, metric: &Retention, now: DateTime<Utc>) -> Result<Table> {
@@ -315,15 +330,17 @@ impl Asked<'_> {
         Ok(metric.answer(&sides, &self.window, now))
     }
 
-    fn counts(&self, details: bool, plan: impl Fn(LazyFrame) -> LazyFrame) -> Result<Counts> {
+    fn counts(
+        &self,
+        details: bool,
+        plan: impl Fn(LazyFrame) -> LazyFrame + Sync,
+    ) -> Result<Counts> {
         let mut found = Counts::default();
         let keep = |user: Option<u32>| match user {
             Some(user) => self.keeps(user),
             None => self.cohort.is_none(),
         };
-        self.each_batch_inside(details, |events| {
-            counts::read(&collect(plan(events))?, keep, &mut found)
-        })?;
+        self.each_batch_inside(details, plan, |frame| counts::read(frame, keep, &mut found))?;
         Ok(found)
     }
 
@@ -436,17 +453,17 @@ impl Asked<'_> {
         &self,
         users: Range<u32>,
         details: bool,
-        plan: impl Fn(LazyFrame) -> LazyFrame,
+        plan: impl Fn(LazyFrame) -> LazyFrame + Sync,
         found: &mut T,
         read: impl Fn(&mut T, &DataFrame, &dyn Fn(u32) -> bool) -> Result<()>,
         sequences: impl Fn(&mut T) -> &mut Sequences<S>,
     ) -> Result<Option<u32>> {
         let mut left_out = None;
-        self.each_batch_inside(details, |events| {
+        self.each_batch_inside(details, plan, |frame| {
             let end = left_out.unwrap_or(users.end);
             let wanted = users.start..end;
             let keep = |user: u32| wanted.contains(&user) && self.keeps(user);
-            read(found, &collect(plan(events))?, &keep)?;
+            read(found, frame, &keep)?;
             while sequences(found).len() > MAX_ACTS {
                 match sequences(found).keep_lower_half() {
                     Some(bound) => left_out = Some(bound),
@@ -461,8 +478,9 @@ impl Asked<'_> {
 
     fn experiment(&self, metric: &Experiment) -> Result<Table> {
         let mut parts = Vec::new();
-        self.each_batch_inside(true, |events| {
-            parts.push(collect(metric.users(events))?.lazy());
+        let plan = |events| metric.users(events);
+        self.each_batch_inside(true, plan, |frame| {
+            parts.push(frame.clone().lazy());
             // One row a user, before there are too many.
             if parts.len() > 8 {
                 let merged =
@@ -523,7 +541,8 @@ impl Asked<'_> {
             &inside,
             &Filter::default(),
             filter.needs_details(),
-            |events| tally.read(&collect(Did::counts(&filter, events))?),
+            |events| Did::counts(&filter, events),
+            |frame| tally.read(frame),
         )?;
         Ok(tally.users(did.at_least))
     }

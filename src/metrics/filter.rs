@@ -77,6 +77,27 @@ impl Filter {
             .unwrap_or(lit(true))
     }
 
+    /// Whether an event meets one of some filters: a single look at a column where they name values of one property.
+    pub fn any<'a>(filters: impl Iterator<Item = &'a Self> + Clone) -> Expr {
+        let only: Option<Vec<_>> = filters.clone().map(Self::only).collect();
+        let only = only.unwrap_or_default();
+        match only.first() {
+            Some((property, _)) if only.iter().all(|(other, _)| other == property) => Condition {
+                property: (*property).clone(),
+                test: Test::OneOf(
+                    only.iter()
+                        .flat_map(|(_, values)| values.to_vec())
+                        .collect(),
+                ),
+            }
+            .expr(),
+            _ => filters
+                .map(Self::expr)
+                .reduce(Expr::or)
+                .unwrap_or(lit(true)),
+        }
+    }
+
     /// The events that meet both.
     pub fn and(&self, other: &Self) -> Self {
         let conditions = self.conditions.iter().chain(&other.conditions);

@@ -218,6 +218,21 @@ impl SharedView {
         let mut snapshot = self.snapshot(&range_us)?;
         // By day; those of one day are in the order of the log.
         snapshot.segments.sort_by_key(|segment| segment.day());
+        let details = match columns {
+            Columns::Counted => Vec::new(),
+            Columns::All => vec![col(schema::METADATA), col(schema::URL)],
+        };
+        let select = |frame: LazyFrame, user: Expr, text: fn(&'static str) -> Expr| {
+            let mut selected = vec![
+                col(schema::TS),
+                text(schema::EVENT_TYPE),
+                user,
+                text(schema::FEATURE),
+            ];
+            selected.extend(details.clone());
+            frame.select(selected)
+        };
+        let visible = || snapshot.visible.clone();
         let mut frames = Vec::new();
         let mut rows = 0;
         let full = |segment: &Arc<Segment>| {
@@ -227,34 +242,23 @@ impl SharedView {
         };
         let mut same_batch = full;
         for batch in snapshot.segments.chunk_by(|_, next| same_batch(next)) {
-            frames.push((
-                segment::scan(batch)?,
-                names.users.numbers(col(schema::USER_ID)),
-            ));
+            let user = names.users.numbers(col(schema::USER_ID));
+            // A text is selected as it is: a condition on it then goes through this selection into the reading of the file.
+            let events = segment::scan(batch)?.filter(inside_of(batch, &range_us, visible()));
+            frames.push(select(events, user, col));
         }
         for chunk in snapshot.tail {
             let frame = match columns {
                 Columns::Counted => chunk.frame.clone().lazy(),
                 Columns::All => chunk.with_details()?.lazy(),
             };
-            frames.push((frame, col(schema::USER_ID).to_physical()));
+            let events = frame.filter(inside(&range_us, visible()));
+            let user = col(schema::USER_ID).to_physical();
+            frames.push(select(events, user, |name| {
+                col(name).cast(DataType::String)
+            }));
         }
-        let inside = inside(&range_us, snapshot.visible);
-        let details = match columns {
-            Columns::Counted => Vec::new(),
-            Columns::All => vec![col(schema::METADATA), col(schema::URL)],
-        };
-        let parts = frames.into_iter().map(|(frame, user)| {
-            let mut selected = vec![
-                col(schema::TS),
-                col(schema::EVENT_TYPE).cast(DataType::String),
-                user,
-                col(schema::FEATURE).cast(DataType::String),
-            ];
-            selected.extend(details.clone());
-            frame.filter(inside.clone()).select(selected)
-        });
-        Ok(parts.collect())
+        Ok(frames)
     }
 
     /// The events that meet a condition, of the days on which one of these users was active, and of the tail; with the
@@ -456,6 +460,18 @@ fn inside(range_us: &Range<i64>, visible: Option<Expr>) -> Expr {
     match visible {
         None => inside,
         Some(visible) => inside.and(visible),
+    }
+}
+
+/// The same for segments, whose `ts` need not be looked at if all of it lies in the range.
+fn inside_of(segments: &[Arc<Segment>], range_us: &Range<i64>, visible: Option<Expr>) -> Expr {
+    let is_inside = |segment: &Arc<Segment>| {
+        let facts = &segment.facts;
+        range_us.start <= facts.first_ts_us && facts.last_ts_us < range_us.end
+    };
+    match segments.iter().all(is_inside) {
+        true => visible.unwrap_or(lit(true)),
+        false => inside(range_us, visible),
     }
 }
 

@@ -10,6 +10,8 @@ use std::sync::mpsc::{Receiver, channel};
 use chrono::{Days, Utc};
 use echopilot_analytics::engine::Cancel;
 use echopilot_analytics::metrics::query::Query;
+use echopilot_analytics::store::Columns;
+use polars::prelude::{col, lit};
 use serde_json::{Value, json};
 
 use crate::harness::{KEY, PATIENCE, Server, batch, engine, event, folder, ingest, run, run_json};
@@ -646,6 +648,24 @@ fn an_empty_store_answers_every_metric() {
         assert_eq!(
             by_states["rows"].as_array().unwrap().len(),
             by_events["rows"].as_array().unwrap().len()
+        );
+    }
+}
+
+#[test]
+fn a_condition_on_a_stored_text_is_applied_while_the_file_is_read() {
+    let dir = folder();
+    let engine = engine(dir.path(), Utc::now());
+    ingest(&engine, &shop(), Utc::now());
+    engine.store().seal().unwrap();
+    let batches = engine.store().batches(i64::MIN..i64::MAX, Columns::All);
+    for column in ["feature", "event_type", "url"] {
+        let events = batches.as_ref().unwrap()[0].clone();
+        let plan = events.filter(col(column).eq(lit("docs")));
+        let plan = plan.describe_optimized_plan().unwrap();
+        assert!(
+            plan.contains("SELECTION") && !plan.contains("FILTER"),
+            "{column}: {plan}"
         );
     }
 }

@@ -194,8 +194,7 @@ impl Funnel {
         let mut events = events.filter(col(schema::USER_ID).is_not_null());
         if self.order != Order::Strict {
             // Said as a condition on the stored columns, it is applied while they are read.
-            let matters = marked.map(|(filter, _)| filter.expr()).reduce(Expr::or);
-            events = events.filter(matters.unwrap_or(lit(true)));
+            events = events.filter(Filter::any(marked.map(|(filter, _)| filter)));
         }
         events.select(columns)
     }
