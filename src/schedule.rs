@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use chrono::{NaiveTime, Utc};
 use clokwerk::{Job, Scheduler, TimeUnits};
-use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::engine::{Engine, RollupScope};
 use crate::error::{Error, Result};
 use crate::rollup;
-use crate::store::{Clock, Effort, SealUrgency};
+use crate::store::{Clock, Effort, SealUrgency, pipeline};
 
 /// How often the times are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -21,9 +20,6 @@ const TICK: Duration = Duration::from_secs(1);
 const CATCH_UP_MINUTES: u32 = 10;
 /// How often some of what is sealed is verified, and days of very many segments are looked for.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
-/// Priority of jobs that give way to requests, of 0 to 99: niceness 10, a tenth of a busy machine. With less they would
-/// never end on one.
-const BESIDE_PRIORITY: u8 = 23;
 
 /// The running scheduler.
 pub struct Schedule {
@@ -116,19 +112,9 @@ fn seal(engine: &Engine) {
     }
 }
 
-/// Runs a job that gives way to requests: at low priority, which the threads that it starts inherit.
-fn run_beside<T>(name: &str, job: impl FnOnce() -> Result<T> + Send) {
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let lowered = ThreadPriorityValue::try_from(BESIDE_PRIORITY)
-                .map(ThreadPriority::Crossplatform)
-                .map(set_current_thread_priority);
-            if !matches!(lowered, Ok(Ok(()))) {
-                warn!("The {name} runs at full priority");
-            }
-            run(name, job);
-        });
-    });
+/// Runs a job that gives way to requests.
+fn run_beside<T: Send>(name: &str, job: impl FnOnce() -> Result<T> + Send) {
+    pipeline::beside(|| run(name, job));
 }
 
 /// Runs a job, whose failure must not end the schedule; what it shares is whole after a panic.

@@ -267,7 +267,7 @@ impl Store {
     pub fn erase(
         &self,
         users: &[String],
-        last: impl FnOnce(&[&str]) -> Result<()>,
+        last: impl FnOnce(&[&str]) -> Result<()> + Send,
     ) -> Result<Erased> {
         let _one = self
             .erasing
@@ -281,7 +281,8 @@ impl Store {
         erasures.begin(users)?;
         erasures.save(&self.folder)?;
         self.gate.set(&erasures, &self.names().users)?;
-        self.erase_pending(erasures, reach, last)
+        // They are invisible from here on.
+        pipeline::beside(|| self.erase_pending(erasures, reach, last))
     }
 
     /// Ends erasures that were interrupted.

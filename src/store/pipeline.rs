@@ -1,12 +1,37 @@
-//! Work on the chunks of a long stream on all cores, with the results in the stream's order.
+//! Work beside requests: on the chunks of a long stream on all cores, with the results in the stream's order; and at low
+//! priority.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
+
+use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
+use tracing::warn;
 
 use crate::error::Result;
 
 /// Chunks in work or waiting, per worker: enough to keep all busy, few enough to bound memory.
 const CHUNKS_PER_WORKER: usize = 2;
+
+/// Priority of work that gives way to requests, of 0 to 99: niceness 10, a tenth of a busy machine. With less it would never
+/// end on one.
+const BESIDE_PRIORITY: u8 = 23;
+
+/// Does work that gives way to requests: at low priority, which the threads that it starts inherit.
+pub fn beside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let done = scope.spawn(|| {
+            let lowered = ThreadPriorityValue::try_from(BESIDE_PRIORITY)
+                .map(ThreadPriority::Crossplatform)
+                .map(set_current_thread_priority);
+            if !matches!(lowered, Ok(Ok(()))) {
+                warn!("Work that should give way to requests runs at full priority");
+            }
+            work()
+        });
+        done.join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
 
 /// Applies `work` to each chunk that `next` gives, on all cores, and hands the results to `sink` in order.
 /// Stops at the first error of `next` or `sink` and returns it.
