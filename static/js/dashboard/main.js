@@ -24,6 +24,8 @@ const VIEWS = { overview, lifecycle, stickiness, funnel, retention, paths, exper
 const NAMES = { overview: 'Overview', lifecycle: 'Lifecycle', stickiness: 'Stickiness', funnel: 'Funnel', retention: 'Retention', paths: 'Paths', experiments: 'Experiments', live: 'Live', engine: 'Engine' };
 /** Views that are about now and not about a window. */
 const NOW = new Set(['live', 'engine']);
+/** Longest time that charts wait for the numbers of the first panel. */
+const HOLD_MS = 400;
 const THEME = 'echopilot.theme';
 const THEMES = ['auto', 'light', 'dark'];
 const dark = matchMedia('(prefers-color-scheme: dark)');
@@ -148,7 +150,13 @@ function render() {
   shown = { view: state.view, panels };
   if (!isSame) scrollTo(0, 0);
   focus?.();
-  for (const panel of view.panels) panel.load(signal);
+  // Drawing keeps the page busy: the numbers of the first panel come before the charts of the others, unless they take long.
+  const [first, ...others] = view.panels;
+  const after = Promise.race([first?.load(signal), new Promise((resolve) => { setTimeout(resolve, HOLD_MS); })]);
+  for (const panel of others) {
+    panel.after = after;
+    panel.load(signal);
+  }
   view.start?.(signal);
 }
 

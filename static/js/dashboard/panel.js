@@ -4,7 +4,9 @@ import { command, address, queryCsv } from './api.js';
 import { range, shortDay } from './format.js';
 import { csv, table } from './table.js';
 
-const charts = import('./charts.js');
+let started;
+/** The charts: fetched with the page, started when the first is drawn, because starting them keeps the page busy. */
+const charts = () => { started ??= import('./charts.js'); return started; };
 
 /**
  * `ask(signal)` answers `{answer, rows, request: {path, body}, option(look), label, isEmpty, empty, notes, above}`: the
@@ -49,7 +51,7 @@ export class Panel {
   put(...children) {
     const old = [...this.body.querySelectorAll('.canvas')];
     fill(this.body, ...children);
-    if (old.length) charts.then(({ dispose }) => old.forEach(dispose));
+    if (old.length) charts().then(({ dispose }) => old.forEach(dispose));
   }
 
   skeleton() {
@@ -114,7 +116,8 @@ export class Panel {
     figure.setAttribute('aria-label', label);
     canvas.style.height = `${last.height ?? this.height}px`;
     canvas.style.minWidth = last.minWidth ? `${last.minWidth}px` : '';
-    const { draw } = await charts;
+    await this.after;
+    const { draw } = await charts();
     if (this.last !== last || !canvas.isConnected) return;
     draw(canvas, last.option, last.onclick);
     this.element.dataset.drawn = 'true';
@@ -159,7 +162,7 @@ export class Panel {
   }
 
   async savePicture() {
-    const { picture } = await charts;
+    const { picture } = await charts();
     const { window } = this.last.answer ?? {};
     const note = window ? `${range(window.from, window.to)}, ${window.tz}` : '';
     const blob = await picture(this.last.picture ?? this.last.option, { title: this.title, note, width: Math.max(this.last.minWidth ?? 0, 960), height: this.last.height ?? this.height });
