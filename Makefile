@@ -64,6 +64,7 @@ bench-peers: build $(VENV)/installed
 # Questions about a year of 100 million events, export and erasure. Takes ten minutes and 10 GB of disk.
 .PHONY: bench-questions
 bench-questions: build $(VENV)/installed
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r benches/requirements.txt
 	$(VENV)/bin/python benches/questions.py $(CARGO_TARGET_DIR)/release/echopilot
 
 # A C and a C++ compiler: for parts of Polars, and for the tests.

@@ -1,10 +1,10 @@
-"""Questions about a year of 100 million events, export, access and erasure; a funnel and a filter beside DuckDB.
+"""Questions about a year of 100 million events, export, access and erasure; a funnel and a filter beside other engines.
 
 Usage: questions.py ECHOPILOT [EVENTS]      (from `make bench-questions`; default 100 million)
 
-The history is that of `echopilot demo`: 365 days, up to 1 M users. The server answers over HTTP; DuckDB reads the same lake on
-the same cores in the same run, and its funnel is `queries/funnel.sql`. Counts of users must be equal. BENCH_FOLDER keeps the
-history.
+The history is that of `echopilot demo`: 365 days, up to 1 M users. The server answers over HTTP; DuckDB, ClickHouse (chdb) and
+Polars read the same lake on the same cores in the same run. The funnel is `queries/funnel.sql` in DuckDB and `windowFunnel` in
+ClickHouse. All counts must be equal. BENCH_FOLDER keeps the history.
 """
 
 import http.client
@@ -138,6 +138,45 @@ def duckdb_filter(lake):
     return timed(lambda: db.execute(sql).fetchall(), 2)
 
 
+def clickhouse(sql):
+    import chdb
+
+    sql += " settings max_threads = 2, session_timezone = 'UTC'"
+    return timed(lambda: json.loads(f"[{','.join(chdb.query(sql, 'JSONCompactEachRow').bytes().decode().splitlines())}]"), 2)
+
+
+def clickhouse_funnel(lake):
+    steps = ", ".join(f"feature = '{step}'" for step in STEPS)
+    levels = f"""
+        select user_id, windowFunnel(toUInt64({7 * 86_400_000_000}))(toUInt64(toUnixTimestamp64Micro(ts)), {steps}) as level
+        from file('{lake}/*/*.parquet', Parquet)
+        where user_id is not null and feature in ({", ".join(f"'{step}'" for step in STEPS)})
+        group by user_id"""
+    reached = ", ".join(f"toInt32(countIf(level >= {place}))" for place in range(1, len(STEPS) + 1))
+    seconds, rows = clickhouse(f"select {reached} from ({levels})")
+    return seconds, rows[0]
+
+
+def clickhouse_filter(lake):
+    key, value = FILTER
+    return clickhouse(
+        "select feature, toInt32(count()) as n, toInt32(uniqExact(user_id)) "
+        f"from file('{lake}/*/*.parquet', Parquet) where JSONExtractString(metadata, '{key}') = '{value}' "
+        "and feature is not null group by feature order by n desc, feature limit 100"
+    )
+
+
+def polars_filter(lake):
+    import polars
+
+    key, value = FILTER
+    events = polars.scan_parquet(f"{lake}/*/*.parquet", hive_partitioning=False)
+    events = events.filter(polars.col("metadata").str.json_path_match(f"$.{key}") == value, polars.col("feature").is_not_null())
+    counted = events.group_by("feature").agg(polars.len().alias("n"), polars.col("user_id").drop_nulls().n_unique().alias("users"))
+    counted = counted.sort(["n", "feature"], descending=[True, False]).head(100)
+    return timed(lambda: counted.collect(engine="streaming").rows(), 2)
+
+
 def main(program, events, folder):
     if not os.path.exists(folder):
         command(program, folder, "demo", "--events", str(events), "--users", "1000000", "--days", "365")
@@ -170,14 +209,16 @@ def main(program, events, folder):
     server.stop()
     first = min(name[3:] for name in os.listdir(lake))
     name = "funnel of three features, 7 days"
-    seconds, rows = duckdb_funnel(lake, first, last)
     users = [row["users"] for row in answers[name]]
-    assert [row[2] for row in rows if row[1] == "first"] == users, (rows, users)
-    print(f"  DuckDB, that funnel: {seconds:.2f} s, equal users; {seconds / ours[name]:.2f} times ours")
+    seconds, rows = duckdb_funnel(lake, first, last)
+    beside(name, "DuckDB", seconds, ours[name], [row[2] for row in rows if row[1] == "first"], users)
+    seconds, found = clickhouse_funnel(lake)
+    beside(name, "ClickHouse", seconds, ours[name], found, users)
     name = "feature usage with a metadata filter"
-    seconds, rows = duckdb_filter(lake)
-    assert [tuple(row.values()) for row in answers[name]] == rows, (answers[name][:3], rows[:3])
-    print(f"  DuckDB, that filter: {seconds:.2f} s, equal rows; {seconds / ours[name]:.2f} times ours")
+    rows = [tuple(row.values()) for row in answers[name]]
+    for peer, ask in ("DuckDB", duckdb_filter), ("ClickHouse", clickhouse_filter), ("Polars", polars_filter):
+        seconds, found = ask(lake)
+        beside(name, peer, seconds, ours[name], [tuple(row) for row in found], rows)
     out = f"{folder}-export"
     seconds, _ = command(program, folder, "export", "--to", out)
     shutil.rmtree(out)
@@ -194,6 +235,11 @@ def main(program, events, folder):
         print(f"  erasure of {name}: {seconds:.1f} s; 20,000 events/s meanwhile: p50 {median:.1f} ms, p99 {p99:.1f} ms, longest {longest:.0f} ms")
     server.stop()
     shutil.rmtree(copy)
+
+
+def beside(name, peer, seconds, ours, found, expected):
+    assert found == expected, (peer, found[:3], expected[:3])
+    print(f"  {peer}, {name}: {seconds:.2f} s, the same numbers; {seconds / ours:.2f} times ours", flush=True)
 
 
 program = os.path.abspath(sys.argv[1])

@@ -1,6 +1,6 @@
 //! Events and distinct users per key: what feature usage and event types are made of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use polars::prelude::*;
 use roaring::RoaringBitmap;
@@ -35,15 +35,26 @@ pub type Counts = BTreeMap<(String, Option<String>), Count>;
 
 /// A row for each key, group and user, with the number of events, from events whose users are numbers.
 pub fn counts(events: LazyFrame, key: Expr, group: Option<Expr>) -> LazyFrame {
-    let group = group.unwrap_or(lit(NULL).cast(DataType::String));
+    let key = key.cast(numbered()).alias(KEY);
+    let by = [
+        Some(key),
+        group.clone().map(|group| group.alias(GROUP)),
+        Some(col(schema::USER_ID)),
+    ];
     events
-        .select([key.alias(KEY), group.alias(GROUP), col(schema::USER_ID)])
-        .group_by([col(KEY), col(GROUP), col(schema::USER_ID)])
+        .group_by(by.into_iter().flatten().collect::<Vec<_>>())
         .agg([len().cast(DataType::Int64).alias(EVENTS)])
-        .with_columns([
-            col(KEY).cast(DataType::String),
-            col(GROUP).cast(DataType::String),
-        ])
+        .with_columns([match group {
+            Some(_) => col(GROUP).cast(DataType::String),
+            None => lit(NULL).cast(DataType::String).alias(GROUP),
+        }])
+}
+
+/// Texts as numbers that hold for one frame: groups are found by them faster than by texts.
+fn numbered() -> DataType {
+    let categories = Categories::random(PlSmallStr::from_static(KEY), CategoricalPhysical::U32);
+    let mapping = categories.mapping();
+    DataType::Categorical(categories, mapping)
 }
 
 /// Adds what [`counts`] gave, of users that `keep` wants; `None` is an anonymous one.
@@ -55,13 +66,13 @@ pub fn read(
     keep: impl Fn(Option<u32>) -> bool,
     into: &mut Counts,
 ) -> Result<()> {
-    let keys = frame.column(KEY)?.str()?;
+    let keys = frame.column(KEY)?.as_materialized_series().cat32()?;
     let groups = frame.column(GROUP)?.str()?;
     let users = frame.column(schema::USER_ID)?.u32()?;
     let events = frame.column(EVENTS)?.i64()?;
-    type Group<'a> = (&'a str, Option<&'a str>);
-    let mut found: BTreeMap<Group<'_>, (u64, Vec<u32>)> = BTreeMap::new();
-    let names = keys.iter().zip(groups.iter());
+    type Name<'a> = (u32, Option<&'a str>);
+    let mut found: HashMap<Name<'_>, (u64, Vec<u32>)> = HashMap::new();
+    let names = keys.physical().iter().zip(groups.iter());
     for ((key, group), (user, events)) in names.zip(users.iter().zip(events.iter())) {
         let (Some(key), Some(events)) = (key, events) else {
             continue;
@@ -73,6 +84,9 @@ pub fn read(
         }
     }
     for ((key, group), (events, users)) in found {
+        let Some(key) = keys.get_mapping().cat_to_str(key) else {
+            continue;
+        };
         let users = daily::set(users);
         into.entry((key.to_owned(), group.map(str::to_owned)))
             .or_default()
