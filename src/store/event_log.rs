@@ -18,6 +18,9 @@ use crate::error::{Error, Result};
 /// The open log's name in the data folder.
 pub const FILE_NAME: &str = "analytics_events.ndjson";
 
+/// The name of the log that comes next, in the data folder, while it is prepared.
+pub(super) const NEXT_FILE_NAME: &str = "analytics_events.next.ndjson";
+
 /// Least size of a page of the cache; a larger one is given back a little later.
 const PAGE_BYTES: u64 = 4_096;
 
@@ -95,18 +98,56 @@ impl EventLog {
         let _ = rustix::fs::fadvise(&self.file, start, length, rustix::fs::Advice::DontNeed);
     }
 
-    /// Moves the log's content to `path`, in a folder that is there, and goes on with an empty log.
+    /// Goes on with another log, which takes this one's name. That is one step, because commits wait for it.
     ///
     /// # Errors
-    /// If a step fails; then the writer must stop, because it no longer knows which file is the log.
-    pub fn rotate(&mut self, path: &Path) -> Result<()> {
-        self.file
-            .sync_all()
-            .map_err(Error::io("sync", &self.path))?;
-        folder::publish(&self.path, path)?;
-        *self = Self::open(&self.path, self.durability)?;
+    /// If it fails; then the writer must stop, because it no longer knows which file is the log.
+    pub fn rotate(&mut self, next: NextLog) -> Result<()> {
+        std::fs::rename(&next.log.path, &self.path).map_err(Error::io("rename", &next.log.path))?;
+        *self = Self {
+            path: self.path.clone(),
+            durability: self.durability,
+            ..next.log
+        };
         Ok(())
     }
+}
+
+/// An empty log, ready to take the place of the open one.
+///
+/// A rotation gives the open log a second name, durably, and then the next log its first one. So it has a name at every instant,
+/// whatever a power cut undoes; what it may undo the next start completes.
+pub(super) struct NextLog {
+    log: EventLog,
+}
+
+impl NextLog {
+    /// Makes it, and gives the open log the name `aside`, in a folder that is there.
+    ///
+    /// # Errors
+    /// If a file cannot be made; then nothing has changed.
+    pub fn prepare(folder: &Path, aside: &Path) -> Result<Self> {
+        let path = folder.join(NEXT_FILE_NAME);
+        let log = EventLog::open(&path, Durability::Sync)?;
+        if log.length > 0 {
+            return Err(Error::Damaged {
+                file: path,
+                message: "it should be empty; restart to take its events up".into(),
+            });
+        }
+        let open = folder.join(FILE_NAME);
+        std::fs::hard_link(&open, aside).map_err(Error::io("link", &open))?;
+        folder::sync_parent(aside)?;
+        Ok(Self { log })
+    }
+}
+
+/// Makes a rotation durable: until then a power cut may undo the last step.
+///
+/// # Errors
+/// If the folder cannot be synced.
+pub(super) fn sync_rotation(folder: &Path) -> Result<()> {
+    folder::sync_parent(&folder.join(FILE_NAME))
 }
 
 fn is_no_room(error: &IoError) -> bool {

@@ -52,7 +52,7 @@ use crate::schema;
 use compaction::{Retired, Staged};
 use dedup::RecentIds;
 use erasure::Gate;
-use event_log::EventLog;
+use event_log::{EventLog, NextLog};
 use folder::Folder;
 use live::Live;
 use manifest::Manifest;
@@ -158,6 +158,7 @@ impl Store {
     pub fn open(config: &StoreConfig, holder: &str, now: DateTime<Utc>) -> Result<Self> {
         let folder = Folder::take(&config.data_dir, holder)?;
         let mut manifest = Manifest::load(folder.path())?;
+        RotatedLog::finish_rotation(folder.path())?;
         compaction::finish(&folder, &manifest)?;
         remove_leftovers(&folder, &manifest)?;
         let names = Names::new()?;
@@ -496,10 +497,13 @@ impl Store {
         let mut next = manifest.clone();
         // A log that segments cover may still be there if it could not be removed.
         remove_covered(&self.folder, &manifest)?;
+        RotatedLog::undo_rotation(self.folder.path())?;
         let waiting = RotatedLog::list(self.folder.path())?;
         let last = waiting.last().map_or(0, |log| log.number);
         let aside = RotatedLog::prepare(self.folder.path(), last.max(manifest.sequence) + 1)?;
-        let mark = self.writer.rotate(aside)?;
+        let next_log = NextLog::prepare(self.folder.path(), &aside)?;
+        let mark = self.writer.rotate(next_log)?;
+        event_log::sync_rotation(self.folder.path())?;
         let logs = RotatedLog::list(self.folder.path())?;
         let mut written = Vec::new();
         for log in &logs {

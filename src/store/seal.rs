@@ -1,17 +1,19 @@
 //! Sealing: the event log becomes segments. At every instant an event is visible exactly once.
 //!
-//! 1. The writer moves the log aside under a number and goes on with an empty one. 2. The logs that lie
+//! 1. The log gets a second name, under a number, and the writer goes on with an empty one. 2. The logs that lie
 //!    aside are written as segments, which nobody sees yet. 3. The manifest names the segments and the number:
 //!    that is the commit. 4. The logs are removed. A crash before 3 leaves the logs, which are read back and
 //!    sealed again; a crash after 3 leaves logs that the manifest says are covered, which are removed.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use polars::prelude::*;
 
+use super::event_log::{FILE_NAME as EVENT_LOG_FILE, NEXT_FILE_NAME};
 use super::folder::{self, Folder};
 use super::pipeline;
 use super::recovery;
@@ -48,8 +50,58 @@ impl RotatedLog {
         Ok(dir.join(format!("{number:08}.ndjson")))
     }
 
-    /// The logs that lie aside, in order.
+    /// The logs that lie aside, in order; the open log is none of them, also while it has a second name.
     pub fn list(folder: &Path) -> Result<Vec<Self>> {
+        let open = Self::of_open_log(folder)?;
+        let mut logs = Self::all(folder)?;
+        logs.retain(|log| open.as_ref() != Some(&log.path));
+        Ok(logs)
+    }
+
+    /// Ends a rotation that was cut off, when the store is opened: with events in the next log it had come to its last step,
+    /// without it is undone.
+    pub fn finish_rotation(folder: &Path) -> Result<()> {
+        let next = folder.join(NEXT_FILE_NAME);
+        let bytes = match std::fs::metadata(&next) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            found => Some(found.map_err(Error::io("look at", &next))?.len()),
+        };
+        match (bytes.unwrap_or(0), Self::of_open_log(folder)?) {
+            (0, _) => {
+                Self::undo_rotation(folder)?;
+                bytes.map_or(Ok(()), |_| folder::remove(&next))
+            }
+            (_, Some(_)) => folder::publish(&next, &folder.join(EVENT_LOG_FILE)),
+            // No rotation leaves this; a copy of the folder may have made two files of the two names.
+            (_, None) => {
+                let last = Self::all(folder)?.last().map_or(0, |log| log.number);
+                folder::publish(&next, &Self::prepare(folder, last + 1)?)
+            }
+        }
+    }
+
+    /// Takes its second name from the open log, if a rotation has left one.
+    pub fn undo_rotation(folder: &Path) -> Result<()> {
+        match Self::of_open_log(folder)? {
+            Some(path) => folder::remove(&path),
+            None => Ok(()),
+        }
+    }
+
+    fn of_open_log(folder: &Path) -> Result<Option<PathBuf>> {
+        let Some(open) = inode(&folder.join(EVENT_LOG_FILE))? else {
+            return Ok(None);
+        };
+        for log in Self::all(folder)? {
+            if inode(&log.path)? == Some(open) {
+                return Ok(Some(log.path));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The files that have the name of a log that lies aside, in order.
+    fn all(folder: &Path) -> Result<Vec<Self>> {
         let dir = folder.join(SEALING_DIR);
         let mut logs = Vec::new();
         for path in folder::list(&dir)? {
@@ -128,6 +180,17 @@ impl RotatedLog {
         match batch.rows() {
             0 => Ok(()),
             _ => sink(batch),
+        }
+    }
+}
+
+/// What makes a file another one; `None` if there is no such file.
+fn inode(path: &Path) -> Result<Option<(u64, u64)>> {
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        found => {
+            let found = found.map_err(Error::io("look at", path))?;
+            Ok(Some((found.dev(), found.ino())))
         }
     }
 }

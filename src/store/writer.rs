@@ -4,7 +4,6 @@
 //! one answers at once; no timer is involved.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -18,7 +17,7 @@ use tracing::{error, info, warn};
 use super::dedup::RecentIds;
 use super::draft::{Draft, Row};
 use super::erasure::Gate;
-use super::event_log::EventLog;
+use super::event_log::{EventLog, NextLog};
 use super::live::Live;
 use super::rate::{Accepted, Rate};
 use super::tail::{LogPart, SealMark};
@@ -58,7 +57,7 @@ enum Command {
         reply: oneshot::Sender<Result<Stored>>,
     },
     Rotate {
-        path: PathBuf,
+        next: NextLog,
         reply: oneshot::Sender<Result<SealMark>>,
     },
 }
@@ -173,12 +172,12 @@ impl WriterHandle {
         }
     }
 
-    /// Moves the log to `path` and starts an empty one. Returns what of the tail lies aside now.
-    pub(super) fn rotate(&self, path: PathBuf) -> Result<SealMark> {
+    /// Goes on with the next log. Returns what of the tail lies aside now.
+    pub(super) fn rotate(&self, next: NextLog) -> Result<SealMark> {
         self.check()?;
         let (reply, answer) = oneshot::channel();
         self.queue()?
-            .send(Command::Rotate { path, reply })
+            .send(Command::Rotate { next, reply })
             .map_err(|_| stopped())?;
         answer.blocking_recv().map_err(|_| stopped())?
     }
@@ -275,8 +274,8 @@ impl Running {
                 Command::Append { draft, reply } => {
                     next = self.commit_group(Waiting { draft, reply });
                 }
-                Command::Rotate { path, reply } => {
-                    let rotated = self.rotate(&path);
+                Command::Rotate { next, reply } => {
+                    let rotated = self.rotate(next);
                     // Whoever asked may be gone.
                     let _ = reply.send(rotated);
                 }
@@ -387,13 +386,13 @@ impl Running {
         published.map_err(|error| self.stop(error))
     }
 
-    fn rotate(&mut self, path: &std::path::Path) -> Result<SealMark> {
+    fn rotate(&mut self, next: NextLog) -> Result<SealMark> {
         if let Some(reason) = self.status.poison.get() {
             return Err(Error::Poisoned(reason.clone()));
         }
         self.writer
             .log
-            .rotate(path)
+            .rotate(next)
             .map_err(|error| self.stop(error))?;
         let mut view = self.writer.view.lock();
         view.log_bytes = 0;

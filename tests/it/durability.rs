@@ -394,3 +394,37 @@ fn any_flipped_bit_costs_at_most_the_line_it_is_in() {
         }
     }
 }
+
+#[test]
+fn a_rotation_that_a_power_cut_undid_in_part_loses_nothing_and_counts_nothing_twice() {
+    let logs = folder();
+    let [first, second] = ["first", "second"].map(|name| logs.path().join(name));
+    unsealed_demo(&first, 300, 3, 1);
+    unsealed_demo(&second, 200, 3, 2);
+    let later = fs::read(log_path(&second)).unwrap();
+    // The open log has its second name; the next log is empty, or has the events that came after the last step.
+    for (has_second_name, has_next, expected) in [
+        (true, None, 300),
+        (true, Some(&b""[..]), 300),
+        (true, Some(&later[..]), 500),
+        (false, Some(&later[..]), 500),
+    ] {
+        let dir = folder();
+        let data = dir.path().join("data");
+        fs::create_dir_all(data.join("sealing")).unwrap();
+        fs::copy(log_path(&first), log_path(&data)).unwrap();
+        let aside = data.join("sealing/00000001.ndjson");
+        let next = data.join("analytics_events.next.ndjson");
+        if has_second_name {
+            fs::hard_link(log_path(&data), &aside).unwrap();
+        }
+        if let Some(lines) = has_next {
+            fs::write(&next, lines).unwrap();
+        }
+        let sealed = run_json(&data, &["seal"]);
+        let is_next = has_next.is_some();
+        assert_eq!(sealed["events"], expected, "{has_second_name} {is_next}");
+        assert!(!aside.exists() && !next.exists());
+        run_json(&data, &["verify"]);
+    }
+}

@@ -103,6 +103,11 @@ int rename(const char *from, const char *to) {
     return REAL(rename)(from, to);
 }
 
+int linkat(int from_dir, const char *from, int to_dir, const char *to, int flags) {
+    if (below(to)) FAIL_IF_DUE("linkat")
+    return REAL(linkat)(from_dir, from, to_dir, to, flags);
+}
+
 int unlink(const char *path) {
     if (below(path)) FAIL_IF_DUE("unlink")
     return REAL(unlink)(path);
