@@ -286,18 +286,17 @@ impl Asked<'_> {
         };
         let mut batches = self.engine.store.batches(range_us, columns)?.into_iter();
         let condition = (!filter.is_empty()).then(|| filter.expr());
+        let cancel = self.cancel;
         pipeline::ordered(
             || Ok(batches.next()),
             |events| {
+                cancel.check()?;
                 collect(plan(match &condition {
                     None => events,
                     Some(condition) => events.filter(condition.clone()),
                 }))
             },
-            |made| {
-                self.cancel.check()?;
-                sink(&made?)
-            },
+            |made| sink(&made?),
         )
     }
 

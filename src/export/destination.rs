@@ -7,14 +7,16 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures_util::TryStreamExt;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::buffered::BufWriter;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::path::Path as Key;
 use object_store::prefix::PrefixStore;
-use object_store::{ClientConfigKey, ObjectStore, ObjectStoreExt, RetryConfig};
+use object_store::{
+    ClientConfigKey, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig,
+};
 use tokio::runtime::Runtime;
 
 use crate::error::{Error, Result};
@@ -23,7 +25,7 @@ use crate::store::folder;
 /// The folder of unfinished files, in the export folder.
 const TEMP_DIR: &str = "tmp";
 /// A part of an upload: above the 5 MiB that S3 asks for, and small beside the memory of an export.
-const UPLOAD_PART_BYTES: usize = 8 << 20;
+const UPLOAD_PART_BYTES: u64 = 8 << 20;
 /// Parts of a file that are on their way at once.
 const UPLOADS: usize = 4;
 /// A request may take so long: a part over a slow line.
@@ -241,37 +243,55 @@ impl Bucket {
     /// In parts if it is large. The object is there when all of them are.
     fn upload(&self, from: &Path, name: &str) -> Result<()> {
         let mut file = File::open(from).map_err(Error::io("read", from))?;
-        let mut writer =
-            BufWriter::with_capacity(self.store.clone(), Key::from(name), UPLOAD_PART_BYTES)
-                .with_max_concurrency(UPLOADS);
-        loop {
+        let mut next = || {
             let mut part = Vec::new();
-            let read = (&mut file)
-                .take(UPLOAD_PART_BYTES as u64)
+            (&mut file)
+                .take(UPLOAD_PART_BYTES)
                 .read_to_end(&mut part)
-                .map_err(Error::io("read", from));
-            let is_end = part.is_empty();
-            let sent = read.and_then(|_| {
-                let sent = self.runtime.block_on(async {
-                    match is_end {
-                        true => tokio::io::AsyncWriteExt::shutdown(&mut writer).await,
-                        false => Ok(writer.put(part.into()).await?),
-                    }
-                });
-                sent.map_err(Error::io(
-                    "upload",
-                    &PathBuf::from(format!("{}/{name}", self.url)),
-                ))
-            });
+                .map_err(Error::io("read", from))?;
+            Ok::<_, Error>(PutPayload::from(part))
+        };
+        let key = Key::from(name);
+        let first = next()?;
+        self.runtime.block_on(async {
+            if (first.content_length() as u64) < UPLOAD_PART_BYTES {
+                let put = self.store.put(&key, first).await;
+                return put.map(drop).map_err(self.failed("upload", name));
+            }
+            let upload = self.store.put_multipart(&key).await;
+            let mut upload = upload.map_err(self.failed("upload", name))?;
+            let sent = self.send_parts(&mut *upload, first, next, name).await;
             if sent.is_err() {
                 // Parts of what will not be finished cost money.
-                let _ = self.runtime.block_on(writer.abort());
+                let _ = upload.abort().await;
             }
-            sent?;
-            if is_end {
-                return Ok(());
+            sent
+        })
+    }
+
+    async fn send_parts(
+        &self,
+        upload: &mut dyn MultipartUpload,
+        first: PutPayload,
+        mut next: impl FnMut() -> Result<PutPayload>,
+        name: &str,
+    ) -> Result<()> {
+        let mut under_way = FuturesUnordered::new();
+        let mut part = first;
+        while part.content_length() > 0 {
+            under_way.push(upload.put_part(part));
+            if under_way.len() >= UPLOADS
+                && let Some(sent) = under_way.next().await
+            {
+                sent.map_err(self.failed("upload", name))?;
             }
+            part = next()?;
         }
+        while let Some(sent) = under_way.next().await {
+            sent.map_err(self.failed("upload", name))?;
+        }
+        let done = upload.complete().await;
+        done.map(drop).map_err(self.failed("upload", name))
     }
 
     fn remove(&self, name: &str) -> Result<()> {

@@ -20,8 +20,10 @@ use crate::engine::Cancel;
 use crate::error::{Error, Result};
 use crate::export::events::EventFormat;
 
-/// Parts that wait for a slow client: each is some MB.
-const PARTS_WAITING: usize = 2;
+/// Bytes that are handed over at once: a slow client takes as many in seconds.
+const PIECE_BYTES: usize = 1 << 20;
+/// Pieces that wait for a slow client.
+const PIECES_WAITING: usize = 8;
 
 /// A client that takes nothing for so long has given up.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -48,7 +50,7 @@ pub async fn export(
     let Ok(turn) = app.exports.clone().try_acquire_owned() else {
         return Err(Error::Busy("too many exports at once").into());
     };
-    let (sender, mut parts) = mpsc::channel::<Result<Part>>(PARTS_WAITING);
+    let (sender, mut parts) = mpsc::channel::<Result<Part>>(PIECES_WAITING);
     let engine = app.engine.clone();
     let runtime = Handle::current();
     tokio::task::spawn_blocking(move || {
@@ -57,7 +59,12 @@ pub async fn export(
             sent.map_err(|_| Error::Busy("the client is gone or does not read"))
         };
         let done = engine.export_events(&request, format, Utc::now(), &Cancel::default(), |part| {
-            send(Ok(Part::Bytes(part.into())))
+            let mut part = Bytes::from(part);
+            while !part.is_empty() {
+                let piece = part.split_to(part.len().min(PIECE_BYTES));
+                send(Ok(Part::Bytes(piece)))?;
+            }
+            Ok(())
         });
         if let Err(error) = &done {
             warn!("An export ended early: {error}");

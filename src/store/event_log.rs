@@ -103,6 +103,9 @@ impl EventLog {
     /// # Errors
     /// If it fails; then the writer must stop, because it no longer knows which file is the log.
     pub fn rotate(&mut self, next: NextLog) -> Result<()> {
+        if let Some(aside) = &next.aside {
+            folder::publish(&self.path, aside)?;
+        }
         std::fs::rename(&next.log.path, &self.path).map_err(Error::io("rename", &next.log.path))?;
         *self = Self {
             path: self.path.clone(),
@@ -119,6 +122,8 @@ impl EventLog {
 /// whatever a power cut undoes; what it may undo the next start completes.
 pub(super) struct NextLog {
     log: EventLog,
+    /// Where the open log goes, on a file system that knows no second names.
+    aside: Option<PathBuf>,
 }
 
 impl NextLog {
@@ -136,9 +141,15 @@ impl NextLog {
             });
         }
         let open = folder.join(FILE_NAME);
-        std::fs::hard_link(&open, aside).map_err(Error::io("link", &open))?;
-        folder::sync_parent(aside)?;
-        Ok(Self { log })
+        let aside = match std::fs::hard_link(&open, aside) {
+            Err(error) if is_no_link(&error) => Some(aside.to_owned()),
+            linked => {
+                linked.map_err(Error::io("link", &open))?;
+                folder::sync_parent(aside)?;
+                None
+            }
+        };
+        Ok(Self { log, aside })
     }
 }
 
@@ -148,6 +159,13 @@ impl NextLog {
 /// If the folder cannot be synced.
 pub(super) fn sync_rotation(folder: &Path) -> Result<()> {
     folder::sync_parent(&folder.join(FILE_NAME))
+}
+
+fn is_no_link(error: &IoError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Unsupported | ErrorKind::PermissionDenied
+    )
 }
 
 fn is_no_room(error: &IoError) -> bool {

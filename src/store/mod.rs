@@ -158,7 +158,7 @@ impl Store {
     pub fn open(config: &StoreConfig, holder: &str, now: DateTime<Utc>) -> Result<Self> {
         let folder = Folder::take(&config.data_dir, holder)?;
         let mut manifest = Manifest::load(folder.path())?;
-        RotatedLog::finish_rotation(folder.path())?;
+        RotatedLog::finish_rotation(folder.path(), manifest.sequence)?;
         compaction::finish(&folder, &manifest)?;
         remove_leftovers(&folder, &manifest)?;
         let names = Names::new()?;

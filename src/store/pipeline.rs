@@ -1,6 +1,8 @@
 //! Work beside requests: on the chunks of a long stream on all cores, with the results in the stream's order; and at low
 //! priority.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
@@ -28,8 +30,7 @@ pub fn beside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
             }
             work()
         });
-        done.join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        done.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
 }
 
@@ -44,15 +45,23 @@ pub fn ordered<T: Send, R: Send>(
     mut sink: impl FnMut(R) -> Result<()>,
 ) -> Result<()> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let (job_sender, jobs) = sync_channel::<(T, SyncSender<R>)>(workers * CHUNKS_PER_WORKER);
-    let (order_sender, order) = sync_channel::<Result<Receiver<R>>>(workers * CHUNKS_PER_WORKER);
+    let (job_sender, jobs) =
+        sync_channel::<(T, SyncSender<Outcome<R>>)>(workers * CHUNKS_PER_WORKER);
+    let (order_sender, order) =
+        sync_channel::<Result<Receiver<Outcome<R>>>>(workers * CHUNKS_PER_WORKER);
     let jobs = Mutex::new(jobs);
+    let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
                 while let Some((chunk, reply)) = take(&jobs) {
+                    if is_over.load(Ordering::Relaxed) {
+                        continue;
+                    }
+                    // A worker that died of a panic would leave what is queued to nobody.
+                    let outcome = catch_unwind(AssertUnwindSafe(|| work(chunk)));
                     // Nobody waits for the result once the sink has failed.
-                    let _ = reply.send(work(chunk));
+                    let _ = reply.send(outcome);
                 }
             });
         }
@@ -75,17 +84,22 @@ pub fn ordered<T: Send, R: Send>(
                 }
             }
         });
-        // `order` is dropped on an early return, which ends the reader and then the workers.
-        let order = order;
-        for result in order {
-            // A missing result means that a worker panicked; the scope passes that on.
-            if let Ok(result) = result?.recv() {
-                sink(result)?;
+        // `order` is dropped at the end of this, however it ends, which ends the reader and then the workers.
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            for outcome in order {
+                if let Ok(outcome) = outcome?.recv() {
+                    sink(outcome.unwrap_or_else(|panic| resume_unwind(panic)))?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        }));
+        is_over.store(true, Ordering::Relaxed);
+        done.unwrap_or_else(|panic| resume_unwind(panic))
     })
 }
+
+/// What became of a chunk: its result, or a panic to pass on.
+type Outcome<R> = std::thread::Result<R>;
 
 fn take<T>(jobs: &Mutex<Receiver<T>>) -> Option<T> {
     jobs.lock()
@@ -122,5 +136,21 @@ mod tests {
             |_| Err(Error::Busy("stop")),
         );
         assert!(matches!(stopped, Err(Error::Busy("stop"))));
+    }
+
+    #[test]
+    fn a_panic_of_all_workers_is_passed_on() {
+        let passed_on = catch_unwind(|| {
+            let mut numbers = 0..1000_u64;
+            ordered(
+                || Ok(numbers.next()),
+                |number| {
+                    assert!(number > 1000, "as the test wants it");
+                    number
+                },
+                |_| Ok(()),
+            )
+        });
+        assert!(passed_on.is_err());
     }
 }

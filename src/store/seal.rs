@@ -58,9 +58,9 @@ impl RotatedLog {
         Ok(logs)
     }
 
-    /// Ends a rotation that was cut off, when the store is opened: with events in the next log it had come to its last step,
+    /// Ends a rotation that was cut off, when the store is opened, whose segments cover the logs up to that number: with events in the next log it had come to its last step,
     /// without it is undone.
-    pub fn finish_rotation(folder: &Path) -> Result<()> {
+    pub fn finish_rotation(folder: &Path, sealed_through: u64) -> Result<()> {
         let next = folder.join(NEXT_FILE_NAME);
         let bytes = match std::fs::metadata(&next) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -75,7 +75,7 @@ impl RotatedLog {
             // No rotation leaves this; a copy of the folder may have made two files of the two names.
             (_, None) => {
                 let last = Self::all(folder)?.last().map_or(0, |log| log.number);
-                folder::publish(&next, &Self::prepare(folder, last + 1)?)
+                folder::publish(&next, &Self::prepare(folder, last.max(sealed_through) + 1)?)
             }
         }
     }

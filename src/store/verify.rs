@@ -74,7 +74,8 @@ pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
         .into_iter()
         .filter(|log| log.number > manifest.sealed_through)
         .map(|log| log.path);
-    for path in waiting.chain([folder.path().join(event_log::FILE_NAME)]) {
+    let open = [event_log::FILE_NAME, event_log::NEXT_FILE_NAME];
+    for path in waiting.chain(open.map(|name| folder.path().join(name))) {
         verify_log(&path, &mut verified)?;
     }
     Ok(verified)

@@ -62,8 +62,8 @@ impl KeptWeek {
     }
 }
 
-/// Events that are computed on at once: enough to keep all cores busy, few enough that memory is bounded by them and that
-/// a question can be given up.
+/// Events that are computed on at once, by all cores together: enough to keep them busy, few enough that memory is bounded by
+/// them and that a question can be given up.
 const BATCH_ROWS: u64 = 4 << 20;
 
 /// Segments that are looked through at once for some of their events.
@@ -235,10 +235,12 @@ impl SharedView {
         let visible = || snapshot.visible.clone();
         let mut frames = Vec::new();
         let mut rows = 0;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let full_rows = (BATCH_ROWS / cores as u64).max(1);
         let full = |segment: &Arc<Segment>| {
-            let before = rows / BATCH_ROWS;
+            let before = rows / full_rows;
             rows += segment.facts.rows;
-            rows / BATCH_ROWS == before
+            rows / full_rows == before
         };
         let mut same_batch = full;
         for batch in snapshot.segments.chunk_by(|_, next| same_batch(next)) {

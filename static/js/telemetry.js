@@ -277,9 +277,9 @@
     }
   }
 
-  function readLeft(key) {
+  function readLeft([, text]) {
     try {
-      return JSON.parse(recall(key)) || [];
+      return JSON.parse(text) || [];
     } catch {
       return [];
     }
@@ -290,13 +290,14 @@
   }
 
   async function takeUp() {
-    const keys = leftKeys();
-    keys.flatMap(readLeft).forEach((record) => {
+    const left = leftKeys().map((key) => [key, recall(key)]);
+    left.flatMap(readLeft).forEach((record) => {
       if (!queue.has(record.id)) queue.set(record.id, { ...record, stored: NOT_STORED });
     });
-    if (keys.length) saveSoon();
+    if (left.length) saveSoon();
     await saved;
-    keys.forEach((key) => remember(key, null));
+    // A page that came back may have written anew meanwhile.
+    left.forEach(([key, text]) => recall(key) === text && remember(key, null));
   }
 
   function forget(records) {

@@ -44,7 +44,8 @@ test('a way back through the back/forward cache is one more view', async (t) => 
     addEventListener('pageshow', async ({ persisted }) => {
       if (persisted) EchoPilot.track('action', 'after');
       await fetch('/report?persisted=' + persisted);
-      if (!persisted) setTimeout(() => { location.href = '/b'; });
+      // The browser does not keep a page with a transaction under way; that one is sent from it is the next test's matter.
+      if (!persisted) EchoPilot.flush().then(() => { location.href = '/b'; });
     });</script>`);
   await unwatched(t, `${site.url}/a`);
   await until('the way back', () => site.reports.length === 2);
