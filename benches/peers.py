@@ -14,9 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 
-KEY = "a-key-for-the-bench"
+from server import Server
+
 ROUNDS = 3
 WARM_QUESTIONS = 300
 
@@ -106,41 +106,6 @@ def as_peer(name, lake, first, end):
     print(json.dumps({"seconds": seconds, "peak": peak, "answer": [list(totals), features, types]}))
 
 
-class Server:
-    def __init__(self, program, folder):
-        self.started = time.monotonic()
-        self.child = subprocess.Popen(
-            [program, "serve", "--data-dir", folder, "--listen", "127.0.0.1:0"],
-            env={**os.environ, "ECHOPILOT_DASH_KEY": KEY, "ECHOPILOT_RAW_RETENTION_DAYS": "400"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for line in self.child.stderr:
-            if "answers at" in line:
-                self.url = line.split()[-1]
-                break
-        self.start_seconds = time.monotonic() - self.started
-
-    def ask(self, days, end):
-        request = urllib.request.Request(
-            f"{self.url}/api/analytics/usage?days={days}&end={end}", headers={"X-Dash-Key": KEY}
-        )
-        started = time.monotonic()
-        with urllib.request.urlopen(request) as response:
-            body = response.read()
-        return time.monotonic() - started, json.loads(body)
-
-    def peak(self):
-        with open(f"/proc/{self.child.pid}/status") as status:
-            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
-
-    def stop(self):
-        self.child.terminate()
-        self.child.stderr.close()
-        self.child.wait()
-
-
 def milliseconds(seconds):
     ordered = sorted(seconds)
     return f"p50 {statistics.median(ordered) * 1e3:.1f}, p95 {ordered[int(len(ordered) * 0.95)] * 1e3:.1f} ms"
@@ -161,9 +126,9 @@ def measure(program, folder, events):
           f"dictionary {os.path.getsize(f'{folder}/users.ndjson') / 1e6:.0f} MB")
     server = Server(program, folder)
     newest = max(name[3:] for name in os.listdir(f"{folder}/events"))
-    first_answer, answer = server.ask(365, newest)
-    warm = [server.ask(365, newest)[0] for _ in range(WARM_QUESTIONS)]
-    month = [server.ask(30, newest)[0] for _ in range(WARM_QUESTIONS)]
+    first_answer, answer = server.ask(f"usage?days=365&end={newest}")
+    warm = [server.ask(f"usage?days=365&end={newest}")[0] for _ in range(WARM_QUESTIONS)]
+    month = [server.ask(f"usage?days=30&end={newest}")[0] for _ in range(WARM_QUESTIONS)]
     print(f"  EchoPilot: start {server.start_seconds:.2f} s, first answer {first_answer * 1e3:.0f} ms, "
           f"365 days {milliseconds(warm)}, 30 days {milliseconds(month)}, peak {server.peak():.0f} MB")
     server.stop()

@@ -17,13 +17,12 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 
 import duckdb
 
-KEY = "a-key-for-the-bench"
+from server import ENVIRONMENT, Server
+
 ROUNDS = 5
-ENVIRONMENT = {**os.environ, "ECHOPILOT_DASH_KEY": KEY, "ECHOPILOT_RAW_RETENTION_DAYS": "400"}
 # What is sent while users are erased: 20,000 events a second.
 SENDERS = 8
 SEND_EVERY = 0.04
@@ -31,23 +30,8 @@ STEPS = ["calendar", "projects", "tasks"]
 FILTER = ("plan", "pro")
 
 
-class Server:
-    def __init__(self, program, folder):
-        self.child = subprocess.Popen(
-            [program, "serve", "--data-dir", folder, "--listen", "127.0.0.1:0"],
-            env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )
-        self.url = next(line.split()[-1] for line in self.child.stderr if "answers at" in line)
-
-    def ask(self, question):
-        request = urllib.request.Request(
-            f"{self.url}/api/analytics/query", json.dumps(question).encode(),
-            {"X-Dash-Key": KEY, "Content-Type": "application/json"},
-        )
-        started = time.monotonic()
-        with urllib.request.urlopen(request) as response:
-            answer = json.loads(response.read())
-        return time.monotonic() - started, answer["rows"]
+class Loaded(Server):
+    """The server, while others send events."""
 
     def erase(self, users):
         """Seconds of an erasure, and how long answers to ingest took meanwhile: median, p99 and longest, in ms."""
@@ -55,14 +39,7 @@ class Server:
         senders = [threading.Thread(target=self.send, args=(number, stop, latencies)) for number in range(SENDERS)]
         for sender in senders:
             sender.start()
-        request = urllib.request.Request(
-            f"{self.url}/api/analytics/erasures", json.dumps({"users": users}).encode(),
-            {"X-Dash-Key": KEY, "Content-Type": "application/json"},
-        )
-        started = time.monotonic()
-        with urllib.request.urlopen(request) as response:
-            response.read()
-        seconds = time.monotonic() - started
+        seconds, _ = self.ask("erasures", {"users": users})
         stop.set()
         for sender in senders:
             sender.join()
@@ -87,15 +64,6 @@ class Server:
             latencies.append(time.monotonic() - due)
             due += SEND_EVERY
         connection.close()
-
-    def peak(self):
-        with open(f"/proc/{self.child.pid}/status") as status:
-            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
-
-    def stop(self):
-        self.child.terminate()
-        self.child.stderr.close()
-        self.child.wait()
 
 
 def timed(work, rounds=ROUNDS):
@@ -202,7 +170,8 @@ def main(program, events, folder):
     for name, question in questions:
         times = []
         for _ in range(ROUNDS):
-            seconds, answers[name] = server.ask({**question, "days": 365, "end": last})
+            seconds, answer = server.ask("query", {**question, "days": 365, "end": last})
+            answers[name] = answer["rows"]
             times.append(seconds)
         ours[name] = statistics.median(times)
         print(f"  {name}: median {ours[name] * 1e3:,.0f} ms, first {times[0] * 1e3:,.0f} ms; peak {server.peak():,.0f} MB")
@@ -229,7 +198,7 @@ def main(program, events, folder):
         many = [json.loads(line) for line in file]
     user = many[4_999]
     print(f"  access to one user: {command(program, copy, 'user', 'access', user)[0]:.1f} s")
-    server = Server(program, copy)
+    server = Loaded(program, copy)
     for name, users in ("one user", [user]), ("1,000 users", [user for user in many[:: len(many) // 1_000] if user][:1_000]):
         seconds, (median, p99, longest) = server.erase(users)
         print(f"  erasure of {name}: {seconds:.1f} s; 20,000 events/s meanwhile: p50 {median:.1f} ms, p99 {p99:.1f} ms, longest {longest:.0f} ms")

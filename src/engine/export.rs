@@ -105,11 +105,6 @@ impl Engine {
         let days = self.store.sealed_days(None)?;
         let kept_from = self.store.expiry().raw_from;
         for to in &folders {
-            let known = lake::ExportManifest::load(&Destination::Folder(to.clone()))?.days;
-            let days: Vec<_> = days
-                .iter()
-                .filter(|day| known.contains_key(&day.day))
-                .collect();
             lake::refresh(&days, kept_from, to, erased)?;
         }
         Ok(folders.len())

@@ -81,9 +81,7 @@ impl Destination {
     /// Writes a small file, whole or not at all.
     pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         let temp = self.temp(&name.replace('/', "-"))?;
-        fs::write(&temp, content)
-            .and_then(|()| File::open(&temp)?.sync_all())
-            .map_err(Error::io("write", &temp))?;
+        folder::write_synced(&temp, content)?;
         self.publish(&temp, name)
     }
 
@@ -154,13 +152,7 @@ impl Destination {
     /// # Errors
     /// If it cannot be removed.
     pub fn clear_temp(&self) -> Result<()> {
-        let temp = self.temp_dir();
-        match fs::remove_dir_all(&temp) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("remove", &temp)(error))
-            }
-            _ => Ok(()),
-        }
+        folder::remove_all(&self.temp_dir())
     }
 
     fn temp_dir(&self) -> PathBuf {

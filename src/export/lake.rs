@@ -171,13 +171,13 @@ pub fn export(
     Ok(exported)
 }
 
-/// Takes users out of an export in a folder: `days` are those of its days that the store still has, without them already. Days that are
-/// in the export alone are read and written anew.
+/// Takes users out of an export in a folder: `days` are those that the store has, without them already. Days that are in the
+/// export alone are read and written anew.
 ///
 /// # Errors
 /// As [`export`].
 pub fn refresh(
-    days: &[&SealedDay],
+    days: &[SealedDay],
     kept_from: Option<NaiveDate>,
     root: &Path,
     erased: &[&str],
@@ -188,7 +188,7 @@ pub fn refresh(
     let in_store = |manifest: &ExportManifest, day: &SealedDay| !manifest.keeps(day, kept_from);
     let changed: Vec<&SealedDay> = days
         .iter()
-        .copied()
+        .filter(|day| manifest.days.contains_key(&day.day))
         .filter(|day| in_store(&manifest, day) && !manifest.has(&present, day))
         .collect();
     for day in changed {

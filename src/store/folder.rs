@@ -85,9 +85,7 @@ impl Folder {
     /// If any step fails; then the file is the old or the new one, and whole.
     pub fn replace(&self, name: &str, content: &[u8]) -> Result<()> {
         let temp = self.temp(name)?;
-        let mut file = File::create(&temp).map_err(Error::io("create", &temp))?;
-        file.write_all(content).map_err(Error::io("write", &temp))?;
-        file.sync_all().map_err(Error::io("sync", &temp))?;
+        write_synced(&temp, content)?;
         publish(&temp, &self.path.join(name))
     }
 
@@ -113,13 +111,7 @@ impl Folder {
 
     /// What an earlier process left unfinished was never published.
     fn clear_temp(&self) -> Result<()> {
-        let dir = self.path.join(TEMP_DIR);
-        match fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("clear", &dir)(error))
-            }
-            _ => Ok(()),
-        }
+        remove_all(&self.path.join(TEMP_DIR))
     }
 }
 
@@ -137,6 +129,29 @@ impl Drop for Folder {
 pub fn publish(temp: &Path, path: &Path) -> Result<()> {
     fs::rename(temp, path).map_err(Error::io("rename to", path))?;
     sync_parent(path)
+}
+
+/// Writes a file and syncs what is in it; its name is durable when its folder is synced.
+///
+/// # Errors
+/// If a step fails.
+pub fn write_synced(path: &Path, content: &[u8]) -> Result<()> {
+    let mut file = File::create(path).map_err(Error::io("create", path))?;
+    file.write_all(content).map_err(Error::io("write", path))?;
+    file.sync_all().map_err(Error::io("sync", path))
+}
+
+/// Removes a folder with all that is in it, where there is one.
+///
+/// # Errors
+/// If it cannot be removed.
+pub fn remove_all(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("clear", dir)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A value as readable JSON, for a small file.

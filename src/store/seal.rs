@@ -6,6 +6,7 @@
 //!    sealed again; a crash after 3 leaves logs that the manifest says are covered, which are removed.
 
 use std::collections::BTreeMap;
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -62,10 +63,7 @@ impl RotatedLog {
     /// without it is undone.
     pub fn finish_rotation(folder: &Path, sealed_through: u64) -> Result<()> {
         let next = folder.join(NEXT_FILE_NAME);
-        let bytes = match std::fs::metadata(&next) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            found => Some(found.map_err(Error::io("look at", &next))?.len()),
-        };
+        let bytes = metadata(&next)?.map(|found| found.len());
         match (bytes.unwrap_or(0), Self::of_open_log(folder)?) {
             (0, _) => {
                 Self::undo_rotation(folder)?;
@@ -186,12 +184,13 @@ impl RotatedLog {
 
 /// What makes a file another one; `None` if there is no such file.
 fn inode(path: &Path) -> Result<Option<(u64, u64)>> {
+    Ok(metadata(path)?.map(|found| (found.dev(), found.ino())))
+}
+
+fn metadata(path: &Path) -> Result<Option<Metadata>> {
     match std::fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        found => {
-            let found = found.map_err(Error::io("look at", path))?;
-            Ok(Some((found.dev(), found.ino())))
-        }
+        found => found.map(Some).map_err(Error::io("look at", path)),
     }
 }
 

@@ -1,8 +1,6 @@
 //! The daily states on disk: one file a day, written anew under another name when the day gets more events.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -153,12 +151,7 @@ impl<'a> StateWriter<'a> {
         let bytes = daily::encode(state, self.names);
         let path = format!("{DIR}/{}-{:08}.state", date(day), self.number);
         let file = self.folder.path().join(&path);
-        File::create(&file)
-            .and_then(|mut file| {
-                file.write_all(&bytes)?;
-                file.sync_all()
-            })
-            .map_err(Error::io("write", &file))?;
+        folder::write_synced(&file, &bytes)?;
         self.written.push(StateFacts {
             day: date(day),
             path,

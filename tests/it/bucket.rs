@@ -2,12 +2,12 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use chrono::{Days, Utc};
 use serde_json::{Value, json};
 
-use crate::harness::{echopilot, folder, run_json};
+use crate::harness::{echopilot, folder, printed, run_json};
 use crate::oracle::{python, python_command};
 
 /// A running S3 server; ended when dropped.
@@ -46,19 +46,15 @@ impl S3 {
         command
     }
 
-    fn export(&self, data: &Path, more: &[&str]) -> Output {
-        self.command(data)
-            .args(["export", "--to", "s3://lake/our/events"])
-            .args(more)
-            .output()
-            .unwrap()
+    fn export(&self, data: &Path, more: &[&str]) -> Command {
+        let mut command = self.command(data);
+        command.args(["export", "--to", "s3://lake/our/events"]);
+        command.args(more);
+        command
     }
 
     fn exported(&self, data: &Path, more: &[&str]) -> Value {
-        let output = self.export(data, more);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{stderr}");
-        serde_json::from_slice(&output.stdout).unwrap()
+        serde_json::from_slice(&printed(&mut self.export(data, more))).unwrap()
     }
 
     /// What another engine reads there: the names of the objects, and the users with their events.
@@ -83,15 +79,14 @@ impl Drop for S3 {
 }
 
 /// Imports an event of each user on each of these days.
-fn import(data: &Path, dir: &Path, days_ago: &[u64], users: &[&str], text: &str) {
+fn import(data: &Path, dir: &Path, days_ago: &[u64], users: &[&str]) {
     let today = Utc::now().date_naive();
     let lines: Vec<String> = days_ago
         .iter()
         .flat_map(|days_ago| users.iter().map(move |user| (days_ago, user)))
         .map(|(days_ago, user)| {
             let ts = format!("{}T10:00:00Z", today - Days::new(*days_ago));
-            json!({"event_type":"action","user_id":user,"ts":ts,"metadata":{"text":text}})
-                .to_string()
+            json!({"event_type":"action","user_id":user,"ts":ts}).to_string()
         })
         .collect();
     let file = dir.join("events");
@@ -105,7 +100,7 @@ fn an_export_to_a_bucket_has_every_event_and_only_changes_are_sent_again() {
     let data = dir.path().join("data");
     // Each fifth request fails: all of it is retried.
     let s3 = S3::start(5);
-    import(&data, dir.path(), &[1, 2, 3], &["ann", "bob"], "");
+    import(&data, dir.path(), &[1, 2, 3], &["ann", "bob"]);
     run_json(&data, &["rollup"]);
     let first = s3.exported(&data, &["--for", "snowflake"]);
     assert_eq!((&first["days"], &first["events"]), (&json!(3), &json!(6)));
@@ -132,7 +127,7 @@ fn an_export_to_a_bucket_has_every_event_and_only_changes_are_sent_again() {
         (&again["days"], &again["unchanged"]),
         (&json!(0), &json!(3))
     );
-    import(&data, dir.path(), &[2], &["late"], "");
+    import(&data, dir.path(), &[2], &["late"]);
     let changed = s3.exported(&data, &["--since", "last"]);
     assert_eq!(
         (&changed["days"], &changed["unchanged"]),
@@ -178,7 +173,7 @@ fn a_large_file_goes_up_in_parts_and_one_that_cannot_leaves_nothing() {
 
     // A server that always fails: the command says so, and the bucket has no part of the export.
     let broken = S3::start(1);
-    let output = broken.export(&data, &[]);
+    let output = broken.export(&data, &[]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(

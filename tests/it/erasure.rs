@@ -6,7 +6,7 @@ use chrono::{Days, Utc};
 use serde_json::{Value, json};
 
 use crate::faults::{copy, with_fault};
-use crate::harness::{Server, batch, echopilot, folder, run, run_json};
+use crate::harness::{Server, batch, echopilot, folder, printed, run, run_json};
 
 const TARGET: &str = "target-user-77";
 
@@ -88,16 +88,9 @@ fn files_with(dir: &Path, text: &str) -> Vec<PathBuf> {
         .iter()
         .any(|path| path.extension().is_some_and(|found| found == "parquet"))
     {
-        let output = crate::oracle::python_command()
-            .args(["-c", script, dir.to_str().unwrap(), text])
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let lines = String::from_utf8(output.stdout).unwrap();
+        let mut judge = crate::oracle::python_command();
+        let lines = printed(judge.args(["-c", script, dir.to_str().unwrap(), text]));
+        let lines = String::from_utf8(lines).unwrap();
         found.extend(
             lines
                 .lines()
@@ -344,17 +337,8 @@ fn by_choice_users_are_stored_by_a_keyed_hash_alone_and_found_by_their_id() {
     std::fs::write(&key, "a key of more than sixteen bytes").unwrap();
     let with_key = |arguments: &[&str]| {
         let mut command = echopilot(&data);
-        let output = command
-            .env("ECHOPILOT_USER_KEY_FILE", &key)
-            .args(arguments)
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap()
+        let command = command.env("ECHOPILOT_USER_KEY_FILE", &key).args(arguments);
+        String::from_utf8(printed(command)).unwrap()
     };
     let file = dir.path().join("events");
     let lines: Vec<String> = history(0).iter().map(Value::to_string).collect();

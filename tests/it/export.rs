@@ -8,22 +8,11 @@ use serde_json::{Value, json};
 
 use crate::faults::with_fault;
 use crate::harness::{KEY, Server, batch, echopilot, folder, run, run_json, unsealed_demo};
-use crate::oracle::python_command;
+use crate::oracle;
 
-/// Runs Python with a script and an argument; it must succeed.
+/// Runs a script of Python and reads its JSON.
 fn python(script: &str, arguments: &[&str]) -> Value {
-    let output = python_command()
-        .arg("-c")
-        .arg(script)
-        .args(arguments)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    serde_json::from_slice(&output.stdout).expect("the script prints JSON")
+    oracle::python(&[&["-c", script], arguments].concat())
 }
 
 fn export(data: &Path, to: &Path, more: &[&str]) -> Value {

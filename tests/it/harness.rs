@@ -53,6 +53,17 @@ pub fn run_json(data_dir: &Path, arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).expect("a command prints JSON")
 }
 
+/// Runs a prepared command, which must succeed, and returns what it prints.
+pub fn printed(command: &mut Command) -> Vec<u8> {
+    let output = command.output().expect("the program starts");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output.stdout
+}
+
 /// A running server; killed when dropped.
 pub struct Server {
     child: Child,

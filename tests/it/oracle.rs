@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{folder, run, run_json, sample};
+use crate::harness::{folder, printed, run, run_json, sample};
 
 /// Python with the packages of `tests/requirements.txt`, which `make test` installs.
 pub fn python_command() -> Command {
@@ -24,13 +24,8 @@ pub fn python_command() -> Command {
 
 /// Runs Python and reads its JSON.
 pub fn python(arguments: &[&str]) -> Value {
-    let output = python_command().args(arguments).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    serde_json::from_slice(&output.stdout).expect("the judge prints JSON")
+    let answer = printed(python_command().args(arguments));
+    serde_json::from_slice(&answer).expect("the judge prints JSON")
 }
 
 /// Compares usage of a window with DuckDB's over the same events.

@@ -14,7 +14,9 @@ use echopilot_analytics::store::Columns;
 use polars::prelude::{col, lit};
 use serde_json::{Value, json};
 
-use crate::harness::{KEY, PATIENCE, Server, batch, engine, event, folder, ingest, run, run_json};
+use crate::harness::{
+    KEY, PATIENCE, Server, batch, engine, event, folder, ingest, printed, run, run_json,
+};
 use crate::oracle::python_command;
 
 /// Events of yesterday: seconds after noon, type, user, feature, URL, metadata.
@@ -476,15 +478,7 @@ fn http_and_command_line_give_one_answer_in_every_format() {
         assert arrow.to_pydict() == parquet.to_pydict()\n\
         assert arrow['users'].to_pylist() == csv['users'].tolist() == [3, 2]\n\
         assert arrow['seconds_from_first_mean'].to_pylist() == [None, 3.0]\n";
-    let output = python_command()
-        .args(["-c", script, dir.path().to_str().unwrap()])
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    printed(python_command().args(["-c", script, dir.path().to_str().unwrap()]));
 }
 
 #[test]
