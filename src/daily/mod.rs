@@ -150,9 +150,9 @@ pub fn read(frame: &DataFrame) -> Result<BTreeMap<Day, DailyState>> {
 struct Tally {
     events: u64,
     event_types: [u64; EventType::ALL.len()],
-    features: BTreeMap<u32, u64>,
     event_type_users: [Vec<u32>; EventType::ALL.len()],
-    feature_users: BTreeMap<u32, Vec<u32>>,
+    /// Events of each feature, and its users.
+    features: BTreeMap<u32, (u64, Vec<u32>)>,
 }
 
 impl Tally {
@@ -162,21 +162,19 @@ impl Tally {
             *of_type += events;
         }
         if let Some(feature) = feature {
-            *self.features.entry(feature).or_default() += events;
+            let (of_feature, users) = self.features.entry(feature).or_default();
+            *of_feature += events;
+            users.extend(user);
         }
-        let Some(user) = user else {
-            return;
-        };
         if let Some(users) = self.event_type_users.get_mut(event_type as usize) {
-            users.push(user);
-        }
-        if let Some(feature) = feature {
-            self.feature_users.entry(feature).or_default().push(user);
+            users.extend(user);
         }
     }
 
     fn finish(self) -> DailyState {
         let event_type_users = self.event_type_users.map(set);
+        let counts = self.features.iter();
+        let features = counts.map(|(&feature, &(events, _))| (feature, events));
         DailyState {
             activity: Arc::new(Activity {
                 events: self.events,
@@ -185,13 +183,14 @@ impl Tally {
                     .iter()
                     .fold(RoaringBitmap::new(), |all, some| all | some),
                 event_types: self.event_types,
-                features: self.features,
+                features: features.collect(),
             }),
             event_type_users,
             feature_users: self
-                .feature_users
+                .features
                 .into_iter()
-                .map(|(feature, users)| (feature, set(users)))
+                .filter(|(_, (_, users))| !users.is_empty())
+                .map(|(feature, (_, users))| (feature, set(users)))
                 .collect(),
         }
     }
@@ -200,7 +199,9 @@ impl Tally {
 /// A set of numbers; sorted first, because a bitmap is built by appending in a fraction of the time.
 pub fn set(mut numbers: Vec<u32>) -> RoaringBitmap {
     numbers.sort_unstable();
-    numbers.into_iter().collect()
+    numbers.dedup();
+    // Sorted and different from each other, they are all appended.
+    RoaringBitmap::from_sorted_iter(numbers).unwrap_or_default()
 }
 
 impl DailyState {

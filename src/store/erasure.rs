@@ -21,7 +21,7 @@ use super::compaction::{self, Staged};
 use super::folder::{self, Folder};
 use super::manifest::Manifest;
 use super::segment::{self, Segment, SegmentFacts};
-use super::states::{self, StateFile, StateWriter};
+use super::states::{self, StateFile};
 use super::{QUARANTINE_FILE, Store, dictionary, live_paths, live_states, pipeline, view};
 use crate::daily::{self, DailyState, Day};
 use crate::error::{Error, Result};
@@ -427,18 +427,19 @@ impl Store {
         let mut manifest = self.lock_manifest()?;
         let mut next = manifest.clone();
         next.sequence += 1;
-        let mut writer = StateWriter::new(&self.folder, next.sequence, names)?;
-        let states = self.view.lock().states.clone();
-        for (day, file) in states {
-            let mut state = file.state(names)?;
-            // Done before a crash already, or nothing to do.
-            if state.activity.users.is_disjoint(&users) {
-                continue;
+        let files = self.view.lock().states.clone();
+        let mut files = files.iter();
+        let written = states::write(&self.folder, next.sequence, names, || {
+            for (&day, file) in files.by_ref() {
+                let mut state = file.state(names)?;
+                // Done before a crash already, or nothing to do.
+                if !state.activity.users.is_disjoint(&users) {
+                    state.remove(&users, left.get(&day));
+                    return Ok(Some((day, state)));
+                }
             }
-            state.remove(&users, left.get(&day));
-            writer.write(day, &state)?;
-        }
-        let written = writer.finish()?;
+            Ok(None)
+        })?;
         if written.is_empty() {
             self.gate.hide(pending);
             return Ok(0);

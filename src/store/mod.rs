@@ -59,7 +59,7 @@ use manifest::Manifest;
 use pseudonym::Pseudonyms;
 use seal::RotatedLog;
 use segment::{Segment, SegmentFacts};
-use states::{StateFile, StateWriter};
+use states::StateFile;
 use tail::{LogPart, Tail};
 use view::{SharedView, View};
 use writer::{Writer, WriterHandle};
@@ -505,19 +505,25 @@ impl Store {
         let mark = self.writer.rotate(next_log)?;
         event_log::sync_rotation(self.folder.path())?;
         let logs = RotatedLog::list(self.folder.path())?;
-        let mut written = Vec::new();
-        for log in &logs {
-            written.extend(log.write_segments(&self.folder)?);
-            next.sealed_through = log.number;
-        }
+        let chunks = self.view.lock().tail.covered(mark);
+        let (written, left) = std::thread::scope(|scope| {
+            let left = scope.spawn(|| seal::left_behind(&chunks));
+            let mut written = Vec::new();
+            for log in &logs {
+                written.extend(log.write_segments(&self.folder)?);
+            }
+            let left = left
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok::<_, Error>((written, left?))
+        })?;
+        next.sealed_through = logs.last().map_or(next.sealed_through, |log| log.number);
         next.sequence = next.sealed_through;
         let sealed = Sealed {
             events: written.iter().map(|facts| facts.rows).sum(),
             segments: written.len(),
             bytes: written.iter().map(|facts| facts.bytes).sum(),
         };
-        let chunks = self.view.lock().tail.covered(mark);
-        let left = seal::left_behind(&chunks)?;
         seal::check_pair(self.folder.path(), &left, &written)?;
         let until = left.values().filter_map(DailyState::greatest_user).max();
         next.dictionary = dictionary::extend(
@@ -527,14 +533,17 @@ impl Store {
             &self.gate.ended(),
             until.map_or(0, |user| user + 1),
         )?;
-        let mut states = StateWriter::new(&self.folder, next.sequence, self.names())?;
-        for (day, mut state) in left {
+        let mut left = left.into_iter();
+        let states = states::write(&self.folder, next.sequence, self.names(), || {
+            let Some((day, mut state)) = left.next() else {
+                return Ok(None);
+            };
             if let Some(known) = self.known_state(day, &mut next.expiry)? {
                 state.merge(&known);
             }
-            states.write(day, &state)?;
-        }
-        next.replace_states(states.finish()?);
+            Ok(Some((day, state)))
+        })?;
+        next.replace_states(states);
         // Before any clock can be wrong about what expires, there is a day to compare it with.
         next.expiry.looked_on.get_or_insert(self.opened_on);
         next.segments.extend(written.iter().cloned());

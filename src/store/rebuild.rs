@@ -12,7 +12,7 @@ use super::dictionary;
 use super::folder::Folder;
 use super::manifest::Manifest;
 use super::segment::{self, Segment};
-use super::states::{StateFacts, StateFile, StateWriter, date};
+use super::states::{self, StateFacts, StateFile, date};
 use crate::daily::{self, DailyState, Day};
 use crate::error::{Error, Result};
 use crate::names::Names;
@@ -77,30 +77,30 @@ pub fn all(
         ..Rebuilt::default()
     };
     let mut greatest = None;
-    let mut states = StateWriter::new(folder, next.sequence, names)?;
-    for day in days {
-        if manifest
-            .expiry
-            .raw_from
-            .is_some_and(|raw_from| date(day) < raw_from)
-        {
-            rebuilt.kept += 1;
-            continue;
+    let mut days = days.into_iter();
+    let states = states::write(folder, next.sequence, names, || {
+        for day in days.by_ref() {
+            let expired = manifest.expiry.raw_from;
+            if expired.is_some_and(|raw_from| date(day) < raw_from) {
+                rebuilt.kept += 1;
+                continue;
+            }
+            let of_day: Vec<Arc<Segment>> = segments
+                .iter()
+                .filter(|segment| segment.day() == day)
+                .cloned()
+                .collect();
+            let state = state_of(&of_day, day, names)?;
+            greatest = greatest.max(state.greatest_user());
+            rebuilt.days += 1;
+            let known = manifest.states.iter().find(|facts| facts.day == date(day));
+            if !known.is_some_and(|known| is_same(folder, known, &state, names)) {
+                rebuilt.changed += 1;
+                return Ok(Some((day, state)));
+            }
         }
-        let of_day: Vec<Arc<Segment>> = segments
-            .iter()
-            .filter(|segment| segment.day() == day)
-            .cloned()
-            .collect();
-        let state = state_of(&of_day, day, names)?;
-        greatest = greatest.max(state.greatest_user());
-        rebuilt.days += 1;
-        let known = manifest.states.iter().find(|facts| facts.day == date(day));
-        if !known.is_some_and(|known| is_same(folder, known, &state, names)) {
-            rebuilt.changed += 1;
-            states.write(day, &state)?;
-        }
-    }
+        Ok(None)
+    })?;
     next.dictionary = dictionary::extend(
         folder,
         manifest.dictionary,
@@ -108,7 +108,7 @@ pub fn all(
         erased,
         greatest.map_or(0, |user| user + 1),
     )?;
-    next.replace_states(states.finish()?);
+    next.replace_states(states);
     Ok((next, rebuilt))
 }
 

@@ -5,10 +5,10 @@
 //! that the log is valid NDJSON again and every other line keeps its position.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Take, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
@@ -16,8 +16,9 @@ use tracing::warn;
 
 use super::draft::{Draft, DraftMaker};
 use super::pipeline;
-use super::scan::{Damage, Scan, read_chunk};
+use super::scan::{Scan, read_chunk};
 use crate::error::{Error, Result};
+use crate::event::Event;
 
 /// Where damaged pieces of the log are set aside, in the data folder.
 pub const QUARANTINE_FILE: &str = "quarantine.ndjson";
@@ -102,25 +103,51 @@ pub(super) fn scan_file<T: Send>(
     mut sink: impl FnMut(T) -> Result<()>,
 ) -> Result<Scan> {
     let mut scan = Scan::default();
-    let mut chunks = Chunks::open(path)?;
+    let mut chunks = Chunks::open(path, 0..u64::MAX)?;
     pipeline::ordered(
-        || chunks.next_chunk(),
+        || chunks.next_chunk(Vec::new()),
         |chunk| Ok((chunk.offset, read(&chunk.bytes)?)),
         |result: Result<(u64, (Scan, T))>| {
             let (offset, (found, made)) = result?;
-            scan.events += found.events;
-            scan.length = offset + found.length;
-            if found.events > 0 {
-                scan.end_of_last_line = offset + found.end_of_last_line;
-            }
-            scan.damage
-                .extend(found.damage.into_iter().map(|damage| Damage {
-                    offset: damage.offset + offset,
-                    ..damage
-                }));
+            scan.add(offset, found);
             sink(made)
         },
     )?;
+    Ok(scan)
+}
+
+/// The bytes of a log in parts of whole lines, each of so many bytes or a few more.
+pub(super) fn parts(path: &Path, bytes: u64) -> Result<Vec<Range<u64>>> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let length = file.metadata().map_err(Error::io("read", path))?.len();
+    let mut log = BufReader::new(file);
+    let mut parts = Vec::new();
+    let mut start = 0;
+    while start < length {
+        let mut end = start.saturating_add(bytes).min(length);
+        log.seek(SeekFrom::Start(end))
+            .and_then(|_| log.skip_until(b'\n'))
+            .map(|skipped| end += skipped as u64)
+            .map_err(Error::io("read", path))?;
+        parts.push(start..end);
+        start = end;
+    }
+    Ok(parts)
+}
+
+/// Reads a part of a log without changing it, on this thread.
+pub(super) fn scan_part(
+    path: &Path,
+    part: Range<u64>,
+    mut sink: impl FnMut(&Event<'_>) -> Result<()>,
+) -> Result<Scan> {
+    let mut scan = Scan::default();
+    let mut chunks = Chunks::open(path, part)?;
+    let mut buffer = Vec::new();
+    while let Some(chunk) = chunks.next_chunk(buffer)? {
+        scan.add(chunk.offset, read_chunk(&chunk.bytes, &mut sink)?);
+        buffer = chunk.bytes;
+    }
     Ok(scan)
 }
 
@@ -199,10 +226,10 @@ fn set_aside(
     super::folder::sync_parent(quarantine)
 }
 
-/// A log in chunks of whole lines.
+/// Part of a log, in chunks of whole lines.
 struct Chunks {
-    file: File,
-    path: std::path::PathBuf,
+    file: Take<File>,
+    path: PathBuf,
     offset: u64,
     rest: Vec<u8>,
 }
@@ -213,33 +240,87 @@ struct Chunk {
 }
 
 impl Chunks {
-    fn open(path: &Path) -> Result<Self> {
+    fn open(path: &Path, part: Range<u64>) -> Result<Self> {
+        let mut file = File::open(path).map_err(Error::io("open", path))?;
+        file.seek(SeekFrom::Start(part.start))
+            .map_err(Error::io("read", path))?;
         Ok(Self {
-            file: File::open(path).map_err(Error::io("open", path))?,
+            file: file.take(part.end - part.start),
             path: path.to_owned(),
-            offset: 0,
+            offset: part.start,
             rest: Vec::new(),
         })
     }
 
-    fn next_chunk(&mut self) -> Result<Option<Chunk>> {
-        let mut bytes = std::mem::take(&mut self.rest);
-        let wanted = CHUNK_BYTES.saturating_sub(bytes.len()).max(1) as u64;
+    /// The next chunk, in a buffer that is free.
+    fn next_chunk(&mut self, mut bytes: Vec<u8>) -> Result<Option<Chunk>> {
+        bytes.clear();
+        bytes.append(&mut self.rest);
+        let wanted = CHUNK_BYTES.saturating_sub(bytes.len()).max(1);
+        bytes.reserve(wanted);
         let read = Read::by_ref(&mut self.file)
-            .take(wanted)
+            .take(wanted as u64)
             .read_to_end(&mut bytes)
             .map_err(Error::io("read", &self.path))?;
         if bytes.is_empty() {
             return Ok(None);
         }
         // At the end of the file, and for a line longer than a chunk, the bytes are handed on as they are.
-        if read as u64 == wanted
+        if read == wanted
             && let Some(newline) = memchr::memrchr(b'\n', &bytes)
         {
-            self.rest = bytes.split_off(newline + 1);
+            self.rest.extend(bytes.drain(newline + 1..));
         }
         let offset = self.offset;
         self.offset += bytes.len() as u64;
         Ok(Some(Chunk { offset, bytes }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{self, EventType};
+
+    #[test]
+    fn parts_of_a_log_hold_each_line_once() {
+        let mut lines = Vec::new();
+        for number in 0..40_u8 {
+            let event = Event {
+                ts_us: number.into(),
+                event_type: EventType::Action,
+                user_id: Some("u".repeat(number.into()).into()),
+                feature: None,
+                metadata: "{}".into(),
+                url: None,
+                event_id: None,
+                received_at_us: 0,
+            };
+            event::write_line(&event, &mut lines);
+        }
+        let dir = tempfile::tempdir().expect("there is a folder for it");
+        let path = dir.path().join("log");
+        std::fs::write(&path, &lines).expect("it can be written");
+        let length = lines.len() as u64;
+        let a_line = lines.split_inclusive(|&byte| byte == b'\n').next();
+        let a_line = a_line.expect("there are lines").len() as u64;
+        for bytes in [1, a_line - 1, a_line, 1_000, length - 1, length, u64::MAX] {
+            let parts = parts(&path, bytes).expect("it can be read");
+            let mut seen = Vec::new();
+            let mut end = 0;
+            for part in parts {
+                assert_eq!(part.start, end);
+                end = part.end;
+                let scan = scan_part(&path, part, |event| {
+                    seen.push(event.ts_us);
+                    Ok(())
+                });
+                assert!(scan.expect("it can be read").damage.is_empty());
+            }
+            assert_eq!(end, length);
+            assert_eq!(seen, (0..40).collect::<Vec<i64>>(), "parts of {bytes}");
+        }
+        std::fs::write(&path, "").expect("it can be written");
+        assert_eq!(parts(&path, 1).expect("it can be read"), []);
     }
 }

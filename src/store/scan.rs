@@ -47,6 +47,20 @@ impl Damage {
 }
 
 impl Scan {
+    /// Adds what a scan of the bytes from `offset` on found; of those before, all was added.
+    pub fn add(&mut self, offset: u64, found: Self) {
+        self.events += found.events;
+        self.length = offset + found.length;
+        if found.events > 0 {
+            self.end_of_last_line = offset + found.end_of_last_line;
+        }
+        self.damage
+            .extend(found.damage.into_iter().map(|damage| Damage {
+                offset: damage.offset + offset,
+                ..damage
+            }));
+    }
+
     /// The damage that has whole lines after it.
     pub fn damaged_inside(&self) -> impl Iterator<Item = &Damage> {
         self.damage

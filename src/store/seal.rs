@@ -7,10 +7,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 
 use polars::prelude::*;
 
@@ -19,7 +19,6 @@ use super::folder::{self, Folder};
 use super::pipeline;
 use super::recovery;
 use super::rows::LakeRows;
-use super::scan::read_chunk;
 use super::segment::{self, SegmentFacts};
 use super::states::date;
 use super::tail::Chunk;
@@ -28,10 +27,8 @@ use crate::error::{Error, Result};
 
 /// Where rotated logs wait to be sealed, in the data folder.
 const SEALING_DIR: &str = "sealing";
-/// Events that are written at once; with those that are read meanwhile they take some hundred MB.
-const BATCH_ROWS: usize = 1 << 19;
-/// Bytes of lines that are written at once.
-const BATCH_BYTES: usize = 128 << 20;
+/// Bytes of lines that become one segment of each day; a core that is at work on them takes twice as much memory.
+const PART_BYTES: u64 = 32 << 20;
 /// Bytes of a short line: what capacity is reserved by.
 const LINE_BYTES: usize = 200;
 
@@ -119,65 +116,42 @@ impl RotatedLog {
         Ok(logs)
     }
 
-    /// Writes the log's events as segments. They are not live yet.
+    /// Writes the log's events as segments, a part of the log on each core. They are not live yet.
     pub fn write_segments(&self, folder: &Folder) -> Result<Vec<SegmentFacts>> {
-        std::thread::scope(|scope| {
-            // While one batch is written the next one is read.
-            let (sender, batches) = sync_channel::<Batch>(0);
-            let writer = scope.spawn(move || {
-                let mut facts = Vec::new();
-                for (place, batch) in (0..).zip(batches) {
-                    let name = format!("{:08}-{place}", self.number);
-                    facts.extend(segment::write_days(folder, &name, batch.into_frame()?)?);
-                }
-                Ok(facts)
-            });
-            let read = self.read_batches(|batch| {
-                // Once the writer has failed, its error is the one to report.
-                sender
-                    .send(batch)
-                    .map_err(|_| Error::Busy("the writer of segments has stopped"))
-            });
-            drop(sender);
-            let written = writer
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            written.and_then(|facts| read.map(|()| facts))
-        })
+        let mut parts = (0_u32..).zip(recovery::parts(&self.path, PART_BYTES)?);
+        let mut facts = Vec::new();
+        pipeline::ordered(
+            || Ok(parts.next()),
+            |(place, part)| {
+                let name = format!("{:08}-{place}", self.number);
+                segment::write_days(folder, &name, self.read(part)?)
+            },
+            |written: Result<Vec<SegmentFacts>>| {
+                facts.extend(written?);
+                Ok(())
+            },
+        )?;
+        Ok(facts)
     }
 
-    /// Reads the log's events in batches.
-    fn read_batches(&self, mut sink: impl FnMut(Batch) -> Result<()>) -> Result<()> {
-        let read = |bytes: &[u8]| {
-            let mut rows = LakeRows::with_capacity(bytes.len() / LINE_BYTES);
-            let found = read_chunk(bytes, |event| {
-                rows.push(event);
-                Ok(())
-            })?;
-            Ok((found, (bytes.len(), rows.finish()?)))
-        };
-        let mut batch = Batch::default();
-        let scan = recovery::scan_file(&self.path, read, |(bytes, events)| {
-            batch.push(events, bytes)?;
-            match batch.is_full() {
-                true => sink(std::mem::take(&mut batch)),
-                false => Ok(()),
-            }
+    /// The events of a part of the log.
+    fn read(&self, part: Range<u64>) -> Result<DataFrame> {
+        let mut rows = LakeRows::with_capacity((part.end - part.start) as usize / LINE_BYTES);
+        let scan = recovery::scan_part(&self.path, part, |event| {
+            rows.push(event);
+            Ok(())
         })?;
         // What was damaged when the log was read back is blank now, so this is new.
-        if let Some(damage) = scan.damage.first() {
-            return Err(Error::Damaged {
+        match scan.damage.first() {
+            None => rows.finish(),
+            Some(damage) => Err(Error::Damaged {
                 file: self.path.clone(),
                 message: format!(
                     "at byte {}: {}; restart to set it aside",
                     damage.offset,
                     damage.reason.reason()
                 ),
-            });
-        }
-        match batch.rows() {
-            0 => Ok(()),
-            _ => sink(batch),
+            }),
         }
     }
 }
@@ -246,38 +220,4 @@ pub fn check_pair(
             in_memory.get(&day).copied().unwrap_or(0)
         ),
     })
-}
-
-/// Events that are written together.
-#[derive(Default)]
-struct Batch {
-    events: Option<DataFrame>,
-    /// Bytes of their lines.
-    bytes: usize,
-}
-
-impl Batch {
-    fn push(&mut self, events: DataFrame, bytes: usize) -> Result<()> {
-        self.bytes += bytes;
-        match &mut self.events {
-            Some(all) => drop(all.vstack_mut_owned(events)?),
-            none => *none = Some(events),
-        }
-        Ok(())
-    }
-
-    fn is_full(&self) -> bool {
-        self.rows() >= BATCH_ROWS || self.bytes >= BATCH_BYTES
-    }
-
-    fn rows(&self) -> usize {
-        self.events.as_ref().map_or(0, DataFrame::height)
-    }
-
-    /// The events in one piece.
-    fn into_frame(self) -> Result<DataFrame> {
-        let mut events = self.events.unwrap_or_default();
-        events.rechunk_mut();
-        Ok(events)
-    }
 }

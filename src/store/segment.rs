@@ -328,52 +328,48 @@ fn by_day(events: &DataFrame) -> Result<Vec<(Day, DataFrame)>> {
 /// The rows by day, user and time, those of one user and instant in the order of the frame, which is that of the log;
 /// and the number of rows of each day.
 ///
-/// Not the engine's own sort by two columns, which compares texts wherever they lie: here the first bytes of the ids,
-/// which decide nearly every comparison, lie in the keys.
+/// Not the engine's own sort by two columns, which compares texts wherever they lie: here each text is looked up once,
+/// and numbers are compared.
 fn order(events: &DataFrame) -> Result<(Vec<IdxSize>, BTreeMap<Day, usize>)> {
-    struct Key<'a> {
-        day: Day,
-        start_of_user: u128,
-        user: Option<&'a str>,
-        ts_us: i64,
-        row: IdxSize,
-    }
     let users = events.column(schema::USER_ID)?.str()?;
     let instants = events.column(schema::TS)?.to_physical_repr();
     let mut lengths = BTreeMap::new();
-    let mut keys: Vec<Key<'_>> = users
-        .iter()
+    let ranks = ranks(users);
+    let mut keys: Vec<(Day, u32, i64, IdxSize)> = ranks
+        .into_iter()
         .zip(instants.i64()?.iter())
         .zip(0..)
-        .map(|((user, ts_us), row)| {
+        .map(|((rank, ts_us), row)| {
             let ts_us = ts_us.unwrap_or_default();
             let day = day_of(ts_us);
             *lengths.entry(day).or_default() += 1;
-            Key {
-                day,
-                start_of_user: first_bytes(user.unwrap_or_default()),
-                user,
-                ts_us,
-                row,
-            }
+            (day, rank, ts_us, row)
         })
         .collect();
-    keys.sort_unstable_by(|a, b| {
-        (a.day, a.start_of_user)
-            .cmp(&(b.day, b.start_of_user))
-            .then_with(|| a.user.cmp(&b.user))
-            .then_with(|| (a.ts_us, a.row).cmp(&(b.ts_us, b.row)))
-    });
-    Ok((keys.into_iter().map(|key| key.row).collect(), lengths))
+    keys.sort_unstable();
+    Ok((keys.into_iter().map(|(.., row)| row).collect(), lengths))
 }
 
-/// The first bytes of a text as a number that orders as they do.
-fn first_bytes(text: &str) -> u128 {
-    let mut first = [0; size_of::<u128>()];
-    for (to, byte) in first.iter_mut().zip(text.bytes()) {
-        *to = byte;
+/// The place of each text among those that are there, in their order; nulls first.
+fn ranks(texts: &StringChunked) -> Vec<u32> {
+    let mut numbers: PlHashMap<Option<&str>, u32> = PlHashMap::new();
+    let mut of_rows = Vec::with_capacity(texts.len());
+    for text in texts.iter() {
+        let next = numbers.len() as u32;
+        of_rows.push(*numbers.entry(text).or_insert(next));
     }
-    u128::from_be_bytes(first)
+    let mut sorted: Vec<(Option<&str>, u32)> = numbers.into_iter().collect();
+    sorted.sort_unstable();
+    let mut ranks = vec![0; sorted.len()];
+    for ((_, number), rank) in sorted.into_iter().zip(0..) {
+        if let Some(place) = ranks.get_mut(number as usize) {
+            *place = rank;
+        }
+    }
+    of_rows
+        .into_iter()
+        .map(|number| ranks.get(number as usize).copied().unwrap_or_default())
+        .collect()
 }
 
 /// Path of a segment below the data folder.

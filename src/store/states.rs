@@ -8,6 +8,7 @@ use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
 use super::folder::{self, Folder};
+use super::pipeline;
 use crate::daily::{self, Activity, DailyState, Day};
 use crate::error::{Error, Result};
 use crate::names::Names;
@@ -115,63 +116,46 @@ pub fn date(day: Day) -> NaiveDate {
     NaiveDate::from_epoch_days(day).unwrap_or_default()
 }
 
-/// Writes states, which nobody sees before a manifest names them.
-pub struct StateWriter<'a> {
-    folder: &'a Folder,
-    /// Makes the names of the files new.
+/// Writes the states of days as `next` gives them, on all cores; nobody sees them before a manifest names them. The number
+/// makes the names of their files new.
+///
+/// # Errors
+/// Those of `next`, and if a file cannot be written.
+pub fn write(
+    folder: &Folder,
     number: u64,
-    names: &'a Names,
-    written: Vec<StateFacts>,
-}
-
-impl<'a> StateWriter<'a> {
-    /// Prepares the folder of the states.
-    ///
-    /// # Errors
-    /// If it cannot be made.
-    pub fn new(folder: &'a Folder, number: u64, names: &'a Names) -> Result<Self> {
-        let dir = folder.path().join(DIR);
-        if !dir.exists() {
-            std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-            folder::sync_parent(&dir)?;
-        }
-        Ok(Self {
-            folder,
-            number,
-            names,
-            written: Vec::new(),
-        })
+    names: &Names,
+    next: impl FnMut() -> Result<Option<(Day, DailyState)>> + Send,
+) -> Result<Vec<StateFacts>> {
+    let dir = folder.path().join(DIR);
+    if !dir.exists() {
+        std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        folder::sync_parent(&dir)?;
     }
-
-    /// Writes the state of a day.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub fn write(&mut self, day: Day, state: &DailyState) -> Result<()> {
-        let bytes = daily::encode(state, self.names);
-        let path = format!("{DIR}/{}-{:08}.state", date(day), self.number);
-        let file = self.folder.path().join(&path);
-        folder::write_synced(&file, &bytes)?;
-        self.written.push(StateFacts {
-            day: date(day),
-            path,
-            bytes: bytes.len() as u64,
-            crc32c: crc32c::crc32c(&bytes),
-            events: state.activity.events,
-        });
-        Ok(())
+    let mut written = Vec::new();
+    pipeline::ordered(
+        next,
+        |(day, state)| {
+            let bytes = daily::encode(&state, names);
+            let path = format!("{DIR}/{}-{number:08}.state", date(day));
+            folder::write_synced(&folder.path().join(&path), &bytes)?;
+            Ok(StateFacts {
+                day: date(day),
+                path,
+                bytes: bytes.len() as u64,
+                crc32c: crc32c::crc32c(&bytes),
+                events: state.activity.events,
+            })
+        },
+        |facts: Result<StateFacts>| {
+            written.push(facts?);
+            Ok(())
+        },
+    )?;
+    if !written.is_empty() {
+        folder::sync_parent(&dir.join(DIR))?;
     }
-
-    /// Makes the files durable and returns their facts.
-    ///
-    /// # Errors
-    /// If the folder cannot be synced.
-    pub fn finish(self) -> Result<Vec<StateFacts>> {
-        if !self.written.is_empty() {
-            folder::sync_parent(&self.folder.path().join(DIR).join(DIR))?;
-        }
-        Ok(self.written)
-    }
+    Ok(written)
 }
 
 /// Removes the files of states that are not live: those that were replaced just now, and those of a seal that did not end.
