@@ -21,8 +21,8 @@ use tokio::net::TcpStream;
 
 const CLIENTS: usize = 64;
 const KEY: &str = "a-key-for-the-bench";
-const ROUNDS: usize = 3;
-const ROUND: Duration = Duration::from_secs(6);
+const ROUNDS: usize = 5;
+const BARE_ROUND: Duration = Duration::from_secs(3);
 /// The same bytes that 64 waiting batches of 100 make, in one write.
 const BARE_GROUP_BYTES: usize = CLIENTS * 100 * 300;
 
@@ -33,34 +33,49 @@ struct Load {
     events_per_request: usize,
     /// Requests a second of all clients together; as fast as they are answered if absent.
     paced: Option<f64>,
+    round: Duration,
 }
 
-const LOADS: [Load; 4] = [
+/// In a long round the log is sealed again and again; at 300,000 events/s the first seal begins after 1.4 s.
+const LONG: Duration = Duration::from_secs(6);
+const BEFORE_SEALS: Duration = Duration::from_millis(1_300);
+
+const LOADS: [Load; 5] = [
     Load {
         name: "100 events a request, as fast as answered",
         events_per_request: 100,
         paced: None,
+        round: LONG,
     },
     Load {
         name: "100 events a request, 300,000 events/s offered",
         events_per_request: 100,
         paced: Some(3_000.0),
+        round: LONG,
+    },
+    Load {
+        name: "100 events a request, 300,000 events/s offered, before the first seal",
+        events_per_request: 100,
+        paced: Some(3_000.0),
+        round: BEFORE_SEALS,
     },
     Load {
         name: "1 event a request, as fast as answered",
         events_per_request: 1,
         paced: None,
+        round: LONG,
     },
     Load {
         name: "1 event a request, 20,000 events/s offered",
         events_per_request: 1,
         paced: Some(20_000.0),
+        round: LONG,
     },
 ];
 
 fn main() {
     println!(
-        "{CLIENTS} keep-alive clients, fdatasync before each reply, medians of {ROUNDS} rounds of {ROUND:?}"
+        "{CLIENTS} keep-alive clients, fdatasync before each reply, medians of {ROUNDS} rounds, each on a new server"
     );
     let wanted: Vec<String> = std::env::args()
         .skip(1)
@@ -68,13 +83,11 @@ fn main() {
         .collect();
     let is_wanted = |load: &Load| wanted.iter().all(|part| load.name.contains(part));
     for load in LOADS.into_iter().filter(is_wanted) {
-        let dir = tempfile::tempdir_in(".").unwrap();
-        let server = Server::start(dir.path());
-        let at_rest_mb = server.resident_mb();
         let rounds: Vec<Round> = (0..ROUNDS)
             .map(|_| {
+                let dir = tempfile::tempdir_in(".").unwrap();
                 let bare = bare_loop(dir.path(), load.events_per_request);
-                server.round(load, bare)
+                Server::start(dir.path()).round(load, bare)
             })
             .collect();
         let median = |of: &dyn Fn(&Round) -> f64| {
@@ -107,8 +120,9 @@ fn main() {
             median(&|round| at(&round.usage_latencies, 0.95)),
         );
         println!(
-            "  server {at_rest_mb} MB resident at rest, {} MB afterwards",
-            server.resident_mb()
+            "  server {} MB resident at rest, {} MB afterwards",
+            median(&|round| round.at_rest_mb as f64),
+            median(&|round| round.afterwards_mb as f64)
         );
     }
 }
@@ -126,6 +140,8 @@ struct Round {
     latencies: Vec<f64>,
     /// Of the questions that were asked meanwhile; sorted, in ms.
     usage_latencies: Vec<f64>,
+    at_rest_mb: u64,
+    afterwards_mb: u64,
 }
 
 impl Round {
@@ -147,7 +163,7 @@ fn bare_loop(dir: &Path, events_per_request: usize) -> Bare {
     let started = Instant::now();
     let mut bytes = 0;
     let mut latencies = Vec::new();
-    while started.elapsed() < ROUND / 2 {
+    while started.elapsed() < BARE_ROUND {
         let written = Instant::now();
         file.write_all(&group).unwrap();
         file.sync_data().unwrap();
@@ -219,6 +235,7 @@ impl Server {
     }
 
     fn round(&self, load: Load, bare: Bare) -> Round {
+        let at_rest_mb = self.resident_mb();
         let started = Instant::now();
         let stop = AtomicBool::new(false);
         let (mut latencies, usage_latencies) = std::thread::scope(|scope| {
@@ -236,6 +253,8 @@ impl Server {
             bare,
             latencies,
             usage_latencies,
+            at_rest_mb,
+            afterwards_mb: self.resident_mb(),
         }
     }
 
@@ -292,7 +311,7 @@ async fn client(address: String, load: Load, number: usize, next_id: Arc<AtomicU
         + interval
             .unwrap_or_default()
             .mul_f64(number as f64 / CLIENTS as f64);
-    let stop = Instant::now() + ROUND;
+    let stop = Instant::now() + load.round;
     let mut latencies = Vec::new();
     let mut answer = [0; 4096];
     while Instant::now() < stop {

@@ -6,7 +6,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Error as IoError, ErrorKind};
-use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,9 +19,6 @@ pub const FILE_NAME: &str = "analytics_events.ndjson";
 
 /// The name of the log that comes next, in the data folder, while it is prepared.
 pub(super) const NEXT_FILE_NAME: &str = "analytics_events.next.ndjson";
-
-/// Least size of a page of the cache; a larger one is given back a little later.
-const PAGE_BYTES: u64 = 4_096;
 
 /// The open event log, at its end.
 pub(super) struct EventLog {
@@ -82,20 +78,9 @@ impl EventLog {
             self.file
                 .sync_data()
                 .map_err(|error| Error::Poisoned(format!("sync: {error}")))?;
-            self.forget_cached(lines.len() as u64);
         }
         self.length += lines.len() as u64;
         Ok(())
-    }
-
-    /// Gives the pages of the `synced` last bytes back. Nobody reads them before a seal or a restart, and the next
-    /// group then fills the same pages, still warm, instead of new ones: a third less time in the kernel.
-    fn forget_cached(&self, synced: u64) {
-        // Whole pages only are given back, so that a page that two groups share goes with the second.
-        let start = self.length / PAGE_BYTES * PAGE_BYTES;
-        let length = NonZeroU64::new(self.length + synced - start);
-        // Advice; without effect nothing is lost.
-        let _ = rustix::fs::fadvise(&self.file, start, length, rustix::fs::Advice::DontNeed);
     }
 
     /// Goes on with another log, which takes this one's name. That is one step, because commits wait for it.
