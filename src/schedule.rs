@@ -34,7 +34,11 @@ impl Schedule {
     pub fn start(engine: Arc<Engine>, rollup_at: NaiveTime) -> Result<Self> {
         let tidied = engine.clone();
         let mut last_night = None;
+        let mut is_cold = true;
         let tidy = spawn("tidy", TIDY_INTERVAL, move || {
+            if std::mem::take(&mut is_cold) {
+                run("warm-up", || tidied.warm_up(Utc::now()));
+            }
             // Beside the other jobs: it may take a while, and the log fills in seconds.
             let now = Utc::now();
             // The night begins when yesterday is rolled up; one that was slept through is made up at the start.

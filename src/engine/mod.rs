@@ -26,13 +26,14 @@ use crate::error::{Error, Result};
 use crate::event::{self, Refusal, Verdict};
 use crate::import::{self, Imported, Progress, Source};
 use crate::metrics::cohort::Cohort;
+use crate::metrics::query::Query;
 use crate::metrics::usage::{UsageCounts, UsageNumbers, usage};
 use crate::rollup::{self, RollupLine, RollupLog};
 use crate::store::{
     Clock, Draft, Effort, Erased, Expired, Rebuilt, Reply, Retention, SealUrgency, Sealed, Store,
     StoreSize,
 };
-use crate::window::{Window, WindowFacts, WindowRequest};
+use crate::window::{self, Window, WindowFacts, WindowRequest};
 
 /// Bytes that are verified each time: a large lake in some hours, without the disk
 /// noticing.
@@ -249,6 +250,20 @@ impl Engine {
             users_per_week: counted.user_weeks,
             numbers: counted.numbers(),
         })
+    }
+
+    /// Reads and keeps what the first questions after a start would wait for: the weeks of a year, and the days of a month.
+    ///
+    /// # Errors
+    /// If a segment or state that is needed is damaged.
+    pub fn warm_up(&self, now: DateTime<Utc>) -> Result<()> {
+        let year = WindowRequest {
+            days: Some(i64::from(window::MAX_DAYS)),
+            ..WindowRequest::default()
+        };
+        self.usage(&year, now)?;
+        let month = Query::parse(br#"{"metric":"active_users"}"#)?;
+        self.query(&month, now, &Cancel::default()).map(drop)
     }
 
     /// Writes the rollups that are missing. A day that has one is left as it is.
