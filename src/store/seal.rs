@@ -123,7 +123,8 @@ impl RotatedLog {
         pipeline::ordered(
             || Ok(parts.next()),
             |(place, part)| {
-                let name = format!("{:08}-{place}", self.number);
+                // With zeros, so that the order of names is that of the log.
+                let name = format!("{:08}-{place:04}", self.number);
                 segment::write_days(folder, &name, self.read(part)?)
             },
             |written: Result<Vec<SegmentFacts>>| {
