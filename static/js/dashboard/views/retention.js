@@ -33,9 +33,9 @@ async function ask(scope, own, signal) {
   const average = rows.find((row) => row.cohort === 'average');
   const width = average?.cells.length ?? 0;
   const unit = { day: 'Day', week: 'Week', month: 'Month' }[own.grain];
-  const shareOf = (row, value) => (row.cohort === 'average' ? value : row.size ? value / row.size : 0);
+  const shareOf = (row, value) => (row.cohort === 'average' ? value : value / row.size);
   const shown = [average, ...cohorts].filter(Boolean);
-  const cells = shown.flatMap((row, y) => row.cells.flatMap((value, x) => (value === null || (row.size === 0 && x > 0) ? [] : [{ x, y, row, value, share: shareOf(row, value) }])));
+  const cells = shown.flatMap((row, y) => row.cells.flatMap((value, x) => (value === null || row.size === 0 ? [] : [{ x, y, row, value, share: shareOf(row, value) }])));
   const top = Math.max(...cells.filter((cell) => cell.x > 0).map((cell) => cell.share), 0.01);
   const text = ({ row, value, share }) => {
     if (own.show === 'percent') return percent(share, share > 0 && share < 0.1 ? 1 : 0).replace(' ', '');
