@@ -339,7 +339,8 @@ async function stillPage(server, context, url) {
 test('a beacon that is lost is sent again by the next page, when its lease is over', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await stillPage(server, context, site.page('/'));
-  site.intercept = ({ response }) => { response.destroy(); };
+  // Never answered and not cut off: what is cut off on a connection in use the browser itself may send again.
+  site.intercept = () => {};
   const before = site.batches.length;
   await act(page, 10);
   await until('storing', async () => (await stored(page)).length === 10);
