@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{NaiveTime, Utc};
 use clokwerk::{Job, Scheduler, TimeUnits};
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::engine::{Engine, RollupScope};
 use crate::error::{Error, Result};
@@ -34,10 +34,15 @@ impl Schedule {
     pub fn start(engine: Arc<Engine>, rollup_at: NaiveTime) -> Result<Self> {
         let tidied = engine.clone();
         let mut last_night = None;
-        let mut is_cold = true;
         let tidy = spawn("tidy", TIDY_INTERVAL, move || {
-            if std::mem::take(&mut is_cold) {
-                run("warm-up", || tidied.warm_up(Utc::now()));
+            if last_night.is_none() {
+                run("warm-up", || {
+                    // Without it the first answers wait longer, or say what is damaged.
+                    tidied
+                        .warm_up(Utc::now())
+                        .inspect_err(|error| warn!("First answers will take longer: {error}"))
+                        .or(Ok(()))
+                });
             }
             // Beside the other jobs: it may take a while, and the log fills in seconds.
             let now = Utc::now();

@@ -34,6 +34,11 @@ pub fn beside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
+/// Cores that work can run on at once.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Applies `work` to each chunk that `next` gives, on all cores, and hands the results to `sink` in order.
 /// Stops at the first error of `next` or `sink` and returns it.
 ///
@@ -44,7 +49,7 @@ pub fn ordered<T: Send, R: Send>(
     work: impl Fn(T) -> R + Sync,
     mut sink: impl FnMut(R) -> Result<()>,
 ) -> Result<()> {
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = cores();
     let (job_sender, jobs) =
         sync_channel::<(T, SyncSender<Outcome<R>>)>(workers * CHUNKS_PER_WORKER);
     let (order_sender, order) =

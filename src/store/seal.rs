@@ -56,8 +56,8 @@ impl RotatedLog {
         Ok(logs)
     }
 
-    /// Ends a rotation that was cut off, when the store is opened, whose segments cover the logs up to that number: with events in the next log it had come to its last step,
-    /// without it is undone.
+    /// Ends a rotation that was cut off, when a store is opened whose segments cover the logs up to that number: with events
+    /// in the next log it had come to its last step, without them it is undone.
     pub fn finish_rotation(folder: &Path, sealed_through: u64) -> Result<()> {
         let next = folder.join(NEXT_FILE_NAME);
         let bytes = metadata(&next)?.map(|found| found.len());

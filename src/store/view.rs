@@ -235,8 +235,7 @@ impl SharedView {
         let visible = || snapshot.visible.clone();
         let mut frames = Vec::new();
         let mut rows = 0;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let full_rows = (BATCH_ROWS / cores as u64).max(1);
+        let full_rows = (BATCH_ROWS / pipeline::cores() as u64).max(1);
         let full = |segment: &Arc<Segment>| {
             let before = rows / full_rows;
             rows += segment.facts.rows;

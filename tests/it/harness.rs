@@ -44,13 +44,8 @@ pub fn run(data_dir: &Path, arguments: &[&str]) -> Output {
 
 /// Runs a command that must succeed, and reads its result.
 pub fn run_json(data_dir: &Path, arguments: &[&str]) -> Value {
-    let output = run(data_dir, arguments);
-    assert!(
-        output.status.success(),
-        "{arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    serde_json::from_slice(&output.stdout).expect("a command prints JSON")
+    let text = printed(echopilot(data_dir).args(arguments).stdin(Stdio::null()));
+    serde_json::from_slice(&text).expect("a command prints JSON")
 }
 
 /// Runs a prepared command, which must succeed, and returns what it prints.
@@ -58,7 +53,7 @@ pub fn printed(command: &mut Command) -> Vec<u8> {
     let output = command.output().expect("the program starts");
     assert!(
         output.status.success(),
-        "{}",
+        "{command:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
     output.stdout
