@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! main → cli → server → http, schedule → engine → rollup, cohorts, export, import, demo → metrics | store → daily, names
-//!                                                                     → event, schema → window, digest, checksum, error
+//!                                                                     → event, schema → window, digest, checksum, leb128, error
 //! ```
 //!
 //! | module | what it is |
@@ -24,7 +24,7 @@
 //! | [`http`] | the interface: decode, one engine call, encode |
 //! | [`cli`], [`server`], [`schedule`] | commands; start and stop of the process; jobs at their times |
 //! | [`import`], [`demo`] | existing events in; a made-up history |
-//! | [`window`], [`schema`], [`digest`], [`checksum`] | days and zones; columns; ids without their text; CRC-32C |
+//! | [`window`], [`schema`], [`digest`], [`checksum`], [`leb128`] | days and zones; columns; ids without their text; CRC-32C; numbers as bytes |
 //! | [`config`], [`error`] | settings; the one error |
 //!
 //! # What always holds
@@ -62,6 +62,7 @@ pub mod export;
 
 pub mod http;
 pub mod import;
+pub mod leb128;
 pub mod metrics;
 pub mod names;
 pub mod rollup;

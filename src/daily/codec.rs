@@ -15,6 +15,7 @@ use roaring::RoaringBitmap;
 
 use super::{Activity, DailyState};
 use crate::event::EventType;
+use crate::leb128::{CUT, Reader, put, put_members, put_text};
 use crate::names::Names;
 
 const MAGIC: &[u8; 8] = b"EPDAILY1";
@@ -35,7 +36,7 @@ pub fn encode(state: &DailyState, names: &Names) -> Vec<u8> {
     features.sort_unstable();
     let mut first = Vec::new();
     put(&mut first, activity.events);
-    put_set(&mut first, activity.users.len(), activity.users.iter());
+    put_members(&mut first, activity.users.len(), activity.users.iter());
     put(&mut first, EventType::ALL.len() as u64);
     for (event_type, events) in EventType::ALL.iter().zip(activity.event_types) {
         put_text(&mut first, event_type.name());
@@ -91,10 +92,10 @@ pub fn decode(bytes: &[u8], names: &Names) -> Result<DailyState, String> {
         ..DailyState::default()
     };
     for users in &mut state.event_type_users {
-        *users = reader.places(&places)?;
+        *users = users_at(&mut reader, &places)?;
     }
     for feature in features {
-        let users = reader.places(&places)?;
+        let users = users_at(&mut reader, &places)?;
         if !users.is_empty() {
             state.feature_users.insert(feature, users);
         }
@@ -113,15 +114,13 @@ fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
         .ok_or(CUT)?)
 }
 
-const CUT: &str = "it ends too early";
-
 /// The activity, and the features in the order of their names.
 fn read_activity(part: &[u8], names: &Names) -> Result<(Activity, Vec<u32>), String> {
     let part = decompress(part)?;
     let mut reader = Reader(&part);
     let mut activity = Activity {
         events: reader.number()?,
-        users: reader.set()?,
+        users: set(reader.members()?)?,
         ..Activity::default()
     };
     for _ in 0..reader.number()? {
@@ -145,28 +144,6 @@ fn read_activity(part: &[u8], names: &Names) -> Result<(Activity, Vec<u32>), Str
     Ok((activity, features))
 }
 
-fn put(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn put_text(out: &mut Vec<u8>, text: &str) {
-    put(out, text.len() as u64);
-    out.extend_from_slice(text.as_bytes());
-}
-
-fn put_set(out: &mut Vec<u8>, size: u64, members: impl Iterator<Item = u32>) {
-    put(out, size);
-    let mut next = 0;
-    for member in members {
-        put(out, u64::from(member) - next);
-        next = u64::from(member) + 1;
-    }
-}
-
 /// Writes a subset of the users `all` by the places of its members.
 fn put_places(out: &mut Vec<u8>, all: &[u32], subset: &RoaringBitmap) {
     let mut from = 0;
@@ -175,7 +152,7 @@ fn put_places(out: &mut Vec<u8>, all: &[u32], subset: &RoaringBitmap) {
         from += rest.partition_point(|&other| other < user);
         from as u32
     });
-    put_set(out, subset.len(), places);
+    put_members(out, subset.len(), places);
 }
 
 fn compress(part: &[u8]) -> Vec<u8> {
@@ -193,64 +170,16 @@ fn decompress(part: &[u8]) -> Result<Vec<u8>, String> {
     zstd::bulk::decompress(part, size).map_err(|error| error.to_string())
 }
 
-/// What is left of a part.
-struct Reader<'a>(&'a [u8]);
+/// The users at the places that are next.
+fn users_at(reader: &mut Reader<'_>, all: &[u32]) -> Result<RoaringBitmap, String> {
+    let places = reader.members()?;
+    let users = places.iter().map(|&place| all.get(place as usize).copied());
+    let users: Option<Vec<u32>> = users.collect();
+    set(users.ok_or("a user is not among the day's users")?)
+}
 
-impl<'a> Reader<'a> {
-    fn number(&mut self) -> Result<u64, String> {
-        let mut number = 0;
-        for shift in (0..u64::BITS).step_by(7) {
-            let (&byte, rest) = self.0.split_first().ok_or(CUT)?;
-            self.0 = rest;
-            number |= u64::from(byte & 0x7F) << shift;
-            if byte < 0x80 {
-                return Ok(number);
-            }
-        }
-        Err("a number is too long".into())
-    }
-
-    fn text(&mut self) -> Result<&'a str, String> {
-        let length = usize::try_from(self.number()?).map_err(|_| CUT)?;
-        let (text, rest) = self.0.split_at_checked(length).ok_or(CUT)?;
-        self.0 = rest;
-        std::str::from_utf8(text).map_err(|error| error.to_string())
-    }
-
-    /// Members of a set, in order.
-    fn members(&mut self) -> Result<Vec<u32>, String> {
-        let size = usize::try_from(self.number()?).map_err(|_| CUT)?;
-        // Each takes at least a byte, which bounds what a damaged size can ask for.
-        let mut members = Vec::with_capacity(size.min(self.0.len()));
-        let mut next: u64 = 0;
-        for _ in 0..size {
-            let member = next.saturating_add(self.number()?);
-            members.push(u32::try_from(member).map_err(|_| "a user's number is too large")?);
-            next = member + 1;
-        }
-        Ok(members)
-    }
-
-    fn set(&mut self) -> Result<RoaringBitmap, String> {
-        RoaringBitmap::from_sorted_iter(self.members()?).map_err(|error| error.to_string())
-    }
-
-    fn places(&mut self, users: &[u32]) -> Result<RoaringBitmap, String> {
-        let places = self.members()?;
-        let users = places
-            .iter()
-            .map(|&place| users.get(place as usize).copied());
-        let users: Option<Vec<u32>> = users.collect();
-        let users = users.ok_or("a user is not among the day's users")?;
-        RoaringBitmap::from_sorted_iter(users).map_err(|error| error.to_string())
-    }
-
-    fn end(&self) -> Result<(), String> {
-        match self.0 {
-            [] => Ok(()),
-            _ => Err("it is longer than it says".into()),
-        }
-    }
+fn set(members: Vec<u32>) -> Result<RoaringBitmap, String> {
+    RoaringBitmap::from_sorted_iter(members).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
