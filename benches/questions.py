@@ -4,7 +4,7 @@ Usage: questions.py ECHOPILOT [EVENTS]      (from `make bench-questions`; defaul
 
 The history is that of `echopilot demo`: 365 days, up to 1 M users. The server answers over HTTP; DuckDB, ClickHouse (chdb) and
 Polars read the same lake on the same cores in the same run. The funnel is `queries/funnel.sql` in DuckDB and `windowFunnel` in
-ClickHouse. All counts must be equal. BENCH_FOLDER keeps the history.
+ClickHouse, and an as-of join a step in Polars. All counts must be equal. BENCH_FOLDER keeps the history.
 """
 
 import http.client
@@ -125,6 +125,27 @@ def clickhouse_funnel(lake):
     return seconds, rows[0]
 
 
+def polars_funnel(lake):
+    import polars
+
+    columns = polars.col("user_id", "feature", "ts")
+    acts = polars.scan_parquet(f"{lake}/*/*.parquet", hive_partitioning=False)
+    acts = acts.filter(polars.col("feature").is_in(STEPS), polars.col("user_id").is_not_null()).select(columns).sort("ts")
+    within = polars.col("ts") - polars.col("start") <= polars.duration(days=7)
+
+    def ask():
+        # Each act continues the attempt with the latest act of the step before, which has the latest start.
+        of_step = acts.collect(engine="streaming").partition_by("feature", as_dict=True, include_key=False)
+        reached = of_step[STEPS[0],].with_columns(start="ts")
+        users = [reached["user_id"].n_unique()]
+        for step in STEPS[1:]:
+            reached = of_step[step,].join_asof(reached, on="ts", by="user_id", check_sortedness=False).filter(within)
+            users.append(reached["user_id"].n_unique())
+        return users
+
+    return timed(ask, 2)
+
+
 def clickhouse_filter(lake):
     key, value = FILTER
     return clickhouse(
@@ -183,6 +204,8 @@ def main(program, events, folder):
     beside(name, "DuckDB", seconds, ours[name], [row[2] for row in rows if row[1] == "first"], users)
     seconds, found = clickhouse_funnel(lake)
     beside(name, "ClickHouse", seconds, ours[name], found, users)
+    seconds, found = polars_funnel(lake)
+    beside(name, "Polars", seconds, ours[name], found, users)
     name = "feature usage with a metadata filter"
     rows = [tuple(row.values()) for row in answers[name]]
     for peer, ask in ("DuckDB", duckdb_filter), ("ClickHouse", clickhouse_filter), ("Polars", polars_filter):

@@ -14,7 +14,7 @@
 //! |---|---|
 //! | [`engine`] | the operations that HTTP, command line and scheduler share; where store meets metrics |
 //! | [`metrics`] | pure: the closed list of questions; lazy frame of events → lazy frames of numbers, as Polars expressions |
-//! | [`store`] | everything that touches the data folder: log, segments, states, manifest, recovery, compaction, expiry |
+//! | [`store`] | everything that touches the data folder: log, segments, states, postings, manifest, recovery, compaction, expiry |
 //! | [`daily`] | pure: what one day leaves behind, how such states merge, and their bytes |
 //! | [`names`] | numbers for users, features and event types |
 //! | [`event`] | one event ↔ one line of the log; every check and refusal of what clients send |
@@ -34,7 +34,8 @@
 //!    both change in one step under one lock ([`store`]).
 //! 3. A query sees every event that was answered before it was asked.
 //! 4. The log is the truth until it is sealed, then the segments are. What is in memory (tail, ids for deduplication) is
-//!    derived at each start; daily states are what the segments say, to the byte, and outlive them.
+//!    derived at each start; daily states are what the segments say, to the byte, and outlive them; postings are what one segment
+//!    says, and nothing depends on them.
 //! 5. A failed sync ends all writing until a restart; a full disk refuses whole requests and heals by itself.
 //! 6. Segments and states never change; the manifest alone says which are live, and replacing it is the commit. Another
 //!    program that lists the lake sees no event twice.

@@ -462,22 +462,23 @@ impl Engine {
         demo::fill(&self.store, demo, made)
     }
 
-    /// Turns the event log into segments now, and joins small ones.
+    /// Turns the event log into segments now, and tidies them.
     ///
     /// # Errors
-    /// As [`Store::seal`] and [`Store::compact`].
+    /// As [`Store::seal`] and [`Engine::compact`].
     pub fn seal(&self, now: DateTime<Utc>) -> Result<Sealed> {
         let sealed = self.store.seal()?;
-        self.store.compact(now, Effort::Full)?;
+        self.compact(now, Effort::Full)?;
         Ok(sealed)
     }
 
-    /// Joins small segments.
+    /// Joins small segments, and writes what finds the uses of a feature in those that stay.
     ///
     /// # Errors
-    /// As [`Store::compact`].
+    /// As [`Store::compact`] and [`Store::index`].
     pub fn compact(&self, now: DateTime<Utc>, effort: Effort) -> Result<()> {
-        self.store.compact(now, effort)
+        self.store.compact(now, effort)?;
+        self.store.index(now)
     }
 
     /// Verifies some of what is sealed, each time the next.

@@ -39,6 +39,9 @@ use crate::window::Window;
 /// Acts that are searched at once: some 600 MB. A question about more is answered for one part of the users after another.
 const MAX_ACTS: usize = 16 << 20;
 
+/// Parts of the users that are searched on all cores: so many that each part's acts are near each other in memory.
+const SHARES: u32 = 16;
+
 /// What to do with an excluded event, as every answer to a funnel with one says.
 const EXCLUSION_RULE: &str = "an excluded event spoils the attempts it lies in; a user counts up to the best unspoiled attempt";
 
@@ -139,7 +142,7 @@ impl Asked<'_> {
                     _ => {
                         let group = metric.breakdown.as_ref();
                         let details = group.is_some_and(Property::is_detail);
-                        self.counts(details, |events| {
+                        self.counts(Columns::with_details(details), |events| {
                             let (events, key, group) = metric.keys(events);
                             counts::counts(events, key, group)
                         })?
@@ -149,7 +152,9 @@ impl Asked<'_> {
             }
             Metric::EventTypes(metric) => metric.answer(match self.states_are_enough() {
                 true => self.event_type_counts()?,
-                false => self.counts(false, |events| counts::counts(events, metric.key(), None))?,
+                false => self.counts(Columns::Counted, |events| {
+                    counts::counts(events, metric.key(), None)
+                })?,
             }),
             Metric::Funnel(metric) => {
                 if !metric.exclude.is_empty() {
@@ -199,10 +204,11 @@ impl Asked<'_> {
             Some(known) => self.add_known(&days, &known, &mut found)?,
             None => {
                 let tz = self.window.tz();
+                let features = Filter::only_features(std::iter::once(&filter));
                 self.each_batch(
                     &days,
                     &filter,
-                    false,
+                    features.as_deref().map_or(Columns::Counted, Columns::Uses),
                     |events| presence(events, tz),
                     |frame| found.read(frame),
                 )?;
@@ -266,12 +272,12 @@ impl Asked<'_> {
     }
 
     /// Calls `sink` with what `plan` makes of the events of a range of days of the zone that meet a filter, part by part and in
-    /// order. `details` says that something else than the filter needs metadata or URL.
+    /// order. `needed` says what is needed beside what the filter looks at.
     fn each_batch(
         &self,
         days: &Range<Day>,
         filter: &Filter,
-        details: bool,
+        needed: Columns<'_>,
         plan: impl Fn(LazyFrame) -> LazyFrame + Sync,
         mut sink: impl FnMut(&DataFrame) -> Result<()>,
     ) -> Result<()> {
@@ -280,17 +286,19 @@ impl Asked<'_> {
             Some(first) => self.window.starting(first).range_us(),
             None => i64::MIN..self.window.range_us().end,
         };
-        let columns = match details || filter.needs_details() {
-            true => Columns::All,
-            false => Columns::Counted,
+        let columns = match needed {
+            _ if filter.needs_details() => Columns::All,
+            Columns::Uses(_) if !filter.is_about_features() => Columns::Counted,
+            needed => needed,
         };
         let mut batches = self.engine.store.batches(range_us, columns)?.into_iter();
         let condition = (!filter.is_empty()).then(|| filter.expr());
         let cancel = self.cancel;
         pipeline::ordered(
             || Ok(batches.next()),
-            |events| {
+            |batch| {
                 cancel.check()?;
+                let events = batch.events()?;
                 collect(plan(match &condition {
                     None => events,
                     Some(condition) => events.filter(condition.clone()),
@@ -303,12 +311,12 @@ impl Asked<'_> {
     /// The same for the days of the window.
     fn each_batch_inside(
         &self,
-        details: bool,
+        needed: Columns<'_>,
         plan: impl Fn(LazyFrame) -> LazyFrame + Sync,
         sink: impl FnMut(&DataFrame) -> Result<()>,
     ) -> Result<()> {
         let days = self.window.days_in_epoch();
-        self.each_batch(&days, self.filter, details, plan, sink)
+        self.each_batch(&days, self.filter, needed, plan, sink)
     }
 
     fn retention(&self, metric: &Retention, now: DateTime<Utc>) -> Result<Table> {
@@ -331,7 +339,7 @@ impl Asked<'_> {
 
     fn counts(
         &self,
-        details: bool,
+        needed: Columns<'_>,
         plan: impl Fn(LazyFrame) -> LazyFrame + Sync,
     ) -> Result<Counts> {
         let mut found = Counts::default();
@@ -339,7 +347,7 @@ impl Asked<'_> {
             Some(user) => self.keeps(user),
             None => self.cohort.is_none(),
         };
-        self.each_batch_inside(details, plan, |frame| counts::read(frame, keep, &mut found))?;
+        self.each_batch_inside(needed, plan, |frame| counts::read(frame, keep, &mut found))?;
         Ok(found)
     }
 
@@ -399,16 +407,30 @@ impl Asked<'_> {
         let rules = metric.rules();
         let mut tally = funnel::Tally::default();
         let mut acts = Acts::default();
+        let features = metric.features();
+        let needed = match &features {
+            Some(features) => Columns::Uses(features),
+            None => Columns::with_details(metric.needs_details()),
+        };
         self.each_part_of_users(|this, users| {
             let left_out = this.gather(
                 users,
-                metric.needs_details(),
+                needed,
                 |events| metric.acts(events),
                 &mut acts,
                 |acts, frame, keep| acts.read(frame, keep),
                 Acts::sequences,
             )?;
-            acts.tally(&rules, &mut tally);
+            let mut shares = acts.sequences().shares(SHARES);
+            pipeline::ordered(
+                || Ok(shares.next()),
+                |users| acts.tally(users, &rules),
+                |part| {
+                    tally.merge(part);
+                    Ok(())
+                },
+            )?;
+            *acts.sequences() = Sequences::default();
             Ok(left_out)
         })?;
         Ok(metric.answer(tally))
@@ -416,12 +438,13 @@ impl Asked<'_> {
 
     fn paths(&self, metric: &Paths) -> Result<(Table, Vec<WholePath>)> {
         let details = metric.start.as_ref().is_some_and(Filter::needs_details);
+        let needed = Columns::with_details(details);
         let mut found = Transitions::default();
         let mut visits = Visits::default();
         self.each_part_of_users(|this, users| {
             let left_out = this.gather(
                 users,
-                details,
+                needed,
                 |events| metric.visits(events),
                 &mut visits,
                 |visits, frame, keep| visits.read(frame, keep),
@@ -451,14 +474,14 @@ impl Asked<'_> {
     fn gather<T, S: Timed>(
         &self,
         users: Range<u32>,
-        details: bool,
+        needed: Columns<'_>,
         plan: impl Fn(LazyFrame) -> LazyFrame + Sync,
         found: &mut T,
         read: impl Fn(&mut T, &DataFrame, &dyn Fn(u32) -> bool) -> Result<()>,
         sequences: impl Fn(&mut T) -> &mut Sequences<S>,
     ) -> Result<Option<u32>> {
         let mut left_out = None;
-        self.each_batch_inside(details, plan, |frame| {
+        self.each_batch_inside(needed, plan, |frame| {
             let end = left_out.unwrap_or(users.end);
             let wanted = users.start..end;
             let keep = |user: u32| wanted.contains(&user) && self.keeps(user);
@@ -478,7 +501,7 @@ impl Asked<'_> {
     fn experiment(&self, metric: &Experiment) -> Result<Table> {
         let mut parts = Vec::new();
         let plan = |events| metric.users(events);
-        self.each_batch_inside(true, plan, |frame| {
+        self.each_batch_inside(Columns::All, plan, |frame| {
             parts.push(frame.clone().lazy());
             // One row a user, before there are too many.
             if parts.len() > 8 {
@@ -539,7 +562,7 @@ impl Asked<'_> {
         self.each_batch(
             &inside,
             &Filter::default(),
-            filter.needs_details(),
+            Columns::with_details(filter.needs_details()),
             |events| Did::counts(&filter, events),
             |frame| tally.read(frame),
         )?;

@@ -79,23 +79,44 @@ impl Filter {
 
     /// Whether an event meets one of some filters: a single look at a column where they name values of one property.
     pub fn any<'a>(filters: impl Iterator<Item = &'a Self> + Clone) -> Expr {
-        let only: Option<Vec<_>> = filters.clone().map(Self::only).collect();
-        let only = only.unwrap_or_default();
-        match only.first() {
-            Some((property, _)) if only.iter().all(|(other, _)| other == property) => Condition {
-                property: (*property).clone(),
-                test: Test::OneOf(
-                    only.iter()
-                        .flat_map(|(_, values)| values.to_vec())
-                        .collect(),
-                ),
+        match Self::only_any(filters.clone()) {
+            Some((property, values)) => Condition {
+                property: property.clone(),
+                test: Test::OneOf(values),
             }
             .expr(),
-            _ => filters
+            None => filters
                 .map(Self::expr)
                 .reduce(Expr::or)
                 .unwrap_or(lit(true)),
         }
+    }
+
+    /// The values of one property that events which meet one of some filters have, if that is all that these say.
+    fn only_any<'a>(
+        filters: impl Iterator<Item = &'a Self>,
+    ) -> Option<(&'a Property, Vec<String>)> {
+        let only: Vec<_> = filters.map(Self::only).collect::<Option<_>>()?;
+        let (property, _) = only.first()?;
+        let is_same = only.iter().all(|(other, _)| other == property);
+        is_same.then(|| {
+            let values = only.iter().flat_map(|(_, values)| values.iter().cloned());
+            (*property, values.collect())
+        })
+    }
+
+    /// The features of events which meet one of some filters, if that is all that these say.
+    pub fn only_features<'a>(filters: impl Iterator<Item = &'a Self>) -> Option<Vec<String>> {
+        match Self::only_any(filters)? {
+            (Property::Feature, names) => Some(names),
+            _ => None,
+        }
+    }
+
+    /// Whether it looks at the feature alone, if at anything.
+    pub fn is_about_features(&self) -> bool {
+        let mut conditions = self.conditions.iter();
+        conditions.all(|condition| condition.property == Property::Feature)
     }
 
     /// The events that meet both.

@@ -181,9 +181,10 @@ impl Paths {
         }
     }
 
-    /// Adds the paths of some users.
+    /// Adds the paths of some users, and forgets their visits.
     pub fn count(&self, visits: &mut Visits, into: &mut Transitions) {
-        std::mem::take(&mut visits.visits).for_each(|of_user| self.add_user(of_user, into));
+        let visits = std::mem::take(&mut visits.visits);
+        visits.for_each(0..u32::MAX, |of_user| self.add_user(of_user, into));
     }
 
     /// The answer: transitions, and whole paths.

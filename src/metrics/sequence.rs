@@ -1,5 +1,7 @@
 //! The events of each user in the order of time: what funnels and paths are searched in.
 
+use std::ops::Range;
+
 /// Something that a user did, with its time.
 pub trait Timed: Copy {
     /// When, in µs.
@@ -67,16 +69,28 @@ impl<T: Timed> Sequences<T> {
         (kept < all).then_some(bound)
     }
 
-    /// Calls `visit` with what each user did, in the order of time and, at one instant, of the log.
-    pub fn for_each(self, mut visit: impl FnMut(&[T])) {
-        let Self { users, items } = self;
-        let (Some(&greatest), Some(&any)) = (users.iter().max(), items.first()) else {
+    /// Ranges of numbers that all users are in, so many.
+    pub fn shares(&self, shares: u32) -> impl Iterator<Item = Range<u32>> + Send + use<T> {
+        let end = self.users.iter().max().map_or(0, |&greatest| greatest + 1);
+        let width = end.div_ceil(shares).max(1);
+        (0..end)
+            .step_by(width as usize)
+            .map(move |start| start..end.min(start.saturating_add(width)))
+    }
+
+    /// Calls `visit` with what each user of a range did, in the order of time and, at one instant, of the log.
+    pub fn for_each(&self, range: Range<u32>, mut visit: impl FnMut(&[T])) {
+        let Some(&any) = self.items.first() else {
             return;
         };
+        let greatest = self.users.iter().filter(|&user| range.contains(user)).max();
+        let width = greatest.map_or(0, |greatest| greatest - range.start + 1);
+        // The place of a user in the range; others have none.
+        let place = |user: u32| user.checked_sub(range.start).filter(|&place| place < width);
         // Sorted by user by counting: first where those of each begin, then where the next one of each goes.
-        let mut ends = vec![0_u32; greatest as usize + 2];
-        for &user in &users {
-            if let Some(count) = ends.get_mut(user as usize + 1) {
+        let mut ends = vec![0_u32; width as usize + 1];
+        for place in self.users.iter().filter_map(|&user| place(user)) {
+            if let Some(count) = ends.get_mut(place as usize + 1) {
                 *count += 1;
             }
         }
@@ -85,13 +99,13 @@ impl<T: Timed> Sequences<T> {
             sum += *end;
             *end = sum;
         }
-        let mut sorted = vec![any; items.len()];
-        for (user, item) in users.into_iter().zip(items) {
-            if let Some(place) = ends.get_mut(user as usize) {
-                if let Some(slot) = sorted.get_mut(*place as usize) {
-                    *slot = item;
+        let mut sorted = vec![any; sum as usize];
+        for (&user, item) in self.users.iter().zip(&self.items) {
+            if let Some(next) = place(user).and_then(|place| ends.get_mut(place as usize)) {
+                if let Some(slot) = sorted.get_mut(*next as usize) {
+                    *slot = *item;
                 }
-                *place += 1;
+                *next += 1;
             }
         }
         let mut start = 0;

@@ -328,6 +328,7 @@ impl Store {
         erased.dictionary = self.forget_in_dictionary(&pending)?;
         erased.quarantined = self.forget_in_quarantine(&pending)?;
         self.lock_retired().remove_all()?;
+        self.remove_other_postings()?;
         last(&pending)?;
         // What could not be read may hold something of theirs: it is tried again.
         if let Some(error) = damaged {

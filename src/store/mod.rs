@@ -15,6 +15,7 @@ pub mod folder;
 mod live;
 mod manifest;
 pub mod pipeline;
+mod postings;
 mod pseudonym;
 mod rate;
 mod rebuild;
@@ -77,7 +78,7 @@ pub use rows::write_lines;
 pub use segment::LAKE_DIR;
 pub use snapshot::{PartFacts, SealedDay, rewrite_without};
 pub use verify::{Verified, verify};
-pub use view::{Columns, DayParts};
+pub use view::{Batch, Columns, DayParts};
 pub use writer::{Reply, Stored};
 
 /// A log of so many bytes is sealed: about half a million events, which keep a query and a start quick.
@@ -128,6 +129,8 @@ pub struct StoreSize {
     pub states: usize,
     /// Bytes of the states.
     pub state_bytes: u64,
+    /// Bytes of the postings.
+    pub postings_bytes: u64,
 }
 
 /// How urgent a seal is.
@@ -303,7 +306,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Damaged`] if a segment that is needed, or the log, is.
-    pub fn batches(&self, range_us: Range<i64>, columns: Columns) -> Result<Vec<LazyFrame>> {
+    pub fn batches(&self, range_us: Range<i64>, columns: Columns<'_>) -> Result<Vec<Batch>> {
         self.view.batches(range_us, columns, self.names())
     }
 
@@ -358,6 +361,7 @@ impl Store {
 
     /// How much the store holds now.
     pub fn size(&self) -> StoreSize {
+        let postings_bytes = postings::bytes(&self.folder);
         let view = self.view.lock();
         StoreSize {
             log_events: view.tail.len(),
@@ -371,6 +375,7 @@ impl Store {
                 .sum(),
             states: view.states.len(),
             state_bytes: view.states.values().map(|state| state.facts.bytes).sum(),
+            postings_bytes,
         }
     }
 
@@ -636,10 +641,8 @@ impl Store {
 
     fn compact_day(&self, day: Day, now: DateTime<Utc>, effort: Effort) -> Result<()> {
         // An erasure knows its segments by their names; they are joined another time.
-        let _no_erasure = match self.erasing.try_lock() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(guard)) => guard.into_inner(),
-            Err(TryLockError::WouldBlock) => return Ok(()),
+        let Some(_no_erasure) = self.unless_erasing() else {
+            return Ok(());
         };
         let mut manifest = self.lock_manifest()?;
         let mut next = manifest.clone();
@@ -694,6 +697,56 @@ impl Store {
             states::date(day)
         );
         Ok(())
+    }
+
+    /// Writes the postings of days that are over and have nothing to compact, where they are missing, and removes those of
+    /// segments that are gone. Ingest and queries go on meanwhile.
+    ///
+    /// # Errors
+    /// If a file cannot be written or removed.
+    pub fn index(&self, now: DateTime<Utc>) -> Result<()> {
+        let now_us = now.timestamp_micros();
+        let waiting = compaction::due_days(&self.lock_manifest()?.segments, now_us, Effort::Full);
+        let segments = self.view.lock().segments.clone();
+        let is_due = |segment: &&Arc<Segment>| {
+            let day = segment.day();
+            day < day_of(now_us) && !waiting.contains(&day) && !postings::path_of(segment).exists()
+        };
+        for segment in segments.iter().filter(is_due) {
+            match self.index_segment(segment) {
+                // It has been said already.
+                Err(Error::Damaged { .. }) => {}
+                indexed => indexed?,
+            }
+        }
+        self.remove_other_postings()
+    }
+
+    fn index_segment(&self, segment: &Arc<Segment>) -> Result<()> {
+        // What is erased must not come back.
+        let Some(_no_erasure) = self.unless_erasing() else {
+            return Ok(());
+        };
+        let temp = postings::write(&self.folder, segment, self.names())?;
+        let manifest = self.lock_manifest()?;
+        match manifest.segments.contains(&segment.facts) {
+            true => postings::publish(&self.folder, &temp, segment),
+            false => folder::remove(&temp),
+        }
+    }
+
+    fn remove_other_postings(&self) -> Result<()> {
+        let manifest = self.lock_manifest()?;
+        postings::remove_others(&self.folder, &live_segments(&self.folder, &manifest))
+    }
+
+    /// Keeps erasures out, unless one is going on.
+    fn unless_erasing(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.erasing.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(guard)) => Some(guard.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Makes the daily states of all days anew from their segments, which gives identical bytes. Days whose events
@@ -772,6 +825,7 @@ impl Store {
         *manifest = next;
         segment::remove_days(&self.folder, &gone)?;
         states::remove(&self.folder, replaced, &manifest.states)?;
+        postings::remove_others(&self.folder, &live_segments(&self.folder, &manifest))?;
         if expired.segments + expired.states > 0 {
             info!(
                 events = expired.events,
@@ -872,6 +926,7 @@ fn remove_leftovers(folder: &Folder, manifest: &Manifest) -> Result<()> {
     }
     segment::remove_empty_days(folder.path(), &live)?;
     remove_covered(folder, manifest)?;
+    postings::remove_others(folder, &live_segments(folder, manifest))?;
     states::remove(folder, Vec::new(), &manifest.states)
 }
 

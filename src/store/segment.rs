@@ -55,7 +55,7 @@ pub struct SegmentFacts {
 pub struct Segment {
     /// What the manifest says of it.
     pub facts: SegmentFacts,
-    path: PathBuf,
+    root: PathBuf,
     verified: OnceLock<File>,
     /// What was found wrong with it.
     damage: OnceLock<String>,
@@ -65,11 +65,21 @@ impl Segment {
     /// The segment of the data folder `root` with these facts. The file is not touched yet.
     pub fn new(root: &Path, facts: SegmentFacts) -> Self {
         Self {
-            path: root.join(&facts.path),
+            root: root.to_owned(),
             facts,
             verified: OnceLock::new(),
             damage: OnceLock::new(),
         }
+    }
+
+    /// The data folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The file.
+    pub fn path(&self) -> PathBuf {
+        self.root.join(&self.facts.path)
     }
 
     /// Whether it may hold events of `range_us`.
@@ -87,13 +97,14 @@ impl Segment {
     /// # Errors
     /// [`Error::Damaged`] if the file is not what was written.
     pub fn verify(&self) -> Result<File> {
-        let file = match File::open(&self.path) {
+        let path = self.path();
+        let file = match File::open(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(self.damaged("it is missing; look for it in damaged, or restore it"));
             }
-            opened => opened.map_err(Error::io("open", &self.path))?,
+            opened => opened.map_err(Error::io("open", &path))?,
         };
-        let found = checksum::of_file(&file, &self.path)?;
+        let found = checksum::of_file(&file, &path)?;
         if found == self.facts.crc32c {
             return Ok(file);
         }
@@ -152,27 +163,25 @@ impl Segment {
 
     /// Moves the file out of the lake.
     fn set_aside(&self) -> Result<()> {
-        let (Some(root), Some(name)) = (self.path.ancestors().nth(3), self.path.file_name()) else {
-            return Ok(());
-        };
-        if !self.path.exists() {
+        let path = self.path();
+        if !path.exists() {
             return Ok(());
         }
-        let dir = root.join(DAMAGED_DIR);
+        let dir = self.root.join(DAMAGED_DIR);
         std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-        let day = self
-            .path
-            .parent()
-            .and_then(Path::file_name)
-            .unwrap_or_default();
-        let name = format!("{}-{}", day.display(), name.display());
-        folder::publish(&self.path, &dir.join(name))?;
-        folder::sync_parent(&self.path)
+        folder::publish(&path, &dir.join(self.file_name()))?;
+        folder::sync_parent(&path)
+    }
+
+    /// A name for a file about it outside the lake.
+    pub fn file_name(&self) -> String {
+        let name = Path::new(&self.facts.path).file_name().unwrap_or_default();
+        format!("dt={}-{}", date(self.day()), name.display())
     }
 
     fn damaged(&self, message: &str) -> Error {
         Error::Damaged {
-            file: self.path.clone(),
+            file: self.path(),
             message: message.into(),
         }
     }
@@ -270,7 +279,8 @@ pub fn scan(segments: &[Arc<Segment>]) -> Result<LazyFrame> {
         .iter()
         .map(|segment| {
             let file = segment.verified()?;
-            file.try_clone().map_err(Error::io("open", &segment.path))
+            file.try_clone()
+                .map_err(|error| Error::io("open", &segment.path())(error))
         })
         .collect::<Result<_>>()?;
     Ok(LazyFrame::scan_parquet_sources(

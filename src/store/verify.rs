@@ -9,6 +9,7 @@ use super::dictionary;
 use super::event_log;
 use super::folder::Folder;
 use super::manifest::Manifest;
+use super::postings;
 use super::recovery;
 use super::scan::read_chunk;
 use super::seal::RotatedLog;
@@ -45,7 +46,14 @@ pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
     compaction::finish(&folder, &manifest)?;
     let mut verified = Verified::default();
     for facts in &manifest.segments {
-        match Segment::new(folder.path(), facts.clone()).verify() {
+        let segment = Segment::new(folder.path(), facts.clone());
+        if let Err(message) = postings::verify(&segment) {
+            let path = postings::path_of(&segment);
+            verified
+                .damage
+                .push(format!("{}: {message}", path.display()));
+        }
+        match segment.verify() {
             Ok(_) => {
                 verified.segments += 1;
                 verified.sealed_events += facts.rows;

@@ -11,6 +11,7 @@ use roaring::RoaringBitmap;
 use super::erasure::Gate;
 use super::expiry::ExpiryFacts;
 use super::pipeline;
+use super::postings::{self, Uses};
 use super::segment::{self, Segment};
 use super::states::StateFile;
 use super::tail::{Chunk, Tail};
@@ -69,13 +70,78 @@ const BATCH_ROWS: u64 = 4 << 20;
 /// Segments that are looked through at once for some of their events.
 const WHOLE_SEGMENTS: usize = 32;
 
-/// Which columns a question reads.
+/// What a question reads of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Columns {
+pub enum Columns<'a> {
     /// Those of [`schema::COUNTED`].
     Counted,
     /// Metadata and URL as well.
     All,
+    /// `ts`, user and feature of known users' uses of these features, those of one user in no order; others may be among
+    /// them.
+    Uses(&'a [String]),
+}
+
+impl Columns<'_> {
+    /// With metadata and URL, or without.
+    pub fn with_details(details: bool) -> Self {
+        match details {
+            true => Self::All,
+            false => Self::Counted,
+        }
+    }
+}
+
+/// Some events, read when it is their turn.
+pub enum Batch {
+    /// What is a plan already.
+    Events(LazyFrame),
+    /// What may be read from postings.
+    Uses(UsesBatch),
+}
+
+/// The uses of some features in some segments.
+pub struct UsesBatch {
+    segments: Vec<Arc<Segment>>,
+    features: Arc<[String]>,
+    condition: Expr,
+    names: Names,
+}
+
+impl Batch {
+    /// The events.
+    ///
+    /// # Errors
+    /// If a segment is damaged.
+    pub fn events(self) -> Result<LazyFrame> {
+        match self {
+            Self::Events(events) => Ok(events),
+            Self::Uses(uses) => uses.events(),
+        }
+    }
+}
+
+impl UsesBatch {
+    fn events(self) -> Result<LazyFrame> {
+        let mut uses = Uses::default();
+        let mut without = Vec::new();
+        for segment in self.segments {
+            match postings::read(&segment, &self.features) {
+                Some(of_segment) => uses.append(of_segment),
+                None => without.push(segment),
+            }
+        }
+        let mut frames = vec![uses.frame()?.lazy()];
+        if !without.is_empty() {
+            let user = self.names.users.numbers(col(schema::USER_ID));
+            frames.push(segment::scan(&without)?.select([
+                col(schema::TS),
+                user,
+                col(schema::FEATURE),
+            ]));
+        }
+        Ok(concat(frames, UnionArgs::default())?.filter(self.condition))
+    }
 }
 
 /// What a day left behind, in parts that may share users.
@@ -212,16 +278,12 @@ impl SharedView {
     pub fn batches(
         &self,
         range_us: Range<i64>,
-        columns: Columns,
+        columns: Columns<'_>,
         names: &Names,
-    ) -> Result<Vec<LazyFrame>> {
+    ) -> Result<Vec<Batch>> {
         let mut snapshot = self.snapshot(&range_us)?;
         // By day; those of one day are in the order of the log.
         snapshot.segments.sort_by_key(|segment| segment.day());
-        let details = match columns {
-            Columns::Counted => Vec::new(),
-            Columns::All => vec![col(schema::METADATA), col(schema::URL)],
-        };
         let select = |frame: LazyFrame, user: Expr, text: fn(&'static str) -> Expr| {
             let mut selected = vec![
                 col(schema::TS),
@@ -229,11 +291,15 @@ impl SharedView {
                 user,
                 text(schema::FEATURE),
             ];
-            selected.extend(details.clone());
+            match columns {
+                Columns::Counted => {}
+                Columns::All => selected.extend([col(schema::METADATA), col(schema::URL)]),
+                Columns::Uses(_) => drop(selected.remove(1)),
+            }
             frame.select(selected)
         };
         let visible = || snapshot.visible.clone();
-        let mut frames = Vec::new();
+        let mut batches = Vec::new();
         let mut rows = 0;
         let full_rows = (BATCH_ROWS / pipeline::cores() as u64).max(1);
         let full = |segment: &Arc<Segment>| {
@@ -244,22 +310,31 @@ impl SharedView {
         let mut same_batch = full;
         for batch in snapshot.segments.chunk_by(|_, next| same_batch(next)) {
             let user = names.users.numbers(col(schema::USER_ID));
-            // A text is selected as it is: a condition on it then goes through this selection into the reading of the file.
-            let events = segment::scan(batch)?.filter(inside_of(batch, &range_us, visible()));
-            frames.push(select(events, user, col));
+            let condition = inside_of(batch, &range_us, visible());
+            batches.push(match columns {
+                // What is being erased is told by ids, and postings have numbers.
+                Columns::Uses(features) if snapshot.visible.is_none() => Batch::Uses(UsesBatch {
+                    segments: batch.to_vec(),
+                    features: features.into(),
+                    condition,
+                    names: names.clone(),
+                }),
+                // A text is selected as it is: a condition on it then goes through this selection into the reading of the file.
+                _ => Batch::Events(select(segment::scan(batch)?.filter(condition), user, col)),
+            });
         }
         for chunk in snapshot.tail {
             let frame = match columns {
-                Columns::Counted => chunk.frame.clone().lazy(),
                 Columns::All => chunk.with_details()?.lazy(),
+                Columns::Counted | Columns::Uses(_) => chunk.frame.clone().lazy(),
             };
             let events = frame.filter(inside(&range_us, visible()));
             let user = col(schema::USER_ID).to_physical();
-            frames.push(select(events, user, |name| {
+            batches.push(Batch::Events(select(events, user, |name| {
                 col(name).cast(DataType::String)
-            }));
+            })));
         }
-        Ok(frames)
+        Ok(batches)
     }
 
     /// The events that meet a condition, of the days on which one of these users was active, and of the tail; with the

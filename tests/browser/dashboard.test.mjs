@@ -249,7 +249,7 @@ test('lifecycle, experiments and the engine sum up what their tables say', async
   const status = await getJson(server, '/api/analytics/status');
   const value = (name) => engine.locator(`[data-card="${name}"]`).getAttribute('data-value').then(Number);
   assert.equal(await value('events'), status.store.sealed_events + status.store.log_events);
-  assert.equal(await value('bytes'), status.store.sealed_bytes + status.store.state_bytes + status.store.log_bytes);
+  assert.equal(await value('bytes'), status.store.sealed_bytes + status.store.state_bytes + status.store.postings_bytes + status.store.log_bytes);
   assert.equal(await value('waiting'), status.waiting.events);
 });
 

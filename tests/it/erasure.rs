@@ -6,7 +6,7 @@ use chrono::{Days, Utc};
 use serde_json::{Value, json};
 
 use crate::faults::{copy, with_fault};
-use crate::harness::{Server, batch, echopilot, folder, printed, run, run_json};
+use crate::harness::{Server, batch, echopilot, folder, postings, printed, run, run_json};
 
 const TARGET: &str = "target-user-77";
 
@@ -111,12 +111,13 @@ fn counted(data: &Path) -> Vec<Value> {
             json!({"metric":"active_users","days":7,"tz":tz}),
             json!({"metric":"lifecycle","days":7,"tz":tz}),
             json!({"metric":"paths","days":7,"tz":tz}),
+            json!({"metric":"funnel","days":7,"tz":tz,"steps":[{"feature":"f0"},{"feature":"f1"}]}),
             json!({"metric":"feature_usage","days":7,"tz":tz,"filter":{"metadata.n":{"min":7}}}),
         ] {
             all.push(run_json(data, &["query", &question.to_string()])["rows"].clone());
         }
     }
-    assert_eq!(all[..6], all[6..], "states and events differ");
+    assert_eq!(all[..7], all[7..], "states and events differ");
     all
 }
 
@@ -230,6 +231,8 @@ fn an_erased_user_is_in_no_byte_of_the_data_folder_and_stays_away() {
         &json!({"name":"some","users":[TARGET, "ann"]}),
     );
     assert!(!files_with(&data, TARGET).is_empty());
+    let (before, _) = postings(&data);
+    assert!(!before.is_empty());
     let (status, receipt) = server.delete(&format!("/api/analytics/users/{TARGET}"));
     assert_eq!(status, 200, "{receipt}");
     for (field, value) in [
@@ -246,6 +249,9 @@ fn an_erased_user_is_in_no_byte_of_the_data_folder_and_stays_away() {
         assert_eq!(receipt[field], value, "{field} of {receipt}");
     }
     assert_eq!(files_with(&data, TARGET), Vec::<PathBuf>::new());
+    // They have the user by number, and go with the segments that had the user.
+    assert!(before.iter().all(|file| !file.exists()));
+    assert_eq!(postings(&data).1, Vec::<PathBuf>::new());
     // What comes in late or again is answered as ignored, and stays out.
     let again = history(3)
         .into_iter()
@@ -442,6 +448,11 @@ fn killed_at_any_call_an_erasure_goes_on_and_ends() {
                 assert!(counted(dir.path()) == without_ann, "{kind} at {at}, again");
                 assert_eq!(
                     files_with(dir.path(), TARGET),
+                    Vec::<PathBuf>::new(),
+                    "{kind} at {at}"
+                );
+                assert_eq!(
+                    postings(dir.path()).1,
                     Vec::<PathBuf>::new(),
                     "{kind} at {at}"
                 );

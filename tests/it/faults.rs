@@ -8,8 +8,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    PATIENCE, Server, batch, echopilot, event, folder, log_lines, log_path, post_to, run_json,
-    unsealed_demo,
+    PATIENCE, Server, batch, echopilot, event, folder, log_lines, log_path, post_to, postings,
+    run_json, unsealed_demo,
 };
 
 /// The library of `fault.c`, compiled once.
@@ -243,6 +243,7 @@ fn killed_at_any_call_an_expiry_removes_all_or_nothing_and_ends_when_tried_again
             assert_eq!(rollups(dir.path()), rollups(undisturbed.path()));
             let files = |dir: &Path| std::fs::read_dir(dir.join("events")).unwrap().count();
             assert_eq!(files(dir.path()), 2, "{kind} at {at}: days in the lake");
+            assert_eq!(postings(dir.path()).1.len(), 0, "{kind} at {at}");
             if done {
                 break;
             }

@@ -362,6 +362,31 @@ pub fn log_lines(data_dir: &Path) -> Vec<Value> {
         .collect()
 }
 
+/// The postings in a data folder: those of live segments, and those that should have gone.
+pub fn postings(data_dir: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let manifest = std::fs::read(data_dir.join("manifest.json")).unwrap_or_default();
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap_or_default();
+    let live: Vec<(String, u64)> = manifest["segments"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|segment| {
+            let path = segment["path"].as_str().expect("a path");
+            let name = path.replacen("events/", "", 1).replace('/', "-");
+            let crc32c = segment["crc32c"].as_u64().expect("a checksum");
+            (format!("{name}.postings"), crc32c)
+        })
+        .collect();
+    let files = std::fs::read_dir(data_dir.join("postings"));
+    let files = files.into_iter().flatten().map(|file| file.unwrap().path());
+    files.partition(|file| {
+        let bytes = std::fs::read(file).unwrap();
+        let of_segment = u32::from_le_bytes(*bytes[8..].first_chunk().unwrap());
+        let name = file.file_name().unwrap().to_str().unwrap();
+        live.contains(&(name.to_owned(), of_segment.into()))
+    })
+}
+
 pub fn log_path(data_dir: &Path) -> PathBuf {
     data_dir.join("analytics_events.ndjson")
 }

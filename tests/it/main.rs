@@ -23,6 +23,7 @@ mod ingest;
 mod lake;
 mod metrics;
 mod oracle;
+mod postings;
 mod properties;
 mod query;
 mod rollup;

@@ -652,9 +652,13 @@ fn a_condition_on_a_stored_text_is_applied_while_the_file_is_read() {
     let engine = engine(dir.path(), Utc::now());
     ingest(&engine, &shop(), Utc::now());
     engine.store().seal().unwrap();
-    let batches = engine.store().batches(i64::MIN..i64::MAX, Columns::All);
+    let mut batches = engine
+        .store()
+        .batches(i64::MIN..i64::MAX, Columns::All)
+        .unwrap();
+    let all = batches.remove(0).events().unwrap();
     for column in ["feature", "event_type", "url"] {
-        let events = batches.as_ref().unwrap()[0].clone();
+        let events = all.clone();
         let plan = events.filter(col(column).eq(lit("docs")));
         let plan = plan.describe_optimized_plan().unwrap();
         assert!(

@@ -118,14 +118,15 @@ impl Rules {
                     raise(&mut unspoiled, to, start);
                 }
             });
-            let highest = reached.iter().rposition(|&start| start != NONE);
+            let mut levels = reached.iter().take(self.steps + 1);
+            let highest = levels.rposition(|&start| start != NONE);
             if let Some(level) = highest.filter(|&level| level > best.0) {
                 best = (level, now, reached.get(level).copied().unwrap_or(NONE));
                 if level == self.steps {
                     break;
                 }
             }
-            for (level, start) in starts.iter_mut().enumerate() {
+            for (level, start) in starts.iter_mut().enumerate().take(self.steps + 1) {
                 let is_spoiled = spoiled_from.get(level).is_some_and(|&least| least <= level);
                 if is_spoiled || self.order == Order::Strict {
                     *start = NONE;

@@ -16,6 +16,7 @@ pub mod attempt;
 mod matching;
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use polars::prelude::*;
 use serde::Deserialize;
@@ -154,9 +155,23 @@ impl Funnel {
 
     /// Whether columns are needed that are not among [`schema::COUNTED`].
     pub fn needs_details(&self) -> bool {
-        let excluded = self.exclude.iter().map(|exclusion| &exclusion.filter);
-        self.steps.iter().chain(excluded).any(Filter::needs_details)
+        self.filters().any(Filter::needs_details)
             || self.breakdown.as_ref().is_some_and(Property::is_detail)
+    }
+
+    /// The features whose uses are all that is needed, if it is so. The order of uses at one instant does not matter then:
+    /// those that differ fill different steps.
+    pub fn features(&self) -> Option<Vec<String>> {
+        match (self.order, &self.breakdown) {
+            (Order::Ordered | Order::Any, None) => Filter::only_features(self.filters()),
+            _ => None,
+        }
+    }
+
+    /// What steps and exclusions look for.
+    fn filters(&self) -> impl Iterator<Item = &Filter> {
+        let excluded = self.exclude.iter().map(|exclusion| &exclusion.filter);
+        self.steps.iter().chain(excluded)
     }
 
     /// The rules of an attempt.
@@ -248,13 +263,15 @@ impl Acts {
         &mut self.acts
     }
 
-    /// Adds the best attempt of each user to the tally, and forgets the acts.
-    pub fn tally(&mut self, rules: &Rules, tally: &mut Tally) {
-        std::mem::take(&mut self.acts).for_each(|of_user| {
+    /// The best attempts of a range of users.
+    pub fn tally(&self, users: Range<u32>, rules: &Rules) -> Tally {
+        let mut tally = Tally::default();
+        self.acts.for_each(users, |of_user| {
             if let Some(attempt) = rules.best(of_user) {
                 tally.add(&attempt, self.groups.name(attempt.group));
             }
         });
+        tally
     }
 }
 
@@ -275,6 +292,13 @@ impl Tally {
     fn add(&mut self, attempt: &Attempt, group: Option<&str>) {
         let group = group.map(str::to_owned);
         self.groups.entry(group).or_default().add(&attempt.times_us);
+    }
+
+    /// Adds the attempts of other users.
+    pub fn merge(&mut self, other: Self) {
+        for (name, group) in other.groups {
+            self.groups.entry(name).or_default().merge(group);
+        }
     }
 }
 

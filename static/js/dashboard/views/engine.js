@@ -26,6 +26,7 @@ export function engine(context) {
 async function askFacts(tz, signal) {
   const status = await get('status', signal);
   const { accepted, waiting, store, rollup } = status;
+  const onDisk = store.sealed_bytes + store.state_bytes + store.postings_bytes + store.log_bytes;
   const isBehind = rollup.last_day !== null && rollup.last_day < rollup.due_day;
   const cards = [
     ['writable', 'Events', status.writable ? 'accepted' : 'refused', status.writable ? 'The disk takes them' : 'The disk does not take them: see /health/ready', status.writable ? 'good' : 'bad'],
@@ -33,12 +34,12 @@ async function askFacts(tz, signal) {
     ['waiting', 'Waiting to be sealed', count(waiting.events), waiting.since ? `The oldest since ${clock(waiting.since, tz)}, ${duration(waiting.seconds)}` : 'The lake has everything', null, waiting.events],
     ['rollup', 'Last rollup', rollup.last_day ? shortDay(rollup.last_day) : 'none yet', isBehind ? `Due is ${longDay(rollup.due_day)}` : 'Nothing is due', isBehind ? 'warn' : 'good'],
     ['events', 'Stored events', brief(store.sealed_events + store.log_events), `${count(store.sealed_events + store.log_events)} in ${count(store.segments)} segments and the log`, null, store.sealed_events + store.log_events],
-    ['bytes', 'On disk', bytes(store.sealed_bytes + store.state_bytes + store.log_bytes), store.sealed_events ? `${(store.sealed_bytes / store.sealed_events).toFixed(1)} bytes an event in the lake` : 'log, lake and daily states', null, store.sealed_bytes + store.state_bytes + store.log_bytes],
+    ['bytes', 'On disk', bytes(onDisk), store.sealed_events ? `${(store.sealed_bytes / store.sealed_events).toFixed(1)} bytes an event in the lake` : 'log, lake, daily states and postings', null, onDisk],
   ];
   const rows = [
     ['Version', status.version], ['Open since', status.opened_at], ['Events accepted', status.writable], ['Accepted in the last minute', accepted.last_minute], ['Accepted since the start', accepted.since_start],
     ['Events waiting to be sealed', waiting.events], ['Waiting since', waiting.since], ['Events in segments', store.sealed_events], ['Segments', store.segments], ['Bytes of segments', store.sealed_bytes],
-    ['Daily states', store.states], ['Bytes of daily states', store.state_bytes], ['Bytes of the open log', store.log_bytes], ['First day', status.first_day], ['Newest day', status.last_day], ['All events kept from', status.raw_from ?? 'the first day'],
+    ['Daily states', store.states], ['Bytes of daily states', store.state_bytes], ['Bytes of postings', store.postings_bytes], ['Bytes of the open log', store.log_bytes], ['First day', status.first_day], ['Newest day', status.last_day], ['All events kept from', status.raw_from ?? 'the first day'],
     ['Daily states kept from', status.states_from ?? 'the first day'], ['Last rollup', rollup.last_day], ['Rollup due', rollup.due_day], ['Watching live', status.watchers],
   ].map(([what, value]) => ({ what, value: typeof value === 'number' ? number(value) : value }));
   return {
