@@ -201,6 +201,7 @@
   let isStorageBroken = false;
   let isSaving = false;
   let saved = Promise.resolve();
+  let trimmed = saved;
   // What was answered but could not be taken from the store.
   const answered = new Set();
 
@@ -243,7 +244,8 @@
     }
   }
 
-  const put = (records) => transact('readwrite', (events) => {
+  const put = (records, gone = []) => transact('readwrite', (events) => {
+    gone.forEach(({ id }) => events.delete(id));
     records.forEach(({ id, json, until }) => events.put({ id, json, until }));
   });
 
@@ -300,11 +302,13 @@
     left.forEach(([key, text]) => recall(key) === text && remember(key, null));
   }
 
-  function forget(records) {
+  // Some go, and what is `changed` stays as it is now, in one step.
+  function forget(records, changed = []) {
     records.forEach(({ id }) => queue.delete(id));
-    return transact('readwrite', (events) => {
-      records.forEach(({ id }) => events.delete(id));
-    }).catch(() => records.forEach(({ id }) => answered.add(id)));
+    return put(changed, records).then(
+      () => changed.forEach((record) => { record.stored = STORED; }),
+      () => records.forEach(({ id }) => answered.add(id)),
+    );
   }
 
   // What waits to be sent, of all pages, oldest first: all of it, or `limit` of what is stored.
@@ -331,7 +335,7 @@
   }
 
   // Keeps the newest; the oldest of them says how many were lost before it.
-  async function trim() {
+  async function cut() {
     const all = await waiting();
     const lost = all.splice(0, all.length - MAX_RETRY_EVENTS);
     if (!lost.length) return;
@@ -343,8 +347,14 @@
     };
     const first = { ...all[0], json: JSON.stringify(event), stored: NOT_STORED };
     queue.set(first.id, first);
-    await forget(lost);
-    await save();
+    await forget(lost, [first]);
+  }
+
+  // One cut at a time, of all pages: two would count twice what both take out.
+  function trim() {
+    const turn = () => (navigator.locks ? navigator.locks.request(`echopilot cut ${settings.endpoint}`, cut) : cut());
+    trimmed = trimmed.then(turn).catch(() => {});
+    return trimmed;
   }
 
   // Sending.

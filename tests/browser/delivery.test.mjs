@@ -106,6 +106,33 @@ test('while the server cannot be reached the newest hundred are kept, and say ho
   assert.ok(others.every(({ metadata }) => metadata.dropped_before === undefined));
 });
 
+test('what is cut while attempts fail, in two tabs at once, is counted once', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const pages = [await visit(context, site.page('/')), await visit(context, site.url)];
+  await server.counts(2, ...pages);
+  await server.down();
+  const rounds = (page) => page.evaluate(async () => {
+    for (let round = 0; round < 60; round += 1) {
+      const attempt = EchoPilot.flush();
+      for (let n = 0; n < 5; n += 1) EchoPilot.track('action', 'act');
+      await new Promise((resolve) => { setTimeout(resolve, Math.random() * 10); });
+      for (let n = 0; n < 5; n += 1) EchoPilot.track('action', 'act');
+      await attempt;
+    }
+  });
+  await Promise.all(pages.map(rounds));
+  const lost = async () => {
+    const records = await stored(pages[0]);
+    const missing = records.map(({ json }) => JSON.parse(json).metadata.dropped_before || 0);
+    return [records.length, ...missing.filter(Boolean)];
+  };
+  await until('the last cut', async () => {
+    for (const page of pages) await page.evaluate(() => EchoPilot.flush());
+    return (await lost())[0] === 100;
+  });
+  assert.deepEqual(await lost(), [100, 1_100]);
+});
+
 test('the server goes down and comes up: each event counts once', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/'));
