@@ -4,7 +4,7 @@ Usage: questions.py ECHOPILOT [EVENTS]      (from `make bench-questions`; defaul
 
 The history is that of `echopilot demo`: 365 days, up to 1 M users. The server answers over HTTP; DuckDB, ClickHouse (chdb) and
 Polars read the same lake on the same cores in the same run. The funnel is `queries/funnel.sql` in DuckDB and `windowFunnel` in
-ClickHouse, and an as-of join a step in Polars. All counts must be equal. BENCH_FOLDER keeps the history.
+ClickHouse, and an as-of join a step in Polars. They take turns, and all counts must be equal. BENCH_FOLDER keeps the history.
 """
 
 import http.client
@@ -66,15 +66,6 @@ class Loaded(Server):
         connection.close()
 
 
-def timed(work, rounds=ROUNDS):
-    seconds, result = [], None
-    for _ in range(rounds):
-        started = time.monotonic()
-        result = work()
-        seconds.append(time.monotonic() - started)
-    return statistics.median(seconds), result
-
-
 def command(program, folder, *arguments):
     started = time.monotonic()
     done = subprocess.run([program, "--data-dir", folder, *arguments], env=ENVIRONMENT, capture_output=True, check=True)
@@ -91,7 +82,7 @@ def duckdb_funnel(lake, first, last):
     values = {"from_day": first, "to_day": last, "within_us": 7 * 86_400_000_000, **names}
     for name in values:
         sql = sql.replace(f":{name}", f"${name}")
-    return timed(lambda: db.execute(sql, values).fetchall(), 2)
+    return lambda: [row[2] for row in db.execute(sql, values).fetchall() if row[1] == "first"]
 
 
 def duckdb_filter(lake):
@@ -103,14 +94,14 @@ def duckdb_filter(lake):
         f"where json_extract_string(metadata, '$.{key}') = '{value}' and feature is not null "
         "group by 1 order by n desc, 1 limit 100"
     )
-    return timed(lambda: db.execute(sql).fetchall(), 2)
+    return lambda: db.execute(sql).fetchall()
 
 
 def clickhouse(sql):
     import chdb
 
     sql += " settings max_threads = 2, session_timezone = 'UTC'"
-    return timed(lambda: json.loads(f"[{','.join(chdb.query(sql, 'JSONCompactEachRow').bytes().decode().splitlines())}]"), 2)
+    return lambda: [tuple(json.loads(line)) for line in chdb.query(sql, "JSONCompactEachRow").bytes().decode().splitlines()]
 
 
 def clickhouse_funnel(lake):
@@ -121,8 +112,8 @@ def clickhouse_funnel(lake):
         where user_id is not null and feature in ({", ".join(f"'{step}'" for step in STEPS)})
         group by user_id"""
     reached = ", ".join(f"toInt32(countIf(level >= {place}))" for place in range(1, len(STEPS) + 1))
-    seconds, rows = clickhouse(f"select {reached} from ({levels})")
-    return seconds, rows[0]
+    ask = clickhouse(f"select {reached} from ({levels})")
+    return lambda: list(ask()[0])
 
 
 def polars_funnel(lake):
@@ -143,7 +134,7 @@ def polars_funnel(lake):
             users.append(reached["user_id"].n_unique())
         return users
 
-    return timed(ask, 2)
+    return ask
 
 
 def clickhouse_filter(lake):
@@ -163,7 +154,7 @@ def polars_filter(lake):
     events = events.filter(polars.col("metadata").str.json_path_match(f"$.{key}") == value, polars.col("feature").is_not_null())
     counted = events.group_by("feature").agg(polars.len().alias("n"), polars.col("user_id").drop_nulls().n_unique().alias("users"))
     counted = counted.sort(["n", "feature"], descending=[True, False]).head(100)
-    return timed(lambda: counted.collect(engine="streaming").rows(), 2)
+    return lambda: counted.collect(engine="streaming").rows()
 
 
 def main(program, events, folder):
@@ -187,30 +178,24 @@ def main(program, events, folder):
         ("feature usage with a metadata filter", {"metric": "feature_usage", "filter": {f"metadata.{FILTER[0]}": FILTER[1]}}),
     ]
     print(f"{events:,} events, 365 days to {last}")
-    answers, ours = {}, {}
     for name, question in questions:
-        times = []
-        for _ in range(ROUNDS):
-            seconds, answer = server.ask("query", {**question, "days": 365, "end": last})
-            answers[name] = answer["rows"]
-            times.append(seconds)
-        ours[name] = statistics.median(times)
-        print(f"  {name}: median {ours[name] * 1e3:,.0f} ms, first {times[0] * 1e3:,.0f} ms; peak {server.peak():,.0f} MB")
-    server.stop()
+        times = [server.ask("query", {**question, "days": 365, "end": last})[0] for _ in range(ROUNDS)]
+        print(f"  {name}: median {statistics.median(times) * 1e3:,.0f} ms, first {times[0] * 1e3:,.0f} ms; peak {server.peak():,.0f} MB")
     first = min(name[3:] for name in os.listdir(lake))
-    name = "funnel of three features, 7 days"
-    users = [row["users"] for row in answers[name]]
-    seconds, rows = duckdb_funnel(lake, first, last)
-    beside(name, "DuckDB", seconds, ours[name], [row[2] for row in rows if row[1] == "first"], users)
-    seconds, found = clickhouse_funnel(lake)
-    beside(name, "ClickHouse", seconds, ours[name], found, users)
-    seconds, found = polars_funnel(lake)
-    beside(name, "Polars", seconds, ours[name], found, users)
-    name = "feature usage with a metadata filter"
-    rows = [tuple(row.values()) for row in answers[name]]
-    for peer, ask in ("DuckDB", duckdb_filter), ("ClickHouse", clickhouse_filter), ("Polars", polars_filter):
-        seconds, found = ask(lake)
-        beside(name, peer, seconds, ours[name], [tuple(row) for row in found], rows)
+
+    def ask(question):
+        return server.ask("query", {**question, "days": 365, "end": last})[1]["rows"]
+
+    (funnel, funnel_question), (filtered, filtered_question) = questions[-2:]
+    in_turns(funnel, {
+        "EchoPilot": lambda: [row["users"] for row in ask(funnel_question)],
+        "DuckDB": duckdb_funnel(lake, first, last), "ClickHouse": clickhouse_funnel(lake), "Polars": polars_funnel(lake),
+    })
+    in_turns(filtered, {
+        "EchoPilot": lambda: [tuple(row.values()) for row in ask(filtered_question)],
+        "DuckDB": duckdb_filter(lake), "ClickHouse": clickhouse_filter(lake), "Polars": polars_filter(lake),
+    })
+    server.stop()
     out = f"{folder}-export"
     seconds, _ = command(program, folder, "export", "--to", out)
     shutil.rmtree(out)
@@ -229,9 +214,23 @@ def main(program, events, folder):
     shutil.rmtree(copy)
 
 
-def beside(name, peer, seconds, ours, found, expected):
-    assert found == expected, (peer, found[:3], expected[:3])
-    print(f"  {peer}, {name}: {seconds:.2f} s, the same numbers; {seconds / ours:.2f} times ours", flush=True)
+def in_turns(name, engines):
+    """Asks one engine after the other, some rounds; all answers must be equal. Ours is the first."""
+    times = {engine: [] for engine in engines}
+    for _ in range(ROUNDS):
+        answers = []
+        for engine, ask in engines.items():
+            started = time.monotonic()
+            answers.append(ask())
+            times[engine].append(time.monotonic() - started)
+            assert answers[-1] == answers[0], (engine, answers[-1][:3], answers[0][:3])
+    ours = next(iter(times.values()))
+    for engine, of_engine in times.items():
+        ratios = sorted(theirs / our for theirs, our in zip(of_engine, ours))
+        print(
+            f"  {name}, in turns: {engine} {statistics.median(of_engine):.2f} s, the same numbers; times ours: "
+            f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True,
+        )
 
 
 program = os.path.abspath(sys.argv[1])

@@ -1,8 +1,7 @@
 //! The columns of an event table: in the lake, in memory, and in every lazy frame of a metric.
 
 use polars::prelude::{
-    Column, DataType, Field, Int64Chunked, IntoColumn, NewChunkedArray, PlSmallStr, Schema,
-    TimeUnit, TimeZone,
+    Column, DataType, Field, Int64Chunked, IntoColumn, PlSmallStr, Schema, TimeUnit, TimeZone,
 };
 
 /// When the event happened: microseconds, UTC.
@@ -31,8 +30,8 @@ pub fn instant() -> DataType {
 }
 
 /// A column of instants, given in microseconds.
-pub fn instants(name: &'static str, instants_us: &[i64]) -> Column {
-    Int64Chunked::from_slice(PlSmallStr::from_static(name), instants_us)
+pub fn instants(name: &'static str, instants_us: Vec<i64>) -> Column {
+    Int64Chunked::from_vec(PlSmallStr::from_static(name), instants_us)
         .into_datetime(TimeUnit::Microseconds, Some(TimeZone::UTC))
         .into_column()
 }

@@ -139,9 +139,10 @@ impl Engine {
 
 /// Refuses a target in which the store keeps its own files.
 fn check_target(to: &Path, data_dir: &Path) -> Result<()> {
-    const OURS: [&str; 7] = [
+    const OURS: [&str; 8] = [
         "events",
         "states",
+        "postings",
         "tmp",
         "sealing",
         "compacting",

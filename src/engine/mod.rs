@@ -475,10 +475,9 @@ impl Engine {
     /// Joins small segments, and writes what finds the uses of a feature in those that stay.
     ///
     /// # Errors
-    /// As [`Store::compact`] and [`Store::index`].
+    /// As [`Store::compact`].
     pub fn compact(&self, now: DateTime<Utc>, effort: Effort) -> Result<()> {
-        self.store.compact(now, effort)?;
-        self.store.index(now)
+        self.store.compact(now, effort)
     }
 
     /// Verifies some of what is sealed, each time the next.

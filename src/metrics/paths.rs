@@ -256,21 +256,22 @@ impl Visits {
         let instants = frame.column(schema::TS)?.i64()?;
         let features = frame.column(schema::FEATURE)?.str()?;
         let starts = frame.column(START)?.bool()?;
-        self.visits.reserve(frame.height());
         let keys = users.iter().zip(instants.iter());
-        for ((user, ts_us), (feature, is_start)) in keys.zip(features.iter().zip(starts.iter())) {
-            let (Some(user), Some(ts_us)) = (user, ts_us) else {
-                continue;
+        let rows = keys.zip(features.iter().zip(starts.iter()));
+        let Self {
+            visits,
+            features: names,
+        } = self;
+        let done = rows.filter_map(|((user, ts_us), (feature, is_start))| {
+            let user = user.filter(|&user| keep(user))?;
+            let visit = Visit {
+                ts_us: ts_us?,
+                feature: feature.map(|feature| names.number(Some(feature))),
+                is_start: is_start.unwrap_or(false),
             };
-            if keep(user) {
-                let visit = Visit {
-                    ts_us,
-                    feature: feature.map(|feature| self.features.number(Some(feature))),
-                    is_start: is_start.unwrap_or(false),
-                };
-                self.visits.push(user, visit);
-            }
-        }
+            Some((user, visit))
+        });
+        visits.extend(frame.height(), done);
         Ok(())
     }
 }

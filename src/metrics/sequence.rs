@@ -9,69 +9,78 @@ pub trait Timed: Copy {
 }
 
 /// What users did, gathered in the order of the log.
+///
+/// In parts that never grow, because memory that is touched for the first time costs as much as the search in it.
 #[derive(Debug)]
 pub struct Sequences<T> {
+    parts: Vec<Part<T>>,
+}
+
+#[derive(Debug)]
+struct Part<T> {
     users: Vec<u32>,
     items: Vec<T>,
 }
 
 impl<T> Default for Sequences<T> {
     fn default() -> Self {
-        Self {
-            users: Vec::new(),
-            items: Vec::new(),
-        }
+        Self { parts: Vec::new() }
     }
 }
 
 impl<T: Timed> Sequences<T> {
-    /// Adds what a user did.
-    pub fn push(&mut self, user: u32, item: T) {
-        self.users.push(user);
-        self.items.push(item);
-    }
-
-    /// Makes room for so many more.
-    pub fn reserve(&mut self, items: usize) {
-        self.users.reserve(items);
-        self.items.reserve(items);
+    /// Adds at most so many things that users did.
+    pub fn extend(&mut self, most: usize, done: impl Iterator<Item = (u32, T)>) {
+        let mut part = Part {
+            users: Vec::with_capacity(most),
+            items: Vec::with_capacity(most),
+        };
+        for (user, item) in done {
+            part.users.push(user);
+            part.items.push(item);
+        }
+        if !part.users.is_empty() {
+            self.parts.push(part);
+        }
     }
 
     /// How many things were done.
     pub fn len(&self) -> usize {
-        self.users.len()
+        self.parts.iter().map(|part| part.users.len()).sum()
     }
 
     /// Whether nothing was done.
     pub fn is_empty(&self) -> bool {
-        self.users.is_empty()
+        self.parts.is_empty()
+    }
+
+    fn users(&self) -> impl Iterator<Item = u32> {
+        self.parts
+            .iter()
+            .flat_map(|part| part.users.iter().copied())
     }
 
     /// Leaves about the lower half, by the numbers of the users, and returns the number from which on users were left out.
     /// `None` if all is of one user.
     pub fn keep_lower_half(&mut self) -> Option<u32> {
-        let least = *self.users.iter().min()?;
-        let mut users = self.users.clone();
+        let mut users: Vec<u32> = self.users().collect();
+        let least = *users.iter().min()?;
         let middle = users.len() / 2;
         let (_, &mut median, _) = users.select_nth_unstable(middle);
         let bound = median.max(least.checked_add(1)?);
-        let all = self.users.len();
-        let mut kept = 0;
-        for place in 0..all {
-            if self.users.get(place).is_some_and(|&user| user < bound) {
-                self.users.swap(kept, place);
-                self.items.swap(kept, place);
-                kept += 1;
-            }
+        for part in &mut self.parts {
+            let done = std::mem::take(&mut part.users)
+                .into_iter()
+                .zip(std::mem::take(&mut part.items));
+            (part.users, part.items) = done.filter(|&(user, _)| user < bound).unzip();
         }
-        self.users.truncate(kept);
-        self.items.truncate(kept);
-        (kept < all).then_some(bound)
+        self.parts.retain(|part| !part.users.is_empty());
+        (self.len() < users.len()).then_some(bound)
     }
 
     /// Ranges of numbers that all users are in, so many.
     pub fn shares(&self, shares: u32) -> impl Iterator<Item = Range<u32>> + Send + use<T> {
-        let end = self.users.iter().max().map_or(0, |&greatest| greatest + 1);
+        let end = self.users().max().map_or(0, |greatest| greatest + 1);
         let width = end.div_ceil(shares).max(1);
         (0..end)
             .step_by(width as usize)
@@ -80,16 +89,16 @@ impl<T: Timed> Sequences<T> {
 
     /// Calls `visit` with what each user of a range did, in the order of time and, at one instant, of the log.
     pub fn for_each(&self, range: Range<u32>, mut visit: impl FnMut(&[T])) {
-        let Some(&any) = self.items.first() else {
+        let Some(&any) = self.parts.first().and_then(|part| part.items.first()) else {
             return;
         };
-        let greatest = self.users.iter().filter(|&user| range.contains(user)).max();
+        let greatest = self.users().filter(|user| range.contains(user)).max();
         let width = greatest.map_or(0, |greatest| greatest - range.start + 1);
         // The place of a user in the range; others have none.
         let place = |user: u32| user.checked_sub(range.start).filter(|&place| place < width);
         // Sorted by user by counting: first where those of each begin, then where the next one of each goes.
         let mut ends = vec![0_u32; width as usize + 1];
-        for place in self.users.iter().filter_map(|&user| place(user)) {
+        for place in self.users().filter_map(place) {
             if let Some(count) = ends.get_mut(place as usize + 1) {
                 *count += 1;
             }
@@ -100,7 +109,11 @@ impl<T: Timed> Sequences<T> {
             *end = sum;
         }
         let mut sorted = vec![any; sum as usize];
-        for (&user, item) in self.users.iter().zip(&self.items) {
+        let done = self
+            .parts
+            .iter()
+            .flat_map(|part| part.users.iter().zip(&part.items));
+        for (&user, item) in done {
             if let Some(next) = place(user).and_then(|place| ends.get_mut(place as usize)) {
                 if let Some(slot) = sorted.get_mut(*next as usize) {
                     *slot = *item;

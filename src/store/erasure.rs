@@ -269,10 +269,7 @@ impl Store {
         users: &[String],
         last: impl FnOnce(&[&str]) -> Result<()> + Send,
     ) -> Result<Erased> {
-        let _one = self
-            .erasing
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _one = self.lock_erasing();
         let mut erasures = Erasures::load(&self.folder)?;
         let reach = match erasures.pending.is_empty() {
             true => Reach::DaysOfStates,
@@ -293,10 +290,7 @@ impl Store {
         &self,
         last: impl FnOnce(&[&str]) -> Result<()>,
     ) -> Result<Option<Erased>> {
-        let _one = self
-            .erasing
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _one = self.lock_erasing();
         let erasures = Erasures::load(&self.folder)?;
         match erasures.pending.is_empty() {
             true => Ok(None),

@@ -109,6 +109,13 @@ impl Folder {
         fits
     }
 
+    /// Whether what is not needed may be written: there is room for so many bytes beside it.
+    pub fn has_room_beside(&self, bytes: u64) -> bool {
+        // A file system that does not say it is not full.
+        rustix::fs::statvfs(&self.path)
+            .is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) > bytes)
+    }
+
     /// What an earlier process left unfinished was never published.
     fn clear_temp(&self) -> Result<()> {
         remove_all(&self.path.join(TEMP_DIR))
@@ -134,11 +141,25 @@ pub fn publish(temp: &Path, path: &Path) -> Result<()> {
 /// Writes a file and syncs what is in it; its name is durable when its folder is synced.
 ///
 /// # Errors
-/// If a step fails.
+/// If a step fails; then there is no such file.
 pub fn write_synced(path: &Path, content: &[u8]) -> Result<()> {
-    let mut file = File::create(path).map_err(Error::io("create", path))?;
-    file.write_all(content).map_err(Error::io("write", path))?;
-    file.sync_all().map_err(Error::io("sync", path))
+    or_remove(path, || {
+        let mut file = File::create(path).map_err(Error::io("create", path))?;
+        file.write_all(content).map_err(Error::io("write", path))?;
+        file.sync_all().map_err(Error::io("sync", path))
+    })
+}
+
+/// Does work on an unfinished file, which must not stay on a disk that may be full, or with what is to be erased, if that
+/// fails.
+///
+/// # Errors
+/// Those of the work.
+pub fn or_remove<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    work().inspect_err(|_| {
+        // It is cleared at the next start if it cannot be removed now.
+        let _ = fs::remove_file(path);
+    })
 }
 
 /// Removes a folder with all that is in it, where there is one.

@@ -36,6 +36,7 @@ use std::fs::File;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,8 @@ pub struct Store {
     gate: Gate,
     /// Held by whoever erases.
     erasing: Mutex<()>,
+    /// How many wait to erase.
+    erasures_waiting: AtomicUsize,
     /// Place of the segment that was scrubbed last.
     scrubbed: Mutex<usize>,
     folder: Folder,
@@ -240,6 +243,7 @@ impl Store {
             stopped: OnceLock::new(),
             gate,
             erasing: Mutex::new(()),
+            erasures_waiting: AtomicUsize::new(0),
             scrubbed: Mutex::new(0),
             folder,
             opened_on: now.date_naive(),
@@ -609,7 +613,8 @@ impl Store {
         Ok(None)
     }
 
-    /// Makes one segment of many small ones, where there are. Ingest and queries go on meanwhile.
+    /// Makes one segment of many small ones, where there are, and writes postings of those that stay. Ingest and queries go on
+    /// meanwhile.
     ///
     /// # Errors
     /// If a file cannot be written or a segment is damaged; then its day stays as it is.
@@ -618,17 +623,17 @@ impl Store {
             return Ok(());
         }
         let mut failed = None;
-        let days = compaction::due_days(
-            &self.lock_manifest()?.segments,
-            now.timestamp_micros(),
-            effort,
-        );
+        let now_us = now.timestamp_micros();
+        let days = compaction::due_days(&self.lock_manifest()?.segments, now_us, effort);
         for day in days {
             // The lock is free between two days, so that a seal waits for one at most.
             // A damaged segment costs its own day.
             if let Err(error) = self.compact_day(day, now, effort) {
                 failed = failed.or(Some(error));
             }
+        }
+        if let Err(error) = self.index(now_us) {
+            failed = failed.or(Some(error));
         }
         match failed {
             None => Ok(()),
@@ -700,26 +705,28 @@ impl Store {
     }
 
     /// Writes the postings of days that are over and have nothing to compact, where they are missing, and removes those of
-    /// segments that are gone. Ingest and queries go on meanwhile.
-    ///
-    /// # Errors
-    /// If a file cannot be written or removed.
-    pub fn index(&self, now: DateTime<Utc>) -> Result<()> {
-        let now_us = now.timestamp_micros();
+    /// segments that are gone.
+    fn index(&self, now_us: i64) -> Result<()> {
+        self.remove_other_postings()?;
         let waiting = compaction::due_days(&self.lock_manifest()?.segments, now_us, Effort::Full);
         let segments = self.view.lock().segments.clone();
         let is_due = |segment: &&Arc<Segment>| {
             let day = segment.day();
             day < day_of(now_us) && !waiting.contains(&day) && !postings::path_of(segment).exists()
         };
+        let mut indexed = Ok(());
         for segment in segments.iter().filter(is_due) {
+            // What a full log becomes goes first.
+            if !self.folder.has_room_beside(LATE_BYTES) {
+                break;
+            }
             match self.index_segment(segment) {
                 // It has been said already.
-                Err(Error::Damaged { .. }) => {}
-                indexed => indexed?,
+                Ok(()) | Err(Error::Damaged { .. }) => {}
+                error => indexed = indexed.and(error),
             }
         }
-        self.remove_other_postings()
+        indexed
     }
 
     fn index_segment(&self, segment: &Arc<Segment>) -> Result<()> {
@@ -727,12 +734,19 @@ impl Store {
         let Some(_no_erasure) = self.unless_erasing() else {
             return Ok(());
         };
-        let temp = postings::write(&self.folder, segment, self.names())?;
-        let manifest = self.lock_manifest()?;
-        match manifest.segments.contains(&segment.facts) {
-            true => postings::publish(&self.folder, &temp, segment),
-            false => folder::remove(&temp),
+        let is_live = |manifest: &Manifest| manifest.segments.contains(&segment.facts);
+        if !is_live(&*self.lock_manifest()?) {
+            return Ok(());
         }
+        let temp = postings::write(&self.folder, segment, self.names())?;
+        folder::or_remove(&temp, || {
+            // It may have expired meanwhile.
+            let manifest = self.lock_manifest()?;
+            match is_live(&manifest) {
+                true => postings::publish(&self.folder, &temp, segment),
+                false => folder::remove(&temp),
+            }
+        })
     }
 
     fn remove_other_postings(&self) -> Result<()> {
@@ -740,8 +754,19 @@ impl Store {
         postings::remove_others(&self.folder, &live_segments(&self.folder, &manifest))
     }
 
-    /// Keeps erasures out, unless one is going on.
+    /// Waits for its turn to erase.
+    fn lock_erasing(&self) -> MutexGuard<'_, ()> {
+        self.erasures_waiting.fetch_add(1, Ordering::Relaxed);
+        let guard = self.erasing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.erasures_waiting.fetch_sub(1, Ordering::Relaxed);
+        guard
+    }
+
+    /// Keeps erasures out, unless one is going on or waits: these have precedence.
     fn unless_erasing(&self) -> Option<MutexGuard<'_, ()>> {
+        if self.erasures_waiting.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
         match self.erasing.try_lock() {
             Ok(guard) => Some(guard),
             Err(TryLockError::Poisoned(guard)) => Some(guard.into_inner()),

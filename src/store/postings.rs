@@ -6,12 +6,12 @@
 //!
 //! Version 1: `EPPOSTS1`, CRC-32C of the segment, length and CRC-32C of the list (each u32, little endian), the list, and a
 //! block for each feature. Numbers are LEB128. The list: the number of features, and for each, in the order of names, its name,
-//! its uses, and length and CRC-32C of its block. A block: the users' numbers, each as the gap to the one before, in their order and
+//! its uses, and length and CRC-32C of its block; nothing at all, if there are too many features. A block: the users' numbers, each as the gap to the one before, in their order and
 //! then that of time; then the time of each use, in µs since the start of the day, in 5 bytes. Both take about their
 //! entropy that way, so that nothing is compressed.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,9 @@ const MAGIC: &[u8; 8] = b"EPPOSTS1";
 const HEAD_BYTES: usize = MAGIC.len() + 3 * size_of::<u32>();
 /// Bytes of a time: a day has fewer µs than 2^37.
 const TIME_BYTES: usize = 5;
+/// With more features, as with an id in the path of each page, reading the list takes as long as reading the segment.
+const MAX_FEATURES: usize = 1 << 16;
+const EXTENSION: &str = "postings";
 
 /// Uses of features by known users.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -62,7 +65,7 @@ pub fn path_of(segment: &Segment) -> PathBuf {
 }
 
 fn file_name(segment: &Segment) -> String {
-    format!("{}.postings", segment.file_name())
+    format!("{}.{EXTENSION}", segment.file_name())
 }
 
 /// Writes the postings of a segment to an unfinished file, durably.
@@ -90,6 +93,8 @@ pub fn publish(folder: &Folder, temp: &Path, segment: &Segment) -> Result<()> {
 }
 
 fn encode(segment: &Arc<Segment>, names: &Names) -> Result<Vec<u8>> {
+    // What is made from it outlives it, and the engine does not notice damage.
+    segment.verify_again()?;
     let events = segment::scan(std::slice::from_ref(segment))?
         .filter(col(schema::USER_ID).is_not_null())
         .filter(col(schema::FEATURE).is_not_null())
@@ -111,7 +116,10 @@ fn encode(segment: &Arc<Segment>, names: &Names) -> Result<Vec<u8>> {
     let start_us = i64::from(segment.day()) * DAY_US;
     let mut list = Vec::new();
     let mut blocks = Vec::new();
-    put(&mut list, features.len() as u64);
+    match features.len() {
+        ..=MAX_FEATURES => put(&mut list, features.len() as u64),
+        _ => features.clear(),
+    }
     for (feature, uses) in &mut features {
         uses.sort_unstable();
         let start = blocks.len();
@@ -143,19 +151,24 @@ fn encode(segment: &Arc<Segment>, names: &Names) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The uses of some features in a segment; `None` if there are no postings for it that can be read.
-pub fn read(segment: &Segment, features: &[String]) -> Option<Uses> {
+/// Adds the uses of some features in a segment. Whether there are postings for it that could be read.
+pub fn read(segment: &Segment, features: &[String], uses: &mut Uses) -> bool {
     let path = path_of(segment);
-    let file = File::open(&path).ok()?;
-    let read = Uses::read(&file, segment, features).inspect_err(|message| {
+    let Ok(file) = File::open(&path) else {
+        return false;
+    };
+    let wanted: HashSet<&str> = features.iter().map(String::as_str).collect();
+    let before = (uses.features.len(), uses.users.len());
+    let read = uses.read(&file, segment, &wanted).inspect_err(|message| {
         let path = path.display();
         warn!("{path}: {message}; the segment is read instead, and they are made again");
+        uses.cut(before);
     });
     if read.is_err() {
         // What cannot be removed is looked at in vain again.
         let _ = folder::remove(&path);
     }
-    read.ok()
+    read.is_ok_and(|has_list| has_list)
 }
 
 /// Checks the postings of a segment, if there are any.
@@ -167,10 +180,7 @@ pub fn verify(segment: &Segment) -> Result<(), String> {
         return Ok(());
     };
     let (list, end) = list(&file, segment)?;
-    for block in blocks(&list, end)? {
-        block.read(&file)?;
-    }
-    Ok(())
+    each_block(&list, end, |block| block.read(&file).map(drop)).map(drop)
 }
 
 /// Bytes of all of them.
@@ -190,7 +200,8 @@ pub fn remove_others(folder: &Folder, live: &[Arc<Segment>]) -> Result<()> {
         .map(|segment| file_name(segment).into())
         .collect();
     for path in folder::list(&folder.path().join(DIR))? {
-        if !path.file_name().is_some_and(|name| live.contains(name)) {
+        let is_live = path.file_name().is_some_and(|name| live.contains(name));
+        if path.extension() == Some(OsStr::new(EXTENSION)) && !is_live {
             folder::remove(&path)?;
         }
     }
@@ -220,26 +231,32 @@ fn list(file: &File, segment: &Segment) -> Result<(Vec<u8>, u64), String> {
     ))
 }
 
-/// The blocks that a list names, the first of which is at `offset`.
-fn blocks(list: &[u8], mut offset: u64) -> Result<Vec<Block<'_>>, String> {
+/// Calls `visit` with the blocks that a list names, the first of which is at `offset`. Whether there is a list.
+fn each_block<'a>(
+    list: &'a [u8],
+    mut offset: u64,
+    mut visit: impl FnMut(Block<'a>) -> Result<(), String>,
+) -> Result<bool, String> {
+    if list.is_empty() {
+        return Ok(false);
+    }
     let mut reader = Reader(list);
-    let mut blocks = Vec::new();
     for _ in 0..reader.number()? {
         let feature = reader.text()?;
         let mut number = || usize::try_from(reader.number()?).map_err(|_| CUT.to_owned());
         let (uses, bytes) = (number()?, number()?);
         let crc32c = u32::try_from(number()?).map_err(|_| CUT)?;
-        blocks.push(Block {
+        visit(Block {
             feature,
             uses,
             bytes,
             crc32c,
             offset,
-        });
+        })?;
         offset += bytes as u64;
     }
     reader.end()?;
-    Ok(blocks)
+    Ok(true)
 }
 
 impl Block<'_> {
@@ -267,16 +284,19 @@ fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> Result<(), String> {
 }
 
 impl Uses {
-    fn read(file: &File, segment: &Segment, features: &[String]) -> Result<Self, String> {
-        let mut uses = Self::default();
+    /// Adds those of some features. Whether the file has any list of uses.
+    fn read(
+        &mut self,
+        file: &File,
+        segment: &Segment,
+        wanted: &HashSet<&str>,
+    ) -> Result<bool, String> {
         let start_us = i64::from(segment.day()) * DAY_US;
         let (list, end) = list(file, segment)?;
-        for block in blocks(&list, end)? {
-            if features.iter().any(|wanted| wanted == block.feature) {
-                uses.add(&block, &block.read(file)?, start_us)?;
-            }
-        }
-        Ok(uses)
+        each_block(&list, end, |block| match wanted.contains(block.feature) {
+            true => self.add(&block, &block.read(file)?, start_us),
+            false => Ok(()),
+        })
     }
 
     fn add(&mut self, block: &Block<'_>, bytes: &[u8], start_us: i64) -> Result<(), String> {
@@ -284,6 +304,8 @@ impl Uses {
         let (users, times) = times
             .and_then(|times| bytes.split_at_checked(bytes.len().checked_sub(times)?))
             .ok_or(CUT)?;
+        self.users.reserve(block.uses);
+        self.instants.reserve(block.uses);
         let mut users = Reader(users);
         let mut user = 0_u32;
         for time in times.as_chunks::<TIME_BYTES>().0 {
@@ -301,11 +323,11 @@ impl Uses {
         Ok(())
     }
 
-    /// Adds others.
-    pub fn append(&mut self, other: Self) {
-        self.features.extend(other.features);
-        self.users.extend(other.users);
-        self.instants.extend(other.instants);
+    /// Leaves so many features and uses.
+    fn cut(&mut self, (features, uses): (usize, usize)) {
+        self.features.truncate(features);
+        self.users.truncate(uses);
+        self.instants.truncate(uses);
     }
 
     /// A frame of `ts`, user, by number, and feature.
@@ -318,12 +340,13 @@ impl Uses {
         for (feature, uses) in &self.features {
             features.append(&StringChunked::full(PlSmallStr::EMPTY, feature, *uses))?;
         }
+        let height = self.users.len();
         let users = UInt32Chunked::from_vec(PlSmallStr::from_static(schema::USER_ID), self.users);
         let columns = vec![
-            schema::instants(schema::TS, &self.instants),
+            schema::instants(schema::TS, self.instants),
             users.into_column(),
             features.rechunk().into_owned().into_column(),
         ];
-        Ok(DataFrame::new(self.instants.len(), columns)?)
+        Ok(DataFrame::new(height, columns)?)
     }
 }

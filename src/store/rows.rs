@@ -53,17 +53,18 @@ impl LakeRows {
     /// # Errors
     /// If the engine cannot build it.
     pub fn finish(self) -> Result<DataFrame> {
+        let height = self.ts_us.len();
         Ok(DataFrame::new(
-            self.ts_us.len(),
+            height,
             vec![
-                schema::instants(schema::TS, &self.ts_us),
+                schema::instants(schema::TS, self.ts_us),
                 self.event_type.finish().into_column(),
                 self.user_id.finish().into_column(),
                 self.feature.finish().into_column(),
                 self.metadata.finish().into_column(),
                 self.url.finish().into_column(),
                 self.event_id.finish().into_column(),
-                schema::instants(schema::RECEIVED_AT, &self.received_at_us),
+                schema::instants(schema::RECEIVED_AT, self.received_at_us),
             ],
         )?)
     }

@@ -149,6 +149,17 @@ impl Segment {
             .inspect_err(|error| self.condemn(error))
     }
 
+    /// Compares the open file with its checksum once more.
+    ///
+    /// # Errors
+    /// As [`Segment::verified`].
+    pub fn verify_again(&self) -> Result<()> {
+        match checksum::of_file(self.verified()?, &self.path())? == self.facts.crc32c {
+            true => Ok(()),
+            false => Err(self.damaged("its checksum does not hold any more")),
+        }
+    }
+
     /// Keeps a damaged file from being used again, here and by other programs.
     fn condemn(&self, error: &Error) {
         if let Error::Damaged { message, .. } = error
@@ -307,9 +318,11 @@ pub fn write_days(folder: &Folder, name: &str, events: DataFrame) -> Result<Vec<
         || Ok(days.next()),
         |(day, events)| {
             let temp = folder.temp(&format!("{}-{name}.parquet", date(day)))?;
-            let segment = write_sorted(&temp, path_of(day, name), events)?;
-            publish(folder, &temp, &segment)?;
-            Ok(segment)
+            folder::or_remove(&temp, || {
+                let segment = write_sorted(&temp, path_of(day, name), events)?;
+                publish(folder, &temp, &segment)?;
+                Ok(segment)
+            })
         },
         |written: Result<SegmentFacts>| {
             facts.push(written?);
@@ -407,7 +420,7 @@ pub fn publish(folder: &Folder, temp: &Path, segment: &SegmentFacts) -> Result<(
 pub fn write_day(temp: &Path, path: String, events: DataFrame) -> Result<SegmentFacts> {
     let mut days = by_day(&events)?;
     match (days.pop(), days.is_empty()) {
-        (Some((_, events)), true) => write_sorted(temp, path, events),
+        (Some((_, events)), true) => folder::or_remove(temp, || write_sorted(temp, path, events)),
         _ => Err(Error::Query("events of one day are of several".into())),
     }
 }

@@ -286,7 +286,7 @@ impl OpenChunk {
         Ok(DataFrame::new(
             self.ts_us.len(),
             vec![
-                schema::instants(schema::TS, &self.ts_us),
+                schema::instants(schema::TS, self.ts_us.clone()),
                 names
                     .event_types
                     .column(schema::EVENT_TYPE, &self.event_types),

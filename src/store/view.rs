@@ -126,9 +126,8 @@ impl UsesBatch {
         let mut uses = Uses::default();
         let mut without = Vec::new();
         for segment in self.segments {
-            match postings::read(&segment, &self.features) {
-                Some(of_segment) => uses.append(of_segment),
-                None => without.push(segment),
+            if !postings::read(&segment, &self.features, &mut uses) {
+                without.push(segment);
             }
         }
         let mut frames = vec![uses.frame()?.lazy()];

@@ -201,7 +201,8 @@
   let isStorageBroken = false;
   let isSaving = false;
   let saved = Promise.resolve();
-  let trimmed = saved;
+  let cutting = null;
+  let cutAgain = null;
   // What was answered but could not be taken from the store.
   const answered = new Set();
 
@@ -335,10 +336,10 @@
   }
 
   // Keeps the newest; the oldest of them says how many were lost before it.
-  async function cut() {
+  async function cutOldest() {
     const all = await waiting();
     const lost = all.splice(0, all.length - MAX_RETRY_EVENTS);
-    if (!lost.length) return;
+    if (!lost.length || isSilent()) return;
     const event = JSON.parse(all[0].json);
     const lostBefore = ({ metadata }) => (metadata && metadata.dropped_before) || 0;
     event.metadata = {
@@ -350,11 +351,18 @@
     await forget(lost, [first]);
   }
 
-  // One cut at a time, of all pages: two would count twice what both take out.
+  // One cut at a time, of all pages: two would count twice what both take out. What another page cuts it cuts for all.
   function trim() {
-    const turn = () => (navigator.locks ? navigator.locks.request(`echopilot cut ${settings.endpoint}`, cut) : cut());
-    trimmed = trimmed.then(turn).catch(() => {});
-    return trimmed;
+    if (cutting) {
+      cutAgain = cutAgain || cutting.then(() => { cutAgain = null; return trim(); });
+      return cutAgain;
+    }
+    const lock = `echopilot cut ${settings.endpoint}`;
+    const cut = navigator.locks
+      ? navigator.locks.request(lock, { ifAvailable: true }, (held) => held && cutOldest()).catch(cutOldest)
+      : cutOldest();
+    cutting = cut.catch(() => {}).finally(() => { cutting = null; });
+    return cutting;
   }
 
   // Sending.

@@ -137,3 +137,44 @@ fn damaged_postings_are_named_and_made_again_and_no_answer_is_made_from_them() {
         assert_eq!(run_json(dir.path(), &["verify"])["damage"], json!([]));
     }
 }
+
+#[test]
+fn a_day_of_very_many_features_is_read_from_the_lake() {
+    let dir = folder();
+    let opened = engine(dir.path(), now());
+    let noon = (now() - TimeDelta::days(1)).timestamp();
+    let features = (0..66_000).map(|page| format!("orders/{page}"));
+    let features: Vec<String> = features.chain(["dashboard".into()]).collect();
+    for batch in features.chunks(100) {
+        let events = batch.iter().map(
+            |feature| json!({"event_type":"page_view","user_id":"ann","feature":feature,"ts":noon}),
+        );
+        ingest(&opened, &events.collect::<Vec<_>>(), now());
+    }
+    opened.seal(now()).unwrap();
+    let (live, _) = postings(dir.path());
+    let bytes: u64 = live.iter().map(|file| file.metadata().unwrap().len()).sum();
+    assert!(
+        !live.is_empty() && bytes < 100 * live.len() as u64,
+        "{bytes}"
+    );
+    assert!(reads_the_lake(&opened));
+    assert_eq!(answers(&opened)[0][0]["users"], 1);
+    drop(opened);
+    assert_eq!(run_json(dir.path(), &["verify"])["damage"], json!([]));
+}
+
+#[test]
+fn what_somebody_else_put_among_the_postings_stays_and_disturbs_nothing() {
+    let dir = folder();
+    store(dir.path());
+    let foreign = dir.path().join("postings/backup");
+    std::fs::create_dir(&foreign).unwrap();
+    run_json(dir.path(), &["seal"]);
+    assert!(foreign.exists());
+    let target = dir.path().join("postings").display().to_string();
+    let refused = run(dir.path(), &["export", "--to", &target]);
+    assert!(!refused.status.success());
+    let refused = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.contains("keeps its own files"), "{refused}");
+}

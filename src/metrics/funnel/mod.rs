@@ -231,30 +231,23 @@ impl Acts {
         let users = frame.column(schema::USER_ID)?.u32()?;
         let instants = frame.column(schema::TS)?.i64()?;
         let marks = frame.column(MARKS)?.u32()?;
-        let mut groups = match frame.column(GROUP) {
+        let mut names = match frame.column(GROUP) {
             Ok(column) => Some(column.str()?.iter()),
             Err(_) => None,
         };
-        for ((user, ts_us), marks) in users.iter().zip(instants.iter()).zip(marks.iter()) {
-            let name = groups.as_mut().and_then(|names| names.next().flatten());
-            let (Some(user), Some(ts_us), Some(marks)) = (user, ts_us, marks) else {
-                continue;
+        let rows = users.iter().zip(instants.iter()).zip(marks.iter());
+        let Self { acts, groups } = self;
+        let done = rows.filter_map(|((user, ts_us), marks)| {
+            let name = names.as_mut().map(|names| names.next().flatten());
+            let user = user.filter(|&user| keep(user))?;
+            let act = Act {
+                ts_us: ts_us?,
+                marks: marks?,
+                group: name.map_or(0, |name| groups.number(name)),
             };
-            if keep(user) {
-                let group = match groups {
-                    Some(_) => self.groups.number(name),
-                    None => 0,
-                };
-                self.acts.push(
-                    user,
-                    Act {
-                        ts_us,
-                        marks,
-                        group,
-                    },
-                );
-            }
-        }
+            Some((user, act))
+        });
+        acts.extend(frame.height(), done);
         Ok(())
     }
 
