@@ -38,10 +38,10 @@ impl Schedule {
             if last_night.is_none() {
                 run("warm-up", || {
                     // Without it the first answers wait longer, or say what is damaged.
-                    tidied
-                        .warm_up(Utc::now())
-                        .inspect_err(|error| warn!("First answers will take longer: {error}"))
-                        .or(Ok(()))
+                    if let Err(error) = tidied.warm_up(Utc::now()) {
+                        warn!("First answers will take longer: {error}");
+                    }
+                    Ok(())
                 });
             }
             // Beside the other jobs: it may take a while, and the log fills in seconds.

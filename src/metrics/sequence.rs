@@ -60,6 +60,11 @@ impl<T: Timed> Sequences<T> {
             .flat_map(|part| part.users.iter().copied())
     }
 
+    /// One more than the greatest number of a user.
+    fn end(&self) -> u32 {
+        self.users().max().map_or(0, |greatest| greatest + 1)
+    }
+
     /// Leaves about the lower half, by the numbers of the users, and returns the number from which on users were left out.
     /// `None` if all is of one user.
     pub fn keep_lower_half(&mut self) -> Option<u32> {
@@ -80,7 +85,7 @@ impl<T: Timed> Sequences<T> {
 
     /// Ranges of numbers that all users are in, so many.
     pub fn shares(&self, shares: u32) -> impl Iterator<Item = Range<u32>> + Send + use<T> {
-        let end = self.users().max().map_or(0, |greatest| greatest + 1);
+        let end = self.end();
         let width = end.div_ceil(shares).max(1);
         (0..end)
             .step_by(width as usize)
@@ -92,8 +97,7 @@ impl<T: Timed> Sequences<T> {
         let Some(&any) = self.parts.first().and_then(|part| part.items.first()) else {
             return;
         };
-        let greatest = self.users().filter(|user| range.contains(user)).max();
-        let width = greatest.map_or(0, |greatest| greatest - range.start + 1);
+        let width = range.end.min(self.end()).saturating_sub(range.start);
         // The place of a user in the range; others have none.
         let place = |user: u32| user.checked_sub(range.start).filter(|&place| place < width);
         // Sorted by user by counting: first where those of each begin, then where the next one of each goes.

@@ -162,6 +162,20 @@ pub fn or_remove<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> 
     })
 }
 
+/// Makes a folder, durably, where there is none.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn make(dir: &Path) -> Result<()> {
+    match dir.exists() {
+        true => Ok(()),
+        false => {
+            fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+            sync_parent(dir)
+        }
+    }
+}
+
 /// Removes a folder with all that is in it, where there is one.
 ///
 /// # Errors

@@ -751,7 +751,7 @@ impl Store {
 
     fn remove_other_postings(&self) -> Result<()> {
         let manifest = self.lock_manifest()?;
-        postings::remove_others(&self.folder, &live_segments(&self.folder, &manifest))
+        postings::remove_others(&self.folder, &manifest.segments)
     }
 
     /// Waits for its turn to erase.
@@ -850,7 +850,7 @@ impl Store {
         *manifest = next;
         segment::remove_days(&self.folder, &gone)?;
         states::remove(&self.folder, replaced, &manifest.states)?;
-        postings::remove_others(&self.folder, &live_segments(&self.folder, &manifest))?;
+        postings::remove_others(&self.folder, &manifest.segments)?;
         if expired.segments + expired.states > 0 {
             info!(
                 events = expired.events,
@@ -951,7 +951,7 @@ fn remove_leftovers(folder: &Folder, manifest: &Manifest) -> Result<()> {
     }
     segment::remove_empty_days(folder.path(), &live)?;
     remove_covered(folder, manifest)?;
-    postings::remove_others(folder, &live_segments(folder, manifest))?;
+    postings::remove_others(folder, &manifest.segments)?;
     states::remove(folder, Vec::new(), &manifest.states)
 }
 

@@ -21,8 +21,8 @@ use polars::prelude::*;
 use tracing::warn;
 
 use super::folder::{self, Folder};
-use super::segment::{self, Segment};
-use crate::error::{Error, Result};
+use super::segment::{self, Segment, SegmentFacts};
+use crate::error::Result;
 use crate::leb128::{CUT, Reader, put, put_text};
 use crate::names::Names;
 use crate::schema;
@@ -61,19 +61,19 @@ struct Block<'a> {
 
 /// The file for a segment.
 pub fn path_of(segment: &Segment) -> PathBuf {
-    segment.root().join(DIR).join(file_name(segment))
+    segment.root().join(DIR).join(file_name(&segment.facts))
 }
 
-fn file_name(segment: &Segment) -> String {
+fn file_name(segment: &SegmentFacts) -> String {
     format!("{}.{EXTENSION}", segment.file_name())
 }
 
 /// Writes the postings of a segment to an unfinished file, durably.
 ///
 /// # Errors
-/// [`Error::Damaged`] if the segment is, and if the file cannot be written.
+/// [`crate::error::Error::Damaged`] if the segment is, and if the file cannot be written.
 pub fn write(folder: &Folder, segment: &Arc<Segment>, names: &Names) -> Result<PathBuf> {
-    let temp = folder.temp(&file_name(segment))?;
+    let temp = folder.temp(&file_name(&segment.facts))?;
     folder::write_synced(&temp, &encode(segment, names)?)?;
     Ok(temp)
 }
@@ -85,10 +85,7 @@ pub fn write(folder: &Folder, segment: &Arc<Segment>, names: &Names) -> Result<P
 pub fn publish(folder: &Folder, temp: &Path, segment: &Segment) -> Result<()> {
     let path = path_of(segment);
     let dir = folder.path().join(DIR);
-    if !dir.exists() {
-        std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-        folder::sync_parent(&dir)?;
-    }
+    folder::make(&dir)?;
     folder::publish(temp, &path)
 }
 
@@ -194,7 +191,7 @@ pub fn bytes(folder: &Folder) -> u64 {
 ///
 /// # Errors
 /// If the folder cannot be listed or changed.
-pub fn remove_others(folder: &Folder, live: &[Arc<Segment>]) -> Result<()> {
+pub fn remove_others(folder: &Folder, live: &[SegmentFacts]) -> Result<()> {
     let live: HashSet<OsString> = live
         .iter()
         .map(|segment| file_name(segment).into())

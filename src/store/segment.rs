@@ -49,6 +49,19 @@ pub struct SegmentFacts {
     pub last_received_at_us: i64,
 }
 
+impl SegmentFacts {
+    /// The day of its events.
+    fn day(&self) -> Day {
+        day_of(self.first_ts_us)
+    }
+
+    /// A name for a file about it outside the lake.
+    pub fn file_name(&self) -> String {
+        let name = Path::new(&self.path).file_name().unwrap_or_default();
+        format!("dt={}-{}", date(self.day()), name.display())
+    }
+}
+
 /// A live segment. Its checksum is verified before its first use, and the file stays open from then on, so that a
 /// reader keeps what it verified when compaction or expiry takes the name away.
 #[derive(Debug)]
@@ -89,7 +102,7 @@ impl Segment {
 
     /// The day of its events.
     pub fn day(&self) -> Day {
-        day_of(self.facts.first_ts_us)
+        self.facts.day()
     }
 
     /// Compares the file with its checksum, now. Polars does not notice most damage of a Parquet file.
@@ -104,14 +117,17 @@ impl Segment {
             }
             opened => opened.map_err(Error::io("open", &path))?,
         };
-        let found = checksum::of_file(&file, &path)?;
-        if found == self.facts.crc32c {
-            return Ok(file);
+        self.check(&file).map(|()| file)
+    }
+
+    fn check(&self, file: &File) -> Result<()> {
+        match checksum::of_file(file, &self.path())? {
+            found if found == self.facts.crc32c => Ok(()),
+            found => Err(self.damaged(&format!(
+                "its checksum is {found:08x}, written was {:08x}",
+                self.facts.crc32c
+            ))),
         }
-        Err(self.damaged(&format!(
-            "its checksum is {found:08x}, written was {:08x}",
-            self.facts.crc32c
-        )))
     }
 
     /// The file, compared with its checksum if that was not done yet in this process. A damaged one is set aside, where
@@ -154,10 +170,7 @@ impl Segment {
     /// # Errors
     /// As [`Segment::verified`].
     pub fn verify_again(&self) -> Result<()> {
-        match checksum::of_file(self.verified()?, &self.path())? == self.facts.crc32c {
-            true => Ok(()),
-            false => Err(self.damaged("its checksum does not hold any more")),
-        }
+        self.check(self.verified()?)
     }
 
     /// Keeps a damaged file from being used again, here and by other programs.
@@ -180,14 +193,8 @@ impl Segment {
         }
         let dir = self.root.join(DAMAGED_DIR);
         std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-        folder::publish(&path, &dir.join(self.file_name()))?;
+        folder::publish(&path, &dir.join(self.facts.file_name()))?;
         folder::sync_parent(&path)
-    }
-
-    /// A name for a file about it outside the lake.
-    pub fn file_name(&self) -> String {
-        let name = Path::new(&self.facts.path).file_name().unwrap_or_default();
-        format!("dt={}-{}", date(self.day()), name.display())
     }
 
     fn damaged(&self, message: &str) -> Error {

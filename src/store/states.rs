@@ -128,10 +128,7 @@ pub fn write(
     next: impl FnMut() -> Result<Option<(Day, DailyState)>> + Send,
 ) -> Result<Vec<StateFacts>> {
     let dir = folder.path().join(DIR);
-    if !dir.exists() {
-        std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-        folder::sync_parent(&dir)?;
-    }
+    folder::make(&dir)?;
     let mut written = Vec::new();
     pipeline::ordered(
         next,

@@ -77,8 +77,8 @@ pub enum Columns<'a> {
     Counted,
     /// Metadata and URL as well.
     All,
-    /// `ts`, user and feature of known users' uses of these features, those of one user in no order; others may be among
-    /// them.
+    /// `ts`, user and feature, at least, of known users' uses of these features, those of one user in no order; others may be
+    /// among them.
     Uses(&'a [String]),
 }
 
@@ -290,10 +290,8 @@ impl SharedView {
                 user,
                 text(schema::FEATURE),
             ];
-            match columns {
-                Columns::Counted => {}
-                Columns::All => selected.extend([col(schema::METADATA), col(schema::URL)]),
-                Columns::Uses(_) => drop(selected.remove(1)),
+            if columns == Columns::All {
+                selected.extend([col(schema::METADATA), col(schema::URL)]);
             }
             frame.select(selected)
         };

@@ -168,8 +168,8 @@ impl Funnel {
         }
     }
 
-    /// What steps and exclusions look for.
-    fn filters(&self) -> impl Iterator<Item = &Filter> {
+    /// What steps and then exclusions look for.
+    fn filters(&self) -> impl Iterator<Item = &Filter> + Clone {
         let excluded = self.exclude.iter().map(|exclusion| &exclusion.filter);
         self.steps.iter().chain(excluded)
     }
@@ -191,11 +191,10 @@ impl Funnel {
 
     /// The acts in events whose users are numbers: user, `ts`, marks and group, in the order of the events.
     pub fn acts(&self, events: LazyFrame) -> LazyFrame {
-        let excluded = self.exclude.iter().map(|exclusion| &exclusion.filter);
-        let steps = self.steps.iter().zip(0..);
-        let marked = steps.chain(excluded.zip(MAX_STEPS as u32..));
-        let marks = marked
-            .clone()
+        let bits = (0..self.steps.len()).chain(MAX_STEPS..);
+        let marks = self
+            .filters()
+            .zip(bits)
             .map(|(filter, bit)| filter.expr().cast(DataType::UInt32) * lit(1_u32 << bit));
         let marks = marks.reduce(|all, more| all + more).unwrap_or(lit(0_u32));
         let mut columns = vec![
@@ -209,7 +208,7 @@ impl Funnel {
         let mut events = events.filter(col(schema::USER_ID).is_not_null());
         if self.order != Order::Strict {
             // Said as a condition on the stored columns, it is applied while they are read.
-            events = events.filter(Filter::any(marked.map(|(filter, _)| filter)));
+            events = events.filter(Filter::any(self.filters()));
         }
         events.select(columns)
     }
