@@ -39,9 +39,7 @@ def compare(folder, path, events):
     print(f"{events:,} events, {os.path.getsize(path) / 1e6:.0f} MB, {ROUNDS} rounds in turns, medians")
     ours, theirs = [], []
     for number in range(ROUNDS):
-        store = os.path.join(folder, f"store{number}")
-        ours.append(run("import", path, "--data-dir", store)[0])
-        subprocess.run(["rm", "-rf", store], check=True)
+        ours.append(run("import", path, "--data-dir", os.path.join(folder, f"store{number}"))[0])
         theirs.append(duckdb_read(path))
     print(f"  echopilot import (durable, sealed): {events / statistics.median(ours):,.0f} events/s")
     print(f"  DuckDB {duckdb.__version__} read_json:   {events / statistics.median(theirs):,.0f} events/s")

@@ -4,6 +4,7 @@
 //! every byte before its comma. A JSON parser does not notice a flipped bit inside a text; this does.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -66,6 +67,40 @@ pub fn of_file(file: &File, path: &Path) -> Result<u32> {
             Some(bytes) => checksum = crc32c::crc32c_append(checksum, bytes),
         }
         offset += length as u64;
+    }
+}
+
+/// Writes to another writer and keeps the checksum of what it wrote.
+pub struct Summing<W> {
+    inner: W,
+    /// CRC-32C of all that was written.
+    pub checksum: u32,
+    /// Bytes written.
+    pub bytes: u64,
+}
+
+impl<W> Summing<W> {
+    /// Nothing was written yet.
+    pub fn new(inner: W) -> Self {
+        Self {
+            inner,
+            checksum: 0,
+            bytes: 0,
+        }
+    }
+}
+
+impl<W: Write> Write for Summing<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        let bytes = bytes.get(..written).unwrap_or_default();
+        self.checksum = crc32c::crc32c_append(self.checksum, bytes);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
     }
 }
 

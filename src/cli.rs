@@ -51,7 +51,8 @@ enum Command {
     /// Bring in events from NDJSON files
     ///
     /// Each line is an event as the server takes it. Compressed files (gzip, zstd) are inflated. A line that
-    /// is no event is reported with its number and does not stop the import.
+    /// is no event is reported with its number and does not stop the import. Events are stored in groups of up to a
+    /// gigabyte of lines: an import that is cut off leaves whole groups, and may be repeated where events have ids.
     Import(ImportArgs),
     /// Print usage of a window as JSON: active users, features, event types
     Usage(UsageArgs),

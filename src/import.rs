@@ -1,24 +1,22 @@
 //! Bringing existing events in: NDJSON, plain or compressed, from files or standard input.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::event::{self, Verdict};
-use crate::store::{Draft, DraftMaker, Reply, Store, pipeline};
+use crate::store::{Part, Store, Stored, pipeline};
 use crate::window::DAY_US;
 
-/// Bytes of lines that are judged at once: a quarter of it costs a tenth more time in switches between threads.
-const CHUNK_BYTES: usize = 1 << 20;
-/// Bytes of lines on their way to the disk, less than the writer's queue takes.
-const BYTES_IN_FLIGHT: usize = 32 << 20;
+/// Bytes of lines that are stored at once, as one segment of each day; a core that is at work on them takes several times as
+/// much memory.
+const CHUNK_BYTES: usize = 16 << 20;
 /// Bytes that are read from a file at a time when less than a chunk is missing.
 const BUFFER_BYTES: usize = 64 << 10;
 /// Refused lines that are described; the rest is counted.
@@ -75,16 +73,15 @@ pub fn import(
         None => 0,
         Some(day) => days_to(day, newest_ts_us(sources)?) * DAY_US,
     };
+    let importer = Importer {
+        progress,
+        buffers: Buffers::default(),
+        received_at_us: now.timestamp_micros(),
+        shift_us,
+    };
     let mut imported = Imported::default();
     for source in sources {
-        let importer = Importer {
-            store,
-            maker: store.draft_maker(),
-            received_at_us: now.timestamp_micros(),
-            shift_us,
-            name: source.name(),
-        };
-        importer.run(source.open(progress)?, progress, &mut imported)?;
+        importer.run(store, source, &mut imported)?;
     }
     Ok(imported)
 }
@@ -161,9 +158,14 @@ fn newest_ts_us(sources: &[Source]) -> Result<Option<i64>> {
             ));
         }
         let mut reader = source.open(&Progress::default())?;
+        let buffers = Buffers::default();
         pipeline::ordered(
-            || read_lines(&mut reader, &source.name()),
-            |lines: Vec<u8>| event::lines(&lines).filter_map(valid_ts_us).max(),
+            || read_lines(&mut reader, &source.name(), buffers.take()),
+            |lines: Vec<u8>| {
+                let newest = event::lines(&lines).filter_map(valid_ts_us).max();
+                buffers.give_back(lines);
+                newest
+            },
             |found| {
                 newest = newest.max(found);
                 Ok(())
@@ -186,10 +188,35 @@ fn days_to(day: NaiveDate, newest_us: Option<i64>) -> i64 {
     newest_us.map_or(0, |newest_us| epoch_day - newest_us.div_euclid(DAY_US))
 }
 
-/// The next whole lines, some of them; `None` at the end.
-fn read_lines(reader: &mut impl BufRead, name: &str) -> Result<Option<Vec<u8>>> {
+/// Buffers for lines, used again and again: new ones would cost more time than reading the lines into them.
+#[derive(Default)]
+struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+impl Buffers {
+    fn take(&self) -> Vec<u8> {
+        let mut buffer = self.lock().pop().unwrap_or_default();
+        buffer.clear();
+        buffer
+    }
+
+    fn give_back(&self, buffer: Vec<u8>) {
+        self.lock().push(buffer);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        // Each change of it is one step.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The next whole lines, some of them, in a buffer that is free; `None` at the end.
+fn read_lines(
+    reader: &mut impl BufRead,
+    name: &str,
+    mut lines: Vec<u8>,
+) -> Result<Option<Vec<u8>>> {
     let io = |error| Error::io("read", name.as_ref())(error);
-    let mut lines = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
+    lines.reserve(CHUNK_BYTES + CHUNK_BYTES / 8);
     Read::by_ref(reader)
         .take(CHUNK_BYTES as u64)
         .read_to_end(&mut lines)
@@ -205,79 +232,55 @@ fn read_lines(reader: &mut impl BufRead, name: &str) -> Result<Option<Vec<u8>>> 
 }
 
 struct Importer<'a> {
-    store: &'a Store,
-    maker: DraftMaker,
+    progress: &'a Progress,
+    buffers: Buffers,
     received_at_us: i64,
     shift_us: i64,
-    name: String,
 }
 
-/// The judged lines of one chunk.
+/// What some lines were that are not stored.
 #[derive(Default)]
 struct Judged {
-    draft: Draft,
     lines: u64,
     too_old: u64,
-    /// Line in the chunk, from 0, and what is wrong.
+    /// Line among them, from 0, and what is wrong.
     refused: Vec<(u64, String)>,
 }
 
 impl Importer<'_> {
-    fn run(
-        &self,
-        mut reader: Box<dyn BufRead + Send>,
-        progress: &Progress,
-        imported: &mut Imported,
-    ) -> Result<()> {
-        let mut in_flight = VecDeque::new();
-        let mut bytes_in_flight = 0;
+    fn run(&self, store: &Store, source: &Source, imported: &mut Imported) -> Result<()> {
+        let mut reader = source.open(self.progress)?;
+        let name = source.name();
         let mut lines_before = 0;
-        pipeline::ordered(
-            || read_lines(&mut reader, &self.name),
-            |lines| self.judge(&lines),
-            |judged| {
-                let judged = judged?;
-                imported.too_old += judged.too_old;
-                imported.refused += judged.refused.len() as u64;
-                for (line, message) in judged.refused {
-                    if imported.errors.len() < DESCRIBED_REFUSALS {
-                        let line = lines_before + line + 1;
-                        imported
-                            .errors
-                            .push(format!("{}, line {line}: {message}", self.name));
-                    }
+        let mut count = |judged: Judged, stored: Stored| {
+            imported.accepted += stored.logged as u64;
+            imported.duplicates += stored.duplicates as u64;
+            imported.too_old += judged.too_old;
+            imported.refused += judged.refused.len() as u64;
+            for (line, message) in judged.refused {
+                if imported.errors.len() < DESCRIBED_REFUSALS {
+                    let line = lines_before + line + 1;
+                    imported
+                        .errors
+                        .push(format!("{name}, line {line}: {message}"));
                 }
-                lines_before += judged.lines;
-                progress.lines.fetch_add(judged.lines, Ordering::Relaxed);
-                if judged.draft.is_empty() {
-                    return Ok(());
-                }
-                let bytes = judged.draft.line_bytes();
-                while bytes_in_flight + bytes > BYTES_IN_FLIGHT
-                    && let Some((reply, bytes)) = in_flight.pop_front()
-                {
-                    bytes_in_flight -= bytes;
-                    count(reply, imported)?;
-                }
-                if self.store.seal_urgency().is_some() {
-                    self.store.seal()?;
-                }
-                in_flight.push_back((self.store.append(judged.draft)?, bytes));
-                bytes_in_flight += bytes;
-                Ok(())
+            }
+            lines_before += judged.lines;
+        };
+        while store.load(
+            || read_lines(&mut reader, &name, self.buffers.take()),
+            |lines, part| {
+                let judged = self.judge(&lines, part);
+                self.buffers.give_back(lines);
+                judged
             },
-        )?;
-        in_flight
-            .into_iter()
-            .try_for_each(|(reply, _)| count(reply, imported))
+            &mut count,
+        )? {}
+        Ok(())
     }
 
-    fn judge(&self, lines: &[u8]) -> Result<Judged> {
-        let mut judged = Judged {
-            // A line grows by the fields that it lacked.
-            draft: Draft::with_capacity(lines.len() + lines.len() / 2),
-            ..Judged::default()
-        };
+    fn judge(&self, lines: &[u8], part: &mut Part) -> Judged {
+        let mut judged = Judged::default();
         for line in event::lines(lines) {
             let number = judged.lines;
             judged.lines += 1;
@@ -293,24 +296,17 @@ impl Importer<'_> {
                 }
             };
             match verdict {
-                Verdict::Accepted(event) => self.maker.push(&mut judged.draft, &event)?,
+                Verdict::Accepted(event) => part.push(&event),
                 Verdict::TooOld => judged.too_old += 1,
                 Verdict::Refused(code, message) => {
                     judged.refused.push((number, format!("{code}: {message}")));
                 }
             }
         }
-        Ok(judged)
+        let progress = &self.progress.lines;
+        progress.fetch_add(judged.lines, Ordering::Relaxed);
+        judged
     }
-}
-
-fn count(reply: Reply, imported: &mut Imported) -> Result<()> {
-    let stored = reply
-        .blocking_recv()
-        .map_err(|_| Error::Poisoned("the writer has stopped".into()))??;
-    imported.accepted += stored.logged as u64;
-    imported.duplicates += stored.duplicates as u64;
-    Ok(())
 }
 
 /// A day to rebase to, as the command line writes it.

@@ -67,6 +67,16 @@ impl Names {
             col(schema::FEATURE).cast(self.features.dtype()),
         ]
     }
+
+    /// The columns of [`schema::COUNTED`], texts as their numbers: of events that lie user by user.
+    pub fn numbered(&self) -> [Expr; 4] {
+        [
+            col(schema::TS),
+            self.event_types.numbers(col(schema::EVENT_TYPE)),
+            self.users.numbers(col(schema::USER_ID)),
+            self.features.numbers(col(schema::FEATURE)),
+        ]
+    }
 }
 
 impl Numbering {

@@ -152,7 +152,7 @@ struct Tally {
     event_types: [u64; EventType::ALL.len()],
     event_type_users: [Vec<u32>; EventType::ALL.len()],
     /// Events of each feature, and its users.
-    features: BTreeMap<u32, (u64, Vec<u32>)>,
+    features: PlHashMap<u32, (u64, Vec<u32>)>,
 }
 
 impl Tally {
@@ -249,6 +249,16 @@ impl DailyState {
         for (&feature, users) in &other.feature_users {
             *self.feature_users.entry(feature).or_default() |= users;
         }
+    }
+}
+
+/// Adds what other parts of some days left.
+pub fn merge_days<'a>(
+    days: &mut BTreeMap<Day, DailyState>,
+    others: impl IntoIterator<Item = (Day, &'a DailyState)>,
+) {
+    for (day, other) in others {
+        days.entry(day).or_default().merge(other);
     }
 }
 

@@ -3,6 +3,8 @@
 //! The set is derived from the events themselves at every start, never stored on its own: a second file
 //! with a durability of its own could disagree with the data after a power cut.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use crate::digest::{Digest, DigestMap};
 use crate::window::{DAY_US, HOUR_US};
 
@@ -14,6 +16,23 @@ pub const WINDOW_US: i64 = 7 * DAY_US;
 const SHARDS: usize = 256;
 /// Places that ids fall on with equal chance, each of one shard.
 const SLOTS: usize = 4_096;
+
+/// The ids of a store, shared by all who add events.
+#[derive(Clone)]
+pub struct SharedIds(Arc<Mutex<RecentIds>>);
+
+impl SharedIds {
+    /// Shares them.
+    pub fn new(recent: RecentIds) -> Self {
+        Self(Arc::new(Mutex::new(recent)))
+    }
+
+    /// The ids, for a moment: whoever commits events waits for them.
+    pub fn lock(&self) -> MutexGuard<'_, RecentIds> {
+        // Each change of it is one step.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// The ids seen in the last [`WINDOW_US`], each with when it was first received.
 pub struct RecentIds {

@@ -1,5 +1,7 @@
 //! Events on their way into the store: their lines for the log and their columns for the tail.
 
+use std::borrow::Cow;
+
 use super::erasure::Gate;
 use super::pseudonym::Pseudonyms;
 use crate::digest::{Digest, Digester};
@@ -47,30 +49,34 @@ impl DraftMaker {
     /// # Errors
     /// If there are more users or features than the engine can number.
     pub fn push(&self, draft: &mut Draft, event: &Event<'_>) -> Result<()> {
-        if let (Some(pseudonyms), Some(user)) = (&self.pseudonyms, event.user_id.as_deref()) {
-            // Perhaps erased before there were pseudonyms.
-            if self.gate.is_erased(user, &self.names.users) {
-                draft.erased += 1;
-                return Ok(());
-            }
-            let event = Event {
-                user_id: Some(pseudonyms.of(user).into()),
-                ..event.clone()
-            };
-            return self.push_as_it_is(draft, &event);
-        }
-        self.push_as_it_is(draft, event)
-    }
-
-    fn push_as_it_is(&self, draft: &mut Draft, event: &Event<'_>) -> Result<()> {
-        if let Some(user) = event.user_id.as_deref()
-            && self.gate.is_erased(user, &self.names.users)
-        {
+        let Some(event) = self.admit(event) else {
             draft.erased += 1;
             return Ok(());
+        };
+        event::write_line(&event, &mut draft.lines);
+        self.push_stored(draft, &event)
+    }
+
+    /// The event as it is stored; `None` if its user was erased.
+    pub(super) fn admit<'a, 'e>(&self, event: &'a Event<'e>) -> Option<Cow<'a, Event<'e>>> {
+        let Some(user) = event.user_id.as_deref() else {
+            return Some(Cow::Borrowed(event));
+        };
+        let is_erased = |user: &str| self.gate.is_erased(user, &self.names.users);
+        if is_erased(user) {
+            return None;
         }
-        event::write_line(event, &mut draft.lines);
-        self.push_stored(draft, event)
+        let Some(pseudonyms) = &self.pseudonyms else {
+            return Some(Cow::Borrowed(event));
+        };
+        // One with a pseudonym may have been erased before there were such, or since.
+        let pseudonym = pseudonyms.of(user);
+        (!is_erased(&pseudonym)).then(|| {
+            Cow::Owned(Event {
+                user_id: Some(pseudonym.into()),
+                ..event.clone()
+            })
+        })
     }
 
     /// Adds an event whose line is in the log.
@@ -82,10 +88,15 @@ impl DraftMaker {
             event_type: event.event_type,
             user: number(&self.names.users, event.user_id.as_deref())?,
             feature: number(&self.names.features, event.feature.as_deref())?,
-            key: event.event_id.as_deref().map(|id| self.keys.digest(id)),
+            key: self.key(event),
         };
         draft.rows.push(row);
         Ok(())
+    }
+
+    /// By what a re-send of the event is known.
+    pub(super) fn key(&self, event: &Event<'_>) -> Option<Digest> {
+        event.event_id.as_deref().map(|id| self.keys.digest(id))
     }
 }
 

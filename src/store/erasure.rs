@@ -416,9 +416,8 @@ impl Store {
         let names = self.names();
         let users = self.numbers_of(pending);
         let mut left: BTreeMap<Day, DailyState> = BTreeMap::new();
-        for (&day, state) in found.iter().flat_map(|found| &found.left) {
-            left.entry(day).or_default().merge(state);
-        }
+        let of_segments = found.iter().flat_map(|found| &found.left);
+        daily::merge_days(&mut left, of_segments.map(|(&day, state)| (day, state)));
         let mut manifest = self.lock_manifest()?;
         let mut next = manifest.clone();
         next.sequence += 1;
@@ -460,14 +459,9 @@ impl Store {
             return Ok(0);
         }
         // Names for the files of all days, by one commit.
-        let first_number = {
-            let mut manifest = self.lock_manifest()?;
-            let mut next = manifest.clone();
-            next.sequence += days.len() as u64;
-            self.commit(&manifest, &next)?;
-            *manifest = next;
-            manifest.sequence + 1 - days.len() as u64
-        };
+        let mut manifest = self.lock_manifest()?;
+        let first_number = self.reserve_numbers(&mut manifest, days.len() as u64)?;
+        drop(manifest);
         let mut days = days.into_iter().zip(first_number..);
         let affected: HashSet<&str> = found
             .iter()

@@ -246,10 +246,17 @@ pub fn remove(path: &Path) -> Result<()> {
 /// # Errors
 /// If the folder cannot be synced.
 pub fn sync_parent(path: &Path) -> Result<()> {
-    let parent = path.parent().unwrap_or(Path::new("."));
-    File::open(parent)
+    sync(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// Makes the names in a folder durable.
+///
+/// # Errors
+/// If it cannot be synced.
+pub fn sync(dir: &Path) -> Result<()> {
+    File::open(dir)
         .and_then(|folder| folder.sync_all())
-        .map_err(Error::io("sync the folder", parent))
+        .map_err(Error::io("sync the folder", dir))
 }
 
 #[cfg(test)]

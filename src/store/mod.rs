@@ -2,7 +2,8 @@
 //! memory to answer from them.
 //!
 //! An event goes `Draft` → `writer` (group commit) → event log on disk → `tail` in memory → reply. A seal
-//! moves events from log and tail to segments. A query sees segments and tail as one lazy frame.
+//! moves events from log and tail to segments. Events that are imported become segments at once (`load`). A query sees
+//! segments and tail as one lazy frame.
 
 mod compaction;
 mod dedup;
@@ -13,6 +14,7 @@ mod event_log;
 mod expiry;
 pub mod folder;
 mod live;
+mod load;
 mod manifest;
 pub mod pipeline;
 mod postings;
@@ -52,17 +54,17 @@ use crate::error::{Error, Result};
 use crate::names::Names;
 use crate::schema;
 use compaction::{Retired, Staged};
-use dedup::RecentIds;
+use dedup::{RecentIds, SharedIds};
 use erasure::Gate;
 use event_log::{EventLog, NextLog};
 use folder::Folder;
 use live::Live;
 use manifest::Manifest;
 use pseudonym::Pseudonyms;
-use seal::RotatedLog;
+use seal::{RotatedLog, Sealing};
 use segment::{Segment, SegmentFacts};
 use states::StateFile;
-use tail::{LogPart, Tail};
+use tail::{LogPart, SealMark, Tail};
 use view::{SharedView, View};
 use writer::{Writer, WriterHandle};
 
@@ -72,6 +74,7 @@ pub use erasure::Erased;
 pub use event_log::FILE_NAME as EVENT_LOG_FILE;
 pub use expiry::{Clock, Expired, ExpiryFacts, Retention};
 pub use live::{Commit, Watch};
+pub use load::Part;
 pub use rate::Accepted;
 pub use rebuild::Rebuilt;
 pub use recovery::{QUARANTINE_FILE, Recovered};
@@ -98,6 +101,7 @@ pub struct Store {
     view: SharedView,
     live: Arc<Live>,
     maker: DraftMaker,
+    recent: SharedIds,
     manifest: Mutex<Manifest>,
     retired: Mutex<Retired>,
     /// Why the sealed part is not changed any more.
@@ -226,9 +230,10 @@ impl Store {
             gate: gate.clone(),
         });
         let live = Arc::new(Live::default());
+        let recent = SharedIds::new(recent);
         let writer = WriterHandle::start(Writer {
             log,
-            recent,
+            recent: recent.clone(),
             gate: gate.clone(),
             view: view.clone(),
             live: live.clone(),
@@ -238,6 +243,7 @@ impl Store {
             view,
             live,
             maker,
+            recent,
             manifest: Mutex::new(manifest),
             retired: Mutex::default(),
             stopped: OnceLock::new(),
@@ -457,6 +463,16 @@ impl Store {
         })
     }
 
+    /// Commits numbers for the names of new files, so that a start knows what an end in between left. Returns the first.
+    fn reserve_numbers(&self, manifest: &mut Manifest, count: u64) -> Result<u64> {
+        let first = manifest.sequence + 1;
+        let mut next = manifest.clone();
+        next.sequence += count;
+        self.commit(manifest, &next)?;
+        *manifest = next;
+        Ok(first)
+    }
+
     /// Puts the prepared folder of a day into the lake and commits `next`, which names its files; if that fails, the day is
     /// as it was.
     fn commit_day(&self, staged: &Staged, current: &Manifest, next: &Manifest) -> Result<()> {
@@ -528,6 +544,33 @@ impl Store {
         })?;
         next.sealed_through = logs.last().map_or(next.sealed_through, |log| log.number);
         next.sequence = next.sealed_through;
+        self.commit_segments(
+            &mut manifest,
+            next,
+            Sealing {
+                segments: written,
+                left,
+            },
+            Some(mark),
+        )
+    }
+
+    /// Commits segments that nobody sees yet, with the dictionary and the daily states that their events lead to. With a mark,
+    /// they hold the events of the tail up to it, which leaves memory in the same step.
+    ///
+    /// # Errors
+    /// If a file cannot be written, or the events were counted otherwise in memory than in the segments.
+    fn commit_segments(
+        &self,
+        manifest: &mut Manifest,
+        mut next: Manifest,
+        sealing: Sealing,
+        mark: Option<SealMark>,
+    ) -> Result<Sealed> {
+        let Sealing {
+            segments: written,
+            left,
+        } = sealing;
         let sealed = Sealed {
             events: written.iter().map(|facts| facts.rows).sum(),
             segments: written.len(),
@@ -556,14 +599,14 @@ impl Store {
         // Before any clock can be wrong about what expires, there is a day to compare it with.
         next.expiry.looked_on.get_or_insert(self.opened_on);
         next.segments.extend(written.iter().cloned());
-        self.commit(&manifest, &next)?;
+        self.commit(manifest, &next)?;
         let segments = written
             .into_iter()
             .map(|facts| Arc::new(Segment::new(self.folder.path(), facts)));
         let states = live_states(&self.folder, &next);
         let mut view = self.view.lock();
         view.expiry = next.expiry;
-        let in_memory = view.tail.take_sealed(mark);
+        let in_memory = mark.map(|mark| view.tail.take_sealed(mark));
         view.segments.extend(segments);
         let replaced = view.set_states(states);
         drop(view);

@@ -11,8 +11,8 @@ use tracing::warn;
 
 use crate::error::Result;
 
-/// Chunks in work or waiting, per worker: enough to keep all busy, few enough to bound memory.
-const CHUNKS_PER_WORKER: usize = 2;
+/// Chunks that wait, per worker: enough to keep all busy, few enough to bound memory.
+const CHUNKS_PER_WORKER: usize = 1;
 
 /// Priority of work that gives way to requests, of 0 to 99: niceness 10, a tenth of a busy machine. With less it would never
 /// end on one.
@@ -45,11 +45,23 @@ pub fn cores() -> usize {
 /// # Errors
 /// The first error of `next` or `sink`.
 pub fn ordered<T: Send, R: Send>(
+    next: impl FnMut() -> Result<Option<T>> + Send,
+    work: impl Fn(T) -> R + Sync,
+    sink: impl FnMut(R) -> Result<()>,
+) -> Result<()> {
+    ordered_on(cores(), next, work, sink)
+}
+
+/// The same on so many threads: more than there are cores, for work that waits for the disk in between.
+///
+/// # Errors
+/// As [`ordered`].
+pub fn ordered_on<T: Send, R: Send>(
+    workers: usize,
     mut next: impl FnMut() -> Result<Option<T>> + Send,
     work: impl Fn(T) -> R + Sync,
     mut sink: impl FnMut(R) -> Result<()>,
 ) -> Result<()> {
-    let workers = cores();
     let (job_sender, jobs) =
         sync_channel::<(T, SyncSender<Outcome<R>>)>(workers * CHUNKS_PER_WORKER);
     let (order_sender, order) =
@@ -101,6 +113,47 @@ pub fn ordered<T: Send, R: Send>(
         is_over.store(true, Ordering::Relaxed);
         done.unwrap_or_else(|panic| resume_unwind(panic))
     })
+}
+
+/// Hands out places in a row.
+pub struct Turns {
+    last: Receiver<()>,
+}
+
+/// A place in a row: what is done in turn is done in the order of the places. To drop one without taking it is to give the row
+/// up: those behind no longer wait for those before.
+pub struct Turn {
+    before: Receiver<()>,
+    _ends_with_this: SyncSender<()>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        // Nobody is before the first.
+        Self {
+            last: sync_channel(0).1,
+        }
+    }
+}
+
+impl Turns {
+    /// The next place.
+    pub fn next_turn(&mut self) -> Turn {
+        let (sender, next) = sync_channel(0);
+        Turn {
+            before: std::mem::replace(&mut self.last, next),
+            _ends_with_this: sender,
+        }
+    }
+}
+
+impl Turn {
+    /// Does the work when all before have done theirs.
+    pub fn take<T>(self, work: impl FnOnce() -> T) -> T {
+        // Nobody sends: it ends when the place before is dropped.
+        let _ = self.before.recv();
+        work()
+    }
 }
 
 /// What became of a chunk: its result, or a panic to pass on.
@@ -157,5 +210,21 @@ mod tests {
             )
         });
         assert!(passed_on.is_err());
+    }
+
+    #[test]
+    fn turns_come_in_the_order_of_the_places_and_nobody_waits_for_one_who_gave_up() {
+        let mut turns = Turns::default();
+        let places: Vec<Turn> = (0..4).map(|_| turns.next_turn()).collect();
+        let seen = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for (place, turn) in places.into_iter().enumerate().rev() {
+                let seen = &seen;
+                scope.spawn(move || turn.take(|| seen.lock().expect("no panic").push(place)));
+            }
+        });
+        assert_eq!(*seen.lock().expect("no panic"), [0, 1, 2, 3]);
+        drop(turns.next_turn());
+        assert_eq!(turns.next_turn().take(|| 5), 5);
     }
 }

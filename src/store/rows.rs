@@ -8,6 +8,9 @@ use crate::error::Result;
 use crate::event::{self, Event, EventType};
 use crate::schema;
 
+/// Bytes of a short line: what capacity is reserved by.
+const SHORT_LINE_BYTES: usize = 180;
+
 /// Events as the columns of [`schema::lake`].
 pub(super) struct LakeRows {
     ts_us: Vec<i64>,
@@ -21,8 +24,9 @@ pub(super) struct LakeRows {
 }
 
 impl LakeRows {
-    /// No events, and room for so many.
-    pub fn with_capacity(rows: usize) -> Self {
+    /// No events, and room for those of lines of so many bytes.
+    pub fn for_lines(bytes: usize) -> Self {
+        let rows = bytes / SHORT_LINE_BYTES;
         let texts = |name| StringChunkedBuilder::new(PlSmallStr::from_static(name), rows);
         Self {
             ts_us: Vec::with_capacity(rows),
@@ -34,6 +38,11 @@ impl LakeRows {
             event_id: texts(schema::EVENT_ID),
             received_at_us: Vec::with_capacity(rows),
         }
+    }
+
+    /// Number of events.
+    pub fn len(&self) -> usize {
+        self.ts_us.len()
     }
 
     /// Adds an event.

@@ -19,18 +19,16 @@ use super::folder::{self, Folder};
 use super::pipeline;
 use super::recovery;
 use super::rows::LakeRows;
-use super::segment::{self, SegmentFacts};
+use super::segment::{self, SegmentFacts, Sorted};
 use super::states::date;
 use super::tail::Chunk;
-use crate::daily::{DailyState, Day, day_of};
+use crate::daily::{self, DailyState, Day, day_of};
 use crate::error::{Error, Result};
 
 /// Where rotated logs wait to be sealed, in the data folder.
 const SEALING_DIR: &str = "sealing";
 /// Bytes of lines that become one segment of each day; a core that is at work on them takes twice as much memory.
 const PART_BYTES: u64 = 32 << 20;
-/// Bytes of a short line: what capacity is reserved by.
-const LINE_BYTES: usize = 200;
 
 /// A log that was moved aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,7 +123,7 @@ impl RotatedLog {
             |(place, part)| {
                 // With zeros, so that the order of names is that of the log.
                 let name = format!("{:08}-{place:04}", self.number);
-                segment::write_days(folder, &name, self.read(part)?)
+                segment::write_days(folder, &name, &Sorted::new(self.read(part)?)?)
             },
             |written: Result<Vec<SegmentFacts>>| {
                 facts.extend(written?);
@@ -137,7 +135,7 @@ impl RotatedLog {
 
     /// The events of a part of the log.
     fn read(&self, part: Range<u64>) -> Result<DataFrame> {
-        let mut rows = LakeRows::with_capacity((part.end - part.start) as usize / LINE_BYTES);
+        let mut rows = LakeRows::for_lines((part.end - part.start) as usize);
         let scan = recovery::scan_part(&self.path, part, |event| {
             rows.push(event);
             Ok(())
@@ -169,6 +167,13 @@ fn metadata(path: &Path) -> Result<Option<Metadata>> {
     }
 }
 
+/// Segments that are written and nobody sees yet, and what their events leave behind of each day.
+#[derive(Default)]
+pub struct Sealing {
+    pub segments: Vec<SegmentFacts>,
+    pub left: BTreeMap<Day, DailyState>,
+}
+
 /// What the events of some chunks leave behind of each day.
 ///
 /// # Errors
@@ -180,9 +185,8 @@ pub fn left_behind(chunks: &[Arc<Chunk>]) -> Result<BTreeMap<Day, DailyState>> {
         || Ok(chunks.next()),
         |chunk| chunk.states(),
         |states| {
-            for (&day, state) in states? {
-                left.entry(day).or_default().merge(state);
-            }
+            let states = states?.iter().map(|(&day, state)| (day, state.as_ref()));
+            daily::merge_days(&mut left, states);
             Ok(())
         },
     )?;

@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use super::folder::{self, Folder};
-use super::pipeline;
 use super::states::date;
-use crate::checksum;
+use crate::checksum::{self, Summing};
 use crate::daily::{Day, day_of};
+use crate::digest::{DigestMap, Digester};
 use crate::error::{Error, Result};
 use crate::schema;
 
@@ -312,47 +312,59 @@ pub fn scan(segments: &[Arc<Segment>]) -> Result<LazyFrame> {
     )?)
 }
 
-/// Writes a frame with the columns of [`schema::lake`] as one segment for each day in it, named `name`.
-/// The files are durable when this returns, and not live before a manifest names them.
+/// Writes events as one segment for each day of them, named `name`. The files are durable when this returns, and not live
+/// before a manifest names them.
 ///
 /// # Errors
 /// If a file cannot be written.
-pub fn write_days(folder: &Folder, name: &str, events: DataFrame) -> Result<Vec<SegmentFacts>> {
-    let mut days = by_day(&events)?.into_iter();
-    drop(events);
-    let mut facts = Vec::new();
-    pipeline::ordered(
-        || Ok(days.next()),
-        |(day, events)| {
-            let temp = folder.temp(&format!("{}-{name}.parquet", date(day)))?;
-            folder::or_remove(&temp, || {
-                let segment = write_sorted(&temp, path_of(day, name), events)?;
-                publish(folder, &temp, &segment)?;
-                Ok(segment)
-            })
-        },
-        |written: Result<SegmentFacts>| {
-            facts.push(written?);
-            Ok(())
-        },
-    )?;
-    Ok(facts)
+pub fn write_days(folder: &Folder, name: &str, events: &Sorted) -> Result<Vec<SegmentFacts>> {
+    let mut files: Vec<(PathBuf, SegmentFacts)> = Vec::new();
+    let written = events.days().try_for_each(|(day, events)| {
+        let temp = folder.temp(&format!("{}-{name}.parquet", date(day)))?;
+        let facts = folder::or_remove(&temp, || write_sorted(&temp, path_of(day, name), events))?;
+        files.push((temp, facts));
+        Ok(())
+    });
+    if let Err(error) = written.and_then(|()| publish(folder, &files)) {
+        for (temp, _) in &files {
+            // It is cleared at the next start if it cannot be removed now.
+            let _ = std::fs::remove_file(temp);
+        }
+        return Err(error);
+    }
+    Ok(files.into_iter().map(|(_, facts)| facts).collect())
 }
 
-/// The events of each day, in the order of a segment.
-fn by_day(events: &DataFrame) -> Result<Vec<(Day, DataFrame)>> {
-    let (order, lengths) = order(events)?;
-    let order = IdxCa::from_vec(PlSmallStr::EMPTY, order);
-    // Column by column on this thread: the engine's threads are for questions.
-    let columns = events.columns().iter().map(|column| column.take(&order));
-    let sorted = DataFrame::new(events.height(), columns.collect::<PolarsResult<_>>()?)?;
-    let mut start = 0;
-    let days = lengths.into_iter().map(|(day, length)| {
-        let of_day = sorted.slice(start, length);
-        start += length as i64;
-        (day, of_day)
-    });
-    Ok(days.collect())
+/// Events in the order of segments: by day, user and time.
+pub struct Sorted {
+    /// With the columns of [`schema::lake`].
+    pub events: DataFrame,
+    /// Events of each day.
+    lengths: BTreeMap<Day, usize>,
+}
+
+impl Sorted {
+    /// Sorts a frame with the columns of [`schema::lake`].
+    ///
+    /// # Errors
+    /// If a column is missing.
+    pub fn new(events: DataFrame) -> Result<Self> {
+        let (order, lengths) = order(&events)?;
+        let order = IdxCa::from_vec(PlSmallStr::EMPTY, order);
+        // Column by column on this thread: the engine's threads are for questions.
+        let columns = events.columns().iter().map(|column| column.take(&order));
+        let events = DataFrame::new(events.height(), columns.collect::<PolarsResult<_>>()?)?;
+        Ok(Self { events, lengths })
+    }
+
+    fn days(&self) -> impl Iterator<Item = (Day, DataFrame)> {
+        let mut start = 0;
+        self.lengths.iter().map(move |(&day, &length)| {
+            let of_day = self.events.slice(start, length);
+            start += length as i64;
+            (day, of_day)
+        })
+    }
 }
 
 /// The rows by day, user and time, those of one user and instant in the order of the frame, which is that of the log;
@@ -382,13 +394,21 @@ fn order(events: &DataFrame) -> Result<(Vec<IdxSize>, BTreeMap<Day, usize>)> {
 
 /// The place of each text among those that are there, in their order; nulls first.
 fn ranks(texts: &StringChunked) -> Vec<u32> {
-    let mut numbers: PlHashMap<Option<&str>, u32> = PlHashMap::new();
+    let digester = Digester::new();
+    let mut numbers: DigestMap<u32> = DigestMap::default();
+    // Null has a number, whether there is one or not.
+    let mut sorted = vec![(None, 0)];
     let mut of_rows = Vec::with_capacity(texts.len());
     for text in texts.iter() {
-        let next = numbers.len() as u32;
-        of_rows.push(*numbers.entry(text).or_insert(next));
+        let number = text.map_or(0, |text| {
+            *numbers.entry(digester.digest(text)).or_insert_with(|| {
+                let number = sorted.len() as u32;
+                sorted.push((Some(text), number));
+                number
+            })
+        });
+        of_rows.push(number);
     }
-    let mut sorted: Vec<(Option<&str>, u32)> = numbers.into_iter().collect();
     sorted.sort_unstable();
     let mut ranks = vec![0; sorted.len()];
     for ((_, number), rank) in sorted.into_iter().zip(0..) {
@@ -407,17 +427,27 @@ pub fn path_of(day: Day, name: &str) -> String {
     format!("{LAKE_DIR}/dt={}/{name}.parquet", date(day))
 }
 
-/// Gives a finished file its place in the lake.
-pub fn publish(folder: &Folder, temp: &Path, segment: &SegmentFacts) -> Result<()> {
-    let path = folder.path().join(&segment.path);
-    let parent = path.parent().unwrap_or(Path::new("."));
-    if !parent.exists() {
-        std::fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-        folder::sync_parent(parent)?;
-        // The lake itself may be new too.
-        folder::sync_parent(parent.parent().unwrap_or(Path::new(".")))?;
+/// Gives finished files, one of each day, their places in the lake, durably.
+fn publish(folder: &Folder, files: &[(PathBuf, SegmentFacts)]) -> Result<()> {
+    let lake = folder.path().join(LAKE_DIR);
+    folder::make(&lake)?;
+    let mut has_new_day = false;
+    for (temp, facts) in files {
+        let path = folder.path().join(&facts.path);
+        let day = path.parent().unwrap_or(&lake);
+        if !day.exists() {
+            std::fs::create_dir_all(day).map_err(Error::io("create", day))?;
+            has_new_day = true;
+        }
+        std::fs::rename(temp, &path).map_err(Error::io("rename to", &path))?;
     }
-    folder::publish(temp, &path)
+    for (_, facts) in files {
+        folder::sync_parent(&folder.path().join(&facts.path))?;
+    }
+    match has_new_day {
+        true => folder::sync(&lake),
+        false => Ok(()),
+    }
 }
 
 /// Writes events of one day as a segment to the file `temp`, durably; `path` is where it will be below the data folder.
@@ -425,9 +455,9 @@ pub fn publish(folder: &Folder, temp: &Path, segment: &SegmentFacts) -> Result<(
 /// # Errors
 /// If the file cannot be written, or there are events of other days.
 pub fn write_day(temp: &Path, path: String, events: DataFrame) -> Result<SegmentFacts> {
-    let mut days = by_day(&events)?;
-    match (days.pop(), days.is_empty()) {
-        (Some((_, events)), true) => folder::or_remove(temp, || write_sorted(temp, path, events)),
+    let sorted = Sorted::new(events)?;
+    match sorted.lengths.len() {
+        1 => folder::or_remove(temp, || write_sorted(temp, path, sorted.events)),
         _ => Err(Error::Query("events of one day are of several".into())),
     }
 }
@@ -436,23 +466,23 @@ pub fn write_day(temp: &Path, path: String, events: DataFrame) -> Result<Segment
 /// events is about what a user did: groups are found next to each other, and one user's events are in one row group.
 fn write_sorted(temp: &Path, path: String, mut events: DataFrame) -> Result<SegmentFacts> {
     let file = File::create(temp).map_err(Error::io("create", temp))?;
-    let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, &file);
+    let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, Summing::new(&file));
     ParquetWriter::new(&mut writer)
         .with_compression(ParquetCompression::Zstd(None))
         .with_row_group_size(Some(ROW_GROUP_ROWS))
         .set_parallel(false)
         .finish(&mut events)?;
     writer.flush().map_err(Error::io("write", temp))?;
+    let (bytes, crc32c) = (writer.get_ref().bytes, writer.get_ref().checksum);
     drop(writer);
     file.sync_all().map_err(Error::io("sync", temp))?;
     let (first_ts_us, last_ts_us) = span_us(&events, schema::TS)?;
     let (_, last_received_at_us) = span_us(&events, schema::RECEIVED_AT)?;
-    let file = File::open(temp).map_err(Error::io("open", temp))?;
     Ok(SegmentFacts {
         path,
         rows: events.height() as u64,
-        bytes: file.metadata().map_err(Error::io("read", temp))?.len(),
-        crc32c: checksum::of_file(&file, temp)?,
+        bytes,
+        crc32c,
         first_ts_us,
         last_ts_us,
         last_received_at_us,

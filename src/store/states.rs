@@ -15,6 +15,8 @@ use crate::names::Names;
 
 /// Their folder in the data folder.
 const DIR: &str = "states";
+/// Files that are written at once, per core: one waits for the disk while others are encoded.
+const FILES_PER_CORE: usize = 2;
 
 /// What the manifest keeps of a daily state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,7 +132,8 @@ pub fn write(
     let dir = folder.path().join(DIR);
     folder::make(&dir)?;
     let mut written = Vec::new();
-    pipeline::ordered(
+    pipeline::ordered_on(
+        pipeline::cores() * FILES_PER_CORE,
         next,
         |(day, state)| {
             let bytes = daily::encode(&state, names);

@@ -67,7 +67,7 @@ impl LogPart {
         self.file
             .read_exact_at(&mut lines, self.bytes.start)
             .map_err(Error::io("read", FILE_NAME.as_ref()))?;
-        let mut rows = LakeRows::with_capacity(0);
+        let mut rows = LakeRows::for_lines(lines.len());
         read_chunk(&lines, |event| {
             rows.push(event);
             Ok(())

@@ -14,7 +14,7 @@ use roaring::RoaringBitmap;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use super::dedup::RecentIds;
+use super::dedup::{RecentIds, SharedIds};
 use super::draft::{Draft, Row};
 use super::erasure::Gate;
 use super::event_log::{EventLog, NextLog};
@@ -115,7 +115,7 @@ impl Status {
 pub(super) struct Writer {
     pub gate: Gate,
     pub log: EventLog,
-    pub recent: RecentIds,
+    pub recent: SharedIds,
     pub view: SharedView,
     pub live: Arc<Live>,
 }
@@ -321,7 +321,7 @@ impl Running {
         let mut answers = Vec::with_capacity(group.len());
         for waiting in group {
             let stored = take_new(
-                &mut self.writer.recent,
+                &mut self.writer.recent.lock(),
                 &erased,
                 &waiting.draft,
                 &mut self.lines,
@@ -360,8 +360,9 @@ impl Running {
         match self.writer.log.append(&self.lines) {
             Ok(()) => {}
             Err(Error::DiskFull) => {
+                let mut recent = self.writer.recent.lock();
                 for key in kept.iter().filter_map(|row| row.key) {
-                    self.writer.recent.remove(key);
+                    recent.remove(key);
                 }
                 warn!(
                     rows = kept.len(),

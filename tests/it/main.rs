@@ -21,6 +21,7 @@ mod harness;
 mod health;
 mod ingest;
 mod lake;
+mod load;
 mod metrics;
 mod oracle;
 mod postings;

@@ -6,12 +6,11 @@ use std::process::Output;
 use chrono::{DateTime, Utc};
 use echopilot_analytics::engine::{Cancel, Engine};
 use echopilot_analytics::export::Format;
-use echopilot_analytics::import::{Progress, Source};
 use echopilot_analytics::metrics::query::{NAMES, Query};
 use echopilot_analytics::store::Effort;
 use serde_json::{Value, json};
 
-use crate::harness::{engine, folder, run_json, sample};
+use crate::harness::{engine, folder, ingest, run_json, sample};
 use crate::oracle::python_command;
 
 fn root() -> &'static Path {
@@ -117,11 +116,13 @@ fn a_history_counted_by_hand_gives_the_numbers_that_were_counted() {
         }
     };
     let opened = engine(dir.path(), now);
-    let source = Source::File(root().join("tests/golden/events.ndjson"));
-    let imported = opened
-        .import(&[source], None, now, &Progress::default())
-        .unwrap();
-    assert_eq!((imported.accepted, imported.duplicates), (37, 1));
+    let lines = std::fs::read_to_string(root().join("tests/golden/events.ndjson")).unwrap();
+    let events: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let answer = ingest(&opened, &events, now);
+    assert_eq!((answer.logged, answer.duplicates), (37, 1));
     check(&opened);
     opened.store().seal().unwrap();
     check(&opened);
