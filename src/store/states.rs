@@ -16,7 +16,7 @@ use crate::names::Names;
 /// Their folder in the data folder.
 const DIR: &str = "states";
 /// Files that are written at once, per core: one waits for the disk while others are encoded.
-const FILES_PER_CORE: usize = 2;
+const FILES_PER_CORE: usize = 4;
 
 /// What the manifest keeps of a daily state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
