@@ -1,4 +1,5 @@
-"""Import of NDJSON, sealing included, beside DuckDB reading the same file to memory in the same run.
+"""Import of NDJSON, sealing included, beside DuckDB reading the same file in the same run: to memory alone, and to Parquet of
+each day in the order of our segments, without a sync, without ids and without states.
 
 Usage: import.py ECHOPILOT [EVENTS]      (from `make bench`)
 """
@@ -26,25 +27,30 @@ def run(*arguments):
     return time.monotonic() - started, used.ru_maxrss / 1024
 
 
-def duckdb_read(path):
+def duckdb_runs(statement):
+    """Seconds that DuckDB takes on two threads."""
     started = time.monotonic()
     db = duckdb.connect()
     db.execute("set threads = 2")
-    db.execute(f"create table events as select * from read_json('{path}', format = 'newline_delimited')")
-    assert db.execute("select count(*) from events").fetchone()[0] > 0
+    db.execute(statement)
     return time.monotonic() - started
 
 
 def compare(folder, path, events):
     print(f"{events:,} events, {os.path.getsize(path) / 1e6:.0f} MB, {ROUNDS} rounds in turns, medians")
-    ours, theirs = [], []
+    lines = f"read_json('{path}', format = 'newline_delimited')"
+    ours, to_memory, to_parquet = [], [], []
     for number in range(ROUNDS):
         ours.append(run("import", path, "--data-dir", os.path.join(folder, f"store{number}"))[0])
-        theirs.append(duckdb_read(path))
+        to_memory.append(duckdb_runs(f"create table events as select * from {lines}"))
+        to_parquet.append(duckdb_runs(f"""
+            copy (select *, ts::date as dt from {lines} order by dt, user_id, ts)
+            to '{os.path.join(folder, f"lake{number}")}' (format parquet, compression zstd, partition_by (dt))"""))
     print(f"  echopilot import (durable, sealed): {events / statistics.median(ours):,.0f} events/s")
-    print(f"  DuckDB {duckdb.__version__} read_json:   {events / statistics.median(theirs):,.0f} events/s")
-    ratios = sorted(t / o for o, t in zip(ours, theirs))
-    print(f"  ratio, round by round: {', '.join(f'{r:.2f}' for r in ratios)}")
+    for name, theirs in [("to memory", to_memory), ("to Parquet by day", to_parquet)]:
+        ratios = sorted(t / o for o, t in zip(ours, theirs))
+        print(f"  DuckDB {duckdb.__version__} read_json {name}: {events / statistics.median(theirs):,.0f} events/s; "
+              f"ratio, round by round: {', '.join(f'{r:.2f}' for r in ratios)}")
 
 
 with tempfile.TemporaryDirectory(dir=".") as folder:
