@@ -531,28 +531,23 @@ impl Store {
         event_log::sync_rotation(self.folder.path())?;
         let logs = RotatedLog::list(self.folder.path())?;
         let chunks = self.view.lock().tail.covered(mark);
-        let (written, left) = std::thread::scope(|scope| {
+        let sealing = std::thread::scope(|scope| {
             let left = scope.spawn(|| seal::left_behind(&chunks));
-            let mut written = Vec::new();
+            let mut segments = Vec::new();
             for log in &logs {
-                written.extend(log.write_segments(&self.folder)?);
+                segments.extend(log.write_segments(&self.folder)?);
             }
             let left = left
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            Ok::<_, Error>((written, left?))
+            Ok::<_, Error>(Sealing {
+                segments,
+                left: left?,
+            })
         })?;
         next.sealed_through = logs.last().map_or(next.sealed_through, |log| log.number);
         next.sequence = next.sealed_through;
-        self.commit_segments(
-            &mut manifest,
-            next,
-            Sealing {
-                segments: written,
-                left,
-            },
-            Some(mark),
-        )
+        self.commit_segments(&mut manifest, next, sealing, Some(mark))
     }
 
     /// Commits segments that nobody sees yet, with the dictionary and the daily states that their events lead to. With a mark,

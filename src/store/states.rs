@@ -118,7 +118,7 @@ pub fn date(day: Day) -> NaiveDate {
     NaiveDate::from_epoch_days(day).unwrap_or_default()
 }
 
-/// Writes the states of days as `next` gives them, on all cores; nobody sees them before a manifest names them. The number
+/// Writes the states of days as `next` gives them, several at once; nobody sees them before a manifest names them. The number
 /// makes the names of their files new.
 ///
 /// # Errors
