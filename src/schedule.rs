@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::rollup;
 use crate::store::{Clock, Effort, SealUrgency, pipeline};
 
-/// How often the times are looked at.
-const TICK: Duration = Duration::from_secs(1);
+/// How often the times and the size of the log are looked at; a busy server fills a log in less than a second.
+const TICK: Duration = Duration::from_millis(100);
 /// A run that clokwerk missed, because the clock jumped or the start fell on midnight, is made up this soon.
 const CATCH_UP_MINUTES: u32 = 10;
 /// How often some of what is sealed is verified, and days of very many segments are looked for.
@@ -71,7 +71,6 @@ impl Schedule {
             if std::mem::take(&mut is_first) {
                 roll_up(&engine);
             }
-            // A busy server fills a log in seconds, so this is looked at each time.
             seal(&engine);
             scheduler.run_pending();
         })?;

@@ -85,10 +85,11 @@ pub use verify::{Verified, verify};
 pub use view::{Batch, Columns, DayParts};
 pub use writer::{Reply, Stored};
 
-/// A log of so many bytes is sealed: about half a million events, which keep a query and a start quick.
-const SEAL_BYTES: u64 = 128 << 20;
+/// A log of so many bytes is sealed: about a hundred thousand events, which keep a query and a start quick. A commit waits while
+/// the file system gives the room of a sealed log back: 20 ms for 128 MB where it discards the blocks.
+const SEAL_BYTES: u64 = 32 << 20;
 /// A log of so many bytes should have been sealed long ago.
-const LATE_BYTES: u64 = 4 * SEAL_BYTES;
+const LATE_BYTES: u64 = 512 << 20;
 /// Events that may wait to be sealed: some hundred MB of memory. More come only when seals fail again and again.
 const MAX_TAIL_EVENTS: usize = 16 << 20;
 /// Events are sealed when the oldest waits so long: how far behind the lake is for other programs.
