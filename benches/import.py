@@ -1,5 +1,5 @@
-"""Import of NDJSON, sealing included, beside DuckDB reading the same file in the same run: to memory alone, and to Parquet of
-each day in the order of our segments, without a sync, without ids and without states.
+"""Import of NDJSON, sealing included, beside DuckDB reading the same file in the same run: to memory alone, to a database of its
+own on disk, and to Parquet of each day in the order of our segments, without a sync; all without ids and without states.
 
 Usage: import.py ECHOPILOT [EVENTS]      (from `make bench`)
 """
@@ -27,27 +27,29 @@ def run(*arguments):
     return time.monotonic() - started, used.ru_maxrss / 1024
 
 
-def duckdb_runs(statement):
-    """Seconds that DuckDB takes on two threads."""
+def duckdb_runs(statement, database=":memory:"):
+    """Seconds that DuckDB takes on two threads, until the database is closed."""
     started = time.monotonic()
-    db = duckdb.connect()
-    db.execute("set threads = 2")
-    db.execute(statement)
+    with duckdb.connect(database) as db:
+        db.execute("set threads = 2")
+        db.execute(statement)
     return time.monotonic() - started
 
 
 def compare(folder, path, events):
     print(f"{events:,} events, {os.path.getsize(path) / 1e6:.0f} MB, {ROUNDS} rounds in turns, medians")
     lines = f"read_json('{path}', format = 'newline_delimited')"
-    ours, to_memory, to_parquet = [], [], []
+    table = f"create table events as select * from {lines}"
+    ours, to_memory, to_database, to_parquet = [], [], [], []
     for number in range(ROUNDS):
         ours.append(run("import", path, "--data-dir", os.path.join(folder, f"store{number}"))[0])
-        to_memory.append(duckdb_runs(f"create table events as select * from {lines}"))
+        to_memory.append(duckdb_runs(table))
+        to_database.append(duckdb_runs(table, os.path.join(folder, f"database{number}")))
         to_parquet.append(duckdb_runs(f"""
             copy (select *, ts::date as dt from {lines} order by dt, user_id, ts)
             to '{os.path.join(folder, f"lake{number}")}' (format parquet, compression zstd, partition_by (dt))"""))
     print(f"  echopilot import (durable, sealed): {events / statistics.median(ours):,.0f} events/s")
-    for name, theirs in [("to memory", to_memory), ("to Parquet by day", to_parquet)]:
+    for name, theirs in [("to memory", to_memory), ("to its database", to_database), ("to Parquet by day", to_parquet)]:
         ratios = sorted(t / o for o, t in zip(ours, theirs))
         print(f"  DuckDB {duckdb.__version__} read_json {name}: {events / statistics.median(theirs):,.0f} events/s; "
               f"ratio, round by round: {', '.join(f'{r:.2f}' for r in ratios)}")

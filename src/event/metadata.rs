@@ -15,6 +15,8 @@ pub const MAX_BYTES: usize = 16 * 1024;
 pub const MAX_KEYS: usize = 100;
 /// Deepest nesting; the object itself is depth 1.
 pub const MAX_DEPTH: usize = 5;
+/// Most keys of an object that is looked at quickly.
+const FLAT_KEYS: usize = 16;
 /// Longest number that certainly fits a double: shorter text without exponent needs no look.
 const SAFE_NUMBER_BYTES: usize = 300;
 
@@ -27,7 +29,8 @@ pub fn canonical(json: &str, escapes: Escapes) -> Result<Cow<'_, str>, String> {
     if !json.starts_with('{') {
         return Err("metadata is not an object".into());
     }
-    if json == "{}" {
+    if escapes == Escapes::None && json.len() <= MAX_BYTES && flat_length(json) == Some(json.len())
+    {
         return Ok(Cow::Borrowed(json));
     }
     let mut walk = Walk {
@@ -48,6 +51,57 @@ pub fn canonical(json: &str, escapes: Escapes) -> Result<Cow<'_, str>, String> {
             "metadata has {bytes} bytes; allowed are {MAX_BYTES}"
         )),
         _ => Ok(canonical),
+    }
+}
+
+/// Bytes of the object at the start of a text without escapes, if it is well formed and canonical as it stands, with few
+/// keys and no value that has parts: most metadata, known in one quick look. `None` for any other.
+pub(super) fn flat_length(json: &str) -> Option<usize> {
+    let mut rest = json.strip_prefix('{')?;
+    if rest.starts_with('}') {
+        return Some(2);
+    }
+    let mut keys = [""; FLAT_KEYS];
+    for place in 0..FLAT_KEYS {
+        let (key, after_key) = text::split_plain(rest)?;
+        if keys.iter().take(place).any(|known| *known == key) {
+            return None;
+        }
+        *keys.get_mut(place)? = key;
+        let value = after_key.strip_prefix(':')?;
+        let after = value.get(scalar_length(value)?..)?;
+        match after.strip_prefix(',') {
+            Some(more) => rest = more,
+            None => return Some(json.len() - after.strip_prefix('}')?.len()),
+        }
+    }
+    None
+}
+
+/// Bytes of the text, number without exponent or constant at the start of a text without escapes.
+fn scalar_length(json: &str) -> Option<usize> {
+    let digits = |json: &str| json.bytes().take_while(u8::is_ascii_digit).count();
+    match json.as_bytes().first()? {
+        b'"' => Some(text::plain_length(json)),
+        b't' => json.starts_with("true").then_some(4),
+        b'f' => json.starts_with("false").then_some(5),
+        b'n' => json.starts_with("null").then_some(4),
+        _ => {
+            let positive = json.strip_prefix('-').unwrap_or(json);
+            let whole = digits(positive);
+            if whole == 0 || (whole > 1 && positive.starts_with('0')) {
+                return None;
+            }
+            let after = positive.get(whole..)?;
+            let after = match after.strip_prefix('.') {
+                None => after,
+                Some(fraction) => {
+                    fraction.get(Some(digits(fraction)).filter(|count| *count > 0)?..)?
+                }
+            };
+            let length = json.len() - after.len();
+            (length < SAFE_NUMBER_BYTES).then_some(length)
+        }
     }
 }
 
@@ -322,6 +376,63 @@ mod tests {
                 json == expected,
                 "{json}"
             );
+        }
+    }
+
+    #[test]
+    fn a_quick_look_finds_what_is_canonical_json_and_nothing_else() {
+        let keys = |count: usize| {
+            let pairs: Vec<_> = (0..count).map(|key| format!("\"k{key}\":0")).collect();
+            format!("{{{}}}", pairs.join(","))
+        };
+        for flat in [
+            "{}".into(),
+            r#"{"a":"é, x}","b":-0,"c":0.50,"d":[]}"#.replace("[]", "null"),
+            r#"{"a":true,"b":false,"c":12345678901234567890.1,"":""}"#.into(),
+            keys(FLAT_KEYS),
+        ] {
+            assert_eq!(flat_length(&flat), Some(flat.len()), "{flat}");
+            assert_eq!(
+                flat_length(&format!("{flat},\"u")),
+                Some(flat.len()),
+                "{flat}"
+            );
+            assert!(
+                serde_json::from_str::<serde_json::Value>(&flat).is_ok(),
+                "{flat}"
+            );
+            let walked = canonical(&flat, Escapes::Some);
+            assert!(matches!(walked, Ok(Cow::Borrowed(_))), "{flat}");
+        }
+        for other in [
+            "",
+            "{",
+            "[]",
+            "{,}",
+            r#"{"a"}"#,
+            r#"{"a":}"#,
+            r#"{"a":1"#,
+            r#"{"a":1,}"#,
+            r#"{"a":1 }"#,
+            r#"{"a": 1}"#,
+            r#"{ "a":1}"#,
+            r#"{a:1}"#,
+            r#"{"a":01}"#,
+            r#"{"a":-}"#,
+            r#"{"a":.5}"#,
+            r#"{"a":1.}"#,
+            r#"{"a":1e5}"#,
+            r#"{"a":+1}"#,
+            r#"{"a":truer}"#,
+            r#"{"a":nul}"#,
+            r#"{"a":"b}"#,
+            r#"{"a":{}}"#,
+            r#"{"a":[]}"#,
+            r#"{"a":1,"a":2}"#,
+            &keys(FLAT_KEYS + 1),
+            &format!("{{\"a\":{}}}", "1".repeat(SAFE_NUMBER_BYTES)),
+        ] {
+            assert_eq!(flat_length(other), None, "{other}");
         }
     }
 

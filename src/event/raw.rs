@@ -130,15 +130,14 @@ fn read_plain(line: &str) -> Option<RawEvent<'_>> {
 
 /// Bytes of the JSON value, without escapes, at the start of a text. `None` if it is none.
 fn plain_length(json: &str) -> Option<usize> {
-    match json.as_bytes().first()? {
-        b'"' => Some(text::plain_length(json)),
-        _ if json.starts_with("{}") => Some(2),
-        _ => {
-            let mut values = serde_json::Deserializer::from_str(json).into_iter::<IgnoredAny>();
-            values.next()?.ok()?;
-            Some(values.byte_offset())
-        }
+    if json.starts_with('"') {
+        return Some(text::plain_length(json));
     }
+    metadata::flat_length(json).or_else(|| {
+        let mut values = serde_json::Deserializer::from_str(json).into_iter::<IgnoredAny>();
+        values.next()?.ok()?;
+        Some(values.byte_offset())
+    })
 }
 
 impl<'a> RawEvent<'a> {
@@ -361,7 +360,9 @@ mod tests {
             (r#"{"feature":"a"b"}"#, false),
             (r#"{"feature":["a","b"],"url":"/a"}"#, true),
             (r#"{"feature":"a","feature":"b"}"#, false),
+            (r#"{"metadata":{"a":1,"b":"c"},"url":"/a"}"#, true),
             (r#"{"metadata":{"a":1]}"#, false),
+            (r#"{"metadata":{"a":1}x}"#, false),
             (r#"{"ts":01}"#, false),
             (r#"{"ts":1,}"#, false),
             (r#"{"ts":1}}"#, false),
