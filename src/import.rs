@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
@@ -75,7 +75,6 @@ pub fn import(
     };
     let importer = Importer {
         progress,
-        buffers: Buffers::default(),
         received_at_us: now.timestamp_micros(),
         shift_us,
     };
@@ -158,14 +157,9 @@ fn newest_ts_us(sources: &[Source]) -> Result<Option<i64>> {
             ));
         }
         let mut reader = source.open(&Progress::default())?;
-        let buffers = Buffers::default();
         pipeline::ordered(
-            || read_lines(&mut reader, &source.name(), buffers.take()),
-            |lines: Vec<u8>| {
-                let newest = event::lines(&lines).filter_map(valid_ts_us).max();
-                buffers.give_back(lines);
-                newest
-            },
+            || read_lines(&mut reader, &source.name()),
+            |lines: Vec<u8>| event::lines(&lines).filter_map(valid_ts_us).max(),
             |found| {
                 newest = newest.max(found);
                 Ok(())
@@ -188,35 +182,10 @@ fn days_to(day: NaiveDate, newest_us: Option<i64>) -> i64 {
     newest_us.map_or(0, |newest_us| epoch_day - newest_us.div_euclid(DAY_US))
 }
 
-/// Buffers for lines, used again and again: new ones would cost more time than reading the lines into them.
-#[derive(Default)]
-struct Buffers(Mutex<Vec<Vec<u8>>>);
-
-impl Buffers {
-    fn take(&self) -> Vec<u8> {
-        let mut buffer = self.lock().pop().unwrap_or_default();
-        buffer.clear();
-        buffer
-    }
-
-    fn give_back(&self, buffer: Vec<u8>) {
-        self.lock().push(buffer);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        // Each change of it is one step.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The next whole lines, some of them, in a buffer that is free; `None` at the end.
-fn read_lines(
-    reader: &mut impl BufRead,
-    name: &str,
-    mut lines: Vec<u8>,
-) -> Result<Option<Vec<u8>>> {
+/// The next whole lines, some of them; `None` at the end.
+fn read_lines(reader: &mut impl BufRead, name: &str) -> Result<Option<Vec<u8>>> {
     let io = |error| Error::io("read", name.as_ref())(error);
-    lines.reserve(CHUNK_BYTES + CHUNK_BYTES / 8);
+    let mut lines = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
     Read::by_ref(reader)
         .take(CHUNK_BYTES as u64)
         .read_to_end(&mut lines)
@@ -233,7 +202,6 @@ fn read_lines(
 
 struct Importer<'a> {
     progress: &'a Progress,
-    buffers: Buffers,
     received_at_us: i64,
     shift_us: i64,
 }
@@ -268,12 +236,8 @@ impl Importer<'_> {
             lines_before += judged.lines;
         };
         while store.load(
-            || read_lines(&mut reader, &name, self.buffers.take()),
-            |lines, part| {
-                let judged = self.judge(&lines, part);
-                self.buffers.give_back(lines);
-                judged
-            },
+            || read_lines(&mut reader, &name),
+            |lines, part| self.judge(&lines, part),
             &mut count,
         )? {}
         Ok(())
