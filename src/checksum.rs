@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 const KEY: &[u8] = br#","crc32c":""#;
 const DIGITS: usize = 8;
 const END: &[u8] = br#""}"#;
+/// How a field begins whose value is a string.
+const STRING_FIELD: &[u8] = br#"":""#;
 /// Bytes read at a time.
 const BLOCK_BYTES: usize = 1 << 20;
 
@@ -47,6 +49,38 @@ pub fn check_object(object: &[u8]) -> Result<(), Mismatch> {
         Ok(())
     } else {
         Err(Mismatch::Wrong)
+    }
+}
+
+/// What a line is that should end with a checksum, in a file whose first lines may be older than that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineCheck {
+    /// Its checksum is right.
+    Right,
+    /// It is JSON that was written without one.
+    Unchecked,
+    /// It is not what was written.
+    Damaged(&'static str),
+}
+
+/// Checks a line, given without its newline. One that ends like a checksum, whatever its field is called, is never taken
+/// for one without: the damage may be in the name.
+pub fn check_line(line: &[u8]) -> LineCheck {
+    match check_object(line) {
+        Ok(()) => return LineCheck::Right,
+        Err(Mismatch::Wrong) => return LineCheck::Damaged("its checksum does not match"),
+        Err(Mismatch::Missing) => {}
+    }
+    let ends_like_one = line
+        .strip_suffix(END)
+        .and_then(|rest| rest.split_last_chunk::<DIGITS>())
+        .is_some_and(|(before, _)| before.ends_with(STRING_FIELD));
+    if ends_like_one {
+        LineCheck::Damaged("its checksum is damaged")
+    } else if serde_json::from_slice::<serde::de::IgnoredAny>(line).is_err() {
+        LineCheck::Damaged("it is not a whole line")
+    } else {
+        LineCheck::Unchecked
     }
 }
 

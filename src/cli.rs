@@ -23,6 +23,7 @@ use crate::export::{self, Format};
 use crate::import::{self, Progress, Source};
 use crate::metrics::cohort::Cohort;
 use crate::metrics::query::{Query, QueryAnswer};
+use crate::metrics::usage::MAX_FEATURES;
 use crate::server;
 use crate::store::{self, Clock};
 use crate::window::{WindowRequest, parse_day};
@@ -112,6 +113,9 @@ struct UsageArgs {
     /// Reporting time zone, such as Europe/Berlin [default: UTC]
     #[arg(long, value_name = "ZONE")]
     tz: Option<String>,
+    /// Most used features that are listed; the others are summed up
+    #[arg(long, value_name = "N", default_value_t = MAX_FEATURES)]
+    limit: usize,
 }
 
 #[derive(Debug, Args)]
@@ -257,7 +261,7 @@ impl Cli {
                     tz: args.tz,
                 };
                 request.resolve(now)?;
-                print_json(&open("usage")?.usage(&request, now)?)?;
+                print_json(&open("usage")?.usage_of(&request, args.limit, now)?)?;
             }
             Command::Query(args) => {
                 server::start_traces("warn");

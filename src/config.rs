@@ -84,6 +84,50 @@ pub struct StoreConfig {
         help_heading = "Data"
     )]
     pub rollup_at: NaiveTime,
+
+    /// How many names the store counts one by one.
+    #[command(flatten)]
+    pub names: NameLimits,
+}
+
+/// How many names of a day are counted one by one. Whoever sends events chooses the names, so that without limits they could
+/// take all memory. Beyond a limit events are stored as they were sent, and counted together.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct NameLimits {
+    /// Features of a day that are counted by name; events of others are counted together
+    #[arg(
+        long = "limit-features",
+        global = true,
+        env = "ECHOPILOT_LIMIT_FEATURES",
+        default_value_t = 10_000,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000),
+        hide_env_values = true,
+        help_heading = "Limits"
+    )]
+    pub features: u32,
+
+    /// New users a day that are counted as users; events of others are counted as events alone
+    #[arg(
+        long = "limit-new-users",
+        global = true,
+        env = "ECHOPILOT_LIMIT_NEW_USERS",
+        default_value_t = 1_000_000,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..),
+        hide_env_values = true,
+        help_heading = "Limits"
+    )]
+    pub new_users: u32,
+}
+
+impl Default for NameLimits {
+    fn default() -> Self {
+        Self {
+            features: 10_000,
+            new_users: 1_000_000,
+        }
+    }
 }
 
 /// What the server takes besides.

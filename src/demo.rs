@@ -250,7 +250,7 @@ impl History {
                     event_id: None,
                     received_at_us: ts_us,
                 };
-                maker.push(&mut draft, &event)?;
+                maker.push(&mut draft, &event);
             }
             drafts.push(draft);
         }

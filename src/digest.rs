@@ -6,7 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 /// A 128-bit digest of an id. Two ids that a process meets have one digest with a chance below one in a trillion trillion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Digest([u64; 2]);
 
 /// Values by digests.
@@ -38,6 +38,11 @@ impl Digester {
         Self {
             seed: getrandom::u64().unwrap_or(0x9E37_79B9_7F4A_7C15),
         }
+    }
+
+    /// A maker whose digests are the same in every process, for what must not depend on chance.
+    pub fn fixed() -> Self {
+        Self { seed: 0 }
     }
 
     /// The digest of an id.

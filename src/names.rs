@@ -1,16 +1,25 @@
 //! Numbers for the texts of events: a Polars categorical each for event types, users and features.
 //!
 //! The number of a user is the same for ever, because the store keeps its dictionary; that of a feature holds for
-//! one process.
+//! one process. Only the store's admission of accepted events gives numbers to new users and features, within the
+//! daily limits; reading events gives none.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use polars::prelude::*;
+use roaring::RoaringBitmap;
 
 use crate::digest::{DigestMap, Digester};
 use crate::error::Result;
 use crate::event::EventType;
 use crate::schema;
+
+/// Number of the feature that stands for all features beyond a day's limit.
+pub const REST_FEATURE: u32 = 0;
+/// Its name in daily states. No string of an event has a NUL.
+pub const REST_FEATURE_NAME: &str = "\0rest";
+/// Stands for a user beyond the limit of new users a day, who has no number.
+pub const REST_USER: u32 = u32::MAX;
 
 /// The names of one process, shared by all who read or write events.
 #[derive(Clone)]
@@ -51,32 +60,57 @@ impl Names {
         for event_type in EventType::ALL {
             event_types.number(event_type.name())?;
         }
+        let features = Numbering::new(schema::FEATURE);
+        let rest = features.number(REST_FEATURE_NAME)?;
+        debug_assert_eq!(rest, REST_FEATURE);
         Ok(Self {
             event_types,
             users: Numbering::new(schema::USER_ID),
-            features: Numbering::new(schema::FEATURE),
+            features,
         })
     }
 
-    /// The columns of [`schema::COUNTED`], texts as categoricals: casting a text gives it its number.
+    /// The columns of [`schema::COUNTED`] as numbers. A user without a number is [`REST_USER`].
     pub fn counted(&self) -> [Expr; 4] {
         [
             col(schema::TS),
-            col(schema::EVENT_TYPE).cast(self.event_types.dtype()),
-            col(schema::USER_ID).cast(self.users.dtype()),
-            col(schema::FEATURE).cast(self.features.dtype()),
+            self.event_types.numbers(col(schema::EVENT_TYPE), None),
+            self.users.numbers(col(schema::USER_ID), Some(REST_USER)),
+            self.features
+                .numbers(col(schema::FEATURE), Some(REST_FEATURE)),
         ]
     }
 
-    /// The columns of [`schema::COUNTED`], texts as their numbers: of events that lie user by user.
-    pub fn numbered(&self) -> [Expr; 4] {
-        [
-            col(schema::TS),
-            self.event_types.numbers(col(schema::EVENT_TYPE)),
-            self.users.numbers(col(schema::USER_ID)),
-            self.features.numbers(col(schema::FEATURE)),
-        ]
+    /// The columns of [`schema::COUNTED`] as numbers, features that are not in `named` as [`REST_FEATURE`].
+    pub fn counted_among(&self, named: &RoaringBitmap) -> [Expr; 4] {
+        let [ts, event_type, user, _] = self.counted();
+        let features = self.features.clone();
+        let named = named.clone();
+        let feature = col(schema::FEATURE).map(
+            move |column| {
+                let numbers = features.lookup(column.str()?).map(|found| match found {
+                    Lookup::Null => None,
+                    Lookup::Known(number) if named.contains(number) => Some(number),
+                    Lookup::Known(_) | Lookup::Unknown(_) => Some(REST_FEATURE),
+                });
+                let numbers: UInt32Chunked = numbers.collect();
+                Ok(numbers.with_name(column.name().clone()).into_column())
+            },
+            |_, field| Ok(Field::new(field.name().clone(), DataType::UInt32)),
+        );
+        [ts, event_type, user, feature]
     }
+}
+
+/// What is known of a string in a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lookup<'a> {
+    /// There is none.
+    Null,
+    /// Its number.
+    Known(u32),
+    /// It has no number.
+    Unknown(&'a str),
 }
 
 impl Numbering {
@@ -119,34 +153,42 @@ impl Numbering {
         self.len() == 0
     }
 
-    /// The numbers of a column of texts. Not the cast to [`Numbering::dtype`], which looks every text up by its bytes: events of
-    /// one user lie together, a text that equals the one before it has its number, and others are found by digest.
-    pub fn numbers(&self, texts: Expr) -> Expr {
+    /// The numbers of a column of strings, `unknown` for those that have none; nothing gets a number.
+    pub fn numbers(&self, strings: Expr, unknown: Option<u32>) -> Expr {
         let this = self.clone();
-        texts.map(
+        strings.map(
             move |column| {
-                let digests = this.digests();
-                let mut last = None;
-                let numbers = column.str()?.iter().map(|text| {
-                    let Some(text) = text else { return Ok(None) };
-                    match last {
-                        Some((same, number)) if same == text => Ok(Some(number)),
-                        _ => {
-                            let known = digests.numbers.get(&digests.digester.digest(text));
-                            let number = match known {
-                                Some(&number) => number,
-                                None => this.mapping.insert_cat(text)?,
-                            };
-                            last = Some((text, number));
-                            Ok(Some(number))
-                        }
-                    }
+                let numbers = this.lookup(column.str()?).map(|found| match found {
+                    Lookup::Null => None,
+                    Lookup::Known(number) => Some(number),
+                    Lookup::Unknown(_) => unknown,
                 });
-                let numbers: UInt32Chunked = numbers.collect::<PolarsResult<_>>()?;
+                let numbers: UInt32Chunked = numbers.collect();
                 Ok(numbers.with_name(column.name().clone()).into_column())
             },
             |_, field| Ok(Field::new(field.name().clone(), DataType::UInt32)),
         )
+    }
+
+    /// What is known of each string of a column. Not the cast to [`Numbering::dtype`], which compares strings wherever they
+    /// lie in memory: events of one user lie together, a string that equals the one before it has its number, and others
+    /// are found by digest.
+    pub fn lookup<'a>(
+        &'a self,
+        strings: &'a StringChunked,
+    ) -> impl Iterator<Item = Lookup<'a>> + 'a {
+        let digests = self.digests();
+        let mut last = (None, Lookup::Null);
+        strings.iter().map(move |string| {
+            if last.0 != string {
+                let found = string.map(|string| {
+                    let known = digests.numbers.get(&digests.digester.digest(string));
+                    known.map_or(Lookup::Unknown(string), |&number| Lookup::Known(number))
+                });
+                last = (string, found.unwrap_or(Lookup::Null));
+            }
+            last.1
+        })
     }
 
     /// The digests of all texts that have a number now.

@@ -4,12 +4,14 @@
 //! it is over, has no line, and is not before the first event.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use crate::checksum::{self, LineCheck};
 use crate::error::{Error, Result};
 use crate::metrics::usage::UsageNumbers;
 use crate::store::folder::Folder;
@@ -18,6 +20,17 @@ use crate::store::folder::Folder;
 pub const FILE_NAME: &str = "analytics.ndjson";
 /// Days that a rollup looks back over, the day itself included: what makes its `mau` monthly.
 pub const PERIOD_DAYS: u16 = 30;
+
+/// Features that a line lists: more than a product has, and little enough that a year of lines is some megabytes, whatever
+/// names were sent.
+pub const MAX_FEATURES: usize = 1_000;
+
+/// The longest line that is read: one with the longest names in the worst escapes has half of it.
+const MAX_LINE_BYTES: u64 = 4 << 20;
+/// How a line of ours begins.
+const LINE_START: &[u8] = br#"{"ts":""#;
+/// How a line of ours ends.
+const LINE_END: &[u8] = br#""}"#;
 
 /// One line of the rollup log: the user's shape, and the day.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -42,6 +55,16 @@ impl RollupLine {
             period_days: PERIOD_DAYS,
             usage,
         }
+    }
+
+    /// Writes the line with its checksum and newline.
+    fn write(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        // Writing to memory cannot fail.
+        let _ = serde_json::to_writer(&mut *out, self);
+        out.pop();
+        checksum::close_object(out, start);
+        out.push(b'\n');
     }
 }
 
@@ -85,12 +108,79 @@ pub fn missing_days(
         .collect()
 }
 
-/// The lines of the rollup log.
+/// The lines of the rollup log that are whole and ours.
 ///
 /// # Errors
 /// If the file cannot be read.
 pub fn read(folder: &Folder) -> Result<Vec<u8>> {
-    Ok(RollupLog::load(folder)?.text)
+    let mut lines = Vec::new();
+    each_line(folder, |line, kind| {
+        if matches!(kind, Kind::Day(_)) {
+            lines.extend_from_slice(line);
+        }
+        Ok(())
+    })?;
+    Ok(lines)
+}
+
+/// What a line of the rollup log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The rollup of a day.
+    Day(NaiveDate),
+    /// A line of another program, which stays as it is.
+    Foreign,
+    /// A torn, damaged or too long line. Its day is made again.
+    Unreadable,
+}
+
+impl Kind {
+    fn of(line: &[u8]) -> Self {
+        #[derive(Deserialize)]
+        struct Line {
+            day: NaiveDate,
+        }
+        let Some(object) = line.strip_suffix(b"\n") else {
+            return Self::Unreadable;
+        };
+        match checksum::check_line(object) {
+            LineCheck::Damaged(_) if is_like_ours(object) => Self::Unreadable,
+            LineCheck::Damaged(_) => Self::Foreign,
+            LineCheck::Right | LineCheck::Unchecked => serde_json::from_slice(object)
+                .map_or(Self::Foreign, |line: Line| Self::Day(line.day)),
+        }
+    }
+}
+
+/// Whether a line, or a part of one, may once have been the rollup of a day.
+fn is_like_ours(line: &[u8]) -> bool {
+    line.starts_with(LINE_START) || line.ends_with(LINE_END)
+}
+
+/// Calls `visit` with each line of the rollup log, newline included, and what it is; of a line that is too long with its
+/// start. No more than one line is in memory.
+fn each_line(folder: &Folder, mut visit: impl FnMut(&[u8], Kind) -> Result<()>) -> Result<()> {
+    let path = folder.path().join(FILE_NAME);
+    let file = match File::open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(Error::io("open", &path))?,
+    };
+    let mut log = BufReader::new(file);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        Read::by_ref(&mut log)
+            .take(MAX_LINE_BYTES)
+            .read_until(b'\n', &mut line)
+            .map_err(Error::io("read", &path))?;
+        if line.is_empty() {
+            return Ok(());
+        }
+        if line.len() as u64 == MAX_LINE_BYTES && !line.ends_with(b"\n") {
+            log.skip_until(b'\n').map_err(Error::io("read", &path))?;
+        }
+        visit(&line, Kind::of(&line))?;
+    }
 }
 
 /// The rollup log as it is on disk.
@@ -98,47 +188,68 @@ pub fn read(folder: &Folder) -> Result<Vec<u8>> {
 pub struct RollupLog {
     /// Days that have a line.
     pub done: BTreeSet<NaiveDate>,
-    text: Vec<u8>,
 }
 
 impl RollupLog {
-    /// Reads the log. A torn last line is left out, and its day made again; a whole line that is none of ours is kept
-    /// as it is.
+    /// Reads which days have a line. One that is torn, damaged or too long does not count, and its day is made again.
     ///
     /// # Errors
     /// If the file cannot be read.
     pub fn load(folder: &Folder) -> Result<Self> {
-        let path = Self::path(folder);
-        let bytes = match std::fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self::default());
-            }
-            read => read.map_err(Error::io("read", &path))?,
-        };
         let mut log = Self::default();
-        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
-            if !line.ends_with(b"\n") {
-                warn!(bytes = line.len(), "Left out the torn end of {FILE_NAME}");
-                break;
+        let mut unreadable = 0;
+        each_line(folder, |_, kind| {
+            match kind {
+                Kind::Day(day) => drop(log.done.insert(day)),
+                Kind::Foreign => {}
+                Kind::Unreadable => unreadable += 1,
             }
-            log.text.extend_from_slice(line);
-            log.done.extend(day_of(line));
+            Ok(())
+        })?;
+        if unreadable > 0 {
+            warn!(
+                lines = unreadable,
+                "Left {unreadable} unreadable lines of {FILE_NAME} out; their days are made again where they can be"
+            );
         }
         Ok(log)
     }
 
-    /// Appends lines and puts the log in place of the old one, durably and at once.
+    /// Appends the lines that `next` gives, and puts the log in place of the old one, durably and at once. Lines are written one
+    /// by one, so that memory does not follow their number.
     ///
     /// # Errors
-    /// If it cannot be written.
-    pub fn append(&mut self, folder: &Folder, lines: &[RollupLine]) -> Result<()> {
-        for line in lines {
-            // Writing to memory cannot fail.
-            let _ = serde_json::to_writer(&mut self.text, line);
-            self.text.push(b'\n');
-            self.done.insert(line.day);
-        }
-        folder.replace(FILE_NAME, &self.text)
+    /// Those of `next`, and if the log cannot be written; then it is as it was.
+    pub fn append(
+        &mut self,
+        folder: &Folder,
+        mut next: impl FnMut() -> Result<Option<RollupLine>>,
+    ) -> Result<usize> {
+        let Some(mut line) = next()? else {
+            return Ok(0);
+        };
+        let mut added = BTreeSet::new();
+        rewrite(
+            folder,
+            |_| true,
+            |out| {
+                let mut bytes = Vec::new();
+                loop {
+                    bytes.clear();
+                    line.write(&mut bytes);
+                    out.write_all(&bytes)
+                        .map_err(Error::io("write", FILE_NAME.as_ref()))?;
+                    added.insert(line.day);
+                    match next()? {
+                        Some(another) => line = another,
+                        None => return Ok(()),
+                    }
+                }
+            },
+        )?;
+        let count = added.len();
+        self.done.append(&mut added);
+        Ok(count)
     }
 
     /// Removes the lines of days before `first_kept`, durably and at once. Returns how many there were.
@@ -150,29 +261,35 @@ impl RollupLog {
         self.done.retain(|day| *day >= first_kept);
         let removed = before - self.done.len();
         if removed > 0 {
-            let lines = self.text.split_inclusive(|&byte| byte == b'\n');
-            self.text = lines
-                .filter(|line| day_of(line).is_none_or(|day| day >= first_kept))
-                .collect::<Vec<_>>()
-                .concat();
-            folder.replace(FILE_NAME, &self.text)?;
+            let is_kept = |day: NaiveDate| day >= first_kept;
+            rewrite(folder, is_kept, |_| Ok(()))?;
         }
         Ok(removed)
     }
-
-    fn path(folder: &Folder) -> PathBuf {
-        folder.path().join(FILE_NAME)
-    }
 }
 
-/// The day of a line; `None` if it is none of ours.
-fn day_of(line: &[u8]) -> Option<NaiveDate> {
-    #[derive(Deserialize)]
-    struct Line {
-        day: NaiveDate,
-    }
-    let line: Line = serde_json::from_slice(line).ok()?;
-    Some(line.day)
+/// Puts a log with the lines of the days that are kept, those of other programs and what `add` writes in place of the log.
+fn rewrite(
+    folder: &Folder,
+    is_kept: impl Fn(NaiveDate) -> bool,
+    add: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
+    folder.replace_with(FILE_NAME, |out| {
+        each_line(folder, |line, kind| {
+            let keeps = match kind {
+                Kind::Day(day) => is_kept(day),
+                Kind::Foreign => true,
+                Kind::Unreadable => false,
+            };
+            match keeps {
+                true => out
+                    .write_all(line)
+                    .map_err(Error::io("write", FILE_NAME.as_ref())),
+                false => Ok(()),
+            }
+        })?;
+        add(out)
+    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@
 //! a gap to about its entropy, which takes half of what bitmaps would.
 //!
 //! 1. Events; users; the number of types, and for each its name and events; the number of features, and for each, in
-//!    the order of names, its name and events.
+//!    the order of names, its name and events. In version 2 (`EPDAILY2`), which a day has that reached the limit of new
+//!    users, the events of users beyond it follow.
 //! 2. For each type and then for each feature, in the same order: its users.
 
 use std::sync::Arc;
@@ -19,14 +20,19 @@ use crate::leb128::{CUT, Reader, put, put_members, put_text};
 use crate::names::Names;
 
 const MAGIC: &[u8; 8] = b"EPDAILY1";
+/// Of a state with events of users beyond the limit.
+const MAGIC_2: &[u8; 8] = b"EPDAILY2";
 const LENGTH_BYTES: usize = 4;
 /// Level of compression: higher ones take longer for the same size.
 const ZSTD_LEVEL: i32 = 3;
-/// The longest part that is read: a day of all users that have a number, with hundreds of features.
+/// The longest part that is written or read: a day of all users that have a number, with hundreds of features.
 const MAX_PART_BYTES: usize = 1 << 30;
 
 /// Writes a state.
-pub fn encode(state: &DailyState, names: &Names) -> Vec<u8> {
+///
+/// # Errors
+/// If it is too large to be read again.
+pub fn encode(state: &DailyState, names: &Names) -> Result<Vec<u8>, String> {
     let activity = &state.activity;
     let mut features: Vec<(&str, u32)> = activity
         .features
@@ -50,6 +56,9 @@ pub fn encode(state: &DailyState, names: &Names) -> Vec<u8> {
             activity.features.get(feature).copied().unwrap_or(0),
         );
     }
+    if activity.rest_user_events > 0 {
+        put(&mut first, activity.rest_user_events);
+    }
     let mut second = Vec::new();
     let all: Vec<u32> = activity.users.iter().collect();
     for users in &state.event_type_users {
@@ -61,12 +70,16 @@ pub fn encode(state: &DailyState, names: &Names) -> Vec<u8> {
             None => put(&mut second, 0),
         }
     }
-    let first = compress(&first);
-    let mut bytes = MAGIC.to_vec();
+    let first = compress(&first)?;
+    let magic = match activity.rest_user_events {
+        0 => MAGIC,
+        _ => MAGIC_2,
+    };
+    let mut bytes = magic.to_vec();
     bytes.extend_from_slice(&(first.len() as u32).to_le_bytes());
     bytes.extend_from_slice(&first);
-    bytes.extend_from_slice(&compress(&second));
-    bytes
+    bytes.extend_from_slice(&compress(&second)?);
+    Ok(bytes)
 }
 
 /// Reads the first part of a state.
@@ -74,7 +87,8 @@ pub fn encode(state: &DailyState, names: &Names) -> Vec<u8> {
 /// # Errors
 /// A sentence that says what is wrong with it.
 pub fn decode_activity(bytes: &[u8], names: &Names) -> Result<Activity, String> {
-    Ok(read_activity(split(bytes)?.0, names)?.0)
+    let (version, first, _) = split(bytes)?;
+    Ok(read_activity(version, first, names)?.0)
 }
 
 /// Reads a state.
@@ -82,8 +96,8 @@ pub fn decode_activity(bytes: &[u8], names: &Names) -> Result<Activity, String> 
 /// # Errors
 /// A sentence that says what is wrong with it.
 pub fn decode(bytes: &[u8], names: &Names) -> Result<DailyState, String> {
-    let (first, second) = split(bytes)?;
-    let (activity, features) = read_activity(first, names)?;
+    let (version, first, second) = split(bytes)?;
+    let (activity, features) = read_activity(version, first, names)?;
     let second = decompress(second)?;
     let mut reader = Reader(&second);
     let places: Vec<u32> = activity.users.iter().collect();
@@ -104,18 +118,32 @@ pub fn decode(bytes: &[u8], names: &Names) -> Result<DailyState, String> {
     Ok(state)
 }
 
-fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
-    let Some(rest) = bytes.strip_prefix(MAGIC) else {
-        return Err("it is no daily state of this version; use a newer program".into());
-    };
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    V1,
+    V2,
+}
+
+/// The version and both parts.
+fn split(bytes: &[u8]) -> Result<(Version, &[u8], &[u8]), String> {
+    let v1 = bytes.strip_prefix(MAGIC).map(|rest| (Version::V1, rest));
+    let v2 = || bytes.strip_prefix(MAGIC_2).map(|rest| (Version::V2, rest));
+    let (version, rest) = v1
+        .or_else(v2)
+        .ok_or("it is no daily state of this version; use a newer program")?;
     let (length, rest) = rest.split_first_chunk::<LENGTH_BYTES>().ok_or(CUT)?;
-    Ok(rest
+    let (first, second) = rest
         .split_at_checked(u32::from_le_bytes(*length) as usize)
-        .ok_or(CUT)?)
+        .ok_or(CUT)?;
+    Ok((version, first, second))
 }
 
 /// The activity, and the features in the order of their names.
-fn read_activity(part: &[u8], names: &Names) -> Result<(Activity, Vec<u32>), String> {
+fn read_activity(
+    version: Version,
+    part: &[u8],
+    names: &Names,
+) -> Result<(Activity, Vec<u32>), String> {
     let part = decompress(part)?;
     let mut reader = Reader(&part);
     let mut activity = Activity {
@@ -140,6 +168,9 @@ fn read_activity(part: &[u8], names: &Names) -> Result<(Activity, Vec<u32>), Str
         activity.features.insert(feature, reader.number()?);
         features.push(feature);
     }
+    if version == Version::V2 {
+        activity.rest_user_events = reader.number()?;
+    }
     reader.end()?;
     Ok((activity, features))
 }
@@ -155,9 +186,15 @@ fn put_places(out: &mut Vec<u8>, all: &[u32], subset: &RoaringBitmap) {
     put_members(out, subset.len(), places);
 }
 
-fn compress(part: &[u8]) -> Vec<u8> {
-    // Writing to memory cannot fail.
-    zstd::bulk::compress(part, ZSTD_LEVEL).unwrap_or_default()
+fn compress(part: &[u8]) -> Result<Vec<u8>, String> {
+    match part.len() {
+        ..=MAX_PART_BYTES => {
+            zstd::bulk::compress(part, ZSTD_LEVEL).map_err(|error| error.to_string())
+        }
+        bytes => Err(format!(
+            "a part has {bytes} bytes; at most {MAX_PART_BYTES} can be read again"
+        )),
+    }
 }
 
 fn decompress(part: &[u8]) -> Result<Vec<u8>, String> {
@@ -185,6 +222,7 @@ fn set(members: Vec<u32>) -> Result<RoaringBitmap, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::REST_FEATURE;
 
     fn state(names: &Names) -> DailyState {
         let dashboard = names.features.number("dashboard").expect("room");
@@ -196,6 +234,7 @@ mod tests {
                 users: users.clone(),
                 event_types: [6, 3, 0],
                 features: [(dashboard, 7), (about, 1)].into(),
+                rest_user_events: 0,
             }),
             event_type_users: [
                 users.clone(),
@@ -210,7 +249,7 @@ mod tests {
     #[test]
     fn a_state_is_read_as_it_was_written_whatever_the_numbers_of_its_features() {
         let names = Names::new().expect("names");
-        let bytes = encode(&state(&names), &names);
+        let bytes = encode(&state(&names), &names).expect("small");
         assert_eq!(decode(&bytes, &names), Ok(state(&names)));
         assert_eq!(
             decode_activity(&bytes, &names),
@@ -219,15 +258,45 @@ mod tests {
         let others = Names::new().expect("names");
         let _ = others.features.number("first");
         let _ = others.features.number("about");
-        assert_eq!(encode(&state(&others), &others), bytes);
+        assert_eq!(encode(&state(&others), &others), Ok(bytes));
         let empty = DailyState::default();
-        assert_eq!(decode(&encode(&empty, &names), &names), Ok(empty));
+        let bytes = encode(&empty, &names).expect("small");
+        assert_eq!(decode(&bytes, &names), Ok(empty));
+    }
+
+    #[test]
+    fn events_beyond_the_limits_are_kept_apart() {
+        let names = Names::new().expect("names");
+        let mut state = state(&names);
+        let activity = Arc::make_mut(&mut state.activity);
+        activity.features.insert(REST_FEATURE, 5);
+        activity.rest_user_events = 4;
+        let users = [6].into_iter().collect();
+        state.feature_users.insert(REST_FEATURE, users);
+        let bytes = encode(&state, &names).expect("small");
+        assert_eq!(decode(&bytes, &names), Ok(state.clone()));
+        let others = Names::new().expect("names");
+        assert_eq!(
+            decode_activity(&bytes, &others).map(|activity| activity.rest_user_events),
+            Ok(4)
+        );
+    }
+
+    #[test]
+    fn a_part_that_could_not_be_read_back_is_not_written() {
+        let part = vec![0; MAX_PART_BYTES];
+        let compressed = compress(&part).expect("as long as allowed");
+        assert_eq!(
+            decompress(&compressed).map(|part| part.len()),
+            Ok(part.len())
+        );
+        assert!(compress(&vec![0; MAX_PART_BYTES + 1]).is_err());
     }
 
     #[test]
     fn damage_is_an_error_and_never_a_panic() {
         let names = Names::new().expect("names");
-        let bytes = encode(&state(&names), &names);
+        let bytes = encode(&state(&names), &names).expect("small");
         for at in 0..bytes.len() {
             assert!(decode(bytes.get(..at).unwrap_or_default(), &names).is_err());
             let mut changed = bytes.clone();

@@ -16,6 +16,7 @@ pub use codec::{decode, decode_activity, encode};
 
 use crate::error::Result;
 use crate::event::EventType;
+use crate::names::REST_USER;
 use crate::schema;
 use crate::window::DAY_US;
 
@@ -42,8 +43,11 @@ pub struct Activity {
     pub users: RoaringBitmap,
     /// Events of each type, in funnel order.
     pub event_types: [u64; EventType::ALL.len()],
-    /// Events of each feature, by its number.
+    /// Events of each feature, by its number; those of features beyond the day's limit under
+    /// [`crate::names::REST_FEATURE`].
     pub features: BTreeMap<u32, u64>,
+    /// Events of users beyond the limit of new users a day, who are not among `users`.
+    pub rest_user_events: u64,
 }
 
 /// An ISO week, as weeks since the Monday before 1970-01-01.
@@ -98,7 +102,7 @@ pub fn days_of(week: Week) -> Range<Day> {
     monday..monday + 7
 }
 
-/// The plan that states are made of: from events whose texts are categoricals, a row for each day, user, feature and
+/// The plan that states are made of: from events whose strings are categoricals or their numbers, a row for each day, user, feature and
 /// type with the number of events. [`read`] reads what it gives.
 pub fn plan(events: LazyFrame) -> LazyFrame {
     let keys = [
@@ -149,6 +153,7 @@ pub fn read(frame: &DataFrame) -> Result<BTreeMap<Day, DailyState>> {
 #[derive(Default)]
 struct Tally {
     events: u64,
+    rest_user_events: u64,
     event_types: [u64; EventType::ALL.len()],
     event_type_users: [Vec<u32>; EventType::ALL.len()],
     /// Events of each feature, and its users.
@@ -158,6 +163,10 @@ struct Tally {
 impl Tally {
     fn add(&mut self, event_type: u32, user: Option<u32>, feature: Option<u32>, events: u64) {
         self.events += events;
+        if user == Some(REST_USER) {
+            self.rest_user_events += events;
+        }
+        let user = user.filter(|&user| user != REST_USER);
         if let Some(of_type) = self.event_types.get_mut(event_type as usize) {
             *of_type += events;
         }
@@ -184,6 +193,7 @@ impl Tally {
                     .fold(RoaringBitmap::new(), |all, some| all | some),
                 event_types: self.event_types,
                 features: features.collect(),
+                rest_user_events: self.rest_user_events,
             }),
             event_type_users,
             feature_users: self
@@ -234,6 +244,9 @@ impl DailyState {
             }
         }
         activity.features.retain(|_, events| *events > 0);
+        activity.rest_user_events = activity
+            .rest_user_events
+            .saturating_sub(left.rest_user_events);
     }
 
     /// Adds what another part of the same day left.
@@ -262,6 +275,19 @@ pub fn merge_days<'a>(
     }
 }
 
+impl Activities {
+    /// Events of each feature, by its number.
+    pub fn features(&self) -> BTreeMap<u32, u64> {
+        let weeks = self.weeks.values().map(|week| &week.whole);
+        let days = self.days.values().flatten().map(Arc::as_ref);
+        let mut features = BTreeMap::new();
+        for (&feature, events) in weeks.chain(days).flat_map(|activity| &activity.features) {
+            *features.entry(feature).or_default() += events;
+        }
+        features
+    }
+}
+
 impl WeekActivity {
     /// Adds a day, all of it.
     pub fn add(&mut self, day: &Activity) {
@@ -282,5 +308,6 @@ impl Activity {
         for (&feature, events) in &other.features {
             *self.features.entry(feature).or_default() += events;
         }
+        self.rest_user_events += other.rest_user_events;
     }
 }

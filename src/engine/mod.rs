@@ -27,11 +27,11 @@ use crate::event::{self, Refusal, Verdict};
 use crate::import::{self, Imported, Progress, Source};
 use crate::metrics::cohort::Cohort;
 use crate::metrics::query::Query;
-use crate::metrics::usage::{UsageCounts, UsageNumbers, usage};
+use crate::metrics::usage::{MAX_FEATURES, UsageCounts, UsageNumbers, usage};
 use crate::rollup::{self, RollupLine, RollupLog};
 use crate::store::{
-    Clock, Draft, Effort, Erased, Expired, Rebuilt, Reply, Retention, SealUrgency, Sealed, Store,
-    StoreSize,
+    Clock, Draft, Effort, Erased, Expired, Rebuilt, Reply, RestCounts, Retention, SealUrgency,
+    Sealed, Store, StoreSize,
 };
 use crate::window::{self, Window, WindowFacts, WindowRequest};
 
@@ -67,6 +67,9 @@ pub struct IngestAnswer {
     pub rejected: usize,
     /// Why, for each refused event.
     pub errors: Vec<Refusal>,
+    /// Events stored now whose name is beyond a daily limit: they are counted under *rest*.
+    #[serde(skip_serializing_if = "RestCounts::is_empty")]
+    pub rest: RestCounts,
 }
 
 /// A batch that waits for the disk.
@@ -209,10 +212,11 @@ impl Engine {
             ignored: 0,
             rejected: 0,
             errors: Vec::new(),
+            rest: RestCounts::default(),
         };
         for (index, raw) in batch.events.into_iter().enumerate() {
             match raw.judge(received_at_us, clock_skew_us) {
-                Verdict::Accepted(event) => maker.push(&mut draft, &event)?,
+                Verdict::Accepted(event) => maker.push(&mut draft, &event),
                 Verdict::TooOld => answer.ignored += 1,
                 Verdict::Refused(code, message) => answer.errors.push(Refusal {
                     index,
@@ -236,8 +240,27 @@ impl Engine {
     /// # Errors
     /// If the window is wrong or a segment that is needed is damaged.
     pub fn usage(&self, request: &WindowRequest, now: DateTime<Utc>) -> Result<UsageAnswer> {
+        self.usage_of(request, MAX_FEATURES, now)
+    }
+
+    /// Usage of a window, with the `features` most used features.
+    ///
+    /// # Errors
+    /// `bad_limit` if these are none or too many, and as [`Engine::usage`].
+    pub fn usage_of(
+        &self,
+        request: &WindowRequest,
+        features: usize,
+        now: DateTime<Utc>,
+    ) -> Result<UsageAnswer> {
+        if !(1..=MAX_FEATURES).contains(&features) {
+            return Err(Error::bad_input(
+                "bad_limit",
+                format!("limit is {features}; allowed is 1 to {MAX_FEATURES}"),
+            ));
+        }
         let window = request.resolve(now)?;
-        let counted = self.count_usage(&window)?;
+        let counted = self.count_usage(&window, features)?;
         Ok(UsageAnswer {
             ok: true,
             ts: now.to_rfc3339_opts(SecondsFormat::Secs, true),
@@ -311,24 +334,24 @@ impl Engine {
             }
             RollupScope::Day(day) => vec![day],
         };
-        let mut lines = Vec::with_capacity(days.len());
         let mut failed = None;
-        for &day in &days {
-            match self.count_usage(&Window::utc(day, rollup::PERIOD_DAYS)) {
-                Ok(counted) => {
-                    lines.push(RollupLine::new(
-                        day,
-                        self.config.rollup_at,
-                        counted.numbers(),
-                    ));
+        let mut rest = days.iter();
+        let added = log.append(folder, || {
+            for &day in rest.by_ref() {
+                let window = Window::utc(day, rollup::PERIOD_DAYS);
+                match self.count_usage(&window, rollup::MAX_FEATURES) {
+                    Ok(counted) => {
+                        let numbers = counted.numbers();
+                        return Ok(Some(RollupLine::new(day, self.config.rollup_at, numbers)));
+                    }
+                    // A damaged segment costs the days that need it, not those after them.
+                    Err(error) => failed = failed.take().or(Some(error)),
                 }
-                // A damaged segment costs the days that need it, not those after them.
-                Err(error) => failed = failed.or(Some(error)),
             }
-        }
-        if !lines.is_empty() {
-            log.append(folder, &lines)?;
-            info!(days = lines.len(), "Rolled up {} days", lines.len());
+            Ok(None)
+        })?;
+        if added > 0 {
+            info!(days = added, "Rolled up {added} days");
         }
         match failed {
             Some(error) => Err(error),
@@ -554,15 +577,26 @@ impl Engine {
         kept_from.map_or(window.first_day(), |day| window.first_whole_day_from(day))
     }
 
-    fn count_usage(&self, window: &Window) -> Result<UsageCounts> {
+    /// Makes the features that days of a window name known by number: those of a day are once its state was read.
+    fn name_features(&self, window: &Window) -> Result<()> {
+        let days = window.days_in_epoch();
+        // Days of a zone reach into the days of UTC before and after.
+        let days = days.start - 1..days.end + 1;
+        self.store.activities(days).map(drop)
+    }
+
+    fn count_usage(&self, window: &Window, features: usize) -> Result<UsageCounts> {
         if window.tz() == Tz::UTC {
             let first = window.first_day().to_epoch_days();
             let days = first..window.last_day().to_epoch_days() + 1;
             let activities = self.store.activities(days)?;
-            return Ok(UsageCounts::of_days(&activities, self.store.names()));
+            let names = self.store.names();
+            return Ok(UsageCounts::of_days(&activities, names, features));
         }
+        self.name_features(window)?;
         let events = self.store.scan(window.range_us())?;
-        UsageCounts::read(&execute(usage(events, window.tz()).plans())?)
+        let counted = execute(usage(events, window.tz()).plans())?;
+        UsageCounts::read(&counted, self.store.names(), features)
     }
 }
 
@@ -580,6 +614,7 @@ impl PendingIngest {
             answer.logged = stored.logged;
             answer.duplicates = stored.duplicates;
             answer.ignored += stored.erased;
+            answer.rest = stored.rest;
         }
         Ok(answer)
     }

@@ -5,7 +5,7 @@
 //! bounded by users and not by events, and a question can be given up between two of them.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +24,7 @@ use crate::metrics::Metric;
 use crate::metrics::cohort::{self, Cohort, Did};
 use crate::metrics::counts::{self, Count, Counts};
 use crate::metrics::experiment::Experiment;
+use crate::metrics::feature_usage::{FeatureUsage, most_used};
 use crate::metrics::filter::{Filter, Property};
 use crate::metrics::funnel::{self, Acts, Funnel};
 use crate::metrics::paths::{Paths, Transitions, Visits, WholePath};
@@ -32,7 +33,7 @@ use crate::metrics::query::{Query, QueryAnswer};
 use crate::metrics::retention::{Retention, Sides};
 use crate::metrics::sequence::{Sequences, Timed};
 use crate::metrics::table::Table;
-use crate::names::Names;
+use crate::names::{Names, REST_FEATURE};
 use crate::store::{Columns, DayParts, pipeline};
 use crate::window::Window;
 
@@ -137,24 +138,31 @@ impl Asked<'_> {
             Metric::Stickiness(metric) => metric.answer(&self.presence(inside, &none)?, window),
             Metric::Retention(metric) => self.retention(metric, now)?,
             Metric::FeatureUsage(metric) => {
-                let counts = match metric.breakdown {
-                    None if self.states_are_enough() => self.feature_counts()?,
-                    _ => {
-                        let group = metric.breakdown.as_ref();
-                        let details = group.is_some_and(Property::is_detail);
-                        self.counts(Columns::with_details(details), |events| {
-                            let (events, key, group) = metric.keys(events);
-                            counts::counts(events, key, group)
-                        })?
-                    }
+                let features = &self.engine.store.names().features;
+                let mut counts = match metric.breakdown {
+                    None if self.states_are_enough() => self.feature_counts(metric.limit)?,
+                    _ => self.feature_counts_of_events(metric)?,
                 };
-                metric.answer(counts)
+                let mut rest = Count::default();
+                let of_rest = (REST_FEATURE, None)..(REST_FEATURE + 1, None);
+                counts
+                    .extract_if(of_rest, |_, _| true)
+                    .for_each(|(_, count)| rest.merge(count));
+                if rest.events > 0 {
+                    let rest = json!({"events": rest.events, "users": rest.users.len()});
+                    notes.insert("rest".into(), rest);
+                }
+                metric.answer(counts, |feature| features.text(feature).unwrap_or_default())
             }
             Metric::EventTypes(metric) => metric.answer(match self.states_are_enough() {
                 true => self.event_type_counts()?,
-                false => self.counts(Columns::Counted, |events| {
-                    counts::counts(events, metric.key(), None)
-                })?,
+                false => {
+                    let types = &self.engine.store.names().event_types;
+                    let number = |name: &str| types.find(name).unwrap_or(u32::MAX);
+                    self.counts(Columns::Counted, number, |events| {
+                        counts::counts(events, metric.key(), None)
+                    })?
+                }
             }),
             Metric::Funnel(metric) => {
                 if !metric.exclude.is_empty() {
@@ -200,9 +208,15 @@ impl Asked<'_> {
     fn presence(&self, days: Range<Day>, also: &Filter) -> Result<Presence> {
         let filter = self.filter.and(also);
         let mut found = Presence::default();
-        match Known::of(&filter).filter(|_| self.window.tz() == Tz::UTC) {
+        let known = Known::of(&filter).filter(|_| self.window.tz() == Tz::UTC);
+        let is_known = match known {
             Some(known) => self.add_known(&days, &known, &mut found)?,
-            None => {
+            None => false,
+        };
+        match is_known {
+            true => {}
+            false => {
+                found = Presence::default();
                 let tz = self.window.tz();
                 let features = Filter::only_features(std::iter::once(&filter));
                 self.each_batch(
@@ -236,20 +250,33 @@ impl Asked<'_> {
         let end = raw_from
             .to_epoch_days()
             .min(self.window.days_in_epoch().start);
-        self.add_known(&(Day::MIN..end), &known, found)
+        if !self.add_known(&(Day::MIN..end), &known, found)? {
+            self.history_from.set(Some(raw_from));
+        }
+        Ok(())
     }
 
-    /// Adds who daily states know, on these days of UTC.
-    fn add_known(&self, days: &Range<Day>, known: &Known<'_>, found: &mut Presence) -> Result<()> {
+    /// Adds who daily states know, on these days of UTC. Whether all of them know it.
+    fn add_known(
+        &self,
+        days: &Range<Day>,
+        known: &Known<'_>,
+        found: &mut Presence,
+    ) -> Result<bool> {
         let names = self.engine.store.names();
+        let mut all_know = true;
         self.each_day(
             days,
             |parts| known.users(parts, names),
             |day, users| {
-                found.add(day, &users);
+                match users {
+                    Some(users) => found.add(day, &users),
+                    None => all_know = false,
+                }
                 Ok(())
             },
-        )
+        )?;
+        Ok(all_know)
     }
 
     /// Calls `sink` with what `read` makes of each day of a range that has events, in order.
@@ -340,6 +367,7 @@ impl Asked<'_> {
     fn counts(
         &self,
         needed: Columns<'_>,
+        number: impl Fn(&str) -> u32,
         plan: impl Fn(LazyFrame) -> LazyFrame + Sync,
     ) -> Result<Counts> {
         let mut found = Counts::default();
@@ -347,33 +375,58 @@ impl Asked<'_> {
             Some(user) => self.keeps(user),
             None => self.cohort.is_none(),
         };
-        self.each_batch_inside(needed, plan, |frame| counts::read(frame, keep, &mut found))?;
+        self.each_batch_inside(needed, plan, |frame| {
+            counts::read(frame, keep, &number, &mut found)
+        })?;
         Ok(found)
     }
 
-    /// Events and users per feature, from daily states.
-    fn feature_counts(&self) -> Result<Counts> {
+    /// Events and users per feature, from events.
+    fn feature_counts_of_events(&self, metric: &FeatureUsage) -> Result<Counts> {
+        let features = &self.engine.store.names().features;
+        self.engine.name_features(&self.window)?;
+        let number = |name: &str| features.find(name).unwrap_or(REST_FEATURE);
+        let group = metric.breakdown.as_ref();
+        let details = group.is_some_and(Property::is_detail);
+        self.counts(Columns::with_details(details), number, |events| {
+            let (events, key, group) = metric.keys(events);
+            counts::counts(events, key, group)
+        })
+    }
+
+    /// Events and users of the most used features and of the rest, from daily states. Which features these are is found by
+    /// events alone: the sets of users of all features may be many.
+    fn feature_counts(&self, limit: usize) -> Result<Counts> {
         let names = self.engine.store.names();
-        let mut found: BTreeMap<u32, Count> = BTreeMap::new();
+        let days = self.window.days_in_epoch();
+        let mut features = self.engine.store.activities(days.clone())?.features();
+        features.remove(&REST_FEATURE);
+        let name = |feature| names.features.text(feature).unwrap_or_default();
+        let mut wanted: HashSet<u32> = most_used(features.into_iter().collect(), limit, name)
+            .into_iter()
+            .collect();
+        wanted.insert(REST_FEATURE);
+        let mut found = Counts::default();
         self.each_day(
-            &self.window.days_in_epoch(),
+            &days,
             |parts| parts.states(names),
             |_, states| {
                 for state in states {
-                    for (&feature, &events) in &state.activity.features {
-                        found.entry(feature).or_default().events += events;
+                    for (feature, events) in &state.activity.features {
+                        if wanted.contains(feature) {
+                            found.entry((*feature, None)).or_default().events += events;
+                        }
                     }
-                    for (&feature, users) in &state.feature_users {
-                        found.entry(feature).or_default().users |= users;
+                    for (feature, users) in &state.feature_users {
+                        if wanted.contains(feature) {
+                            found.entry((*feature, None)).or_default().users |= users;
+                        }
                     }
                 }
                 Ok(())
             },
         )?;
-        let named = found.into_iter().filter_map(|(feature, count)| {
-            Some(((names.features.text(feature)?.to_owned(), None), count))
-        });
-        Ok(named.collect())
+        Ok(found)
     }
 
     /// Events and users per event type, from daily states.
@@ -390,9 +443,8 @@ impl Asked<'_> {
                         .event_types
                         .iter()
                         .zip(&state.event_type_users);
-                    for (event_type, (&events, users)) in EventType::ALL.iter().zip(of_state) {
-                        let key = (event_type.name().to_owned(), None);
-                        let count = found.entry(key).or_default();
+                    for (number, (&events, users)) in (0..).zip(of_state) {
+                        let count = found.entry((number, None)).or_default();
                         count.events += events;
                         count.users |= users;
                     }
@@ -591,19 +643,34 @@ impl<'a> Known<'a> {
         }
     }
 
-    fn users(&self, parts: &DayParts, names: &Names) -> Result<RoaringBitmap> {
+    /// The users of a day; `None` if one of the features may be beyond the day's limit.
+    fn users(&self, parts: &DayParts, names: &Names) -> Result<Option<RoaringBitmap>> {
         let mut users = RoaringBitmap::new();
         if let Self::All = self {
             for activity in parts.activities(names)? {
                 let Activity { users: some, .. } = activity.as_ref();
                 users |= some;
             }
-            return Ok(users);
+            return Ok(Some(users));
         }
         for state in parts.states(names)? {
+            if self.may_be_rest(&state.activity, names) {
+                return Ok(None);
+            }
             self.add_users(&state, names, &mut users);
         }
-        Ok(users)
+        Ok(Some(users))
+    }
+
+    fn may_be_rest(&self, activity: &Activity, names: &Names) -> bool {
+        let Self::Features(wanted) = self else {
+            return false;
+        };
+        let is_named = |name: &String| {
+            let number = names.features.find(name);
+            number.is_some_and(|number| activity.features.contains_key(&number))
+        };
+        activity.features.contains_key(&REST_FEATURE) && !wanted.iter().all(is_named)
     }
 
     fn add_users(&self, state: &DailyState, names: &Names, users: &mut RoaringBitmap) {

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::export::Format;
 use crate::metrics::cohort::Cohort;
 use crate::metrics::query::Query;
+use crate::metrics::usage::MAX_FEATURES;
 
 use crate::window::{WindowRequest, parse_day};
 
@@ -30,15 +31,28 @@ pub(super) const NO_STORE: [(HeaderName, HeaderValue); 1] =
 
 pub(super) type Report<T> = Answer<([(HeaderName, HeaderValue); 1], Json<T>)>;
 
-/// `GET /api/analytics/usage?days=&end=&tz=`
+/// `GET /api/analytics/usage?days=&end=&tz=&limit=`
 pub async fn usage(
     State(app): State<App>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Report<UsageAnswer> {
     app.keys.check(&headers)?;
-    let request = window_request(&query.unwrap_or_default())?;
-    run(&app, move |engine| engine.usage(&request, Utc::now())).await
+    let query = query.unwrap_or_default();
+    let mut fields = parameters(&query, &["days", "end", "tz", "limit"])?;
+    let mut features = MAX_FEATURES;
+    for (_, limit) in fields.extract_if(.., |(field, _)| field == "limit") {
+        features = limit.parse().map_err(|_| {
+            let limit: String = limit.chars().take(64).collect();
+            let message = format!("limit is {limit:?}; allowed is 1 to {MAX_FEATURES}");
+            Error::bad_input("bad_limit", message)
+        })?;
+    }
+    let request = window_of(fields)?;
+    run(&app, move |engine| {
+        engine.usage_of(&request, features, Utc::now())
+    })
+    .await
 }
 
 /// `POST /api/analytics/rollup?day=`
@@ -200,11 +214,6 @@ pub(super) async fn run_beside<T: Send + 'static>(
             ),
         })??;
     Ok((NO_STORE, Json(answer)))
-}
-
-/// Reads `days`, `end` and `tz`; anything else is refused, so that a misspelt field is not ignored.
-fn window_request(query: &str) -> Result<WindowRequest> {
-    window_of(parameters(query, &["days", "end", "tz"])?)
 }
 
 /// The window that some fields name.

@@ -30,8 +30,8 @@ impl Count {
     }
 }
 
-/// Counts by key and, where there is one, group.
-pub type Counts = BTreeMap<(String, Option<String>), Count>;
+/// Counts by the number of a key and, where there is one, group.
+pub type Counts = BTreeMap<(u32, Option<String>), Count>;
 
 /// A row for each key, group and user, with the number of events, from events whose users are numbers.
 pub fn counts(events: LazyFrame, key: Expr, group: Option<Expr>) -> LazyFrame {
@@ -57,13 +57,14 @@ fn numbered() -> DataType {
     DataType::Categorical(categories, mapping)
 }
 
-/// Adds what [`counts`] gave, of users that `keep` wants; `None` is an anonymous one.
+/// Adds what [`counts`] gave, of users that `keep` wants; `None` is an anonymous one. `number` gives a key its number.
 ///
 /// # Errors
 /// If the frame lacks a column.
 pub fn read(
     frame: &DataFrame,
     keep: impl Fn(Option<u32>) -> bool,
+    number: impl Fn(&str) -> u32,
     into: &mut Counts,
 ) -> Result<()> {
     let keys = frame.column(KEY)?.as_materialized_series().cat32()?;
@@ -88,7 +89,7 @@ pub fn read(
             continue;
         };
         let users = daily::set(users);
-        into.entry((key.to_owned(), group.map(str::to_owned)))
+        into.entry((number(key), group.map(str::to_owned)))
             .or_default()
             .merge(Count { events, users });
     }

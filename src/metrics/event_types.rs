@@ -2,12 +2,10 @@
 //!
 //! Anonymous events count as events and never as users. Definitions: `spec/definitions.md`, "Usage" and "Events".
 
-use std::collections::BTreeMap;
-
 use polars::prelude::*;
 use serde::Deserialize;
 
-use super::counts::Count;
+use super::counts::Counts;
 use super::table::Table;
 use crate::event::EventType;
 use crate::schema;
@@ -23,14 +21,13 @@ impl EventTypes {
         col(schema::EVENT_TYPE)
     }
 
-    /// The answer, from the counts of each type.
-    pub fn answer(&self, mut counts: BTreeMap<(String, Option<String>), Count>) -> Table {
+    /// The answer, from the counts of each type by its place in funnel order.
+    pub fn answer(&self, mut counts: Counts) -> Table {
         let mut names: Vec<String> = Vec::new();
         let (mut events, mut users) = (Vec::new(), Vec::new());
-        for event_type in EventType::ALL {
-            let name = event_type.name().to_owned();
-            let count = counts.remove(&(name.clone(), None)).unwrap_or_default();
-            names.push(name);
+        for (event_type, number) in EventType::ALL.iter().zip(0..) {
+            let count = counts.remove(&(number, None)).unwrap_or_default();
+            names.push(event_type.name().to_owned());
             events.push(count.events);
             users.push(count.users.len());
         }

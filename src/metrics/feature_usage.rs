@@ -2,14 +2,15 @@
 //!
 //! Events without a feature add to none. Anonymous events count as events and never as users. With a breakdown each feature
 //! is split by the property of the event; a missing one is a group of its own, and beyond the 25 groups with the most events
-//! the rest is `__other__`. Definitions: `spec/definitions.md`, "Usage" and "Events".
+//! the rest is `__other__`. Events of features beyond a day's limit are in no row; the answer says how many there are as
+//! `rest`. Definitions: `spec/definitions.md`, "Usage" and "Events".
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use polars::prelude::*;
 use serde::Deserialize;
 
-use super::counts::Count;
+use super::counts::{Count, Counts};
 use super::filter::Property;
 use super::funnel::{MAX_GROUPS, OTHER};
 use super::table::Table;
@@ -58,55 +59,72 @@ impl FeatureUsage {
         )
     }
 
-    /// The answer, from the counts of each feature and group.
-    pub fn answer(&self, counts: BTreeMap<(String, Option<String>), Count>) -> Table {
-        let mut of_group: HashMap<Option<String>, u64> = HashMap::new();
-        let mut of_feature: HashMap<String, u64> = HashMap::new();
+    /// The answer, from the counts of each feature, by its number, and group.
+    pub fn answer<'a>(&self, counts: Counts, name: impl Fn(u32) -> &'a str) -> Table {
+        let mut of_group: HashMap<&Option<String>, u64> = HashMap::new();
+        let mut of_feature: HashMap<u32, u64> = HashMap::new();
         for ((feature, group), count) in &counts {
-            *of_group.entry(group.clone()).or_default() += count.events;
-            *of_feature.entry(feature.clone()).or_default() += count.events;
+            *of_group.entry(group).or_default() += count.events;
+            *of_feature.entry(*feature).or_default() += count.events;
         }
-        let mut groups: Vec<(Option<String>, u64)> = of_group.into_iter().collect();
+        let mut groups: Vec<(&Option<String>, u64)> = of_group.into_iter().collect();
         groups.sort_by(|(a, many), (b, more)| more.cmp(many).then_with(|| a.cmp(b)));
         let rest = groups.split_off(groups.len().min(MAX_GROUPS));
-        let rest: HashSet<Option<String>> = rest.into_iter().map(|(group, _)| group).collect();
-        let mut rows: BTreeMap<(String, Option<String>), Count> = BTreeMap::new();
+        let rest: HashSet<Option<String>> =
+            rest.into_iter().map(|(group, _)| group.clone()).collect();
+        let features = most_used(of_feature.into_iter().collect(), self.limit, &name);
+        let place: HashMap<u32, usize> = features.into_iter().zip(0..).collect();
+        let mut rows: BTreeMap<(usize, Option<String>), Count> = BTreeMap::new();
+        let mut names = vec![""; place.len()];
         for ((feature, group), count) in counts {
+            let Some(&place) = place.get(&feature) else {
+                continue;
+            };
             let group = match rest.contains(&group) {
                 true => Some(OTHER.into()),
                 false => group,
             };
-            rows.entry((feature, group)).or_default().merge(count);
+            rows.entry((place, group)).or_default().merge(count);
+            if let Some(slot) = names.get_mut(place) {
+                *slot = name(feature);
+            }
         }
-        let mut features: Vec<(String, u64)> = of_feature.into_iter().collect();
-        features.sort_by(|(a, many), (b, more)| more.cmp(many).then_with(|| a.cmp(b)));
-        features.truncate(self.limit);
-        let place: HashMap<&str, usize> = features
-            .iter()
-            .enumerate()
-            .map(|(place, (name, _))| (name.as_str(), place))
-            .collect();
-        let mut rows: Vec<(usize, String, Option<String>, Count)> = rows
-            .into_iter()
-            .filter_map(|((feature, group), count)| {
-                Some((*place.get(feature.as_str())?, feature, group, count))
-            })
-            .collect();
-        rows.sort_by(|a, b| (a.0, b.3.events, &a.2).cmp(&(b.0, a.3.events, &b.2)));
-        let mut names = Vec::new();
+        let mut rows: Vec<((usize, Option<String>), Count)> = rows.into_iter().collect();
+        rows.sort_by(|((a, group), many), ((b, other), more)| {
+            (a, more.events, group).cmp(&(b, many.events, other))
+        });
+        let of_row = |place: usize| names.get(place).copied().unwrap_or_default().to_owned();
+        let mut features = Vec::new();
         let mut groups = Vec::new();
         let (mut events, mut users) = (Vec::new(), Vec::new());
-        for (_, feature, group, count) in rows {
-            names.push(feature);
+        for ((place, group), count) in rows {
+            features.push(of_row(place));
             groups.push(group);
             events.push(count.events);
             users.push(count.users.len());
         }
-        let table = Table::default().with("feature", names);
+        let table = Table::default().with("feature", features);
         let table = match self.breakdown {
             Some(_) => table.with("breakdown", groups),
             None => table,
         };
         table.with("events", events).with("users", users)
     }
+}
+
+/// The features with the most events, most first, ties by name.
+pub fn most_used<'a>(
+    mut features: Vec<(u32, u64)>,
+    limit: usize,
+    name: impl Fn(u32) -> &'a str,
+) -> Vec<u32> {
+    let most_used_first = |&(a, many): &(u32, u64), &(b, more): &(u32, u64)| {
+        more.cmp(&many).then_with(|| name(a).cmp(name(b)))
+    };
+    if features.len() > limit {
+        features.select_nth_unstable_by(limit, most_used_first);
+        features.truncate(limit);
+    }
+    features.sort_unstable_by(most_used_first);
+    features.into_iter().map(|(feature, _)| feature).collect()
 }

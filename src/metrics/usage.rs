@@ -6,10 +6,11 @@
 //! - `mau` = distinct users of the window.
 //!
 //! Days are those of the reporting zone. Late events count in the day they happened. Duplicates are not in
-//! the frame. Whole days of UTC are counted from daily states, in which no event is read; a reporting zone needs the
+//! the frame. Names beyond the limits of a day, and features beyond the most used ones that are asked for, are the *rest*.
+//! Whole days of UTC are counted from daily states, in which no event is read; a reporting zone needs the
 //! events. Both ways give the same numbers. Definitions: `spec/definitions.md`, "Usage"; the user's document, "Metrics Definitions".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono_tz::Tz;
 use polars::prelude::*;
@@ -17,12 +18,16 @@ use roaring::{MultiOps, RoaringBitmap};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
+use super::feature_usage::most_used;
 use super::{day, week};
 use crate::daily::{Activities, Activity, Week, week_of};
 use crate::error::{Error, Result};
 use crate::event::EventType;
-use crate::names::Names;
+use crate::names::{Names, REST_FEATURE, REST_USER};
 use crate::schema;
+
+/// Features that are listed, unless fewer are asked for: an answer of two megabytes at most.
+pub const MAX_FEATURES: usize = 10_000;
 
 /// Column of the number of events.
 pub const EVENTS: &str = "events";
@@ -34,6 +39,8 @@ pub const DAYS: &str = "days";
 pub const WEEKS: &str = "weeks";
 /// Column of the sum over days of the day's users.
 pub const USER_DAYS: &str = "user_days";
+/// Column of the number of events of users beyond the limit of new users a day.
+pub const REST_USER_EVENTS: &str = "rest_user_events";
 /// Column of the sum over weeks of the week's users.
 pub const USER_WEEKS: &str = "user_weeks";
 
@@ -42,18 +49,29 @@ const WEEK: &str = "week";
 
 /// The plans that usage is made of. The outcome of each is small, whatever the number of events.
 pub struct Usage {
-    /// One row: [`EVENTS`], [`DAYS`], [`WEEKS`], [`USERS`], [`USER_DAYS`].
+    /// One row: [`EVENTS`], [`DAYS`], [`WEEKS`], [`USERS`], [`USER_DAYS`], [`REST_USER_EVENTS`].
     pub totals: LazyFrame,
     /// One row: [`USER_WEEKS`].
     pub weekly: LazyFrame,
-    /// A row per feature, most used first, ties by name: the feature, [`EVENTS`].
+    /// A row per feature, by its number: the feature, [`EVENTS`].
     pub features: LazyFrame,
-    /// A row per event type that occurs: the type, [`EVENTS`].
+    /// A row per event type that occurs, by its number: the type, [`EVENTS`].
     pub event_types: LazyFrame,
 }
 
-/// Usage of the events in a frame that holds one window, with days of the zone `tz`.
+/// Usage of the events in a frame that holds one window, with days of the zone `tz`. Names are numbers, as the columns of
+/// [`Names::counted`].
 pub fn usage(events: LazyFrame, tz: Tz) -> Usage {
+    let is_rest = || {
+        col(schema::USER_ID)
+            .eq(lit(REST_USER))
+            .fill_null(lit(false))
+    };
+    let user = || {
+        when(is_rest())
+            .then(lit(NULL))
+            .otherwise(col(schema::USER_ID))
+    };
     // Every number of users follows from who was active on which day, which is far less than the events.
     let user_days = events
         .clone()
@@ -66,22 +84,22 @@ pub fn usage(events: LazyFrame, tz: Tz) -> Usage {
             col(EVENTS).cast(DataType::Int64).sum(),
             count(col(DAY).n_unique()).alias(DAYS),
             count(col(WEEK).n_unique()).alias(WEEKS),
-            count(col(schema::USER_ID).drop_nulls().n_unique()).alias(USERS),
-            count(col(schema::USER_ID).count()).alias(USER_DAYS),
+            count(user().drop_nulls().n_unique()).alias(USERS),
+            count(user().count()).alias(USER_DAYS),
+            col(EVENTS)
+                .filter(is_rest())
+                .cast(DataType::Int64)
+                .sum()
+                .alias(REST_USER_EVENTS),
         ]),
         weekly: user_days
-            .filter(col(schema::USER_ID).is_not_null())
+            .filter(user().is_not_null())
             .select([col(WEEK), col(schema::USER_ID)])
             .unique(None, UniqueKeepStrategy::Any)
             .select([count(len()).alias(USER_WEEKS)]),
         features: events_per(events.clone(), schema::FEATURE)
-            .filter(col(schema::FEATURE).is_not_null())
-            .sort_by_exprs(
-                [col(EVENTS), col(schema::FEATURE)],
-                SortMultipleOptions::default().with_order_descending_multi([true, false]),
-            ),
-        event_types: events_per(events, schema::EVENT_TYPE)
-            .sort([schema::EVENT_TYPE], SortMultipleOptions::default()),
+            .filter(col(schema::FEATURE).is_not_null()),
+        event_types: events_per(events, schema::EVENT_TYPE),
     }
 }
 
@@ -109,6 +127,25 @@ pub struct UsageNumbers {
     pub funnel_steps: Vec<(String, u64)>,
     /// Events of the window.
     pub total_events: u64,
+    /// Events that are not in the numbers above one by one.
+    #[serde(skip_serializing_if = "Rest::is_empty")]
+    pub rest: Rest,
+}
+
+/// Events that are counted, and whose feature or user is not counted by itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Rest {
+    /// Events of features that are not listed: those beyond the most used ones, and those beyond a day's limit of features.
+    pub feature_events: u64,
+    /// Events of users beyond the limit of new users a day, who are not among the users.
+    pub user_events: u64,
+}
+
+impl Rest {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What usage counts, before anything is divided.
@@ -126,37 +163,63 @@ pub struct UsageCounts {
     pub user_days: u64,
     /// Sum over weeks of the week's distinct users.
     pub user_weeks: u64,
-    /// Events per feature, most used first, ties by name.
+    /// Events per feature, most used first, ties by name; at most as many as asked for.
     pub features: Vec<(String, u64)>,
-    /// Events per type that occurs.
-    pub event_types: Vec<(String, u64)>,
+    /// Events per type, in funnel order.
+    pub event_types: [u64; EventType::ALL.len()],
+    /// What is not counted one by one.
+    pub rest: Rest,
 }
 
 impl UsageCounts {
-    /// Reads what the plans gave, in their order.
+    /// Reads what the plans gave, in their order, with at most `limit` features.
     ///
     /// # Errors
     /// If a frame lacks a column.
-    pub fn read(frames: &[DataFrame]) -> Result<Self> {
+    pub fn read(frames: &[DataFrame], names: &Names, limit: usize) -> Result<Self> {
         let [totals, weekly, features, event_types] = frames else {
             return Err(Error::Query(
                 "four plans gave another number of frames".into(),
             ));
         };
-        Ok(Self {
+        let mut counts = Self {
             events: number(totals, EVENTS)?,
             days: number(totals, DAYS)?,
             weeks: number(totals, WEEKS)?,
             users: number(totals, USERS)?,
             user_days: number(totals, USER_DAYS)?,
             user_weeks: number(weekly, USER_WEEKS)?,
-            features: named_numbers(features, schema::FEATURE, EVENTS)?,
-            event_types: named_numbers(event_types, schema::EVENT_TYPE, EVENTS)?,
-        })
+            ..Self::default()
+        };
+        counts.rest.user_events = number(totals, REST_USER_EVENTS)?;
+        for (event_type, events) in numbered(event_types, schema::EVENT_TYPE)? {
+            if let Some(of_type) = counts.event_types.get_mut(event_type as usize) {
+                *of_type = events;
+            }
+        }
+        counts.list_features(numbered(features, schema::FEATURE)?, names, limit);
+        Ok(counts)
     }
 
-    /// Counts from what happened on each day of UTC, without events.
-    pub fn of_days(activities: &Activities, names: &Names) -> Self {
+    /// Lists the most used features; the others are the rest.
+    fn list_features(&mut self, mut features: Vec<(u32, u64)>, names: &Names, limit: usize) {
+        let name = |feature: u32| names.features.text(feature).unwrap_or_default();
+        let all: u64 = features.iter().map(|(_, events)| events).sum();
+        features.retain(|&(feature, _)| feature != REST_FEATURE);
+        let events: HashMap<u32, u64> = features.iter().copied().collect();
+        let listed = most_used(features, limit, name).into_iter();
+        self.features = listed
+            .map(|feature| {
+                let events = events.get(&feature).copied().unwrap_or_default();
+                (name(feature).to_owned(), events)
+            })
+            .collect();
+        let listed: u64 = self.features.iter().map(|(_, events)| events).sum();
+        self.rest.feature_events = all - listed;
+    }
+
+    /// Counts from what happened on each day of UTC, without events, with at most `limit` features.
+    pub fn of_days(activities: &Activities, names: &Names, limit: usize) -> Self {
         let mut counts = Self::default();
         let mut whole = Activity::default();
         for week in activities.weeks.values() {
@@ -182,42 +245,24 @@ impl UsageCounts {
         counts.user_weeks += users_of_week.values().map(RoaringBitmap::len).sum::<u64>();
         counts.events = whole.events;
         counts.users = whole.users.len();
-        let name = |feature| names.features.text(feature);
-        counts.features = whole
-            .features
-            .into_iter()
-            .filter_map(|(feature, events)| Some((name(feature)?.to_owned(), events)))
-            .collect();
-        counts
-            .features
-            .sort_by(|(a, many), (b, more)| more.cmp(many).then_with(|| a.cmp(b)));
-        counts.event_types = EventType::ALL
-            .iter()
-            .map(|event_type| event_type.name().to_owned())
-            .zip(whole.event_types)
-            .collect();
+        counts.event_types = whole.event_types;
+        counts.rest.user_events = whole.rest_user_events;
+        counts.list_features(whole.features.into_iter().collect(), names, limit);
         counts
     }
 
     /// The numbers in the user's shape.
     pub fn numbers(self) -> UsageNumbers {
-        let funnel_steps = EventType::ALL.map(|step| {
-            let found = self
-                .event_types
-                .iter()
-                .find(|(name, _)| name == step.name());
-            (
-                step.name().to_owned(),
-                found.map_or(0, |(_, events)| *events),
-            )
-        });
+        let names = EventType::ALL.iter().map(|step| step.name().to_owned());
+        let funnel_steps = names.zip(self.event_types).collect();
         UsageNumbers {
             dau: average(self.user_days, self.days),
             wau: average(self.user_weeks, self.weeks),
             mau: self.users,
             feature_usage: self.features,
-            funnel_steps: funnel_steps.into(),
+            funnel_steps,
             total_events: self.events,
+            rest: self.rest,
         }
     }
 }
@@ -226,7 +271,6 @@ fn events_per(events: LazyFrame, column: &str) -> LazyFrame {
     events
         .group_by([col(column)])
         .agg([count(len()).alias(EVENTS)])
-        .with_column(col(column).cast(DataType::String))
 }
 
 /// Counts come out of Polars in 32 bits without sign; everyone else's are 64 bits.
@@ -248,13 +292,14 @@ fn number(frame: &DataFrame, column: &str) -> Result<u64> {
     Ok(value.unsigned_abs())
 }
 
-fn named_numbers(frame: &DataFrame, names: &str, numbers: &str) -> Result<Vec<(String, u64)>> {
-    let names = frame.column(names)?.str()?;
-    let numbers = frame.column(numbers)?.i64()?;
+/// Events by the number of a name.
+fn numbered(frame: &DataFrame, names: &str) -> Result<Vec<(u32, u64)>> {
+    let names = frame.column(names)?.u32()?;
+    let events = frame.column(EVENTS)?.i64()?;
     Ok(names
         .iter()
-        .zip(numbers.iter())
-        .filter_map(|(name, number)| Some((name?.to_owned(), number?.unsigned_abs())))
+        .zip(events.iter())
+        .filter_map(|(name, events)| Some((name?, events?.unsigned_abs())))
         .collect())
 }
 

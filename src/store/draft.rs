@@ -1,11 +1,10 @@
-//! Events on their way into the store: their lines for the log and their columns for the tail.
+//! Events on their way into the store: their lines for the log, and what the tail keeps of them once they are admitted.
 
 use std::borrow::Cow;
 
 use super::erasure::Gate;
 use super::pseudonym::Pseudonyms;
 use crate::digest::{Digest, Digester};
-use crate::error::Result;
 use crate::event::{self, Event, EventType};
 use crate::names::{Names, Numbering};
 
@@ -23,42 +22,70 @@ pub struct DraftMaker {
 pub struct Draft {
     /// Whole lines of the event log, empty when the events come from the log itself.
     pub(super) lines: Vec<u8>,
-    pub(super) rows: Vec<Row>,
+    pub(super) rows: Vec<DraftRow>,
+    /// The strings of names that have no number.
+    pub(super) unnamed: String,
     /// Events of erased users, which are not in it.
     pub erased: usize,
 }
 
-/// What the store keeps in memory of one event.
+/// A name of an event that is not admitted yet.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Row {
+pub(super) enum Name {
+    /// It has this number in [`Names`].
+    Known(u32),
+    /// It has none: a part of the draft's strings.
+    New { start: usize, end: usize },
+}
+
+/// One event of a draft.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DraftRow {
     /// Where the event's line ends in the draft's lines.
     pub line_end: usize,
     pub ts_us: i64,
     pub received_at_us: i64,
     pub event_type: EventType,
+    /// `None` is anonymous.
+    pub user: Option<Name>,
+    pub feature: Option<Name>,
+    pub key: Option<Digest>,
+}
+
+/// What the store keeps in memory of one admitted event.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    pub ts_us: i64,
+    pub event_type: EventType,
     /// Number of the user in [`Names`]; `None` is anonymous.
     pub user: Option<u32>,
     /// Number of the feature in [`Names`].
     pub feature: Option<u32>,
-    pub key: Option<Digest>,
+}
+
+impl Name {
+    /// Its string, if it has no number.
+    pub fn string(self, unnamed: &str) -> &str {
+        match self {
+            Self::Known(_) => "",
+            Self::New { start, end } => unnamed.get(start..end).unwrap_or_default(),
+        }
+    }
 }
 
 impl DraftMaker {
     /// Adds an event that is not in the log yet, unless its user was erased.
-    ///
-    /// # Errors
-    /// If there are more users or features than the engine can number.
-    pub fn push(&self, draft: &mut Draft, event: &Event<'_>) -> Result<()> {
-        let Some(event) = self.admit(event) else {
+    pub fn push(&self, draft: &mut Draft, event: &Event<'_>) {
+        let Some(event) = self.unless_erased(event) else {
             draft.erased += 1;
-            return Ok(());
+            return;
         };
         event::write_line(&event, &mut draft.lines);
-        self.push_stored(draft, &event)
+        self.push_stored(draft, &event);
     }
 
     /// The event as it is stored; `None` if its user was erased.
-    pub(super) fn admit<'a, 'e>(&self, event: &'a Event<'e>) -> Option<Cow<'a, Event<'e>>> {
+    pub(super) fn unless_erased<'a, 'e>(&self, event: &'a Event<'e>) -> Option<Cow<'a, Event<'e>>> {
         let Some(user) = event.user_id.as_deref() else {
             return Some(Cow::Borrowed(event));
         };
@@ -80,18 +107,19 @@ impl DraftMaker {
     }
 
     /// Adds an event whose line is in the log.
-    pub(super) fn push_stored(&self, draft: &mut Draft, event: &Event<'_>) -> Result<()> {
-        let row = Row {
+    pub(super) fn push_stored(&self, draft: &mut Draft, event: &Event<'_>) {
+        let user = event.user_id.as_deref();
+        let feature = event.feature.as_deref();
+        let row = DraftRow {
             line_end: draft.lines.len(),
             ts_us: event.ts_us,
             received_at_us: event.received_at_us,
             event_type: event.event_type,
-            user: number(&self.names.users, event.user_id.as_deref())?,
-            feature: number(&self.names.features, event.feature.as_deref())?,
+            user: user.map(|id| name(&self.names.users, id, &mut draft.unnamed)),
+            feature: feature.map(|feature| name(&self.names.features, feature, &mut draft.unnamed)),
             key: self.key(event),
         };
         draft.rows.push(row);
-        Ok(())
     }
 
     /// By what a re-send of the event is known.
@@ -100,8 +128,17 @@ impl DraftMaker {
     }
 }
 
-fn number(names: &Numbering, text: Option<&str>) -> Result<Option<u32>> {
-    text.map(|text| names.number(text)).transpose()
+/// The number of a name or, where it has none, its string added to `unnamed`.
+fn name(names: &Numbering, string: &str, unnamed: &mut String) -> Name {
+    match names.find(string) {
+        Some(number) => Name::Known(number),
+        None => {
+            let start = unnamed.len();
+            unnamed.push_str(string);
+            let end = unnamed.len();
+            Name::New { start, end }
+        }
+    }
 }
 
 impl Draft {

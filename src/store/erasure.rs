@@ -131,6 +131,17 @@ impl Gate {
         (!hidden.is_empty()).then(|| is_any(&hidden).not())
     }
 
+    /// The same on the users' numbers.
+    pub fn visible_numbers(&self) -> Option<Expr> {
+        let closed = self.read();
+        let pending: Vec<u32> = closed.pending.iter().collect();
+        let pending = Series::new(PlSmallStr::EMPTY, pending);
+        (!closed.hidden.is_empty()).then(|| {
+            let is_hidden = col(schema::USER_ID).is_in(lit(pending).implode(false), false);
+            is_hidden.fill_null(lit(false)).not()
+        })
+    }
+
     /// Says that states have forgotten these users, and no others.
     fn hide(&self, users: &[&str]) {
         self.write().hidden = users.iter().map(|&user| user.to_owned()).collect();
@@ -373,27 +384,25 @@ impl Store {
         pipeline::ordered(
             || Ok(segments.next()),
             |segment| {
-                let events = segment::scan(std::slice::from_ref(&segment))?
-                    .filter(is_any(users))
-                    .select(names.counted())
-                    .collect()?;
-                let numbers = events.column(schema::USER_ID)?.to_physical_repr();
-                // Users whom the state has forgotten, before a crash, are not taken out of it twice.
                 let state = states.get(&segment.day());
                 let known = state.map(|state| state.activity(names)).transpose()?;
+                let named = state.map(|state| state.named_features(names));
+                let events = segment::scan(std::slice::from_ref(&segment))?
+                    .filter(is_any(users))
+                    .select(names.counted_among(&named.unwrap_or_default()))
+                    .collect()?;
+                let numbers = events.column(schema::USER_ID)?.u32()?;
+                // Users whom the state has forgotten, before a crash, are not taken out of it twice.
                 let is_known = |user: Option<u32>| {
                     user.zip(known.as_ref())
                         .is_some_and(|(user, known)| known.users.contains(user))
                 };
-                let is_known: BooleanChunked = numbers
-                    .u32()?
-                    .iter()
-                    .map(|user| Some(is_known(user)))
-                    .collect();
+                let is_known: BooleanChunked =
+                    numbers.iter().map(|user| Some(is_known(user))).collect();
                 let to_forget = events.filter(&is_known)?;
                 Ok(Found {
                     events: events.height() as u64,
-                    users: daily::set(numbers.u32()?.iter().flatten().collect()),
+                    users: daily::set(numbers.iter().flatten().collect()),
                     left: daily::read(&daily::plan(to_forget.lazy()).collect()?)?,
                     segment,
                 })
@@ -421,11 +430,21 @@ impl Store {
         let mut manifest = self.lock_manifest()?;
         let mut next = manifest.clone();
         next.sequence += 1;
-        let files = self.view.lock().states.clone();
+        let (files, segments) = {
+            let view = self.view.lock();
+            (view.states.clone(), view.segments.clone())
+        };
+        let days: BTreeSet<Day> = found.iter().map(|found| found.segment.day()).collect();
         let mut files = files.iter();
         let written = states::write(&self.folder, next.sequence, names, || {
             for (&day, file) in files.by_ref() {
                 let mut state = file.state(names)?;
+                // A state does not say who the users beyond the limit were: it is counted again.
+                if state.activity.rest_user_events > 0 && days.contains(&day) {
+                    let of_day = segments.iter().filter(|segment| segment.day() == day);
+                    let of_day: Vec<Arc<Segment>> = of_day.cloned().collect();
+                    return Ok(Some((day, self.state_of(&of_day, day, pending)?)));
+                }
                 // Done before a crash already, or nothing to do.
                 if !state.activity.users.is_disjoint(&users) {
                     state.remove(&users, left.get(&day));

@@ -1,7 +1,7 @@
 //! The data folder: one holder at a time, and replacements that survive a power cut.
 
 use std::fs::{self, File, TryLockError};
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -86,6 +86,27 @@ impl Folder {
     pub fn replace(&self, name: &str, content: &[u8]) -> Result<()> {
         let temp = self.temp(name)?;
         write_synced(&temp, content)?;
+        publish(&temp, &self.path.join(name))
+    }
+
+    /// Puts what `write` writes in place of the file `name`, as [`Folder::replace`] does. It need not be in memory.
+    ///
+    /// # Errors
+    /// Those of `write`, and as [`Folder::replace`].
+    pub fn replace_with(
+        &self,
+        name: &str,
+        write: impl FnOnce(&mut dyn Write) -> Result<()>,
+    ) -> Result<()> {
+        let temp = self.temp(name)?;
+        or_remove(&temp, || {
+            let file = File::create(&temp).map_err(Error::io("create", &temp))?;
+            let mut out = BufWriter::new(&file);
+            write(&mut out)?;
+            out.flush().map_err(Error::io("write", &temp))?;
+            drop(out);
+            file.sync_all().map_err(Error::io("sync", &temp))
+        })?;
         publish(&temp, &self.path.join(name))
     }
 

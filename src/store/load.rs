@@ -51,7 +51,7 @@ impl Part {
 
     /// Adds an event, unless its user was erased.
     pub fn push(&mut self, event: &Event<'_>) {
-        let Some(event) = self.maker.admit(event) else {
+        let Some(event) = self.maker.unless_erased(event) else {
             self.erased += 1;
             return;
         };
@@ -193,14 +193,16 @@ impl Store {
         let duplicates = turn.take(|| taken.take(&part));
         let erased = part.erased;
         let sorted = part.finish(&duplicates)?;
-        let numbered = sorted.events.clone().lazy().select(self.names().numbered());
+        let named = |day| self.view.named_features(day, self.names());
+        let (numbered, rest) = self.admission.admit_all(&sorted.events, &named)?;
         Ok(Written {
-            left: daily::read(&daily::plan(numbered).collect()?)?,
+            left: daily::read(&daily::plan(numbered.lazy()).collect()?)?,
             segments: segment::write_days(&self.folder, name, &sorted)?,
             stored: Stored {
                 logged: sorted.events.height(),
                 duplicates: duplicates.len(),
                 erased,
+                rest,
             },
         })
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::admission::NewUsers;
 use super::dictionary::DictionaryFacts;
 use super::expiry::ExpiryFacts;
 use super::folder::Folder;
@@ -38,6 +39,9 @@ pub struct Manifest {
     /// What expired.
     #[serde(default)]
     pub expiry: ExpiryFacts,
+    /// New users of the newest day, of the events in the segments.
+    #[serde(default)]
+    pub new_users: NewUsers,
 }
 
 impl Default for Manifest {
@@ -50,6 +54,7 @@ impl Default for Manifest {
             states: Vec::new(),
             dictionary: DictionaryFacts::default(),
             expiry: ExpiryFacts::default(),
+            new_users: NewUsers::default(),
         }
     }
 }

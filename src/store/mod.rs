@@ -5,6 +5,7 @@
 //! moves events from log and tail to segments. Events that are imported become segments at once (`load`). A query sees
 //! segments and tail as one lazy frame.
 
+mod admission;
 mod compaction;
 mod dedup;
 mod dictionary;
@@ -44,6 +45,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Days, NaiveDate, Utc};
 use polars::prelude::*;
+use roaring::RoaringBitmap;
 use serde::Serialize;
 use tracing::{error, info, warn};
 
@@ -53,14 +55,17 @@ use crate::digest::Digester;
 use crate::error::{Error, Result};
 use crate::names::Names;
 use crate::schema;
+use admission::Admission;
 use compaction::{Retired, Staged};
 use dedup::{RecentIds, SharedIds};
+use draft::Row;
 use erasure::Gate;
 use event_log::{EventLog, NextLog};
 use folder::Folder;
 use live::Live;
 use manifest::Manifest;
 use pseudonym::Pseudonyms;
+use rebuild::StateOf;
 use seal::{RotatedLog, Sealing};
 use segment::{Segment, SegmentFacts};
 use states::StateFile;
@@ -68,6 +73,7 @@ use tail::{LogPart, SealMark, Tail};
 use view::{SharedView, View};
 use writer::{Writer, WriterHandle};
 
+pub use admission::{NameUse, RestCounts};
 pub use compaction::Effort;
 pub use draft::{Draft, DraftMaker};
 pub use erasure::Erased;
@@ -103,6 +109,7 @@ pub struct Store {
     live: Arc<Live>,
     maker: DraftMaker,
     recent: SharedIds,
+    admission: Admission,
     manifest: Mutex<Manifest>,
     retired: Mutex<Retired>,
     /// Why the sealed part is not changed any more.
@@ -187,13 +194,21 @@ impl Store {
                 .transpose()?,
         };
         let segments = live_segments(&folder, &manifest);
-        if let Some(rebuilt) = rebuild::missing(&folder, &manifest, &segments, &names)? {
+        if let Some(rebuilt) =
+            rebuild::missing(&folder, &manifest, &segments, &names, config.names.features)?
+        {
             rebuilt.commit(&folder)?;
             manifest = rebuilt;
             states::remove(&folder, Vec::new(), &manifest.states)?;
         }
         let mut recent = recent_ids(&segments, maker.keys, now)?;
-        let mut tail = Tail::new(names);
+        let states = live_states(&folder, &manifest);
+        let admission = Admission::new(names.clone(), config.names, manifest.new_users);
+        let named = |day: Day| {
+            let state = states.get(&day);
+            state.map_or_else(RoaringBitmap::new, |state| state.named_features(&names))
+        };
+        let mut tail = Tail::new(names.clone());
         let mut recovered = Recovered::default();
         for path in logs_to_read(&folder)? {
             let file = match File::open(&path) {
@@ -206,13 +221,20 @@ impl Store {
                 &maker,
                 now,
                 |draft, bytes| {
-                    for row in &draft.rows {
-                        if let Some(key) = row.key {
-                            recent.insert(key, row.received_at_us);
-                        }
-                    }
+                    let mut admitted = admission.lock();
+                    let rows: Vec<Row> = draft
+                        .rows
+                        .iter()
+                        .map(|row| {
+                            if let Some(key) = row.key {
+                                recent.insert(key, row.received_at_us);
+                            }
+                            let mut rest = RestCounts::default();
+                            admission.admit(&mut admitted, row, &draft.unnamed, &named, &mut rest)
+                        })
+                        .collect();
                     let file = file.clone();
-                    tail.append(&draft.rows, LogPart { file, bytes })
+                    tail.append(&rows, LogPart { file, bytes })
                 },
             )?;
             report_recovery(&path, found);
@@ -223,7 +245,7 @@ impl Store {
         let log = EventLog::open(&folder.path().join(EVENT_LOG_FILE), config.durability)?;
         let view = SharedView::new(View {
             segments,
-            states: live_states(&folder, &manifest),
+            states,
             expiry: manifest.expiry,
             log_bytes: log.length(),
             log_since: (tail.len() > 0).then(Instant::now),
@@ -235,6 +257,7 @@ impl Store {
         let writer = WriterHandle::start(Writer {
             log,
             recent: recent.clone(),
+            admission: admission.clone(),
             gate: gate.clone(),
             view: view.clone(),
             live: live.clone(),
@@ -245,6 +268,7 @@ impl Store {
             live,
             maker,
             recent,
+            admission,
             manifest: Mutex::new(manifest),
             retired: Mutex::default(),
             stopped: OnceLock::new(),
@@ -284,6 +308,11 @@ impl Store {
         self.writer.append(draft)
     }
 
+    /// How far the limits of names are used.
+    pub fn name_use(&self) -> NameUse {
+        self.admission.usage()
+    }
+
     /// Whether events can be accepted. After a write that found no room it looks for room itself, because a server
     /// that gets no events for not being ready would never find out.
     ///
@@ -303,13 +332,13 @@ impl Store {
         }
     }
 
-    /// The events of a time range, in µs, with the columns of [`schema::COUNTED`]. All that were answered
-    /// before are in it.
+    /// The events of a time range, in µs, with the columns of [`schema::COUNTED`] as numbers, see [`Names::counted`]. All
+    /// that were answered before are in it.
     ///
     /// # Errors
     /// [`Error::Damaged`] if a segment that is needed is.
     pub fn scan(&self, range_us: Range<i64>) -> Result<LazyFrame> {
-        self.view.scan(range_us)
+        self.view.scan(range_us, self.names())
     }
 
     /// The same events in parts, see [`Columns`]: users are their numbers, other texts are texts; each user's events of a
@@ -528,7 +557,8 @@ impl Store {
         let last = waiting.last().map_or(0, |log| log.number);
         let aside = RotatedLog::prepare(self.folder.path(), last.max(manifest.sequence) + 1)?;
         let next_log = NextLog::prepare(self.folder.path(), &aside)?;
-        let mark = self.writer.rotate(next_log)?;
+        let (mark, new_users) = self.writer.rotate(next_log)?;
+        next.new_users = new_users;
         event_log::sync_rotation(self.folder.path())?;
         let logs = RotatedLog::list(self.folder.path())?;
         let chunks = self.view.lock().tail.covered(mark);
@@ -645,11 +675,31 @@ impl Store {
         let date = states::date(day);
         if expiry.raw_from.is_none_or(|raw_from| date >= raw_from) {
             warn!("{error}; it is made anew from its segments");
-            return rebuild::state_of(&segments, day, self.names()).map(Some);
+            return self.state_of(&segments, day, &[]).map(Some);
         }
         error!("{error}; its events have expired, and only later days are known in full now");
         expiry.states_from = expiry.states_from.max(Some(date + Days::new(1)));
         Ok(None)
+    }
+
+    /// The state of a day from its segments, without the events of some users.
+    fn state_of(
+        &self,
+        segments: &[Arc<Segment>],
+        day: Day,
+        without: &[&str],
+    ) -> Result<DailyState> {
+        let names = self.names();
+        let named = self.view.named_features(day, names);
+        let state = StateOf {
+            segments,
+            day,
+            names,
+            named,
+            max_features: self.admission.limits().features,
+            without,
+        };
+        state.compute()
     }
 
     /// Makes one segment of many small ones, where there are, and writes postings of those that stay. Ingest and queries go on
@@ -827,6 +877,7 @@ impl Store {
             &segments,
             self.names(),
             &self.gate.ended(),
+            self.admission.limits().features,
         )?;
         if rebuilt.changed > 0 {
             self.commit(&manifest, &next)?;

@@ -97,7 +97,7 @@ fn encode(segment: &Arc<Segment>, names: &Names) -> Result<Vec<u8>> {
         .filter(col(schema::FEATURE).is_not_null())
         .select([
             col(schema::FEATURE),
-            names.users.numbers(col(schema::USER_ID)),
+            names.users.numbers(col(schema::USER_ID), None),
             col(schema::TS).to_physical(),
         ])
         .collect()?;

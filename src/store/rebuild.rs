@@ -1,5 +1,6 @@
 //! Making daily states from segments: the same bytes as when the events were sealed, because states merge.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use polars::prelude::*;
@@ -9,13 +10,16 @@ use serde::Serialize;
 use tracing::info;
 
 use super::dictionary;
+use super::erasure::is_any;
 use super::folder::Folder;
 use super::manifest::Manifest;
 use super::segment::{self, Segment};
 use super::states::{self, StateFacts, StateFile, date};
 use crate::daily::{self, DailyState, Day};
+use crate::digest::{Digest, DigestMap, Digester};
 use crate::error::{Error, Result};
-use crate::names::Names;
+use crate::names::{Lookup, Names, Numbering};
+use crate::schema;
 
 /// What a rebuild did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -38,6 +42,7 @@ pub fn missing(
     manifest: &Manifest,
     segments: &[Arc<Segment>],
     names: &Names,
+    max_features: u32,
 ) -> Result<Option<Manifest>> {
     // Written before users were erased, or erased ones are not in them any more.
     let none = RoaringBitmap::new();
@@ -49,7 +54,26 @@ pub fn missing(
         return Ok(None);
     }
     info!("Making the daily states that are missing");
-    Ok(Some(all(folder, manifest, segments, names, &none)?.0))
+    // A store without states has no dictionary either.
+    for segment in segments {
+        number_users(segment, &names.users)?;
+    }
+    Ok(Some(
+        all(folder, manifest, segments, names, &none, max_features)?.0,
+    ))
+}
+
+/// Gives the users of a segment numbers.
+fn number_users(segment: &Arc<Segment>, users: &Numbering) -> Result<()> {
+    let ids = segment::scan(std::slice::from_ref(segment))?
+        .select([col(schema::USER_ID)])
+        .collect()?;
+    for found in users.lookup(ids.column(schema::USER_ID)?.str()?) {
+        if let Lookup::Unknown(id) = found {
+            users.number(id)?;
+        }
+    }
+    Ok(())
 }
 
 /// The manifest with all states made anew, and how they differ.
@@ -62,6 +86,7 @@ pub fn all(
     segments: &[Arc<Segment>],
     names: &Names,
     erased: &RoaringBitmap,
+    max_features: u32,
 ) -> Result<(Manifest, Rebuilt)> {
     let mut next = manifest.clone();
     next.sequence += 1;
@@ -90,10 +115,21 @@ pub fn all(
                 .filter(|segment| segment.day() == day)
                 .cloned()
                 .collect();
-            let state = state_of(&of_day, day, names)?;
+            let known = manifest.states.iter().find(|facts| facts.day == date(day));
+            let named = known.map_or_else(RoaringBitmap::new, |known| {
+                StateFile::new(folder.path(), known.clone()).named_features(names)
+            });
+            let state = StateOf {
+                segments: &of_day,
+                day,
+                names,
+                named,
+                max_features,
+                without: &[],
+            };
+            let state = state.compute()?;
             greatest = greatest.max(state.greatest_user());
             rebuilt.days += 1;
-            let known = manifest.states.iter().find(|facts| facts.day == date(day));
             if !known.is_some_and(|known| is_same(folder, known, &state, names)) {
                 rebuilt.changed += 1;
                 return Ok(Some((day, state)));
@@ -116,31 +152,115 @@ pub fn all(
 fn is_same(folder: &Folder, known: &StateFacts, state: &DailyState, names: &Names) -> bool {
     StateFile::new(folder.path(), known.clone())
         .verified_bytes()
-        .is_ok_and(|bytes| bytes == daily::encode(state, names))
+        .is_ok_and(|bytes| daily::encode(state, names).is_ok_and(|encoded| encoded == bytes))
 }
 
-/// The state of a day, from its segments.
-///
-/// # Errors
-/// [`Error::Damaged`] if one of them is.
-pub fn state_of(segments: &[Arc<Segment>], day: Day, names: &Names) -> Result<DailyState> {
-    let numbered = segment::scan(segments)?.select(names.counted());
-    let counted = daily::plan(numbered).collect_with_engine(Engine::Streaming)?;
-    let mut states = daily::read(&counted.unwrap_single())?;
-    let state = states.remove(&day).unwrap_or_default();
-    let rows: u64 = segments.iter().map(|segment| segment.facts.rows).sum();
-    if state.activity.events != rows {
-        return Err(Error::Damaged {
-            file: segments
-                .first()
-                .map(|segment| segment.facts.path.clone().into())
-                .unwrap_or_default(),
-            message: format!(
-                "{} events of {rows} are of {}",
-                state.activity.events,
-                date(day)
-            ),
-        });
+/// The state of a day, to be computed from its segments.
+pub struct StateOf<'a> {
+    /// All segments of the day.
+    pub segments: &'a [Arc<Segment>],
+    /// The day.
+    pub day: Day,
+    /// The names of the store.
+    pub names: &'a Names,
+    /// The features that the day names already.
+    pub named: RoaringBitmap,
+    /// Features that the day may name. Where there is room, those that were received first are added.
+    pub max_features: u32,
+    /// Users whose events do not count.
+    pub without: &'a [&'a str],
+}
+
+impl StateOf<'_> {
+    /// Computes it.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a segment is.
+    pub fn compute(mut self) -> Result<DailyState> {
+        self.name_first_features()?;
+        let mut events = segment::scan(self.segments)?;
+        if !self.without.is_empty() {
+            events = events.filter(is_any(self.without).not());
+        }
+        let counted = daily::plan(events.select(self.names.counted_among(&self.named)))
+            .collect_with_engine(Engine::Streaming)?;
+        let mut states = daily::read(&counted.unwrap_single())?;
+        let state = states.remove(&self.day).unwrap_or_default();
+        let rows: u64 = self.segments.iter().map(|segment| segment.facts.rows).sum();
+        if self.without.is_empty() && state.activity.events != rows {
+            return Err(Error::Damaged {
+                file: self
+                    .segments
+                    .first()
+                    .map(|segment| segment.facts.path.clone().into())
+                    .unwrap_or_default(),
+                message: format!(
+                    "{} events of {rows} are of {}",
+                    state.activity.events,
+                    date(self.day)
+                ),
+            });
+        }
+        Ok(state)
     }
-    Ok(state)
+
+    /// Adds the features that were received first, as long as there is room. Only digests of names are held meanwhile, because
+    /// there may be millions.
+    fn name_first_features(&mut self) -> Result<()> {
+        let room = u64::from(self.max_features).saturating_sub(self.named.len());
+        if room == 0 {
+            return Ok(());
+        }
+        let digester = Digester::fixed();
+        let mut received_at_us: DigestMap<i64> = DigestMap::default();
+        self.each_other_feature(|name, received| {
+            let first = received_at_us
+                .entry(digester.digest(name))
+                .or_insert(received);
+            *first = received.min(*first);
+        })?;
+        if received_at_us.is_empty() {
+            return Ok(());
+        }
+        let mut first: Vec<(i64, Digest)> = received_at_us
+            .into_iter()
+            .map(|(digest, received)| (received, digest))
+            .collect();
+        first.sort_unstable();
+        first.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+        let first: HashSet<Digest> = first.into_iter().map(|(_, digest)| digest).collect();
+        let mut chosen: BTreeSet<String> = BTreeSet::new();
+        self.each_other_feature(|name, _| {
+            if first.contains(&digester.digest(name)) && !chosen.contains(name) {
+                chosen.insert(name.to_owned());
+            }
+        })?;
+        for name in chosen {
+            self.named.insert(self.names.features.number(&name)?);
+        }
+        Ok(())
+    }
+
+    /// Calls `visit` with the features that the day does not name, and when each event of one was received, in µs.
+    fn each_other_feature(&self, mut visit: impl FnMut(&str, i64)) -> Result<()> {
+        for segment in self.segments {
+            let events = segment::scan(std::slice::from_ref(segment))?
+                .select([
+                    col(schema::FEATURE),
+                    col(schema::RECEIVED_AT).cast(DataType::Int64),
+                ])
+                .collect()?;
+            let features = events.column(schema::FEATURE)?.str()?;
+            let received = events.column(schema::RECEIVED_AT)?.i64()?;
+            let found = self.names.features.lookup(features);
+            for ((found, name), received) in found.zip(features.iter()).zip(received.iter()) {
+                let is_named =
+                    matches!(found, Lookup::Known(number) if self.named.contains(number));
+                if let (false, Some(name), Some(received)) = (is_named, name, received) {
+                    visit(name, received);
+                }
+            }
+        }
+        Ok(())
+    }
 }

@@ -51,7 +51,10 @@ pub(super) fn recover(
     }
     let read = |bytes: &[u8]| {
         let mut draft = Draft::default();
-        let found = read_chunk(bytes, |event| maker.push_stored(&mut draft, event))?;
+        let found = read_chunk(bytes, |event| {
+            maker.push_stored(&mut draft, event);
+            Ok(())
+        })?;
         // What follows the last event may be cut off, and then other events take its place.
         let whole = found.end_of_last_line;
         Ok((found, (draft, whole, bytes.len() as u64)))

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use chrono::NaiveDate;
+use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
 use super::folder::{self, Folder};
 use super::pipeline;
 use crate::daily::{self, Activity, DailyState, Day};
 use crate::error::{Error, Result};
-use crate::names::Names;
+use crate::names::{Names, REST_FEATURE};
 
 /// Their folder in the data folder.
 const DIR: &str = "states";
@@ -78,6 +79,17 @@ impl StateFile {
         Ok(Arc::new(read))
     }
 
+    /// The features that it names; none if it cannot be read.
+    pub fn named_features(&self, names: &Names) -> RoaringBitmap {
+        let activity = self.activity_once(names);
+        let mut named: RoaringBitmap = activity
+            .iter()
+            .flat_map(|activity| activity.features.keys().copied())
+            .collect();
+        named.remove(REST_FEATURE);
+        named
+    }
+
     /// All of the state.
     ///
     /// # Errors
@@ -136,8 +148,11 @@ pub fn write(
         pipeline::cores() * FILES_PER_CORE,
         next,
         |(day, state)| {
-            let bytes = daily::encode(&state, names);
             let path = format!("{DIR}/{}-{number:08}.state", date(day));
+            let bytes = daily::encode(&state, names).map_err(|message| Error::Damaged {
+                file: path.clone().into(),
+                message,
+            })?;
             folder::write_synced(&folder.path().join(&path), &bytes)?;
             Ok(StateFacts {
                 day: date(day),

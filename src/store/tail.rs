@@ -17,7 +17,7 @@ use super::rows::LakeRows;
 use super::scan::read_chunk;
 use crate::daily::{self, DailyState, Day};
 use crate::error::{Error, Result};
-use crate::names::Names;
+use crate::names::{Names, REST_FEATURE};
 use crate::schema;
 
 /// Rows of a full chunk: about a morsel of the streaming engine, and few enough that ending one, which a commit
@@ -39,8 +39,11 @@ pub(super) struct SealMark {
 
 /// Some events of the tail, never changed.
 pub struct Chunk {
-    /// The columns of [`schema::COUNTED`].
+    /// The columns of [`schema::COUNTED`], as daily states count them: users are numbers, other strings are categoricals, and
+    /// names beyond a limit are [`crate::names::REST_USER`] and [`REST_FEATURE`].
     pub frame: DataFrame,
+    /// Whether a feature is beyond the limit of its day.
+    has_rest_features: bool,
     span: Span,
     part: LogPart,
     /// What the events leave behind of each day, once somebody asked.
@@ -226,20 +229,37 @@ impl Chunk {
         }
     }
 
-    /// The columns of [`schema::COUNTED`], and metadata and URL, which are read from the log and kept.
+    /// The columns of [`schema::COUNTED`], features as they were sent.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the log does not hold what was written.
+    pub fn counted(&self) -> Result<DataFrame> {
+        let mut frame = self.frame.clone();
+        if self.has_rest_features {
+            frame.with_column(self.details()?.column(schema::FEATURE)?.clone())?;
+        }
+        Ok(frame)
+    }
+
+    /// The columns of [`Chunk::counted`], and metadata and URL.
     ///
     /// # Errors
     /// [`Error::Damaged`] if the log does not hold what was written.
     pub fn with_details(&self) -> Result<DataFrame> {
-        let details = match self.details.get() {
-            Some(details) => details,
-            None => {
-                let details = self.whole()?.select([schema::METADATA, schema::URL])?;
-                // Another reader may have been first; both read the same.
-                self.details.get_or_init(|| details)
-            }
-        };
-        Ok(self.frame.hstack(details.columns())?)
+        let details = self.details()?.select([schema::METADATA, schema::URL])?;
+        Ok(self.counted()?.hstack(details.columns())?)
+    }
+
+    /// The columns that the frame lacks, which are read from the log and kept.
+    fn details(&self) -> Result<&DataFrame> {
+        if let Some(details) = self.details.get() {
+            return Ok(details);
+        }
+        let mut columns = vec![schema::METADATA, schema::URL];
+        columns.extend(self.has_rest_features.then_some(schema::FEATURE));
+        let details = self.whole()?.select(columns)?;
+        // Another reader may have been first; both read the same.
+        Ok(self.details.get_or_init(|| details))
     }
 
     /// What the events leave behind of each day.
@@ -275,6 +295,7 @@ impl OpenChunk {
         };
         Ok(Some(Chunk {
             frame: self.frame(names)?,
+            has_rest_features: self.features.contains(&Some(REST_FEATURE)),
             span,
             part,
             states: OnceLock::new(),
@@ -290,7 +311,11 @@ impl OpenChunk {
                 names
                     .event_types
                     .column(schema::EVENT_TYPE, &self.event_types),
-                names.users.column(schema::USER_ID, &self.users),
+                UInt32Chunked::from_slice_options(
+                    PlSmallStr::from_static(schema::USER_ID),
+                    &self.users,
+                )
+                .into_column(),
                 names.features.column(schema::FEATURE, &self.features),
             ],
         )?)

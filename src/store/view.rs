@@ -17,7 +17,7 @@ use super::states::StateFile;
 use super::tail::{Chunk, Tail};
 use crate::daily::{Activities, Activity, DailyState, Day, Week, WeekActivity, days_of, week_of};
 use crate::error::Result;
-use crate::names::Names;
+use crate::names::{Names, REST_USER};
 use crate::schema;
 use crate::window::DAY_US;
 
@@ -132,7 +132,7 @@ impl UsesBatch {
         }
         let mut frames = vec![uses.frame()?.lazy()];
         if !without.is_empty() {
-            let user = self.names.users.numbers(col(schema::USER_ID));
+            let user = self.names.users.numbers(col(schema::USER_ID), None);
             frames.push(segment::scan(&without)?.select([
                 col(schema::TS),
                 user,
@@ -222,8 +222,10 @@ struct Snapshot {
     segments: Vec<Arc<Segment>>,
     tail: Vec<Arc<Chunk>>,
     empty: DataFrame,
-    /// The events that are not being erased, where some are.
+    /// The events that are not being erased, where some are: an expression on the ids of users.
     visible: Option<Expr>,
+    /// The same for the frames of the tail, which have the numbers of users.
+    visible_tail: Option<Expr>,
 }
 
 impl SharedView {
@@ -239,34 +241,32 @@ impl SharedView {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The events whose `ts` lies in `range_us`, with the columns of [`schema::COUNTED`].
+    /// The features that the sealed state of a day names; none if it has no state that can be read.
+    pub fn named_features(&self, day: Day, names: &Names) -> RoaringBitmap {
+        let state = self.lock().states.get(&day).cloned();
+        state.map_or_else(RoaringBitmap::new, |state| state.named_features(names))
+    }
+
+    /// The events whose `ts` lies in `range_us`, with the columns of [`schema::COUNTED`] as numbers.
     ///
     /// # Errors
     /// If a segment that is needed is damaged.
-    pub fn scan(&self, range_us: Range<i64>) -> Result<LazyFrame> {
+    pub fn scan(&self, range_us: Range<i64>, names: &Names) -> Result<LazyFrame> {
         let snapshot = self.snapshot(&range_us)?;
-        let columns = schema::COUNTED.map(col);
-        let mut frames = Vec::new();
+        let tail = concat_frames(&snapshot.tail)?.unwrap_or(snapshot.empty);
+        let tail = tail.lazy().filter(inside(&range_us, snapshot.visible_tail));
+        let mut frames = vec![tail.select([
+            col(schema::TS),
+            col(schema::EVENT_TYPE).to_physical(),
+            col(schema::USER_ID),
+            col(schema::FEATURE).to_physical(),
+        ])];
         if !snapshot.segments.is_empty() {
-            frames.push(segment::scan(&snapshot.segments)?.select(columns.clone()));
+            let events = segment::scan(&snapshot.segments)?;
+            let events = events.filter(inside(&range_us, snapshot.visible));
+            frames.insert(0, events.select(names.counted()));
         }
-        if let Some(tail) = concat_frames(&snapshot.tail)? {
-            frames.push(tail.lazy());
-        }
-        let frame = match frames.len() {
-            0 => snapshot.empty.lazy(),
-            1 => frames.remove(0),
-            _ => {
-                let as_text = [schema::EVENT_TYPE, schema::USER_ID, schema::FEATURE]
-                    .map(|name| col(name).cast(DataType::String));
-                let frames: Vec<LazyFrame> = frames
-                    .into_iter()
-                    .map(|frame| frame.with_columns(as_text.clone()))
-                    .collect();
-                concat(frames, UnionArgs::default())?
-            }
-        };
-        Ok(frame.filter(inside(&range_us, snapshot.visible)))
+        Ok(concat(frames, UnionArgs::default())?)
     }
 
     /// The events whose `ts` lies in `range_us`, in parts of some million, each user's events of a day in the order of the
@@ -306,7 +306,7 @@ impl SharedView {
         };
         let mut same_batch = full;
         for batch in snapshot.segments.chunk_by(|_, next| same_batch(next)) {
-            let user = names.users.numbers(col(schema::USER_ID));
+            let user = names.users.numbers(col(schema::USER_ID), None);
             let condition = inside_of(batch, &range_us, visible());
             batches.push(match columns {
                 // What is being erased is told by ids, and postings have numbers.
@@ -323,10 +323,13 @@ impl SharedView {
         for chunk in snapshot.tail {
             let frame = match columns {
                 Columns::All => chunk.with_details()?.lazy(),
-                Columns::Counted | Columns::Uses(_) => chunk.frame.clone().lazy(),
+                Columns::Counted | Columns::Uses(_) => chunk.counted()?.lazy(),
             };
-            let events = frame.filter(inside(&range_us, visible()));
-            let user = col(schema::USER_ID).to_physical();
+            let events = frame.filter(inside(&range_us, snapshot.visible_tail.clone()));
+            let user = col(schema::USER_ID);
+            let user = when(user.clone().neq(lit(REST_USER)))
+                .then(user)
+                .otherwise(lit(NULL));
             batches.push(Batch::Events(select(events, user, |name| {
                 col(name).cast(DataType::String)
             })));
@@ -486,6 +489,7 @@ impl SharedView {
             tail: view.tail.snapshot(range_us)?,
             empty: view.tail.empty_frame()?,
             visible: view.gate.visible(),
+            visible_tail: view.gate.visible_numbers(),
         })
     }
 }
@@ -504,7 +508,7 @@ fn parts(
     parts.map(move |part| Ok(part?.filter(condition.clone())))
 }
 
-/// Leaves the segments of the days on which, by their states, one of these users was active.
+/// Leaves the segments of the days on which, by their states, one of these users may have been active.
 ///
 /// # Errors
 /// If a state is damaged.
@@ -516,7 +520,9 @@ pub(super) fn keep_days_of(
 ) -> Result<()> {
     let mut days = BTreeSet::new();
     for (&day, state) in states {
-        if !state.activity(names)?.users.is_disjoint(users) {
+        let activity = state.activity(names)?;
+        // A state does not say who the users beyond the limit were.
+        if activity.rest_user_events > 0 || !activity.users.is_disjoint(users) {
             days.insert(day);
         }
     }

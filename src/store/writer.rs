@@ -14,8 +14,9 @@ use roaring::RoaringBitmap;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+use super::admission::{Admission, NewUsers, RestCounts};
 use super::dedup::{RecentIds, SharedIds};
-use super::draft::{Draft, Row};
+use super::draft::{Draft, DraftRow, Row};
 use super::erasure::Gate;
 use super::event_log::{EventLog, NextLog};
 use super::live::Live;
@@ -46,6 +47,8 @@ pub struct Stored {
     pub duplicates: usize,
     /// Events of users who were erased.
     pub erased: usize,
+    /// Of the events stored now, those whose name is beyond a limit.
+    pub rest: RestCounts,
 }
 
 /// The answer to a draft, once its group is durable.
@@ -58,7 +61,7 @@ enum Command {
     },
     Rotate {
         next: NextLog,
-        reply: oneshot::Sender<Result<SealMark>>,
+        reply: oneshot::Sender<Result<(SealMark, NewUsers)>>,
     },
 }
 
@@ -116,6 +119,7 @@ pub(super) struct Writer {
     pub gate: Gate,
     pub log: EventLog,
     pub recent: SharedIds,
+    pub admission: Admission,
     pub view: SharedView,
     pub live: Arc<Live>,
 }
@@ -172,8 +176,8 @@ impl WriterHandle {
         }
     }
 
-    /// Goes on with the next log. Returns what of the tail lies aside now.
-    pub(super) fn rotate(&self, next: NextLog) -> Result<SealMark> {
+    /// Goes on with the next log. Returns what of the tail lies aside now, and how many new users were admitted by then.
+    pub(super) fn rotate(&self, next: NextLog) -> Result<(SealMark, NewUsers)> {
         self.check()?;
         let (reply, answer) = oneshot::channel();
         self.queue()?
@@ -318,18 +322,21 @@ impl Running {
         let mut kept = Vec::new();
         // Of users who were erased since the draft was made.
         let erased = self.writer.gate.numbers();
-        let mut answers = Vec::with_capacity(group.len());
-        for waiting in group {
-            let stored = take_new(
-                &mut self.writer.recent.lock(),
-                &erased,
-                &waiting.draft,
-                &mut self.lines,
-                &mut kept,
-            );
-            answers.push((waiting.reply, stored));
-        }
-        let outcome = self.write_and_publish(&kept);
+        let mut stored: Vec<Stored> = group
+            .iter()
+            .zip(0..)
+            .map(|(waiting, place)| {
+                take_new(
+                    &mut self.writer.recent.lock(),
+                    &erased,
+                    &self.writer.admission,
+                    (place, &waiting.draft),
+                    &mut self.lines,
+                    &mut kept,
+                )
+            })
+            .collect();
+        let outcome = self.write_and_publish(&group, &kept, &mut stored);
         self.status.set_committing(None);
         if !kept.is_empty() {
             let is_full = matches!(outcome, Err(Error::DiskFull));
@@ -338,9 +345,9 @@ impl Running {
         if outcome.is_ok() {
             self.status.rate.count(kept.len(), Instant::now());
             self.trace
-                .count(answers.len(), &kept, self.lines.len(), started.elapsed());
+                .count(group.len(), kept.len(), self.lines.len(), started.elapsed());
         }
-        for (reply, stored) in answers {
+        for (waiting, stored) in group.into_iter().zip(stored) {
             let answer = match &outcome {
                 Ok(()) => Ok(stored),
                 Err(Error::DiskFull) => Err(Error::DiskFull),
@@ -348,12 +355,17 @@ impl Running {
                 Err(error) => Err(Error::Poisoned(error.to_string())),
             };
             // Whoever asked may be gone; the event stays, and its id makes a re-send a duplicate.
-            let _ = reply.send(answer);
+            let _ = waiting.reply.send(answer);
         }
     }
 
     /// Makes the gathered lines durable, then visible.
-    fn write_and_publish(&mut self, kept: &[Row]) -> Result<()> {
+    fn write_and_publish(
+        &mut self,
+        group: &[Waiting],
+        kept: &[Kept],
+        stored: &mut [Stored],
+    ) -> Result<()> {
         if kept.is_empty() {
             return Ok(());
         }
@@ -361,7 +373,7 @@ impl Running {
             Ok(()) => {}
             Err(Error::DiskFull) => {
                 let mut recent = self.writer.recent.lock();
-                for key in kept.iter().filter_map(|row| row.key) {
+                for key in kept.iter().filter_map(|kept| kept.row.key) {
                     recent.remove(key);
                 }
                 warn!(
@@ -372,13 +384,14 @@ impl Running {
             }
             Err(error) => return Err(self.stop(error)),
         }
+        let rows = self.admit(group, kept, stored);
         let mut view = self.writer.view.lock();
         let end = self.writer.log.length();
         let part = LogPart {
             file: self.writer.log.reader().clone(),
             bytes: end - self.lines.len() as u64..end,
         };
-        let published = view.tail.append(kept, part);
+        let published = view.tail.append(&rows, part);
         view.log_bytes = end;
         view.log_since.get_or_insert_with(Instant::now);
         // Under the lock, so that whoever begins to watch sees an event in the log or here, and not in both.
@@ -387,7 +400,22 @@ impl Running {
         published.map_err(|error| self.stop(error))
     }
 
-    fn rotate(&mut self, next: NextLog) -> Result<SealMark> {
+    /// Gives names their numbers, now that their events are stored.
+    fn admit(&self, group: &[Waiting], kept: &[Kept], stored: &mut [Stored]) -> Vec<Row> {
+        let Writer {
+            admission, view, ..
+        } = &self.writer;
+        let named = |day| view.named_features(day, admission.names());
+        let mut admitted = admission.lock();
+        let rows = kept.iter().filter_map(|kept| {
+            let unnamed = &group.get(kept.draft)?.draft.unnamed;
+            let rest = &mut stored.get_mut(kept.draft)?.rest;
+            Some(admission.admit(&mut admitted, &kept.row, unnamed, &named, rest))
+        });
+        rows.collect()
+    }
+
+    fn rotate(&mut self, next: NextLog) -> Result<(SealMark, NewUsers)> {
         if let Some(reason) = self.status.poison.get() {
             return Err(Error::Poisoned(reason.clone()));
         }
@@ -398,7 +426,9 @@ impl Running {
         let mut view = self.writer.view.lock();
         view.log_bytes = 0;
         view.log_since = None;
-        view.tail.seal_mark()
+        let mark = view.tail.seal_mark()?;
+        drop(view);
+        Ok((mark, self.writer.admission.new_users()))
     }
 
     /// Ends all writing until a restart reads the log back.
@@ -415,13 +445,21 @@ impl Running {
     }
 }
 
+/// An event of a group that is about to be stored.
+struct Kept {
+    /// Place of its draft in the group.
+    draft: usize,
+    row: DraftRow,
+}
+
 /// Adds the draft's new events to the group; those whose id was seen are left out.
 fn take_new(
     recent: &mut RecentIds,
     erased: &RoaringBitmap,
-    draft: &Draft,
+    admission: &Admission,
+    (place, draft): (usize, &Draft),
     lines: &mut Vec<u8>,
-    kept: &mut Vec<Row>,
+    kept: &mut Vec<Kept>,
 ) -> Stored {
     let mut stored = Stored::default();
     let mut line_start = 0;
@@ -431,7 +469,8 @@ fn take_new(
             .get(line_start..row.line_end)
             .unwrap_or_default();
         line_start = row.line_end;
-        if row.user.is_some_and(|user| erased.contains(user)) {
+        let user = admission.find_user(row, &draft.unnamed);
+        if user.is_some_and(|user| erased.contains(user)) {
             stored.erased += 1;
             continue;
         }
@@ -442,7 +481,10 @@ fn take_new(
             stored.duplicates += 1;
         } else {
             lines.extend_from_slice(line);
-            kept.push(*row);
+            kept.push(Kept {
+                draft: place,
+                row: *row,
+            });
             stored.logged += 1;
         }
     }
@@ -461,10 +503,10 @@ struct Trace {
 }
 
 impl Trace {
-    fn count(&mut self, requests: usize, kept: &[Row], bytes: usize, took: Duration) {
+    fn count(&mut self, requests: usize, events: usize, bytes: usize, took: Duration) {
         self.groups += 1;
         self.requests += requests;
-        self.events += kept.len();
+        self.events += events;
         self.bytes += bytes;
         self.slowest = self.slowest.max(took);
         if self

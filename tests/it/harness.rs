@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveTime, Utc};
-use echopilot_analytics::config::{Durability, StoreConfig};
+use echopilot_analytics::config::{Durability, NameLimits, StoreConfig};
 use echopilot_analytics::demo::Demo;
 use echopilot_analytics::engine::{Engine, IngestAnswer};
 use serde_json::{Value, json};
@@ -321,6 +321,7 @@ pub fn engine(data_dir: &Path, now: DateTime<Utc>) -> Engine {
         rollup_retention_days: 365,
         rollup_at: NaiveTime::MIN,
         user_key_file: None,
+        names: NameLimits::default(),
     };
     Engine::open(&config, "the test", now).expect("a data folder")
 }

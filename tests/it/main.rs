@@ -23,6 +23,7 @@ mod ingest;
 mod lake;
 mod load;
 mod metrics;
+mod names;
 mod oracle;
 mod postings;
 mod properties;
