@@ -67,6 +67,22 @@ bench-questions: build $(VENV)/installed
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r benches/requirements.txt
 	$(VENV)/bin/python benches/questions.py $(CARGO_TARGET_DIR)/release/echopilot
 
+# What strangers and crashes cost: memory under names without number, load beside thousands of clients that hold connections
+# (twenty minutes), and a start with two million events that wait to be sealed.
+.PHONY: bench-hostile bench-hold bench-recovery
+bench-hostile: build
+	python3 benches/hostile.py $(CARGO_TARGET_DIR)/release/echopilot
+bench-hold: build
+	python3 benches/hold.py $(CARGO_TARGET_DIR)/release/echopilot 1667
+	python3 benches/hold.py $(CARGO_TARGET_DIR)/release/echopilot 50000
+bench-recovery: build
+	python3 benches/recovery.py $(CARGO_TARGET_DIR)/release/echopilot
+
+# Whether each safeguard has a test: one-line mutations that must make one fail. Takes half an hour, and is not part of CI.
+.PHONY: mutants
+mutants: dashboard $(VENV)/installed
+	tests/mutants
+
 # A C and a C++ compiler: for parts of Polars, and for the tests.
 .PHONY: tools
 tools:

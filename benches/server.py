@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import threading
 import time
 import urllib.request
 
@@ -11,14 +12,23 @@ ENVIRONMENT = {**os.environ, "ECHOPILOT_DASH_KEY": KEY, "ECHOPILOT_RAW_RETENTION
 
 
 class Server:
-    def __init__(self, program, folder):
+    def __init__(self, program, folder, *options):
         started = time.monotonic()
         self.child = subprocess.Popen(
-            [program, "serve", "--data-dir", folder, "--listen", "127.0.0.1:0"],
+            [program, "serve", "--data-dir", folder, "--listen", "127.0.0.1:0", *options],
             env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )
         self.url = next(line.split()[-1] for line in self.child.stderr if "answers at" in line)
         self.start_seconds = time.monotonic() - started
+        self.port = int(self.url.rsplit(":", 1)[1])
+        # A server that nobody listens to waits when the pipe is full.
+        self.listener = threading.Thread(target=self._drain, daemon=True)
+        self.listener.start()
+
+    def _drain(self):
+        for line in self.child.stderr:
+            if " ERROR " in line or "panicked" in line:
+                print(line.rstrip(), flush=True)
 
     def ask(self, path, body=None):
         """Seconds until the answer, and the answer. `path` is below /api/analytics."""
@@ -29,11 +39,20 @@ class Server:
             answer = response.read()
         return time.monotonic() - started, json.loads(answer)
 
-    def peak(self):
+    def memory(self, field="VmRSS"):
+        """MB of memory; VmRSS is now, VmHWM the peak."""
         with open(f"/proc/{self.child.pid}/status") as status:
-            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+            return next(int(line.split()[1]) for line in status if line.startswith(field)) / 1024
+
+    def peak(self):
+        return self.memory("VmHWM")
 
     def stop(self):
         self.child.terminate()
-        self.child.stderr.close()
         self.child.wait()
+        self.listener.join()
+
+    def kill(self):
+        self.child.kill()
+        self.child.wait()
+        self.listener.join()

@@ -1,0 +1,207 @@
+"""Load beside clients that hold connections: idle ones, slow ones, queries, rollups and erasures. What is lost, and who waits.
+
+Usage: hold.py ECHOPILOT [EVENTS_PER_SECOND [SECONDS]]      (from `make bench-hold`; default 1,667 for 600 s)
+
+10,000 idle connections and 1,000 clients that send one byte a second, from twenty addresses of this machine, come back when
+they are closed. Beside them events come at a steady rate in batches of 100 with ids, URLs and metadata, an open loop: a late
+answer delays no other batch. Every event that was answered must be there at the end.
+"""
+
+import asyncio
+import json
+import random
+import resource
+import statistics
+import sys
+import tempfile
+import time
+
+from server import KEY, Server
+
+IDLE = 10_000
+SLOW = 1_000
+ADDRESSES = 20
+BATCH = 100
+CONNECTIONS = 64
+
+
+def template(number):
+    """A batch with a place for what makes its ids unique."""
+    rng = random.Random(number)
+    events = [
+        {
+            "event_type": rng.choices(["page_view", "action", "conversion"], [70, 25, 5])[0],
+            "user_id": f"user-{rng.randrange(50_000):06d}" if rng.random() < 0.8 else None,
+            "feature": f"feature-{int(rng.paretovariate(1.1)) % 200}",
+            "url": f"/app/section-{rng.randrange(40)}/page-{rng.randrange(900)}",
+            "event_id": f"@@@@@@@@-0000-7000-8000-{place:012d}",
+            "metadata": {
+                "plan": rng.choice(["free", "team", "business"]),
+                "country": rng.choice(["DE", "US", "JP", "BR"]),
+                "session": f"s{rng.randrange(10**9)}",
+                "ms": rng.randrange(3_000),
+            },
+        }
+        for place in range(BATCH)
+    ]
+    return json.dumps({"events": events}, separators=(",", ":")).encode()
+
+
+async def connect(port, place):
+    return await asyncio.open_connection("127.0.0.1", port, local_addr=(f"127.0.1.{place % ADDRESSES + 1}", 0))
+
+
+async def idle(port, place, open_now):
+    while True:
+        try:
+            reader, writer = await connect(port, place)
+            open_now[0] += 1
+            try:
+                await reader.read(1)
+            finally:
+                open_now[0] -= 1
+                writer.close()
+        except OSError:
+            await asyncio.sleep(1)
+
+
+async def slow(port, place):
+    while True:
+        try:
+            reader, writer = await connect(port, place)
+            writer.write(b"POST /api/analytics/event HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n")
+            while not reader.at_eof():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(1)
+            writer.close()
+        except OSError:
+            await asyncio.sleep(1)
+
+
+async def request(reader, writer, method, path, body=b"", key=False):
+    head = f"{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    head += f"X-Dash-Key: {KEY}\r\n\r\n" if key else "\r\n"
+    writer.write(head.encode() + body)
+    status = int((await reader.readline()).split()[1])
+    length = 0
+    while (line := await reader.readline()) not in (b"\r\n", b""):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            length = int(value)
+    return status, await reader.readexactly(length)
+
+
+class Pool:
+    """Connections for requests; one that failed is opened again."""
+
+    def __init__(self, port, size):
+        self.port = port
+        self.free = asyncio.Queue()
+        for _ in range(size):
+            self.free.put_nowait(None)
+
+    async def ask(self, *what, **how):
+        pair = await self.free.get()
+        try:
+            for _ in range(2):
+                try:
+                    pair = pair or await asyncio.open_connection("127.0.0.1", self.port)
+                    return await request(*pair, *what, **how)
+                except (OSError, asyncio.IncompleteReadError, IndexError):
+                    # An idle connection that the server closed meanwhile; ids keep a second attempt from counting twice.
+                    pair = None
+            return 0, b""
+        finally:
+            self.free.put_nowait(pair)
+
+
+async def main():
+    program = sys.argv[1]
+    rate = int(sys.argv[2]) if len(sys.argv) > 2 else 1_667
+    seconds = int(sys.argv[3]) if len(sys.argv) > 3 else 600
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    with tempfile.TemporaryDirectory(dir=".", prefix=".tmp-hold-") as folder:
+        server = Server(program, folder, "--limit-client-events", "0", "--limit-connections", str(IDLE + SLOW + 1_000))
+        held, open_now = [], [0]
+        held += [asyncio.create_task(idle(server.port, place, open_now)) for place in range(IDLE)]
+        held += [asyncio.create_task(slow(server.port, place)) for place in range(SLOW)]
+        while open_now[0] < IDLE * 0.95:
+            await asyncio.sleep(0.1)
+        print(f"{open_now[0]} idle connections: {server.memory():.0f} MB", flush=True)
+
+        templates = [template(number) for number in range(50)]
+        pool, keyed = Pool(server.port, CONNECTIONS), Pool(server.port, 4)
+        waits, usage, memory = [], {30: [], 365: []}, []
+        counts = {"logged": 0, "duplicates": 0, "refused": 0, "erased": 0, "erasures": 0, "rollups": 0}
+        end = time.monotonic() + seconds
+
+        async def send(number):
+            body = templates[number % len(templates)].replace(b"@@@@@@@@", b"%08x" % number)
+            started = time.monotonic()
+            status, answer = await pool.ask("POST", "/api/analytics/event", body)
+            waits.append(time.monotonic() - started)
+            if status == 200:
+                answer = json.loads(answer)
+                counts["logged"] += answer["logged"]
+                counts["duplicates"] += answer["duplicates"]
+            else:
+                counts["refused"] += BATCH
+
+        async def ask():
+            turn = 0
+            while time.monotonic() < end:
+                days = (30, 365)[turn % 2]
+                started = time.monotonic()
+                status, _ = await keyed.ask("GET", f"/api/analytics/usage?days={days}", key=True)
+                assert status == 200, status
+                usage[days].append(time.monotonic() - started)
+                memory.append(server.memory())
+                turn += 1
+                await asyncio.sleep(1)
+
+        async def jobs():
+            turn = 0
+            while time.monotonic() < end:
+                await asyncio.sleep(15)
+                user = f"user-{turn:06d}"
+                status, answer = await keyed.ask("DELETE", f"/api/analytics/users/{user}", key=True)
+                assert status == 200, (status, answer)
+                counts["erased"] += json.loads(answer)["events"]
+                counts["erasures"] += 1
+                status, _ = await keyed.ask("POST", "/api/analytics/rollup", key=True)
+                assert status == 200, status
+                counts["rollups"] += 1
+                turn += 1
+
+        others = [asyncio.create_task(ask()), asyncio.create_task(jobs())]
+        sends, number, started = set(), 0, time.monotonic()
+        while time.monotonic() < end:
+            due = int((time.monotonic() - started) * rate / BATCH)
+            while number < due:
+                task = asyncio.create_task(send(number))
+                sends.add(task)
+                task.add_done_callback(sends.discard)
+                number += 1
+            await asyncio.sleep(0.002)
+        await asyncio.gather(*sends, *others)
+        for task in held:
+            task.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+        _, answer = await keyed.ask("GET", "/api/analytics/usage?days=2", key=True)
+        kept = json.loads(answer)["total_events"]
+        peak = server.peak()
+        server.stop()
+    expected = counts["logged"] - counts["erased"]
+    ms = lambda values, share: 1_000 * sorted(values)[min(int(len(values) * share), len(values) - 1)]
+    print(f"offered {number * BATCH / seconds:,.0f}/s for {seconds} s; {counts}")
+    print(f"kept {kept:,}, expected {expected:,}: lost {max(expected - kept, 0)}, twice {max(kept - expected, 0)}")
+    print(f"ingest p50 {ms(waits, 0.5):.1f} ms, p99 {ms(waits, 0.99):.1f} ms, longest {1_000 * max(waits):.0f} ms")
+    for days, found in usage.items():
+        print(f"usage of {days} days p50 {ms(found, 0.5):.1f} ms, p99 {ms(found, 0.99):.1f} ms")
+    print(f"memory median {statistics.median(memory):.0f} MB, peak {peak:.0f} MB")
+    return 0 if kept == expected else 1
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

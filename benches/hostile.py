@@ -1,0 +1,122 @@
+"""Hostile ingest: millions of distinct users, features and event ids, sent by anybody. What the server holds afterwards.
+
+Usage: hostile.py ECHOPILOT [SCALE]      (from `make bench-hostile`; SCALE 1 is 5 M users, 1 M features, 5 M ids)
+
+Each kind of name has a server and a folder of its own: `year` sends the features over the 365 days that are kept, below the
+limit of a day. Prints for each the rate, the memory of the server while it is fed and after it was asked, the size of the
+answers of usage and feature usage, and the time and the memory of the next start until the first answer.
+"""
+
+import http.client
+import json
+import sys
+import tempfile
+import threading
+import time
+
+from server import KEY, Server
+
+BATCH = 100
+SENDERS = 4
+DAY_SECONDS = 86_400
+
+
+def user(number, _):
+    return f'{{"event_type":"action","user_id":"user-{number:031d}","feature":"page"}}'
+
+
+def feature(number, _):
+    return f'{{"event_type":"action","user_id":"u{number % 1000}","feature":"{number:0200d}"}}'
+
+
+def feature_of_a_year(number, now):
+    ts = int(now) - (number % 364 + 1) * DAY_SECONDS
+    return f'{{"event_type":"action","user_id":"u{number % 1000}","feature":"{number:0200d}","ts":{ts}}}'
+
+
+def event_id(number, _):
+    return f'{{"event_type":"action","user_id":"u{number % 1000}","feature":"page","event_id":"{number:036d}"}}'
+
+
+KINDS = {
+    "users": (user, 5_000_000),
+    "features": (feature, 1_000_000),
+    "features of a year": (feature_of_a_year, 1_000_000),
+    "event ids": (event_id, 5_000_000),
+}
+
+
+def send(server, make, numbers):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+    now = time.time()
+    for start in range(numbers.start, numbers.stop, BATCH):
+        events = ",".join(make(number, now) for number in range(start, min(start + BATCH, numbers.stop)))
+        while True:
+            connection.request(
+                "POST", "/api/analytics/event", f'{{"events":[{events}]}}', {"Content-Type": "application/json"}
+            )
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status == 200:
+                break
+            time.sleep(float(answer.headers.get("Retry-After", 1)))
+
+
+def ask(server, path, body=None):
+    started = time.monotonic()
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
+    headers = {"X-Dash-Key": KEY, "Content-Type": "application/json"}
+    connection.request("POST" if body else "GET", path, json.dumps(body) if body else None, headers)
+    answer = connection.getresponse()
+    size = len(answer.read())
+    return answer.status, size, time.monotonic() - started
+
+
+def question_all(server):
+    found = {}
+    for name, path, body in [
+        ("usage of 30 days", "/api/analytics/usage?days=30", None),
+        ("usage of a year", "/api/analytics/usage?days=365", None),
+        ("usage of a year in a zone", "/api/analytics/usage?days=365&tz=Europe/Berlin", None),
+        ("feature usage", "/api/analytics/query", {"metric": "feature_usage", "days": 365}),
+    ]:
+        status, size, seconds = ask(server, path, body)
+        found[name] = f"{status}, {size / 1e6:.2f} MB, {seconds:.2f} s"
+    return found
+
+
+def main():
+    program = sys.argv[1]
+    scale = float(sys.argv[2]) if len(sys.argv) > 2 else 1.0
+    options = ["--limit-client-events", "0"]
+    for kind, (make, count) in KINDS.items():
+        count = int(count * scale)
+        with tempfile.TemporaryDirectory(dir=".", prefix=".tmp-hostile-") as folder:
+            server = Server(program, folder, *options)
+            started = time.monotonic()
+            step = -(-count // SENDERS)
+            shares = [range(start, min(start + step, count)) for start in range(0, count, step)]
+            threads = [threading.Thread(target=send, args=(server, make, share)) for share in shares]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            rate = count / (time.monotonic() - started)
+            fed = server.peak()
+            answers = question_all(server)
+            asked = server.peak()
+            server.stop()
+            started = time.monotonic()
+            server = Server(program, folder, *options)
+            ask(server, "/api/analytics/usage?days=365")
+            start = time.monotonic() - started
+            again = server.peak()
+            server.stop()
+        print(f"{kind}: {count:,} events, {rate:,.0f}/s; peak {fed:.0f} MB fed, {asked:.0f} MB asked")
+        for name, answer in answers.items():
+            print(f"    {name}: {answer}")
+        print(f"    next start to first answer: {start:.1f} s, peak {again:.0f} MB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
