@@ -2,6 +2,9 @@
 //!
 //! The last field of such an object is `"crc32c"`: eight hexadecimal digits of the CRC-32C (Castagnoli) of
 //! every byte before its comma. A JSON parser does not notice a flipped bit inside a text; this does.
+//!
+//! A small file is one such object around a value of any kind, `{"checked":VALUE,"crc32c":"…"}`: no value of a file that was
+//! written before there were checksums has that shape, so that damage never makes the one look like the other.
 
 use std::fs::File;
 use std::io::Write;
@@ -13,6 +16,8 @@ use crate::error::{Error, Result};
 const KEY: &[u8] = br#","crc32c":""#;
 const DIGITS: usize = 8;
 const END: &[u8] = br#""}"#;
+/// How a small file begins.
+const CHECKED: &[u8] = br#"{"checked":"#;
 /// How a field begins whose value is a string.
 const STRING_FIELD: &[u8] = br#"":""#;
 /// Bytes read at a time.
@@ -84,6 +89,40 @@ pub fn check_line(line: &[u8]) -> LineCheck {
     }
 }
 
+/// A small file around a value, which is given as JSON.
+pub fn wrap(json: &[u8]) -> Vec<u8> {
+    let mut text = CHECKED.to_vec();
+    text.extend_from_slice(json);
+    close_object(&mut text, 0);
+    text.push(b'\n');
+    text
+}
+
+/// The value in a small file that [`wrap`] made.
+///
+/// # Errors
+/// What is wrong with its checksum; [`Mismatch::Missing`] also for a file that has none.
+pub fn unwrap(text: &[u8]) -> Result<&[u8], Mismatch> {
+    let object = text.strip_suffix(b"\n").ok_or(Mismatch::Missing)?;
+    check_object(object)?;
+    object
+        .strip_prefix(CHECKED)
+        .and_then(|rest| rest.get(..rest.len() - KEY.len() - DIGITS - END.len()))
+        .ok_or(Mismatch::Missing)
+}
+
+/// Checks a small file without knowing its value. One that was written before there were checksums has another shape.
+pub fn check_file(text: &[u8]) -> LineCheck {
+    match unwrap(text) {
+        Ok(_) => LineCheck::Right,
+        Err(Mismatch::Wrong) => LineCheck::Damaged("its checksum does not match"),
+        Err(Mismatch::Missing) if text.starts_with(CHECKED) => {
+            LineCheck::Damaged("its checksum is damaged")
+        }
+        Err(Mismatch::Missing) => check_line(text.strip_suffix(b"\n").unwrap_or(text)),
+    }
+}
+
 /// The checksum of an open file's content; `path` is for messages.
 ///
 /// # Errors
@@ -146,4 +185,51 @@ fn hex(checksum: u32) -> [u8; DIGITS] {
         *digit = HEX.get(nibble as usize).copied().unwrap_or(b'0');
     }
     digits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_damage_makes_a_small_file_another_value_or_one_without_a_checksum() {
+        for value in [r#"{"key":"ab","erased":[]}"#, "[]", r#"[{"name":"a"}]"#] {
+            let text = wrap(value.as_bytes());
+            assert_eq!(unwrap(&text), Ok(value.as_bytes()));
+            for at in 0..text.len() {
+                assert!(unwrap(text.get(..at).unwrap_or_default()).is_err());
+                for bit in 0..8 {
+                    let mut damaged = text.clone();
+                    if let Some(byte) = damaged.get_mut(at) {
+                        *byte ^= 1 << bit;
+                    }
+                    assert!(unwrap(&damaged).is_err(), "byte {at}, bit {bit}");
+                }
+            }
+            assert_eq!(unwrap(value.as_bytes()), Err(Mismatch::Missing));
+        }
+    }
+
+    #[test]
+    fn no_flipped_bit_makes_a_checked_line_an_unchecked_one() {
+        let mut line = br#"{"day":"2026-11-01","mau":4,"feature_usage":{"a":1}"#.to_vec();
+        assert!(matches!(check_line(&line), LineCheck::Damaged(_)));
+        close_object(&mut line, 0);
+        assert_eq!(check_line(&line), LineCheck::Right);
+        for at in 0..line.len() {
+            for bit in 0..8 {
+                let mut damaged = line.clone();
+                if let Some(byte) = damaged.get_mut(at) {
+                    *byte ^= 1 << bit;
+                }
+                let found = check_line(&damaged);
+                assert!(
+                    matches!(found, LineCheck::Damaged(_)),
+                    "{at}, {bit}: {found:?}"
+                );
+            }
+        }
+        let old = br#"{"day":"2026-11-01","mau":4,"feature_usage":{"a":1}}"#;
+        assert_eq!(check_line(old), LineCheck::Unchecked);
+    }
 }

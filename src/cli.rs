@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::config::{ServeConfig, StoreConfig};
 use crate::demo::Demo;
-use crate::engine::{Cancel, Engine, ExportRequest, RollupScope};
+use crate::engine::{self, Cancel, Engine, ExportRequest, RollupScope};
 use crate::error::Error;
 use crate::export::lake::Since;
 use crate::export::warehouse::Warehouse;
@@ -25,7 +25,8 @@ use crate::metrics::cohort::Cohort;
 use crate::metrics::query::{Query, QueryAnswer};
 use crate::metrics::usage::MAX_FEATURES;
 use crate::server;
-use crate::store::{self, Clock};
+use crate::store::Clock;
+use crate::store::folder::Purpose;
 use crate::window::{WindowRequest, parse_day};
 
 /// Exit code of a command whose work failed.
@@ -212,7 +213,7 @@ impl Cli {
         match self.execute() {
             Ok(code) => code,
             Err(error) => {
-                eprintln!("echopilot: {error:#}");
+                eprintln!("echopilot: {}", with_causes(&error));
                 match error.downcast_ref() {
                     Some(Error::Held { .. }) => {
                         eprintln!("{hint}");
@@ -232,6 +233,8 @@ impl Cli {
         let _ = rlimit::increase_nofile_limit(u64::MAX);
         let holder = |name: &str| format!("echopilot {name} (process {})", std::process::id());
         let open = |name: &str| Engine::open(&self.store, &holder(name), now);
+        let open_to_read =
+            |name: &str| Engine::open_for(&self.store, &holder(name), Purpose::Read, now);
         match self.command {
             Command::Serve(config) => {
                 server::start_traces("info");
@@ -261,18 +264,21 @@ impl Cli {
                     tz: args.tz,
                 };
                 request.resolve(now)?;
-                print_json(&open("usage")?.usage_of(&request, args.limit, now)?)?;
+                print_json(&open_to_read("usage")?.usage_of(&request, args.limit, now)?)?;
             }
             Command::Query(args) => {
                 server::start_traces("warn");
                 let query = Query::parse(&text_or_file(&args.question)?)?;
                 query.window.resolve(now)?;
-                let answer = open("query")?.query(&query, now, &Cancel::default())?;
+                let answer = open_to_read("query")?.query(&query, now, &Cancel::default())?;
                 print_answer(&answer, args.format)?;
             }
             Command::Cohort(command) => {
                 server::start_traces("warn");
-                let engine = open("cohort")?;
+                let engine = match command {
+                    CohortCommand::List => open_to_read("cohort")?,
+                    _ => open("cohort")?,
+                };
                 print_json(&match command {
                     CohortCommand::List => engine.cohorts()?,
                     CohortCommand::Set { cohort } => {
@@ -293,7 +299,7 @@ impl Cli {
                     since: args.since,
                 };
                 let bar = progress_bar(None, "{pos}/{len} events, {per_sec}, {eta} left");
-                let exported = open("export")?.export(&request, now, |done, all| {
+                let exported = open_to_read("export")?.export(&request, now, |done, all| {
                     bar.set_length(all);
                     bar.set_position(done);
                 });
@@ -302,7 +308,7 @@ impl Cli {
             }
             Command::User(UserCommand::Access { id }) => {
                 server::start_traces("warn");
-                print_bytes(&open("user access")?.user_events(&id)?)?;
+                print_bytes(&open_to_read("user access")?.user_events(&id)?)?;
             }
             Command::User(UserCommand::Erase { mut ids, file }) => {
                 server::start_traces("warn");
@@ -346,7 +352,7 @@ impl Cli {
             }
             Command::Verify => {
                 server::start_traces("warn");
-                let verified = store::verify(&self.store.data_dir, &holder("verify"))?;
+                let verified = engine::verify(&self.store.data_dir, &holder("verify"))?;
                 print_json(&verified)?;
                 if !verified.damage.is_empty() {
                     return Ok(ExitCode::from(FAILED));
@@ -398,6 +404,19 @@ impl Command {
             }
         }
     }
+}
+
+/// A message with its causes, each of them once: many messages have theirs in them already.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn sources(files: &[String]) -> anyhow::Result<Vec<Source>> {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::metrics::cohort::Cohort;
-use crate::store::folder::{self, Folder};
+use crate::store::folder::Folder;
 
 /// Its name in the data folder.
 pub const FILE_NAME: &str = "cohorts.json";
@@ -25,7 +25,15 @@ impl Cohorts {
     /// # Errors
     /// [`Error::Damaged`] if the file is not what was written.
     pub fn load(folder: &Folder) -> Result<Self> {
-        folder::read_json(&folder.path().join(FILE_NAME))
+        folder.read_json(FILE_NAME)
+    }
+
+    /// Gives the file a checksum if an earlier version wrote it.
+    ///
+    /// # Errors
+    /// As [`Cohorts::load`], and if it cannot be written.
+    pub fn upgrade(folder: &Folder) -> Result<()> {
+        folder.upgrade_json::<Self>(FILE_NAME)
     }
 
     /// Writes them, durably.

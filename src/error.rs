@@ -28,7 +28,7 @@ pub enum Error {
     #[error("no space left on the device that holds the data folder")]
     DiskFull,
     /// A write could not be made durable. Nothing more is accepted until a restart re-reads the log.
-    #[error("the event log stopped after a failed write ({0}); restart the server to recover it")]
+    #[error("the event log stopped ({0}); restart the server to recover it")]
     Poisoned(String),
     /// Another process holds the data folder.
     #[error("the data folder {} is in use by {holder}", folder.display())]

@@ -4,7 +4,6 @@
 //! it is over, has no line, and is not before the first event.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, SecondsFormat, Utc};
@@ -14,7 +13,7 @@ use tracing::warn;
 use crate::checksum::{self, LineCheck};
 use crate::error::{Error, Result};
 use crate::metrics::usage::UsageNumbers;
-use crate::store::folder::Folder;
+use crate::store::folder::{self, Folder};
 
 /// The rollup log's name in the data folder.
 pub const FILE_NAME: &str = "analytics.ndjson";
@@ -161,10 +160,10 @@ fn is_like_ours(line: &[u8]) -> bool {
 /// start. No more than one line is in memory.
 fn each_line(folder: &Folder, mut visit: impl FnMut(&[u8], Kind) -> Result<()>) -> Result<()> {
     let path = folder.path().join(FILE_NAME);
-    let file = match File::open(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        opened => opened.map_err(Error::io("open", &path))?,
-    };
+    if !path.exists() {
+        return Ok(());
+    }
+    let file = folder::open(&path)?;
     let mut log = BufReader::new(file);
     let mut line = Vec::new();
     loop {

@@ -20,6 +20,8 @@ const TICK: Duration = Duration::from_millis(100);
 const CATCH_UP_MINUTES: u32 = 10;
 /// How often some of what is sealed is verified, and days of very many segments are looked for.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
+/// How often it is checked that the log and the folder that are open are the ones under their names.
+const IN_PLACE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The running scheduler.
 pub struct Schedule {
@@ -32,6 +34,11 @@ impl Schedule {
     /// # Errors
     /// If the system gives no thread.
     pub fn start(engine: Arc<Engine>, rollup_at: NaiveTime) -> Result<Self> {
+        let checked = engine.clone();
+        // On a thread of its own: no job may keep it from looking.
+        let in_place = spawn("in-place", IN_PLACE_INTERVAL, move || {
+            checked.store().check_in_place();
+        })?;
         let tidied = engine.clone();
         let mut last_night = None;
         let tidy = spawn("tidy", TIDY_INTERVAL, move || {
@@ -75,7 +82,7 @@ impl Schedule {
             scheduler.run_pending();
         })?;
         Ok(Self {
-            stop: vec![tidy, schedule],
+            stop: vec![in_place, tidy, schedule],
         })
     }
 

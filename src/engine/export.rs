@@ -1,19 +1,22 @@
 //! Exports: the lake for a warehouse, and events as a stream.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use tracing::warn;
 
 use super::{Cancel, Engine};
 use crate::error::{Error, Result};
-use crate::export::destination::Destination;
+use crate::export::destination::{Destination, Readers, Root};
 use crate::export::events::{Encoder, EventFormat};
-use crate::export::lake::{self, Exported, Scope, Since};
+use crate::export::lake::{self, Export, Exported, Scope, Since, Source};
+use crate::export::list;
 use crate::export::rollups;
 use crate::export::warehouse::Warehouse;
 use crate::rollup;
-use crate::store::SealedDay;
+use crate::store::folder::{Access, Folder, Purpose};
+use crate::store::{self, FOLDERS, MARK_FILE, Mark, SealedDay, Verified};
 use crate::window::WindowRequest;
 
 /// How deep exports are looked for in the data folder.
@@ -64,26 +67,50 @@ impl Engine {
             .as_ref()
             .map(|window| window.resolve(now))
             .transpose()?;
-        let data_dir = self.store.folder().path();
-        let to = Destination::open(&request.to, self.store.folder().temp(UPLOAD_DIR)?)?;
-        if let Destination::Folder(to) = &to {
-            check_target(to, data_dir)?;
-        }
-        self.store.seal()?;
-        let days = self.store.sealed_days(window.as_ref())?;
+        let folder = self.store.folder();
+        let is_bucket = request.to.contains("://");
+        let readers = match is_bucket || !check_target(request.to.as_ref(), folder.path())? {
+            true => Readers::ByUmask,
+            false => Readers::Owner,
+        };
+        let temp = match (is_bucket, folder.access()) {
+            (false, _) => PathBuf::new(),
+            (true, Access::ReadWrite) => folder.temp(UPLOAD_DIR)?,
+            (true, Access::ReadOnly) => std::env::temp_dir().join(temp_name()?),
+        };
+        let to = Destination::open(&request.to, temp, readers)?;
+        let mark = match folder.mark() {
+            Some(mark) => mark.clone(),
+            // Of an earlier version, and not to be changed: the next export will not know this one for its own.
+            None => Mark::new()?,
+        };
+        let days = match folder.access() {
+            Access::ReadWrite => {
+                self.store.seal()?;
+                self.store.sealed_days(window.as_ref())?
+            }
+            Access::ReadOnly => self.store.days_with_unsealed(window.as_ref())?,
+        };
         let all = days.iter().map(SealedDay::rows).sum();
         let scope = match window {
             Some(_) => Scope::Some,
             None => Scope::All,
         };
-        let kept_from = self.store.expiry().raw_from;
-        let exported = lake::export(&days, kept_from, scope, &to, request.since, |done| {
+        let source = Source {
+            days: &days,
+            kept_from: self.store.expiry().raw_from,
+            mark: &mark,
+        };
+        let mut export = Export::open(&source, &to)?;
+        let others = request.target.names();
+        let others = others.chain(rollups::NAMES.map(str::to_owned)).collect();
+        let exported = export.write_days(scope, request.since, others, |done| {
             progress(done, all);
         })?;
         request.target.write(&to)?;
-        let log = rollup::read(self.store.folder())?;
+        let log = rollup::read(folder)?;
         let rollups = rollups::export(&log, &to)?;
-        to.clear_temp()?;
+        export.finish()?;
         Ok(ExportAnswer {
             ok: true,
             exported,
@@ -97,17 +124,29 @@ impl Engine {
     /// # Errors
     /// As [`Engine::export`].
     pub(super) fn refresh_exports(&self, erased: &[&str]) -> Result<usize> {
-        let mut folders = Vec::new();
-        find_exports(self.store.folder().path(), EXPORT_DEPTH, &mut folders);
-        if folders.is_empty() {
+        let folder = self.store.folder();
+        let exports = exports_in(folder.path());
+        let (false, Some(mark)) = (exports.is_empty(), folder.mark()) else {
             return Ok(0);
-        }
+        };
         let days = self.store.sealed_days(None)?;
-        let kept_from = self.store.expiry().raw_from;
-        for to in &folders {
-            lake::refresh(&days, kept_from, to, erased)?;
+        let source = Source {
+            days: &days,
+            kept_from: self.store.expiry().raw_from,
+            mark,
+        };
+        let mut refreshed = 0;
+        for to in &exports {
+            match Export::open(&source, to) {
+                // Of another store or program.
+                Err(Error::BadInput { message, .. }) => warn!("{message}"),
+                export => {
+                    export?.refresh(erased)?;
+                    refreshed += 1;
+                }
+            }
         }
-        Ok(folders.len())
+        Ok(refreshed)
     }
 
     /// Writes the events of a window to `sink`, part by part, with those that are not sealed.
@@ -137,52 +176,128 @@ impl Engine {
     }
 }
 
-/// Refuses a target in which the store keeps its own files.
-fn check_target(to: &Path, data_dir: &Path) -> Result<()> {
-    const OURS: [&str; 8] = [
-        "events",
-        "states",
-        "postings",
-        "tmp",
-        "sealing",
-        "compacting",
-        "damaged",
-        "demo",
-    ];
-    std::fs::create_dir_all(to).map_err(Error::io("create", to))?;
-    let (to, data_dir) = match (to.canonicalize(), data_dir.canonicalize()) {
-        (Ok(to), Ok(data_dir)) => (to, data_dir),
-        _ => return Ok(()),
+/// Checks every checksum of a data folder, and of the exports in it.
+///
+/// # Errors
+/// As [`store::verify`].
+pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
+    let folder = Folder::open(data_dir, holder, Purpose::Inspect)?;
+    let mut verified = store::verify(data_dir, holder)?;
+    let Some(mark) = folder.mark() else {
+        return Ok(verified);
     };
-    let is_ours = to.strip_prefix(&data_dir).is_ok_and(|inside| {
-        let first = inside.components().next();
-        first.is_none_or(|first| OURS.iter().any(|ours| first.as_os_str() == *ours))
-    });
-    match is_ours {
-        false => Ok(()),
-        true => Err(Error::bad_input(
-            "bad_target",
-            format!(
-                "{} is where the store keeps its own files; choose another folder",
-                to.display()
-            ),
-        )),
+    let source = Source {
+        days: &[],
+        kept_from: None,
+        mark,
+    };
+    for to in exports_in(data_dir) {
+        let found = Export::open(&source, &to).and_then(|export| export.verify());
+        verified.damage.extend(match found {
+            Ok(damage) => damage,
+            Err(error) => vec![error.to_string()],
+        });
     }
+    Ok(verified)
+}
+
+/// Names of ours in a data folder beside its folders: of earlier versions, and of the demo.
+const OTHER_FOLDERS: [&str; 2] = ["tmp", "demo"];
+
+/// Refuses a target in which a store keeps its own files, or whose files would be among those of this one. Nothing is made yet.
+/// Whether the target is in the data folder.
+fn check_target(to: &Path, data_dir: &Path) -> Result<bool> {
+    let refused = |why: &str| {
+        let message = format!("{} {why}; choose another folder", to.display());
+        Err(Error::bad_input("bad_target", message))
+    };
+    let target = resolve(to)?;
+    let data_dir = resolve(data_dir)?;
+    let is_ours = |inside: &Path| {
+        let first = inside.components().next();
+        first.is_none_or(|first| {
+            let mut ours = FOLDERS.iter().chain(&OTHER_FOLDERS);
+            ours.any(|ours| first.as_os_str() == *ours)
+        })
+    };
+    for root in target.ancestors() {
+        let is_store = root == data_dir || root.join(MARK_FILE).exists();
+        if is_store && target.strip_prefix(root).is_ok_and(is_ours) {
+            return refused("is where a store keeps its own files");
+        }
+    }
+    let written = Warehouse::ALL.map(Warehouse::name);
+    let written = written.into_iter().chain([lake::EVENTS_DIR, rollups::DIR]);
+    for name in written {
+        if data_dir.starts_with(target.join(name)) {
+            return refused("would have files of the export among those of the data folder");
+        }
+    }
+    Ok(target.starts_with(&data_dir))
+}
+
+/// The path that a name leads to, by every symbolic link of what is there.
+fn resolve(path: &Path) -> Result<PathBuf> {
+    let whole = std::path::absolute(path).map_err(Error::io("find", path))?;
+    let mut resolved = PathBuf::new();
+    for component in whole.components() {
+        match component {
+            Component::ParentDir => drop(resolved.pop()),
+            component => resolved.push(component),
+        }
+        // What is not there yet is a folder that will be made.
+        if let Ok(real) = resolved.canonicalize() {
+            resolved = real;
+        }
+    }
+    Ok(resolved)
+}
+
+/// The exports that lie in a data folder. Symbolic links are not followed: they lead out of it.
+fn exports_in(data_dir: &Path) -> Vec<Destination> {
+    let mut found = Vec::new();
+    find_exports(data_dir, EXPORT_DEPTH, &mut found);
+    let found = found.into_iter().map(|path| {
+        Destination::Folder(Root {
+            path,
+            readers: Readers::Owner,
+        })
+    });
+    found.collect()
 }
 
 fn find_exports(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     let Ok(entries) = std::fs::read_dir(dir) else {
         return;
     };
+    let is_folder = |path: &PathBuf| path.symlink_metadata().is_ok_and(|found| found.is_dir());
+    let is_ours = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default();
+        depth == EXPORT_DEPTH
+            && FOLDERS
+                .iter()
+                .chain(&OTHER_FOLDERS)
+                .any(|ours| name == *ours)
+    };
     for path in entries
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| path.is_dir())
+        .filter(|path| is_folder(path) && !is_ours(path))
     {
-        if path.join(lake::MANIFEST).exists() {
+        if path.join(list::FILE_NAME).exists() {
             found.push(path);
         } else if depth > 1 {
             find_exports(&path, depth - 1, found);
         }
     }
+}
+
+/// A name that nobody knows before, for a folder among those of others.
+fn temp_name() -> Result<String> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| {
+        Error::io("make a name in", &std::env::temp_dir())(std::io::Error::other(error))
+    })?;
+    let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("echopilot-export-{random}"))
 }

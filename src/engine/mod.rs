@@ -12,10 +12,10 @@ use chrono::{DateTime, Days, NaiveDate, SecondsFormat, Utc};
 use chrono_tz::Tz;
 use polars::prelude::{DataFrame, LazyFrame, OptFlags};
 use serde::Serialize;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 pub use demo_folder::{DemoAnswer, DemoFolder};
-pub use export::{ExportAnswer, ExportRequest};
+pub use export::{ExportAnswer, ExportRequest, verify};
 pub use query::Cancel;
 pub use status::StatusAnswer;
 
@@ -29,6 +29,8 @@ use crate::metrics::cohort::Cohort;
 use crate::metrics::query::Query;
 use crate::metrics::usage::{MAX_FEATURES, UsageCounts, UsageNumbers, usage};
 use crate::rollup::{self, RollupLine, RollupLog};
+
+use crate::store::folder::Purpose;
 use crate::store::{
     Clock, Draft, Effort, Erased, Expired, Rebuilt, Reply, RestCounts, Retention, SealUrgency,
     Sealed, Store, StoreSize,
@@ -173,8 +175,25 @@ impl Engine {
     /// # Errors
     /// As [`Store::open`].
     pub fn open(config: &StoreConfig, holder: &str, now: DateTime<Utc>) -> Result<Self> {
+        Self::open_for(config, holder, Purpose::Change, now)
+    }
+
+    /// The same, for a purpose.
+    ///
+    /// # Errors
+    /// As [`Store::open_for`].
+    pub fn open_for(
+        config: &StoreConfig,
+        holder: &str,
+        purpose: Purpose,
+        now: DateTime<Utc>,
+    ) -> Result<Self> {
+        let store = Store::open_for(config, holder, purpose, now)?;
+        if let Err(error) = Cohorts::upgrade(store.folder()) {
+            warn!("The cohorts cannot be used: {error}");
+        }
         Ok(Self {
-            store: Store::open(config, holder, now)?,
+            store,
             config: config.clone(),
             rollup_log: Mutex::new(()),
             cohorts: Mutex::new(()),
@@ -553,7 +572,14 @@ impl Engine {
         if self.size().log_events > 0
             && let Err(error) = self.store.seal()
         {
-            warn!("The log stays as it is and is read back at the next start: {error}");
+            match self.store.is_log_in_place() {
+                true => warn!("The log stays as it is and is read back at the next start: {error}"),
+                false => error!(
+                    "{} events are in no segment, and their log is not under its name; the next start finds them only if it \
+                     is put back there before: {error}",
+                    self.size().log_events
+                ),
+            }
         }
     }
 

@@ -2,8 +2,9 @@
 //! its name when it is all there and durable.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,11 +20,15 @@ use object_store::{
 };
 use tokio::runtime::Runtime;
 
+use crate::checksum;
 use crate::error::{Error, Result};
 use crate::store::folder;
 
 /// The folder of unfinished files, in the export folder.
-const TEMP_DIR: &str = "tmp";
+const TEMP_DIR: &str = ".echopilot-tmp";
+/// Modes of what the owner alone may read.
+const PRIVATE_FILE: u32 = 0o600;
+const PRIVATE_DIR: u32 = 0o700;
 /// A part of an upload: above the 5 MiB that S3 asks for, and small beside the memory of an export.
 const UPLOAD_PART_BYTES: u64 = 8 << 20;
 /// Parts of a file that are on their way at once.
@@ -37,14 +42,33 @@ const RETRIES: usize = 6;
 #[derive(Debug)]
 pub enum Destination {
     /// A folder.
-    Folder(PathBuf),
+    Folder(Root),
     /// A bucket.
     Bucket(Bucket),
+}
+
+/// An export folder.
+#[derive(Debug)]
+pub struct Root {
+    /// Its path.
+    pub path: PathBuf,
+    /// Who may read what is written.
+    pub readers: Readers,
+}
+
+/// Who may read an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readers {
+    /// Those whom the umask lets: an export is made for other programs.
+    ByUmask,
+    /// The owner alone, as all in the data folder.
+    Owner,
 }
 
 /// A bucket of object storage, or a part of one.
 #[derive(Debug)]
 pub struct Bucket {
+    /// Without credentials.
     url: String,
     store: Arc<dyn ObjectStore>,
     runtime: Runtime,
@@ -57,10 +81,40 @@ impl Destination {
     ///
     /// # Errors
     /// [`Error::BadInput`] if the address is of another kind, or what is needed to reach it is missing.
-    pub fn open(to: &str, temp: PathBuf) -> Result<Self> {
+    pub fn open(to: &str, temp: PathBuf, readers: Readers) -> Result<Self> {
         match to.split_once("://") {
-            None => Ok(Self::Folder(to.into())),
+            None => Ok(Self::Folder(Root {
+                path: to.into(),
+                readers,
+            })),
             Some((scheme, _)) => Ok(Self::Bucket(Bucket::open(scheme, to, temp)?)),
+        }
+    }
+
+    /// How a file is named to people.
+    pub(super) fn shown(&self, name: &str) -> String {
+        match self {
+            Self::Folder(root) => root.path.join(name).display().to_string(),
+            Self::Bucket(bucket) => format!("{}/{name}", bucket.url),
+        }
+    }
+
+    /// The path of a file of a folder.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        match self {
+            Self::Folder(root) => root.path.join(name),
+            Self::Bucket(bucket) => bucket.temp.join(name),
+        }
+    }
+
+    /// CRC-32C of a file in a folder; a bucket does not tell.
+    pub(super) fn checksum(&self, name: &str) -> Result<Option<u32>> {
+        match self {
+            Self::Folder(root) => {
+                let path = root.path.join(name);
+                checksum::of_file(&folder::open(&path)?, &path).map(Some)
+            }
+            Self::Bucket(_) => Ok(None),
         }
     }
 
@@ -68,10 +122,13 @@ impl Destination {
     pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         match self {
             Self::Folder(root) => {
-                let path = root.join(name);
-                match fs::read(&path) {
+                let path = root.path.join(name);
+                match fs::symlink_metadata(&path) {
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                    read => read.map(Some).map_err(Error::io("read", &path)),
+                    found if found.as_ref().is_ok_and(|found| !found.is_file()) => {
+                        Err(root.in_the_way(&path))
+                    }
+                    _ => fs::read(&path).map(Some).map_err(Error::io("read", &path)),
                 }
             }
             Self::Bucket(bucket) => bucket.read(name),
@@ -81,14 +138,25 @@ impl Destination {
     /// Writes a small file, whole or not at all.
     pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         let temp = self.temp(&name.replace('/', "-"))?;
-        folder::write_synced(&temp, content)?;
+        folder::or_remove(&temp, || {
+            let mut file = File::create(&temp).map_err(Error::io("create", &temp))?;
+            file.write_all(content).map_err(Error::io("write", &temp))?;
+            file.sync_all().map_err(Error::io("sync", &temp))
+        })?;
         self.publish(&temp, name)
     }
 
     /// The path of an unfinished file, outside of what others load.
     pub(super) fn temp(&self, name: &str) -> Result<PathBuf> {
         let dir = self.temp_dir();
-        fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        let found = fs::symlink_metadata(&dir);
+        match self {
+            Self::Folder(root) if found.is_ok_and(|found| !found.is_dir()) => {
+                return Err(root.in_the_way(&dir));
+            }
+            Self::Folder(root) => root.make(&dir)?,
+            Self::Bucket(_) => folder::make_private(&dir).map_err(Error::io("create", &dir))?,
+        }
         Ok(dir.join(name))
     }
 
@@ -96,9 +164,13 @@ impl Destination {
     pub(super) fn publish(&self, temp: &Path, name: &str) -> Result<()> {
         match self {
             Self::Folder(root) => {
-                let path = root.join(name);
-                let dir = path.parent().unwrap_or(root);
-                fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+                let path = root.path.join(name);
+                let dir = path.parent().unwrap_or(&root.path);
+                root.make(dir)?;
+                if root.readers == Readers::Owner {
+                    fs::set_permissions(temp, Permissions::from_mode(PRIVATE_FILE))
+                        .map_err(Error::io("change", temp))?;
+                }
                 folder::publish(temp, &path)?;
                 folder::sync_parent(dir)
             }
@@ -112,25 +184,18 @@ impl Destination {
     /// Removes a file.
     pub(super) fn remove(&self, name: &str) -> Result<()> {
         match self {
-            Self::Folder(root) => folder::remove(&root.join(name)),
+            Self::Folder(root) => folder::remove(&root.path.join(name)),
             Self::Bucket(bucket) => bucket.remove(name),
         }
     }
 
-    /// The files in the folders of a folder, and their bytes.
+    /// What is in a folder and in those in it but folders, and their bytes. Symbolic links are not followed: they are in the
+    /// list themselves.
     pub(super) fn list(&self, dir: &str) -> Result<BTreeMap<String, u64>> {
-        let root = match self {
-            Self::Folder(root) => root,
-            Self::Bucket(bucket) => return bucket.list(dir),
-        };
         let mut found = BTreeMap::new();
-        for inner in folder::list(&root.join(dir))? {
-            for path in folder::list(&inner)? {
-                let bytes = fs::metadata(&path).map_err(Error::io("look at", &path))?;
-                if let Some(name) = path.strip_prefix(root).ok().and_then(Path::to_str) {
-                    found.insert(name.to_owned(), bytes.len());
-                }
-            }
+        match self {
+            Self::Folder(root) => root.list(&root.path.join(dir), &mut found)?,
+            Self::Bucket(bucket) => found = bucket.list(dir)?,
         }
         Ok(found)
     }
@@ -138,8 +203,15 @@ impl Destination {
     /// Removes the folders in a folder that have no file. Object storage has no folders.
     pub(super) fn remove_empty(&self, dir: &str) -> Result<()> {
         if let Self::Folder(root) = self {
-            for inner in folder::list(&root.join(dir))? {
-                if folder::list(&inner)?.is_empty() {
+            let is_folder = |path: &Path| path.symlink_metadata().is_ok_and(|found| found.is_dir());
+            let dir = root.path.join(dir);
+            if !is_folder(&dir) {
+                return Ok(());
+            }
+            for inner in folder::list(&dir)? {
+                let name = inner.file_name().unwrap_or_default().to_string_lossy();
+                if name.starts_with("dt=") && is_folder(&inner) && folder::list(&inner)?.is_empty()
+                {
                     fs::remove_dir(&inner).map_err(Error::io("remove", &inner))?;
                 }
             }
@@ -157,15 +229,72 @@ impl Destination {
 
     fn temp_dir(&self) -> PathBuf {
         match self {
-            Self::Folder(root) => root.join(TEMP_DIR),
+            Self::Folder(root) => root.path.join(TEMP_DIR),
             Self::Bucket(bucket) => bucket.temp.clone(),
         }
     }
 }
 
+impl Root {
+    /// Makes a folder of the export.
+    fn make(&self, dir: &Path) -> Result<()> {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true);
+        if self.readers == Readers::Owner {
+            builder.mode(PRIVATE_DIR);
+        }
+        builder.create(dir).map_err(Error::io("create", dir))
+    }
+
+    fn in_the_way(&self, path: &Path) -> Error {
+        Error::bad_input(
+            "bad_target",
+            format!(
+                "{} is in the way and no export of this store wrote it; nothing was changed. Move it away, or choose another \
+                 folder",
+                path.display()
+            ),
+        )
+    }
+
+    fn list(&self, path: &Path, found: &mut BTreeMap<String, u64>) -> Result<()> {
+        let here = match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            here => here.map_err(Error::io("look at", path))?,
+        };
+        if here.is_dir() {
+            let inside = folder::list(path)?;
+            return inside.iter().try_for_each(|path| self.list(path, found));
+        }
+        if let Some(name) = path.strip_prefix(&self.path).ok().and_then(Path::to_str) {
+            found.insert(name.to_owned(), here.len());
+        }
+        Ok(())
+    }
+}
+
+/// An address without what may be secret in it: user and password, and parameters such as a signature.
+fn without_secrets(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
+}
+
 impl Bucket {
-    fn open(scheme: &str, url: &str, temp: PathBuf) -> Result<Self> {
+    fn open(scheme: &str, whole_url: &str, temp: PathBuf) -> Result<Self> {
+        // Nothing else of it is ever printed.
+        let url = without_secrets(whole_url);
         let wrong = |message: String| Error::bad_input("bad_target", format!("{url}: {message}"));
+        if url != whole_url {
+            return Err(wrong(
+                "the address has a user, a password or parameters; credentials come from the environment, as `echopilot \
+                 export --help` says"
+                    .into(),
+            ));
+        }
+        let url = url.as_str();
         let retry = RetryConfig {
             max_retries: RETRIES,
             ..RetryConfig::default()
@@ -308,4 +437,28 @@ impl Bucket {
 
 fn under(store: impl ObjectStore, prefix: Key) -> Arc<dyn ObjectStore> {
     Arc::new(PrefixStore::new(store, prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_secret_of_an_address_is_shown() {
+        for (url, shown) in [
+            ("s3://user:secret@bucket/a/b", "s3://bucket/a/b"),
+            ("s3://a:b@c:secret@bucket", "s3://bucket"),
+            ("az://container/x?sig=secret", "az://container/x"),
+            (
+                "s3://bucket/user@example.com/x",
+                "s3://bucket/user@example.com/x",
+            ),
+            ("gs://bucket#secret", "gs://bucket"),
+        ] {
+            assert_eq!(without_secrets(url), shown);
+            let opened = Destination::open(url, PathBuf::new(), Readers::Owner);
+            let said = opened.map_or_else(|error| error.to_string(), |_| String::new());
+            assert!(!said.contains("secret"), "{said}");
+        }
+    }
 }

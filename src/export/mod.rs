@@ -1,10 +1,11 @@
 //! What goes out: [answers](answer) in every format, [events as a stream](events), and [the lake](lake) as a warehouse loads
-//! it, in a folder or a bucket ([`destination`]), with what it needs to do so ([`warehouse`]) and the daily [`rollups`].
+//! it, in a folder or a bucket ([`destination`]), with what it needs to do so ([`warehouse`]) and the daily [`rollups`]; the [`list`] says what is there.
 
 pub mod answer;
 pub mod destination;
 pub mod events;
 pub mod lake;
+pub mod list;
 pub mod rollups;
 pub mod warehouse;
 

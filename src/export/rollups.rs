@@ -6,8 +6,17 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::destination::Destination;
+use crate::checksum::{self, LineCheck};
 use crate::error::Result;
 use crate::event::EventType;
+
+/// Their folder, in the export folder.
+pub const DIR: &str = "daily_rollups";
+/// Their files.
+pub const NAMES: [&str; 2] = [
+    "daily_rollups/daily_rollups.parquet",
+    "daily_rollups/feature_usage.parquet",
+];
 
 /// A line of the rollup log, as far as a table has it.
 #[derive(Deserialize)]
@@ -27,8 +36,11 @@ struct Line {
 /// # Errors
 /// If they cannot be written.
 pub fn export(log: &[u8], to: &Destination) -> Result<usize> {
+    // No number is made from a damaged line.
+    let is_whole = |line: &&[u8]| !matches!(checksum::check_line(line), LineCheck::Damaged(_));
     let lines: Vec<Line> = log
         .split(|&byte| byte == b'\n')
+        .filter(is_whole)
         .filter_map(|line| serde_json::from_slice(line).ok())
         .collect();
     let column = |name: &str, value: fn(&Line) -> i64| {
@@ -93,5 +105,5 @@ fn write(to: &Destination, name: &str, mut table: DataFrame) -> Result<()> {
     ParquetWriter::new(&mut bytes)
         .with_compression(ParquetCompression::Zstd(None))
         .finish(&mut table)?;
-    to.write(&format!("daily_rollups/{name}.parquet"), &bytes)
+    to.write(&format!("{DIR}/{name}.parquet"), &bytes)
 }

@@ -40,7 +40,11 @@ const SNOWFLAKE_EXTERNAL: &str = include_str!("../../queries/views/snowflake.sql
 const DUCKDB_VIEWS: &str = include_str!("../../queries/views/duckdb.sql");
 
 impl Warehouse {
-    fn name(self) -> &'static str {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Plain, Self::Bigquery, Self::Snowflake];
+
+    /// The folder of its files, in the export folder.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "duckdb",
             Self::Bigquery => "bigquery",
@@ -85,6 +89,11 @@ impl Warehouse {
             .into_iter()
             .map(|(path, text)| (format!("{}/{path}", self.name()), text))
             .collect()
+    }
+
+    /// Their paths.
+    pub fn names(self) -> impl Iterator<Item = String> {
+        self.files().into_iter().map(|(path, _)| path)
     }
 
     /// Writes them.

@@ -10,6 +10,7 @@ use serde_json::json;
 use tracing::error;
 
 use crate::error::Error;
+use crate::store::is_displaced;
 
 /// Seconds after which a client should come back when the server is busy, full or stopping.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -82,6 +83,9 @@ impl From<Error> for Refusal {
             Error::TooLarge { code, message } => Self::new(S::PAYLOAD_TOO_LARGE, code, message),
             Error::Busy(_) => Self::new(S::SERVICE_UNAVAILABLE, "busy", message),
             Error::DiskFull => Self::new(S::INSUFFICIENT_STORAGE, "disk_full", message),
+            Error::Poisoned(reason) if is_displaced(&reason) => {
+                Self::new(S::SERVICE_UNAVAILABLE, "log_stopped", reason)
+            }
             Error::Poisoned(_) => Self::new(
                 S::SERVICE_UNAVAILABLE,
                 "log_stopped",

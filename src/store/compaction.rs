@@ -12,16 +12,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::NaiveDate;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
+use tracing::warn;
 
-use super::folder::{self, Folder};
+use super::folder::{self, Folder, Left};
 use super::manifest::Manifest;
 use super::segment::{self, LAKE_DIR, Segment, SegmentFacts};
+use super::shape;
 use super::states::date;
 use crate::daily::{Day, day_of};
 use crate::error::{Error, Result};
@@ -202,7 +206,8 @@ impl Staged {
         stay: impl Iterator<Item = &'a SegmentFacts>,
     ) -> Result<()> {
         let staged = &self.staged;
-        std::fs::create_dir_all(staged).map_err(Error::io("create", staged))?;
+        folder::make_private(root).map_err(Error::io("create", root))?;
+        folder::make_private(staged).map_err(Error::io("create", staged))?;
         folder::sync_parent(root)?;
         let place = |facts: &SegmentFacts| {
             let file = Path::new(&facts.path).file_name().unwrap_or_default();
@@ -243,8 +248,27 @@ impl Staged {
     /// # Errors
     /// If it cannot be removed.
     pub fn remove(&self) -> Result<()> {
-        std::fs::remove_dir_all(&self.staged).map_err(Error::io("remove", &self.staged))?;
+        if folder::remove_ours(&self.staged, shape::is_segment)? == Left::Others {
+            self.give_back()?;
+        }
         folder::sync_parent(&self.staged)
+    }
+
+    /// Puts files that the store did not write back into the lake, where they were before the folders were exchanged.
+    fn give_back(&self) -> Result<()> {
+        for path in folder::list(&self.staged)? {
+            let place = self.live.join(path.file_name().unwrap_or_default());
+            if self.live.is_dir() && !place.exists() {
+                std::fs::rename(&path, &place).map_err(Error::io("rename to", &place))?;
+            }
+        }
+        match folder::list(&self.staged)?.is_empty() {
+            true => std::fs::remove_dir(&self.staged).map_err(Error::io("remove", &self.staged)),
+            false => {
+                warn!(folder = %self.staged.display(), "Left files that the store did not write");
+                Ok(())
+            }
+        }
     }
 }
 
@@ -256,16 +280,17 @@ impl Staged {
 pub fn finish(folder: &Folder, manifest: &Manifest) -> Result<()> {
     let days = by_day(&manifest.segments);
     for staged in folder::list(&folder.path().join(COMPACTING_DIR))? {
-        let name = staged.file_name().unwrap_or_default().to_string_lossy();
-        let day = name.split_once('-').map_or("", |(_, day)| day);
+        let Some(prepared) = prepared_day(&staged) else {
+            warn!(file = %staged.display(), "Ignored an unknown file");
+            continue;
+        };
+        let day = &prepared.to_string();
         let staged = Staged {
             live: live_folder(folder, day),
             staged: staged.clone(),
         };
         let found = file_names(&staged.staged)?;
-        let wanted = days
-            .iter()
-            .find(|(other, _)| date(**other).to_string() == day);
+        let wanted = days.iter().find(|(other, _)| date(**other) == prepared);
         let wanted: BTreeSet<_> = wanted
             .into_iter()
             .flat_map(|(_, segments)| segments)
@@ -287,6 +312,24 @@ pub fn finish(folder: &Folder, manifest: &Manifest) -> Result<()> {
         staged.remove()?;
     }
     Ok(())
+}
+
+/// The file of a live segment that is not in the lake but in a folder beside it, where a crash left it: it is what the manifest
+/// says wherever it is.
+pub fn prepared_file(root: &Path, day: Day, live: &Path) -> Option<File> {
+    let name = live.file_name()?;
+    let folders = folder::list(&root.join(COMPACTING_DIR)).ok()?;
+    folders
+        .iter()
+        .filter(|folder| prepared_day(folder) == Some(date(day)))
+        .find_map(|folder| folder::open(&folder.join(name)).ok())
+}
+
+/// The day of a folder that was prepared; none if it is something else.
+fn prepared_day(path: &Path) -> Option<NaiveDate> {
+    let is_folder = path.symlink_metadata().is_ok_and(|found| found.is_dir());
+    let name = path.file_name()?.to_str()?;
+    shape::prepared_day(name).filter(|_| is_folder)
 }
 
 /// Whether the folder of a day in the lake has the live segments and nothing else: only then it can be exchanged.

@@ -3,7 +3,6 @@
 //! `users.ndjson` in the data folder has the user's id as JSON text on each line; the line's place, from 0, is the
 //! number. It only grows; the manifest says how much of it holds, so that what a crash left behind that is cut off.
 
-use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -112,16 +111,10 @@ pub fn extend(
     }
     let path = folder.path().join(facts.file_name());
     let is_new = !path.exists();
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .and_then(|file: File| {
-            file.write_all_at(&added, facts.bytes)?;
-            file.set_len(facts.bytes + added.len() as u64)?;
-            file.sync_all()
-        })
+    let file = folder::open_in_place(&path)?;
+    file.write_all_at(&added, facts.bytes)
+        .and_then(|()| file.set_len(facts.bytes + added.len() as u64))
+        .and_then(|()| file.sync_all())
         .map_err(Error::io("write", &path))?;
     if is_new {
         folder::sync_parent(&path)?;

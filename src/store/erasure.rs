@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use super::compaction::{self, Staged};
-use super::folder::{self, Folder};
+use super::folder::Folder;
 use super::manifest::Manifest;
 use super::segment::{self, Segment, SegmentFacts};
 use super::states::{self, StateFile};
@@ -30,7 +30,7 @@ use crate::names::{Names, Numbering};
 use crate::schema;
 
 /// Its name in the data folder.
-const FILE_NAME: &str = "erasures.json";
+pub(super) const FILE_NAME: &str = "erasures.json";
 /// Bytes of the key of the hashes.
 const KEY_BYTES: usize = 32;
 /// Ids shorter than this are looked for with their quotes, because they are part of many texts.
@@ -38,7 +38,8 @@ const DISTINCT_BYTES: usize = 6;
 
 /// What is kept of erasures.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Erasures {
+#[serde(deny_unknown_fields)]
+pub(super) struct Erasures {
     /// Key of the hashes, so that nobody finds out by them who was erased without it.
     key: String,
     /// Hashes of erased users.
@@ -196,7 +197,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 impl Erasures {
     fn load(folder: &Folder) -> Result<Self> {
-        folder::read_json(&folder.path().join(FILE_NAME))
+        folder.read_json(FILE_NAME)
     }
 
     fn save(&self, folder: &Folder) -> Result<()> {
@@ -233,6 +234,7 @@ impl Erasures {
 /// If the list of erasures or a state cannot be read.
 pub(super) fn gate(folder: &Folder, manifest: &Manifest, names: &Names) -> Result<Gate> {
     let gate = Gate::default();
+    folder.upgrade_json::<Erasures>(FILE_NAME)?;
     let erasures = Erasures::load(folder)?;
     gate.set(&erasures, &names.users)?;
     let numbers = gate.numbers();

@@ -4,13 +4,14 @@
 //! never retried: after it the kernel may have dropped the bytes and would report success
 //! (Rebello et al., *Can Applications Recover from fsync Failures?*, USENIX ATC 2020).
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Error as IoError, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::folder;
+use super::identity::{self, DISPLACED};
 use crate::config::Durability;
 use crate::error::{Error, Result};
 
@@ -34,14 +35,9 @@ pub(super) struct EventLog {
 impl EventLog {
     /// Opens the log for appending; it is made if it does not exist.
     pub fn open(path: &Path, durability: Durability) -> Result<Self> {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)
-            .map_err(Error::io("open", path))?;
+        let file = folder::open_in_place(path)?;
         let length = file.metadata().map_err(Error::io("read", path))?.len();
-        let reader = File::open(path).map_err(Error::io("open", path))?;
+        let reader = folder::open(path)?;
         folder::sync_parent(path)?;
         Ok(Self {
             path: path.to_owned(),
@@ -49,6 +45,36 @@ impl EventLog {
             reader: Arc::new(reader),
             length,
             durability,
+        })
+    }
+
+    /// Opens the log of a folder that is not to be changed. Nothing can be appended to it.
+    pub fn open_to_read(path: &Path) -> Result<Self> {
+        let path = match path.exists() {
+            true => path,
+            // A store of which all is sealed may have none.
+            false => Path::new("/dev/null"),
+        };
+        let file = folder::open(path)?;
+        let length = file.metadata().map_err(Error::io("read", path))?.len();
+        let reader = folder::open(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            reader: Arc::new(reader),
+            length,
+            durability: Durability::Os,
+        })
+    }
+
+    /// Checks that the log under its name is this one, with all that was written.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] if it is not; what is there instead is traced.
+    pub fn check_in_place(&self) -> Result<()> {
+        identity::check_log(&self.file, &self.path, self.length).map_err(|found| {
+            tracing::error!("The event log is not where it was: {found}");
+            Error::Poisoned(DISPLACED.into())
         })
     }
 
@@ -153,7 +179,7 @@ fn is_no_link(error: &IoError) -> bool {
     )
 }
 
-fn is_no_room(error: &IoError) -> bool {
+pub(super) fn is_no_room(error: &IoError) -> bool {
     matches!(
         error.kind(),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge

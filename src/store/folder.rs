@@ -1,64 +1,186 @@
-//! The data folder: one holder at a time, and replacements that survive a power cut.
+//! The data folder: one holder at a time, its files readable by their owner alone, and replacements that survive a power cut.
+//!
+//! Whose a folder is, is judged before anything is written ([`super::ownership`]). One that cannot be written is read as it is.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
+use super::manifest::FILE_NAME as MANIFEST_FILE;
+use super::ownership::{self, MARK_FILE, Mark, Owner};
+use super::{event_log, shape};
+use crate::checksum::{self, LineCheck, Mismatch};
 use crate::error::{Error, Result};
 
 /// Says who holds the folder, for the message that the second process prints. It is not the lock: the lock
 /// is on the folder itself, which cannot be deleted from under us, and ends with the process.
 const HOLDER_FILE: &str = "holder";
 /// Unfinished files. On the same file system as the folder, so that a rename publishes them.
-const TEMP_DIR: &str = "tmp";
+pub(crate) const TEMP_DIR: &str = ".echopilot-tmp";
+/// Where earlier versions had them.
+const OLD_TEMP_DIR: &str = "tmp";
+/// Whatever the umask is, nobody but the owner reads a file of the store.
+const FILE_MODE: u32 = 0o600;
+const DIR_MODE: u32 = 0o700;
+/// Bits of a mode that let somebody in.
+const MODE_BITS: u32 = 0o777;
+const OTHERS: u32 = 0o077;
+const WRITERS: u32 = 0o222;
 
-/// A data folder that this process alone may change, until the value is dropped.
+/// What a data folder is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To change it.
+    Change,
+    /// To read it. Where it cannot be written it is left as it is.
+    Read,
+    /// To look at it. It is left as it is.
+    Inspect,
+}
+
+/// What may be done to a data folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It is this process's to change.
+    ReadWrite,
+    /// Nothing in it is changed.
+    ReadOnly,
+}
+
+/// A data folder that no other process changes until the value is dropped.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
     lock: File,
+    access: Access,
+    /// None in a folder of an earlier version that cannot be written.
+    mark: Option<Mark>,
 }
 
 impl Folder {
-    /// Takes the folder, which is made if it does not exist. `holder` describes this process to others.
+    /// Takes the folder, to change it. It is made if it does not exist. `holder` describes this process to others.
     ///
     /// # Errors
-    /// [`Error::Held`] if another process has it.
+    /// As [`Folder::open`].
     pub fn take(path: &Path, holder: &str) -> Result<Self> {
-        fs::create_dir_all(path).map_err(Error::io("create the data folder", path))?;
-        let lock = File::open(path).map_err(Error::io("open the data folder", path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let holder = fs::read_to_string(path.join(HOLDER_FILE)).unwrap_or_default();
-                return Err(Error::Held {
-                    folder: path.to_owned(),
-                    holder: match holder.trim() {
-                        "" => "another process".into(),
-                        holder => holder.into(),
-                    },
-                });
-            }
-            Err(TryLockError::Error(source)) => {
-                return Err(Error::io("lock the data folder", path)(source));
-            }
+        Self::open(path, holder, Purpose::Change)
+    }
+
+    /// Opens the folder, which is made if it does not exist, unless it is only looked at.
+    ///
+    /// # Errors
+    /// [`Error::Held`] if another process has it, `foreign_folder` if it is somebody else's, and if it is to be changed and
+    /// cannot be written. Then nothing was changed.
+    pub fn open(path: &Path, holder: &str, purpose: Purpose) -> Result<Self> {
+        if purpose != Purpose::Inspect && !path.exists() {
+            let parent = path
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty());
+            // Those above it are not ours alone.
+            parent
+                .map_or(Ok(()), fs::create_dir_all)
+                .and_then(|()| make_private(path))
+                .map_err(Error::io("create the data folder", path))?;
         }
-        let folder = Self {
+        let lock = File::open(path).map_err(Error::io("open the data folder", path))?;
+        let access = match purpose {
+            Purpose::Inspect => Access::ReadOnly,
+            Purpose::Read | Purpose::Change => access_of(path),
+        };
+        lock_folder(&lock, path, access)?;
+        let owner = ownership::look(path)?;
+        let mut folder = Self {
             path: path.to_owned(),
             lock,
+            access,
+            mark: None,
         };
-        folder.describe_holder(holder);
-        folder.clear_temp()?;
+        match access {
+            Access::ReadWrite => folder.begin(owner, holder)?,
+            Access::ReadOnly if purpose == Purpose::Change => return Err(read_only(path)),
+            Access::ReadOnly => {
+                if let Owner::Marked(mark) = owner {
+                    folder.mark = Some(mark);
+                }
+                if purpose == Purpose::Read {
+                    warn!(
+                        "The data folder {} cannot be written; it is read as it is",
+                        path.display()
+                    );
+                }
+            }
+        }
         Ok(folder)
+    }
+
+    /// Makes the folder ready to be changed.
+    fn begin(&mut self, owner: Owner, holder: &str) -> Result<()> {
+        ownership::check_places(&self.path)?;
+        self.make_private();
+        self.describe_holder(holder);
+        self.clear_temp()?;
+        let is_earlier = matches!(owner, Owner::Unmarked);
+        self.mark = Some(match owner {
+            Owner::Marked(mark) => mark,
+            Owner::Unmarked | Owner::Empty => {
+                let mark = Mark::new()?;
+                match self.replace_json(MARK_FILE, &mark) {
+                    // A store on a full disk starts all the same, and gets its mark another time.
+                    Err(Error::Io { source, .. }) if event_log::is_no_room(&source) => {
+                        warn!("The data folder gets no mark, because there is no space left");
+                    }
+                    written => written?,
+                }
+                mark
+            }
+        });
+        if is_earlier {
+            self.clear_old_temp();
+        }
+        Ok(())
+    }
+
+    /// Whether the folder may be changed.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Which store it is; none in a folder of an earlier version that cannot be written.
+    pub fn mark(&self) -> Option<&Mark> {
+        self.mark.as_ref()
+    }
+
+    /// Checks that the folder may be changed, and that the one under its name is the one that is locked.
+    ///
+    /// # Errors
+    /// If it may not, and [`Error::Poisoned`] if another folder has the name, or none.
+    pub fn check_writable(&self) -> Result<()> {
+        if self.access == Access::ReadOnly {
+            return Err(read_only(&self.path));
+        }
+        self.check_in_place()
+    }
+
+    /// Checks that the folder under its name is the one that is locked.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] if it is not.
+    pub fn check_in_place(&self) -> Result<()> {
+        super::identity::check_folder(&self.lock, &self.path)
     }
 
     /// Changes what a second process is told about this one. On a full disk it is told less.
     pub fn describe_holder(&self, holder: &str) {
-        if let Err(error) = fs::write(self.path.join(HOLDER_FILE), format!("{holder}\n")) {
+        let path = self.path.join(HOLDER_FILE);
+        let written = create(&path)
+            .and_then(|mut file| writeln!(file, "{holder}").map_err(Error::io("write", &path)));
+        if let Err(error) = written {
             warn!("Cannot say who holds the data folder: {error}");
         }
     }
@@ -73,8 +195,9 @@ impl Folder {
     /// # Errors
     /// If that folder cannot be made.
     pub fn temp(&self, name: &str) -> Result<PathBuf> {
+        self.check_writable()?;
         let dir = self.path.join(TEMP_DIR);
-        fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        make_private(&dir).map_err(Error::io("create", &dir))?;
         Ok(dir.join(name))
     }
 
@@ -100,7 +223,7 @@ impl Folder {
     ) -> Result<()> {
         let temp = self.temp(name)?;
         or_remove(&temp, || {
-            let file = File::create(&temp).map_err(Error::io("create", &temp))?;
+            let file = create(&temp)?;
             let mut out = BufWriter::new(&file);
             write(&mut out)?;
             out.flush().map_err(Error::io("write", &temp))?;
@@ -110,12 +233,36 @@ impl Folder {
         publish(&temp, &self.path.join(name))
     }
 
-    /// Puts a value, as readable JSON, in place of the file `name`, as [`Folder::replace`] does.
+    /// Puts a value, as readable JSON with a checksum, in place of the file `name`, as [`Folder::replace`] does.
     ///
     /// # Errors
     /// As [`Folder::replace`].
     pub fn replace_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        self.replace(name, &json(value))
+        // Writing to memory cannot fail.
+        let json = serde_json::to_vec_pretty(value).unwrap_or_default();
+        self.replace(name, &checksum::wrap(&json))
+    }
+
+    /// The value in the small file `name`; the default if there is no such file. One that an earlier version wrote has no
+    /// checksum.
+    ///
+    /// # Errors
+    /// If it cannot be read, and [`Error::Damaged`] if it is not what was written.
+    pub fn read_json<T: DeserializeOwned + Default>(&self, name: &str) -> Result<T> {
+        Ok(read_json(&self.path.join(name))?.map_or_else(T::default, |(value, _)| value))
+    }
+
+    /// Gives the small file `name` a checksum if an earlier version wrote it.
+    ///
+    /// # Errors
+    /// As [`Folder::read_json`] and [`Folder::replace`].
+    pub fn upgrade_json<T: DeserializeOwned + Serialize>(&self, name: &str) -> Result<()> {
+        match read_json::<T>(&self.path.join(name))? {
+            Some((value, IsChecked::No)) if self.access == Access::ReadWrite => {
+                self.replace_json(name, &value)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether some events would fit on the disk now.
@@ -124,7 +271,8 @@ impl Folder {
         let Ok(probe) = self.temp("probe") else {
             return false;
         };
-        let fits = fs::write(&probe, vec![0; PROBE_BYTES]).is_ok();
+        let fits =
+            create(&probe).is_ok_and(|mut file| file.write_all(&vec![0; PROBE_BYTES]).is_ok());
         // It is cleared at the next start if it cannot be removed now.
         let _ = fs::remove_file(&probe);
         fits
@@ -141,6 +289,133 @@ impl Folder {
     fn clear_temp(&self) -> Result<()> {
         remove_all(&self.path.join(TEMP_DIR))
     }
+
+    /// Removes what an earlier version left unfinished. Its folder has a name that others use too: what is not ours by its
+    /// own name stays.
+    fn clear_old_temp(&self) {
+        let dir = self.path.join(OLD_TEMP_DIR);
+        match remove_ours(&dir, shape::is_unfinished) {
+            Ok(Left::Nothing) => {}
+            Ok(Left::Others) => warn!(
+                "{} has files that the store did not write; they are left alone",
+                dir.display()
+            ),
+            Err(error) => warn!("Unfinished files of an earlier version are left: {error}"),
+        }
+    }
+
+    /// Takes the folder, and what of it has a name of ours, from other users if they can read it: an earlier version made it
+    /// under the umask. Said once, because from then on it is private.
+    fn make_private(&self) {
+        let others = |mode: u32| mode & OTHERS;
+        let Ok(found) = self.lock.metadata() else {
+            return;
+        };
+        if others(found.mode()) == 0 {
+            return;
+        }
+        let private = Permissions::from_mode(found.mode() & MODE_BITS & !OTHERS);
+        if let Err(error) = self.lock.set_permissions(private) {
+            warn!(
+                "Other users of this machine may read {}, which cannot be changed: {error}",
+                self.path.display()
+            );
+            return;
+        }
+        let mut changed = 0;
+        for name in ownership::FOLDERS
+            .iter()
+            .chain(&["dash_key"])
+            .chain(&ownership::FILES)
+        {
+            changed += make_tree_private(&self.path.join(name));
+        }
+        for path in list(&self.path).unwrap_or_default() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if shape::is_dictionary(&name) {
+                changed += make_tree_private(&path);
+            }
+        }
+        if changed > 0 {
+            warn!(
+                files = changed,
+                "Other users of this machine could read {}; now its owner alone can",
+                self.path.display()
+            );
+        }
+    }
+}
+
+/// Takes a file, or a folder with all in it, from other users. Returns how many were changed; symbolic links are not followed.
+fn make_tree_private(path: &Path) -> usize {
+    let Ok(found) = fs::symlink_metadata(path) else {
+        return 0;
+    };
+    if !found.is_file() && !found.is_dir() {
+        return 0;
+    }
+    let mut changed = 0;
+    if found.mode() & OTHERS != 0 {
+        let private = Permissions::from_mode(found.mode() & MODE_BITS & !OTHERS);
+        // One that is not ours to change is in a folder that nobody else can enter.
+        changed += usize::from(fs::set_permissions(path, private).is_ok());
+    }
+    if found.is_dir() {
+        let inside = list(path).unwrap_or_default();
+        changed += inside
+            .iter()
+            .map(|path| make_tree_private(path))
+            .sum::<usize>();
+    }
+    changed
+}
+
+fn lock_folder(lock: &File, path: &Path, access: Access) -> Result<()> {
+    let locked = match access {
+        Access::ReadWrite => lock.try_lock(),
+        // Several may read it, while nobody changes it.
+        Access::ReadOnly => lock.try_lock_shared(),
+    };
+    match locked {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let holder = fs::read_to_string(path.join(HOLDER_FILE)).unwrap_or_default();
+            Err(Error::Held {
+                folder: path.to_owned(),
+                holder: match holder.trim() {
+                    "" => "another process".into(),
+                    holder => holder.into(),
+                },
+            })
+        }
+        // A file system without locks, where nobody can have it to change it.
+        Err(TryLockError::Error(_)) if access == Access::ReadOnly => Ok(()),
+        Err(TryLockError::Error(source)) => Err(Error::io("lock the data folder", path)(source)),
+    }
+}
+
+/// Whether the data folder at this path may be changed: by its file system, its mode and that of its log and manifest. Root
+/// could write where the mode lets nobody; it is not meant to.
+pub fn access_of(path: &Path) -> Access {
+    let is_writable = |path: &Path| {
+        let mode = fs::metadata(path).map(|found| found.mode());
+        mode.is_ok_and(|mode| mode & WRITERS != 0)
+            && rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
+    };
+    let files = [MANIFEST_FILE, event_log::FILE_NAME].map(|name| path.join(name));
+    let mut files = files.iter().filter(|path| path.exists());
+    match is_writable(path) && files.all(|path| is_writable(path)) {
+        true => Access::ReadWrite,
+        false => Access::ReadOnly,
+    }
+}
+
+fn read_only(path: &Path) -> Error {
+    Error::io("change", path)(std::io::Error::new(
+        std::io::ErrorKind::ReadOnlyFilesystem,
+        "this data folder cannot be written; usage, query, export, user access, cohort list and verify work on it as it is, \
+         anything else on a copy of it",
+    ))
 }
 
 impl Drop for Folder {
@@ -165,7 +440,7 @@ pub fn publish(temp: &Path, path: &Path) -> Result<()> {
 /// If a step fails; then there is no such file.
 pub fn write_synced(path: &Path, content: &[u8]) -> Result<()> {
     or_remove(path, || {
-        let mut file = File::create(path).map_err(Error::io("create", path))?;
+        let mut file = create(path)?;
         file.write_all(content).map_err(Error::io("write", path))?;
         file.sync_all().map_err(Error::io("sync", path))
     })
@@ -183,6 +458,79 @@ pub fn or_remove<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> 
     })
 }
 
+/// Creates a file, or empties it, that its owner alone can read, whatever the umask is. A symbolic link is not followed.
+///
+/// # Errors
+/// If it cannot be created.
+pub fn create(path: &Path) -> Result<File> {
+    let file = private_options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .open(path);
+    file.and_then(|file| ensure_mode(&file, FILE_MODE).map(|()| file))
+        .map_err(Error::io("create", path))
+}
+
+/// Opens a file to be written in place, and creates it if there is none. A symbolic link is not followed.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn open_in_place(path: &Path) -> Result<File> {
+    let is_new = !path.exists();
+    let file = private_options()
+        .create(true)
+        .read(true)
+        .write(true)
+        .open(path);
+    file.and_then(|file| {
+        if is_new {
+            ensure_mode(&file, FILE_MODE)?;
+        }
+        Ok(file)
+    })
+    .map_err(Error::io("open", path))
+}
+
+/// Opens a file to read it. A symbolic link is not followed.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn open(path: &Path) -> Result<File> {
+    private_options()
+        .read(true)
+        .open(path)
+        .map_err(Error::io("open", path))
+}
+
+fn private_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options
+        .mode(FILE_MODE)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options
+}
+
+/// A strange umask takes rights from the owner too.
+fn ensure_mode(file: &File, mode: u32) -> std::io::Result<()> {
+    match file.metadata()?.mode() & MODE_BITS == mode {
+        true => Ok(()),
+        false => file.set_permissions(Permissions::from_mode(mode)),
+    }
+}
+
+/// Makes a folder that its owner alone can enter, in one that is there; one that is there stays as it is.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn make_private(dir: &Path) -> std::io::Result<()> {
+    match DirBuilder::new().mode(DIR_MODE).create(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => ensure_mode(&File::open(dir)?, DIR_MODE),
+    }
+}
+
 /// Makes a folder, durably, where there is none.
 ///
 /// # Errors
@@ -191,13 +539,14 @@ pub fn make(dir: &Path) -> Result<()> {
     match dir.exists() {
         true => Ok(()),
         false => {
-            fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+            make_private(dir).map_err(Error::io("create", dir))?;
             sync_parent(dir)
         }
     }
 }
 
-/// Removes a folder with all that is in it, where there is one.
+/// Removes a folder with all that is in it, where there is one. A symbolic link in its place is removed, and not what it
+/// points to.
 ///
 /// # Errors
 /// If it cannot be removed.
@@ -210,28 +559,109 @@ pub fn remove_all(dir: &Path) -> Result<()> {
     }
 }
 
-/// A value as readable JSON, for a small file.
-pub fn json(value: &impl Serialize) -> Vec<u8> {
-    // Writing to memory cannot fail.
-    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
-    text.push(b'\n');
-    text
+/// What is left of a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// It is gone.
+    Nothing,
+    /// It has files that are not ours.
+    Others,
 }
 
-/// The value in a small JSON file; the default if there is no such file.
+/// Removes the files of a folder that are ours by their names, the folders of days among them, and the folder if it is empty
+/// then. Symbolic links are not followed.
 ///
 /// # Errors
-/// If it cannot be read, and [`Error::Damaged`] if it is not such a value.
-pub fn read_json<T: DeserializeOwned + Default>(path: &Path) -> Result<T> {
-    match fs::read(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(T::default()),
-        read => {
-            let text = read.map_err(Error::io("read", path))?;
-            serde_json::from_slice(&text).map_err(|error| Error::Damaged {
-                file: path.to_owned(),
-                message: error.to_string(),
-            })
+/// If something of ours cannot be removed.
+pub fn remove_ours(dir: &Path, is_ours: fn(&str) -> bool) -> Result<Left> {
+    match fs::symlink_metadata(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Left::Nothing),
+        found if found.as_ref().is_ok_and(|found| !found.is_dir()) => return Ok(Left::Others),
+        found => found.map(drop).map_err(Error::io("look at", dir))?,
+    }
+    let mut left = Left::Nothing;
+    for path in list(dir)? {
+        let found = fs::symlink_metadata(&path).map_err(Error::io("look at", &path))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        match is_ours(&name) {
+            true if found.is_file() => {
+                fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+            }
+            true if found.is_dir() && shape::is_day_folder(&name) => {
+                if remove_ours(&path, shape::is_segment)? == Left::Others {
+                    left = Left::Others;
+                }
+            }
+            _ => left = Left::Others,
         }
+    }
+    if left == Left::Nothing {
+        fs::remove_dir(dir).map_err(Error::io("remove", dir))?;
+    }
+    Ok(left)
+}
+
+/// Whether there is a file of that name; a symbolic link or anything else is none.
+///
+/// # Errors
+/// If it cannot be looked at.
+pub fn is_file(path: &Path) -> Result<bool> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        found => Ok(found.map_err(Error::io("look at", path))?.is_file()),
+    }
+}
+
+/// Whether a small file has a checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IsChecked {
+    /// It has one, which is right.
+    Yes,
+    /// An earlier version wrote it.
+    No,
+}
+
+/// The value in a small JSON file; none if there is no such file.
+///
+/// # Errors
+/// If it cannot be read, and [`Error::Damaged`] if it is not what was written. A file with a checksum is never taken for one
+/// that an earlier version wrote, wherever it is damaged: it has another shape than any value.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<(T, IsChecked)>> {
+    let damaged = |message: String| Error::Damaged {
+        file: path.to_owned(),
+        message,
+    };
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(Error::io("read", path))?,
+    };
+    let (json, is_checked) = match checksum::unwrap(&text) {
+        Ok(json) => (json, IsChecked::Yes),
+        Err(Mismatch::Missing) => (text.as_slice(), IsChecked::No),
+        Err(Mismatch::Wrong) => {
+            return Err(damaged("its checksum does not match; restore it".into()));
+        }
+    };
+    let value = serde_json::from_slice(json)
+        .map_err(|error| damaged(format!("it is not what was written ({error}); restore it")))?;
+    Ok(Some((value, is_checked)))
+}
+
+/// Checks a small JSON file, whatever its value is; there need not be one.
+///
+/// # Errors
+/// As [`read_json`].
+pub fn check_json(path: &Path) -> Result<()> {
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        read => read.map_err(Error::io("read", path))?,
+    };
+    match checksum::check_file(&text) {
+        LineCheck::Damaged(why) => Err(Error::Damaged {
+            file: path.to_owned(),
+            message: format!("{why}; restore it"),
+        }),
+        LineCheck::Right | LineCheck::Unchecked => Ok(()),
     }
 }
 

@@ -76,8 +76,9 @@ impl Manifest {
             file: path.clone(),
             message,
         };
-        checksum::check_object(text.trim_ascii_end())
-            .map_err(|_| damaged("its checksum does not match".into()))?;
+        let object = text.strip_suffix(b"\n").unwrap_or_default();
+        checksum::check_object(object)
+            .map_err(|_| damaged("its checksum does not match; restore it".into()))?;
         let Version { version } =
             serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
         if version > VERSION {

@@ -14,12 +14,16 @@ mod erasure;
 mod event_log;
 mod expiry;
 pub mod folder;
+mod identity;
 mod live;
 mod load;
+mod log_kind;
 mod manifest;
+mod ownership;
 pub mod pipeline;
 mod postings;
 mod pseudonym;
+mod quarantine;
 mod rate;
 mod rebuild;
 mod recovery;
@@ -27,6 +31,7 @@ mod rows;
 pub mod scan;
 mod seal;
 mod segment;
+mod shape;
 mod snapshot;
 mod states;
 mod tail;
@@ -35,10 +40,9 @@ mod view;
 mod writer;
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
@@ -61,7 +65,7 @@ use dedup::{RecentIds, SharedIds};
 use draft::Row;
 use erasure::Gate;
 use event_log::{EventLog, NextLog};
-use folder::Folder;
+use folder::{Access, Folder, Purpose};
 use live::Live;
 use manifest::Manifest;
 use pseudonym::Pseudonyms;
@@ -79,11 +83,14 @@ pub use draft::{Draft, DraftMaker};
 pub use erasure::Erased;
 pub use event_log::FILE_NAME as EVENT_LOG_FILE;
 pub use expiry::{Clock, Expired, ExpiryFacts, Retention};
+pub use identity::is_displaced;
 pub use live::{Commit, Watch};
 pub use load::Part;
+pub use ownership::{FOLDERS, MARK_FILE, Mark};
+pub use quarantine::QUARANTINE_FILE;
 pub use rate::Accepted;
 pub use rebuild::Rebuilt;
-pub use recovery::{QUARANTINE_FILE, Recovered};
+pub use recovery::Recovered;
 pub use rows::write_lines;
 pub use segment::LAKE_DIR;
 pub use snapshot::{PartFacts, SealedDay, rewrite_without};
@@ -174,14 +181,32 @@ impl Store {
     /// # Errors
     /// [`Error::Held`] if another process has the folder, [`Error::Damaged`] if the manifest or the dictionary is.
     pub fn open(config: &StoreConfig, holder: &str, now: DateTime<Utc>) -> Result<Self> {
-        let folder = Folder::take(&config.data_dir, holder)?;
+        Self::open_for(config, holder, Purpose::Change, now)
+    }
+
+    /// The same, for a purpose: a folder that cannot be written is read as it is if nothing is to be changed.
+    ///
+    /// # Errors
+    /// As [`Store::open`] and [`Folder::open`].
+    pub fn open_for(
+        config: &StoreConfig,
+        holder: &str,
+        purpose: Purpose,
+        now: DateTime<Utc>,
+    ) -> Result<Self> {
+        let folder = Folder::open(&config.data_dir, holder, purpose)?;
+        let is_writable = folder.access() == Access::ReadWrite;
         let mut manifest = Manifest::load(folder.path())?;
-        RotatedLog::finish_rotation(folder.path(), manifest.sequence)?;
-        compaction::finish(&folder, &manifest)?;
-        remove_leftovers(&folder, &manifest)?;
+        if is_writable {
+            RotatedLog::finish_rotation(folder.path(), manifest.sequence)?;
+            compaction::finish(&folder, &manifest)?;
+            remove_leftovers(&folder, &manifest)?;
+        }
         let names = Names::new()?;
         dictionary::load(folder.path(), manifest.dictionary, &names.users)?;
-        dictionary::remove_others(&folder, manifest.dictionary)?;
+        if is_writable {
+            dictionary::remove_others(&folder, manifest.dictionary)?;
+        }
         let gate = erasure::gate(&folder, &manifest, &names)?;
         let maker = DraftMaker {
             names: names.clone(),
@@ -210,39 +235,34 @@ impl Store {
         };
         let mut tail = Tail::new(names.clone());
         let mut recovered = Recovered::default();
-        for path in logs_to_read(&folder)? {
-            let file = match File::open(&path) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                opened => Arc::new(opened.map_err(Error::io("open", &path))?),
-            };
-            let found = recovery::recover(
-                &path,
-                &folder.path().join(QUARANTINE_FILE),
-                &maker,
-                now,
-                |draft, bytes| {
-                    let mut admitted = admission.lock();
-                    let rows: Vec<Row> = draft
-                        .rows
-                        .iter()
-                        .map(|row| {
-                            if let Some(key) = row.key {
-                                recent.insert(key, row.received_at_us);
-                            }
-                            let mut rest = RestCounts::default();
-                            admission.admit(&mut admitted, row, &draft.unnamed, &named, &mut rest)
-                        })
-                        .collect();
-                    let file = file.clone();
-                    tail.append(&rows, LogPart { file, bytes })
-                },
-            )?;
-            report_recovery(&path, found);
+        for path in recovery::logs_to_read(&folder, &manifest)? {
+            let file = Arc::new(folder::open(&path)?);
+            let found = recovery::recover(&folder, &path, &maker, now, |draft, bytes| {
+                let mut admitted = admission.lock();
+                let rows: Vec<Row> = draft
+                    .rows
+                    .iter()
+                    .map(|row| {
+                        if let Some(key) = row.key {
+                            recent.insert(key, row.received_at_us);
+                        }
+                        let mut rest = RestCounts::default();
+                        admission.admit(&mut admitted, row, &draft.unnamed, &named, &mut rest)
+                    })
+                    .collect();
+                let file = file.clone();
+                tail.append(&rows, LogPart { file, bytes })
+            })?;
+            found.report(&path, folder.access());
             recovered.events += found.events;
             recovered.torn_bytes += found.torn_bytes;
             recovered.damaged += found.damaged;
         }
-        let log = EventLog::open(&folder.path().join(EVENT_LOG_FILE), config.durability)?;
+        let log_path = folder.path().join(EVENT_LOG_FILE);
+        let log = match folder.access() {
+            Access::ReadWrite => EventLog::open(&log_path, config.durability)?,
+            Access::ReadOnly => EventLog::open_to_read(&log_path)?,
+        };
         let view = SharedView::new(View {
             segments,
             states,
@@ -330,6 +350,19 @@ impl Store {
             }
             health => health,
         }
+    }
+
+    /// Checks that log and folder are where they were; if not, nothing more is accepted. To be called each second.
+    pub fn check_in_place(&self) {
+        self.writer.check_in_place();
+        if let Err(Error::Poisoned(reason)) = self.folder.check_in_place() {
+            self.writer.stop(&reason);
+        }
+    }
+
+    /// Whether the log is one that the next start reads back: no other program took it away.
+    pub fn is_log_in_place(&self) -> bool {
+        !matches!(self.writer.check(), Err(Error::Poisoned(reason)) if is_displaced(&reason))
     }
 
     /// The events of a time range, in µs, with the columns of [`schema::COUNTED`] as numbers, see [`Names::counted`]. All
@@ -473,6 +506,7 @@ impl Store {
     /// # Errors
     /// If a commit failed so that nobody knows which manifest a power cut would leave.
     fn lock_manifest(&self) -> Result<MutexGuard<'_, Manifest>> {
+        self.folder.check_in_place()?;
         // A panic while it was locked left it whole: it is replaced in one step, after the commit.
         let manifest = self.manifest.lock().unwrap_or_else(PoisonError::into_inner);
         match self.stopped.get() {
@@ -549,6 +583,7 @@ impl Store {
 
     fn try_seal(&self) -> Result<Sealed> {
         let mut manifest = self.lock_manifest()?;
+        self.writer.check()?;
         let mut next = manifest.clone();
         // A log that segments cover may still be there if it could not be removed.
         remove_covered(&self.folder, &manifest)?;
@@ -1045,38 +1080,12 @@ fn remove_leftovers(folder: &Folder, manifest: &Manifest) -> Result<()> {
     states::remove(folder, Vec::new(), &manifest.states)
 }
 
-/// The logs that hold events no segment has, oldest first.
-fn logs_to_read(folder: &Folder) -> Result<Vec<PathBuf>> {
-    let waiting = RotatedLog::list(folder.path())?;
-    Ok(waiting
-        .into_iter()
-        .map(|log| log.path)
-        .chain([folder.path().join(EVENT_LOG_FILE)])
-        .collect())
-}
-
 /// Removes the logs whose events are all in segments.
 fn remove_covered(folder: &Folder, manifest: &Manifest) -> Result<()> {
     RotatedLog::list(folder.path())?
         .iter()
         .filter(|log| log.number <= manifest.sealed_through)
         .try_for_each(|log| folder::remove(&log.path))
-}
-
-fn report_recovery(path: &Path, found: Recovered) {
-    let file = path.file_name().unwrap_or_default().display();
-    if found.torn_bytes > 0 {
-        warn!(
-            torn_bytes = found.torn_bytes,
-            "Cut a torn write off the end of {file}"
-        );
-    }
-    if found.damaged > 0 {
-        warn!(
-            damaged = found.damaged,
-            "Set {} damaged pieces of {file} aside in {QUARANTINE_FILE}", found.damaged
-        );
-    }
 }
 
 /// The event ids in the segments that a new event may still repeat. A damaged segment does not stop the

@@ -11,7 +11,7 @@
 //! entropy that way, so that nothing is compressed.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -20,8 +20,9 @@ use std::sync::Arc;
 use polars::prelude::*;
 use tracing::warn;
 
-use super::folder::{self, Folder};
+use super::folder::{self, Access, Folder};
 use super::segment::{self, Segment, SegmentFacts};
+use super::shape;
 use crate::error::Result;
 use crate::leb128::{CUT, Reader, put, put_text};
 use crate::names::Names;
@@ -161,7 +162,7 @@ pub fn read(segment: &Segment, features: &[String], uses: &mut Uses) -> bool {
         warn!("{path}: {message}; the segment is read instead, and they are made again");
         uses.cut(before);
     });
-    if read.is_err() {
+    if read.is_err() && folder::access_of(segment.root()) == Access::ReadWrite {
         // What cannot be removed is looked at in vain again.
         let _ = folder::remove(&path);
     }
@@ -197,8 +198,8 @@ pub fn remove_others(folder: &Folder, live: &[SegmentFacts]) -> Result<()> {
         .map(|segment| file_name(segment).into())
         .collect();
     for path in folder::list(&folder.path().join(DIR))? {
-        let is_live = path.file_name().is_some_and(|name| live.contains(name));
-        if path.extension() == Some(OsStr::new(EXTENSION)) && !is_live {
+        let name = path.file_name().unwrap_or_default();
+        if name.to_str().is_some_and(shape::is_postings) && !live.contains(name) {
             folder::remove(&path)?;
         }
     }

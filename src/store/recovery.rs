@@ -1,31 +1,41 @@
-//! Reading the log back at the start: every whole line is an event again, and nothing else stops the start.
+//! Reading the log back at the start: every whole line is an event again, and nothing else stops the start but a file that is no
+//! log of ours.
 //!
 //! A line is whole if its checksum holds. What follows the last whole line is a torn write, which was never
 //! acknowledged: it is cut off. Damage before that is set aside in the quarantine and blanked out in place, so
-//! that the log is valid NDJSON again and every other line keeps its position.
+//! that the log is valid NDJSON again and every other line keeps its position. What is cut or blanked is at most one write group,
+//! all of it is in the quarantine before, and the file has a whole line of ours or is the beginning of one: anything else may be a
+//! file of another program, and is left as it is.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Take, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Take};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tracing::warn;
 
 use super::draft::{Draft, DraftMaker};
+use super::event_log::{FILE_NAME as EVENT_LOG_FILE, NEXT_FILE_NAME};
+use super::folder::{self, Access, Folder};
+use super::log_kind::{self, LogKind};
+use super::manifest::Manifest;
 use super::pipeline;
-use super::scan::{Scan, read_chunk};
+use super::quarantine::{self, Piece, QUARANTINE_FILE};
+use super::scan::{Damage, Scan, read_chunk};
+use super::seal::RotatedLog;
+use super::writer::GROUP_BYTES;
 use crate::error::{Error, Result};
 use crate::event::Event;
 
-/// Where damaged pieces of the log are set aside, in the data folder.
-pub const QUARANTINE_FILE: &str = "quarantine.ndjson";
 /// Bytes read at a time; a line is at most a tenth of it.
 const CHUNK_BYTES: usize = 512 << 10;
-/// Bytes of a damaged piece that are kept for inspection.
-const KEPT_BYTES: usize = 64 << 10;
+/// Bytes of a log that may be cut or blanked: those of one write group and a line, which is what a power cut can tear.
+const MAX_DAMAGE_BYTES: u64 = (GROUP_BYTES + CHUNK_BYTES / 10) as u64;
+/// Bytes read at a time in search of the zeros at the end.
+const BLOCK_BYTES: u64 = 64 << 10;
 
 /// What reading a log back found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -38,17 +48,65 @@ pub struct Recovered {
     pub damaged: u64,
 }
 
-/// Reads a log, gives its events to `sink` in order, each time with the range of bytes they are in, and mends the file.
+impl Recovered {
+    /// Traces what was found in a log.
+    pub(super) fn report(self, path: &Path, access: Access) {
+        let file = path.file_name().unwrap_or_default().display();
+        let is_mended = access == Access::ReadWrite;
+        if self.torn_bytes > 0 {
+            let torn_bytes = self.torn_bytes;
+            match is_mended {
+                true => warn!(torn_bytes, "Cut a torn write off the end of {file}"),
+                false => warn!(torn_bytes, "Left out a torn write at the end of {file}"),
+            }
+        }
+        if self.damaged > 0 {
+            let damaged = self.damaged;
+            match is_mended {
+                true => warn!(
+                    damaged,
+                    "Set {damaged} damaged pieces of {file} aside in {QUARANTINE_FILE}"
+                ),
+                false => warn!(damaged, "Left out {damaged} damaged pieces of {file}"),
+            }
+        }
+    }
+}
+
+/// The logs that are there and hold events no segment has, oldest first. In a folder that may be changed the rotations have been
+/// ended; in another one, what a crash left of one is read as it is.
+pub(super) fn logs_to_read(folder: &Folder, manifest: &Manifest) -> Result<Vec<PathBuf>> {
+    let waiting = RotatedLog::list(folder.path())?;
+    let names = match folder.access() {
+        Access::ReadWrite => &[EVENT_LOG_FILE][..],
+        Access::ReadOnly => &[EVENT_LOG_FILE, NEXT_FILE_NAME],
+    };
+    let logs = waiting
+        .into_iter()
+        .filter(|log| log.number > manifest.sealed_through)
+        .map(|log| log.path)
+        .chain(names.iter().map(|name| folder.path().join(name)));
+    let mut found = Vec::new();
+    for log in logs {
+        if check_regular(&log)? {
+            found.push(log);
+        }
+    }
+    Ok(found)
+}
+
+/// Reads a log, gives its events to `sink` in order, each time with the range of bytes they are in, and mends the file, unless
+/// the folder is not to be changed.
+///
+/// # Errors
+/// [`Error::Damaged`] if it is no log of ours, or more of it is damaged than one write group; then it is as it was.
 pub(super) fn recover(
+    folder: &Folder,
     path: &Path,
-    quarantine: &Path,
     maker: &DraftMaker,
     now: DateTime<Utc>,
     mut sink: impl FnMut(Draft, Range<u64>) -> Result<()>,
 ) -> Result<Recovered> {
-    if !path.exists() {
-        return Ok(Recovered::default());
-    }
     let read = |bytes: &[u8]| {
         let mut draft = Draft::default();
         let found = read_chunk(bytes, |event| {
@@ -65,37 +123,99 @@ pub(super) fn recover(
         start += length;
         sink(draft, bytes)
     })?;
-    if scan.events == 0 && begins_with_an_object(path)? {
-        return Err(Error::Damaged {
-            file: path.to_owned(),
-            message: "it has lines, and none of them is one that this program wrote; move it away and bring its \
-                      events in with `echopilot import`"
-                .into(),
-        });
-    }
+    let log = folder::open(path)?;
+    let torn = Torn::of(&log, path, &scan)?;
+    check_damage(path, &scan, &torn)?;
     let recovered = Recovered {
         events: scan.events,
-        torn_bytes: scan.length - scan.end_of_last_line,
+        torn_bytes: scan.length - torn.start,
         damaged: scan.damaged_inside().count() as u64,
     };
-    if !scan.damage.is_empty() || recovered.torn_bytes > 0 {
-        mend(path, quarantine, &scan, now)?;
+    let is_whole = scan.damaged_inside().next().is_none() && recovered.torn_bytes == 0;
+    if !is_whole && folder.access() == Access::ReadWrite {
+        mend(folder, path, &scan, &torn, now)?;
     }
     Ok(recovered)
 }
 
-/// Whether the first line of a file is whole and a JSON object: not what a torn write leaves.
-fn begins_with_an_object(path: &Path) -> Result<bool> {
-    let mut start = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(CHUNK_BYTES as u64).read_to_end(&mut start))
-        .map_err(Error::io("read", path))?;
-    let line = start.split_inclusive(|&byte| byte == b'\n').next();
-    Ok(line.is_some_and(|line| {
-        line.starts_with(b"{")
-            && line.ends_with(b"\n")
-            && serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok()
-    }))
+/// The end of a log after its last whole line.
+struct Torn {
+    /// Where it is cut.
+    start: u64,
+    /// Where the zeros begin that are nothing of the write.
+    zeros: u64,
+}
+
+impl Torn {
+    fn of(log: &File, path: &Path, scan: &Scan) -> Result<Self> {
+        let zeros = zeros_at_end(log, scan.end_of_last_line..scan.length)
+            .map_err(Error::io("read", path))?;
+        let kind = match scan.events {
+            0 => log_kind::of(path)?,
+            _ => LogKind::Ours,
+        };
+        match kind {
+            LogKind::Foreign(found) => Err(log_kind::refusal(path, found)),
+            LogKind::Ours => Ok(Self {
+                start: scan.end_of_last_line,
+                zeros,
+            }),
+            // Blanks stay as they are.
+            LogKind::Empty => Ok(Self {
+                start: zeros,
+                zeros,
+            }),
+        }
+    }
+}
+
+/// Refuses a log of which more is damaged than a torn write can be: most of it may be of another program.
+fn check_damage(path: &Path, scan: &Scan, torn: &Torn) -> Result<()> {
+    let inside: u64 = scan.damaged_inside().map(|damage| damage.length).sum();
+    let at_end = torn.zeros.saturating_sub(torn.start);
+    let (bytes, place) = match inside.max(at_end) == inside {
+        true => (inside, "between its events"),
+        false => (at_end, "after its last event"),
+    };
+    match bytes > MAX_DAMAGE_BYTES {
+        false => Ok(()),
+        true => Err(Error::Damaged {
+            file: path.to_owned(),
+            message: format!(
+                "{bytes} bytes {place} are no events of this program, more than the {MAX_DAMAGE_BYTES} that a torn write can \
+                 leave; it was left as it is. Move it away, and bring its {} events in with `echopilot import`",
+                scan.events
+            ),
+        }),
+    }
+}
+
+/// Where the zeros at the end of a part of a file begin.
+fn zeros_at_end(file: &File, part: Range<u64>) -> std::io::Result<u64> {
+    let mut end = part.end;
+    while end > part.start {
+        let start = end.saturating_sub(BLOCK_BYTES).max(part.start);
+        let mut block = vec![0; (end - start) as usize];
+        file.read_exact_at(&mut block, start)?;
+        let before = log_kind::without_zeros(&block).len() as u64;
+        if before > 0 {
+            return Ok(start + before);
+        }
+        end = start;
+    }
+    Ok(end)
+}
+
+/// Whether there is a log; what is no regular file under its name is refused before anything is read from it.
+pub(super) fn check_regular(path: &Path) -> Result<bool> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        found => match found.map_err(Error::io("look at", path))? {
+            found if found.is_file() => Ok(true),
+            found if found.is_symlink() => Err(log_kind::refusal(path, "a symbolic link")),
+            _ => Err(log_kind::refusal(path, "no regular file")),
+        },
+    }
 }
 
 /// Reads a log without changing it: `read` finds the events of some of its bytes, on all cores, and makes
@@ -121,7 +241,7 @@ pub(super) fn scan_file<T: Send>(
 
 /// The bytes of a log in parts of whole lines, each of so many bytes or a few more.
 pub(super) fn parts(path: &Path, bytes: u64) -> Result<Vec<Range<u64>>> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
+    let file = folder::open(path)?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
     let mut log = BufReader::new(file);
     let mut parts = Vec::new();
@@ -154,79 +274,50 @@ pub(super) fn scan_part(
     Ok(scan)
 }
 
-/// Sets the damage aside, then makes the log whole: blanks inside, a cut at the end.
-fn mend(path: &Path, quarantine: &Path, scan: &Scan, now: DateTime<Utc>) -> Result<()> {
-    let log = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(Error::io("open", path))?;
-    let kept = set_aside(&log, path, quarantine, scan, now);
-    if let Err(error) = &kept {
-        warn!("Damage stays in the log, because it cannot be set aside: {error}");
+/// Sets the damage aside, then makes the log whole: blanks inside, a cut at the end. What cannot be set aside stays in the log,
+/// where lines that follow it are found all the same.
+fn mend(folder: &Folder, path: &Path, scan: &Scan, torn: &Torn, now: DateTime<Utc>) -> Result<()> {
+    let log = folder::open_in_place(path)?;
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let kept = pieces(&log, path, scan, torn)
+        .and_then(|pieces| quarantine::keep(folder, &file, &pieces, now));
+    if let Err(error) = kept {
+        warn!("Damage stays in {file}, because it cannot be set aside: {error}");
+        return Ok(());
     }
-    for damage in scan.damaged_inside().filter(|_| kept.is_ok()) {
+    for damage in scan.damaged_inside() {
         log.write_all_at(&damage.blank(), damage.offset)
             .map_err(Error::io("mend", path))?;
     }
-    log.set_len(scan.end_of_last_line)
+    log.set_len(torn.start)
         .map_err(Error::io("cut the torn end of", path))?;
     log.sync_all().map_err(Error::io("sync", path))
 }
 
-/// One line of the quarantine.
-#[derive(Serialize)]
-struct Quarantined<'a> {
-    found_at: String,
-    file: &'a str,
-    offset: u64,
-    bytes: u64,
-    reason: &'a str,
-    raw: String,
-}
-
-fn set_aside(
-    log: &File,
-    path: &Path,
-    quarantine: &Path,
-    scan: &Scan,
-    now: DateTime<Utc>,
-) -> Result<()> {
-    let file = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
-    let mut lines = Vec::new();
-    for damage in &scan.damage {
-        let mut raw = vec![0; KEPT_BYTES.min(damage.length as usize)];
-        log.read_exact_at(&mut raw, damage.offset)
+/// The damaged pieces, whole; without the zeros at the end, of which a file system may leave any number.
+fn pieces(log: &File, path: &Path, scan: &Scan, torn: &Torn) -> Result<Vec<Piece>> {
+    let read = |damage: &Damage, end: u64, reason| {
+        let mut bytes = vec![0; end.saturating_sub(damage.offset) as usize];
+        log.read_exact_at(&mut bytes, damage.offset)
             .map_err(Error::io("read", path))?;
-        let torn = damage.offset >= scan.end_of_last_line;
-        let quarantined = Quarantined {
-            found_at: now.to_rfc3339_opts(SecondsFormat::Secs, true),
-            file,
+        Ok(Piece {
             offset: damage.offset,
-            bytes: damage.length,
-            reason: if torn {
-                "torn write"
-            } else {
-                damage.reason.reason()
-            },
-            raw: String::from_utf8_lossy(&raw).into_owned(),
-        };
-        // Writing to memory cannot fail.
-        let _ = serde_json::to_writer(&mut lines, &quarantined);
-        lines.push(b'\n');
-    }
-    let mut file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(quarantine)
-        .map_err(Error::io("open", quarantine))?;
-    file.write_all(&lines)
-        .and_then(|()| file.sync_all())
-        .map_err(Error::io("write", quarantine))?;
-    super::folder::sync_parent(quarantine)
+            bytes,
+            reason,
+        })
+    };
+    let end = |damage: &Damage| damage.offset + damage.length;
+    let is_torn = |damage: &Damage| damage.offset >= scan.end_of_last_line;
+    let pieces = scan.damage.iter().map(|damage| match is_torn(damage) {
+        // Zeros alone are named, so that a cut is never without a line.
+        true => read(
+            damage,
+            end(damage).min(torn.zeros.max(damage.offset)),
+            "torn write",
+        ),
+        false => read(damage, end(damage), damage.reason.reason()),
+    });
+    pieces.collect()
 }
 
 /// Part of a log, in chunks of whole lines.
@@ -244,7 +335,7 @@ struct Chunk {
 
 impl Chunks {
     fn open(path: &Path, part: Range<u64>) -> Result<Self> {
-        let mut file = File::open(path).map_err(Error::io("open", path))?;
+        let mut file = folder::open(path)?;
         file.seek(SeekFrom::Start(part.start))
             .map_err(Error::io("read", path))?;
         Ok(Self {

@@ -20,6 +20,7 @@ use super::pipeline;
 use super::recovery;
 use super::rows::LakeRows;
 use super::segment::{self, SegmentFacts, Sorted};
+use super::shape;
 use super::states::date;
 use super::tail::Chunk;
 use crate::daily::{self, DailyState, Day, day_of};
@@ -41,7 +42,7 @@ impl RotatedLog {
     /// The path for a log of that number, in a folder that is there.
     pub fn prepare(folder: &Path, number: u64) -> Result<PathBuf> {
         let dir = folder.join(SEALING_DIR);
-        std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        folder::make_private(&dir).map_err(Error::io("create", &dir))?;
         folder::sync_parent(&dir)?;
         Ok(dir.join(format!("{number:08}.ndjson")))
     }
@@ -98,14 +99,8 @@ impl RotatedLog {
         let dir = folder.join(SEALING_DIR);
         let mut logs = Vec::new();
         for path in folder::list(&dir)? {
-            let number = path
-                .file_stem()
-                .filter(|_| {
-                    path.extension()
-                        .is_some_and(|extension| extension == "ndjson")
-                })
-                .and_then(|stem| stem.to_str()?.parse().ok());
-            match number {
+            let name = path.file_name().and_then(|name| name.to_str());
+            match name.and_then(shape::rotated_log) {
                 Some(number) => logs.push(Self { number, path }),
                 None => tracing::warn!(file = %path.display(), "Ignored an unknown file"),
             }
@@ -161,7 +156,7 @@ fn inode(path: &Path) -> Result<Option<(u64, u64)>> {
 }
 
 fn metadata(path: &Path) -> Result<Option<Metadata>> {
-    match std::fs::metadata(path) {
+    match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         found => found.map(Some).map_err(Error::io("look at", path)),
     }

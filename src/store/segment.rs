@@ -12,8 +12,9 @@ use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
-use super::folder::{self, Folder};
+use super::folder::{self, Access, Folder};
 use super::states::date;
+use super::{compaction, shape};
 use crate::checksum::{self, Summing};
 use crate::daily::{Day, day_of};
 use crate::digest::{DigestMap, Digester};
@@ -112,8 +113,11 @@ impl Segment {
     pub fn verify(&self) -> Result<File> {
         let path = self.path();
         let file = match File::open(&path) {
+            // An exchange of folders that was cut off has left it beside the lake.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(self.damaged("it is missing; look for it in damaged, or restore it"));
+                compaction::prepared_file(&self.root, self.day(), &path).ok_or_else(|| {
+                    self.damaged("it is missing; look for it in damaged, or restore it")
+                })?
             }
             opened => opened.map_err(Error::io("open", &path))?,
         };
@@ -188,11 +192,11 @@ impl Segment {
     /// Moves the file out of the lake.
     fn set_aside(&self) -> Result<()> {
         let path = self.path();
-        if !path.exists() {
+        if !path.exists() || folder::access_of(&self.root) == Access::ReadOnly {
             return Ok(());
         }
         let dir = self.root.join(DAMAGED_DIR);
-        std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        folder::make(&dir)?;
         folder::publish(&path, &dir.join(self.facts.file_name()))?;
         folder::sync_parent(&path)
     }
@@ -222,7 +226,8 @@ fn days(root: &Path) -> Result<Vec<PathBuf>> {
     let mut days = Vec::new();
     for path in folder::list(&root.join(LAKE_DIR))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        match name.starts_with("dt=") && path.is_dir() {
+        let is_folder = path.symlink_metadata().is_ok_and(|found| found.is_dir());
+        match shape::is_day_folder(&name) && is_folder {
             true => days.push(path),
             false => warn!(file = %path.display(), "Ignored an unknown file"),
         }
@@ -247,11 +252,10 @@ pub fn remove_empty_days(root: &Path, live: &HashSet<PathBuf>) -> Result<()> {
 
 /// The number in the name of a segment, by which files are older or newer than a manifest.
 pub fn number_of(path: &Path) -> Option<u64> {
-    let stem = path.file_stem().filter(|_| {
-        path.extension()
-            .is_some_and(|extension| extension == "parquet")
-    })?;
-    stem.to_str()?.split_once('-')?.0.parse().ok()
+    let name = path.file_name()?.to_str()?;
+    name.split_once('-')
+        .filter(|_| shape::is_segment(name))
+        .and_then(|(number, _)| number.parse().ok())
 }
 
 /// Takes days that expired, of which these are the segments, out of the lake and removes them, what was damaged of them
@@ -273,14 +277,19 @@ pub fn remove_days(folder: &Folder, segments: &[Arc<Segment>]) -> Result<()> {
     for day in days {
         let name = format!("dt={}", date(day));
         let (live, temp) = (lake.join(&name), folder.temp(&name)?);
-        if live.exists() {
+        let has_others = |path: &PathBuf| number_of(path).is_none();
+        if folder::list(&live)?.iter().any(has_others) {
+            warn!(folder = %live.display(), "A day expired; files there that the store did not write are left");
+            folder::remove_ours(&live, shape::is_segment)?;
+        } else if live.exists() {
             folder::publish(&live, &temp)?;
             folder::sync_parent(&live)?;
             std::fs::remove_dir_all(&temp).map_err(Error::io("remove", &temp))?;
         }
         for path in folder::list(&folder.path().join(DAMAGED_DIR))? {
             let of_day = path.file_name().and_then(OsStr::to_str);
-            if of_day.is_some_and(|file| file.starts_with(&name)) {
+            if of_day.is_some_and(|file| file.starts_with(&name) && shape::is_segment_of_day(file))
+            {
                 folder::remove(&path)?;
             }
         }
@@ -357,7 +366,7 @@ impl Sorted {
         Ok(Self { events, lengths })
     }
 
-    fn days(&self) -> impl Iterator<Item = (Day, DataFrame)> {
+    pub(super) fn days(&self) -> impl Iterator<Item = (Day, DataFrame)> {
         let mut start = 0;
         self.lengths.iter().map(move |(&day, &length)| {
             let of_day = self.events.slice(start, length);
@@ -436,7 +445,7 @@ fn publish(folder: &Folder, files: &[(PathBuf, SegmentFacts)]) -> Result<()> {
         let path = folder.path().join(&facts.path);
         let day = path.parent().unwrap_or(&lake);
         if !day.exists() {
-            std::fs::create_dir_all(day).map_err(Error::io("create", day))?;
+            folder::make_private(day).map_err(Error::io("create", day))?;
             has_new_day = true;
         }
         std::fs::rename(temp, &path).map_err(Error::io("rename to", &path))?;
@@ -465,7 +474,7 @@ pub fn write_day(temp: &Path, path: String, events: DataFrame) -> Result<Segment
 /// Writes events in the order of users and then of time. Users lie together because nearly every question that reads
 /// events is about what a user did: groups are found next to each other, and one user's events are in one row group.
 fn write_sorted(temp: &Path, path: String, mut events: DataFrame) -> Result<SegmentFacts> {
-    let file = File::create(temp).map_err(Error::io("create", temp))?;
+    let file = folder::create(temp)?;
     let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, Summing::new(&file));
     ParquetWriter::new(&mut writer)
         .with_compression(ParquetCompression::Zstd(None))

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Store;
 use super::erasure::is_any;
-use super::segment::{self, Segment};
+use super::segment::{self, Segment, Sorted};
 use super::states::date;
 use crate::checksum;
 use crate::error::{Error, Result};
@@ -29,10 +29,12 @@ pub struct SealedDay {
     /// The day.
     pub day: NaiveDate,
     segments: Vec<Arc<Segment>>,
+    /// Its events that cannot be sealed, because the folder is not to be changed.
+    unsealed: Option<DataFrame>,
 }
 
-/// Some segments of a day that become one file.
-pub struct Part<'a>(&'a [Arc<Segment>]);
+/// Some segments of a day, and its events that are in none, that become one file.
+pub struct Part<'a>(&'a [Arc<Segment>], Option<&'a DataFrame>);
 
 /// What a written part has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,9 +69,56 @@ impl Store {
                 Some(SealedDay {
                     day: date(of_day.first()?.day()),
                     segments: of_day.to_vec(),
+                    unsealed: None,
                 })
             })
             .collect())
+    }
+
+    /// The events of the days of a window, or of all days, as they are: those that are not sealed with them.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a segment or the log is.
+    pub fn days_with_unsealed(&self, window: Option<&Window>) -> Result<Vec<SealedDay>> {
+        let mut days = self.sealed_days(window)?;
+        let (chunks, visible) = {
+            let view = self.view.lock();
+            (
+                view.tail.snapshot(&(i64::MIN..i64::MAX))?,
+                view.gate.visible(),
+            )
+        };
+        let visible = visible.unwrap_or(lit(true));
+        let mut unsealed = Vec::new();
+        for chunk in chunks {
+            unsealed.push(chunk.whole()?.lazy().filter(visible.clone()));
+        }
+        if unsealed.is_empty() {
+            return Ok(days);
+        }
+        let events = concat(unsealed, UnionArgs::default())?.collect()?;
+        for (day, events) in Sorted::new(events)?.days() {
+            if window.is_some_and(|window| !window.days_in_epoch().contains(&day)) {
+                continue;
+            }
+            let day = date(day);
+            match days.binary_search_by_key(&day, |known| known.day) {
+                Ok(place) => {
+                    if let Some(known) = days.get_mut(place) {
+                        known.unsealed = Some(events);
+                    }
+                }
+                Err(place) => days.insert(
+                    place,
+                    SealedDay {
+                        day,
+                        segments: Vec::new(),
+                        unsealed: Some(events),
+                    },
+                ),
+            }
+        }
+        Ok(days)
     }
 }
 
@@ -77,14 +126,21 @@ impl SealedDay {
     /// What identifies its content.
     pub fn sources(&self) -> Vec<String> {
         let facts = self.segments.iter().map(|segment| &segment.facts);
-        facts
-            .map(|facts| format!("{} {:08x}", facts.path, facts.crc32c))
-            .collect()
+        let sealed = facts.map(|facts| format!("{} {:08x}", facts.path, facts.crc32c));
+        // The log only grows until it is sealed, and then the segments are others.
+        let unsealed = self.unsealed.iter();
+        let unsealed = unsealed.map(|events| format!("{} events of the log", events.height()));
+        sealed.chain(unsealed).collect()
     }
 
     /// Events.
     pub fn rows(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.facts.rows).sum()
+        let sealed: u64 = self.segments.iter().map(|segment| segment.facts.rows).sum();
+        sealed
+            + self
+                .unsealed
+                .as_ref()
+                .map_or(0, |events| events.height() as u64)
     }
 
     /// Its segments in parts of at most about so many bytes.
@@ -97,12 +153,12 @@ impl SealedDay {
             if sum > bytes && sum > segment.facts.bytes {
                 let taken = self.segments.len() - rest.len();
                 let (part, after) = rest.split_at(place - taken);
-                parts.push(Part(part));
+                parts.push(Part(part, None));
                 rest = after;
                 sum = segment.facts.bytes;
             }
         }
-        parts.push(Part(rest));
+        parts.push(Part(rest, self.unsealed.as_ref()));
         parts
     }
 }
@@ -113,16 +169,17 @@ impl Part<'_> {
     /// # Errors
     /// [`Error::Damaged`] if a segment is, and if the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<PartFacts> {
-        let rows = self.0.iter().map(|segment| segment.facts.rows).sum();
+        let rows: u64 = self.0.iter().map(|segment| segment.facts.rows).sum();
+        let rows = rows + self.1.map_or(0, |events| events.height() as u64);
         let file = File::create(path).map_err(Error::io("create", path))?;
-        match self.0 {
-            [segment] => copy(segment, &file, path)?,
-            segments => join(segments, &file, path)?,
+        match (self.0, self.1) {
+            ([segment], None) => copy(segment, &file, path)?,
+            (segments, unsealed) => join(segments, unsealed, &file, path)?,
         }
         file.sync_all().map_err(Error::io("sync", path))?;
         let facts = facts(path, rows)?;
-        match self.0 {
-            [segment] if segment.facts.crc32c != facts.crc32c => Err(Error::Damaged {
+        match (self.0, self.1) {
+            ([segment], None) if segment.facts.crc32c != facts.crc32c => Err(Error::Damaged {
                 file: path.to_owned(),
                 message: "the copy is not what was copied".into(),
             }),
@@ -180,7 +237,12 @@ fn copy(segment: &Segment, mut to: &File, path: &Path) -> Result<()> {
     }
 }
 
-fn join(segments: &[Arc<Segment>], to: &File, path: &Path) -> Result<()> {
+fn join(
+    segments: &[Arc<Segment>],
+    unsealed: Option<&DataFrame>,
+    to: &File,
+    path: &Path,
+) -> Result<()> {
     let mut out = BufWriter::with_capacity(COPY_BYTES, to);
     let mut writer = ParquetWriter::new(&mut out)
         .with_compression(ParquetCompression::Zstd(None))
@@ -193,6 +255,11 @@ fn join(segments: &[Arc<Segment>], to: &File, path: &Path) -> Result<()> {
                 .clone()
                 .slice(start as i64, ROW_GROUP_ROWS as IdxSize);
             writer.write_batch(&rows.collect()?)?;
+        }
+    }
+    if let Some(events) = unsealed {
+        for start in (0..events.height()).step_by(ROW_GROUP_ROWS) {
+            writer.write_batch(&events.slice(start as i64, ROW_GROUP_ROWS))?;
         }
     }
     writer.finish()?;

@@ -9,7 +9,7 @@ use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
 use super::folder::{self, Folder};
-use super::pipeline;
+use super::{pipeline, shape};
 use crate::daily::{self, Activity, DailyState, Day};
 use crate::error::{Error, Result};
 use crate::names::{Names, REST_FEATURE};
@@ -193,9 +193,8 @@ pub fn remove(folder: &Folder, replaced: Vec<Arc<StateFile>>, live: &[StateFacts
         .collect();
     let mut removed = false;
     for path in folder::list(&dir)? {
-        let is_ours = path
-            .extension()
-            .is_some_and(|extension| extension == "state");
+        let name = path.file_name().and_then(|name| name.to_str());
+        let is_ours = name.is_some_and(shape::is_state);
         if is_ours && !live.contains(&path) {
             std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
             removed = true;

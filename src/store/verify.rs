@@ -1,18 +1,18 @@
-//! Checking what is on disk against what was written. No log, segment or manifest is changed.
+//! Checking what is on disk against what was written. Nothing is changed, whatever a crash left: a file is what the manifest says
+//! wherever it is.
 
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::compaction;
 use super::dictionary;
-use super::event_log;
-use super::folder::Folder;
+use super::folder::{self, Folder, Purpose};
 use super::manifest::Manifest;
+use super::ownership;
 use super::postings;
+use super::quarantine::{self, QUARANTINE_FILE};
 use super::recovery;
 use super::scan::read_chunk;
-use super::seal::RotatedLog;
 use super::segment::Segment;
 use super::states::StateFile;
 use crate::error::{Error, Result};
@@ -33,17 +33,14 @@ pub struct Verified {
     pub damage: Vec<String>,
 }
 
-/// Checks every checksum of a data folder. `holder` says to others who we are.
+/// Checks every checksum of a data folder.
 ///
 /// # Errors
 /// If another process has the folder or a file cannot be read. Damage is no error here but a finding, unless it
 /// is the manifest's, without which nothing else can be judged.
 pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
-    std::fs::read_dir(data_dir).map_err(Error::io("open the data folder", data_dir))?;
-    let folder = Folder::take(data_dir, holder)?;
+    let folder = Folder::open(data_dir, holder, Purpose::Inspect)?;
     let manifest = Manifest::load(folder.path())?;
-    // What a crash left between two folders is where the manifest says.
-    compaction::finish(&folder, &manifest)?;
     let mut verified = Verified::default();
     for facts in &manifest.segments {
         let segment = Segment::new(folder.path(), facts.clone());
@@ -77,22 +74,34 @@ pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
             Err(error) => return Err(error),
         }
     }
-    let rotated = RotatedLog::list(folder.path())?;
-    let waiting = rotated
-        .into_iter()
-        .filter(|log| log.number > manifest.sealed_through)
-        .map(|log| log.path);
-    let open = [event_log::FILE_NAME, event_log::NEXT_FILE_NAME];
-    for path in waiting.chain(open.map(|name| folder.path().join(name))) {
-        verify_log(&path, &mut verified)?;
+    for log in recovery::logs_to_read(&folder, &manifest)? {
+        verify_log(&log, &mut verified)?;
+    }
+    for name in ownership::SMALL_FILES {
+        verified.check(folder::check_json(&folder.path().join(name)))?;
+    }
+    for name in [QUARANTINE_FILE, ownership::ROLLUP_LOG] {
+        verified
+            .damage
+            .extend(quarantine::verify_lines(folder.path(), name)?.1);
     }
     Ok(verified)
 }
 
-fn verify_log(path: &Path, verified: &mut Verified) -> Result<()> {
-    if !path.exists() {
-        return Ok(());
+impl Verified {
+    /// Keeps damage as a finding.
+    fn check(&mut self, found: Result<()>) -> Result<()> {
+        match found {
+            Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
+                self.damage.push(error.to_string());
+                Ok(())
+            }
+            found => found,
+        }
     }
+}
+
+fn verify_log(path: &Path, verified: &mut Verified) -> Result<()> {
     let read = |bytes: &[u8]| Ok((read_chunk(bytes, |_| Ok(()))?, ()));
     let scan = recovery::scan_file(path, read, |()| Ok(()))?;
     verified.log_events += scan.events;

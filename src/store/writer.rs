@@ -19,6 +19,7 @@ use super::dedup::{RecentIds, SharedIds};
 use super::draft::{Draft, DraftRow, Row};
 use super::erasure::Gate;
 use super::event_log::{EventLog, NextLog};
+use super::identity;
 use super::live::Live;
 use super::rate::{Accepted, Rate};
 use super::tail::{LogPart, SealMark};
@@ -30,7 +31,7 @@ const QUEUE_REQUESTS: usize = 4_096;
 /// Bytes that may wait: a few seconds of a slow disk.
 const QUEUE_BYTES: usize = 64 << 20;
 /// A group is closed at this size, so that the first of it need not wait for a long write.
-const GROUP_BYTES: usize = 4 << 20;
+pub(super) const GROUP_BYTES: usize = 4 << 20;
 /// A commit that takes longer is a disk that hangs; a slow one needs a tenth of it.
 const LONG_COMMIT: Duration = Duration::from_secs(5);
 /// Least time between two looks for room on a full disk.
@@ -63,6 +64,8 @@ enum Command {
         next: NextLog,
         reply: oneshot::Sender<Result<(SealMark, NewUsers)>>,
     },
+    /// Look whether the log is still under its name.
+    CheckInPlace,
 }
 
 /// The way to the writer; ends it when dropped, after everything queued is committed.
@@ -186,6 +189,19 @@ impl WriterHandle {
         answer.blocking_recv().map_err(|_| stopped())?
     }
 
+    /// Has the writer look whether the log is still under its name, between two commits and never within a rotation. If it has
+    /// more to do, it looks anyway.
+    pub(super) fn check_in_place(&self) {
+        if let Ok(queue) = self.queue() {
+            let _ = queue.try_send(Command::CheckInPlace);
+        }
+    }
+
+    /// Ends all writing, for a reason that the writer cannot see.
+    pub(super) fn stop(&self, reason: &str) {
+        stop(&self.status, reason.into());
+    }
+
     /// Whether events can be accepted.
     ///
     /// # Errors
@@ -283,6 +299,10 @@ impl Running {
                     // Whoever asked may be gone.
                     let _ = reply.send(rotated);
                 }
+                Command::CheckInPlace => {
+                    // Said once.
+                    let _ = self.check_in_place();
+                }
             }
         }
         self.trace.flush();
@@ -295,11 +315,15 @@ impl Running {
         let mut later = None;
         while bytes < GROUP_BYTES && later.is_none() {
             match self.commands.try_recv() {
+                // A write is at most one group, which is what a power cut can tear.
+                Ok(Command::Append { draft, reply }) if bytes + draft.lines.len() > GROUP_BYTES => {
+                    later = Some(Command::Append { draft, reply });
+                }
                 Ok(Command::Append { draft, reply }) => {
                     bytes += draft.lines.len();
                     group.push(Waiting { draft, reply });
                 }
-                Ok(rotate) => later = Some(rotate),
+                Ok(other) => later = Some(other),
                 Err(_) => break,
             }
         }
@@ -384,6 +408,8 @@ impl Running {
             }
             Err(error) => return Err(self.stop(error)),
         }
+        // What lies in a file that no start reads back is not answered as stored.
+        self.check_in_place()?;
         let rows = self.admit(group, kept, stored);
         let mut view = self.writer.view.lock();
         let end = self.writer.log.length();
@@ -423,6 +449,7 @@ impl Running {
             .log
             .rotate(next)
             .map_err(|error| self.stop(error))?;
+        self.check_in_place()?;
         let mut view = self.writer.view.lock();
         view.log_bytes = 0;
         view.log_since = None;
@@ -431,18 +458,44 @@ impl Running {
         Ok((mark, self.writer.admission.new_users()))
     }
 
+    /// Ends all writing if the log is not under its name any more.
+    fn check_in_place(&self) -> Result<()> {
+        if let Some(reason) = self.status.poison.get() {
+            return Err(Error::Poisoned(reason.clone()));
+        }
+        let checked = self.writer.log.check_in_place();
+        checked.map_err(|error| self.stop(error))
+    }
+
     /// Ends all writing until a restart reads the log back.
     fn stop(&self, error: Error) -> Error {
         let reason = match error {
             Error::Poisoned(reason) => reason,
             other => other.to_string(),
         };
+        stop(&self.status, reason)
+    }
+}
+
+/// Ends all writing until a restart; said once.
+fn stop(status: &Status, reason: String) -> Error {
+    let mut is_first = false;
+    let reason = status.poison.get_or_init(|| {
+        is_first = true;
+        reason
+    });
+    if is_first && identity::is_displaced(reason) {
+        error!(
+            reason,
+            "The event log stopped: {reason}. Nothing more is accepted"
+        );
+    } else if is_first {
         error!(
             reason,
             "The event log stopped: {reason}. Nothing more is accepted; restart the server to recover it"
         );
-        Error::Poisoned(self.status.poison.get_or_init(|| reason).clone())
     }
+    Error::Poisoned(reason.clone())
 }
 
 /// An event of a group that is about to be stored.

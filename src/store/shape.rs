@@ -1,0 +1,159 @@
+//! The names that the store gives to its files and folders. What has a name of another shape belongs to somebody else: it
+//! is never changed or removed.
+
+use chrono::NaiveDate;
+
+/// Digits of a number in a name; more where the number needs them.
+const DIGITS: usize = 8;
+
+/// The text is a number as names have it, such as `00000012`.
+fn is_number(text: &str) -> bool {
+    text.len() >= DIGITS && is_digits(text) && text.parse::<u64>().is_ok()
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The day that a text names, in the one way that names have it.
+pub fn day(text: &str) -> Option<NaiveDate> {
+    let day = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
+    (day.to_string() == text).then_some(day)
+}
+
+/// A folder of the lake, `dt=2026-11-26`.
+pub fn is_day_folder(name: &str) -> bool {
+    name.strip_prefix("dt=")
+        .is_some_and(|rest| day(rest).is_some())
+}
+
+/// A segment: `00000012-0003.parquet` of a seal or a load, `-m` of a compaction, `-e0` of an erasure.
+pub fn is_segment(name: &str) -> bool {
+    let stem = name.strip_suffix(".parquet");
+    stem.and_then(|stem| stem.split_once('-'))
+        .is_some_and(|(number, part)| {
+            is_number(number) && (part == "m" || is_digits(part.strip_prefix('e').unwrap_or(part)))
+        })
+}
+
+/// A segment among those of other days: `dt=2026-11-26-00000012-0003.parquet`.
+pub fn is_segment_of_day(name: &str) -> bool {
+    name.strip_prefix("dt=")
+        .and_then(|rest| Some((rest.get(..10)?, rest.get(10..)?.strip_prefix('-')?)))
+        .is_some_and(|(date, segment)| day(date).is_some() && is_segment(segment))
+}
+
+/// Postings: `dt=2026-11-26-00000012-m.parquet.postings`.
+pub fn is_postings(name: &str) -> bool {
+    name.strip_suffix(".postings")
+        .is_some_and(is_segment_of_day)
+}
+
+/// A daily state: `2026-11-26-00000012.state`.
+pub fn is_state(name: &str) -> bool {
+    name.strip_suffix(".state")
+        .and_then(|stem| Some((stem.get(..10)?, stem.get(10..)?.strip_prefix('-')?)))
+        .is_some_and(|(date, number)| day(date).is_some() && is_number(number))
+}
+
+/// The number of a log that waits to be sealed: `00000012.ndjson`.
+pub fn rotated_log(name: &str) -> Option<u64> {
+    let stem = name
+        .strip_suffix(".ndjson")
+        .filter(|stem| is_number(stem))?;
+    stem.parse().ok()
+}
+
+/// The day of a folder that a compaction or an erasure prepared: `00000012-2026-11-26`.
+pub fn prepared_day(name: &str) -> Option<NaiveDate> {
+    let (number, date) = name.split_once('-')?;
+    day(date).filter(|_| is_number(number))
+}
+
+/// A dictionary: `users.ndjson`, or `users-3.ndjson` after users were erased.
+pub fn is_dictionary(name: &str) -> bool {
+    let generation = name
+        .strip_prefix("users-")
+        .and_then(|rest| rest.strip_suffix(".ndjson"));
+    name == "users.ndjson" || generation.is_some_and(|text| text.parse::<u32>().is_ok())
+}
+
+/// A file that an earlier version left in its folder of unfinished files when it was cut off, or such a folder of a day.
+pub fn is_unfinished(name: &str) -> bool {
+    let dated = name
+        .get(..10)
+        .zip(name.get(10..))
+        .is_some_and(|(date, rest)| {
+            day(date).is_some() && rest.strip_prefix('-').is_some_and(is_segment)
+        });
+    dated
+        || is_postings(name)
+        || is_day_folder(name)
+        || is_dictionary(name)
+        || ["erasures.json", "quarantine.ndjson", "analytics.ndjson"].contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_ours_are_told_from_others_that_are_alike() {
+        for name in [
+            "00000001-0.parquet",
+            "00000001-0012.parquet",
+            "123456789-m.parquet",
+            "00000002-e3.parquet",
+        ] {
+            assert!(is_segment(name), "{name}");
+            let of_day = format!("dt=2026-11-01-{name}");
+            assert!(is_segment_of_day(&of_day) && is_postings(&format!("{of_day}.postings")));
+        }
+        for name in [
+            "2024-01.parquet",
+            "part-00000.parquet",
+            "00000001.parquet",
+            "00000001-x.parquet",
+            "00000001-.parquet",
+            "00000001-e.parquet",
+            "1-0.parquet",
+            "00000001-0.parquet.bak",
+            "+0000001-0.parquet",
+        ] {
+            assert!(!is_segment(name), "{name}");
+        }
+        assert_eq!(rotated_log("00000012.ndjson"), Some(12));
+        for name in [
+            "2024.ndjson",
+            "app.ndjson",
+            "00000012.ndjson.gz",
+            "-0000012.ndjson",
+        ] {
+            assert_eq!(rotated_log(name), None, "{name}");
+        }
+        assert!(is_state("2026-11-26-00000012.state"));
+        assert!(
+            !is_state("my.state")
+                && !is_state("2026-11-26.state")
+                && !is_state("é026-11-26-00000012.state")
+        );
+        assert!(prepared_day("00000012-2026-11-26").is_some());
+        assert!(
+            prepared_day("backup-2026-11-26").is_none()
+                && prepared_day("00000012-2026-11-31").is_none()
+        );
+        assert!(
+            is_day_folder("dt=2026-11-26")
+                && !is_day_folder("dt=2026-1-2")
+                && !is_day_folder("dt=x")
+        );
+        assert!(
+            is_unfinished("2026-11-26-00000012-0003.parquet") && is_unfinished("dt=2026-11-26")
+        );
+        assert!(
+            !is_unfinished("notes.txt")
+                && !is_unfinished("manifest.json")
+                && !is_unfinished("2026-11-26-notes.parquet")
+        );
+    }
+}
