@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::clock::ClockFacts;
 use super::dictionary::DictionaryFacts;
 use super::expiry::ExpiryFacts;
 use super::folder::Folder;
@@ -38,6 +39,12 @@ pub struct Manifest {
     /// What expired.
     #[serde(default)]
     pub expiry: ExpiryFacts,
+    /// The newest `received_at`; absent in what an earlier version wrote.
+    #[serde(default)]
+    pub clock: Option<ClockFacts>,
+    /// Fingerprint of the key of the pseudonyms; absent where there never was one.
+    #[serde(default)]
+    pub user_key: Option<String>,
 }
 
 impl Default for Manifest {
@@ -50,6 +57,8 @@ impl Default for Manifest {
             states: Vec::new(),
             dictionary: DictionaryFacts::default(),
             expiry: ExpiryFacts::default(),
+            clock: None,
+            user_key: None,
         }
     }
 }

@@ -321,6 +321,7 @@ pub fn engine(data_dir: &Path, now: DateTime<Utc>) -> Engine {
         rollup_retention_days: 365,
         rollup_at: NaiveTime::MIN,
         user_key_file: None,
+        limit_erasure_percent: 5,
     };
     Engine::open(&config, "the test", now).expect("a data folder")
 }
