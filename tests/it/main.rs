@@ -9,6 +9,7 @@
 mod bucket;
 mod cli;
 mod client;
+mod clock;
 mod dashboard;
 mod durability;
 mod erasure;
