@@ -25,6 +25,7 @@ mod lake;
 mod load;
 mod metrics;
 mod oracle;
+mod people;
 mod postings;
 mod properties;
 mod query;
