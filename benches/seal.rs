@@ -43,6 +43,7 @@ fn seal() -> f64 {
         rollup_retention_days: 365,
         rollup_at: NaiveTime::MIN,
         user_key_file: None,
+        limit_erasure_percent: 5,
     };
     let now = Utc::now();
     let store = Store::open(&config, "the bench", now).unwrap();

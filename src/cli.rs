@@ -83,7 +83,7 @@ enum Command {
     Rebuild,
     /// Remove what is older than it may be kept, as the server does each day
     Expire {
-        /// Today's date, if the clock jumped and is right
+        /// Today's date, if the clock jumped and is right: events are accepted by it again
         #[arg(long, value_name = "DATE", value_parser = parse_day)]
         confirm_date: Option<NaiveDate>,
     },
@@ -184,6 +184,9 @@ enum UserCommand {
         /// A file with an id on each line
         #[arg(long, value_name = "FILE")]
         file: Option<String>,
+        /// The number of events that go, if they are a large share of all
+        #[arg(long, value_name = "EVENTS")]
+        confirm: Option<u64>,
     },
 }
 
@@ -219,7 +222,9 @@ impl Cli {
                         eprintln!("{hint}");
                         ExitCode::from(FAILED)
                     }
-                    Some(Error::BadInput { .. }) => ExitCode::from(WRONG_USAGE),
+                    Some(Error::BadInput { .. } | Error::Unconfirmed(_)) => {
+                        ExitCode::from(WRONG_USAGE)
+                    }
                     _ => ExitCode::from(FAILED),
                 }
             }
@@ -308,9 +313,13 @@ impl Cli {
             }
             Command::User(UserCommand::Access { id }) => {
                 server::start_traces("warn");
-                print_bytes(&open_to_read("user access")?.user_events(&id)?)?;
+                print_access(&open_to_read("user access")?, &id)?;
             }
-            Command::User(UserCommand::Erase { mut ids, file }) => {
+            Command::User(UserCommand::Erase {
+                mut ids,
+                file,
+                confirm,
+            }) => {
                 server::start_traces("warn");
                 if let Some(file) = file {
                     let lines = std::fs::read_to_string(&file)
@@ -322,7 +331,7 @@ impl Cli {
                             .map(str::to_owned),
                     );
                 }
-                print_json(&open("user erase")?.erase(&ids, now)?)?;
+                print_json(&open("user erase")?.erase(&ids, confirm, now)?)?;
             }
             Command::Rollup { day } => {
                 server::start_traces("warn");
@@ -339,16 +348,15 @@ impl Cli {
             }
             Command::Expire { confirm_date } => {
                 server::start_traces("warn");
-                let today = now.date_naive();
+                let engine = open("expire")?;
                 let clock = match confirm_date {
                     None => Clock::Doubted,
-                    Some(date) if date == today => Clock::Confirmed,
                     Some(date) => {
-                        let message = format!("--confirm-date is {date}; the clock says {today}");
-                        return Err(Error::bad_input("bad_date", message).into());
+                        engine.confirm_clock(date, now)?;
+                        Clock::Confirmed
                     }
                 };
-                print_json(&open("expire")?.expire(today, clock)?)?;
+                print_json(&engine.expire(now.date_naive(), clock)?)?;
             }
             Command::Verify => {
                 server::start_traces("warn");
@@ -399,7 +407,11 @@ impl Command {
                 "Send the events to that server: POST /api/analytics/event, up to 100 a request; or stop it \
                  and import then."
             }
-            Self::Seal | Self::Rebuild | Self::Expire { .. } | Self::Verify | Self::Demo(_) => {
+            Self::Expire { .. } => {
+                "Stop it first, and start it again afterwards; or confirm the clock to that server: POST \
+                 /api/analytics/clock?confirm=DATE with the header X-Dash-Key."
+            }
+            Self::Seal | Self::Rebuild | Self::Verify | Self::Demo(_) => {
                 "Stop it first, and start it again afterwards."
             }
         }
@@ -551,6 +563,22 @@ fn print_answer(answer: &QueryAnswer, format: Option<Format>) -> anyhow::Result<
     match format {
         None | Some(Format::Json) => print_json(answer),
         Some(format) => print_bytes(&format.encode(answer)?),
+    }
+}
+
+/// Prints every event of a user, which a broken pipe downstream may no longer want.
+fn print_access(engine: &Engine, user: &str) -> anyhow::Result<()> {
+    let stdout = std::io::stdout();
+    let mut is_wanted = true;
+    let printed = engine.user_events(user, |lines| {
+        stdout.lock().write_all(&lines).map_err(|error| {
+            is_wanted = error.kind() != std::io::ErrorKind::BrokenPipe;
+            Error::io("write", Path::new("the result"))(error)
+        })
+    });
+    match is_wanted {
+        true => Ok(printed?),
+        false => Ok(()),
     }
 }
 

@@ -72,6 +72,19 @@ pub struct StoreConfig {
     )]
     pub rollup_retention_days: u16,
 
+    /// Percent of all events that an erasure may remove without being confirmed
+    #[arg(
+        long,
+        global = true,
+        env = "ECHOPILOT_LIMIT_ERASURE_PERCENT",
+        default_value_t = 5,
+        value_name = "N",
+        value_parser = clap::value_parser!(u8).range(..=100),
+        hide_env_values = true,
+        help_heading = "Data"
+    )]
+    pub limit_erasure_percent: u8,
+
     /// Time of day, UTC, from which yesterday is rolled up
     #[arg(
         long,

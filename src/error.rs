@@ -24,6 +24,13 @@ pub enum Error {
     /// The server has more work queued than it will hold: the client should come back soon.
     #[error("the server is busy: {0}; try again in a second")]
     Busy(&'static str),
+    /// The clock cannot be believed: nothing is accepted until it is right or a person confirms it. The message names
+    /// both times and the next step.
+    #[error("{0}")]
+    Clock(String),
+    /// The request would remove so much that it must say that it means it; nothing was changed.
+    #[error("{0}")]
+    Unconfirmed(String),
     /// The disk has no room; nothing of the request is stored, and it heals when space returns.
     #[error("no space left on the device that holds the data folder")]
     DiskFull,

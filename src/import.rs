@@ -75,7 +75,7 @@ pub fn import(
     };
     let importer = Importer {
         progress,
-        received_at_us: now.timestamp_micros(),
+        received_at_us: store.receive(now)?.at_us,
         shift_us,
     };
     let mut imported = Imported::default();

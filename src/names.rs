@@ -4,6 +4,7 @@
 //! one process. Only the store's admission of accepted events gives numbers to new users and features, within the
 //! daily limits; reading events gives none.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use polars::prelude::*;
@@ -38,6 +39,31 @@ pub struct Numbering {
     categories: Arc<Categories>,
     mapping: Arc<CategoricalMapping>,
     digests: Arc<RwLock<Digests>>,
+    forgotten: Arc<Forgotten>,
+}
+
+/// Numbers whose texts are not found any more, until one comes in again.
+#[derive(Default)]
+struct Forgotten {
+    /// Whether there ever were any: without a lock, for every event that comes in.
+    is_used: AtomicBool,
+    numbers: RwLock<RoaringBitmap>,
+}
+
+impl Forgotten {
+    fn contains(&self, number: u32) -> bool {
+        self.is_used.load(Ordering::Acquire)
+            && self
+                .numbers
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(number)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut RoaringBitmap)) {
+        change(&mut self.numbers.write().unwrap_or_else(PoisonError::into_inner));
+        self.is_used.store(true, Ordering::Release);
+    }
 }
 
 /// Numbers by the digests of their texts: a look into one table, where the mapping compares texts that lie scattered in memory.
@@ -122,6 +148,7 @@ impl Numbering {
             categories,
             mapping,
             digests: Arc::default(),
+            forgotten: Arc::default(),
         }
     }
 
@@ -130,12 +157,29 @@ impl Numbering {
     /// # Errors
     /// If there are more texts than numbers of 32 bits.
     pub fn number(&self, text: &str) -> Result<u32> {
-        Ok(self.mapping.insert_cat(text)?)
+        let number = self.mapping.insert_cat(text)?;
+        if self.forgotten.contains(number) {
+            self.forgotten.change(|numbers| {
+                numbers.remove(number);
+            });
+        }
+        Ok(number)
     }
 
-    /// The number of a text that has one.
+    /// The number of a text that has one and is not forgotten.
     pub fn find(&self, text: &str) -> Option<u32> {
-        self.mapping.get_cat(text)
+        let number = self.mapping.get_cat(text)?;
+        (!self.forgotten.contains(number)).then_some(number)
+    }
+
+    /// Forgets texts: they are not found any more until they come in again. What still has their numbers can be read.
+    pub fn forget(&self, numbers: &RoaringBitmap) {
+        self.forgotten.change(|forgotten| *forgotten |= numbers);
+    }
+
+    /// Finds texts again that were forgotten.
+    pub fn recall(&self, numbers: &RoaringBitmap) {
+        self.forgotten.change(|forgotten| *forgotten -= numbers);
     }
 
     /// The text of a number that was given.

@@ -23,7 +23,7 @@ use crate::cohorts::Cohorts;
 use crate::config::StoreConfig;
 use crate::demo::{self, Demo};
 use crate::error::{Error, Result};
-use crate::event::{self, Refusal, Verdict};
+use crate::event::{self, Event, MAX_AHEAD_US, RawEvent, Refusal, Verdict};
 use crate::import::{self, Imported, Progress, Source};
 use crate::metrics::cohort::Cohort;
 use crate::metrics::query::Query;
@@ -32,8 +32,8 @@ use crate::rollup::{self, RollupLine, RollupLog};
 
 use crate::store::folder::Purpose;
 use crate::store::{
-    Clock, Draft, Effort, Erased, Expired, Rebuilt, Reply, RestCounts, Retention, SealUrgency,
-    Sealed, Store, StoreSize,
+    Clock, Draft, Effort, Erased, ErasureLimit, Expired, Rebuilt, Received, Reply, RestCounts,
+    Retention, SealUrgency, Sealed, Store, StoreSize,
 };
 use crate::window::{self, Window, WindowFacts, WindowRequest};
 
@@ -134,6 +134,15 @@ pub struct EraseAnswer {
     pub exports: usize,
 }
 
+/// The answer to a confirmation of the clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClockAnswer {
+    /// Always true: events are accepted by this clock.
+    pub ok: bool,
+    /// What the clock says.
+    pub clock: String,
+}
+
 /// The cohorts there are.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CohortsAnswer {
@@ -212,6 +221,32 @@ impl Engine {
         &self.store
     }
 
+    /// Whether events can be accepted when the clock says `now`.
+    ///
+    /// # Errors
+    /// As [`Store::check_writable`] and [`Store::believed`].
+    pub fn check_ready(&self, now: DateTime<Utc>) -> Result<()> {
+        self.store.check_writable()?;
+        self.store.believed(now).map(drop)
+    }
+
+    /// Believes the clock, which a person says is right, although it is far from where it was.
+    ///
+    /// # Errors
+    /// `bad_date` if the person says another day, and as [`Store::confirm_clock`].
+    pub fn confirm_clock(&self, date: NaiveDate, now: DateTime<Utc>) -> Result<ClockAnswer> {
+        let today = now.date_naive();
+        if date != today {
+            let message = format!("the confirmed date is {date}; the clock says {today}");
+            return Err(Error::bad_input("bad_date", message));
+        }
+        self.store.confirm_clock(now)?;
+        Ok(ClockAnswer {
+            ok: true,
+            clock: now.to_rfc3339_opts(SecondsFormat::Secs, true),
+        })
+    }
+
     /// Judges the events of a request body, received at `now`, and queues the accepted ones.
     ///
     /// # Errors
@@ -220,8 +255,13 @@ impl Engine {
         // Before anything is kept of the events.
         self.store.check_writable()?;
         let batch = event::read_batch(body)?;
-        let received_at_us = now.timestamp_micros();
-        let clock_skew_us = batch.clock_skew_us(received_at_us);
+        let received = self.store.receive(now)?;
+        // While it is open which of two times is right, a client that agrees with one of them is not corrected.
+        let clock_skew_us = [received.at_us, received.latest_us]
+            .map(|us| batch.clock_skew_us(us))
+            .into_iter()
+            .min_by_key(|skew_us| skew_us.saturating_abs())
+            .unwrap_or(0);
         let maker = self.store.draft_maker();
         let mut draft = Draft::default();
         let mut answer = IngestAnswer {
@@ -234,7 +274,7 @@ impl Engine {
             rest: RestCounts::default(),
         };
         for (index, raw) in batch.events.into_iter().enumerate() {
-            match raw.judge(received_at_us, clock_skew_us) {
+            match judge(raw, received, clock_skew_us) {
                 Verdict::Accepted(event) => maker.push(&mut draft, &event),
                 Verdict::TooOld => answer.ignored += 1,
                 Verdict::Refused(code, message) => answer.errors.push(Refusal {
@@ -405,19 +445,26 @@ impl Engine {
         self.change_cohorts(|cohorts| cohorts.remove(name))
     }
 
-    /// Everything that is stored of a user, as NDJSON.
+    /// Everything that is stored of a user, as NDJSON, which `sink` gets in pieces.
     ///
     /// # Errors
-    /// As [`Store::user_events`].
-    pub fn user_events(&self, user: &str) -> Result<Vec<u8>> {
-        self.store.user_events(&self.store.stored_ids(user))
+    /// As [`Store::ids_of`] and [`Store::user_events`].
+    pub fn user_events(&self, user: &str, sink: impl FnMut(Vec<u8>) -> Result<()>) -> Result<()> {
+        self.store.user_events(&self.store.ids_of(user)?, sink)
     }
 
-    /// Erases users. When this returns, nothing of theirs is in the data folder, and no event of theirs comes in any more.
+    /// Erases users. When this returns, nothing of theirs is in the data folder, and no event of theirs comes in any more. If
+    /// that is a large share of all events, `confirmed` is their number.
     ///
     /// # Errors
-    /// `bad_users` if it is nobody or are too many, and as [`Store::erase`]; then it goes on in the background.
-    pub fn erase(&self, users: &[String], now: DateTime<Utc>) -> Result<EraseAnswer> {
+    /// `bad_users` if it is nobody or are too many, as [`Store::ids_of`] and [`Store::check_erasure`], with nothing changed;
+    /// and as [`Store::erase`]; then it goes on in the background.
+    pub fn erase(
+        &self,
+        users: &[String],
+        confirmed: Option<u64>,
+        now: DateTime<Utc>,
+    ) -> Result<EraseAnswer> {
         if users.is_empty() || users.len() > MAX_ERASED_USERS || users.iter().any(String::is_empty)
         {
             return Err(Error::bad_input(
@@ -428,10 +475,16 @@ impl Engine {
                 ),
             ));
         }
-        let ids: Vec<String> = users
+        let ids: Vec<Vec<String>> = users
             .iter()
-            .flat_map(|user| self.store.stored_ids(user))
-            .collect();
+            .map(|user| self.store.ids_of(user))
+            .collect::<Result<_>>()?;
+        let ids = ids.concat();
+        let limit = ErasureLimit {
+            percent: self.config.limit_erasure_percent,
+            confirmed,
+        };
+        self.store.check_erasure(&ids, limit)?;
         let mut cohorts = 0;
         self.change_cohorts(|all| {
             cohorts = all.forget(&ids);
@@ -552,7 +605,7 @@ impl Engine {
             .rollup_log
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let first_kept = today - Days::new(u64::from(self.config.rollup_retention_days));
+        let first_kept = expired.as_of - Days::new(u64::from(self.config.rollup_retention_days));
         // Where nothing was ever sealed, no clock was seen that this one could be compared with.
         let rollup_lines = match self.store.expiry().looked_on {
             None => 0,
@@ -643,6 +696,23 @@ impl PendingIngest {
             answer.rest = stored.rest;
         }
         Ok(answer)
+    }
+}
+
+/// Judges an event. One whose own time is the clock's is accepted while it is open whether the clock is right.
+fn judge(raw: RawEvent<'_>, received: Received, clock_skew_us: i64) -> Verdict<'_> {
+    let limit_us = received.at_us.saturating_add(MAX_AHEAD_US);
+    let is_ahead = |ts_us: i64| ts_us.saturating_add(clock_skew_us) > limit_us;
+    let by_us = match raw.ts_us().is_some_and(is_ahead) {
+        true => received.latest_us,
+        false => received.at_us,
+    };
+    match raw.judge(by_us, clock_skew_us) {
+        Verdict::Accepted(event) => Verdict::Accepted(Event {
+            received_at_us: received.at_us,
+            ..event
+        }),
+        other => other,
     }
 }
 

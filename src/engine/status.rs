@@ -38,6 +38,8 @@ pub struct StatusAnswer {
     pub raw_from: Option<NaiveDate>,
     /// First day whose daily state is kept; absent while none expired.
     pub states_from: Option<NaiveDate>,
+    /// The last day that is believed of the clock: what expires is judged by it.
+    pub looked_on: Option<NaiveDate>,
     /// The daily rollup.
     pub rollup: RollupStatus,
     /// Who watches the live events.
@@ -86,7 +88,7 @@ impl Engine {
             ts: seconds(now),
             version: env!("CARGO_PKG_VERSION"),
             opened_at: seconds(self.opened_at),
-            writable: store.check_writable().is_ok(),
+            writable: self.check_ready(now).is_ok(),
             accepted: store.accepted(),
             waiting: Waiting {
                 events: size.log_events,
@@ -98,6 +100,7 @@ impl Engine {
             last_day: store.last_day(),
             raw_from: expiry.raw_from,
             states_from: expiry.states_from,
+            looked_on: expiry.looked_on,
             rollup: RollupStatus {
                 last_day: self.last_rollup_day()?,
                 due_day: rollup::last_due_day(now, self.config.rollup_at),

@@ -7,6 +7,7 @@ mod asset;
 mod auth;
 mod body;
 mod client;
+mod clock;
 mod dashboard;
 mod demo;
 mod event;
@@ -15,6 +16,7 @@ mod live;
 mod ops;
 mod refusal;
 mod reports;
+mod streamed;
 mod users;
 
 use std::sync::Arc;
@@ -56,6 +58,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const MAX_QUERIES: usize = 4;
 /// Exports that run at once: each holds some parts in memory for as long as its client takes.
 const MAX_EXPORTS: usize = 2;
+/// Users whose events are sent at once: each holds some parts in memory for as long as its client takes.
+const MAX_ACCESSES: usize = 2;
 /// Bodies that are being received, together, in KiB: what slow or hostile clients can hold of the memory.
 const MAX_BODIES_KIB: usize = 256 << 10;
 
@@ -67,6 +71,7 @@ struct App {
     demo: demo::Demo,
     queries: Arc<Semaphore>,
     exports: Arc<Semaphore>,
+    accesses: Arc<Semaphore>,
     /// Room for bodies, a permit a KiB.
     bodies: Arc<Semaphore>,
 }
@@ -79,6 +84,7 @@ pub fn router(engine: Arc<Engine>, keys: DashKeys, neutral_path: &NeutralPath) -
         keys: Arc::new(keys),
         queries: Arc::new(Semaphore::new(MAX_QUERIES)),
         exports: Arc::new(Semaphore::new(MAX_EXPORTS)),
+        accesses: Arc::new(Semaphore::new(MAX_ACCESSES)),
         bodies: Arc::new(Semaphore::new(MAX_BODIES_KIB)),
     };
     Router::new()
@@ -96,6 +102,7 @@ pub fn router(engine: Arc<Engine>, keys: DashKeys, neutral_path: &NeutralPath) -
         .route("/api/analytics/users/{id}/events", get(users::access))
         .route("/api/analytics/users/{id}", delete(users::erase))
         .route("/api/analytics/erasures", post(users::erase_many))
+        .route("/api/analytics/clock", post(clock::confirm))
         .route("/api/analytics/rollup", post(reports::rollup))
         .route("/api/analytics/status", get(reports::status))
         .route("/api/analytics/live", get(live::live))

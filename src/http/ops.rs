@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use chrono::Utc;
 use serde_json::{Value, json};
 
 use super::refusal::Refusal;
@@ -15,8 +16,7 @@ pub async fn live() -> Json<Value> {
 /// `GET /health/ready`: events can be accepted, or why not.
 pub async fn ready(State(app): State<App>) -> Answer<Json<Value>> {
     app.engine
-        .store()
-        .check_writable()
+        .check_ready(Utc::now())
         .map_err(|error| Refusal::from(error).unavailable())?;
     Ok(Json(json!({
         "ok": true,

@@ -82,6 +82,8 @@ impl From<Error> for Refusal {
             Error::BadInput { code, message } => Self::new(S::BAD_REQUEST, code, message),
             Error::TooLarge { code, message } => Self::new(S::PAYLOAD_TOO_LARGE, code, message),
             Error::Busy(_) => Self::new(S::SERVICE_UNAVAILABLE, "busy", message),
+            Error::Clock(_) => Self::new(S::SERVICE_UNAVAILABLE, "clock", message),
+            Error::Unconfirmed(_) => Self::new(S::CONFLICT, "confirm_erasure", message),
             Error::DiskFull => Self::new(S::INSUFFICIENT_STORAGE, "disk_full", message),
             Error::Poisoned(reason) if is_displaced(&reason) => {
                 Self::new(S::SERVICE_UNAVAILABLE, "log_stopped", reason)

@@ -1,40 +1,58 @@
 //! Access and erasure: what the person who answers a request under the GDPR needs.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::Response;
 use chrono::Utc;
 use serde::Deserialize;
 
-use super::reports::{NO_STORE, Report, run_beside};
+use super::reports::{Report, parameters, run_beside};
+use super::streamed::streamed;
 use super::{Answer, App, body};
 use crate::engine::EraseAnswer;
 use crate::error::Error;
 
-/// `GET /api/analytics/users/{id}/events`: every event of a user as NDJSON.
+/// `GET /api/analytics/users/{id}/events`: every event of a user as NDJSON, as a stream.
 pub async fn access(
     State(app): State<App>,
     headers: HeaderMap,
     Path(user): Path<String>,
 ) -> Answer<Response> {
     app.keys.check(&headers)?;
-    let lines = run_beside(&app, move |engine| engine.user_events(&user)).await?;
+    let Ok(permit) = app.accesses.clone().try_acquire_owned() else {
+        return Err(Error::Busy("the events of too many users are being sent").into());
+    };
+    let engine = app.engine.clone();
     let ndjson = HeaderValue::from_static("application/x-ndjson");
-    Ok((NO_STORE, [(header::CONTENT_TYPE, ndjson)], lines.1.0).into_response())
+    streamed(ndjson, permit, move |sink| engine.user_events(&user, sink)).await
 }
 
-/// `DELETE /api/analytics/users/{id}`: erases a user; the answer is the receipt.
+/// `DELETE /api/analytics/users/{id}?confirm=`: erases a user; the answer is the receipt.
 pub async fn erase(
     State(app): State<App>,
     headers: HeaderMap,
     Path(user): Path<String>,
+    RawQuery(query): RawQuery,
 ) -> Report<EraseAnswer> {
     app.keys.check(&headers)?;
-    run_beside(&app, move |engine| engine.erase(&[user], Utc::now())).await
+    let confirmed = parameters(&query.unwrap_or_default(), &["confirm"])?
+        .first()
+        .map(|(_, events)| {
+            events.parse().map_err(|_| {
+                let events: String = events.chars().take(64).collect();
+                let message = format!("confirm is {events:?}; allowed is a number of events");
+                Error::bad_input("bad_confirm", message)
+            })
+        })
+        .transpose()?;
+    run_beside(&app, move |engine| {
+        engine.erase(&[user], confirmed, Utc::now())
+    })
+    .await
 }
 
-/// `POST /api/analytics/erasures` with `{"users":[…]}`: erases many at once.
+/// `POST /api/analytics/erasures` with `{"users":[…],"confirm":EVENTS}`: erases many at once.
 pub async fn erase_many(
     State(app): State<App>,
     headers: HeaderMap,
@@ -44,14 +62,18 @@ pub async fn erase_many(
     #[serde(deny_unknown_fields)]
     struct Users {
         users: Vec<String>,
+        confirm: Option<u64>,
     }
     app.keys.check(&headers)?;
     let body = body::read_json(&app.bodies, &headers, body).await?;
-    let Users { users } = serde_json::from_slice(&body).map_err(|error| {
+    let Users { users, confirm } = serde_json::from_slice(&body).map_err(|error| {
         Error::bad_input(
             "bad_users",
-            format!("allowed is {{\"users\":[ids]}}: {error}"),
+            format!("allowed is {{\"users\":[ids]}}, and with it \"confirm\", a number of events: {error}"),
         )
     })?;
-    run_beside(&app, move |engine| engine.erase(&users, Utc::now())).await
+    run_beside(&app, move |engine| {
+        engine.erase(&users, confirm, Utc::now())
+    })
+    .await
 }

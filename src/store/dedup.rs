@@ -3,12 +3,14 @@
 //! The set is derived from the events themselves at every start, never stored on its own: a second file
 //! with a durability of its own could disagree with the data after a power cut.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::digest::{Digest, DigestMap};
 use crate::window::{DAY_US, HOUR_US};
 
-/// Two events with one id are one event if received at most this far apart, in µs.
+/// Two events with one id are one event if received at most this far apart, in µs. Both times are those of the log, and
+/// the later one at most the end of the last believed day (see [`super::clock`]): a clock that jumps ahead makes no id old.
 pub const WINDOW_US: i64 = 7 * DAY_US;
 
 /// Parts of the set. A table that grows moves all its entries at once, which for one table of millions of ids
@@ -40,6 +42,8 @@ pub struct RecentIds {
     /// The shard of each slot. Shards get shares from 1 to 2 in a geometric row, so that while the set doubles
     /// they grow one after the other; equal shards would all grow at the same moment.
     shard_of_slot: Vec<u8>,
+    /// The end of the last believed day, in µs.
+    until_us: Arc<AtomicI64>,
 }
 
 /// The ids whose keys begin alike.
@@ -50,9 +54,10 @@ struct Shard {
 }
 
 impl RecentIds {
-    /// No ids.
-    pub fn new() -> Self {
+    /// No ids; they grow old up to `until_us`.
+    pub fn new(until_us: Arc<AtomicI64>) -> Self {
         Self {
+            until_us,
             shards: vec![Shard::default(); SHARDS],
             shard_of_slot: (0..SLOTS)
                 .map(|slot| (SHARDS as f64 * (1.0 + slot as f64 / SLOTS as f64).log2()) as u8)
@@ -62,8 +67,19 @@ impl RecentIds {
 
     /// Takes the id in. False if it was there: the event is a duplicate.
     pub fn insert(&mut self, key: Digest, received_at_us: i64) -> bool {
+        let now_us = received_at_us.min(self.until_us.load(Ordering::Relaxed));
         self.shard(key)
-            .is_none_or(|shard| shard.insert(key, received_at_us))
+            .is_none_or(|shard| shard.insert(key, received_at_us, now_us))
+    }
+
+    /// Goes on from `now_us`, when the log's time was ahead of it: ids that were received later count as received then.
+    pub fn set_back(&mut self, now_us: i64) {
+        for shard in &mut self.shards {
+            shard.forgotten_at_us = shard.forgotten_at_us.min(now_us);
+            for first in shard.received_at_us.values_mut() {
+                *first = (*first).min(now_us);
+            }
+        }
     }
 
     /// Takes an id back whose event could not be stored.
@@ -81,10 +97,10 @@ impl RecentIds {
 }
 
 impl Shard {
-    fn insert(&mut self, key: Digest, received_at_us: i64) -> bool {
-        self.forget_old(received_at_us);
+    fn insert(&mut self, key: Digest, received_at_us: i64, now_us: i64) -> bool {
+        self.forget_old(now_us);
         match self.received_at_us.get_mut(&key) {
-            Some(first) if received_at_us - *first <= WINDOW_US => false,
+            Some(first) if now_us - *first <= WINDOW_US => false,
             Some(first) => {
                 *first = received_at_us;
                 true
@@ -115,7 +131,8 @@ mod tests {
     fn an_id_counts_again_after_seven_days_and_not_before() {
         let key = Digester::new().digest("0197a6f0-0000-7000-8000-000000000000");
         let start = 1_761_040_800_000_000;
-        let mut ids = RecentIds::new();
+        let until_us = Arc::new(AtomicI64::new(i64::MAX));
+        let mut ids = RecentIds::new(until_us);
         assert!(ids.insert(key, start));
         assert!(!ids.insert(key, start));
         assert!(!ids.insert(key, start + WINDOW_US));
@@ -123,5 +140,34 @@ mod tests {
         assert!(!ids.insert(key, start + WINDOW_US + 2));
         ids.remove(key);
         assert!(ids.insert(key, start + WINDOW_US + 3));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_makes_no_id_old_and_one_that_is_set_back_keeps_them() {
+        let keys = Digester::new();
+        let (before, during, new) = (keys.digest("a"), keys.digest("b"), keys.digest("c"));
+        let start = 1_761_040_800_000_000;
+        let until_us = Arc::new(AtomicI64::new(start + DAY_US));
+        let mut ids = RecentIds::new(until_us.clone());
+        assert!(ids.insert(before, start));
+        assert!(ids.insert(during, start + 8 * DAY_US));
+        assert!(!ids.insert(before, start + 8 * DAY_US));
+        ids.set_back(start + 1);
+        for key in [before, during] {
+            assert!(!ids.insert(key, start + 2));
+        }
+        // Once days have passed they are forgotten, those of the jump too.
+        until_us.store(i64::MAX, Ordering::Relaxed);
+        assert!(ids.insert(new, start + WINDOW_US + 2));
+        assert!(
+            ids.shards
+                .iter()
+                .map(|shard| shard.received_at_us.len())
+                .sum::<usize>()
+                <= 3
+        );
+        for key in [before, during] {
+            assert!(ids.insert(key, start + WINDOW_US + 3));
+        }
     }
 }

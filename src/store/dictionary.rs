@@ -1,4 +1,4 @@
-//! The dictionary: the number of every user whose events are sealed, for ever the same.
+//! The dictionary: the number of every user of whom an event or a daily state is there, for ever the same.
 //!
 //! `users.ndjson` in the data folder has the user's id as JSON text on each line; the line's place, from 0, is the
 //! number. It only grows; the manifest says how much of it holds, so that what a crash left behind that is cut off.
@@ -16,7 +16,7 @@ use crate::names::Numbering;
 
 /// Its name in the data folder, before users were erased.
 pub const FILE_NAME: &str = "users.ndjson";
-/// The line of a number whose user was erased.
+/// The line of a number whose user was erased, or of whom nothing is left.
 const FORGOTTEN: &[u8] = b"null\n";
 
 /// How much of the dictionary holds, as the manifest says it.
@@ -164,6 +164,39 @@ pub fn forget(
         folder.replace(&next.file_name(), &kept)?;
     }
     Ok((next, forgotten))
+}
+
+/// Writes the dictionary anew with the ids of these numbers, durably. It holds once the manifest says so.
+///
+/// # Errors
+/// If it cannot be read or written.
+pub fn restore(
+    folder: &Folder,
+    facts: DictionaryFacts,
+    users: &Numbering,
+    numbers: &RoaringBitmap,
+) -> Result<DictionaryFacts> {
+    let path = folder.path().join(facts.file_name());
+    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    let held = bytes.get(..facts.bytes as usize).unwrap_or_default();
+    let mut restored = Vec::with_capacity(held.len());
+    for (number, line) in (0..).zip(lines(held)) {
+        match numbers.contains(number) && line == FORGOTTEN {
+            true => {
+                text::encode(text_of(users, number), &mut restored);
+                restored.push(b'\n');
+            }
+            false => restored.extend_from_slice(line),
+        }
+    }
+    let next = DictionaryFacts {
+        users: facts.users,
+        bytes: restored.len() as u64,
+        crc32c: crc32c::crc32c(&restored),
+        generation: facts.generation + 1,
+    };
+    folder.replace(&next.file_name(), &restored)?;
+    Ok(next)
 }
 
 /// Removes the files of other generations.

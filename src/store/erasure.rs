@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use polars::prelude::*;
 use ring::hmac;
@@ -35,6 +35,11 @@ pub(super) const FILE_NAME: &str = "erasures.json";
 const KEY_BYTES: usize = 32;
 /// Ids shorter than this are looked for with their quotes, because they are part of many texts.
 const DISTINCT_BYTES: usize = 6;
+/// Fewer events are erased without being confirmed: about what one very busy person leaves in a day.
+const UNCONFIRMED_EVENTS: u64 = 1_000;
+/// While somebody confirms, a server goes on: the events may have become more by this many, or by one in so many.
+const GROWN_EVENTS: u64 = 1_000;
+const GROWN_SHARE: u64 = 100;
 
 /// What is kept of erasures.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -254,6 +259,21 @@ pub(super) fn gate(folder: &Folder, manifest: &Manifest, names: &Names) -> Resul
     Ok(gate)
 }
 
+/// What an erasure may remove without being confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErasureLimit {
+    /// This share of all events, in percent.
+    pub percent: u8,
+    /// The number of events that whoever asks says will go.
+    pub confirmed: Option<u64>,
+}
+
+/// A number of events that was named to be confirmed.
+pub(super) struct Offer {
+    users: Vec<String>,
+    events: u64,
+}
+
 /// Where events are looked for.
 #[derive(Debug, Clone, Copy)]
 enum Reach {
@@ -311,6 +331,98 @@ impl Store {
         }
     }
 
+    /// Rejects an erasure that would remove a large share of all events and was not confirmed. Users whose erasure was accepted
+    /// before are not asked about again.
+    ///
+    /// # Errors
+    /// [`Error::Unconfirmed`], with nothing changed, and if something cannot be read.
+    pub fn check_erasure(&self, users: &[String], limit: ErasureLimit) -> Result<()> {
+        let pending = Erasures::load(&self.folder)?.pending;
+        let mut users: Vec<String> = users
+            .iter()
+            .filter(|user| !pending.contains(*user))
+            .cloned()
+            .collect();
+        users.sort_unstable();
+        let ids: Vec<&str> = users.iter().map(String::as_str).collect();
+        let (all, found) = self.count(&ids)?;
+        let is_small = u128::from(found) * 100 <= u128::from(all) * u128::from(limit.percent);
+        if is_small || found < UNCONFIRMED_EVENTS || limit.confirmed == Some(found) {
+            return Ok(());
+        }
+        let mut offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_offered = offered.as_ref().is_some_and(|offer| {
+            let grown = GROWN_EVENTS.max(offer.events / GROWN_SHARE);
+            offer.users == users
+                && limit.confirmed == Some(offer.events)
+                && found <= offer.events.saturating_add(grown)
+        });
+        if is_offered {
+            return Ok(());
+        }
+        let named = match users.as_slice() {
+            [user] => format!("the user {user:?} has"),
+            _ => format!("the users ({} ids) have", users.len()),
+        };
+        let share = found as f64 * 100.0 / all as f64;
+        let message = format!(
+            "{named} {found} of all {all} events, {share:.1} %; more than {} % are erased only when that is confirmed; nothing \
+             was removed; if it is meant, ask again with the confirmation {found} (?confirm={found}, \
+             \"confirm\":{found} or --confirm {found})",
+            limit.percent
+        );
+        *offered = Some(Offer {
+            users,
+            events: found,
+        });
+        Err(Error::Unconfirmed(message))
+    }
+
+    /// All events, and those of these users.
+    fn count(&self, users: &[&str]) -> Result<(u64, u64)> {
+        let numbers = self.numbers_of(users);
+        let (mut segments, states, tail) = {
+            let view = self.view.lock();
+            (
+                view.segments.clone(),
+                view.states.clone(),
+                view.tail.snapshot(&(i64::MIN..i64::MAX))?,
+            )
+        };
+        let mut all: u64 = segments.iter().map(|segment| segment.facts.rows).sum();
+        let mut found = 0;
+        for chunk in tail {
+            let users = chunk.frame.column(schema::USER_ID)?.to_physical_repr();
+            let is_theirs = |user: &u32| numbers.contains(*user);
+            found += users.u32()?.iter().flatten().filter(is_theirs).count() as u64;
+            all += chunk.frame.height() as u64;
+        }
+        view::keep_days_of(&numbers, &mut segments, &states, self.names())?;
+        let mut segments = segments.into_iter();
+        pipeline::ordered(
+            || Ok(segments.next()),
+            |segment| {
+                let events = segment::scan(std::slice::from_ref(&segment))?
+                    .filter(is_any(users))
+                    .select([len().cast(DataType::UInt64)])
+                    .collect()?;
+                Ok(events.select_at_idx(0).map_or(Ok(0), |count| {
+                    count.u64().map(|count| count.get(0).unwrap_or(0))
+                })?)
+            },
+            |count: Result<u64>| {
+                match count {
+                    Ok(count) => found += count,
+                    // The erasure itself names it.
+                    Err(Error::Damaged { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+                Ok(())
+            },
+        )?;
+        Ok((all, found))
+    }
+
     fn erase_pending(
         &self,
         mut erasures: Erasures,
@@ -365,7 +477,7 @@ impl Store {
         Ok(segments)
     }
 
-    fn numbers_of(&self, users: &[&str]) -> RoaringBitmap {
+    pub(super) fn numbers_of(&self, users: &[&str]) -> RoaringBitmap {
         let numbers = users
             .iter()
             .filter_map(|user| self.names().users.find(user));
@@ -637,44 +749,6 @@ impl Store {
         }
         Ok(removed)
     }
-
-    /// Everything that is stored of a user under these ids, each event as a line of the log, in the order of time and then
-    /// of the log; then pieces of the quarantine that mention the id, as they stand there.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] if a segment or the log is.
-    pub fn user_events(&self, ids: &[String]) -> Result<Vec<u8>> {
-        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-        let mut frames = Vec::new();
-        let parts = self
-            .view
-            .whole_of(&self.numbers_of(&ids), &is_any(&ids), self.names())?;
-        for batch in parts {
-            frames.push(
-                batch?
-                    .collect_with_engine(Engine::Streaming)?
-                    .unwrap_single()
-                    .lazy(),
-            );
-        }
-        let mut lines = Vec::new();
-        if !frames.is_empty() {
-            let sorted = concat(frames, UnionArgs::default())?
-                .sort(
-                    [schema::TS],
-                    SortMultipleOptions::default().with_maintain_order(true),
-                )
-                .collect()?;
-            super::rows::write_lines(&sorted, &mut lines)?;
-        }
-        if let Ok(quarantine) = std::fs::read(self.folder.path().join(QUARANTINE_FILE)) {
-            let theirs = |line: &&[u8]| ids.iter().any(|id| mentions(line, id));
-            for line in crate::event::lines(&quarantine).filter(theirs) {
-                lines.extend_from_slice(line);
-            }
-        }
-        Ok(lines)
-    }
 }
 
 /// Expiry came in between: the next attempt finds what is left.
@@ -683,7 +757,7 @@ fn changed_meanwhile() -> Error {
 }
 
 /// Whether a piece of the quarantine, a damaged line as JSON text within JSON, mentions a user.
-fn mentions(line: &[u8], user: &str) -> bool {
+pub(super) fn mentions(line: &[u8], user: &str) -> bool {
     let mut once = Vec::new();
     text::encode(user, &mut once);
     let inner = String::from_utf8_lossy(&once).into_owned();

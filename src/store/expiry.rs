@@ -1,16 +1,17 @@
 //! Expiry: events and daily states go when they are older than they may be kept.
 //!
-//! What goes follows from what is there. The clock alone deletes nothing: when it is further ahead of the last time
-//! anyone looked than a server is ever off, expiry refuses until a person confirms the date.
+//! What goes follows from what is there. The clock alone deletes nothing: what is old is judged by the last believed day
+//! (see [`super::clock`]), and a clock that is further ahead than a server is ever off is rejected until a person confirms
+//! the date.
 
 use chrono::{Days, NaiveDate};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 
 /// A clock that is further ahead of the last look is not believed: longer than a server is off for repair, and a third
 /// of what raw events are kept by default.
-const MAX_STEP_DAYS: u64 = 30;
+pub(super) const MAX_STEP_DAYS: u64 = 30;
 
 /// What expired, as the manifest says it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +20,7 @@ pub struct ExpiryFacts {
     pub raw_from: Option<NaiveDate>,
     /// First day whose state is kept; absent while none expired.
     pub states_from: Option<NaiveDate>,
-    /// The day of the last look at the clock.
+    /// The last day that was believed.
     pub looked_on: Option<NaiveDate>,
 }
 
@@ -50,6 +51,10 @@ pub struct Expired {
     pub events: u64,
     /// Daily states.
     pub states: usize,
+    /// Users whose last event and state are gone: their ids were taken out of the dictionary.
+    pub users: usize,
+    /// The day by which it was judged what is old: today, or the last day that is believed.
+    pub as_of: NaiveDate,
     /// First day whose events are all kept; absent while none expired.
     pub raw_from: Option<NaiveDate>,
     /// First day whose state is kept; absent while none expired.
@@ -65,64 +70,24 @@ pub struct Horizon {
     pub states_from: NaiveDate,
 }
 
-/// What may go on the day `today`, when the clock was last seen on `looked_on`.
-///
-/// # Errors
-/// `clock_jump` if the clock cannot be believed.
-pub fn horizon(
-    today: NaiveDate,
-    looked_on: Option<NaiveDate>,
-    retention: Retention,
-    clock: Clock,
-) -> Result<Horizon> {
-    if let Some(looked_on) = looked_on
-        && clock == Clock::Doubted
-        && today > looked_on + Days::new(MAX_STEP_DAYS)
-    {
-        return Err(Error::bad_input(
-            "clock_jump",
-            format!(
-                "nothing expires: the clock says {today}, and the last day seen is {looked_on}, more than {MAX_STEP_DAYS} \
-                 days before; if it is right, run `echopilot expire --confirm-date {today}`"
-            ),
-        ));
-    }
-    let before = |days: u16| today - Days::new(u64::from(days));
-    Ok(Horizon {
+/// What may go on a day.
+pub fn horizon(day: NaiveDate, retention: Retention) -> Horizon {
+    let before = |days: u16| day - Days::new(u64::from(days));
+    Horizon {
         raw_from: before(retention.raw_days),
         // A state outlives its events: without it they would be all that is known of the day.
         states_from: before(retention.state_days.max(retention.raw_days)),
-    })
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::window::parse_day;
-
-    #[test]
-    fn a_clock_that_jumps_deletes_nothing_until_it_is_confirmed() {
-        let day = |text| parse_day(text).expect("a day");
-        let keep = Retention {
-            raw_days: 90,
-            state_days: 365,
-        };
-        let seen = Some(day("2026-11-22"));
-        let at = |today, clock| horizon(day(today), seen, keep, clock);
-        assert!(matches!(
-            at("2099-01-01", Clock::Doubted),
-            Err(Error::BadInput {
-                code: "clock_jump",
-                ..
-            })
-        ));
-        assert!(at("2026-12-23", Clock::Doubted).is_err());
-        assert!(at("2099-01-01", Clock::Confirmed).is_ok());
-        for today in ["2026-12-22", "2026-11-22", "1999-01-01"] {
-            assert!(at(today, Clock::Doubted).is_ok(), "{today}");
-        }
-        let kept = at("2026-11-23", Clock::Doubted).expect("the next day");
-        assert_eq!(kept.raw_from, day("2026-08-25"));
-        assert_eq!(kept.states_from, day("2025-11-23"));
-    }
+/// The rejection of a clock that is too far ahead of the day on which it was last seen.
+pub fn clock_jump(today: NaiveDate, last_on: NaiveDate) -> Error {
+    Error::bad_input(
+        "clock_jump",
+        format!(
+            "nothing expires: the clock says {today}, and the last day seen is {last_on}, more than {MAX_STEP_DAYS} days \
+             before; if it is right, run `echopilot expire --confirm-date {today}`, or, where a server runs, send it POST \
+             /api/analytics/clock?confirm={today}"
+        ),
+    )
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::admission::NewUsers;
+use super::clock::ClockFacts;
 use super::dictionary::DictionaryFacts;
 use super::expiry::ExpiryFacts;
 use super::folder::Folder;
@@ -42,6 +43,12 @@ pub struct Manifest {
     /// New users of the newest day, of the events in the segments.
     #[serde(default)]
     pub new_users: NewUsers,
+    /// The newest `received_at`; absent in what an earlier version wrote.
+    #[serde(default)]
+    pub clock: Option<ClockFacts>,
+    /// Fingerprint of the key of the pseudonyms; absent where there never was one.
+    #[serde(default)]
+    pub user_key: Option<String>,
 }
 
 impl Default for Manifest {
@@ -55,6 +62,8 @@ impl Default for Manifest {
             dictionary: DictionaryFacts::default(),
             expiry: ExpiryFacts::default(),
             new_users: NewUsers::default(),
+            clock: None,
+            user_key: None,
         }
     }
 }

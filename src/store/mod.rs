@@ -5,7 +5,9 @@
 //! moves events from log and tail to segments. Events that are imported become segments at once (`load`). A query sees
 //! segments and tail as one lazy frame.
 
+mod access;
 mod admission;
+mod clock;
 mod compaction;
 mod dedup;
 mod dictionary;
@@ -13,6 +15,7 @@ mod draft;
 mod erasure;
 mod event_log;
 mod expiry;
+mod expiry_of_ids;
 pub mod folder;
 mod identity;
 mod live;
@@ -60,6 +63,7 @@ use crate::error::{Error, Result};
 use crate::names::Names;
 use crate::schema;
 use admission::Admission;
+use clock::TrustedClock;
 use compaction::{Retired, Staged};
 use dedup::{RecentIds, SharedIds};
 use draft::Row;
@@ -68,7 +72,6 @@ use event_log::{EventLog, NextLog};
 use folder::{Access, Folder, Purpose};
 use live::Live;
 use manifest::Manifest;
-use pseudonym::Pseudonyms;
 use rebuild::StateOf;
 use seal::{RotatedLog, Sealing};
 use segment::{Segment, SegmentFacts};
@@ -78,9 +81,10 @@ use view::{SharedView, View};
 use writer::{Writer, WriterHandle};
 
 pub use admission::{NameUse, RestCounts};
+pub use clock::Received;
 pub use compaction::Effort;
 pub use draft::{Draft, DraftMaker};
-pub use erasure::Erased;
+pub use erasure::{Erased, ErasureLimit};
 pub use event_log::FILE_NAME as EVENT_LOG_FILE;
 pub use expiry::{Clock, Expired, ExpiryFacts, Retention};
 pub use identity::is_displaced;
@@ -130,8 +134,12 @@ pub struct Store {
     /// Place of the segment that was scrubbed last.
     scrubbed: Mutex<usize>,
     folder: Folder,
-    opened_on: NaiveDate,
     recovered: Recovered,
+    clock: TrustedClock,
+    /// Users whose lines in the dictionary are gone since the start, because nothing of theirs was left.
+    expired_ids: Mutex<expiry_of_ids::ExpiredIds>,
+    /// The last erasure that was asked to be confirmed.
+    offered: Mutex<Option<erasure::Offer>>,
 }
 
 /// How much the store holds.
@@ -194,9 +202,11 @@ impl Store {
         purpose: Purpose,
         now: DateTime<Utc>,
     ) -> Result<Self> {
+        let pseudonyms = pseudonym::check_and_load(config)?;
         let folder = Folder::open(&config.data_dir, holder, purpose)?;
         let is_writable = folder.access() == Access::ReadWrite;
         let mut manifest = Manifest::load(folder.path())?;
+        pseudonym::check(&manifest, pseudonyms.as_ref(), folder.path())?;
         if is_writable {
             RotatedLog::finish_rotation(folder.path(), manifest.sequence)?;
             compaction::finish(&folder, &manifest)?;
@@ -212,11 +222,7 @@ impl Store {
             names: names.clone(),
             keys: Digester::new(),
             gate: gate.clone(),
-            pseudonyms: config
-                .user_key_file
-                .as_deref()
-                .map(|file| Pseudonyms::load(file, &config.data_dir))
-                .transpose()?,
+            pseudonyms,
         };
         let segments = live_segments(&folder, &manifest);
         if let Some(rebuilt) =
@@ -226,7 +232,19 @@ impl Store {
             manifest = rebuilt;
             states::remove(&folder, Vec::new(), &manifest.states)?;
         }
-        let mut recent = recent_ids(&segments, maker.keys, now)?;
+        if let Some(pseudonyms) = &maker.pseudonyms
+            && manifest.user_key.is_none()
+            && is_writable
+        {
+            // Before the first event that is stored under one.
+            manifest.user_key = Some(pseudonyms.fingerprint());
+            manifest.commit(&folder)?;
+        }
+        let received = segments
+            .iter()
+            .map(|segment| segment.facts.last_received_at_us);
+        let clock = TrustedClock::new(manifest.clock, manifest.expiry, received.max());
+        let mut recent = recent_ids(&segments, maker.keys, &clock)?;
         let states = live_states(&folder, &manifest);
         let admission = Admission::new(names.clone(), config.names, manifest.new_users);
         let named = |day: Day| {
@@ -238,6 +256,7 @@ impl Store {
         for path in recovery::logs_to_read(&folder, &manifest)? {
             let file = Arc::new(folder::open(&path)?);
             let found = recovery::recover(&folder, &path, &maker, now, |draft, bytes| {
+                clock.note(draft.rows.iter().map(|row| row.received_at_us));
                 let mut admitted = admission.lock();
                 let rows: Vec<Row> = draft
                     .rows
@@ -297,8 +316,10 @@ impl Store {
             erasures_waiting: AtomicUsize::new(0),
             scrubbed: Mutex::new(0),
             folder,
-            opened_on: now.date_naive(),
             recovered,
+            clock,
+            expired_ids: Mutex::default(),
+            offered: Mutex::default(),
         })
     }
 
@@ -315,6 +336,27 @@ impl Store {
         ids
     }
 
+    /// The same of a user who is asked for by a person.
+    ///
+    /// # Errors
+    /// `user_key_needed` if nobody has this id, and there are pseudonyms whose key was not given: of an earlier version, or of
+    /// an import.
+    pub fn ids_of(&self, user: &str) -> Result<Vec<String>> {
+        let users = &self.names().users;
+        let is_answered = self.maker.pseudonyms.is_some()
+            || pseudonym::is_pseudonym(user)
+            || users.find(user).is_some();
+        let mut texts = (0..users.len() as u32).filter_map(|number| users.text(number));
+        if !is_answered && texts.any(pseudonym::is_pseudonym) {
+            return Err(Error::bad_input(
+                "user_key_needed",
+                "nobody is stored under this id, and other users are stored under keyed hashes: give the file of the key with \
+                 --user-key-file, or ask by the hash",
+            ));
+        }
+        Ok(self.stored_ids(user))
+    }
+
     /// The names of users and features.
     pub fn names(&self) -> &Names {
         &self.maker.names
@@ -325,6 +367,8 @@ impl Store {
     /// # Errors
     /// [`Error::Busy`] if too much is queued, [`Error::Poisoned`] after a failed write.
     pub fn append(&self, draft: Draft) -> Result<Reply> {
+        self.clock
+            .note(draft.rows.iter().map(|row| row.received_at_us));
         self.writer.append(draft)
     }
 
@@ -363,6 +407,52 @@ impl Store {
     /// Whether the log is one that the next start reads back: no other program took it away.
     pub fn is_log_in_place(&self) -> bool {
         !matches!(self.writer.check(), Err(Error::Poisoned(reason)) if is_displaced(&reason))
+    }
+
+    /// The time of receipt of events that come in when the clock says `now`: never before that of the newest event.
+    ///
+    /// # Errors
+    /// [`Error::Clock`] while the clock cannot be believed.
+    pub fn receive(&self, now: DateTime<Utc>) -> Result<Received> {
+        self.clock.receive(now)
+    }
+
+    /// The time that is believed when the clock says `now`.
+    ///
+    /// # Errors
+    /// [`Error::Clock`] while the clock cannot be believed.
+    pub fn believed(&self, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
+        self.clock.believed(now)
+    }
+
+    /// The newest `received_at`, if there is an event.
+    pub fn newest_received_at(&self) -> Option<DateTime<Utc>> {
+        let newest_us = self.clock.newest_us()?;
+        DateTime::from_timestamp_micros(newest_us)
+    }
+
+    /// Believes a clock that a person has confirmed, durably. If it is behind the newest event, `received_at` goes on from
+    /// it nevertheless.
+    ///
+    /// # Errors
+    /// [`Error::Clock`] if no clock can be right that says so, and if the manifest cannot be written.
+    pub fn confirm_clock(&self, now: DateTime<Utc>) -> Result<()> {
+        if self.clock.check_confirmation(now)? {
+            // The log is read back in the order of time; its events are of the time before.
+            self.seal()?;
+            self.recent.lock().set_back(now.timestamp_micros());
+        }
+        let mut manifest = self.lock_manifest()?;
+        self.clock.confirm(now);
+        let mut next = manifest.clone();
+        self.clock.save(&mut next.clock, &mut next.expiry);
+        if next != *manifest {
+            self.commit(&manifest, &next)?;
+            self.view.lock().expiry = next.expiry;
+            *manifest = next;
+        }
+        info!("The clock was confirmed");
+        Ok(())
     }
 
     /// The events of a time range, in µs, with the columns of [`schema::COUNTED`] as numbers, see [`Names::counted`]. All
@@ -646,6 +736,7 @@ impl Store {
             &self.gate.ended(),
             until.map_or(0, |user| user + 1),
         )?;
+        let returned = self.restore_ids(&left, &mut next.dictionary)?;
         let mut left = left.into_iter();
         let states = states::write(&self.folder, next.sequence, self.names(), || {
             let Some((day, mut state)) = left.next() else {
@@ -658,7 +749,7 @@ impl Store {
         })?;
         next.replace_states(states);
         // Before any clock can be wrong about what expires, there is a day to compare it with.
-        next.expiry.looked_on.get_or_insert(self.opened_on);
+        self.clock.save(&mut next.clock, &mut next.expiry);
         next.segments.extend(written.iter().cloned());
         self.commit(manifest, &next)?;
         let segments = written
@@ -674,7 +765,8 @@ impl Store {
         // Freed when the writer need not wait for it.
         drop(in_memory);
         let removed = states::remove(&self.folder, replaced, &next.states)
-            .and_then(|()| remove_covered(&self.folder, &next));
+            .and_then(|()| remove_covered(&self.folder, &next))
+            .and_then(|()| self.have_returned(&returned, next.dictionary));
         *manifest = next;
         if let Err(error) = removed {
             warn!("A file that was replaced is still there and will be removed later: {error}");
@@ -931,15 +1023,14 @@ impl Store {
     pub fn expire(&self, today: NaiveDate, retention: Retention, clock: Clock) -> Result<Expired> {
         let mut manifest = self.lock_manifest()?;
         let mut next = manifest.clone();
-        let received = manifest
-            .segments
-            .iter()
-            .map(|facts| facts.last_received_at_us);
-        let looked_on = manifest
-            .expiry
-            .looked_on
-            .or_else(|| received.max().map(|us| states::date(day_of(us))));
-        let horizon = expiry::horizon(today, looked_on, retention, clock)?;
+        if clock == Clock::Confirmed {
+            self.clock.confirm_day(today);
+        }
+        let as_of = self
+            .clock
+            .day_of_expiry(today)
+            .map_err(|last_on| expiry::clock_jump(today, last_on))?;
+        let horizon = expiry::horizon(as_of, retention);
         let day = |facts: &SegmentFacts| states::date(day_of(facts.first_ts_us));
         next.segments.retain(|facts| day(facts) >= horizon.raw_from);
         next.states.retain(|facts| facts.day >= horizon.states_from);
@@ -951,16 +1042,23 @@ impl Store {
         if states > 0 {
             next.expiry.states_from = next.expiry.states_from.max(Some(horizon.states_from));
         }
-        next.expiry.looked_on = next.expiry.looked_on.max(Some(today));
-        let expired = Expired {
+        self.clock.save(&mut next.clock, &mut next.expiry);
+        // How new the newest event is, is written with the next events.
+        let is_same_day = next.expiry == manifest.expiry
+            && clock::doubted(next.clock) == clock::doubted(manifest.clock);
+        let was_never_sealed = manifest.sequence == 0;
+        let mut expired = Expired {
             segments,
             events: manifest.rows() - next.rows(),
             states,
+            users: 0,
+            as_of,
             raw_from: next.expiry.raw_from,
             states_from: next.expiry.states_from,
         };
-        let is_empty = manifest.segments.is_empty() && manifest.states.is_empty();
-        if is_empty || next == *manifest {
+        if was_never_sealed || is_same_day && segments + states == 0 {
+            drop(manifest);
+            expired.users = self.forget_expired_ids(states)?;
             return Ok(expired);
         }
         self.commit(&manifest, &next)?;
@@ -976,6 +1074,8 @@ impl Store {
         segment::remove_days(&self.folder, &gone)?;
         states::remove(&self.folder, replaced, &manifest.states)?;
         postings::remove_others(&self.folder, &manifest.segments)?;
+        drop(manifest);
+        expired.users = self.forget_expired_ids(states)?;
         if expired.segments + expired.states > 0 {
             info!(
                 events = expired.events,
@@ -1090,9 +1190,16 @@ fn remove_covered(folder: &Folder, manifest: &Manifest) -> Result<()> {
 
 /// The event ids in the segments that a new event may still repeat. A damaged segment does not stop the
 /// start; its ids are unknown, so that a re-send of them would count again.
-fn recent_ids(segments: &[Arc<Segment>], keys: Digester, now: DateTime<Utc>) -> Result<RecentIds> {
-    let mut recent = RecentIds::new();
-    let since_us = now.timestamp_micros() - dedup::WINDOW_US;
+fn recent_ids(
+    segments: &[Arc<Segment>],
+    keys: Digester,
+    clock: &TrustedClock,
+) -> Result<RecentIds> {
+    let until_us = clock.ids_until();
+    let newest_us = clock.newest_us().unwrap_or(i64::MAX);
+    // By the time of the log: the clock alone makes no id old.
+    let since_us = newest_us.min(until_us.load(Ordering::Relaxed)) - dedup::WINDOW_US;
+    let mut recent = RecentIds::new(until_us);
     let mut needed = Vec::new();
     for segment in segments {
         if segment.facts.last_received_at_us < since_us {
@@ -1129,7 +1236,7 @@ fn recent_ids(segments: &[Arc<Segment>], keys: Digester, now: DateTime<Utc>) -> 
         .zip(received.iter())
     {
         if let (Some(id), Some(received_at_us)) = (id, received_at_us) {
-            recent.insert(keys.digest(id), received_at_us);
+            recent.insert(keys.digest(id), received_at_us.min(newest_us));
         }
     }
     Ok(recent)

@@ -210,6 +210,11 @@ impl Tail {
 }
 
 impl Chunk {
+    /// Where its events are in the log.
+    pub(super) fn part(&self) -> &LogPart {
+        &self.part
+    }
+
     /// All columns of [`schema::lake`], read from the log.
     ///
     /// # Errors

@@ -67,9 +67,6 @@ impl KeptWeek {
 /// them and that a question can be given up.
 const BATCH_ROWS: u64 = 4 << 20;
 
-/// Segments that are looked through at once for some of their events.
-const WHOLE_SEGMENTS: usize = 32;
-
 /// What a question reads of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Columns<'a> {
@@ -335,35 +332,6 @@ impl SharedView {
             })));
         }
         Ok(batches)
-    }
-
-    /// The events that meet a condition, of the days on which one of these users was active, and of the tail; with the
-    /// columns of [`schema::lake`], in parts.
-    ///
-    /// # Errors
-    /// If a segment, a state or the log is damaged.
-    pub fn whole_of(
-        &self,
-        users: &RoaringBitmap,
-        condition: &Expr,
-        names: &Names,
-    ) -> Result<impl Iterator<Item = Result<LazyFrame>> + use<>> {
-        // By the view of one instant, so that an event that is sealed meanwhile is there once.
-        let (mut segments, states, tail) = {
-            let view = self.lock();
-            (
-                view.segments.clone(),
-                view.states.clone(),
-                view.tail.snapshot(&(i64::MIN..i64::MAX))?,
-            )
-        };
-        keep_days_of(users, &mut segments, &states, names)?;
-        segments.sort_by_key(|segment| segment.day());
-        let mut frames = Vec::new();
-        for segments in segments.chunks(WHOLE_SEGMENTS) {
-            frames.push(segment::scan(segments)?);
-        }
-        Ok(parts(frames, tail, condition.clone()))
     }
 
     /// The events whose `ts` lies in `range_us`, with the columns of [`schema::lake`], a segment or chunk at a time.

@@ -6,7 +6,7 @@ use echopilot_analytics::checksum;
 use serde_json::{Value, json};
 
 use crate::faults::copy;
-use crate::harness::{Server, run, run_json};
+use crate::harness::{engine, ingest, run, run_json};
 
 /// A data folder as this version wrote it: sealed days with their states, and events in the log.
 fn fixture(version: &str) -> PathBuf {
@@ -40,13 +40,15 @@ fn the_first_format_opens_and_gives_the_numbers_that_it_gave() {
     for tz in ["UTC", "Asia/Tokyo"] {
         assert_eq!(usage(dir.path(), tz), expected[tz], "{tz}, sealed");
     }
-    // An event of a user that the dictionary knows adds no user to it.
+    // An event of a user that the dictionary knows, soon after the others, adds no user to it.
     let dictionary = || std::fs::read_to_string(dir.path().join("users.ndjson")).unwrap();
     let known = dictionary();
     assert_eq!(known.lines().count(), 7);
-    let server = Server::start(dir.path());
-    server.post(&json!({"events":[{"event_type":"action","user_id":"ann"}]}));
-    server.stop();
+    let soon = "2026-11-23T12:00:00Z".parse().unwrap();
+    let engine = engine(dir.path(), soon);
+    let event = json!({"event_type":"action","user_id":"ann"});
+    assert_eq!(ingest(&engine, &[event], soon).logged, 1);
+    engine.close();
     assert_eq!(dictionary(), known);
 }
 

@@ -230,6 +230,11 @@ impl Server {
         body
     }
 
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, name: &str) {
         let done = Command::new("kill")
             .args([&format!("-{name}"), &self.child.id().to_string()])
@@ -322,6 +327,7 @@ pub fn engine(data_dir: &Path, now: DateTime<Utc>) -> Engine {
         rollup_at: NaiveTime::MIN,
         user_key_file: None,
         names: NameLimits::default(),
+        limit_erasure_percent: 5,
     };
     Engine::open(&config, "the test", now).expect("a data folder")
 }

@@ -9,6 +9,7 @@
 mod bucket;
 mod cli;
 mod client;
+mod clock;
 mod dashboard;
 mod durability;
 mod erasure;
@@ -25,6 +26,7 @@ mod load;
 mod metrics;
 mod names;
 mod oracle;
+mod people;
 mod postings;
 mod properties;
 mod query;

@@ -542,10 +542,11 @@ fn first_lines(streams: &[TcpStream]) -> Receiver<(usize, String)> {
 fn questions_at_once_are_bounded_and_one_whose_client_leaves_is_given_up() {
     let dir = folder();
     let data = dir.path().join("data");
-    // So long ago that a start need not read its ids.
+    // So long before the newest events that a start need not read its ids.
     let then = Utc::now() - Days::new(20);
     let day = then.date_naive();
-    {
+    for days in [0, 10, 12] {
+        let then = then + Days::new(days);
         let engine = engine(&data, then);
         ingest(&engine, &[event("action", "u", "f")], then);
         engine.store().seal().unwrap();

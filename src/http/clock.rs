@@ -1,0 +1,27 @@
+//! `POST /api/analytics/clock?confirm=DATE`: a person says that the clock is right.
+
+use axum::extract::{RawQuery, State};
+use axum::http::HeaderMap;
+use chrono::Utc;
+
+use super::App;
+use super::reports::{Report, parameters, run_beside};
+use crate::engine::ClockAnswer;
+use crate::error::Error;
+use crate::window::parse_day;
+
+/// Believes the clock, if the date is today's by it.
+pub async fn confirm(
+    State(app): State<App>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Report<ClockAnswer> {
+    app.keys.check(&headers)?;
+    let fields = parameters(&query.unwrap_or_default(), &["confirm"])?;
+    let date = fields
+        .first()
+        .ok_or_else(|| "confirm is missing; allowed is today's date".to_owned())
+        .and_then(|(_, date)| parse_day(date).map_err(|message| format!("confirm: {message}")))
+        .map_err(|message| Error::bad_input("bad_date", message))?;
+    run_beside(&app, move |engine| engine.confirm_clock(date, Utc::now())).await
+}

@@ -1,0 +1,687 @@
+//! What is kept of people: ids that go with the last event, keys of pseudonyms, access to very much, large erasures.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use chrono::{DateTime, Days, TimeDelta, Utc};
+use echopilot_analytics::store::Clock;
+use echopilot_analytics::window::WindowRequest;
+use serde_json::{Value, json};
+
+use crate::faults::{copy, with_fault};
+use crate::harness::{KEY, Server, batch, echopilot, engine, folder, ingest, run, run_json};
+
+/// The lines of the dictionary, whatever its generation.
+fn dictionary(data: &Path) -> Vec<Value> {
+    let files: Vec<PathBuf> = std::fs::read_dir(data)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .filter(|path| {
+            path.file_name()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .starts_with("users")
+        })
+        .collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let text = std::fs::read_to_string(&files[0]).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn import(data: &Path, events: &[Value]) {
+    let file = data.with_extension("events");
+    let lines: Vec<String> = events.iter().map(Value::to_string).collect();
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    run_json(data, &["import", file.to_str().unwrap()]);
+}
+
+fn days_ago(days: u64) -> String {
+    format!("{}T00:00:00Z", Utc::now().date_naive() - Days::new(days))
+}
+
+fn used(user: &str, days: u64) -> Value {
+    json!({"event_type":"action","user_id":user,"feature":"f","ts":days_ago(days)})
+}
+
+/// A store of users who were there 200 and 45 days ago, and lately; raw events are kept for 30 days and states for 60.
+fn store_of_ages() -> (tempfile::TempDir, PathBuf) {
+    let dir = folder();
+    let data = dir.path().join("data");
+    let users = ["stays", "goner", "in a state", "goes too", "new"];
+    let ages = [1, 200, 45, 61, 2];
+    let events: Vec<Value> = users
+        .iter()
+        .zip(ages)
+        .map(|(user, age)| used(user, age))
+        .collect();
+    import(&data, &events);
+    import(&data, &[used("stays", 200), used("goner", 199)]);
+    (dir, data)
+}
+
+fn expire(data: &Path) -> std::process::Command {
+    let mut command = echopilot(data);
+    command
+        .env("ECHOPILOT_RAW_RETENTION_DAYS", "30")
+        .env("ECHOPILOT_ROLLUP_RETENTION_DAYS", "60")
+        .arg("expire");
+    command
+}
+
+fn expired(data: &Path) -> Value {
+    serde_json::from_slice(&crate::harness::printed(&mut expire(data))).unwrap()
+}
+
+/// Files of the data folder with a text in them.
+fn files_with(dir: &Path, text: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files_with(&path, text));
+        } else if memchr::memmem::find(&std::fs::read(&path).unwrap(), text.as_bytes()).is_some() {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn an_id_leaves_the_dictionary_with_the_last_event_and_state() {
+    let (_dir, data) = store_of_ages();
+    let before = dictionary(&data);
+    assert_eq!(before.len(), 5);
+    let usage = run_json(&data, &["usage", "--days", "50"])["feature_usage"].clone();
+    let answer = expired(&data);
+    assert_eq!(
+        (&answer["users"], &answer["states"]),
+        (&json!(2), &json!(3)),
+        "{answer}"
+    );
+    // The numbers of others are what they were.
+    let after = dictionary(&data);
+    for (before, after) in before.iter().zip(&after) {
+        match before.as_str().unwrap() {
+            "goner" | "goes too" => assert_eq!(*after, Value::Null),
+            _ => assert_eq!(after, before),
+        }
+    }
+    for gone in ["goner", "goes too"] {
+        assert_eq!(files_with(&data, gone), Vec::<PathBuf>::new());
+        assert!(run(&data, &["user", "access", gone]).stdout.is_empty());
+    }
+    assert_eq!(
+        run_json(&data, &["usage", "--days", "50"])["feature_usage"],
+        usage
+    );
+    assert_eq!(run_json(&data, &["verify"])["damage"], json!([]));
+    assert_eq!(run_json(&data, &["rebuild"])["changed"], 0);
+    assert_eq!(expired(&data)["users"], 0);
+    // Who comes back gets a number of its own.
+    import(&data, &[used("goner", 0), used("stays", 0)]);
+    let again = dictionary(&data);
+    assert_eq!((again.len(), &again[5]), (6, &json!("goner")));
+    assert_eq!(again[..5], after);
+    let lifecycle = run_json(&data, &["query", r#"{"metric":"lifecycle","days":1}"#]);
+    assert_eq!(
+        lifecycle["rows"][0]["returning"].as_i64(),
+        Some(1),
+        "{lifecycle}"
+    );
+    assert_eq!(run_json(&data, &["rebuild"])["changed"], 0);
+    assert_eq!(run_json(&data, &["verify"])["damage"], json!([]));
+}
+
+#[test]
+fn who_comes_back_to_a_running_server_is_one_user_in_memory_and_on_disk() {
+    let start: DateTime<Utc> = "2026-11-20T12:00:00Z".parse().unwrap();
+    let used = |user: &str, at: DateTime<Utc>| json!({"event_type":"action","user_id":user,"feature":"f","ts":at.to_rfc3339()});
+    for is_sealed in [true, false] {
+        let dir = folder();
+        let open = engine(dir.path(), start);
+        let year = start - TimeDelta::days(364);
+        ingest(
+            &open,
+            &[used("back", year), used("gone", year), used("stays", start)],
+            start,
+        );
+        open.store().seal().unwrap();
+        let later = start + TimeDelta::days(2);
+        // Two midnights, seen one after the other.
+        open.expire((start + TimeDelta::days(1)).date_naive(), Clock::Doubted)
+            .unwrap();
+        let expired = open
+            .expire(later.date_naive(), Clock::Doubted)
+            .unwrap()
+            .expired;
+        assert_eq!((expired.states, expired.users), (1, 2));
+        assert_eq!(
+            dictionary(dir.path()),
+            [Value::Null, Value::Null, json!("stays")]
+        );
+        assert_eq!(open.store().names().users.find("back"), None);
+        assert_eq!(open.store().names().users.find("stays"), Some(2));
+        ingest(
+            &open,
+            &[
+                used("back", start),
+                used("new", start),
+                used("stays", start),
+            ],
+            start,
+        );
+        let mau = |engine: &echopilot_analytics::engine::Engine| {
+            let request = WindowRequest {
+                days: Some(30),
+                end: Some(start.date_naive()),
+                ..WindowRequest::default()
+            };
+            engine.usage(&request, start).unwrap().numbers.mau
+        };
+        assert_eq!(mau(&open), 3);
+        let mut events = 0;
+        open.user_events("back", |lines| {
+            events += lines.iter().filter(|&&byte| byte == b'\n').count();
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(events, 1);
+        // An expiry meanwhile leaves alone who has come back.
+        assert_eq!(
+            open.expire(later.date_naive(), Clock::Doubted)
+                .unwrap()
+                .expired
+                .users,
+            0
+        );
+        if is_sealed {
+            open.store().seal().unwrap();
+            let found = dictionary(dir.path());
+            assert_eq!(
+                found,
+                [json!("back"), Value::Null, json!("stays"), json!("new")]
+            );
+        }
+        drop(open);
+        // As after a crash.
+        let open = engine(dir.path(), start);
+        assert_eq!(mau(&open), 3);
+        open.store().seal().unwrap();
+        drop(open);
+        let found = dictionary(dir.path());
+        assert_eq!(
+            found.iter().filter(|line| **line == "back").count(),
+            1,
+            "{found:?}"
+        );
+        assert!(!found.contains(&json!("gone")));
+        let open = engine(dir.path(), start);
+        assert_eq!(mau(&open), 3);
+        assert_eq!(open.rebuild().unwrap().changed, 0);
+        assert_eq!(run_json_of_verify(dir.path(), open), json!([]));
+    }
+}
+
+fn run_json_of_verify(data: &Path, open: echopilot_analytics::engine::Engine) -> Value {
+    drop(open);
+    run_json(data, &["verify"])["damage"].clone()
+}
+
+#[test]
+fn killed_at_any_call_the_expiry_of_ids_leaves_a_whole_store_and_ends_when_tried_again() {
+    let (_dir, origin) = store_of_ages();
+    let numbers = |data: &Path| {
+        let rows = |metric: &str| {
+            let question = json!({"metric":metric,"days":50}).to_string();
+            run_json(data, &["query", &question])["rows"].clone()
+        };
+        ["active_users", "feature_usage", "lifecycle"].map(rows)
+    };
+    let undisturbed = copy(&origin);
+    expired(undisturbed.path());
+    let expected = numbers(undisturbed.path());
+    let without = dictionary(undisturbed.path());
+    for kind in ["kill", "torn", "eio"] {
+        let mut points = 0;
+        // Each call of a killed process; of the others, which take the same way, some.
+        let step = if kind == "kill" { 1 } else { 5 };
+        for at in (1..).step_by(step) {
+            let dir = copy(&origin);
+            let mut command = expire(dir.path());
+            with_fault(&mut command, dir.path(), kind, at);
+            let done = command.output().unwrap().status.success();
+            assert_eq!(
+                run_json(dir.path(), &["verify"])["damage"],
+                json!([]),
+                "{kind} at {at}"
+            );
+            assert_eq!(
+                run_json(dir.path(), &["rebuild"])["changed"],
+                0,
+                "{kind} at {at}"
+            );
+            expired(dir.path());
+            assert_eq!(numbers(dir.path()), expected, "{kind} at {at}");
+            assert_eq!(dictionary(dir.path()), without, "{kind} at {at}");
+            if done {
+                break;
+            }
+            points += 1;
+        }
+        assert!(
+            points * step >= 20,
+            "{kind}: only {points} points were tried"
+        );
+    }
+}
+
+#[test]
+fn while_a_state_is_damaged_nobody_is_forgotten() {
+    let (_dir, data) = store_of_ages();
+    let states = std::fs::read_dir(data.join("states")).unwrap();
+    let last = states.map(|file| file.unwrap().path()).max().unwrap();
+    let whole = std::fs::read(&last).unwrap();
+    let mut bytes = whole.clone();
+    bytes[10] ^= 1;
+    std::fs::write(&last, bytes).unwrap();
+    assert_eq!(expired(&data)["users"], 0);
+    assert!(dictionary(&data).contains(&json!("goner")));
+    std::fs::write(&last, whole).unwrap();
+    assert_eq!(expired(&data)["users"], 2);
+}
+
+fn with_key(data: &Path, key: Option<&Path>, arguments: &[&str]) -> Output {
+    let mut command = echopilot(data);
+    if let Some(key) = key {
+        command.env("ECHOPILOT_USER_KEY_FILE", key);
+    }
+    command.args(arguments).output().unwrap()
+}
+
+/// Names, lengths and times of all files.
+fn state_of_files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(state_of_files(&path)),
+            false => found.push((path.clone(), std::fs::read(&path).unwrap())),
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_store_of_pseudonyms_opens_with_its_key_alone() {
+    for is_sealed in [true, false] {
+        let dir = folder();
+        let data = dir.path().join("data");
+        let [right, wrong] = ["right", "wrong"].map(|name| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, format!("the {name} key of more than sixteen bytes")).unwrap();
+            path
+        });
+        // Events that were stored before stay as they are.
+        import(&data, &[used("ann", 1)]);
+        let mut command = echopilot(&data);
+        command.env("ECHOPILOT_USER_KEY_FILE", &right);
+        let server = Server::start_as(command);
+        server.post(&batch([used("ann", 0), used("bob", 0)]));
+        match is_sealed {
+            true => drop(server.stop()),
+            false => drop(server.kill()),
+        }
+        let before = state_of_files(&data);
+        for key in [None, Some(wrong.as_path())] {
+            for arguments in [
+                &["user", "erase", "ann"][..],
+                &["user", "access", "ann"],
+                &["usage"],
+                &["seal"],
+                &["expire"],
+                &["serve", "--listen", "127.0.0.1:0"],
+            ] {
+                let output = with_key(&data, key, arguments);
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+                assert!(
+                    output.stdout.is_empty() && said.contains("--user-key-file"),
+                    "{said}"
+                );
+            }
+        }
+        assert!(state_of_files(&data) == before, "something was written");
+        // The same key with other white space around it is the same.
+        let text = std::fs::read_to_string(&right).unwrap();
+        std::fs::write(&right, format!("{text}\n")).unwrap();
+        let erased = with_key(&data, Some(&right), &["user", "erase", "ann"]);
+        let receipt: Value = serde_json::from_slice(&erased.stdout).unwrap();
+        assert_eq!(
+            (&receipt["events"], &receipt["users"]),
+            (&json!(2), &json!(1)),
+            "{receipt}"
+        );
+        // What comes out can be imported where there is no key, and asked for by the hash.
+        let out = with_key(&data, Some(&right), &["user", "access", "bob"]).stdout;
+        let event: Value = serde_json::from_slice(&out).unwrap();
+        let pseudonym = event["user_id"].as_str().unwrap();
+        let other = dir.path().join("other");
+        import(&other, &[event.clone(), used("ann", 0)]);
+        assert!(
+            !run(&other, &["user", "access", pseudonym])
+                .stdout
+                .is_empty()
+        );
+        assert!(!run(&other, &["user", "access", "ann"]).stdout.is_empty());
+        // A person who may be one of the pseudonyms is not said to be unknown.
+        for command in ["access", "erase"] {
+            let output = run(&other, &["user", command, "bob"]);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(2), "{said}");
+            assert!(said.contains("--user-key-file"), "{said}");
+        }
+    }
+}
+
+/// Memory of a server now (`VmRSS`), or the most since it was last set back (`VmHWM`), in kB.
+fn memory_kb(server: &Server, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    line.split_ascii_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+#[test]
+fn access_to_very_much_is_a_stream_in_the_order_of_time_and_of_little_memory() {
+    const EVENTS: u64 = 30_000;
+    let dir = folder();
+    let data = dir.path().join("data");
+    let file = dir.path().join("events");
+    let today = Utc::now().date_naive();
+    // Of two days, each time in several segments that overlap, and some at the same instant.
+    let at = |number: u64| {
+        let day = today - Days::new(1 + number % 2);
+        let second = number * 7_919 % 80_000;
+        format!(
+            "{day}T{:02}:{:02}:{:02}Z",
+            second / 3_600,
+            second / 60 % 60,
+            second % 60
+        )
+    };
+    let filler = "x".repeat(4_000);
+    let mut lines = std::io::BufWriter::new(std::fs::File::create(&file).unwrap());
+    for number in 0..EVENTS {
+        let event = json!({"event_type":"action","user_id":"giant","ts":at(number),
+            "metadata":{"n":number,"filler":format!("{number}{filler}")}});
+        let other = json!({"event_type":"action","user_id":"other","ts":at(number)});
+        writeln!(lines, "{event}\n{other}").unwrap();
+    }
+    drop(lines);
+    run_json(&data, &["import", file.to_str().unwrap()]);
+    let server = Server::start(&data);
+    let (_, small) = server.get_bytes("/api/analytics/users/other/events", &[("x-dash-key", KEY)]);
+    assert_eq!(
+        small.iter().filter(|&&byte| byte == b'\n').count(),
+        EVENTS as usize
+    );
+    drop(small);
+    // And some in the log.
+    for first in (EVENTS..EVENTS + 500).step_by(50) {
+        let events = (first..first + 50).map(|number| {
+            json!({"event_type":"action","user_id":"giant","ts":at(number),
+                "metadata":{"n":number,"filler":filler}})
+        });
+        assert_eq!(server.post(&batch(events)).0, 200);
+    }
+    // What the start needed is no measure.
+    std::fs::write(format!("/proc/{}/clear_refs", server.id()), "5").unwrap();
+    let before = memory_kb(&server, "VmRSS");
+    let (status, mut stream) = access(&server, "giant");
+    assert_eq!(status, 200);
+    let mut seen = vec![false; EVENTS as usize + 500];
+    let mut last = String::new();
+    let mut line = String::new();
+    while stream.read_line(&mut line).unwrap() > 0 {
+        let event: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(event["user_id"], "giant");
+        let number = event["metadata"]["n"].as_u64().unwrap() as usize;
+        let ts = event["ts"].as_str().unwrap().to_owned();
+        assert!(ts >= last, "{ts} after {last}");
+        assert!(
+            !std::mem::replace(&mut seen[number], true),
+            "{number} is there twice"
+        );
+        last = ts;
+        line.clear();
+    }
+    assert!(seen.iter().all(|seen| *seen));
+    let grown = memory_kb(&server, "VmHWM").saturating_sub(before);
+    eprintln!("memory grew by {grown} kB");
+    assert!(grown < 80_000, "memory grew by {grown} kB");
+    server.stop();
+}
+
+/// Asks for the events of a user; what is not read yet waits in the server.
+fn access(server: &Server, user: &str) -> (u16, BufReader<impl Read + use<>>) {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .build()
+        .into();
+    let response = agent
+        .get(format!("{}/api/analytics/users/{user}/events", server.url))
+        .header("x-dash-key", KEY)
+        .call()
+        .unwrap();
+    let status = response.status().as_u16();
+    (status, BufReader::new(response.into_body().into_reader()))
+}
+
+/// A store of a user with some MB on each of two days, in the lake.
+fn store_of_much() -> (tempfile::TempDir, PathBuf) {
+    let dir = folder();
+    let data = dir.path().join("data");
+    let filler = "x".repeat(4_000);
+    let events: Vec<Value> = (0..8_000)
+        .map(|number| {
+            json!({"event_type":"action","user_id":"giant","ts":days_ago(1 + number / 4_000),
+                "metadata":{"n":number,"filler":filler}})
+        })
+        .collect();
+    import(&data, &events);
+    (dir, data)
+}
+
+#[test]
+fn two_users_are_sent_at_once_and_a_client_that_leaves_makes_room() {
+    let (_dir, data) = store_of_much();
+    let server = Server::start(&data);
+    let mut slow: Vec<_> = (0..2).map(|_| access(&server, "giant")).collect();
+    for (status, lines) in &mut slow {
+        assert_eq!(*status, 200);
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        assert!(line.contains("\"giant\""), "{line}");
+    }
+    let (status, mut refused) = access(&server, "giant");
+    let mut message = String::new();
+    refused.read_to_string(&mut message).unwrap();
+    let message: Value = serde_json::from_str(&message).unwrap();
+    assert_eq!(
+        (status, &message["error"]),
+        (503, &json!("busy")),
+        "{message}"
+    );
+    // One reads to the end, the other leaves.
+    let (_, mut lines) = slow.pop().unwrap();
+    let mut rest = String::new();
+    lines.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest.lines().count(), 7_999);
+    drop(slow);
+    let deadline = std::time::Instant::now() + crate::harness::PATIENCE;
+    let mut open = Vec::new();
+    while open.len() < 2 {
+        let (status, lines) = access(&server, "giant");
+        match status {
+            200 => open.push(lines),
+            _ => assert!(
+                std::time::Instant::now() < deadline,
+                "there is no room again"
+            ),
+        }
+    }
+    drop(open);
+    server.kill();
+}
+
+#[test]
+fn an_error_in_the_middle_of_an_access_cuts_it_off() {
+    let (_dir, data) = store_of_much();
+    let mut server = Server::start(&data);
+    let (status, mut lines) = access(&server, "giant");
+    assert_eq!(status, 200);
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert!(line.contains(&days_ago(2)), "{line}");
+    // The day that comes next goes; nobody reads it now.
+    let last = data.join(format!("events/dt={}", &days_ago(1)[..10]));
+    for file in std::fs::read_dir(last).unwrap() {
+        let path = file.unwrap().path();
+        let length = path.metadata().unwrap().len() as usize;
+        std::fs::write(path, vec![0; length]).unwrap();
+    }
+    let mut rest = Vec::new();
+    let read = lines.read_to_end(&mut rest);
+    assert!(read.is_err(), "{} bytes look whole", rest.len());
+    server.wait_for("A response ended early");
+    server.kill();
+}
+
+#[test]
+fn a_large_erasure_is_confirmed_by_the_number_of_its_events() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    let event = |user: &str, number: u64| json!({"event_type":"action","user_id":user,"ts":days_ago(number % 5)});
+    let many = |user: &'static str, count| (0..count).map(move |number| event(user, number));
+    let events: Vec<Value> = many("large", 1_200)
+        .chain(many("small", 900))
+        .chain(many("other", 5_000))
+        .collect();
+    import(&data, &events);
+    let cohort = json!({"name":"some","users":["large"]});
+    let server = Server::start(&data);
+    server.ask("/api/analytics/cohorts", &cohort);
+    assert_eq!(server.post(&batch(many("large", 50))).0, 200);
+    let path = "/api/analytics/users/large";
+    for wrong in ["", "?confirm=1", "?confirm=1251", "?confirm=7150"] {
+        let (status, answer) = server.delete(&format!("{path}{wrong}"));
+        assert_eq!(
+            (status, &answer["error"]),
+            (409, &json!("confirm_erasure")),
+            "{answer}"
+        );
+        let message = answer["message"].as_str().unwrap();
+        for part in ["\"large\"", "1250", "7150", "17.5 %", "5 %", "confirm=1250"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+    }
+    assert_eq!(
+        server.delete(&format!("{path}?confirm=many")).1["error"],
+        "bad_confirm"
+    );
+    assert_eq!(
+        server.delete(&format!("{path}?force=1")).1["error"],
+        "bad_query"
+    );
+    // Several together are one erasure.
+    let both = |confirm: Value| {
+        let body = json!({"users":["large","small"],"confirm":confirm});
+        server.ask("/api/analytics/erasures", &body)
+    };
+    assert_eq!(both(Value::Null).0, 409);
+    assert_eq!(both(json!(1_250)).0, 409);
+    // Nothing was removed, and nobody marked.
+    assert!(!data.join("erasures.json").exists());
+    assert_eq!(server.usage("?days=9")["total_events"], 7_150);
+    let cohorts = server.get("/api/analytics/cohorts").1.to_string();
+    assert!(cohorts.contains("large"), "{cohorts}");
+    // What comes in while a person confirms does not count.
+    assert_eq!(both(Value::Null).0, 409);
+    assert_eq!(server.post(&batch(many("large", 10))).0, 200);
+    let (status, receipt) = both(json!(2_150));
+    assert_eq!(
+        (status, &receipt["events"]),
+        (200, &json!(2_160)),
+        "{receipt}"
+    );
+    server.stop();
+
+    // The same by the command line, where nobody adds events; a greater limit asks for less.
+    let erase = |arguments: &[&str]| {
+        let mut command = echopilot(&data);
+        command
+            .args(["user", "erase", "other"])
+            .args(arguments)
+            .output()
+            .unwrap()
+    };
+    let output = erase(&[]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("--confirm 5000"), "{said}");
+    assert_eq!(erase(&["--confirm", "4999"]).status.code(), Some(2));
+    assert_eq!(
+        erase(&["--limit-erasure-percent", "99"]).status.code(),
+        Some(2)
+    );
+    let backup = copy(&data);
+    assert!(erase(&["--confirm", "5000"]).status.success());
+    let mut command = echopilot(backup.path());
+    command
+        .env("ECHOPILOT_LIMIT_ERASURE_PERCENT", "100")
+        .args(["user", "erase", "other"]);
+    assert!(command.status().unwrap().success());
+}
+
+#[test]
+fn an_erasure_that_was_accepted_goes_on_without_being_confirmed_again() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    let events: Vec<Value> = (0..2_000).map(|number| used("large", number % 5)).collect();
+    import(&data, &events);
+    // It dies after the users are marked.
+    let mut points = 0;
+    for at in (1..).step_by(4) {
+        let copy = copy(&data);
+        let mut command = echopilot(copy.path());
+        with_fault(&mut command, copy.path(), "kill", at);
+        let done = command
+            .args(["user", "erase", "large", "--confirm", "2000"])
+            .output()
+            .unwrap()
+            .status
+            .success();
+        let list = std::fs::read_to_string(copy.path().join("erasures.json")).unwrap_or_default();
+        if list.contains("large") {
+            points += 1;
+            run_json(copy.path(), &["user", "erase", "large"]);
+            assert_eq!(
+                run_json(copy.path(), &["usage", "--days", "9"])["total_events"],
+                0,
+                "{at}"
+            );
+        }
+        if done {
+            break;
+        }
+    }
+    assert!(points >= 3, "only {points} points were tried");
+}
