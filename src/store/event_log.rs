@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::folder;
 use crate::config::Durability;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_no_room};
 
 /// The open log's name in the data folder.
 pub const FILE_NAME: &str = "analytics_events.ndjson";
@@ -86,12 +86,24 @@ impl EventLog {
     /// Goes on with another log, which takes this one's name. That is one step, because commits wait for it.
     ///
     /// # Errors
-    /// If it fails; then the writer must stop, because it no longer knows which file is the log.
+    /// [`Error::DiskFull`] if there is no room for a name; then nothing has changed. If it fails otherwise the writer must
+    /// stop, because it no longer knows which file is the log.
     pub fn rotate(&mut self, next: NextLog) -> Result<()> {
+        let rename =
+            |from: &Path, to: &Path| std::fs::rename(from, to).map_err(Error::io("rename", from));
         if let Some(aside) = &next.aside {
-            folder::publish(&self.path, aside)?;
+            rename(&self.path, aside)?;
         }
-        std::fs::rename(&next.log.path, &self.path).map_err(Error::io("rename", &next.log.path))?;
+        let renamed = match &next.aside {
+            Some(aside) => folder::sync_parent(aside),
+            None => Ok(()),
+        }
+        .and_then(|()| rename(&next.log.path, &self.path));
+        match (renamed, &next.aside) {
+            // The log has lost its name.
+            (Err(error), Some(_)) => return Err(Error::Poisoned(format!("rotation: {error}"))),
+            (renamed, _) => renamed?,
+        }
         *self = Self {
             path: self.path.clone(),
             durability: self.durability,
@@ -150,12 +162,5 @@ fn is_no_link(error: &IoError) -> bool {
     matches!(
         error.kind(),
         ErrorKind::Unsupported | ErrorKind::PermissionDenied
-    )
-}
-
-fn is_no_room(error: &IoError) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
     )
 }

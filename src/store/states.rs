@@ -17,6 +17,8 @@ use crate::names::Names;
 const DIR: &str = "states";
 /// Files that are written at once, per core: one waits for the disk while others are encoded.
 const FILES_PER_CORE: usize = 4;
+/// Files that are written at once: a descriptor each.
+const MAX_OPEN_FILES: usize = 32;
 
 /// What the manifest keeps of a daily state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,7 +135,7 @@ pub fn write(
     folder::make(&dir)?;
     let mut written = Vec::new();
     pipeline::ordered_on(
-        pipeline::cores() * FILES_PER_CORE,
+        (pipeline::cores() * FILES_PER_CORE).min(MAX_OPEN_FILES),
         next,
         |(day, state)| {
             let bytes = daily::encode(&state, names);

@@ -20,7 +20,7 @@ use super::erasure::Gate;
 use super::event_log::{EventLog, NextLog};
 use super::live::Live;
 use super::rate::{Accepted, Rate};
-use super::tail::{LogPart, SealMark};
+use super::tail::LogPart;
 use super::view::SharedView;
 use crate::error::{Error, Result};
 
@@ -58,7 +58,7 @@ enum Command {
     },
     Rotate {
         next: NextLog,
-        reply: oneshot::Sender<Result<SealMark>>,
+        reply: oneshot::Sender<Result<()>>,
     },
 }
 
@@ -172,8 +172,11 @@ impl WriterHandle {
         }
     }
 
-    /// Goes on with the next log. Returns what of the tail lies aside now.
-    pub(super) fn rotate(&self, next: NextLog) -> Result<SealMark> {
+    /// Goes on with the next log.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`] if there is no room for the names; then nothing has changed.
+    pub(super) fn rotate(&self, next: NextLog) -> Result<()> {
         self.check()?;
         let (reply, answer) = oneshot::channel();
         self.queue()?
@@ -387,18 +390,19 @@ impl Running {
         published.map_err(|error| self.stop(error))
     }
 
-    fn rotate(&mut self, next: NextLog) -> Result<SealMark> {
+    fn rotate(&mut self, next: NextLog) -> Result<()> {
         if let Some(reason) = self.status.poison.get() {
             return Err(Error::Poisoned(reason.clone()));
         }
-        self.writer
-            .log
-            .rotate(next)
-            .map_err(|error| self.stop(error))?;
+        match self.writer.log.rotate(next) {
+            // It goes on with the log that it has.
+            Err(Error::DiskFull) => return Err(Error::DiskFull),
+            rotated => rotated.map_err(|error| self.stop(error))?,
+        }
         let mut view = self.writer.view.lock();
-        view.log_bytes = 0;
-        view.log_since = None;
-        view.tail.seal_mark()
+        let (bytes, since) = (std::mem::take(&mut view.log_bytes), view.log_since.take());
+        view.waiting.rotated(bytes, since);
+        view.tail.end_log()
     }
 
     /// Ends all writing until a restart reads the log back.
@@ -408,7 +412,6 @@ impl Running {
             other => other.to_string(),
         };
         error!(
-            reason,
             "The event log stopped: {reason}. Nothing more is accepted; restart the server to recover it"
         );
         Error::Poisoned(self.status.poison.get_or_init(|| reason).clone())
