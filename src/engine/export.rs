@@ -14,7 +14,7 @@ use crate::export::rollups;
 use crate::export::warehouse::Warehouse;
 use crate::rollup;
 use crate::store::SealedDay;
-use crate::window::WindowRequest;
+use crate::window::{Window, WindowRequest};
 
 /// How deep exports are looked for in the data folder.
 const EXPORT_DEPTH: usize = 3;
@@ -69,21 +69,33 @@ impl Engine {
         if let Destination::Folder(to) = &to {
             check_target(to, data_dir)?;
         }
+        let exported = self.export_to(&to, request, window.as_ref(), progress);
+        // Also of an export that failed: it may have found no room.
+        let cleared = to.clear_temp();
+        exported.and_then(|exported| cleared.map(|()| exported))
+    }
+
+    fn export_to(
+        &self,
+        to: &Destination,
+        request: &ExportRequest,
+        window: Option<&Window>,
+        progress: impl Fn(u64, u64),
+    ) -> Result<ExportAnswer> {
         self.store.seal()?;
-        let days = self.store.sealed_days(window.as_ref())?;
+        let days = self.store.sealed_days(window)?;
         let all = days.iter().map(SealedDay::rows).sum();
         let scope = match window {
             Some(_) => Scope::Some,
             None => Scope::All,
         };
         let kept_from = self.store.expiry().raw_from;
-        let exported = lake::export(&days, kept_from, scope, &to, request.since, |done| {
+        let exported = lake::export(&days, kept_from, scope, to, request.since, |done| {
             progress(done, all);
         })?;
-        request.target.write(&to)?;
+        request.target.write(to)?;
         let log = rollup::read(self.store.folder())?;
-        let rollups = rollups::export(&log, &to)?;
-        to.clear_temp()?;
+        let rollups = rollups::export(&log, to)?;
         Ok(ExportAnswer {
             ok: true,
             exported,

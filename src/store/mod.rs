@@ -486,7 +486,9 @@ impl Store {
             if !on_disk.is_ok_and(|on_disk| on_disk == *current) {
                 error!("Nothing is sealed, compacted or expired until a restart: {error}");
                 self.stopped.get_or_init(|| error.to_string());
+                return;
             }
+            self.remove_other_states(current);
         })
     }
 
@@ -626,11 +628,19 @@ impl Store {
             // Nobody knows which manifest a restart will find.
             return;
         }
-        let removed = segment::remove_uncommitted(&self.folder, number, &manifest.segments)
-            .and_then(|()| states::remove(&self.folder, Vec::new(), &manifest.states));
-        if let Err(error) = removed {
+        if let Err(error) = segment::remove_uncommitted(&self.folder, number, &manifest.segments) {
             warn!(
-                "Files of a seal that failed are still there, and the next start removes them: {error}"
+                "Files that are not live are still there, and the next start removes them: {error}"
+            );
+        }
+        self.remove_other_states(manifest);
+    }
+
+    /// Removes the states of a commit that failed.
+    fn remove_other_states(&self, manifest: &Manifest) {
+        if let Err(error) = states::remove(&self.folder, Vec::new(), &manifest.states) {
+            warn!(
+                "Files that are not live are still there, and the next start removes them: {error}"
             );
         }
     }
@@ -922,7 +932,8 @@ impl Store {
             &segments,
             self.names(),
             &self.gate.ended(),
-        )?;
+        )
+        .inspect_err(|_| self.remove_other_states(&manifest))?;
         if rebuilt.changed > 0 {
             self.commit(&manifest, &next)?;
             let live = live_states(&self.folder, &next);

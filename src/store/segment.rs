@@ -378,11 +378,22 @@ pub fn remove_days(folder: &Folder, segments: &[Arc<Segment>]) -> Result<()> {
     let lake = folder.path().join(LAKE_DIR);
     for day in days {
         let name = format!("dt={}", date(day));
-        let (live, temp) = (lake.join(&name), folder.temp(&name)?);
+        let live = lake.join(&name);
         if live.exists() {
-            folder::publish(&live, &temp)?;
+            let moved = folder.temp(&name).and_then(|temp| {
+                folder::publish(&live, &temp)?;
+                Ok(temp)
+            });
+            let removed = match moved {
+                // Where there is no room for another name its files go one by one, in sight of others.
+                Err(Error::DiskFull) => live.clone(),
+                moved => {
+                    folder::sync_parent(&live)?;
+                    moved?
+                }
+            };
+            std::fs::remove_dir_all(&removed).map_err(Error::io("remove", &removed))?;
             folder::sync_parent(&live)?;
-            std::fs::remove_dir_all(&temp).map_err(Error::io("remove", &temp))?;
         }
         for path in folder::list(&folder.path().join(DAMAGED_DIR))? {
             let of_day = path.file_name().and_then(OsStr::to_str);

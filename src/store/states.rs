@@ -134,7 +134,7 @@ pub fn write(
     let dir = folder.path().join(DIR);
     folder::make(&dir)?;
     let mut written = Vec::new();
-    pipeline::ordered_on(
+    let all_written = pipeline::ordered_on(
         (pipeline::cores() * FILES_PER_CORE).min(MAX_OPEN_FILES),
         next,
         |(day, state)| {
@@ -153,7 +153,17 @@ pub fn write(
             written.push(facts?);
             Ok(())
         },
-    )?;
+    );
+    if let Err(error) = all_written {
+        // Those that were written, some of which nobody heard of. What stays the next start removes.
+        let ours = format!("-{number:08}.state");
+        for path in folder::list(&dir)? {
+            if path.to_string_lossy().ends_with(&ours) {
+                let _ = std::fs::remove_file(&path);
+            }
+        }
+        return Err(error);
+    }
     if !written.is_empty() {
         folder::sync_parent(&dir.join(DIR))?;
     }

@@ -29,4 +29,5 @@ mod properties;
 mod query;
 mod rollup;
 mod seal;
+mod trouble;
 mod usage;
