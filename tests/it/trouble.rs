@@ -324,11 +324,11 @@ fn on_a_full_disk_every_request_that_writes_is_507_and_works_when_there_is_room(
         return;
     };
     unsealed_demo(dir.path(), 3_000, 3, 1);
-    let server = Server::start(dir.path());
     let filler = dir.path().join("filler");
     // Larger than the rest of the disk.
     let full = std::fs::write(&filler, vec![0; 8 << 20]);
     assert_eq!(full.map_err(|error| error.raw_os_error()), Err(Some(28)));
+    let server = Server::start(dir.path());
     let cohort = json!({"name":"testers","users":["u1","u2"]});
     let disk_full = |(status, body): (u16, Value)| {
         assert_eq!(
@@ -442,12 +442,16 @@ fn a_seal_that_fails_waits_longer_each_time_and_says_so_once() {
     let trace = folder();
     let trace = trace.path().join("trace");
     let mut command = echopilot(dir.path());
-    with_fault(&mut command, dir.path(), "eio", 1);
-    with_trace(&mut command, dir.path(), &trace);
-    command.env("FAULT_CALLS", "mkdir").env("FAULT_FLAG", &flag);
+    // A segment that is written cannot get its name.
+    let lake = dir.path().join("events");
+    with_fault(&mut command, &lake, "eio", 1);
+    with_trace(&mut command, &lake, &trace);
+    command
+        .env("FAULT_CALLS", "rename")
+        .env("FAULT_FLAG", &flag);
     let mut server = Server::start_as(command);
     server.wait_for("The seal failed");
-    // Three attempts: at once, after a second and after two more. A fourth would come four seconds later.
+    // Each makes the folder of a day anew. Three attempts: at once, after a second and after two more. A fourth would come four seconds later.
     let attempts = || {
         let text = std::fs::read_to_string(&trace).unwrap_or_default();
         text.lines()
