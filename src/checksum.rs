@@ -161,6 +161,11 @@ impl<W> Summing<W> {
             bytes: 0,
         }
     }
+
+    /// The other writer.
+    pub fn inner_mut(&mut self) -> &mut W {
+        &mut self.inner
+    }
 }
 
 impl<W: Write> Write for Summing<W> {

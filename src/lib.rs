@@ -24,6 +24,7 @@
 //! | [`http`] | the interface: decode, one engine call, encode |
 //! | [`cli`], [`server`], [`schedule`] | commands; start and stop of the process; jobs at their times |
 //! | [`import`], [`demo`] | existing events in; a made-up history |
+//! | [`backoff`] | pauses after failures, and failures that repeat in the traces |
 //! | [`window`], [`schema`], [`digest`], [`checksum`], [`leb128`] | days and zones; columns; ids without their text; CRC-32C; numbers as bytes |
 //! | [`config`], [`error`] | settings; the one error |
 //!
@@ -49,6 +50,7 @@
 //! [`engine`], then one metric in its three forms (`src/metrics/x.rs`, `queries/x.sql`, `tests/golden/x.csv`), then [`event`],
 //! then [`store`]: under an hour. What every number means is in the doc comment of its metric.
 
+pub mod backoff;
 pub mod checksum;
 pub mod cli;
 pub mod cohorts;

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use chrono::{NaiveTime, Utc};
 use clokwerk::{Job, Scheduler, TimeUnits};
-use tracing::{error, warn};
+use tracing::warn;
 
+use crate::backoff::Reporter;
 use crate::engine::{Engine, RollupScope};
 use crate::error::{Error, Result};
 use crate::rollup;
@@ -39,11 +40,13 @@ impl Schedule {
         let in_place = spawn("in-place", IN_PLACE_INTERVAL, move || {
             checked.store().check_in_place();
         })?;
+        let reporter = Arc::new(Reporter::default());
         let tidied = engine.clone();
+        let tidy_reporter = reporter.clone();
         let mut last_night = None;
         let tidy = spawn("tidy", TIDY_INTERVAL, move || {
             if last_night.is_none() {
-                run("warm-up", || {
+                run(&tidy_reporter, "warm-up", || {
                     // Without it the first answers wait longer, or say what is damaged.
                     if let Err(error) = tidied.warm_up(Utc::now()) {
                         warn!("First answers will take longer: {error}");
@@ -59,26 +62,27 @@ impl Schedule {
                 true => Effort::Urgent,
                 false => Effort::Full,
             };
-            run_beside("erasure", || tidied.finish_erasures());
-            run_beside("compaction", || tidied.compact(now, effort));
-            run_beside("scrub", || tidied.scrub());
+            let reporter = &tidy_reporter;
+            run_beside(reporter, "erasure", || tidied.finish_erasures());
+            run_beside(reporter, "compaction", || tidied.compact(now, effort));
+            run_beside(reporter, "scrub", || tidied.scrub());
         })?;
         let mut scheduler = Scheduler::with_tz(Utc);
-        let job = engine.clone();
+        let (job, job_reporter) = (engine.clone(), reporter.clone());
         scheduler
             .every(1.day())
             .at_time(rollup_at)
-            .run(move || roll_up(&job));
-        let job = engine.clone();
+            .run(move || roll_up(&job, &job_reporter));
+        let (job, job_reporter) = (engine.clone(), reporter.clone());
         scheduler
             .every(CATCH_UP_MINUTES.minutes())
-            .run(move || roll_up(&job));
+            .run(move || roll_up(&job, &job_reporter));
         let mut is_first = true;
         let schedule = spawn("schedule", TICK, move || {
             if std::mem::take(&mut is_first) {
-                roll_up(&engine);
+                roll_up(&engine, &reporter);
             }
-            seal(&engine);
+            seal(&engine, &reporter);
             scheduler.run_pending();
         })?;
         Ok(Self {
@@ -111,34 +115,41 @@ fn spawn(
     Ok(stop)
 }
 
-fn roll_up(engine: &Engine) {
+fn roll_up(engine: &Engine, reporter: &Reporter) {
     // It was said once that the clock is wrong; what a job would do by it, nobody could take back.
     let Ok(now) = engine.store().believed(Utc::now()) else {
         return;
     };
-    run("rollup", || engine.rollup(RollupScope::Due, now));
-    run("expiry", || engine.expire(now.date_naive(), Clock::Doubted));
+    run(reporter, "rollup", || engine.rollup(RollupScope::Due, now));
+    run(reporter, "expiry", || {
+        engine.expire(now.date_naive(), Clock::Doubted)
+    });
 }
 
-fn seal(engine: &Engine) {
+fn seal(engine: &Engine, reporter: &Reporter) {
     match engine.seal_urgency() {
         None => {}
-        Some(SealUrgency::Due) => run_beside("seal", || engine.store().seal()),
-        // Questions and starts would get slow: the seal takes its share of the machine.
-        Some(SealUrgency::Late) => run("seal", || engine.store().seal()),
+        Some(SealUrgency::Due) => run_beside(reporter, "seal", || engine.store().seal()),
+        // Queries and starts would get slow: the seal takes its share of the machine.
+        Some(SealUrgency::Late) => run(reporter, "seal", || engine.store().seal()),
     }
 }
 
 /// Runs a job that gives way to requests.
-fn run_beside<T: Send>(name: &str, job: impl FnOnce() -> Result<T> + Send) {
-    pipeline::beside(|| run(name, job));
+fn run_beside<T: Send>(
+    reporter: &Reporter,
+    name: &'static str,
+    job: impl FnOnce() -> Result<T> + Send,
+) {
+    pipeline::beside(|| run(reporter, name, job));
 }
 
 /// Runs a job, whose failure must not end the schedule; what it shares is whole after a panic.
-fn run<T>(name: &str, job: impl FnOnce() -> Result<T>) {
+fn run<T>(reporter: &Reporter, name: &'static str, job: impl FnOnce() -> Result<T>) {
+    let failed = format!("The {name} failed and will be tried again");
     match std::panic::catch_unwind(AssertUnwindSafe(job)) {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => error!("The {name} failed and will be tried again: {error}"),
-        Err(_) => error!("The {name} panicked and will be tried again"),
+        Ok(Ok(_)) => reporter.succeeded(&failed),
+        Ok(Err(error)) => reporter.failed(&failed, &error.to_string()),
+        Err(_) => reporter.failed(&failed, "it panicked"),
     }
 }

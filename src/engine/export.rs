@@ -17,7 +17,7 @@ use crate::export::warehouse::Warehouse;
 use crate::rollup;
 use crate::store::folder::{Access, Folder, Purpose};
 use crate::store::{self, FOLDERS, MARK_FILE, Mark, SealedDay, Verified};
-use crate::window::WindowRequest;
+use crate::window::{Window, WindowRequest};
 
 /// How deep exports are looked for in the data folder.
 const EXPORT_DEPTH: usize = 3;
@@ -79,6 +79,20 @@ impl Engine {
             (true, Access::ReadOnly) => std::env::temp_dir().join(temp_name()?),
         };
         let to = Destination::open(&request.to, temp, readers)?;
+        let exported = self.export_to(&to, request, window.as_ref(), progress);
+        // Also of an export that failed: it may have found no room.
+        let cleared = to.clear_temp();
+        exported.and_then(|exported| cleared.map(|()| exported))
+    }
+
+    fn export_to(
+        &self,
+        to: &Destination,
+        request: &ExportRequest,
+        window: Option<&Window>,
+        progress: impl Fn(u64, u64),
+    ) -> Result<ExportAnswer> {
+        let folder = self.store.folder();
         let mark = match folder.mark() {
             Some(mark) => mark.clone(),
             // Of an earlier version, and not to be changed: the next export will not know this one for its own.
@@ -87,9 +101,9 @@ impl Engine {
         let days = match folder.access() {
             Access::ReadWrite => {
                 self.store.seal()?;
-                self.store.sealed_days(window.as_ref())?
+                self.store.sealed_days(window)?
             }
-            Access::ReadOnly => self.store.days_with_unsealed(window.as_ref())?,
+            Access::ReadOnly => self.store.days_with_unsealed(window)?,
         };
         let all = days.iter().map(SealedDay::rows).sum();
         let scope = match window {
@@ -101,15 +115,15 @@ impl Engine {
             kept_from: self.store.expiry().raw_from,
             mark: &mark,
         };
-        let mut export = Export::open(&source, &to)?;
+        let mut export = Export::open(&source, to)?;
         let others = request.target.names();
         let others = others.chain(rollups::NAMES.map(str::to_owned)).collect();
         let exported = export.write_days(scope, request.since, others, |done| {
             progress(done, all);
         })?;
-        request.target.write(&to)?;
+        request.target.write(to)?;
         let log = rollup::read(folder)?;
-        let rollups = rollups::export(&log, &to)?;
+        let rollups = rollups::export(&log, to)?;
         export.finish()?;
         Ok(ExportAnswer {
             ok: true,

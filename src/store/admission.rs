@@ -75,7 +75,12 @@ pub(super) struct Admission {
     limits: NameLimits,
     admitted: Arc<Mutex<Admitted>>,
     beyond: Arc<Beyond>,
+    /// How many new users there were at the end of each log that waits to be sealed.
+    at_end_of_log: Arc<Mutex<HashMap<LogId, NewUsers>>>,
 }
+
+/// What tells the file of a log from all others: device and inode.
+type LogId = (u64, u64);
 
 #[derive(Default)]
 struct Beyond {
@@ -105,6 +110,7 @@ impl Admission {
             limits,
             admitted: Arc::new(Mutex::new(admitted)),
             beyond: Arc::default(),
+            at_end_of_log: Arc::default(),
         }
     }
 
@@ -124,9 +130,26 @@ impl Admission {
         self.admitted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many new users the newest day had.
-    pub fn new_users(&self) -> NewUsers {
-        self.lock().new_users
+    /// Notes that the events of a log have been admitted, all of them.
+    pub fn end_log(&self, log: LogId) {
+        let new_users = self.lock().new_users;
+        self.lock_logs().insert(log, new_users);
+    }
+
+    /// How many new users there were at the end of a log that is sealed now; `before` if it is not known.
+    pub fn new_users_of(&self, log: LogId, before: NewUsers) -> NewUsers {
+        self.lock_logs().get(&log).copied().unwrap_or(before)
+    }
+
+    /// Forgets a log that has been sealed.
+    pub fn forget_log(&self, log: LogId) {
+        self.lock_logs().remove(&log);
+    }
+
+    fn lock_logs(&self) -> MutexGuard<'_, HashMap<LogId, NewUsers>> {
+        self.at_end_of_log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How far the limits are used.

@@ -194,6 +194,9 @@ impl Staged {
         if filled.is_err() {
             // The next start removes it if it cannot be removed now.
             let _ = prepared.remove();
+            for (temp, _) in new {
+                let _ = std::fs::remove_file(temp);
+            }
         }
         filled.map(|()| prepared)
     }

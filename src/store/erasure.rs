@@ -216,10 +216,8 @@ impl Erasures {
     fn begin(&mut self, users: &[String]) -> Result<()> {
         if self.key.is_empty() {
             let mut key = [0; KEY_BYTES];
-            getrandom::fill(&mut key).map_err(|error| Error::Io {
-                action: "make a key for",
-                path: FILE_NAME.into(),
-                source: std::io::Error::other(error),
+            getrandom::fill(&mut key).map_err(|error| {
+                Error::io("make a key for", FILE_NAME.as_ref())(std::io::Error::other(error))
             })?;
             self.key = hex(&key);
         }
@@ -633,6 +631,25 @@ impl Store {
             segments.cloned().collect()
         };
         let mut new: Vec<(PathBuf, SegmentFacts)> = Vec::new();
+        let rewritten = self.rewrite_segments(day, number, users, affected, &of_day, &mut new);
+        rewritten.inspect_err(|_| {
+            for (temp, _) in &new {
+                // It is cleared at the next start if it cannot be removed now.
+                let _ = std::fs::remove_file(temp);
+            }
+        })
+    }
+
+    /// Writes those of a day's segments that are affected to unfinished files, which `new` names, and puts them in place.
+    fn rewrite_segments(
+        &self,
+        day: Day,
+        number: u64,
+        users: &[&str],
+        affected: &HashSet<&str>,
+        of_day: &[Arc<Segment>],
+        new: &mut Vec<(PathBuf, SegmentFacts)>,
+    ) -> Result<usize> {
         let mut replaced: Vec<(Arc<Segment>, Option<SegmentFacts>)> = Vec::new();
         for segment in of_day
             .iter()
@@ -663,7 +680,7 @@ impl Store {
         if replaced.len() < wanted.count() {
             return Err(changed_meanwhile());
         }
-        self.replace_in_day(day, number, &new, replaced)
+        self.replace_in_day(day, number, new, replaced)
     }
 
     /// Puts segments in the place of others of their day, and removes these.
@@ -685,6 +702,8 @@ impl Store {
         if of_day.iter().filter(|facts| is_replaced(facts)).count() < replaced.len() {
             return Err(changed_meanwhile());
         }
+        // Whoever reads them now goes on reading when their names are gone.
+        replaced.iter().try_for_each(|(old, _)| old.keep())?;
         let stay = of_day.iter().copied().filter(|facts| !is_replaced(facts));
         let staged = Staged::prepare(&self.folder, day, number, new, stay)?;
         let new_of = |path: &str| {

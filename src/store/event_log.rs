@@ -6,14 +6,14 @@
 
 use std::fs::File;
 use std::io::{Error as IoError, ErrorKind};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::folder;
 use super::identity::{self, DISPLACED};
 use crate::config::Durability;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_no_room};
 
 /// The open log's name in the data folder.
 pub const FILE_NAME: &str = "analytics_events.ndjson";
@@ -83,6 +83,14 @@ impl EventLog {
         self.length
     }
 
+    /// What tells its file from all others.
+    ///
+    /// # Errors
+    /// If the file cannot be looked at.
+    pub fn id(&self) -> Result<(u64, u64)> {
+        id_of(&self.reader)
+    }
+
     /// The log, to be read.
     pub fn reader(&self) -> &Arc<File> {
         &self.reader
@@ -112,12 +120,24 @@ impl EventLog {
     /// Goes on with another log, which takes this one's name. That is one step, because commits wait for it.
     ///
     /// # Errors
-    /// If it fails; then the writer must stop, because it no longer knows which file is the log.
+    /// [`Error::DiskFull`] if there is no room for a name; then nothing has changed. If it fails otherwise the writer must
+    /// stop, because it no longer knows which file is the log.
     pub fn rotate(&mut self, next: NextLog) -> Result<()> {
+        let rename =
+            |from: &Path, to: &Path| std::fs::rename(from, to).map_err(Error::io("rename", from));
         if let Some(aside) = &next.aside {
-            folder::publish(&self.path, aside)?;
+            rename(&self.path, aside)?;
         }
-        std::fs::rename(&next.log.path, &self.path).map_err(Error::io("rename", &next.log.path))?;
+        let renamed = match &next.aside {
+            Some(aside) => folder::sync_parent(aside),
+            None => Ok(()),
+        }
+        .and_then(|()| rename(&next.log.path, &self.path));
+        match (renamed, &next.aside) {
+            // The log has lost its name.
+            (Err(error), Some(_)) => return Err(Error::Poisoned(format!("rotation: {error}"))),
+            (renamed, _) => renamed?,
+        }
         *self = Self {
             path: self.path.clone(),
             durability: self.durability,
@@ -125,6 +145,16 @@ impl EventLog {
         };
         Ok(())
     }
+}
+
+/// What tells the file of a log from all others: device and inode.
+///
+/// # Errors
+/// If it cannot be looked at.
+pub(super) fn id_of(log: &File) -> Result<(u64, u64)> {
+    let found = log.metadata();
+    let found = found.map_err(Error::io("look at", FILE_NAME.as_ref()))?;
+    Ok((found.dev(), found.ino()))
 }
 
 /// An empty log, ready to take the place of the open one.
@@ -176,12 +206,5 @@ fn is_no_link(error: &IoError) -> bool {
     matches!(
         error.kind(),
         ErrorKind::Unsupported | ErrorKind::PermissionDenied
-    )
-}
-
-pub(super) fn is_no_room(error: &IoError) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
     )
 }

@@ -132,7 +132,7 @@ impl Folder {
                 let mark = Mark::new()?;
                 match self.replace_json(MARK_FILE, &mark) {
                     // A store on a full disk starts all the same, and gets its mark another time.
-                    Err(Error::Io { source, .. }) if event_log::is_no_room(&source) => {
+                    Err(Error::DiskFull) => {
                         warn!("The data folder gets no mark, because there is no space left");
                     }
                     written => written?,
@@ -209,7 +209,7 @@ impl Folder {
     pub fn replace(&self, name: &str, content: &[u8]) -> Result<()> {
         let temp = self.temp(name)?;
         write_synced(&temp, content)?;
-        publish(&temp, &self.path.join(name))
+        or_remove(&temp, || publish(&temp, &self.path.join(name)))
     }
 
     /// Puts what `write` writes in place of the file `name`, as [`Folder::replace`] does. It need not be in memory.
@@ -280,9 +280,13 @@ impl Folder {
 
     /// Whether what is not needed may be written: there is room for so many bytes beside it.
     pub fn has_room_beside(&self, bytes: u64) -> bool {
-        // A file system that does not say it is not full.
-        rustix::fs::statvfs(&self.path)
-            .is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) > bytes)
+        self.free_bytes().is_some_and(|free| free > bytes)
+    }
+
+    /// Room on the disk, where the file system says it.
+    pub fn free_bytes(&self) -> Option<u64> {
+        let found = rustix::fs::statvfs(&self.path).ok()?;
+        Some(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
     /// What an earlier process left unfinished was never published.

@@ -10,6 +10,7 @@ use polars::prelude::*;
 
 use super::dedup::SharedIds;
 use super::draft::DraftMaker;
+use super::manifest::Manifest;
 use super::pipeline::{self, Turn, Turns};
 use super::rows::LakeRows;
 use super::seal::Sealing;
@@ -148,6 +149,23 @@ impl Store {
             return Ok(false);
         };
         let number = self.reserve_numbers(&mut manifest, 1)?;
+        let loaded = self.load_group(&mut manifest, number, first, &mut next, read);
+        let results = loaded.inspect_err(|_| self.remove_uncommitted(&manifest, number))?;
+        for (result, stored) in results {
+            done(result, stored);
+        }
+        Ok(true)
+    }
+
+    /// Stores a group that begins with a part, under a number.
+    fn load_group<P: AsRef<[u8]> + Send, R: Send>(
+        &self,
+        manifest: &mut Manifest,
+        number: u64,
+        first: P,
+        next: &mut (impl FnMut() -> Result<Option<P>> + Send),
+        read: impl Fn(P, &mut Part) -> R + Sync,
+    ) -> Result<Vec<(R, Stored)>> {
         let others = std::iter::from_fn(|| next().transpose());
         let mut parts = (0..GROUP_PARTS).zip(std::iter::once(Ok(first)).chain(others));
         let mut turns = Turns::default();
@@ -180,13 +198,10 @@ impl Store {
         )?;
         if !sealing.segments.is_empty() {
             let next = manifest.clone();
-            self.commit_segments(&mut manifest, next, sealing, None)?;
+            self.commit_segments(manifest, next, sealing, None)?;
         }
         taken.keep();
-        for (result, stored) in results {
-            done(result, stored);
-        }
-        Ok(true)
+        Ok(results)
     }
 
     fn write_part(&self, name: &str, part: Part, turn: Turn, taken: &TakenIds) -> Result<Written> {

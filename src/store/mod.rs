@@ -22,6 +22,7 @@ mod live;
 mod load;
 mod log_kind;
 mod manifest;
+mod output;
 mod ownership;
 pub mod pipeline;
 mod postings;
@@ -73,7 +74,7 @@ use folder::{Access, Folder, Purpose};
 use live::Live;
 use manifest::Manifest;
 use rebuild::StateOf;
-use seal::{RotatedLog, Sealing};
+use seal::{FailedSeals, RotatedLog, Rotation, Sealing, WaitingLogs};
 use segment::{Segment, SegmentFacts};
 use states::StateFile;
 use tail::{LogPart, SealMark, Tail};
@@ -111,6 +112,9 @@ const LATE_BYTES: u64 = 512 << 20;
 const MAX_TAIL_EVENTS: usize = 16 << 20;
 /// Events are sealed when the oldest waits so long: how far behind the lake is for other programs.
 const SEAL_AGE: Duration = Duration::from_secs(10 * 60);
+/// What a start found waiting in the open log is sealed so long after it: soon, because a server that is killed often would
+/// never seal it, and not while the first requests after the start wait.
+const FOUND_AGE: Duration = Duration::from_secs(10);
 
 /// The open store. Dropping it commits what is queued and frees the folder.
 pub struct Store {
@@ -133,6 +137,9 @@ pub struct Store {
     erasures_waiting: AtomicUsize,
     /// Place of the segment that was scrubbed last.
     scrubbed: Mutex<usize>,
+    failed_seals: Mutex<FailedSeals>,
+    /// Events that may wait to be sealed.
+    max_tail_events: usize,
     folder: Folder,
     recovered: Recovered,
     clock: TrustedClock,
@@ -149,6 +156,10 @@ pub struct StoreSize {
     pub log_events: usize,
     /// Bytes of the open log.
     pub log_bytes: u64,
+    /// Logs that were rotated and wait to be sealed.
+    pub waiting_logs: usize,
+    /// Their bytes.
+    pub waiting_bytes: u64,
     /// Events in segments.
     pub sealed_events: u64,
     /// Live segments.
@@ -181,6 +192,14 @@ pub struct Sealed {
     pub segments: usize,
     /// Their bytes.
     pub bytes: u64,
+}
+
+impl Sealed {
+    fn add(&mut self, other: Self) {
+        self.events += other.events;
+        self.segments += other.segments;
+        self.bytes += other.bytes;
+    }
 }
 
 impl Store {
@@ -272,6 +291,8 @@ impl Store {
                 let file = file.clone();
                 tail.append(&rows, LogPart { file, bytes })
             })?;
+            tail.end_log()?;
+            admission.end_log(event_log::id_of(&file)?);
             found.report(&path, folder.access());
             recovered.events += found.events;
             recovered.torn_bytes += found.torn_bytes;
@@ -288,6 +309,7 @@ impl Store {
             expiry: manifest.expiry,
             log_bytes: log.length(),
             log_since: (tail.len() > 0).then(Instant::now),
+            waiting: WaitingLogs::found(folder.path(), tail.len() > 0)?,
             tail,
             gate: gate.clone(),
         });
@@ -315,6 +337,8 @@ impl Store {
             erasing: Mutex::new(()),
             erasures_waiting: AtomicUsize::new(0),
             scrubbed: Mutex::new(0),
+            failed_seals: Mutex::default(),
+            max_tail_events: MAX_TAIL_EVENTS,
             folder,
             recovered,
             clock,
@@ -384,7 +408,7 @@ impl Store {
     /// [`Error::Poisoned`] after a failed write, [`Error::DiskFull`] without room, [`Error::Busy`] while the disk
     /// does not answer.
     pub fn check_writable(&self) -> Result<()> {
-        if self.view.lock().tail.len() > MAX_TAIL_EVENTS {
+        if self.view.lock().tail.len() > self.max_tail_events {
             return Err(Error::Busy("too many events wait to be sealed"));
         }
         match self.writer.check_health() {
@@ -529,6 +553,8 @@ impl Store {
         StoreSize {
             log_events: view.tail.len(),
             log_bytes: view.log_bytes,
+            waiting_logs: view.waiting.logs(),
+            waiting_bytes: view.waiting.bytes(),
             sealed_events: view.segments.iter().map(|segment| segment.facts.rows).sum(),
             segments: view.segments.len(),
             sealed_bytes: view
@@ -545,7 +571,8 @@ impl Store {
     /// How long the oldest event waits to be sealed.
     pub fn seal_lag(&self) -> Option<Duration> {
         let view = self.view.lock();
-        let since = view.log_since.filter(|_| view.tail.len() > 0);
+        let since = view.waiting.since.or(view.log_since);
+        let since = since.filter(|_| view.tail.len() > 0);
         since.map(|since| since.elapsed())
     }
 
@@ -613,15 +640,20 @@ impl Store {
             if !on_disk.is_ok_and(|on_disk| on_disk == *current) {
                 error!("Nothing is sealed, compacted or expired until a restart: {error}");
                 self.stopped.get_or_init(|| error.to_string());
+                return;
             }
+            self.remove_other_states(current);
         })
     }
 
     /// Commits numbers for the names of new files, so that a start knows what an end in between left. Returns the first.
     fn reserve_numbers(&self, manifest: &mut Manifest, count: u64) -> Result<u64> {
-        let first = manifest.sequence + 1;
+        // The segments of a log that waits will have the log's number.
+        let waiting = RotatedLog::list(self.folder.path())?;
+        let last = waiting.last().map_or(0, |log| log.number);
+        let first = manifest.sequence.max(last) + 1;
         let mut next = manifest.clone();
-        next.sequence += count;
+        next.sequence = first + count - 1;
         self.commit(manifest, &next)?;
         *manifest = next;
         Ok(first)
@@ -648,62 +680,133 @@ impl Store {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the log is so large or its oldest event so old that it is time to seal.
+    /// Whether so much waits to be sealed, or for so long, that it is time to seal: in the open log and in those that were
+    /// rotated. After a seal that failed it is not time for a while.
     pub fn seal_urgency(&self) -> Option<SealUrgency> {
-        let view = self.view.lock();
-        let is_old = |since: Instant| since.elapsed() >= SEAL_AGE;
-        if view.log_bytes >= LATE_BYTES {
-            return Some(SealUrgency::Late);
-        }
-        (view.log_bytes >= SEAL_BYTES || view.log_since.is_some_and(is_old))
-            .then_some(SealUrgency::Due)
+        let (urgency, log_bytes) = {
+            let view = self.view.lock();
+            let bytes = view.log_bytes + view.waiting.bytes();
+            let is_old = |since: Option<Instant>, age| since.is_some_and(|at| at.elapsed() >= age);
+            let is_due = bytes >= SEAL_BYTES
+                || view.waiting.logs() > 0
+                || is_old(view.log_since, SEAL_AGE)
+                || is_old(view.waiting.found, FOUND_AGE);
+            let urgency = match bytes >= LATE_BYTES {
+                true => Some(SealUrgency::Late),
+                false => is_due.then_some(SealUrgency::Due),
+            };
+            (urgency, bytes)
+        };
+        urgency.filter(|_| log_bytes > 0 && !self.lock_failed_seals().is_waiting(&self.folder))
     }
 
-    /// Turns the log into segments. Ingest and queries go on meanwhile.
+    /// Turns the logs into segments, those that wait and then the open one, each by a commit of its own. Ingest and queries go
+    /// on meanwhile. It is not held back by seals that failed before.
     ///
     /// # Errors
     /// If a file cannot be written; then the events stay where they were and the next seal tries again.
     pub fn seal(&self) -> Result<Sealed> {
-        self.try_seal().inspect_err(|_| {
-            // It is due again after a while, also if no more events come.
-            let mut view = self.view.lock();
-            view.log_since.get_or_insert_with(Instant::now);
-        })
+        let sealed = self.try_seal();
+        match &sealed {
+            Ok(_) => self.lock_failed_seals().succeed(),
+            Err(error) => {
+                self.lock_failed_seals().fail(&self.folder, error);
+                // It is due again after a while, also if no more events come.
+                let mut view = self.view.lock();
+                view.log_since.get_or_insert_with(Instant::now);
+            }
+        }
+        sealed
     }
 
     fn try_seal(&self) -> Result<Sealed> {
-        let mut manifest = self.lock_manifest()?;
         self.writer.check()?;
-        let mut next = manifest.clone();
+        let mut sealed = Sealed::default();
+        let mut rotation = Rotation::Due;
+        loop {
+            // The lock is free between two logs, so that other jobs wait for one at most.
+            let mut manifest = self.lock_manifest()?;
+            let Some(log) = self.next_log(&manifest, &mut rotation)? else {
+                return Ok(sealed);
+            };
+            sealed.add(self.seal_log(&mut manifest, &log)?);
+        }
+    }
+
+    /// The oldest log that waits to be sealed. If there is none, the open one is rotated, once.
+    fn next_log(&self, manifest: &Manifest, rotation: &mut Rotation) -> Result<Option<RotatedLog>> {
+        let root = self.folder.path();
         // A log that segments cover may still be there if it could not be removed.
-        remove_covered(&self.folder, &manifest)?;
-        RotatedLog::undo_rotation(self.folder.path())?;
-        let waiting = RotatedLog::list(self.folder.path())?;
-        let last = waiting.last().map_or(0, |log| log.number);
-        let aside = RotatedLog::prepare(self.folder.path(), last.max(manifest.sequence) + 1)?;
-        let next_log = NextLog::prepare(self.folder.path(), &aside)?;
-        let (mark, new_users) = self.writer.rotate(next_log)?;
-        next.new_users = new_users;
-        event_log::sync_rotation(self.folder.path())?;
-        let logs = RotatedLog::list(self.folder.path())?;
-        let chunks = self.view.lock().tail.covered(mark);
+        remove_covered(&self.folder, manifest)?;
+        RotatedLog::undo_rotation(root)?;
+        if let Some(oldest) = RotatedLog::list(root)?.into_iter().next() {
+            return Ok(Some(oldest));
+        }
+        let is_empty = self.view.lock().log_bytes == 0;
+        if is_empty || std::mem::replace(rotation, Rotation::Done) == Rotation::Done {
+            return Ok(None);
+        }
+        let aside = RotatedLog::prepare(root, manifest.sequence + 1)?;
+        let next_log = NextLog::prepare(root, &aside)?;
+        self.writer.rotate(next_log)?;
+        event_log::sync_rotation(root)?;
+        Ok(RotatedLog::list(root)?.into_iter().next())
+    }
+
+    fn seal_log(&self, manifest: &mut Manifest, log: &RotatedLog) -> Result<Sealed> {
+        let id = log.id()?;
+        let chunks = self.view.lock().tail.of_log(id)?;
+        let mut next = manifest.clone();
+        next.sealed_through = log.number;
+        next.new_users = self.admission.new_users_of(id, next.new_users);
+        // Its own number is not enough: a compaction or erasure since its rotation may have used greater ones.
+        next.sequence = log.number.max(manifest.sequence + 1);
         let sealing = std::thread::scope(|scope| {
             let left = scope.spawn(|| seal::left_behind(&chunks));
-            let mut segments = Vec::new();
-            for log in &logs {
-                segments.extend(log.write_segments(&self.folder)?);
-            }
+            let segments = log.write_segments(&self.folder);
             let left = left
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             Ok::<_, Error>(Sealing {
-                segments,
+                segments: segments?,
                 left: left?,
             })
-        })?;
-        next.sealed_through = logs.last().map_or(next.sealed_through, |log| log.number);
-        next.sequence = next.sealed_through;
-        self.commit_segments(&mut manifest, next, sealing, Some(mark))
+        });
+        let mark = Some(SealMark::of(&chunks));
+        drop(chunks);
+        sealing
+            .and_then(|sealing| self.commit_segments(manifest, next, sealing, mark))
+            .inspect(|_| self.admission.forget_log(id))
+            .inspect_err(|_| self.remove_uncommitted(manifest, log.number))
+    }
+
+    /// Removes what a seal or load that failed left in the lake and among the states: it may have failed for lack of room.
+    fn remove_uncommitted(&self, manifest: &Manifest, number: u64) {
+        if self.stopped.get().is_some() {
+            // Nobody knows which manifest a restart will find.
+            return;
+        }
+        if let Err(error) = segment::remove_uncommitted(&self.folder, number, &manifest.segments) {
+            warn!(
+                "Files that are not live are still there, and the next start removes them: {error}"
+            );
+        }
+        self.remove_other_states(manifest);
+    }
+
+    /// Removes the states of a commit that failed.
+    fn remove_other_states(&self, manifest: &Manifest) {
+        if let Err(error) = states::remove(&self.folder, Vec::new(), &manifest.states) {
+            warn!(
+                "Files that are not live are still there, and the next start removes them: {error}"
+            );
+        }
+    }
+
+    fn lock_failed_seals(&self) -> MutexGuard<'_, FailedSeals> {
+        self.failed_seals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Commits segments that nobody sees yet, with the dictionary and the daily states that their events lead to. With a mark,
@@ -759,6 +862,9 @@ impl Store {
         let mut view = self.view.lock();
         view.expiry = next.expiry;
         let in_memory = mark.map(|mark| view.tail.take_sealed(mark));
+        if in_memory.is_some() {
+            view.waiting.sealed();
+        }
         view.segments.extend(segments);
         let replaced = view.set_states(states);
         drop(view);
@@ -896,6 +1002,8 @@ impl Store {
             .iter()
             .copied()
             .filter(|facts| !inputs.contains(&facts.path));
+        // Whoever reads them now, or sees them until the new one is live, goes on reading when their names are gone.
+        folder::or_remove(&temp, || segments.iter().try_for_each(|old| old.keep()))?;
         let new_files = [(temp, merged.clone())];
         let staged = Staged::prepare(&self.folder, day, next.sequence, &new_files, stay)?;
         let new = Arc::new(Segment::new(self.folder.path(), merged.clone()));
@@ -1005,7 +1113,8 @@ impl Store {
             self.names(),
             &self.gate.ended(),
             self.admission.limits().features,
-        )?;
+        )
+        .inspect_err(|_| self.remove_other_states(&manifest))?;
         if rebuilt.changed > 0 {
             self.commit(&manifest, &next)?;
             let live = live_states(&self.folder, &next);
@@ -1240,10 +1349,4 @@ fn recent_ids(
         }
     }
     Ok(recent)
-}
-
-impl From<PolarsError> for Error {
-    fn from(error: PolarsError) -> Self {
-        Self::Query(Box::new(error))
-    }
 }

@@ -1,16 +1,18 @@
 //! Sealing: the event log becomes segments. At every instant an event is visible exactly once.
 //!
-//! 1. The log gets a second name, under a number, and the writer goes on with an empty one. 2. The logs that lie
-//!    aside are written as segments, which nobody sees yet. 3. The manifest names the segments and the number:
-//!    that is the commit. 4. The logs are removed. A crash before 3 leaves the logs, which are read back and
-//!    sealed again; a crash after 3 leaves logs that the manifest says are covered, which are removed.
+//! 1. The log gets a second name, under a number, and the writer goes on with an empty one. 2. The oldest rotated log is
+//!    written as segments, which nobody sees yet. 3. The manifest names the segments and the number: that is the commit.
+//!    4. The log is removed. A crash before 3 leaves the log, which is read back and sealed again; a crash after 3 leaves a
+//!    log that the manifest says is covered, which is removed. Each log is a commit of its own, the oldest first, so that a
+//!    server that is killed again and again gets on with what waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::Metadata;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use polars::prelude::*;
 
@@ -23,11 +25,14 @@ use super::segment::{self, SegmentFacts, Sorted};
 use super::shape;
 use super::states::date;
 use super::tail::Chunk;
+use crate::backoff::Backoff;
 use crate::daily::{self, DailyState, Day, day_of};
 use crate::error::{Error, Result};
 
 /// Where rotated logs wait to be sealed, in the data folder.
 const SEALING_DIR: &str = "sealing";
+/// So much more room than after a seal that found none may be enough for the next one: what a few events take.
+const HEALED_BYTES: u64 = 64 << 10;
 /// Bytes of lines that become one segment of each day; a core that is at work on them takes twice as much memory.
 const PART_BYTES: u64 = 32 << 20;
 
@@ -109,6 +114,15 @@ impl RotatedLog {
         Ok(logs)
     }
 
+    /// What tells its file from all others.
+    ///
+    /// # Errors
+    /// If the file cannot be looked at.
+    pub fn id(&self) -> Result<(u64, u64)> {
+        let found = std::fs::metadata(&self.path).map_err(Error::io("look at", &self.path))?;
+        Ok((found.dev(), found.ino()))
+    }
+
     /// Writes the log's events as segments, a part of the log on each core. They are not live yet.
     pub fn write_segments(&self, folder: &Folder) -> Result<Vec<SegmentFacts>> {
         let mut parts = (0_u32..).zip(recovery::parts(&self.path, PART_BYTES)?);
@@ -159,6 +173,101 @@ fn metadata(path: &Path) -> Result<Option<Metadata>> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         found => found.map(Some).map_err(Error::io("look at", path)),
+    }
+}
+
+/// Whether a seal may still rotate the open log: once, or it would never end while events come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotation {
+    /// It is still to be done.
+    Due,
+    /// It was done.
+    Done,
+}
+
+/// The rotated logs that wait to be sealed.
+#[derive(Debug, Default)]
+pub struct WaitingLogs {
+    /// Their bytes, oldest first.
+    lengths: VecDeque<u64>,
+    /// Since when the oldest event in them waits.
+    pub since: Option<Instant>,
+    /// When the store was opened, while what it found in its logs waits.
+    pub found: Option<Instant>,
+}
+
+impl WaitingLogs {
+    /// Those that are there when a store is opened.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub fn found(folder: &Path, has_events: bool) -> Result<Self> {
+        let now = has_events.then(Instant::now);
+        let lengths = RotatedLog::list(folder)?.into_iter();
+        Ok(Self {
+            lengths: lengths
+                .map(|log| Ok(metadata(&log.path)?.map_or(0, |found| found.len())))
+                .collect::<Result<_>>()?,
+            since: now,
+            found: now,
+        })
+    }
+
+    /// How many there are.
+    pub fn logs(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Their bytes.
+    pub fn bytes(&self) -> u64 {
+        self.lengths.iter().sum()
+    }
+
+    /// Adds the log that was open.
+    pub fn rotated(&mut self, bytes: u64, since: Option<Instant>) {
+        self.lengths.push_back(bytes);
+        self.since = self.since.or(since);
+        self.found = None;
+    }
+
+    /// Takes out the oldest.
+    pub fn sealed(&mut self) {
+        self.lengths.pop_front();
+        if self.lengths.is_empty() {
+            self.since = None;
+        }
+    }
+}
+
+/// Seals that failed since one succeeded.
+#[derive(Debug, Default)]
+pub struct FailedSeals {
+    backoff: Backoff,
+    /// Free bytes after one that found no room.
+    room: Option<u64>,
+}
+
+impl FailedSeals {
+    /// Notes a failure.
+    pub fn fail(&mut self, folder: &Folder, error: &Error) {
+        self.backoff.fail(Instant::now());
+        self.room = match error {
+            Error::DiskFull => folder.free_bytes(),
+            _ => None,
+        };
+    }
+
+    /// Notes a success.
+    pub fn succeed(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether it is too early for another seal that nobody asked for.
+    pub fn is_waiting(&self, folder: &Folder) -> bool {
+        self.backoff.is_waiting(Instant::now(), || {
+            let room = self.room.zip(folder.free_bytes());
+            room.is_some_and(|(then, now)| now >= then + HEALED_BYTES)
+        })
     }
 }
 

@@ -3,19 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use super::folder::{self, Access, Folder};
+use super::output::{Output, Written};
 use super::states::date;
 use super::{compaction, shape};
-use crate::checksum::{self, Summing};
+use crate::checksum;
 use crate::daily::{Day, day_of};
 use crate::digest::{DigestMap, Digester};
 use crate::error::{Error, Result};
@@ -28,8 +30,6 @@ pub const LAKE_DIR: &str = "events";
 const DAMAGED_DIR: &str = "damaged";
 /// Rows of a row group: a reader of one user's events reads one of them, and a scan works on several at once.
 const ROW_GROUP_ROWS: usize = 1 << 17;
-/// Bytes written at a time: the engine itself writes a few at a time.
-const WRITE_BUFFER_BYTES: usize = 1 << 20;
 
 /// What the manifest keeps of a segment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,16 +63,41 @@ impl SegmentFacts {
     }
 }
 
-/// A live segment. Its checksum is verified before its first use, and the file stays open from then on, so that a
-/// reader keeps what it verified when compaction or expiry takes the name away.
+/// A live segment. Its checksum is verified before its first use. No descriptor stays open for it: it is opened for each use,
+/// and verified again if another file has its name. One whose name is about to go is kept in memory by [`Segment::keep`], as
+/// a mapping, for those who still read it.
 #[derive(Debug)]
 pub struct Segment {
     /// What the manifest says of it.
     pub facts: SegmentFacts,
     root: PathBuf,
-    verified: OnceLock<File>,
+    /// The file that was verified.
+    verified: Mutex<Option<FileId>>,
+    /// Its content, once its name is about to go.
+    kept: OnceLock<ScanSources>,
     /// What was found wrong with it.
     damage: OnceLock<String>,
+}
+
+/// What tells a file from another one under its name, and from itself before it was written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+impl FileId {
+    fn of(file: &File, path: &Path) -> Result<Self> {
+        let found = file.metadata().map_err(Error::io("look at", path))?;
+        Ok(Self {
+            device: found.dev(),
+            inode: found.ino(),
+            bytes: found.len(),
+            modified: (found.mtime(), found.mtime_nsec()),
+        })
+    }
 }
 
 impl Segment {
@@ -81,7 +106,8 @@ impl Segment {
         Self {
             root: root.to_owned(),
             facts,
-            verified: OnceLock::new(),
+            verified: Mutex::new(None),
+            kept: OnceLock::new(),
             damage: OnceLock::new(),
         }
     }
@@ -110,18 +136,21 @@ impl Segment {
     ///
     /// # Errors
     /// [`Error::Damaged`] if the file is not what was written.
-    pub fn verify(&self) -> Result<File> {
+    pub fn verify(&self) -> Result<()> {
+        self.check(&self.open()?)
+    }
+
+    fn open(&self) -> Result<File> {
         let path = self.path();
-        let file = match File::open(&path) {
+        match File::open(&path) {
             // An exchange of folders that was cut off has left it beside the lake.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 compaction::prepared_file(&self.root, self.day(), &path).ok_or_else(|| {
                     self.damaged("it is missing; look for it in damaged, or restore it")
-                })?
+                })
             }
-            opened => opened.map_err(Error::io("open", &path))?,
-        };
-        self.check(&file).map(|()| file)
+            opened => opened.map_err(Error::io("open", &path)),
+        }
     }
 
     fn check(&self, file: &File) -> Result<()> {
@@ -134,26 +163,88 @@ impl Segment {
         }
     }
 
-    /// The file, compared with its checksum if that was not done yet in this process. A damaged one is set aside, where
-    /// no reader of the lake takes its numbers for good, and every later use fails.
+    /// The file, compared with its checksum if that was not done yet with this very file in this process. A damaged one is set
+    /// aside, where no reader of the lake takes its numbers for good, and every later use fails.
     ///
     /// # Errors
     /// As [`Segment::verify`].
-    pub fn verified(&self) -> Result<&File> {
+    pub fn verified(&self) -> Result<File> {
         if let Some(message) = self.damage.get() {
             return Err(self.damaged(message));
         }
-        if let Some(file) = self.verified.get() {
-            return Ok(file);
-        }
-        match self.verify() {
-            // Two readers may both have verified it.
-            Ok(file) => Ok(self.verified.get_or_init(|| file)),
-            Err(error) => {
-                self.condemn(&error);
-                Err(error)
+        self.verify_new().inspect_err(|error| {
+            // The name of one that is kept is gone, and nothing is wrong with it.
+            if self.kept.get().is_none() {
+                self.condemn(error);
             }
+        })
+    }
+
+    /// Opens the file, and compares it with its checksum unless that was done.
+    fn verify_new(&self) -> Result<File> {
+        let file = self.open()?;
+        let path = self.path();
+        let found = FileId::of(&file, &path)?;
+        // Held meanwhile, so that of several readers one verifies it.
+        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if *verified != Some(found) {
+            self.check(&file)?;
+            *verified = Some(found);
         }
+        Ok(file)
+    }
+
+    /// The content, verified, for the engine. It stays what it is as long as the value exists, and needs no descriptor.
+    ///
+    /// # Errors
+    /// As [`Segment::verified`].
+    fn content(&self) -> Result<ScanSources> {
+        if let Some(kept) = self.kept.get() {
+            return Ok(kept.clone());
+        }
+        match self.verified() {
+            Ok(file) => mapped(file),
+            // Its name went between the two looks.
+            Err(error) => self.kept.get().cloned().ok_or(error),
+        }
+    }
+
+    /// Compares it with its checksum if that was not done yet, whether it still has its name or not.
+    ///
+    /// # Errors
+    /// As [`Segment::verified`].
+    pub fn verified_or_kept(&self) -> Result<()> {
+        match self.verified() {
+            Err(error) if self.kept.get().is_none() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps the content for those who have this segment: its name is about to go.
+    ///
+    /// # Errors
+    /// As [`Segment::verified`].
+    pub fn keep(&self) -> Result<()> {
+        if self.kept.get().is_none() {
+            let content = self.content()?;
+            self.kept.get_or_init(|| content);
+        }
+        Ok(())
+    }
+
+    /// Writes a copy of the file.
+    ///
+    /// # Errors
+    /// As [`Segment::verified`], and if the copy cannot be written.
+    pub fn copy_to(&self, to: &mut impl Write, path: &Path) -> Result<()> {
+        let written = Error::io("write", path);
+        let content = match self.verified() {
+            Ok(mut file) => return std::io::copy(&mut file, to).map(drop).map_err(written),
+            Err(error) => self.kept.get().ok_or(error)?,
+        };
+        let source = content.first().map(|source| source.to_memslice());
+        let bytes = source.transpose()?.unwrap_or_default();
+        to.write_all(&bytes).map_err(written)
     }
 
     /// Compares the file with its checksum again, as the scrub does from time to time.
@@ -164,17 +255,15 @@ impl Segment {
         if let Some(message) = self.damage.get() {
             return Err(self.damaged(message));
         }
-        self.verify()
-            .map(drop)
-            .inspect_err(|error| self.condemn(error))
+        self.verify().inspect_err(|error| self.condemn(error))
     }
 
-    /// Compares the open file with its checksum once more.
+    /// Compares the file with its checksum once more.
     ///
     /// # Errors
     /// As [`Segment::verified`].
     pub fn verify_again(&self) -> Result<()> {
-        self.check(self.verified()?)
+        self.check(&self.verified()?)
     }
 
     /// Keeps a damaged file from being used again, here and by other programs.
@@ -250,6 +339,23 @@ pub fn remove_empty_days(root: &Path, live: &HashSet<PathBuf>) -> Result<()> {
     Ok(())
 }
 
+/// Removes the files of a seal or load that failed, by their number: those that are not live.
+///
+/// # Errors
+/// If the lake cannot be listed or changed; the next start removes them then.
+pub fn remove_uncommitted(folder: &Folder, number: u64, live: &[SegmentFacts]) -> Result<()> {
+    let live: HashSet<PathBuf> = live
+        .iter()
+        .map(|facts| folder.path().join(&facts.path))
+        .collect();
+    for path in files(folder.path())? {
+        if number_of(&path) == Some(number) && !live.contains(&path) {
+            folder::remove(&path)?;
+        }
+    }
+    remove_empty_days(folder.path(), &live)
+}
+
 /// The number in the name of a segment, by which files are older or newer than a manifest.
 pub fn number_of(path: &Path) -> Option<u64> {
     let name = path.file_name()?.to_str()?;
@@ -267,24 +373,35 @@ pub fn number_of(path: &Path) -> Option<u64> {
 pub fn remove_days(folder: &Folder, segments: &[Arc<Segment>]) -> Result<()> {
     let mut days = BTreeSet::new();
     for segment in segments {
-        // Readers may only now open what they saw before; a damaged one they cannot use anyhow.
+        // Readers may only now read what they saw before; a damaged one they cannot use anyhow.
         if Arc::strong_count(segment) > 1 {
-            let _ = segment.verified();
+            let _ = segment.keep();
         }
         days.insert(segment.day());
     }
     let lake = folder.path().join(LAKE_DIR);
     for day in days {
         let name = format!("dt={}", date(day));
-        let (live, temp) = (lake.join(&name), folder.temp(&name)?);
+        let live = lake.join(&name);
         let has_others = |path: &PathBuf| number_of(path).is_none();
         if folder::list(&live)?.iter().any(has_others) {
             warn!(folder = %live.display(), "A day expired; files there that the store did not write are left");
             folder::remove_ours(&live, shape::is_segment)?;
         } else if live.exists() {
-            folder::publish(&live, &temp)?;
+            let moved = folder.temp(&name).and_then(|temp| {
+                folder::publish(&live, &temp)?;
+                Ok(temp)
+            });
+            let removed = match moved {
+                // Where there is no room for another name its files go one by one, in sight of others.
+                Err(Error::DiskFull) => live.clone(),
+                moved => {
+                    folder::sync_parent(&live)?;
+                    moved?
+                }
+            };
+            std::fs::remove_dir_all(&removed).map_err(Error::io("remove", &removed))?;
             folder::sync_parent(&live)?;
-            std::fs::remove_dir_all(&temp).map_err(Error::io("remove", &temp))?;
         }
         for path in folder::list(&folder.path().join(DAMAGED_DIR))? {
             let of_day = path.file_name().and_then(OsStr::to_str);
@@ -297,21 +414,27 @@ pub fn remove_days(folder: &Folder, segments: &[Arc<Segment>]) -> Result<()> {
     Ok(())
 }
 
-/// The events of some segments, with the columns of [`schema::lake`].
+/// An open file as a source that needs no descriptor: a mapping, as the engine makes one of each file that it reads.
+fn mapped(file: File) -> Result<ScanSources> {
+    let files = ScanSources::Files(Arc::new([file]));
+    let content = files.iter().map(|file| file.to_memslice());
+    Ok(ScanSources::Buffers(content.collect::<PolarsResult<_>>()?))
+}
+
+/// The events of some segments, with the columns of [`schema::lake`]. They need no descriptor.
 ///
 /// # Errors
 /// [`Error::Damaged`] if one of them is.
 pub fn scan(segments: &[Arc<Segment>]) -> Result<LazyFrame> {
-    let files: Vec<File> = segments
-        .iter()
-        .map(|segment| {
-            let file = segment.verified()?;
-            file.try_clone()
-                .map_err(|error| Error::io("open", &segment.path())(error))
-        })
-        .collect::<Result<_>>()?;
+    let mut contents = Vec::with_capacity(segments.len());
+    for segment in segments {
+        let content = segment.content()?;
+        for part in content.iter() {
+            contents.push(part.to_memslice()?);
+        }
+    }
     Ok(LazyFrame::scan_parquet_sources(
-        ScanSources::Files(files.into()),
+        ScanSources::Buffers(contents.into()),
         ScanArgsParquet {
             // The partition key is a function of `ts` and no column of ours.
             hive_options: HiveOptions::new_disabled(),
@@ -474,17 +597,15 @@ pub fn write_day(temp: &Path, path: String, events: DataFrame) -> Result<Segment
 /// Writes events in the order of users and then of time. Users lie together because nearly every question that reads
 /// events is about what a user did: groups are found next to each other, and one user's events are in one row group.
 fn write_sorted(temp: &Path, path: String, mut events: DataFrame) -> Result<SegmentFacts> {
-    let file = folder::create(temp)?;
-    let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, Summing::new(&file));
-    ParquetWriter::new(&mut writer)
-        .with_compression(ParquetCompression::Zstd(None))
-        .with_row_group_size(Some(ROW_GROUP_ROWS))
-        .set_parallel(false)
-        .finish(&mut events)?;
-    writer.flush().map_err(Error::io("write", temp))?;
-    let (bytes, crc32c) = (writer.get_ref().bytes, writer.get_ref().checksum);
-    drop(writer);
-    file.sync_all().map_err(Error::io("sync", temp))?;
+    let output = Output::new(folder::create(temp)?, temp);
+    let Written { bytes, crc32c } = output.write(|out| {
+        ParquetWriter::new(out)
+            .with_compression(ParquetCompression::Zstd(None))
+            .with_row_group_size(Some(ROW_GROUP_ROWS))
+            .set_parallel(false)
+            .finish(&mut events)?;
+        Ok(())
+    })?;
     let (first_ts_us, last_ts_us) = span_us(&events, schema::TS)?;
     let (_, last_received_at_us) = span_us(&events, schema::RECEIVED_AT)?;
     Ok(SegmentFacts {

@@ -1,8 +1,6 @@
 //! The sealed events of each day at one instant, to be written elsewhere.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Store;
 use super::erasure::is_any;
+use super::output::Output;
 use super::segment::{self, Segment, Sorted};
 use super::states::date;
 use crate::checksum;
@@ -21,8 +20,6 @@ use crate::window::Window;
 
 /// Rows of a row group of a file that is put together, which are in memory at once: those of a segment's.
 const ROW_GROUP_ROWS: usize = 1 << 17;
-/// Bytes copied at a time.
-const COPY_BYTES: usize = 1 << 20;
 
 /// The segments of a day. They stay readable while this exists.
 pub struct SealedDay {
@@ -59,10 +56,10 @@ impl Store {
             segments.retain(|segment| days.contains(&segment.day()));
         }
         segments.sort_by_key(|segment| segment.day());
-        // Open, they stay what they are when compaction or expiry takes their names away.
+        // Those who hold them keep them when compaction or expiry takes their names away.
         segments
             .iter()
-            .try_for_each(|segment| segment.verified().map(drop))?;
+            .try_for_each(|segment| segment.verified_or_kept())?;
         let days = segments.chunk_by(|a, b| a.day() == b.day());
         Ok(days
             .filter_map(|of_day| {
@@ -172,11 +169,10 @@ impl Part<'_> {
         let rows: u64 = self.0.iter().map(|segment| segment.facts.rows).sum();
         let rows = rows + self.1.map_or(0, |events| events.height() as u64);
         let file = File::create(path).map_err(Error::io("create", path))?;
-        match (self.0, self.1) {
-            ([segment], None) => copy(segment, &file, path)?,
-            (segments, unsealed) => join(segments, unsealed, &file, path)?,
-        }
-        file.sync_all().map_err(Error::io("sync", path))?;
+        Output::new(file, path).write(|out| match (self.0, self.1) {
+            ([segment], None) => segment.copy_to(out, path),
+            (segments, unsealed) => join(segments, unsealed, out),
+        })?;
         let facts = facts(path, rows)?;
         match (self.0, self.1) {
             ([segment], None) if segment.facts.crc32c != facts.crc32c => Err(Error::Damaged {
@@ -202,11 +198,13 @@ pub fn rewrite_without(path: &Path, temp: &Path, users: &[&str]) -> Result<Optio
         return Ok(None);
     }
     let file = File::create(temp).map_err(Error::io("create", temp))?;
-    ParquetWriter::new(BufWriter::with_capacity(COPY_BYTES, &file))
-        .with_compression(ParquetCompression::Zstd(None))
-        .with_row_group_size(Some(ROW_GROUP_ROWS))
-        .finish(&mut kept)?;
-    file.sync_all().map_err(Error::io("sync", temp))?;
+    Output::new(file, temp).write(|out| {
+        ParquetWriter::new(out)
+            .with_compression(ParquetCompression::Zstd(None))
+            .with_row_group_size(Some(ROW_GROUP_ROWS))
+            .finish(&mut kept)?;
+        Ok(())
+    })?;
     facts(temp, kept.height() as u64).map(Some)
 }
 
@@ -220,31 +218,8 @@ fn facts(path: &Path, rows: u64) -> Result<PartFacts> {
     })
 }
 
-fn copy(segment: &Segment, mut to: &File, path: &Path) -> Result<()> {
-    let from = segment.verified()?;
-    let mut buffer = vec![0; COPY_BYTES];
-    let mut offset = 0;
-    loop {
-        let read = from
-            .read_at(&mut buffer, offset)
-            .map_err(Error::io("read", path))?;
-        if read == 0 {
-            return Ok(());
-        }
-        to.write_all(buffer.get(..read).unwrap_or_default())
-            .map_err(Error::io("write", path))?;
-        offset += read as u64;
-    }
-}
-
-fn join(
-    segments: &[Arc<Segment>],
-    unsealed: Option<&DataFrame>,
-    to: &File,
-    path: &Path,
-) -> Result<()> {
-    let mut out = BufWriter::with_capacity(COPY_BYTES, to);
-    let mut writer = ParquetWriter::new(&mut out)
+fn join(segments: &[Arc<Segment>], unsealed: Option<&DataFrame>, out: &mut Output) -> Result<()> {
+    let mut writer = ParquetWriter::new(out)
         .with_compression(ParquetCompression::Zstd(None))
         .with_row_group_size(Some(ROW_GROUP_ROWS))
         .batched(&schema::lake())?;
@@ -263,6 +238,5 @@ fn join(
         }
     }
     writer.finish()?;
-    drop(writer);
-    out.flush().map_err(Error::io("write", path))
+    Ok(())
 }

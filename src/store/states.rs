@@ -18,6 +18,8 @@ use crate::names::{Names, REST_FEATURE};
 const DIR: &str = "states";
 /// Files that are written at once, per core: one waits for the disk while others are encoded.
 const FILES_PER_CORE: usize = 4;
+/// Files that are written at once: a descriptor each.
+const MAX_OPEN_FILES: usize = 32;
 
 /// What the manifest keeps of a daily state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,8 +146,8 @@ pub fn write(
     let dir = folder.path().join(DIR);
     folder::make(&dir)?;
     let mut written = Vec::new();
-    pipeline::ordered_on(
-        pipeline::cores() * FILES_PER_CORE,
+    let all_written = pipeline::ordered_on(
+        (pipeline::cores() * FILES_PER_CORE).min(MAX_OPEN_FILES),
         next,
         |(day, state)| {
             let path = format!("{DIR}/{}-{number:08}.state", date(day));
@@ -166,7 +168,17 @@ pub fn write(
             written.push(facts?);
             Ok(())
         },
-    )?;
+    );
+    if let Err(error) = all_written {
+        // Those that were written, some of which nobody heard of. What stays the next start removes.
+        let ours = format!("-{number:08}.state");
+        for path in folder::list(&dir)? {
+            if path.to_string_lossy().ends_with(&ours) {
+                let _ = std::fs::remove_file(&path);
+            }
+        }
+        return Err(error);
+    }
     if !written.is_empty() {
         folder::sync_parent(&dir.join(DIR))?;
     }

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use polars::prelude::*;
 
 use super::draft::Row;
-use super::event_log::FILE_NAME;
+use super::event_log::{FILE_NAME, id_of};
 use super::rows::LakeRows;
 use super::scan::read_chunk;
 use crate::daily::{self, DailyState, Day};
@@ -31,10 +31,19 @@ pub struct Tail {
     open: OpenChunk,
 }
 
-/// The oldest part of the tail, up to a moment.
+/// The oldest part of the tail: the events of the oldest log.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SealMark {
     chunks: usize,
+}
+
+impl SealMark {
+    /// The mark behind the chunks that [`Tail::of_log`] gave.
+    pub fn of(chunks: &[Arc<Chunk>]) -> Self {
+        Self {
+            chunks: chunks.len(),
+        }
+    }
 }
 
 /// Some events of the tail, never changed.
@@ -177,9 +186,26 @@ impl Tail {
         Ok(chunks)
     }
 
-    /// The chunks that the mark covers.
-    pub(super) fn covered(&self, mark: SealMark) -> Vec<Arc<Chunk>> {
-        self.full.iter().take(mark.chunks).cloned().collect()
+    /// The chunks of the oldest log, if it is the file of that device and inode. A log has several handles if it was open when
+    /// the store was.
+    ///
+    /// # Errors
+    /// If a log cannot be looked at.
+    pub(super) fn of_log(&self, log: (u64, u64)) -> Result<Vec<Arc<Chunk>>> {
+        let mut chunks: Vec<Arc<Chunk>> = Vec::new();
+        for chunk in &self.full {
+            let file = &chunk.part.file;
+            let is_known = chunks
+                .last()
+                .is_some_and(|last| Arc::ptr_eq(&last.part.file, file));
+            if !is_known {
+                if id_of(file)? != log {
+                    break;
+                }
+            }
+            chunks.push(chunk.clone());
+        }
+        Ok(chunks)
     }
 
     /// An empty frame with the columns of the tail.
@@ -194,12 +220,9 @@ impl Tail {
         Ok(())
     }
 
-    /// Ends the open chunk and returns what the tail holds now: what a seal is about to write.
-    pub(super) fn seal_mark(&mut self) -> Result<SealMark> {
-        self.close_chunk()?;
-        Ok(SealMark {
-            chunks: self.full.len(),
-        })
+    /// Ends the open chunk: what comes next is of another log.
+    pub(super) fn end_log(&mut self) -> Result<()> {
+        self.close_chunk()
     }
 
     /// Takes out what the mark covers: segments hold it now.

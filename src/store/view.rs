@@ -12,6 +12,7 @@ use super::erasure::Gate;
 use super::expiry::ExpiryFacts;
 use super::pipeline;
 use super::postings::{self, Uses};
+use super::seal::WaitingLogs;
 use super::segment::{self, Segment};
 use super::states::StateFile;
 use super::tail::{Chunk, Tail};
@@ -91,10 +92,19 @@ impl Columns<'_> {
 
 /// Some events, read when it is their turn.
 pub enum Batch {
-    /// What is a plan already.
+    /// What is a plan already: events of the tail.
     Events(LazyFrame),
+    /// Segments, which are opened then.
+    Segments(SegmentsBatch),
     /// What may be read from postings.
     Uses(UsesBatch),
+}
+
+/// The events of some segments.
+pub struct SegmentsBatch {
+    segments: Vec<Arc<Segment>>,
+    condition: Expr,
+    selected: Vec<Expr>,
 }
 
 /// The uses of some features in some segments.
@@ -113,6 +123,9 @@ impl Batch {
     pub fn events(self) -> Result<LazyFrame> {
         match self {
             Self::Events(events) => Ok(events),
+            Self::Segments(batch) => Ok(segment::scan(&batch.segments)?
+                .filter(batch.condition)
+                .select(batch.selected)),
             Self::Uses(uses) => uses.events(),
         }
     }
@@ -192,8 +205,10 @@ pub(super) struct View {
     pub expiry: ExpiryFacts,
     /// Bytes in the open log.
     pub log_bytes: u64,
-    /// Since when the oldest event waits to be sealed.
+    /// Since when the oldest event of the open log waits to be sealed.
     pub log_since: Option<Instant>,
+    /// The rotated logs that wait to be sealed.
+    pub waiting: WaitingLogs,
     /// Who is erased.
     pub gate: Gate,
 }
@@ -280,7 +295,7 @@ impl SharedView {
         let mut snapshot = self.snapshot(&range_us)?;
         // By day; those of one day are in the order of the log.
         snapshot.segments.sort_by_key(|segment| segment.day());
-        let select = |frame: LazyFrame, user: Expr, text: fn(&'static str) -> Expr| {
+        let selected = |user: Expr, text: fn(&'static str) -> Expr| {
             let mut selected = vec![
                 col(schema::TS),
                 text(schema::EVENT_TYPE),
@@ -290,7 +305,7 @@ impl SharedView {
             if columns == Columns::All {
                 selected.extend([col(schema::METADATA), col(schema::URL)]);
             }
-            frame.select(selected)
+            selected
         };
         let visible = || snapshot.visible.clone();
         let mut batches = Vec::new();
@@ -314,7 +329,11 @@ impl SharedView {
                     names: names.clone(),
                 }),
                 // A text is selected as it is: a condition on it then goes through this selection into the reading of the file.
-                _ => Batch::Events(select(segment::scan(batch)?.filter(condition), user, col)),
+                _ => Batch::Segments(SegmentsBatch {
+                    segments: batch.to_vec(),
+                    condition,
+                    selected: selected(user, col),
+                }),
             });
         }
         for chunk in snapshot.tail {
@@ -327,9 +346,9 @@ impl SharedView {
             let user = when(user.clone().neq(lit(REST_USER)))
                 .then(user)
                 .otherwise(lit(NULL));
-            batches.push(Batch::Events(select(events, user, |name| {
-                col(name).cast(DataType::String)
-            })));
+            batches.push(Batch::Events(
+                events.select(selected(user, |name| col(name).cast(DataType::String))),
+            ));
         }
         Ok(batches)
     }
@@ -344,12 +363,12 @@ impl SharedView {
     ) -> Result<impl Iterator<Item = Result<LazyFrame>> + use<>> {
         let mut snapshot = self.snapshot(&range_us)?;
         snapshot.segments.sort_by_key(|segment| segment.day());
-        let mut frames = Vec::new();
-        for segment in &snapshot.segments {
-            frames.push(segment::scan(std::slice::from_ref(segment))?);
-        }
         let inside = inside(&range_us, snapshot.visible);
-        Ok(parts(frames, snapshot.tail, inside))
+        Ok(parts(
+            verified(snapshot.segments, 1)?,
+            snapshot.tail,
+            inside,
+        ))
     }
 
     /// The daily states of a range of days, each in parts: those of sealed events and those of each chunk of the tail.
@@ -462,17 +481,29 @@ impl SharedView {
     }
 }
 
-/// Of sealed events and then of the tail those that meet a condition. A chunk of the tail is read from the log when it is
-/// its turn.
+/// Segments in groups of so many, each verified now: that one is damaged is said before the first events of others are.
+///
+/// # Errors
+/// If one is damaged.
+fn verified(segments: Vec<Arc<Segment>>, group: usize) -> Result<Vec<Vec<Arc<Segment>>>> {
+    segments
+        .iter()
+        .try_for_each(|segment| segment.verified_or_kept())?;
+    Ok(segments.chunks(group).map(<[_]>::to_vec).collect())
+}
+
+/// Of sealed events and then of the tail those that meet a condition. A group of segments is opened, and a chunk of the tail
+/// read from the log, when it is its turn.
 fn parts(
-    sealed: Vec<LazyFrame>,
+    sealed: Vec<Vec<Arc<Segment>>>,
     tail: Vec<Arc<Chunk>>,
     condition: Expr,
 ) -> impl Iterator<Item = Result<LazyFrame>> {
     let tail = tail
         .into_iter()
         .map(|chunk| chunk.whole().map(IntoLazy::lazy));
-    let parts = sealed.into_iter().map(Ok).chain(tail);
+    let sealed = sealed.into_iter().map(|group| segment::scan(&group));
+    let parts = sealed.chain(tail);
     parts.map(move |part| Ok(part?.filter(condition.clone())))
 }
 

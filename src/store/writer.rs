@@ -14,7 +14,7 @@ use roaring::RoaringBitmap;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use super::admission::{Admission, NewUsers, RestCounts};
+use super::admission::{Admission, RestCounts};
 use super::dedup::{RecentIds, SharedIds};
 use super::draft::{Draft, DraftRow, Row};
 use super::erasure::Gate;
@@ -22,7 +22,7 @@ use super::event_log::{EventLog, NextLog};
 use super::identity;
 use super::live::Live;
 use super::rate::{Accepted, Rate};
-use super::tail::{LogPart, SealMark};
+use super::tail::LogPart;
 use super::view::SharedView;
 use crate::error::{Error, Result};
 
@@ -62,7 +62,7 @@ enum Command {
     },
     Rotate {
         next: NextLog,
-        reply: oneshot::Sender<Result<(SealMark, NewUsers)>>,
+        reply: oneshot::Sender<Result<()>>,
     },
     /// Look whether the log is still under its name.
     CheckInPlace,
@@ -179,8 +179,11 @@ impl WriterHandle {
         }
     }
 
-    /// Goes on with the next log. Returns what of the tail lies aside now, and how many new users were admitted by then.
-    pub(super) fn rotate(&self, next: NextLog) -> Result<(SealMark, NewUsers)> {
+    /// Goes on with the next log.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`] if there is no room for the names; then nothing has changed.
+    pub(super) fn rotate(&self, next: NextLog) -> Result<()> {
         self.check()?;
         let (reply, answer) = oneshot::channel();
         self.queue()?
@@ -441,21 +444,22 @@ impl Running {
         rows.collect()
     }
 
-    fn rotate(&mut self, next: NextLog) -> Result<(SealMark, NewUsers)> {
+    fn rotate(&mut self, next: NextLog) -> Result<()> {
         if let Some(reason) = self.status.poison.get() {
             return Err(Error::Poisoned(reason.clone()));
         }
-        self.writer
-            .log
-            .rotate(next)
-            .map_err(|error| self.stop(error))?;
+        let rotated = self.writer.log.id()?;
+        match self.writer.log.rotate(next) {
+            // It goes on with the log that it has.
+            Err(Error::DiskFull) => return Err(Error::DiskFull),
+            rotated => rotated.map_err(|error| self.stop(error))?,
+        }
         self.check_in_place()?;
+        self.writer.admission.end_log(rotated);
         let mut view = self.writer.view.lock();
-        view.log_bytes = 0;
-        view.log_since = None;
-        let mark = view.tail.seal_mark()?;
-        drop(view);
-        Ok((mark, self.writer.admission.new_users()))
+        let (bytes, since) = (std::mem::take(&mut view.log_bytes), view.log_since.take());
+        view.waiting.rotated(bytes, since);
+        view.tail.end_log()
     }
 
     /// Ends all writing if the log is not under its name any more.
@@ -491,7 +495,6 @@ fn stop(status: &Status, reason: String) -> Error {
         );
     } else if is_first {
         error!(
-            reason,
             "The event log stopped: {reason}. Nothing more is accepted; restart the server to recover it"
         );
     }

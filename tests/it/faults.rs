@@ -38,6 +38,14 @@ pub fn with_fault(command: &mut Command, dir: &Path, kind: &str, at: usize) {
         .env("FAULT_AT", at.to_string());
 }
 
+/// Prepares a command that writes its changes of files below `dir` down, see `fault.c`.
+pub fn with_trace(command: &mut Command, dir: &Path, trace: &Path) {
+    command
+        .env("LD_PRELOAD", fault_library())
+        .env("FAULT_DIR", dir)
+        .env("FAULT_TRACE", trace);
+}
+
 /// Three batches of events whose users are all different.
 fn batches() -> Vec<Value> {
     (0..3)
@@ -328,10 +336,15 @@ fn a_full_disk_refuses_whole_batches_and_heals_by_itself() {
     let server = Server::start(dir.path());
     let filler = dir.path().join("filler");
     let events = |number: usize| {
-        batch((0..100).map(|place| event("action", &format!("{number}-{place}"), &"f".repeat(150))))
+        batch((0..100).map(|place| {
+            let mut event = event("action", &format!("{number}-{place}"), &"f".repeat(150));
+            event["event_id"] = json!(format!("{number}-{place}"));
+            event
+        }))
     };
     let mut accepted = 0;
     let mut refused = 0;
+    let mut last_refused = 0;
     std::fs::write(&filler, vec![0; 512 << 10]).unwrap();
     for number in 0..20 {
         let (status, body) = server.post(&events(number));
@@ -339,6 +352,7 @@ fn a_full_disk_refuses_whole_batches_and_heals_by_itself() {
             200 => accepted += 100,
             507 => {
                 refused += 1;
+                last_refused = number;
                 assert_eq!(
                     (&body["ok"], &body["error"]),
                     (&json!(false), &json!("disk_full"))
@@ -371,6 +385,13 @@ fn a_full_disk_refuses_whole_batches_and_heals_by_itself() {
     );
     assert_eq!(server.get_with("/health/ready", &[]).0, 200);
     accepted += 100;
+    // What was refused is not known by its ids: sent again it is stored, once.
+    for duplicates in [0, 100] {
+        let (status, body) = server.post(&events(last_refused));
+        assert_eq!((status, &body["duplicates"]), (200, &json!(duplicates)));
+        accepted += body["logged"].as_u64().unwrap() as usize;
+    }
+    assert_eq!(server.usage("")["total_events"], accepted);
     server.kill();
     assert_eq!(run_json(dir.path(), &["usage"])["total_events"], accepted);
 }
@@ -495,10 +516,10 @@ impl Drop for CutDisk {
 }
 
 /// A small file system, unmounted when dropped.
-struct Tmpfs(PathBuf);
+pub struct Tmpfs(PathBuf);
 
 impl Tmpfs {
-    fn mount(path: &Path, options: &str) -> Option<Self> {
+    pub fn mount(path: &Path, options: &str) -> Option<Self> {
         let done = Command::new("mount")
             .args(["-t", "tmpfs", "-o", options, "tmpfs"])
             .arg(path)

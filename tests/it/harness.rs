@@ -94,6 +94,7 @@ impl Server {
                 return Some(server);
             }
         }
+        eprintln!("The server ended: {:?}", server.traced);
         None
     }
 

@@ -32,4 +32,5 @@ mod properties;
 mod query;
 mod rollup;
 mod seal;
+mod trouble;
 mod usage;
