@@ -17,7 +17,7 @@ use tracing::{info, warn};
 pub use demo_folder::{DemoAnswer, DemoFolder};
 pub use export::{ExportAnswer, ExportRequest};
 pub use query::Cancel;
-pub use status::StatusAnswer;
+pub use status::{LimitStatus, StatusAnswer};
 
 use crate::cohorts::Cohorts;
 use crate::config::StoreConfig;
@@ -197,7 +197,18 @@ impl Engine {
     pub fn ingest(&self, body: &[u8], now: DateTime<Utc>) -> Result<PendingIngest> {
         // Before anything is kept of the events.
         self.store.check_writable()?;
-        let batch = event::read_batch(body)?;
+        self.ingest_batch(event::read_batch(body)?, now)
+    }
+
+    /// Judges the events of a batch, received at `now`, and queues the accepted ones.
+    ///
+    /// # Errors
+    /// If nothing can be stored now.
+    pub fn ingest_batch(
+        &self,
+        batch: event::Batch<'_>,
+        now: DateTime<Utc>,
+    ) -> Result<PendingIngest> {
         let received_at_us = now.timestamp_micros();
         let clock_skew_us = batch.clock_skew_us(received_at_us);
         let maker = self.store.draft_maker();

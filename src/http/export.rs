@@ -28,6 +28,15 @@ const PIECES_WAITING: usize = 8;
 /// A client that takes nothing for so long has given up.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Ends the export when the response is dropped: its client is gone, does not read, or has all of it.
+struct Reading(Cancel);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
 /// A part of an export, or its end.
 enum Part {
     Bytes(Bytes),
@@ -47,18 +56,20 @@ pub async fn export(
         format = name.parse()?;
     }
     let request = window_of(fields)?;
-    let Ok(turn) = app.exports.clone().try_acquire_owned() else {
+    let Some(turn) = app.exports.try_take(1) else {
         return Err(Error::Busy("too many exports at once").into());
     };
     let (sender, mut parts) = mpsc::channel::<Result<Part>>(PIECES_WAITING);
     let engine = app.engine.clone();
     let runtime = Handle::current();
+    let reading = Reading(Cancel::default());
+    let cancel = reading.0.clone();
     tokio::task::spawn_blocking(move || {
         let send = |part| {
             let sent = runtime.block_on(sender.send_timeout(part, STALL_TIMEOUT));
             sent.map_err(|_| Error::Busy("the client is gone or does not read"))
         };
-        let done = engine.export_events(&request, format, Utc::now(), &Cancel::default(), |part| {
+        let done = engine.export_events(&request, format, Utc::now(), &cancel, |part| {
             let mut part = Bytes::from(part);
             while !part.is_empty() {
                 let piece = part.split_to(part.len().min(PIECE_BYTES));
@@ -79,10 +90,10 @@ pub async fn export(
         Some(Ok(Part::End)) => Bytes::new(),
         None => return Err(Refusal::internal()),
     };
-    let rest = stream::unfold(Some(parts), async |parts| {
-        let mut parts = parts?;
+    let rest = stream::unfold(Some((parts, reading)), async |open| {
+        let (mut parts, reading) = open?;
         match parts.recv().await {
-            Some(Ok(Part::Bytes(part))) => Some((Ok(part), Some(parts))),
+            Some(Ok(Part::Bytes(part))) => Some((Ok(part), Some((parts, reading)))),
             Some(Ok(Part::End)) => None,
             Some(Err(error)) => Some((Err(error), None)),
             // Without its end an answer must not look whole.

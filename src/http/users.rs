@@ -1,12 +1,13 @@
 //! Access and erasure: what the person who answers a request under the GDPR needs.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use serde::Deserialize;
 
+use super::extract::PathText;
 use super::reports::{NO_STORE, Report, run_beside};
 use super::{Answer, App, body};
 use crate::engine::EraseAnswer;
@@ -16,7 +17,7 @@ use crate::error::Error;
 pub async fn access(
     State(app): State<App>,
     headers: HeaderMap,
-    Path(user): Path<String>,
+    PathText(user): PathText,
 ) -> Answer<Response> {
     app.keys.check(&headers)?;
     let lines = run_beside(&app, move |engine| engine.user_events(&user)).await?;
@@ -28,7 +29,7 @@ pub async fn access(
 pub async fn erase(
     State(app): State<App>,
     headers: HeaderMap,
-    Path(user): Path<String>,
+    PathText(user): PathText,
 ) -> Report<EraseAnswer> {
     app.keys.check(&headers)?;
     run_beside(&app, move |engine| engine.erase(&[user], Utc::now())).await
