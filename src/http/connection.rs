@@ -62,8 +62,10 @@ pub async fn serve(http: http1::Builder, stream: TcpStream, service: Service, op
             }
         }
     };
-    let (is_waiting, is_blocked) = (progress.is_waiting(), progress.is_blocked());
     let parts = connection.into_parts();
+    // A part of a head has come, and nothing else is being written.
+    let is_half_head =
+        progress.is_waiting() && !progress.is_blocked() && !parts.read_buf.is_empty();
     let answer = match &ended {
         Ok(()) => None,
         Err(error) if error.is_parse() => {
@@ -73,8 +75,8 @@ pub async fn serve(http: http1::Builder, stream: TcpStream, service: Service, op
                 .starts_with(b"PRI * HTTP/2.0")
                 .then(|| bad_request("HTTP/2 is not served here"))
         }
-        Err(error) if is_waiting && !is_blocked && error.is_timeout() => Some(slow_head()),
-        Err(error) if is_waiting && !is_blocked && error.is_incomplete_message() => {
+        Err(error) if is_half_head && error.is_timeout() => Some(slow_head()),
+        Err(error) if is_half_head && error.is_incomplete_message() => {
             Some(bad_request("the request ended before its head did"))
         }
         Err(error) => {

@@ -36,11 +36,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often clients that use nothing are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// A connection that waits for a request is not ended sooner for another: its first one may be on its way.
-const LEAST_WAIT: Duration = Duration::from_millis(100);
+const LEAST_WAIT: Duration = Duration::from_millis(20);
 /// Of so many connections one is ended when there is no room for another. Several at once, so that they are not looked for each time.
 const EVICTED_SHARE: usize = 100;
-/// Connections that are told at once that there is no room for them; each takes a descriptor for a second.
-const MAX_TURNED_AWAY: usize = 64;
+/// Of the descriptors that are kept for files, one of so many is for a connection that was told that there is no room for it: it takes
+/// one for a second.
+const TURNED_AWAY_SHARE: u64 = 8;
+/// Least time between two lines of the trace about connections that cannot be accepted.
+const TRACE_INTERVAL: Duration = Duration::from_secs(60);
 /// Descriptors that are kept for files where there are enough; otherwise half of them.
 const FILES_RESERVED: u64 = 512;
 
@@ -74,9 +77,11 @@ pub enum Phase {
 impl Door {
     /// The door of a server.
     pub fn new(config: &ServeConfig) -> Arc<Self> {
+        let wanted = config.limits.connections as usize;
+        let (most, reserved) = descriptors(wanted);
         Arc::new(Self {
             clients: Arc::new(Clients::new(config.limits.clone())),
-            most: most_connections(config.limits.connections as usize),
+            most,
             config: config.clone(),
             connections: Mutex::default(),
             open: AtomicUsize::new(0),
@@ -85,7 +90,9 @@ impl Door {
             rejected_origins: AtomicU64::new(0),
             phase: watch::Sender::new(Phase::Open),
             closed: Notify::new(),
-            turned_away: Arc::new(Semaphore::new(MAX_TURNED_AWAY)),
+            turned_away: Arc::new(Semaphore::new(
+                (reserved / TURNED_AWAY_SHARE).max(1) as usize
+            )),
         })
     }
 
@@ -214,15 +221,15 @@ impl Drop for Opened {
     }
 }
 
-/// Connections that may be open: as many as are wanted, and as the system has descriptors for beside files.
-fn most_connections(wanted: usize) -> usize {
+/// Connections that may be open, and descriptors that stay for everything else: as many connections as are wanted, and as the
+/// system has descriptors for beside files.
+fn descriptors(wanted: usize) -> (usize, u64) {
     let Ok(descriptors) = rlimit::Resource::NOFILE.get_soft() else {
-        return wanted;
+        return (wanted, FILES_RESERVED);
     };
-    let free = descriptors - FILES_RESERVED.min(descriptors / 2);
-    let most = wanted
-        .min(usize::try_from(free).unwrap_or(usize::MAX))
-        .max(1);
+    let reserved = FILES_RESERVED.min(descriptors / 2);
+    let free = usize::try_from(descriptors - reserved).unwrap_or(usize::MAX);
+    let most = wanted.min(free).max(1);
     if most < wanted {
         warn!(
             wanted,
@@ -232,7 +239,7 @@ fn most_connections(wanted: usize) -> usize {
              (ulimit -n, LimitNOFILE)"
         );
     }
-    most
+    (most, reserved)
 }
 
 /// Serves until `stop` resolves, then lets open requests finish for three seconds and cuts the rest.
@@ -250,6 +257,7 @@ pub async fn serve(
     let mut stop = std::pin::pin!(stop);
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     let mut next_id = 0;
+    let (mut failures, mut traced) = (0, None::<Instant>);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -265,7 +273,11 @@ pub async fn serve(
                 admit(&http, stream, address, &router, &door, next_id);
             }
             Err(error) => {
-                warn!(%error, "Cannot accept a connection: {error}");
+                failures += 1;
+                if traced.is_none_or(|at| at.elapsed() >= TRACE_INTERVAL) {
+                    warn!(%error, failures, "Cannot accept a connection ({failures} times): {error}");
+                    (traced, failures) = (Some(Instant::now()), 0);
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

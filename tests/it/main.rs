@@ -10,6 +10,7 @@ mod bucket;
 mod cli;
 mod client;
 mod dashboard;
+mod door;
 mod durability;
 mod erasure;
 mod expiry;
