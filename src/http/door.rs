@@ -37,6 +37,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// A connection that waits for a request is not ended sooner for another: its first one may be on its way.
 const LEAST_WAIT: Duration = Duration::from_millis(20);
+/// Where no connection could be ended for another, none is looked for again for so long: looking costs some 100 µs.
+const EVICT_PAUSE: Duration = Duration::from_millis(10);
 /// Of so many connections one is ended when there is no room for another. Several at once, so that they are not looked for each time.
 const EVICTED_SHARE: usize = 100;
 /// Of the descriptors that are kept for files, one of so many is for a connection that was told that there is no room for it: it takes
@@ -57,6 +59,8 @@ pub struct Door {
     /// Connections that were asked to end and are still open.
     leaving: AtomicUsize,
     reached: AtomicU64,
+    /// When a connection to end was looked for in vain.
+    looked: Mutex<Option<Instant>>,
     rejected_origins: AtomicU64,
     phase: watch::Sender<Phase>,
     closed: Notify,
@@ -87,6 +91,7 @@ impl Door {
             open: AtomicUsize::new(0),
             leaving: AtomicUsize::new(0),
             reached: AtomicU64::new(0),
+            looked: Mutex::default(),
             rejected_origins: AtomicU64::new(0),
             phase: watch::Sender::new(Phase::Open),
             closed: Notify::new(),
@@ -175,6 +180,11 @@ impl Door {
 
     /// Asks the connections to end that wait longest for a request.
     fn evict(&self) {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.is_some_and(|at| at.elapsed() < EVICT_PAUSE) {
+            return;
+        }
+        *looked = None;
         let connections = self.lock_connections();
         let mut waiting: Vec<(Duration, &Arc<Progress>)> = connections
             .values()
@@ -185,6 +195,9 @@ impl Door {
         let count = (self.most / EVICTED_SHARE).max(1).min(waiting.len());
         if count > 0 && count < waiting.len() {
             waiting.select_nth_unstable_by(count - 1, |(a, _), (b, _)| b.cmp(a));
+        }
+        if count == 0 {
+            *looked = Some(Instant::now());
         }
         for (_, progress) in waiting.iter().take(count) {
             if progress.evict() {
