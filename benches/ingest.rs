@@ -181,6 +181,8 @@ impl Server {
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(&data)
             .env("ECHOPILOT_DASH_KEY", KEY)
+            // All of them come from one address.
+            .env("ECHOPILOT_LIMIT_CLIENT_EVENTS", "0")
             .env(
                 "ECHOPILOT_LOG",
                 std::env::var("ECHOPILOT_LOG").unwrap_or("warn".into()),

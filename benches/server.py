@@ -8,7 +8,13 @@ import time
 import urllib.request
 
 KEY = "a-key-for-the-bench"
-ENVIRONMENT = {**os.environ, "ECHOPILOT_DASH_KEY": KEY, "ECHOPILOT_RAW_RETENTION_DAYS": "400"}
+ENVIRONMENT = {
+    **os.environ,
+    "ECHOPILOT_DASH_KEY": KEY,
+    "ECHOPILOT_RAW_RETENTION_DAYS": "400",
+    # All events of a bench come from one address.
+    "ECHOPILOT_LIMIT_CLIENT_EVENTS": "0",
+}
 
 
 class Server:

@@ -1,11 +1,12 @@
 //! Every setting of the program: a flag, an environment variable, a default and one line of help each.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use chrono::NaiveTime;
 use clap::{Args, ValueEnum};
+use ipnet::IpNet;
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
@@ -167,6 +168,16 @@ pub struct ServeConfig {
     )]
     pub dash_key: Option<String>,
 
+    /// File with one or two dashboard keys, by comma or line; SIGHUP reads it again
+    #[arg(
+        long,
+        env = "ECHOPILOT_DASH_KEY_FILE",
+        value_name = "FILE",
+        conflicts_with = "dash_key",
+        hide_env_values = true
+    )]
+    pub dash_key_file: Option<PathBuf>,
+
     /// Second path for events, its `.js` for the script; lists of blockers name the first
     #[arg(
         long,
@@ -176,6 +187,182 @@ pub struct ServeConfig {
         hide_env_values = true
     )]
     pub neutral_path: NeutralPath,
+
+    /// Origins whose pages may send events, comma separated, such as https://example.com
+    #[arg(
+        long,
+        env = "ECHOPILOT_ORIGINS",
+        default_value = "*",
+        value_name = "LIST",
+        hide_env_values = true
+    )]
+    pub origins: Origins,
+
+    /// Networks of reverse proxies, comma separated, whose X-Forwarded-For names the client
+    #[arg(
+        long,
+        env = "ECHOPILOT_TRUSTED_PROXIES",
+        default_value = "",
+        value_name = "LIST",
+        hide_default_value = true,
+        hide_env_values = true
+    )]
+    pub trusted_proxies: TrustedProxies,
+
+    /// What one client may take.
+    #[command(flatten)]
+    pub limits: ClientLimits,
+}
+
+/// How much of the server all clients together, and each of them, may use at once.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct ClientLimits {
+    /// Open connections in all; fewer if the system allows fewer open files
+    #[arg(
+        long = "limit-connections",
+        env = "ECHOPILOT_LIMIT_CONNECTIONS",
+        default_value_t = 10_000,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..),
+        hide_env_values = true
+    )]
+    pub connections: u32,
+
+    /// Open connections of one client address; 0 is no limit
+    #[arg(
+        long = "limit-client-connections",
+        env = "ECHOPILOT_LIMIT_CLIENT_CONNECTIONS",
+        default_value_t = 1_000,
+        value_name = "N",
+        hide_env_values = true
+    )]
+    pub client_connections: u32,
+
+    /// KiB of request bodies that one client may be sending at once; 0 is no limit
+    #[arg(
+        long = "limit-client-kib",
+        env = "ECHOPILOT_LIMIT_CLIENT_KIB",
+        default_value_t = 32_768,
+        value_name = "KIB",
+        hide_env_values = true
+    )]
+    pub client_kib: u32,
+
+    /// Events a second of one client, with bursts of ten seconds' worth; 0 is no limit
+    #[arg(
+        long = "limit-client-events",
+        env = "ECHOPILOT_LIMIT_CLIENT_EVENTS",
+        default_value_t = 10_000,
+        value_name = "N",
+        hide_env_values = true
+    )]
+    pub client_events: u32,
+
+    /// Wrong dashboard keys a minute of one client; 0 is no limit
+    #[arg(
+        long = "limit-wrong-keys",
+        env = "ECHOPILOT_LIMIT_WRONG_KEYS",
+        default_value_t = 20,
+        value_name = "N",
+        hide_env_values = true
+    )]
+    pub wrong_keys: u32,
+
+    /// Seconds without progress after which a response is ended; shorter in tests.
+    #[arg(
+        long = "write-timeout-ms",
+        env = "ECHOPILOT_WRITE_TIMEOUT_MS",
+        default_value_t = WRITE_TIMEOUT_MS,
+        value_parser = clap::value_parser!(u64).range(1..),
+        hide = true
+    )]
+    pub write_timeout_ms: u64,
+}
+
+/// A client that takes no byte of its response for so long has stopped reading: phones that change their network are back
+/// within seconds, and each such connection holds a response in memory.
+const WRITE_TIMEOUT_MS: u64 = 30_000;
+
+/// Origins whose pages may send events: all, or those of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origins(Option<Vec<String>>);
+
+impl Origins {
+    /// The listed origins, in lower case; `None` if all are allowed.
+    pub fn listed(&self) -> Option<&[String]> {
+        self.0.as_deref()
+    }
+
+    /// Whether a request whose `Origin` header has this value may send events.
+    pub fn allow(&self, origin: &str) -> bool {
+        self.listed().is_none_or(|listed| {
+            listed
+                .iter()
+                .any(|allowed| allowed.eq_ignore_ascii_case(origin))
+        })
+    }
+}
+
+impl FromStr for Origins {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim() == "*" {
+            return Ok(Self(None));
+        }
+        let listed = text.split(',').map(|origin| {
+            let origin = origin.trim();
+            let host = origin.split_once("://").filter(|(scheme, host)| {
+                let is_name = |name: &str, also: &[u8]| {
+                    !name.is_empty()
+                        && name
+                            .bytes()
+                            .all(|byte| byte.is_ascii_alphanumeric() || also.contains(&byte))
+                };
+                is_name(scheme, b"+-.") && is_name(host, b"-._:[]")
+            });
+            host.map(|_| origin.to_ascii_lowercase()).ok_or_else(|| {
+                format!(
+                    "{origin:?} is no origin; allowed is '*', or a list such as \
+                     https://example.com,https://shop.example.com:8443, without paths"
+                )
+            })
+        });
+        listed
+            .collect::<Result<_, _>>()
+            .map(|listed| Self(Some(listed)))
+    }
+}
+
+/// Networks of reverse proxies: what they say of a client's address is believed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustedProxies(Vec<IpNet>);
+
+impl TrustedProxies {
+    /// Whether an address is that of a proxy.
+    pub fn contain(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.0.iter().any(|network| network.contains(&address))
+    }
+}
+
+impl FromStr for TrustedProxies {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = text.split(',').map(str::trim).filter(|one| !one.is_empty());
+        let networks = named.map(|one| {
+            let network = one.parse::<IpNet>();
+            let network = network.or_else(|_| one.parse::<IpAddr>().map(IpNet::from));
+            network.map_err(|_| {
+                format!(
+                    "{one:?} is no network; allowed is a list such as 10.0.0.0/8,192.0.2.7,fd00::/8"
+                )
+            })
+        });
+        networks.collect::<Result<_, _>>().map(Self)
+    }
 }
 
 /// A path of plain names, outside those that the server has for itself.
@@ -239,6 +426,59 @@ fn parse_time_of_day(text: &str) -> Result<NaiveTime, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn origins_are_any_or_those_of_a_list() {
+        let any: Origins = "*".parse().expect("any origin");
+        assert!(any.allow("https://x.example") && any.listed().is_none());
+        let listed: Origins = "https://a.example, HTTP://b.example:8080"
+            .parse()
+            .expect("a list");
+        for (origin, is_allowed) in [
+            ("https://a.example", true),
+            ("HTTPS://A.example", true),
+            ("http://b.example:8080", true),
+            ("http://a.example", false),
+            ("https://a.example.evil.example", false),
+            ("https://a.example:444", false),
+            ("null", false),
+            ("", false),
+        ] {
+            assert_eq!(listed.allow(origin), is_allowed, "{origin}");
+        }
+        for bad in [
+            "",
+            ",",
+            "a.example",
+            "https://a.example/",
+            "https://",
+            "https://*.example",
+            "*,https://a.example",
+            "https://a.example,",
+        ] {
+            assert!(bad.parse::<Origins>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn trusted_proxies_are_networks_and_addresses() {
+        let proxies: TrustedProxies = "10.0.0.0/8, 192.0.2.7,fd00::/8".parse().expect("a list");
+        for (address, is_proxy) in [
+            ("10.255.0.1", true),
+            ("::ffff:10.0.0.1", true),
+            ("192.0.2.7", true),
+            ("192.0.2.8", false),
+            ("fd00::1", true),
+            ("fe80::1", false),
+        ] {
+            let address = address.parse().expect("an address");
+            assert_eq!(proxies.contain(address), is_proxy, "{address}");
+        }
+        assert_eq!("".parse(), Ok(TrustedProxies::default()));
+        for bad in ["10.0.0.0/33", "proxy.example", "10.0.0"] {
+            assert!(bad.parse::<TrustedProxies>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_neutral_path_is_plain_and_takes_no_path_of_the_server() {

@@ -1,29 +1,39 @@
-//! Starting and stopping the server process: traces, the dashboard key, the port, signals.
+//! Starting and stopping the server process: traces, the port, the order of a start and of a stop.
+
+mod keys;
+mod signals;
 
 use std::io::IsTerminal;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tokio::net::{TcpListener, TcpSocket};
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{ServeConfig, StoreConfig};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::http::{self, DashKeys};
+use crate::http::{self, DashKeys, Door};
 use crate::schedule::Schedule;
-use crate::store::folder::Folder;
+use keys::KeySource;
 
-/// The dashboard key's file in the data folder.
-const KEY_FILE: &str = "dash_key";
 /// The variable that chooses which traces are written.
 const TRACE_VARIABLE: &str = "ECHOPILOT_LOG";
+/// Connections that the system completes before they are accepted: a burst of new clients.
+const BACKLOG: u32 = 4_096;
+/// Bytes that the system holds of the responses of one connection. It would take up to 4 MB from a client that does not read, which
+/// count where a container's memory is limited; so much is under way at some MB a second to the other side of the world.
+const SEND_BUFFER_BYTES: u32 = 256 << 10;
 /// Time for questions that still run when all connections have ended.
 const LAST_QUERIES: Duration = Duration::from_secs(1);
+/// Time from the signal until the last seal has ended, or is left to the next start.
+const SEAL_DEADLINE: Duration = Duration::from_millis(8_500);
+/// Events that a slow machine seals in a second; a log that needs longer than there is time is read back at the next start, which
+/// takes about as long.
+const SEALED_A_SECOND: f64 = 100_000.0;
 
 /// Writes traces of `level` and above to stderr; of other crates only warnings.
 pub fn start_traces(level: &str) {
@@ -39,23 +49,33 @@ pub fn start_traces(level: &str) {
         .try_init();
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT, and ends within ten seconds after it.
 ///
 /// # Errors
 /// If the data folder, the key or the port is not to be had.
 pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
+    let loaded: Arc<OnceLock<(KeySource, Arc<DashKeys>)>> = Arc::default();
+    let to_reload = loaded.clone();
+    // First of all: whoever changes keys while the server starts must not end it.
+    signals::on_reload(move || {
+        // Before there are keys they are about to be read.
+        if let Some((source, keys)) = to_reload.get() {
+            source.reload(keys);
+        }
+    })?;
     let process = std::process::id();
     let holder = format!("echopilot serve (process {process})");
     let engine = Arc::new(Engine::open(store, &holder, Utc::now())?);
-    let (keys, key_for_curl) = dash_keys(config, engine.store().folder())?;
+    let source = KeySource::new(config, engine.store().folder())?;
+    let (keys, key_for_curl) = source.load()?;
+    let keys = Arc::new(keys);
+    loaded.get_or_init(|| (source, keys.clone()));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(Error::io("start", "the server's threads".as_ref()))?;
-    runtime.block_on(async {
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .map_err(Error::io("listen on", config.listen.to_string().as_ref()))?;
+    let stopped_at = runtime.block_on(async {
+        let listener = listen(config)?;
         let address = listener
             .local_addr()
             .map_err(Error::io("listen on", config.listen.to_string().as_ref()))?;
@@ -63,67 +83,70 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
             .store()
             .folder()
             .describe_holder(&format!("{holder}, which answers at http://{address}"));
-        let stopped = stop_signal()?;
+        let stop_signal = signals::on_stop()?;
         let watched = engine.clone();
-        let stop = async move {
-            stopped.await;
+        let mut stopped_at = None;
+        let stop = async {
+            stop_signal.await;
+            stopped_at = Some(Instant::now());
             // Their answers would never end by themselves.
             watched.store().end_watches();
         };
         let schedule = Schedule::start(engine.clone(), store.rollup_at)?;
         greet(&format!("http://{address}"), &key_for_curl);
         info!(%address, "Listening on {address}");
-        let router = http::router(engine.clone(), keys, &config.neutral_path);
-        http::serve(listener, router, stop).await;
+        let door = Door::new(config);
+        let router = http::router(engine.clone(), keys, door.clone());
+        http::serve(listener, router, door, stop).await;
         schedule.stop();
-        Ok::<(), Error>(())
+        Ok::<_, Error>(stopped_at.unwrap_or_else(Instant::now))
     })?;
     runtime.shutdown_timeout(LAST_QUERIES);
-    // What was answered is on disk; a job that still runs is waited for here.
-    engine.close();
+    // What was answered is on disk.
+    close(&engine, stopped_at + SEAL_DEADLINE);
     info!("Stopped");
     Ok(())
 }
 
-/// Resolves when the process is told to stop.
-fn stop_signal() -> Result<impl Future<Output = ()>> {
-    let listen = |kind| signal(kind).map_err(Error::io("listen for", "signals".as_ref()));
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-/// The valid keys, and how a shell writes one without showing it.
-fn dash_keys(config: &ServeConfig, folder: &Folder) -> Result<(DashKeys, String)> {
-    if let Some(keys) = &config.dash_key {
-        return Ok((DashKeys::parse(keys)?, "<your dashboard key>".into()));
-    }
-    let path = folder.path().join(KEY_FILE);
-    let key = match std::fs::read_to_string(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => make_key(folder, &path)?,
-        read => read.map_err(Error::io("read", &path))?,
+fn listen(config: &ServeConfig) -> Result<TcpListener> {
+    let address = config.listen;
+    let open = || {
+        let socket = match address.is_ipv4() {
+            true => TcpSocket::new_v4(),
+            false => TcpSocket::new_v6(),
+        }?;
+        // A restart need not wait until old connections are forgotten.
+        socket.set_reuseaddr(true)?;
+        // The sockets of connections have it from this one.
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
     };
-    eprintln!("Dashboard key: in the file {}", path.display());
-    Ok((
-        DashKeys::parse(&key)?,
-        format!("$(cat '{}')", path.display()),
-    ))
+    open().map_err(Error::io("listen on", address.to_string().as_ref()))
 }
 
-/// Makes a key of 256 random bits, in a file that only its owner can read and that is never half-written.
-fn make_key(folder: &Folder, path: &Path) -> Result<String> {
-    let mut bits = [0; 32];
-    getrandom::fill(&mut bits).map_err(|error| {
-        Error::io("make a key for", path)(std::io::Error::other(error.to_string()))
-    })?;
-    let key: String = bits.iter().map(|byte| format!("{byte:02x}")).collect();
-    folder.replace(KEY_FILE, format!("{key}\n").as_bytes())?;
-    Ok(key)
+/// Seals what is in the log, if there is time for it. A seal that does not end in time is left as if the power had gone: all files
+/// are whole, and the next start reads the log back.
+fn close(engine: &Arc<Engine>, deadline: Instant) {
+    let waiting = engine.size().log_events;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let (ended, end) = channel();
+    let has_time = waiting as f64 <= SEALED_A_SECOND * left.as_secs_f64();
+    if has_time {
+        let engine = engine.clone();
+        let sealing = std::thread::Builder::new().spawn(move || {
+            engine.close();
+            // Nobody may wait any more.
+            let _ = ended.send(());
+        });
+        if sealing.is_ok() && end.recv_timeout(left).is_ok() {
+            return;
+        }
+    }
+    warn!(
+        events = waiting,
+        "No time to seal {waiting} events: they stay in the log, which is read back at the next start"
+    );
 }
 
 /// Says how to send the first event and see the first number.

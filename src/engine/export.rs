@@ -181,9 +181,13 @@ impl Engine {
         for part in parts {
             cancel.check()?;
             let events = part?.collect()?;
-            let ready = encoder.write(&events)?;
-            if !ready.is_empty() {
-                sink(ready)?;
+            // As text they take several times the memory: a slow reader is waited for after each slice.
+            for start in (0..events.height()).step_by(format.slice_rows()) {
+                cancel.check()?;
+                let ready = encoder.write(&events.slice(start as i64, format.slice_rows()))?;
+                if !ready.is_empty() {
+                    sink(ready)?;
+                }
             }
         }
         sink(encoder.finish()?)

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 pub use demo_folder::{DemoAnswer, DemoFolder};
 pub use export::{ExportAnswer, ExportRequest, verify};
 pub use query::Cancel;
-pub use status::StatusAnswer;
+pub use status::{LimitStatus, StatusAnswer};
 
 use crate::cohorts::Cohorts;
 use crate::config::StoreConfig;
@@ -254,7 +254,18 @@ impl Engine {
     pub fn ingest(&self, body: &[u8], now: DateTime<Utc>) -> Result<PendingIngest> {
         // Before anything is kept of the events.
         self.store.check_writable()?;
-        let batch = event::read_batch(body)?;
+        self.ingest_batch(event::read_batch(body)?, now)
+    }
+
+    /// Judges the events of a batch, received at `now`, and queues the accepted ones.
+    ///
+    /// # Errors
+    /// If nothing can be stored now.
+    pub fn ingest_batch(
+        &self,
+        batch: event::Batch<'_>,
+        now: DateTime<Utc>,
+    ) -> Result<PendingIngest> {
         let received = self.store.receive(now)?;
         // While it is open which of two times is right, a client that agrees with one of them is not corrected.
         let clock_skew_us = [received.at_us, received.latest_us]

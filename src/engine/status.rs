@@ -44,6 +44,23 @@ pub struct StatusAnswer {
     pub rollup: RollupStatus,
     /// Who watches the live events.
     pub watchers: usize,
+    /// Every limit, how much of it is used, and how often it was reached.
+    pub limits: Vec<LimitStatus>,
+    /// Requests with a wrong dashboard key since the start.
+    pub wrong_keys: u64,
+}
+
+/// A limit as the status shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LimitStatus {
+    /// What is limited.
+    pub name: &'static str,
+    /// How much is allowed; 0 is no limit.
+    pub limit: u64,
+    /// How much is used; of a limit for each client by the one that uses most.
+    pub used: u64,
+    /// How often it was reached since the start.
+    pub reached: u64,
 }
 
 /// Events that are in the log and in no segment yet.
@@ -106,6 +123,8 @@ impl Engine {
                 due_day: rollup::last_due_day(now, self.config.rollup_at),
             },
             watchers: store.watchers(),
+            limits: Vec::new(),
+            wrong_keys: 0,
         })
     }
 

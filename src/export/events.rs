@@ -19,6 +19,9 @@ use crate::store;
 /// Rows of a row group.
 const ROW_GROUP_ROWS: usize = 1 << 17;
 
+/// Rows that are encoded at once in formats without row groups: some MB.
+const SLICE_ROWS: usize = 1 << 13;
+
 /// A format of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventFormat {
@@ -44,6 +47,15 @@ impl EventFormat {
             "ndjson" => Some(Self::Ndjson),
             "arrow" => Some(Self::Arrow),
             _ => None,
+        }
+    }
+
+    /// Rows that are encoded at once.
+    pub fn slice_rows(self) -> usize {
+        match self {
+            Self::Ndjson | Self::Csv | Self::Arrow => SLICE_ROWS,
+            // A slice would become a row group, or several; compressed, all rows of a segment are small.
+            Self::Parquet => usize::MAX,
         }
     }
 

@@ -1,30 +1,31 @@
 //! The dashboard key: who may ask questions.
 
+use std::sync::{PoisonError, RwLock};
+
 use axum::http::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use super::refusal::Refusal;
+use super::weak_key;
 use crate::error::{Error, Result};
 
 /// The header that carries the key. Never a query parameter: those end in logs and histories.
 const HEADER: &str = "x-dash-key";
-/// A key must be hard to guess; 16 random characters are.
-const MIN_KEY_CHARS: usize = 16;
 /// Two keys at once let a key be changed without a gap.
 const MAX_KEYS: usize = 2;
 
 /// The valid keys, as digests: comparing those takes equal time whatever was sent.
-pub struct DashKeys(Vec<[u8; 32]>);
+pub struct DashKeys(RwLock<Vec<[u8; 32]>>);
 
 impl DashKeys {
-    /// Reads one or two keys, comma separated.
+    /// Reads one or two keys, separated by commas or lines.
     ///
     /// # Errors
-    /// `bad_dash_key` if there is none, one is short, or there are more than two.
+    /// `bad_dash_key` if there is none, one is easy to guess, or there are more than two. No key is in the message.
     pub fn parse(keys: &str) -> Result<Self> {
         let keys: Vec<&str> = keys
-            .split(',')
+            .split([',', '\n'])
             .map(str::trim)
             .filter(|key| !key.is_empty())
             .collect();
@@ -37,16 +38,24 @@ impl DashKeys {
                 ),
             ));
         }
-        if let Some(short) = keys.iter().find(|key| key.chars().count() < MIN_KEY_CHARS) {
-            return Err(Error::bad_input(
-                "bad_dash_key",
-                format!(
-                    "a dashboard key has {} characters; allowed are {MIN_KEY_CHARS} or more",
-                    short.chars().count()
-                ),
-            ));
+        for key in &keys {
+            weak_key::check(key).map_err(|reason| {
+                let message = format!("a dashboard key is too weak: {reason}");
+                Error::bad_input("bad_dash_key", message)
+            })?;
         }
-        Ok(Self(keys.into_iter().map(digest).collect()))
+        Ok(Self(RwLock::new(keys.into_iter().map(digest).collect())))
+    }
+
+    /// Puts other keys in the place of these, in one step.
+    pub fn replace(&self, other: Self) {
+        let other = other.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = other;
+    }
+
+    /// How many keys are valid.
+    pub fn count(&self) -> usize {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Lets a request with a valid key pass.
@@ -55,8 +64,8 @@ impl DashKeys {
             .get(HEADER)
             .map_or(&b""[..], |value| value.as_bytes());
         let sent = digest(sent);
-        let valid = self
-            .0
+        let keys = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let valid = keys
             .iter()
             .fold(Choice::from(0), |found, key| found | key.ct_eq(&sent));
         if valid.into() {
@@ -69,6 +78,11 @@ impl DashKeys {
             ))
         }
     }
+}
+
+/// Whether a request has a key, right or wrong.
+pub(super) fn has_key(headers: &HeaderMap) -> bool {
+    headers.contains_key(HEADER)
 }
 
 fn digest(key: impl AsRef<[u8]>) -> [u8; 32] {
@@ -85,17 +99,18 @@ mod tests {
             "",
             ",",
             "short",
-            "0123456789abcdef,short",
-            &"0123456789abcdef,".repeat(3),
+            "9f86d081884c7d65,short",
+            "9f86d081884c7d65,password12345678",
+            &"9f86d081884c7d65,".repeat(3),
         ] {
             assert!(DashKeys::parse(wrong).is_err(), "{wrong:?}");
         }
-        let keys = DashKeys::parse("0123456789abcdef, fedcba9876543210").expect("two keys");
+        let keys = DashKeys::parse("9f86d081884c7d65, 60303ae22b998861").expect("two keys");
         for (sent, passes) in [
-            (Some("0123456789abcdef"), true),
-            (Some("fedcba9876543210"), true),
-            (Some("0123456789abcdef,fedcba9876543210"), false),
-            (Some("0123456789abcde"), false),
+            (Some("9f86d081884c7d65"), true),
+            (Some("60303ae22b998861"), true),
+            (Some("9f86d081884c7d65,60303ae22b998861"), false),
+            (Some("9f86d081884c7d6"), false),
             (Some(""), false),
             (None, false),
         ] {
@@ -104,6 +119,13 @@ mod tests {
                 headers.insert(HEADER, sent.parse().expect("a header value"));
             }
             assert_eq!(keys.check(&headers).is_ok(), passes, "{sent:?}");
+        }
+        keys.replace(DashKeys::parse("\nb5d54c39e66671c9\n").expect("a key"));
+        assert_eq!(keys.count(), 1);
+        for (sent, passes) in [("b5d54c39e66671c9", true), ("9f86d081884c7d65", false)] {
+            let mut headers = HeaderMap::new();
+            headers.insert(HEADER, sent.parse().expect("a header value"));
+            assert_eq!(keys.check(&headers).is_ok(), passes, "{sent}");
         }
     }
 }

@@ -7,10 +7,11 @@ use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Bytes};
-use tokio::sync::Semaphore;
 
 use super::Answer;
+use super::limits::Places;
 use super::refusal::Refusal;
+use super::service::BodyError;
 use crate::error::Error;
 
 /// Bytes of a body on the wire: a hundred events with all the metadata they may have.
@@ -25,15 +26,15 @@ const BROTLI_BUFFER_BYTES: usize = 8 << 10;
 /// Bytes of a body that are read: a client that is cut off while it sends does not see why.
 const MAX_PASSED_BYTES: usize = 16 << 20;
 /// Bytes of a body that take no room: most batches are no longer, and all connections together may have them.
-const FREE_BYTES: usize = 64 << 10;
+const FREE_BYTES: usize = 32 << 10;
 /// Room that a longer body takes at a time, in KiB: more than a frame.
-const ROOM_KIB: usize = 128;
+const ROOM_KIB: usize = 64;
 
 /// Content encodings that are understood.
 const ENCODINGS: &str = "gzip, deflate, br, zstd";
 
 /// Reads and inflates a body that holds JSON. `room` has a permit for each KiB that all bodies together may take.
-pub async fn read_json(room: &Semaphore, headers: &HeaderMap, body: Body) -> Answer<Bytes> {
+pub async fn read_json(room: &Places, headers: &HeaderMap, body: Body) -> Answer<Bytes> {
     check_type(headers)?;
     let encoding = Encoding::of(headers)?;
     let wire = read_wire(room, body).await?;
@@ -66,7 +67,7 @@ fn check_type(headers: &HeaderMap) -> Answer<()> {
     ))
 }
 
-async fn read_wire(room: &Semaphore, body: Body) -> Answer<Bytes> {
+async fn read_wire(room: &Places, body: Body) -> Answer<Bytes> {
     tokio::time::timeout(BODY_TIMEOUT, collect(room, body))
         .await
         .unwrap_or_else(|_| {
@@ -82,13 +83,18 @@ async fn read_wire(room: &Semaphore, body: Body) -> Answer<Bytes> {
 }
 
 /// Collects a body; its bytes take room as they arrive, so that a client that sends little holds little.
-async fn collect(room: &Semaphore, mut body: Body) -> Answer<Bytes> {
+async fn collect(room: &Places, mut body: Body) -> Answer<Bytes> {
     let mut wire = Vec::with_capacity(FREE_BYTES.min(body.size_hint().lower() as usize));
     let mut taken = Vec::new();
     let mut received = 0;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| {
-            Refusal::new(StatusCode::BAD_REQUEST, "bad_body", "the body ended early")
+        let frame = frame.map_err(|error| match BodyError::of(&error) {
+            Some(BodyError::TooManyBytes) => Refusal::too_many(
+                "too_many_bytes",
+                "this client sends too many bytes at once",
+                Duration::from_secs(1),
+            ),
+            _ => Refusal::new(StatusCode::BAD_REQUEST, "bad_body", "the body ended early"),
         })?;
         let Ok(bytes) = frame.into_data() else {
             continue;
@@ -105,7 +111,7 @@ async fn collect(room: &Semaphore, mut body: Body) -> Answer<Bytes> {
         wire.extend_from_slice(&bytes);
         let kib = wire.len().saturating_sub(FREE_BYTES).div_ceil(1024);
         if kib > taken.len() * ROOM_KIB {
-            let Ok(permit) = room.try_acquire_many(ROOM_KIB as u32) else {
+            let Some(permit) = room.try_take(ROOM_KIB as u32) else {
                 return Err(Error::Busy("too many bytes are being received").into());
             };
             taken.push(permit);

@@ -4,13 +4,13 @@ use axum::Router;
 
 use super::asset::{Asset, Line};
 use super::{App, event};
-use crate::config::NeutralPath;
+use crate::config::ServeConfig;
 
 /// Made from `static/js/telemetry.js` by `make client`; a test tells when it is not.
 const SOURCE: &str = include_str!("../../static/js/telemetry.min.js");
 /// Where the script says that it is, and that events go. Under the neutral path it says that path instead.
 const SCRIPT_PATH: &str = "/static/js/telemetry.js";
-const INGEST_PATH: &str = "/api/analytics/event";
+pub(super) const INGEST_PATH: &str = "/api/analytics/event";
 
 const HEADERS: &[Line] = &[
     ("content-type", "text/javascript; charset=utf-8"),
@@ -25,15 +25,15 @@ const HEADERS: &[Line] = &[
 ];
 
 /// The routes of script and ingest, under their own paths and the neutral ones.
-pub fn routes(neutral: &NeutralPath) -> Router<App> {
-    let ingest_path = neutral.as_str();
+pub fn routes(config: &ServeConfig) -> Router<App> {
+    let ingest_path = config.neutral_path.as_str();
     let script_path = format!("{ingest_path}.js");
     let neutral_source = SOURCE
         .replace(SCRIPT_PATH, &script_path)
         .replace(INGEST_PATH, ingest_path);
     Router::new()
-        .route(INGEST_PATH, event::route())
-        .route(ingest_path, event::route())
+        .route(INGEST_PATH, event::route(&config.origins))
+        .route(ingest_path, event::route(&config.origins))
         .route(SCRIPT_PATH, Asset::new(SOURCE, HEADERS).route())
         .route(&script_path, Asset::new(neutral_source, HEADERS).route())
 }

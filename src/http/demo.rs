@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
@@ -12,6 +12,7 @@ use chrono::Utc;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 
+use super::extract::PathText;
 use super::refusal::Refusal;
 use super::reports::{self, Report, run_beside};
 use super::{Answer, App};
@@ -34,7 +35,7 @@ async fn fill(State(app): State<App>, headers: HeaderMap) -> Report<DemoAnswer> 
 /// Passes a question on to the same handlers, with the demo's engine in the place of the real one.
 async fn ask(
     State(app): State<App>,
-    Path(question): Path<String>,
+    PathText(question): PathText,
     mut request: Request,
 ) -> Answer<Response> {
     app.keys.check(request.headers())?;

@@ -1,36 +1,46 @@
-//! `POST /api/analytics/event`, and the same under the neutral path: public, for any site.
+//! `POST /api/analytics/event`, and the same under the neutral path: public, for any site or those that are listed.
 
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
 use chrono::Utc;
-use tower_http::cors::{AllowHeaders, Any, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
+use super::caller::Caller;
 use super::refusal::Refusal;
 use super::{Answer, App, body};
+use crate::config::Origins;
+use crate::event;
 
 /// Time for the disk to take a batch. After it the client is told to send again; its event ids keep the
 /// batch from counting twice.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a browser may remember that any site may send events.
+/// How long a browser may remember that a site may send events.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// The route, with its own rules for other sites.
-pub fn route() -> MethodRouter<App> {
+pub fn route(origins: &Origins) -> MethodRouter<App> {
     post(ingest)
         .fallback(|| async { Refusal::method_not_allowed() })
-        .layer(any_site())
+        .layer(sites(origins))
 }
 
 /// Takes a batch of events and answers once the accepted ones are on disk.
 async fn ingest(State(app): State<App>, request: Request) -> Answer<Response> {
     let (head, body) = request.into_parts();
+    check_origin(&app, &head.headers)?;
     let body = body::read_json(&app.bodies, &head.headers, body).await?;
-    let pending = app.engine.ingest(&body, Utc::now())?;
+    // Before anything is kept of the events.
+    app.engine.store().check_writable()?;
+    let batch = event::read_batch(&body)?;
+    if let Some(caller) = head.extensions.get::<Caller>() {
+        caller.take_events(batch.events.len())?;
+    }
+    let pending = app.engine.ingest_batch(batch, Utc::now())?;
     // What waits for the disk is counted by the queue; the body is not.
     drop(body);
     let answer = tokio::time::timeout(COMMIT_TIMEOUT, pending.answer())
@@ -50,10 +60,39 @@ async fn ingest(State(app): State<App>, request: Request) -> Answer<Response> {
     Ok((status, Json(answer)).into_response())
 }
 
-/// Pages of every site may send events here, without credentials.
-fn any_site() -> CorsLayer {
+/// Lets a page of a listed site pass, and what is no page.
+fn check_origin(app: &App, headers: &HeaderMap) -> Answer<()> {
+    for origin in headers.get_all(header::ORIGIN) {
+        if !app
+            .door
+            .config()
+            .origins
+            .allow(origin.to_str().unwrap_or_default())
+        {
+            app.door.count_rejected_origin();
+            return Err(Refusal::new(
+                StatusCode::FORBIDDEN,
+                "origin_not_allowed",
+                "pages of this origin may not send events here; see --origins",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Pages of these sites may send events here, without credentials.
+fn sites(origins: &Origins) -> CorsLayer {
+    let origins = match origins.listed() {
+        None => AllowOrigin::from(Any),
+        Some(_) => {
+            let origins = origins.clone();
+            AllowOrigin::predicate(move |origin: &HeaderValue, _| {
+                origins.allow(origin.to_str().unwrap_or_default())
+            })
+        }
+    };
     CorsLayer::new()
-        .allow_origin(Any)
+        .allow_origin(origins)
         .allow_methods([Method::POST])
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([header::RETRY_AFTER])

@@ -1,6 +1,7 @@
 //! Every refusal is one JSON shape with its status. Inner detail of a failure is traced, never sent.
 
 use std::any::Any;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -13,29 +14,66 @@ use crate::error::Error;
 use crate::store::is_displaced;
 
 /// Seconds after which a client should come back when the server is busy, full or stopping.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+const RETRY_AFTER: u64 = 1;
 
 /// A refusal on its way to the client.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub struct Refusal {
     status: StatusCode,
     code: &'static str,
     message: String,
+    /// Seconds after which the client should come back.
+    retry_after: Option<u64>,
 }
 
 impl Refusal {
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        let may_heal = matches!(
+            status,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::INSUFFICIENT_STORAGE
+        );
         Self {
             status,
             code,
             message: message.into(),
+            retry_after: may_heal.then_some(RETRY_AFTER),
         }
     }
 
+    /// The refusal of a client that is over one of its limits, and may come back after a while.
+    pub fn too_many(code: &'static str, message: &str, wait: Duration) -> Self {
+        let seconds = wait.as_secs_f64().ceil().max(1.0) as u64;
+        let message = format!("{message}; try again in {seconds} s");
+        Self {
+            retry_after: Some(seconds),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, code, message)
+        }
+    }
+
+    /// The whole response as bytes, for a connection that ends with it.
+    pub fn raw(&self) -> Vec<u8> {
+        let body = self.body().to_string();
+        let mut response = format!(
+            "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\
+             x-content-type-options: nosniff\r\n",
+            self.status,
+            body.len()
+        );
+        if let Some(seconds) = self.retry_after {
+            response += &format!("retry-after: {seconds}\r\n");
+        }
+        response += "\r\n";
+        response += &body;
+        response.into_bytes()
+    }
+
+    fn body(&self) -> serde_json::Value {
+        json!({"ok": false, "error": self.code, "message": self.message})
+    }
+
     /// The same refusal as an answer of health, which knows 200 and 503 alone.
-    pub fn unavailable(mut self) -> Self {
-        self.status = StatusCode::SERVICE_UNAVAILABLE;
-        self
+    pub fn unavailable(self) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, self.code, self.message)
     }
 
     pub fn not_found() -> Self {
@@ -111,15 +149,10 @@ impl From<Error> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response<Body> {
-        let body = json!({"ok": false, "error": self.code, "message": self.message});
-        let mut response = (self.status, Json(body)).into_response();
-        if matches!(
-            self.status,
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::INSUFFICIENT_STORAGE
-        ) {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, RETRY_AFTER);
+        let mut response = (self.status, Json(self.body())).into_response();
+        if let Some(seconds) = self.retry_after {
+            let seconds = HeaderValue::from(seconds);
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         response
     }

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{NaiveDate, Utc};
 use tracing::info;
 
+use super::extract::PathText;
 use super::refusal::Refusal;
 use super::{Answer, App, body};
 use crate::engine::{
@@ -75,7 +76,15 @@ pub async fn rollup(
 /// `GET /api/analytics/status`
 pub async fn status(State(app): State<App>, headers: HeaderMap) -> Report<StatusAnswer> {
     app.keys.check(&headers)?;
-    run_beside(&app, |engine| engine.status(Utc::now())).await
+    let limits = app.limits();
+    let wrong_keys = app.door.wrong_keys();
+    run_beside(&app, move |engine| {
+        let mut status = engine.status(Utc::now())?;
+        status.limits.extend(limits);
+        status.wrong_keys = wrong_keys;
+        Ok(status)
+    })
+    .await
 }
 
 /// `POST /api/analytics/query`, in the format that `Accept` asks for. It is given up when the client closes the connection.
@@ -171,7 +180,7 @@ pub async fn set_cohort(
 pub async fn remove_cohort(
     State(app): State<App>,
     headers: HeaderMap,
-    Path(name): Path<String>,
+    PathText(name): PathText,
 ) -> Report<CohortsAnswer> {
     app.keys.check(&headers)?;
     run_beside(&app, move |engine| {
@@ -185,8 +194,9 @@ async fn run<T: Send + 'static>(
     app: &App,
     question: impl FnOnce(&Engine) -> Result<T> + Send + 'static,
 ) -> Report<T> {
-    let turn = tokio::time::timeout(QUERY_WAIT, app.queries.clone().acquire_owned()).await;
-    let Ok(Ok(turn)) = turn else {
+    let turn = tokio::time::timeout(QUERY_WAIT, app.queries.take()).await;
+    let Ok(Some(turn)) = turn else {
+        app.queries.count();
         return Err(Error::Busy("too many questions at once").into());
     };
     run_beside(app, move |engine| {

@@ -14,6 +14,7 @@ use tracing::warn;
 use super::Answer;
 use super::refusal::Refusal;
 use super::reports::NO_STORE;
+use crate::engine::Cancel;
 use crate::error::{Error, Result};
 
 /// Bytes that are handed over at once.
@@ -23,35 +24,47 @@ const PIECES_WAITING: usize = 8;
 /// A client that takes nothing for so long is gone.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Cancels the work when the response is dropped: its client is gone, does not read, or has all of it.
+struct Reading(Cancel);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
 /// A piece, or the end.
 enum Piece {
     Bytes(Bytes),
     End,
 }
 
-/// Streams what `produce` hands to the function that it gets, which fails when the client is gone: `produce` ends then. The
-/// permit is returned when it has ended. What goes wrong before the first piece is a refusal; later it cuts the response
+/// Streams what `produce` hands to the function that it gets, which fails when the client is gone; `produce` is cancelled
+/// then. The permit is returned when it has ended. What goes wrong before the first piece is a refusal; later it cuts the response
 /// off, so that it never looks whole.
 pub(super) async fn streamed(
     media_type: HeaderValue,
     permit: OwnedSemaphorePermit,
-    produce: impl FnOnce(&mut dyn FnMut(Vec<u8>) -> Result<()>) -> Result<()> + Send + 'static,
+    produce: impl FnOnce(&mut dyn FnMut(Vec<u8>) -> Result<()>, &Cancel) -> Result<()> + Send + 'static,
 ) -> Answer<Response> {
     let (sender, mut pieces) = mpsc::channel::<Result<Piece>>(PIECES_WAITING);
     let runtime = Handle::current();
+    let reading = Reading(Cancel::default());
+    let cancel = reading.0.clone();
     tokio::task::spawn_blocking(move || {
         let send = |piece| {
             let sent = runtime.block_on(sender.send_timeout(piece, STALL_TIMEOUT));
             sent.map_err(|_| Error::Busy("the client is gone or does not read"))
         };
-        let done = produce(&mut |bytes| {
+        let mut sink = |bytes| {
             let mut bytes = Bytes::from(bytes);
             while !bytes.is_empty() {
                 let piece = bytes.split_to(bytes.len().min(PIECE_BYTES));
                 send(Ok(Piece::Bytes(piece)))?;
             }
             Ok(())
-        });
+        };
+        let done = produce(&mut sink, &cancel);
         if let Err(error) = &done {
             warn!("A response ended early: {error}");
         }
@@ -64,14 +77,14 @@ pub(super) async fn streamed(
         Some(Ok(first)) => first,
         None => return Err(Refusal::internal()),
     };
-    let rest = stream::unfold(Some((Some(first), pieces)), async |state| {
-        let (first, mut pieces) = state?;
+    let rest = stream::unfold(Some((Some(first), pieces, reading)), async |state| {
+        let (first, mut pieces, reading) = state?;
         let next = match first {
             Some(first) => Some(Ok(first)),
             None => pieces.recv().await,
         };
         match next {
-            Some(Ok(Piece::Bytes(bytes))) => Some((Ok(bytes), Some((None, pieces)))),
+            Some(Ok(Piece::Bytes(bytes))) => Some((Ok(bytes), Some((None, pieces, reading)))),
             Some(Ok(Piece::End)) => None,
             Some(Err(error)) => Some((Err(error), None)),
             // Without its end a response must not look whole.

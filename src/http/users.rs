@@ -1,12 +1,13 @@
 //! Access and erasure: what the person who answers a request under the GDPR needs.
 
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use chrono::Utc;
 use serde::Deserialize;
 
+use super::extract::PathText;
 use super::reports::{Report, parameters, run_beside};
 use super::streamed::streamed;
 use super::{Answer, App, body};
@@ -17,22 +18,25 @@ use crate::error::Error;
 pub async fn access(
     State(app): State<App>,
     headers: HeaderMap,
-    Path(user): Path<String>,
+    PathText(user): PathText,
 ) -> Answer<Response> {
     app.keys.check(&headers)?;
-    let Ok(permit) = app.accesses.clone().try_acquire_owned() else {
+    let Some(permit) = app.accesses.try_take(1) else {
         return Err(Error::Busy("the events of too many users are being sent").into());
     };
     let engine = app.engine.clone();
     let ndjson = HeaderValue::from_static("application/x-ndjson");
-    streamed(ndjson, permit, move |sink| engine.user_events(&user, sink)).await
+    streamed(ndjson, permit, move |sink, _| {
+        engine.user_events(&user, sink)
+    })
+    .await
 }
 
 /// `DELETE /api/analytics/users/{id}?confirm=`: erases a user; the answer is the receipt.
 pub async fn erase(
     State(app): State<App>,
     headers: HeaderMap,
-    Path(user): Path<String>,
+    PathText(user): PathText,
     RawQuery(query): RawQuery,
 ) -> Report<EraseAnswer> {
     app.keys.check(&headers)?;

@@ -236,6 +236,15 @@ impl Server {
         self.child.id()
     }
 
+    /// The most memory that the process had so far, in MB.
+    pub fn peak_mb(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("the process runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        kib.expect("a peak").parse::<u64>().expect("a number") / 1024
+    }
+
     pub fn signal(&self, name: &str) {
         let done = Command::new("kill")
             .args([&format!("-{name}"), &self.child.id().to_string()])

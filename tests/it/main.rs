@@ -11,6 +11,7 @@ mod cli;
 mod client;
 mod clock;
 mod dashboard;
+mod door;
 mod durability;
 mod erasure;
 mod expiry;

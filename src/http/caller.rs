@@ -1,0 +1,203 @@
+//! Who sends a request, as far as limits are concerned.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, StatusCode};
+
+use super::clients::{Client, Clients};
+use super::refusal::Refusal;
+use crate::config::TrustedProxies;
+
+/// The header in which proxies name the addresses that a request came through.
+const FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// The client of a request, for the handlers that count what it does.
+#[derive(Clone)]
+pub struct Caller {
+    clients: Arc<Clients>,
+    client: Arc<Client>,
+}
+
+impl Caller {
+    /// A client of the table.
+    pub fn new(clients: Arc<Clients>, client: Arc<Client>) -> Self {
+        Self { clients, client }
+    }
+
+    /// Takes tokens for the events of a batch, before any of them is stored.
+    ///
+    /// # Errors
+    /// 429 if the client sends too many; then none of them may be stored.
+    pub fn take_events(&self, events: usize) -> Result<(), Refusal> {
+        self.clients
+            .take_events(&self.client, events)
+            .map_err(|wait| {
+                Refusal::too_many(
+                    "too_many_events_a_second",
+                    "this client sends too many events a second; nothing of the batch is stored",
+                    wait,
+                )
+            })
+    }
+
+    /// Lets a request with a key pass, unless the client sent too many wrong ones.
+    ///
+    /// # Errors
+    /// 429 after too many.
+    pub fn check_key_attempts(&self) -> Result<(), Refusal> {
+        self.clients
+            .check_key_attempts(&self.client)
+            .map_err(|wait| {
+                Refusal::too_many(
+                    "too_many_wrong_keys",
+                    "this client sent too many wrong dashboard keys",
+                    wait,
+                )
+            })
+    }
+
+    /// Counts a wrong key.
+    pub fn count_wrong_key(&self) {
+        self.clients.count_wrong_key(&self.client);
+    }
+
+    /// Room for the bytes of a body, none of it taken yet.
+    pub fn room(&self) -> Room {
+        Room {
+            caller: self.clone(),
+            bytes: 0,
+        }
+    }
+}
+
+/// Bytes that a client is sending. They are given back when it is dropped.
+pub struct Room {
+    caller: Caller,
+    bytes: usize,
+}
+
+impl Room {
+    /// Takes more, up to so many in all; false if the client sends too much at once.
+    pub fn take(&mut self, bytes: usize, at_most: usize) -> bool {
+        let more = bytes.min(at_most.saturating_sub(self.bytes));
+        let taken = self.caller.clients.receive(&self.caller.client, more);
+        if taken {
+            self.bytes += more;
+        }
+        taken
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.caller
+            .clients
+            .received(&self.caller.client, self.bytes);
+    }
+}
+
+/// The address that a trusted proxy names: the last of the list that is no proxy itself. What stands before it was written by the
+/// client, who can write anything.
+pub fn forwarded_for(headers: &HeaderMap, proxies: &TrustedProxies) -> Option<IpAddr> {
+    let mut lines: Vec<&str> = Vec::new();
+    for line in headers.get_all(FORWARDED_FOR) {
+        lines.push(line.to_str().unwrap_or_default());
+    }
+    let named = lines.iter().rev().flat_map(|line| line.rsplit(','));
+    for address in named {
+        let address = parse(address.trim())?;
+        if !proxies.contain(address) {
+            return Some(address);
+        }
+    }
+    None
+}
+
+/// An address, with or without a port.
+fn parse(text: &str) -> Option<IpAddr> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let address = bare.unwrap_or(text).parse().ok();
+    address.or_else(|| text.parse().ok().map(|address: SocketAddr| address.ip()))
+}
+
+/// Why a request that HTTP allows is not answered: its head contradicts itself or is too large.
+///
+/// # Errors
+/// 400 without one `Host` or with a doubtful `Transfer-Encoding`, 414 and 431.
+pub fn check_head(head: &axum::http::request::Parts) -> Result<(), Refusal> {
+    use axum::http::{Version, header};
+    let uri_bytes = head
+        .uri
+        .path_and_query()
+        .map_or(0, |path| path.as_str().len());
+    if uri_bytes > super::MAX_URI_BYTES {
+        return Err(super::stream::uri_too_long());
+    }
+    let lines = head.headers.iter();
+    let head_bytes: usize = lines
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    if head_bytes + uri_bytes > super::MAX_HEAD_BYTES {
+        return Err(super::stream::head_too_large());
+    }
+    let hosts = head.headers.get_all(header::HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && head.version >= Version::HTTP_11) {
+        // RFC 9112, section 3.2.
+        return Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "bad_host",
+            format!("there are {hosts} Host headers; HTTP/1.1 asks for one"),
+        ));
+    }
+    let codings: Vec<_> = head
+        .headers
+        .get_all(header::TRANSFER_ENCODING)
+        .iter()
+        .collect();
+    let is_chunked =
+        |value: &&axum::http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if codings.len() > 1 || !codings.iter().all(is_chunked) {
+        return Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "bad_transfer_encoding",
+            "Transfer-Encoding is not one \"chunked\"",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_is_the_last_address_that_is_no_proxy() {
+        let proxies: TrustedProxies = "10.0.0.0/8,fd00::/8".parse().expect("networks");
+        for (lines, client) in [
+            (vec!["192.0.2.1"], Some("192.0.2.1")),
+            (vec!["6.6.6.6, 192.0.2.1"], Some("192.0.2.1")),
+            (vec!["6.6.6.6, 192.0.2.1, 10.0.0.9"], Some("192.0.2.1")),
+            (vec!["6.6.6.6", "192.0.2.1,10.0.0.9"], Some("192.0.2.1")),
+            (vec!["192.0.2.1", "10.0.0.9"], Some("192.0.2.1")),
+            (vec!["192.0.2.1:4711"], Some("192.0.2.1")),
+            (vec!["[2001:db8::1]:4711, fd00::2"], Some("2001:db8::1")),
+            (vec!["[2001:db8::1]"], Some("2001:db8::1")),
+            (vec!["2001:db8::1"], Some("2001:db8::1")),
+            (vec!["192.0.2.1, unknown"], None),
+            (vec!["192.0.2.1,"], None),
+            (vec!["10.0.0.1"], None),
+            (vec![""], None),
+            (vec![], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in &lines {
+                headers.append(FORWARDED_FOR, line.parse().expect("a header value"));
+            }
+            let client = client.map(|client| client.parse().expect("an address"));
+            assert_eq!(forwarded_for(&headers, &proxies), client, "{lines:?}");
+        }
+    }
+}
