@@ -9,6 +9,7 @@
 mod bucket;
 mod cli;
 mod client;
+mod damage;
 mod dashboard;
 mod durability;
 mod erasure;
@@ -24,6 +25,7 @@ mod lake;
 mod load;
 mod metrics;
 mod oracle;
+mod ownership;
 mod postings;
 mod properties;
 mod query;
