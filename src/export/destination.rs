@@ -2,9 +2,9 @@
 //! its name when it is all there and durable.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,9 +26,8 @@ use crate::store::folder;
 
 /// The folder of unfinished files, in the export folder.
 const TEMP_DIR: &str = ".echopilot-tmp";
-/// Modes of what the owner alone may read.
+/// Mode of what the owner alone may read.
 const PRIVATE_FILE: u32 = 0o600;
-const PRIVATE_DIR: u32 = 0o700;
 /// A part of an upload: above the 5 MiB that S3 asks for, and small beside the memory of an export.
 const UPLOAD_PART_BYTES: u64 = 8 << 20;
 /// Parts of a file that are on their way at once.
@@ -238,12 +237,13 @@ impl Destination {
 impl Root {
     /// Makes a folder of the export.
     fn make(&self, dir: &Path) -> Result<()> {
-        let mut builder = DirBuilder::new();
-        builder.recursive(true);
-        if self.readers == Readers::Owner {
-            builder.mode(PRIVATE_DIR);
+        match (self.readers, dir.parent()) {
+            (Readers::Owner, Some(parent)) if !dir.is_dir() => {
+                self.make(parent)?;
+                folder::make_private(dir).map_err(Error::io("create", dir))
+            }
+            _ => fs::create_dir_all(dir).map_err(Error::io("create", dir)),
         }
-        builder.create(dir).map_err(Error::io("create", dir))
     }
 
     fn in_the_way(&self, path: &Path) -> Error {

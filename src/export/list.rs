@@ -95,7 +95,7 @@ impl ExportList {
         let damaged = |message: String| Error::Damaged {
             file: to.shown(FILE_NAME).into(),
             message: format!(
-                "{message}; nothing was changed there: restore it, or export to a new folder"
+                "{message}; nothing was changed there. Restore it, or choose another folder"
             ),
         };
         let object = text.strip_suffix(b"\n").unwrap_or(&text);

@@ -284,7 +284,6 @@ pub fn finish(folder: &Folder, manifest: &Manifest) -> Result<()> {
     let days = by_day(&manifest.segments);
     for staged in folder::list(&folder.path().join(COMPACTING_DIR))? {
         let Some(prepared) = prepared_day(&staged) else {
-            warn!(file = %staged.display(), "Ignored an unknown file");
             continue;
         };
         let day = &prepared.to_string();

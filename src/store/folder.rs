@@ -122,6 +122,7 @@ impl Folder {
     /// Makes the folder ready to be changed.
     fn begin(&mut self, owner: Owner, holder: &str) -> Result<()> {
         ownership::check_places(&self.path)?;
+        ownership::report_strangers(&self.path)?;
         self.make_private();
         self.describe_holder(holder);
         self.clear_temp()?;

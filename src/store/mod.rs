@@ -1268,7 +1268,6 @@ fn remove_leftovers(folder: &Folder, manifest: &Manifest) -> Result<()> {
             continue;
         }
         let Some(number) = segment::number_of(&path) else {
-            warn!(file = %path.display(), "Ignored an unknown file");
             continue;
         };
         // The log of an unfinished seal is still there, and will be sealed again.

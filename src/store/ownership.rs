@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::erasure::hex;
 use super::event_log::{FILE_NAME as EVENT_LOG_FILE, NEXT_FILE_NAME};
@@ -249,6 +250,48 @@ fn is_fresh(root: &Path) -> bool {
     (has_empty_log || head(&root.join("holder")).starts_with(b"echopilot "))
         && !root.join(MANIFEST_FILE).exists()
         && FOLDERS.iter().chain(&["tmp"]).all(|name| is_empty(name))
+}
+
+/// Says once at a start which files in the folders of the store are not its own. They are left alone.
+///
+/// # Errors
+/// If a folder cannot be listed.
+pub fn report_strangers(root: &Path) -> Result<()> {
+    let mut strangers = Vec::new();
+    let folders: [(&str, fn(&str) -> bool); 6] = [
+        ("events", shape::is_day_folder),
+        ("states", shape::is_state),
+        ("postings", shape::is_postings),
+        ("sealing", |name| shape::rotated_log(name).is_some()),
+        ("compacting", |name| shape::prepared_day(name).is_some()),
+        ("damaged", shape::is_segment_of_day),
+    ];
+    for (folder, is_ours) in folders {
+        for path in folder::list(&root.join(folder))? {
+            let inside = match path.is_dir() {
+                true => folder::list(&path)?,
+                false => Vec::new(),
+            };
+            strangers.extend(
+                inside
+                    .into_iter()
+                    .filter(|path| !shape::is_segment(&file_name(path))),
+            );
+            if !is_ours(&file_name(&path)) {
+                strangers.push(path);
+            }
+        }
+    }
+    strangers.sort();
+    if let Some(first) = strangers.first() {
+        warn!(
+            files = strangers.len(),
+            "The folders of the store have {} files that it did not write, such as {}; they are left alone",
+            strangers.len(),
+            first.display()
+        );
+    }
+    Ok(())
 }
 
 fn file_name(path: &Path) -> String {

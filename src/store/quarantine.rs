@@ -111,7 +111,7 @@ pub fn verify_lines(root: &Path, name: &str) -> Result<(usize, Vec<String>)> {
     };
     let mut damage = Vec::new();
     let mut count = 0;
-    for (number, line) in (1..).zip(lines(&bytes)) {
+    for (number, line) in (1..).zip(lines(&bytes).filter(|line| !line.is_empty())) {
         count = number;
         let found = match line.strip_suffix(b"\n") {
             Some(line) => checksum::check_line(line),

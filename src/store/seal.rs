@@ -105,9 +105,8 @@ impl RotatedLog {
         let mut logs = Vec::new();
         for path in folder::list(&dir)? {
             let name = path.file_name().and_then(|name| name.to_str());
-            match name.and_then(shape::rotated_log) {
-                Some(number) => logs.push(Self { number, path }),
-                None => tracing::warn!(file = %path.display(), "Ignored an unknown file"),
+            if let Some(number) = name.and_then(shape::rotated_log) {
+                logs.push(Self { number, path });
             }
         }
         logs.sort_by_key(|log| log.number);

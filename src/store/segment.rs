@@ -316,9 +316,8 @@ fn days(root: &Path) -> Result<Vec<PathBuf>> {
     for path in folder::list(&root.join(LAKE_DIR))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let is_folder = path.symlink_metadata().is_ok_and(|found| found.is_dir());
-        match shape::is_day_folder(&name) && is_folder {
-            true => days.push(path),
-            false => warn!(file = %path.display(), "Ignored an unknown file"),
+        if shape::is_day_folder(&name) && is_folder {
+            days.push(path);
         }
     }
     Ok(days)

@@ -14,7 +14,9 @@ fn today() -> NaiveDate {
 
 /// A store with an event of one user five days ago and of another two days ago.
 fn two_events(data_dir: &Path) {
-    let file = data_dir.join("in.ndjson");
+    // Not in the data folder, which would be somebody else's then.
+    let elsewhere = folder();
+    let file = elsewhere.path().join("in.ndjson");
     let line = |days, user: &str| json!({"ts":format!("{}T12:00:00Z", today() - Days::new(days)),"event_type":"action","user_id":user,"feature":"f"});
     std::fs::write(&file, format!("{}\n{}\n", line(5, "ann"), line(2, "bob"))).unwrap();
     run_json(data_dir, &["import", file.to_str().unwrap()]);
@@ -170,8 +172,8 @@ fn at_instant(command: &mut Command, instant: &str) {
 
 #[test]
 fn the_schedule_wakes_the_rollup_at_a_quarter_past_three() {
-    let dir = folder();
-    let file = dir.path().join("in.ndjson");
+    let (dir, elsewhere) = (folder(), folder());
+    let file = elsewhere.path().join("in.ndjson");
     std::fs::write(
         &file,
         "{\"ts\":\"2030-01-01T12:00:00Z\",\"event_type\":\"action\"}\n",
