@@ -29,7 +29,7 @@ impl Folder {
     /// # Errors
     /// [`Error::Held`] if another process has it.
     pub fn take(path: &Path, holder: &str) -> Result<Self> {
-        fs::create_dir_all(path).map_err(Error::io("create the data folder", path))?;
+        make(path)?;
         let lock = File::open(path).map_err(Error::io("open the data folder", path))?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -166,18 +166,20 @@ pub fn or_remove<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> 
     })
 }
 
-/// Makes a folder, durably, where there is none.
+/// Makes a folder, durably, where there is none, and those that it lies in.
 ///
 /// # Errors
 /// If it cannot be made.
 pub fn make(dir: &Path) -> Result<()> {
-    match dir.exists() {
-        true => Ok(()),
-        false => {
-            fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-            sync_parent(dir)
-        }
+    if dir.exists() {
+        return Ok(());
     }
+    let missing: Vec<&Path> = dir
+        .ancestors()
+        .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
+        .collect();
+    fs::create_dir_all(dir).map_err(Error::io("create the folder", dir))?;
+    missing.into_iter().try_for_each(sync_parent)
 }
 
 /// Removes a folder with all that is in it, where there is one.
@@ -250,7 +252,10 @@ pub fn remove(path: &Path) -> Result<()> {
 /// # Errors
 /// If the folder cannot be synced.
 pub fn sync_parent(path: &Path) -> Result<()> {
-    sync(path.parent().unwrap_or(Path::new(".")))
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    sync(parent.unwrap_or(Path::new(".")))
 }
 
 /// Makes the names in a folder durable.
