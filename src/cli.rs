@@ -233,8 +233,7 @@ impl Cli {
 
     fn execute(self) -> anyhow::Result<ExitCode> {
         let now = Utc::now();
-        // Each segment that is read stays open; the usual limit is for a few hundred. With it a large store may say that
-        // too many files are open.
+        // Each connection needs a descriptor, and the usual limit is for a thousand. With it the server takes fewer at once.
         let _ = rlimit::increase_nofile_limit(u64::MAX);
         let holder = |name: &str| format!("echopilot {name} (process {})", std::process::id());
         let open = |name: &str| Engine::open(&self.store, &holder(name), now);

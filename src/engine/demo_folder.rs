@@ -10,6 +10,7 @@ use super::Engine;
 use crate::config::StoreConfig;
 use crate::demo::Demo;
 use crate::error::{Error, Result};
+use crate::store::folder;
 
 /// The folder's name in the data folder.
 const FOLDER: &str = "demo";
@@ -86,8 +87,14 @@ impl DemoFolder {
                 seed: SEED,
                 last_day: now.date_naive().pred_opt().unwrap_or_default(),
             };
-            demo.fill_demo(history, |_| {})?;
-            demo.seal(now)?;
+            let filled = demo.fill_demo(history, |_| {});
+            if let Err(error) = filled.and_then(|_| demo.seal(now)) {
+                // A part of it would pass for the history.
+                *engine = None;
+                drop(demo);
+                folder::remove_all(&self.config.data_dir)?;
+                return Err(error);
+            }
         }
         let size = demo.size();
         Ok(DemoAnswer {

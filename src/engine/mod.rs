@@ -41,6 +41,9 @@ use crate::window::{self, Window, WindowFacts, WindowRequest};
 /// noticing.
 const SCRUB_BYTES: u64 = 32 << 20;
 
+/// Room that an event of the synthetic history takes, in the log and in segments, before the log is removed.
+const DEMO_EVENT_BYTES: u64 = 400;
+
 /// Users that are erased by one request.
 const MAX_ERASED_USERS: usize = 10_000;
 
@@ -565,7 +568,12 @@ impl Engine {
                 ),
             ));
         }
-        demo::fill(&self.store, demo, made)
+        // Half a history could not be completed later.
+        let needed = demo.events.saturating_mul(DEMO_EVENT_BYTES);
+        match self.store.folder().free_bytes() {
+            Some(free) if free < needed => Err(Error::DiskFull),
+            _ => demo::fill(&self.store, demo, made),
+        }
     }
 
     /// Turns the event log into segments now, and tidies them.

@@ -123,9 +123,25 @@ impl Engine {
                 due_day: rollup::last_due_day(now, self.config.rollup_at),
             },
             watchers: store.watchers(),
-            limits: Vec::new(),
+            limits: self.name_limits(),
             wrong_keys: 0,
         })
+    }
+
+    /// The limits of names, each with the events beyond it as how often it was reached.
+    fn name_limits(&self) -> Vec<LimitStatus> {
+        let used = self.store().name_use();
+        let limits = self.config.names;
+        let limit = |name, limit: u32, used, reached| LimitStatus {
+            name,
+            limit: limit.into(),
+            used,
+            reached,
+        };
+        vec![
+            limit("features_a_day", limits.features, used.features, used.rest.features),
+            limit("new_users_a_day", limits.new_users, used.new_users.into(), used.rest.users),
+        ]
     }
 
     fn last_rollup_day(&self) -> Result<Option<NaiveDate>> {

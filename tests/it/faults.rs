@@ -436,13 +436,13 @@ fn a_power_cut_loses_nothing_that_was_answered_and_all_that_was_not_synced() {
 }
 
 /// An ext4 file system in a file, whose power can be cut.
-struct CutDisk {
+pub struct CutDisk {
     image: PathBuf,
-    mounted: PathBuf,
+    pub mounted: PathBuf,
 }
 
 impl CutDisk {
-    fn mount(dir: &Path) -> Option<Self> {
+    pub fn mount(dir: &Path) -> Option<Self> {
         let disk = Self {
             image: dir.join("image"),
             mounted: dir.join("mounted"),
@@ -474,7 +474,7 @@ impl CutDisk {
         mount.status().is_ok_and(|status| status.success())
     }
 
-    fn sync(&self) {
+    pub fn sync(&self) {
         assert!(
             Command::new("sync")
                 .arg("-f")
@@ -486,7 +486,7 @@ impl CutDisk {
     }
 
     /// Ends all writing without writing back what is in memory, the journal included: `FS_IOC_SHUTDOWN`.
-    fn cut(&self) {
+    pub fn cut(&self) {
         let cut = "import fcntl, os, struct, sys\n\
                    fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))";
         let done = Command::new("python3")
@@ -496,7 +496,7 @@ impl CutDisk {
         assert!(done.unwrap().success());
     }
 
-    fn mount_again(&mut self) {
+    pub fn mount_again(&mut self) {
         assert!(
             Command::new("umount")
                 .arg(&self.mounted)

@@ -16,7 +16,7 @@ use echopilot_analytics::window::{DAY_US, WindowRequest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::faults::{Tmpfs, copy, with_fault, with_trace};
+use crate::faults::{CutDisk, Tmpfs, copy, with_fault, with_trace};
 use crate::harness::{
     KEY, PATIENCE, Server, batch, echopilot, engine, event, folder, ingest, log_lines, log_path,
     run, run_json, unsealed_demo,
@@ -706,6 +706,59 @@ fn every_job_syncs_its_files_and_folders_before_it_commits_and_ends() {
             _ => 1,
         };
         assert!(disk.commits >= least, "{name}: {} commits", disk.commits);
+    }
+}
+
+#[test]
+fn a_power_cut_undoes_nothing_of_a_job_that_ended() {
+    for name in [
+        "seal",
+        "compaction",
+        "rollup",
+        "expiry",
+        "erase",
+        "export",
+        "rebuild",
+        "cohort",
+        "import",
+    ] {
+        let dir = folder();
+        let Some(mut disk) = CutDisk::mount(dir.path()) else {
+            return;
+        };
+        let job = job(name);
+        let undisturbed = copy(job.origin.path());
+        let done = job.command(undisturbed.path()).output().unwrap();
+        assert!(done.status.success());
+        let data = disk.mounted.join("data");
+        let mut copied = Command::new("cp");
+        copied.arg("-a").arg(job.origin.path()).arg(&data);
+        assert!(copied.status().unwrap().success());
+        disk.sync();
+        let done = job.command(&data).output().unwrap();
+        assert!(done.status.success(), "{name}: {done:?}");
+        disk.cut();
+        disk.mount_again();
+        assert_eq!(numbers(&data), numbers(undisturbed.path()), "{name}");
+        let verified = store::verify(&data, "the test").unwrap();
+        assert_eq!(verified.damage, [] as [String; 0], "{name}");
+        assert_eq!(leftovers(&data), [] as [PathBuf; 0], "{name}");
+        match name {
+            "export" => assert_eq!(exported_events(&data.join("export")), 500),
+            "erase" => {
+                let user = job.arguments.last().unwrap();
+                let mut files = Vec::new();
+                files_below(&data, &mut files);
+                for file in files {
+                    let bytes = std::fs::read(&file).unwrap();
+                    let found = bytes
+                        .windows(user.len())
+                        .any(|bytes| bytes == user.as_bytes());
+                    assert!(!found, "{}", file.display());
+                }
+            }
+            _ => {}
+        }
     }
 }
 
