@@ -1,7 +1,8 @@
 //! The HTTP interface: decode, one engine call, encode.
 //!
 //! Served through hyper's own HTTP/1 connection with time-outs and limits for connections and clients (`door`), which
-//! `axum::serve` does not have. No address of a client is kept or traced.
+//! `axum::serve` does not have. hyper reads no further request while a response waits for the socket, so that a client that does not
+//! read holds one response. No address of a client is kept or traced.
 
 mod asset;
 mod auth;

@@ -17,7 +17,6 @@ pub struct Progress {
     is_answered: AtomicBool,
     /// The socket takes no more bytes.
     is_blocked: AtomicBool,
-    unblocked: AtomicWaker,
     /// The request is answered also if the client sends nothing more and has shut down its side.
     holds_end: AtomicBool,
     /// The client has shut down its side.
@@ -36,7 +35,6 @@ impl Progress {
             waiting_since: AtomicU64::new(1),
             is_answered: AtomicBool::new(true),
             is_blocked: AtomicBool::new(false),
-            unblocked: AtomicWaker::new(),
             holds_end: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
             ended: AtomicWaker::new(),
@@ -85,26 +83,12 @@ impl Progress {
 
     /// Notes whether the socket takes bytes.
     pub fn set_blocked(&self, is_blocked: bool) {
-        if self.is_blocked.swap(is_blocked, Ordering::Relaxed) && !is_blocked {
-            self.unblocked.wake();
-        }
+        self.is_blocked.store(is_blocked, Ordering::Relaxed);
     }
 
     /// Whether the socket takes no bytes.
     pub fn is_blocked(&self) -> bool {
         self.is_blocked.load(Ordering::Relaxed)
-    }
-
-    /// Resolves when the socket takes bytes: no request is begun before.
-    pub async fn unblocked(&self) {
-        std::future::poll_fn(|context| {
-            self.unblocked.register(context.waker());
-            match self.is_blocked() {
-                true => Poll::Pending,
-                false => Poll::Ready(()),
-            }
-        })
-        .await;
     }
 
     /// The client has shut down its side. Whether that is told now.

@@ -53,8 +53,6 @@ impl HyperService<Request<Incoming>> for Service {
         let (progress, peer) = (self.progress.clone(), self.peer.clone());
         let handed_over = HandedOver(progress.clone());
         Box::pin(async move {
-            // A client that sends without reading gets no further than what the socket holds.
-            progress.unblocked().await;
             let response = answer(router, &door, &progress, &peer, request).await;
             Ok(response.map(|body| ResponseBody {
                 body,
