@@ -139,8 +139,18 @@ impl Engine {
             reached,
         };
         vec![
-            limit("features_a_day", limits.features, used.features, used.rest.features),
-            limit("new_users_a_day", limits.new_users, used.new_users.into(), used.rest.users),
+            limit(
+                "features_a_day",
+                limits.features,
+                used.features,
+                used.rest.features,
+            ),
+            limit(
+                "new_users_a_day",
+                limits.new_users,
+                used.new_users.into(),
+                used.rest.users,
+            ),
         ]
     }
 

@@ -69,7 +69,6 @@ impl Folder {
     /// # Errors
     /// As [`Folder::open`].
     pub fn take(path: &Path, holder: &str) -> Result<Self> {
-<<<<<<< HEAD
         Self::open(path, holder, Purpose::Change)
     }
 
@@ -80,6 +79,7 @@ impl Folder {
     /// cannot be written. Then nothing was changed.
     pub fn open(path: &Path, holder: &str, purpose: Purpose) -> Result<Self> {
         if purpose != Purpose::Inspect && !path.exists() {
+            let missing = missing_folders(path);
             let parent = path
                 .parent()
                 .filter(|parent| !parent.as_os_str().is_empty());
@@ -88,25 +88,7 @@ impl Folder {
                 .map_or(Ok(()), fs::create_dir_all)
                 .and_then(|()| make_private(path))
                 .map_err(Error::io("create the data folder", path))?;
-=======
-        make(path)?;
-        let lock = File::open(path).map_err(Error::io("open the data folder", path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let holder = fs::read_to_string(path.join(HOLDER_FILE)).unwrap_or_default();
-                return Err(Error::Held {
-                    folder: path.to_owned(),
-                    holder: match holder.trim() {
-                        "" => "another process".into(),
-                        holder => holder.into(),
-                    },
-                });
-            }
-            Err(TryLockError::Error(source)) => {
-                return Err(Error::io("lock the data folder", path)(source));
-            }
->>>>>>> trouble
+            missing.into_iter().try_for_each(sync_parent)?;
         }
         let lock = File::open(path).map_err(Error::io("open the data folder", path))?;
         let access = match purpose {
@@ -483,22 +465,96 @@ pub fn or_remove<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> 
     })
 }
 
+/// Creates a file, or empties it, that its owner alone can read, whatever the umask is. A symbolic link is not followed.
+///
+/// # Errors
+/// If it cannot be created.
+pub fn create(path: &Path) -> Result<File> {
+    let file = private_options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .open(path);
+    file.and_then(|file| ensure_mode(&file, FILE_MODE).map(|()| file))
+        .map_err(Error::io("create", path))
+}
+
+/// Opens a file to be written in place, and creates it if there is none. A symbolic link is not followed.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn open_in_place(path: &Path) -> Result<File> {
+    let is_new = !path.exists();
+    let file = private_options()
+        .create(true)
+        .read(true)
+        .write(true)
+        .open(path);
+    file.and_then(|file| {
+        if is_new {
+            ensure_mode(&file, FILE_MODE)?;
+        }
+        Ok(file)
+    })
+    .map_err(Error::io("open", path))
+}
+
+/// Opens a file to read it. A symbolic link is not followed.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn open(path: &Path) -> Result<File> {
+    private_options()
+        .read(true)
+        .open(path)
+        .map_err(Error::io("open", path))
+}
+
+fn private_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options
+        .mode(FILE_MODE)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options
+}
+
+/// A strange umask takes rights from the owner too.
+fn ensure_mode(file: &File, mode: u32) -> std::io::Result<()> {
+    match file.metadata()?.mode() & MODE_BITS == mode {
+        true => Ok(()),
+        false => file.set_permissions(Permissions::from_mode(mode)),
+    }
+}
+
+/// Makes a folder that its owner alone can enter, in one that is there; one that is there stays as it is.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn make_private(dir: &Path) -> std::io::Result<()> {
+    match DirBuilder::new().mode(DIR_MODE).create(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => ensure_mode(&File::open(dir)?, DIR_MODE),
+    }
+}
+
 /// Makes a folder, durably and for its owner alone, where there is none, and those that it lies in.
 ///
 /// # Errors
 /// If it cannot be made.
 pub fn make(dir: &Path) -> Result<()> {
-    if dir.exists() {
-        return Ok(());
-    }
-    let missing: Vec<&Path> = dir
-        .ancestors()
-        .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
-        .collect();
+    let missing = missing_folders(dir);
     for dir in missing.iter().rev() {
         make_private(dir).map_err(Error::io("create the folder", dir))?;
     }
     missing.into_iter().try_for_each(sync_parent)
+}
+
+/// A folder and those that it lies in, as far as they are not there; the innermost first.
+fn missing_folders(dir: &Path) -> Vec<&Path> {
+    dir.ancestors()
+        .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
+        .collect()
 }
 
 /// Removes a folder with all that is in it, where there is one. A symbolic link in its place is removed, and not what it
@@ -653,10 +709,7 @@ pub fn remove(path: &Path) -> Result<()> {
 /// # Errors
 /// If the folder cannot be synced.
 pub fn sync_parent(path: &Path) -> Result<()> {
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    sync(parent.unwrap_or(Path::new(".")))
+    sync(path.parent().unwrap_or(Path::new(".")))
 }
 
 /// Makes the names in a folder durable.
