@@ -1352,8 +1352,10 @@ fn recent_ids(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::config::Durability;
+    use crate::config::{Durability, NameLimits};
     use crate::event::{Event, EventType};
 
     fn store(dir: &Path) -> Result<Store> {
@@ -1364,6 +1366,8 @@ mod tests {
             rollup_retention_days: 365,
             rollup_at: chrono::NaiveTime::MIN,
             user_key_file: None,
+            names: NameLimits::default(),
+            limit_erasure_percent: 5,
         };
         Store::open(&config, "the test", Utc::now())
     }
@@ -1381,7 +1385,7 @@ mod tests {
             event_id: None,
             received_at_us: 1_000_000_000_000_000,
         };
-        store.draft_maker().push(&mut draft, &event)?;
+        store.draft_maker().push(&mut draft, &event);
         Ok(draft)
     }
 

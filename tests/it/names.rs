@@ -175,8 +175,8 @@ fn a_user_beyond_the_limit_is_erased_like_any_other() {
 
 #[test]
 fn a_user_beyond_the_limit_gets_a_number_on_a_day_with_room() {
-    let dir = folder();
-    let file = dir.path().join("in.ndjson");
+    let (dir, input) = (folder(), folder());
+    let file = input.path().join("in.ndjson");
     let line = |user: &str| format!("{}\n", event(Some(user), "a"));
     let import = |users: &[&str]| {
         let lines: String = users.iter().map(|user| line(user)).collect();
@@ -276,8 +276,8 @@ fn usage_lists_as_many_features_as_asked_for_and_sums_the_others_up() {
 
 #[test]
 fn rollup_lines_stay_short_and_unreadable_ones_are_made_again() {
-    let dir = folder();
-    let file = dir.path().join("in.ndjson");
+    let (dir, input) = (folder(), folder());
+    let file = input.path().join("in.ndjson");
     let day = today() - Days::new(1);
     let lines: String = (0..1_500)
         .map(|number| {

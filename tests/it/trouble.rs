@@ -1011,7 +1011,9 @@ fn a_reader_keeps_what_it_saw_when_a_compaction_an_erasure_or_an_expiry_takes_th
     let mut compacted = engine.store().whole(range.clone()).unwrap();
     engine.seal(Utc::now()).unwrap();
     let mut erased = engine.store().whole(range.clone()).unwrap();
-    let receipt = engine.erase(&[a_user(dir.path())], Utc::now()).unwrap();
+    let receipt = engine
+        .erase(&[a_user(dir.path())], None, Utc::now())
+        .unwrap();
     assert!(receipt.erased.events > 0);
     let mut expired = engine.store().whole(range.clone()).unwrap();
     let retention = store::Retention {
