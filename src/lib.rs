@@ -16,7 +16,7 @@
 //! | [`metrics`] | pure: the closed list of questions; lazy frame of events → lazy frames of numbers, as Polars expressions |
 //! | [`store`] | everything that touches the data folder: log, segments, states, postings, manifest, recovery, compaction, expiry |
 //! | [`daily`] | pure: what one day leaves behind, how such states merge, and their bytes |
-//! | [`names`] | numbers for users, features and event types |
+//! | [`names`] | numbers for users, features and event types; who gets one is decided in [`store`], within the limits of a day |
 //! | [`event`] | one event ↔ one line of the log; every check and refusal of what clients send |
 //! | [`rollup`] | which closed days lack a rollup, and the rollup log |
 //! | [`cohorts`] | the named sets of users |
@@ -26,7 +26,7 @@
 //! | [`import`], [`demo`] | existing events in; a made-up history |
 //! | [`backoff`] | pauses after failures, and failures that repeat in the traces |
 //! | [`window`], [`schema`], [`digest`], [`checksum`], [`leb128`] | days and zones; columns; ids without their text; CRC-32C; numbers as bytes |
-//! | [`config`], [`error`] | settings; the one error |
+//! | [`config`], [`error`], [`backoff`] | settings; the one error; when failed work is tried again and how often it is traced |
 //!
 //! # What always holds
 //!
@@ -42,8 +42,11 @@
 //!    program that lists the lake sees no event twice.
 //! 7. No number is made from damaged bytes: lines and files carry checksums, which are checked before use.
 //! 8. The number of a user is the same for ever ([`store`] keeps the dictionary).
-//! 9. No clock alone deletes anything.
-//! 10. The address of a client is never stored and never traced; traces hold no user data.
+//! 9. No clock alone deletes anything, and `received_at` never goes back.
+//! 10. What anybody can send is bounded: responses that nobody reads, connections, bytes and events of one client, names of a
+//!     day. Beyond a limit nothing that was accepted is lost.
+//! 11. Nothing is changed or removed that is not ours by name and place.
+//! 12. The address of a client is never stored and never traced; traces hold no user data.
 //!
 //! # Where to start reading
 //!
