@@ -331,11 +331,6 @@ impl Store {
         }
     }
 
-    /// Whether the log is one that the next start reads back: no other program took it away.
-    pub fn is_log_in_place(&self) -> bool {
-        !matches!(self.writer.check(), Err(Error::Poisoned(reason)) if is_displaced(&reason))
-    }
-
     /// The events of a time range, in µs, with the columns of [`schema::COUNTED`]. All that were answered
     /// before are in it.
     ///
@@ -563,7 +558,11 @@ impl Store {
         let last = waiting.last().map_or(0, |log| log.number);
         let aside = RotatedLog::prepare(self.folder.path(), last.max(manifest.sequence) + 1)?;
         let next_log = NextLog::prepare(self.folder.path(), &aside)?;
-        let mark = self.writer.rotate(next_log)?;
+        let rotated = self.writer.rotate(next_log).inspect_err(|_| {
+            // The second name may be that of a file of another program, which took the place of the log.
+            let _ = RotatedLog::undo_rotation(self.folder.path());
+        });
+        let mark = rotated?;
         event_log::sync_rotation(self.folder.path())?;
         let logs = RotatedLog::list(self.folder.path())?;
         let chunks = self.view.lock().tail.covered(mark);

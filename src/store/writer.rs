@@ -417,6 +417,7 @@ impl Running {
         if let Some(reason) = self.status.poison.get() {
             return Err(Error::Poisoned(reason.clone()));
         }
+        self.check_in_place()?;
         self.writer
             .log
             .rotate(next)
