@@ -73,6 +73,9 @@ impl Engine {
             true => Readers::ByUmask,
             false => Readers::Owner,
         };
+        if readers == Readers::Owner {
+            folder.check_writable()?;
+        }
         let temp = match (is_bucket, folder.access()) {
             (false, _) => PathBuf::new(),
             (true, Access::ReadWrite) => folder.temp(UPLOAD_DIR)?,

@@ -33,7 +33,7 @@ use crate::rollup::{self, RollupLine, RollupLog};
 use crate::store::folder::Purpose;
 use crate::store::{
     Clock, Draft, Effort, Erased, ErasureLimit, Expired, Rebuilt, Received, Reply, RestCounts,
-    Retention, SealUrgency, Sealed, Store, StoreSize,
+    Retention, SealUrgency, Sealed, Store, StoreSize, is_displaced,
 };
 use crate::window::{self, Window, WindowFacts, WindowRequest};
 
@@ -644,13 +644,13 @@ impl Engine {
         if self.size().log_events > 0
             && let Err(error) = self.store.seal()
         {
-            match self.store.is_log_in_place() {
-                true => warn!("The log stays as it is and is read back at the next start: {error}"),
-                false => error!(
+            match &error {
+                Error::Poisoned(reason) if is_displaced(reason) => error!(
                     "{} events are in no segment, and their log is not under its name; the next start finds them only if it \
-                     is put back there before: {error}",
+                     is put back there before",
                     self.size().log_events
                 ),
+                _ => warn!("The log stays as it is and is read back at the next start: {error}"),
             }
         }
     }

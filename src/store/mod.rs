@@ -428,11 +428,6 @@ impl Store {
         }
     }
 
-    /// Whether the log is one that the next start reads back: no other program took it away.
-    pub fn is_log_in_place(&self) -> bool {
-        !matches!(self.writer.check(), Err(Error::Poisoned(reason)) if is_displaced(&reason))
-    }
-
     /// The time of receipt of events that come in when the clock says `now`: never before that of the newest event.
     ///
     /// # Errors
@@ -748,7 +743,10 @@ impl Store {
         }
         let aside = RotatedLog::prepare(root, manifest.sequence + 1)?;
         let next_log = NextLog::prepare(root, &aside)?;
-        self.writer.rotate(next_log)?;
+        self.writer.rotate(next_log).inspect_err(|_| {
+            // The second name may be that of a file of another program, which took the place of the log.
+            let _ = RotatedLog::undo_rotation(root);
+        })?;
         event_log::sync_rotation(root)?;
         Ok(RotatedLog::list(root)?.into_iter().next())
     }

@@ -448,6 +448,7 @@ impl Running {
         if let Some(reason) = self.status.poison.get() {
             return Err(Error::Poisoned(reason.clone()));
         }
+        self.check_in_place()?;
         let rotated = self.writer.log.id()?;
         match self.writer.log.rotate(next) {
             // It goes on with the log that it has.
