@@ -134,7 +134,6 @@ pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Outp
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS);
-
     let mut stop = std::pin::pin!(stop);
     loop {
         let accept = async {
