@@ -8,7 +8,7 @@ mod status;
 
 use std::sync::{Mutex, PoisonError};
 
-use chrono::{DateTime, Days, NaiveDate, SecondsFormat, Utc};
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, SecondsFormat, TimeDelta, Utc};
 use chrono_tz::Tz;
 use polars::prelude::{DataFrame, LazyFrame, OptFlags};
 use serde::Serialize;
@@ -374,6 +374,8 @@ impl Engine {
             .unwrap_or_else(PoisonError::into_inner);
         let folder = self.store.folder();
         let mut log = RollupLog::load(folder)?;
+        // A day that has a line is not counted again: a clock that is ahead must not close one that goes on.
+        let now = now.min(last_instant(self.store.believed_day(now)));
         let closed = rollup::last_closed_day(now);
         let keep_days = self.config.rollup_retention_days;
         let has_expired = self.store.expiry().states_from.is_some();
@@ -716,6 +718,11 @@ impl PendingIngest {
         }
         Ok(answer)
     }
+}
+
+/// The last instant of a day.
+fn last_instant(day: NaiveDate) -> DateTime<Utc> {
+    (day + Days::new(1)).and_time(NaiveTime::MIN).and_utc() - TimeDelta::microseconds(1)
 }
 
 /// Judges an event. One whose own time is the clock's is accepted while it is open whether the clock is right.

@@ -198,6 +198,15 @@ impl TrustedClock {
         Ok(DateTime::from_timestamp_micros(believed_us).unwrap_or(now))
     }
 
+    /// The last believed day when the clock says `now`: only days before it are over.
+    pub fn believed_day(&self, now: DateTime<Utc>) -> NaiveDate {
+        let mut state = self.lock();
+        // A clock that is not believed moves no day.
+        let _ = self.look(&mut state, now);
+        let today = now.date_naive();
+        state.seen_on.map_or(today, |seen_on| seen_on.min(today))
+    }
+
     /// The day by which things expire when the clock says that it is `today`.
     ///
     /// # Errors

@@ -444,6 +444,11 @@ impl Store {
         self.clock.believed(now)
     }
 
+    /// The last believed day when the clock says `now`: days before it are over, whatever the clock is.
+    pub fn believed_day(&self, now: DateTime<Utc>) -> NaiveDate {
+        self.clock.believed_day(now)
+    }
+
     /// The newest `received_at`, if there is an event.
     pub fn newest_received_at(&self) -> Option<DateTime<Utc>> {
         let newest_us = self.clock.newest_us()?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use echopilot_analytics::engine::{Engine, IngestAnswer};
+use echopilot_analytics::engine::{Engine, IngestAnswer, RollupScope};
 use echopilot_analytics::error::Error;
 use echopilot_analytics::store::Clock;
 use echopilot_analytics::window::WindowRequest;
@@ -357,6 +357,39 @@ fn an_idle_server_expires_in_the_end_and_one_that_was_off_says_what_to_run() {
     drop(open);
     let open = engine(dir.path(), later(481));
     assert!(send(&open, &event, later(481)).is_some());
+}
+
+#[test]
+fn a_clock_that_is_ahead_rolls_no_day_up_that_is_not_over() {
+    let dir = folder();
+    let open = engine(dir.path(), start());
+    let day = |days| (start() + TimeDelta::days(days)).date_naive();
+    let event = |ts: DateTime<Utc>| json!({"events":[{"event_type":"action","user_id":"u","ts":ts.to_rfc3339()}]});
+    send(&open, &event(start() - TimeDelta::days(2)), start()).unwrap();
+    assert_eq!(
+        open.rollup(RollupScope::Closed, start()).unwrap().days,
+        [day(-2), day(-1)]
+    );
+    drop(open);
+    for ahead in [8, 20, 26_000] {
+        let wrong = start() + TimeDelta::days(ahead);
+        let open = engine(dir.path(), wrong);
+        for scope in [RollupScope::Due, RollupScope::Closed] {
+            assert_eq!(
+                open.rollup(scope, wrong).unwrap().days,
+                [] as [NaiveDate; 0],
+                "{ahead}"
+            );
+        }
+        assert!(open.rollup(RollupScope::Day(day(1)), wrong).is_err());
+    }
+    let next = start() + TimeDelta::days(1);
+    let open = engine(dir.path(), next);
+    send(&open, &event(start()), next).unwrap();
+    assert_eq!(
+        open.rollup(RollupScope::Closed, next).unwrap().days,
+        [day(0)]
+    );
 }
 
 #[test]
