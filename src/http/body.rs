@@ -26,9 +26,9 @@ const BROTLI_BUFFER_BYTES: usize = 8 << 10;
 /// Bytes of a body that are read: a client that is cut off while it sends does not see why.
 const MAX_PASSED_BYTES: usize = 16 << 20;
 /// Bytes of a body that take no room: most batches are no longer, and all connections together may have them.
-const FREE_BYTES: usize = 32 << 10;
+const FREE_BYTES: usize = 16 << 10;
 /// Room that a longer body takes at a time, in KiB: more than a frame.
-const ROOM_KIB: usize = 64;
+const ROOM_KIB: usize = 32;
 
 /// Content encodings that are understood.
 const ENCODINGS: &str = "gzip, deflate, br, zstd";

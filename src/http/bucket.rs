@@ -44,7 +44,8 @@ impl Bucket {
     /// # Errors
     /// That time, if there is none now.
     pub fn check(&self, level: &Level, now: Instant) -> Result<(), Duration> {
-        self.take(&mut level.clone(), 1.0, now)
+        let mut level = *level;
+        self.take(&mut level, 1.0, now)
     }
 
     /// Tokens that were taken and have not come back yet.

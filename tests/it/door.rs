@@ -804,9 +804,9 @@ fn a_hangup_reads_the_keys_again_and_a_bad_file_changes_nothing() {
     );
     write(&format!("{old}\n"));
     let data = dir.path().join("data");
-    let mut command = echopilot(&data);
-    command.env("ECHOPILOT_DASH_KEY_FILE", &file);
-    let mut server = Server::start_with_its_key(&mut command);
+    let start =
+        || Server::start_with_its_key(echopilot(&data).env("ECHOPILOT_DASH_KEY_FILE", &file));
+    let mut server = start();
     server.wait_for("Others may read the dashboard keys");
     let valid = |server: &Server| {
         [old, new, newest].map(|key| {
@@ -843,9 +843,16 @@ fn a_hangup_reads_the_keys_again_and_a_bad_file_changes_nothing() {
     server.signal("HUP");
     server.wait_for("cannot read");
     assert_eq!(valid(&server), [false, true, true]);
+    write(old);
     let traced = server.stop();
     for key in [old, new, newest, "password12345678"] {
         assert!(!traced.contains(key), "{traced}");
+    }
+    // The command that is printed writes the first key of the file, whatever the file is called.
+    assert_eq!(printed_key(&traced), old);
+    for text in [format!("{new},{old}"), format!("\n{new}\n{old}\n")] {
+        write(&text);
+        assert_eq!(printed_key(&start().kill()), new);
     }
     // A key that is a setting stays, and so does the server.
     let mut server = serve(&data, &[]);
@@ -859,6 +866,17 @@ fn a_hangup_reads_the_keys_again_and_a_bad_file_changes_nothing() {
     server.signal("HUP");
     server.wait_for("Read the dashboard keys again: 1 valid");
     assert_eq!(valid(&server), [false, true, false]);
+}
+
+/// What a shell makes of the key in the command that a start prints; the file has the old key again.
+fn printed_key(traced: &str) -> String {
+    let (_, command) = traced.split_once("X-Dash-Key: ").expect(traced);
+    let (key, _) = command.split_once("\"\n").expect(traced);
+    let shell = Command::new("sh")
+        .args(["-c", &format!("printf %s \"{key}\"")])
+        .output()
+        .unwrap();
+    String::from_utf8(shell.stdout).unwrap()
 }
 
 #[test]
