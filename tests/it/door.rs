@@ -445,12 +445,14 @@ fn where_all_connections_are_taken_those_that_wait_make_room_and_otherwise_clien
     let dir = folder();
     let server = serve(dir.path(), &[("LIMIT_CONNECTIONS", "10")]);
     let mut idle: Vec<TcpStream> = (0..10).map(|_| connect(&server)).collect();
-    // One that has just come is not ended for another.
+    // One that has just come is not ended for another; and none would end by itself for seconds.
+    let asked = Instant::now();
     until("the oldest may go", || server.post(&events(1)).0 == 200);
     for _ in 0..20 {
         until("there is room", || server.post(&events(1)).0 == 200);
     }
     assert!(limit(&server, "connections").2 >= 1);
+    assert!(asked.elapsed() < Duration::from_secs(8));
     // The oldest ended, without a byte.
     assert_eq!(read_all(&mut idle[0]), "");
     drop(idle);
@@ -804,8 +806,13 @@ fn a_hangup_reads_the_keys_again_and_a_bad_file_changes_nothing() {
     );
     write(&format!("{old}\n"));
     let data = dir.path().join("data");
-    let start =
-        || Server::start_with_its_key(echopilot(&data).env("ECHOPILOT_DASH_KEY_FILE", &file));
+    let start = || {
+        Server::start_with_its_key(
+            echopilot(&data)
+                .env("ECHOPILOT_DASH_KEY_FILE", &file)
+                .env("ECHOPILOT_LIMIT_WRONG_KEYS", "0"),
+        )
+    };
     let mut server = start();
     server.wait_for("Others may read the dashboard keys");
     let valid = |server: &Server| {
@@ -852,7 +859,10 @@ fn a_hangup_reads_the_keys_again_and_a_bad_file_changes_nothing() {
     assert_eq!(printed_key(&traced), old);
     for text in [format!("{new},{old}"), format!("\n{new}\n{old}\n")] {
         write(&text);
-        assert_eq!(printed_key(&start().kill()), new);
+        let mut server = start();
+        // It comes after the command.
+        server.wait_for("Listening on");
+        assert_eq!(printed_key(&server.kill()), new);
     }
     // A key that is a setting stays, and so does the server.
     let mut server = serve(&data, &[]);
