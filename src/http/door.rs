@@ -31,7 +31,8 @@ pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const FINISH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time that connections have to end once they were cut.
 const CUT_TIMEOUT: Duration = Duration::from_millis(500);
-/// Pause after the system refused a connection, so that a lack of descriptors does not spin.
+/// Pause after the system refused a connection, so that a lack of descriptors does not spin, and until those that were asked to
+/// end have ended.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often clients that use nothing are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
@@ -43,7 +44,7 @@ const EVICT_PAUSE: Duration = Duration::from_millis(10);
 const EVICTED_SHARE: usize = 100;
 /// Of the descriptors that are kept for files, one of so many is for a connection that was told that there is no room for it: it takes
 /// one for a second.
-const TURNED_AWAY_SHARE: u64 = 8;
+const TURNED_AWAY_SHARE: u64 = 4;
 /// Least time between two lines of the trace about connections that cannot be accepted.
 const TRACE_INTERVAL: Duration = Duration::from_secs(60);
 /// Descriptors that are kept for files where there are enough; otherwise half of them.
@@ -178,6 +179,16 @@ impl Door {
         has_room()
     }
 
+    /// How many connections are asked to end at once.
+    fn evicted_at_once(&self) -> usize {
+        (self.most / EVICTED_SHARE).max(1)
+    }
+
+    /// Whether so many are about to end that others wait for them: each still has its descriptor.
+    fn is_crowded(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed) > self.evicted_at_once()
+    }
+
     /// Asks the connections to end that wait longest for a request.
     fn evict(&self) {
         let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -192,7 +203,7 @@ impl Door {
             .filter_map(|progress| Some((progress.waited()?, progress)))
             .filter(|(waited, _)| *waited >= LEAST_WAIT)
             .collect();
-        let count = (self.most / EVICTED_SHARE).max(1).min(waiting.len());
+        let count = self.evicted_at_once().min(waiting.len());
         if count > 0 && count < waiting.len() {
             waiting.select_nth_unstable_by(count - 1, |(a, _), (b, _)| b.cmp(a));
         }
@@ -272,8 +283,11 @@ pub async fn serve(
     let mut next_id = 0;
     let (mut failures, mut traced) = (0, None::<Instant>);
     loop {
+        let is_crowded = door.is_crowded();
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(), if !is_crowded => accepted,
+            () = door.closed.notified(), if is_crowded => continue,
+            () = tokio::time::sleep(ACCEPT_PAUSE), if is_crowded => continue,
             _ = sweep.tick() => {
                 door.clients.sweep(Instant::now());
                 continue;
