@@ -1,6 +1,8 @@
 //! Starting and stopping the server process: traces, the dashboard key, the port, signals.
 
-use std::io::IsTerminal;
+use std::fs::OpenOptions;
+use std::io::{IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::http::{self, DashKeys};
 use crate::schedule::Schedule;
-use crate::store::folder::Folder;
+use crate::store::folder::{self, Folder};
 
 /// The dashboard key's file in the data folder.
 const KEY_FILE: &str = "dash_key";
@@ -122,7 +124,18 @@ fn make_key(folder: &Folder, path: &Path) -> Result<String> {
         Error::io("make a key for", path)(std::io::Error::other(error.to_string()))
     })?;
     let key: String = bits.iter().map(|byte| format!("{byte:02x}")).collect();
-    folder.replace(KEY_FILE, format!("{key}\n").as_bytes())?;
+    let temp = folder.temp(KEY_FILE)?;
+    OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(&temp)
+        .and_then(|mut file| {
+            writeln!(file, "{key}")?;
+            file.sync_all()
+        })
+        .map_err(Error::io("write", &temp))?;
+    folder::publish(&temp, path)?;
     Ok(key)
 }
 
