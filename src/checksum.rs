@@ -107,7 +107,7 @@ pub fn unwrap(text: &[u8]) -> Result<&[u8], Mismatch> {
     check_object(object)?;
     object
         .strip_prefix(CHECKED)
-        .and_then(|rest| rest.get(..rest.len() - KEY.len() - DIGITS - END.len()))
+        .and_then(|rest| rest.get(..rest.len().checked_sub(KEY.len() + DIGITS + END.len())?))
         .ok_or(Mismatch::Missing)
 }
 

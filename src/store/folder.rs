@@ -79,16 +79,7 @@ impl Folder {
     /// cannot be written. Then nothing was changed.
     pub fn open(path: &Path, holder: &str, purpose: Purpose) -> Result<Self> {
         if purpose != Purpose::Inspect && !path.exists() {
-            let missing = missing_folders(path);
-            let parent = path
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty());
-            // Those above it are not ours alone.
-            parent
-                .map_or(Ok(()), fs::create_dir_all)
-                .and_then(|()| make_private(path))
-                .map_err(Error::io("create the data folder", path))?;
-            missing.into_iter().try_for_each(sync_parent)?;
+            make_data_folder(path)?;
         }
         let lock = File::open(path).map_err(Error::io("open the data folder", path))?;
         let access = match purpose {
@@ -233,7 +224,7 @@ impl Folder {
             drop(out);
             file.sync_all().map_err(Error::io("sync", &temp))
         })?;
-        publish(&temp, &self.path.join(name))
+        or_remove(&temp, || publish(&temp, &self.path.join(name)))
     }
 
     /// Puts a value, as readable JSON with a checksum, in place of the file `name`, as [`Folder::replace`] does.
@@ -375,6 +366,17 @@ fn make_tree_private(path: &Path) -> usize {
             .sum::<usize>();
     }
     changed
+}
+
+/// Makes the data folder, durably, for its owner alone; those that it lies in are not ours and have their usual modes.
+fn make_data_folder(path: &Path) -> Result<()> {
+    let missing = missing_folders(path);
+    missing
+        .get(1)
+        .map_or(Ok(()), fs::create_dir_all)
+        .and_then(|()| make_private(path))
+        .map_err(Error::io("create the data folder", path))?;
+    missing.into_iter().try_for_each(sync_parent)
 }
 
 fn lock_folder(lock: &File, path: &Path, access: Access) -> Result<()> {
@@ -709,7 +711,10 @@ pub fn remove(path: &Path) -> Result<()> {
 /// # Errors
 /// If the folder cannot be synced.
 pub fn sync_parent(path: &Path) -> Result<()> {
-    sync(path.parent().unwrap_or(Path::new(".")))
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    sync(parent.unwrap_or(Path::new(".")))
 }
 
 /// Makes the names in a folder durable.
