@@ -223,7 +223,11 @@ impl Destination {
     /// # Errors
     /// If it cannot be removed.
     pub fn clear_temp(&self) -> Result<()> {
-        folder::remove_all(&self.temp_dir())
+        let dir = self.temp_dir();
+        match dir.exists() {
+            true => folder::remove_all(&dir).and_then(|()| folder::sync_parent(&dir)),
+            false => Ok(()),
+        }
     }
 
     fn temp_dir(&self) -> PathBuf {

@@ -226,7 +226,8 @@ impl Source {
                 }
                 let events = segment::scan(std::slice::from_ref(segment))?
                     .slice(*start as i64, length as IdxSize)
-                    .collect()?;
+                    .collect_with_engine(Engine::Streaming)?
+                    .unwrap_single();
                 *start += length;
                 let mut text = Vec::new();
                 write_lines(&events, &mut text)?;
