@@ -146,10 +146,17 @@ fn who_comes_back_to_a_running_server_is_one_user_in_memory_and_on_disk() {
         let year = start - TimeDelta::days(364);
         ingest(
             &open,
-            &[used("back", year), used("gone", year), used("stays", start)],
+            &[
+                used("back", year),
+                used("gone", year),
+                used("waits", year),
+                used("stays", start),
+            ],
             start,
         );
         open.store().seal().unwrap();
+        // Of one of them another event is not sealed yet.
+        ingest(&open, &[used("waits", start)], start);
         let later = start + TimeDelta::days(2);
         // Two midnights, seen one after the other.
         open.expire((start + TimeDelta::days(1)).date_naive(), Clock::Doubted)
@@ -161,10 +168,10 @@ fn who_comes_back_to_a_running_server_is_one_user_in_memory_and_on_disk() {
         assert_eq!((expired.states, expired.users), (1, 2));
         assert_eq!(
             dictionary(dir.path()),
-            [Value::Null, Value::Null, json!("stays")]
+            [Value::Null, Value::Null, json!("waits"), json!("stays")]
         );
         assert_eq!(open.store().names().users.find("back"), None);
-        assert_eq!(open.store().names().users.find("stays"), Some(2));
+        assert_eq!(open.store().names().users.find("stays"), Some(3));
         ingest(
             &open,
             &[
@@ -182,7 +189,7 @@ fn who_comes_back_to_a_running_server_is_one_user_in_memory_and_on_disk() {
             };
             engine.usage(&request, start).unwrap().numbers.mau
         };
-        assert_eq!(mau(&open), 3);
+        assert_eq!(mau(&open), 4);
         let mut events = 0;
         open.user_events("back", |lines| {
             events += lines.iter().filter(|&&byte| byte == b'\n').count();
@@ -203,13 +210,19 @@ fn who_comes_back_to_a_running_server_is_one_user_in_memory_and_on_disk() {
             let found = dictionary(dir.path());
             assert_eq!(
                 found,
-                [json!("back"), Value::Null, json!("stays"), json!("new")]
+                [
+                    json!("back"),
+                    Value::Null,
+                    json!("waits"),
+                    json!("stays"),
+                    json!("new")
+                ]
             );
         }
         drop(open);
         // As after a crash.
         let open = engine(dir.path(), start);
-        assert_eq!(mau(&open), 3);
+        assert_eq!(mau(&open), 4);
         open.store().seal().unwrap();
         drop(open);
         let found = dictionary(dir.path());
@@ -220,7 +233,7 @@ fn who_comes_back_to_a_running_server_is_one_user_in_memory_and_on_disk() {
         );
         assert!(!found.contains(&json!("gone")));
         let open = engine(dir.path(), start);
-        assert_eq!(mau(&open), 3);
+        assert_eq!(mau(&open), 4);
         assert_eq!(open.rebuild().unwrap().changed, 0);
         assert_eq!(run_json_of_verify(dir.path(), open), json!([]));
     }
