@@ -27,6 +27,11 @@ pub const LAKE_DIR: &str = "events";
 const DAMAGED_DIR: &str = "damaged";
 /// Rows of a row group: a reader of one user's events reads one of them, and a scan works on several at once.
 const ROW_GROUP_ROWS: usize = 1 << 17;
+/// Bytes of metadata in a row group, about: a reader of a few rows may have to read the dictionary of all of it. Usual events
+/// have less in as many rows as a row group has.
+const ROW_GROUP_BYTES: usize = 16 << 20;
+/// Rows of a row group at least.
+const MIN_ROW_GROUP_ROWS: usize = 1 << 10;
 /// Bytes written at a time: the engine itself writes a few at a time.
 const WRITE_BUFFER_BYTES: usize = 1 << 20;
 
@@ -462,6 +467,14 @@ pub fn write_day(temp: &Path, path: String, events: DataFrame) -> Result<Segment
     }
 }
 
+/// Rows of a row group of these events: fewer where they have much metadata.
+fn row_group_rows(events: &DataFrame) -> Result<usize> {
+    let metadata = events.column(schema::METADATA)?.str()?;
+    let bytes: usize = metadata.iter().flatten().map(str::len).sum();
+    let rows = ROW_GROUP_BYTES.saturating_mul(events.height()) / bytes.max(1);
+    Ok(rows.clamp(MIN_ROW_GROUP_ROWS, ROW_GROUP_ROWS))
+}
+
 /// Writes events in the order of users and then of time. Users lie together because nearly every question that reads
 /// events is about what a user did: groups are found next to each other, and one user's events are in one row group.
 fn write_sorted(temp: &Path, path: String, mut events: DataFrame) -> Result<SegmentFacts> {
@@ -469,7 +482,7 @@ fn write_sorted(temp: &Path, path: String, mut events: DataFrame) -> Result<Segm
     let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, Summing::new(&file));
     ParquetWriter::new(&mut writer)
         .with_compression(ParquetCompression::Zstd(None))
-        .with_row_group_size(Some(ROW_GROUP_ROWS))
+        .with_row_group_size(Some(row_group_rows(&events)?))
         .set_parallel(false)
         .finish(&mut events)?;
     writer.flush().map_err(Error::io("write", temp))?;
