@@ -30,6 +30,11 @@ pub const LAKE_DIR: &str = "events";
 const DAMAGED_DIR: &str = "damaged";
 /// Rows of a row group: a reader of one user's events reads one of them, and a scan works on several at once.
 const ROW_GROUP_ROWS: usize = 1 << 17;
+/// Bytes of metadata in a row group, about: a reader of a few rows may have to read the dictionary of all of it. Usual events
+/// have less in as many rows as a row group has.
+const ROW_GROUP_BYTES: usize = 16 << 20;
+/// Rows of a row group at least.
+const MIN_ROW_GROUP_ROWS: usize = 1 << 10;
 
 /// What the manifest keeps of a segment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -593,14 +598,23 @@ pub fn write_day(temp: &Path, path: String, events: DataFrame) -> Result<Segment
     }
 }
 
+/// Rows of a row group of these events: fewer where they have much metadata.
+fn row_group_rows(events: &DataFrame) -> Result<usize> {
+    let metadata = events.column(schema::METADATA)?.str()?;
+    let bytes: usize = metadata.iter().flatten().map(str::len).sum();
+    let rows = ROW_GROUP_BYTES.saturating_mul(events.height()) / bytes.max(1);
+    Ok(rows.clamp(MIN_ROW_GROUP_ROWS, ROW_GROUP_ROWS))
+}
+
 /// Writes events in the order of users and then of time. Users lie together because nearly every question that reads
 /// events is about what a user did: groups are found next to each other, and one user's events are in one row group.
 fn write_sorted(temp: &Path, path: String, mut events: DataFrame) -> Result<SegmentFacts> {
+    let rows = row_group_rows(&events)?;
     let output = Output::new(folder::create(temp)?, temp);
     let Written { bytes, crc32c } = output.write(|out| {
         ParquetWriter::new(out)
             .with_compression(ParquetCompression::Zstd(None))
-            .with_row_group_size(Some(ROW_GROUP_ROWS))
+            .with_row_group_size(Some(rows))
             .set_parallel(false)
             .finish(&mut events)?;
         Ok(())
