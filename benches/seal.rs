@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use chrono::{NaiveTime, Utc};
-use echopilot_analytics::config::{Durability, StoreConfig};
+use echopilot_analytics::config::{Durability, NameLimits, StoreConfig};
 use echopilot_analytics::event::{Event, EventType};
 use echopilot_analytics::store::{Draft, Store};
 
@@ -43,6 +43,7 @@ fn seal() -> f64 {
         rollup_retention_days: 365,
         rollup_at: NaiveTime::MIN,
         user_key_file: None,
+        names: NameLimits::default(),
         limit_erasure_percent: 5,
     };
     let now = Utc::now();
@@ -51,9 +52,7 @@ fn seal() -> f64 {
     for first in (0..EVENTS).step_by(EVENTS_PER_DRAFT as usize) {
         let mut draft = Draft::default();
         for number in first..first + EVENTS_PER_DRAFT {
-            maker
-                .push(&mut draft, &event(number, now.timestamp_micros()))
-                .unwrap();
+            maker.push(&mut draft, &event(number, now.timestamp_micros()));
         }
         let stored = store
             .append(draft)

@@ -188,7 +188,7 @@ pub struct ServeConfig {
     )]
     pub neutral_path: NeutralPath,
 
-    /// Origins whose pages may send events, comma separated, such as https://example.com
+    /// Origins whose pages may send events, comma separated, such as `https://example.com`
     #[arg(
         long,
         env = "ECHOPILOT_ORIGINS",

@@ -144,10 +144,10 @@ impl Asked<'_> {
                     _ => self.feature_counts_of_events(metric)?,
                 };
                 let mut rest = Count::default();
-                let of_rest = (REST_FEATURE, None)..(REST_FEATURE + 1, None);
-                counts
-                    .extract_if(of_rest, |_, _| true)
-                    .for_each(|(_, count)| rest.merge(count));
+                let named = counts.split_off(&(REST_FEATURE + 1, None));
+                for count in std::mem::replace(&mut counts, named).into_values() {
+                    rest.merge(count);
+                }
                 if rest.events > 0 {
                     let rest = json!({"events": rest.events, "users": rest.users.len()});
                     notes.insert("rest".into(), rest);

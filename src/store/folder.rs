@@ -1,6 +1,6 @@
 //! The data folder: one holder at a time, its files readable by their owner alone, and replacements that survive a power cut.
 //!
-//! Whose a folder is, is judged before anything is written ([`super::ownership`]). One that cannot be written is read as it is.
+//! Whose a folder is, is judged before anything is written (`ownership`). One that cannot be written is read as it is.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{BufWriter, Write};

@@ -258,7 +258,8 @@ fn is_fresh(root: &Path) -> bool {
 /// If a folder cannot be listed.
 pub fn report_strangers(root: &Path) -> Result<()> {
     let mut strangers = Vec::new();
-    let folders: [(&str, fn(&str) -> bool); 6] = [
+    type IsOurs = fn(&str) -> bool;
+    let folders: [(&str, IsOurs); 6] = [
         ("events", shape::is_day_folder),
         ("states", shape::is_state),
         ("postings", shape::is_postings),

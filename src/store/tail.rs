@@ -198,10 +198,8 @@ impl Tail {
             let is_known = chunks
                 .last()
                 .is_some_and(|last| Arc::ptr_eq(&last.part.file, file));
-            if !is_known {
-                if id_of(file)? != log {
-                    break;
-                }
+            if !is_known && id_of(file)? != log {
+                break;
             }
             chunks.push(chunk.clone());
         }

@@ -62,7 +62,7 @@ struct Sent {
 }
 
 impl Sent {
-    fn new(&mut self, engine: &Engine, name: &str, clock: DateTime<Utc>) -> bool {
+    fn send_new(&mut self, engine: &Engine, name: &str, clock: DateTime<Utc>) -> bool {
         let mut is_accepted = true;
         for batch in batches(name, start()) {
             match send(engine, &batch, clock) {
@@ -147,9 +147,9 @@ fn no_jump_of_the_clock_loses_doubles_or_expires_an_event() {
                 let oldest = json!({"events":[{"event_type":"action","user_id":"old","ts":old.to_rfc3339()}]});
                 send(&open, &oldest, start()).unwrap();
                 sent.acknowledged += 1;
-                assert!(sent.new(&open, "before", start()));
+                assert!(sent.send_new(&open, "before", start()));
                 open.store().seal().unwrap();
-                assert!(sent.new(&open, "before, in the log", start()));
+                assert!(sent.send_new(&open, "before, in the log", start()));
                 if is_sealed {
                     open.store().seal().unwrap();
                 }
@@ -158,7 +158,7 @@ fn no_jump_of_the_clock_loses_doubles_or_expires_an_event() {
                     open = engine(dir.path(), wrong);
                 }
                 sent.again(&open, "before", wrong);
-                let is_accepted = sent.new(&open, "during", wrong);
+                let is_accepted = sent.send_new(&open, "during", wrong);
                 let is_ready = open.check_ready(wrong).is_ok();
                 assert_eq!(is_accepted, is_ready, "{what}");
                 for name in ["before", "before, in the log", "during"] {
@@ -200,7 +200,7 @@ fn no_jump_of_the_clock_loses_doubles_or_expires_an_event() {
                 if is_accepted {
                     sent.again(&open, "during", right);
                 }
-                assert!(sent.new(&open, "after", right), "{what}");
+                assert!(sent.send_new(&open, "after", right), "{what}");
                 assert_eq!(
                     open.expire(right.date_naive(), Clock::Doubted)
                         .unwrap()

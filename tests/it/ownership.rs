@@ -365,7 +365,8 @@ fn zeros_of_any_length_are_cut_and_more_damage_than_one_write_is_left_as_it_is()
 
 #[test]
 fn a_log_or_folder_that_another_program_takes_away_stops_the_server_and_it_says_so() {
-    let cases: [(&str, fn(&Path)); 7] = [
+    type Change = fn(&Path);
+    let cases: [(&str, Change); 7] = [
         ("folder removed", |dir| fs::remove_dir_all(dir).unwrap()),
         ("folder renamed", |dir| {
             fs::rename(dir, dir.with_extension("old")).unwrap()

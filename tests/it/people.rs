@@ -421,7 +421,7 @@ fn access_to_very_much_is_a_stream_in_the_order_of_time_and_of_little_memory() {
     let today = Utc::now().date_naive();
     // Of two days, each time in several segments that overlap, and some at the same instant.
     let at = |number: u64| {
-        let day = today - Days::new(1 + u64::from(number % 10 == 0));
+        let day = today - Days::new(1 + u64::from(number.is_multiple_of(10)));
         let second = number * 7_919 % 80_000;
         format!(
             "{day}T{:02}:{:02}:{:02}Z",
