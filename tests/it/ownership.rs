@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use chrono::{Days, Utc};
+use echopilot_analytics::checksum;
 use serde_json::{Value, json};
 
 use crate::faults::copy;
@@ -146,29 +147,28 @@ fn files_of_others_within_the_folders_of_the_store_stay_through_every_job() {
     let dir = folder();
     let data = dir.path().join("data");
     store(&data);
-    let day = fs::read_dir(data.join("events"))
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
-    let day = day.file_name().unwrap().to_str().unwrap().to_owned();
-    let others = [
-        "tmp/notes".to_owned(),
-        "sealing/2024.ndjson".into(),
-        "sealing/notes".into(),
-        "compacting/plans/a".into(),
-        "compacting/notes".into(),
-        "damaged/notes".into(),
-        format!("damaged/{day}-notes"),
-        "states/my.state".into(),
-        "postings/my.postings".into(),
-        format!("events/{day}/2024-01.parquet"),
-        format!("events/{day}/part-00000.parquet"),
-        "events/dt=mine/x.parquet".into(),
-        "users-list.ndjson".into(),
-        "exports/notes".into(),
-    ];
+    run_json(&data, &["seal"]);
+    let mut others: Vec<String> = [
+        "tmp/notes",
+        "sealing/2024.ndjson",
+        "sealing/notes",
+        "compacting/plans/a",
+        "compacting/notes",
+        "damaged/notes",
+        "states/my.state",
+        "postings/my.postings",
+        "events/dt=mine/x.parquet",
+        "users-list.ndjson",
+        "exports/notes",
+    ]
+    .map(str::to_owned)
+    .into();
+    for day in fs::read_dir(data.join("events")).unwrap() {
+        let day = day.unwrap().file_name().into_string().unwrap();
+        others.push(format!("damaged/{day}-notes"));
+        others.push(format!("events/{day}/2024-01.parquet"));
+        others.push(format!("events/{day}/part-00000.parquet"));
+    }
     for name in &others {
         write(&data.join(name), "mine");
     }
@@ -690,6 +690,7 @@ fn an_export_removes_and_overwrites_only_what_an_export_of_this_store_wrote() {
         "notes",
         "events/notes",
         "events/dt=2020-01-01/data.parquet",
+        "events/dt=2020-01-01/part-00000.parquet",
         "duckdb/mine.sql",
     ];
     for name in others {
@@ -759,14 +760,31 @@ fn an_export_removes_and_overwrites_only_what_an_export_of_this_store_wrote() {
     let victim = dir.path().join("victim");
     fs::write(&victim, "mine").unwrap();
     let list = fs::read_to_string(to.join("export.json")).unwrap();
+    let days: Value = serde_json::from_str(&list).unwrap();
+    // As an earlier version wrote it, without a signature.
     let forged = |path: &str| {
-        json!({"days":{"2020-01-01":{"sources":[],"files":[{"path":path,"rows":1,"bytes":4,"crc32c":crc32c::crc32c(b"mine")}]}}}).to_string()
+        let mut forged = json!({"days": days["days"]});
+        forged["days"]["2020-01-01"] = json!({"sources":[],"files":[
+            {"path":path,"rows":1,"bytes":4,"crc32c":crc32c::crc32c(b"mine")}]});
+        forged.to_string()
+    };
+    // With a checksum that is right, and the signature of another text.
+    let signed_otherwise = {
+        let (body, _) = list.rsplit_once(",\"crc32c\":\"").unwrap();
+        let named = format!(
+            "\"pending\": [{:?}]",
+            "events/dt=2020-01-01/part-00000.parquet"
+        );
+        let mut text = body.replacen("\"pending\": []", &named, 1).into_bytes();
+        checksum::close_object(&mut text, 0);
+        String::from_utf8(text).unwrap() + "\n"
     };
     let data_file = "events/dt=2020-01-01/data.parquet";
     for text in [
         list.replacen("\"pending\": []", "\"pending\": [\"notes\"]", 1),
         list.replacen("part-00000", "part-00001", 1),
         list[..list.len() / 2].to_owned(),
+        signed_otherwise,
         forged("../victim"),
         forged(victim.to_str().unwrap()),
         forged("notes"),
