@@ -216,7 +216,7 @@ impl Cli {
         match self.execute() {
             Ok(code) => code,
             Err(error) => {
-                eprintln!("echopilot: {}", with_causes(&error));
+                eprintln!("echopilot: {error:#}");
                 match error.downcast_ref() {
                     Some(Error::Held { .. }) => {
                         eprintln!("{hint}");
@@ -415,19 +415,6 @@ impl Command {
             }
         }
     }
-}
-
-/// A message with its causes, each of them once: many messages have theirs in them already.
-fn with_causes(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if text.is_empty() {
-            text = cause;
-        } else if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
 }
 
 fn sources(files: &[String]) -> anyhow::Result<Vec<Source>> {

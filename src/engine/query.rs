@@ -404,6 +404,7 @@ impl Asked<'_> {
         let name = |feature| names.features.text(feature).unwrap_or_default();
         let mut wanted: HashSet<u32> = most_used(features.into_iter().collect(), limit, name)
             .into_iter()
+            .map(|(feature, _)| feature)
             .collect();
         wanted.insert(REST_FEATURE);
         let mut found = Counts::default();

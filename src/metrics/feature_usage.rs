@@ -73,7 +73,8 @@ impl FeatureUsage {
         let rest: HashSet<Option<String>> =
             rest.into_iter().map(|(group, _)| group.clone()).collect();
         let features = most_used(of_feature.into_iter().collect(), self.limit, &name);
-        let place: HashMap<u32, usize> = features.into_iter().zip(0..).collect();
+        let features = features.into_iter().map(|(feature, _)| feature);
+        let place: HashMap<u32, usize> = features.zip(0..).collect();
         let mut rows: BTreeMap<(usize, Option<String>), Count> = BTreeMap::new();
         let mut names = vec![""; place.len()];
         for ((feature, group), count) in counts {
@@ -117,7 +118,7 @@ pub fn most_used<'a>(
     mut features: Vec<(u32, u64)>,
     limit: usize,
     name: impl Fn(u32) -> &'a str,
-) -> Vec<u32> {
+) -> Vec<(u32, u64)> {
     let most_used_first = |&(a, many): &(u32, u64), &(b, more): &(u32, u64)| {
         more.cmp(&many).then_with(|| name(a).cmp(name(b)))
     };
@@ -126,5 +127,5 @@ pub fn most_used<'a>(
         features.truncate(limit);
     }
     features.sort_unstable_by(most_used_first);
-    features.into_iter().map(|(feature, _)| feature).collect()
+    features
 }

@@ -10,7 +10,7 @@
 //! Whole days of UTC are counted from daily states, in which no event is read; a reporting zone needs the
 //! events. Both ways give the same numbers. Definitions: `spec/definitions.md`, "Usage"; the user's document, "Metrics Definitions".
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use chrono_tz::Tz;
 use polars::prelude::*;
@@ -206,13 +206,9 @@ impl UsageCounts {
         let name = |feature: u32| names.features.text(feature).unwrap_or_default();
         let all: u64 = features.iter().map(|(_, events)| events).sum();
         features.retain(|&(feature, _)| feature != REST_FEATURE);
-        let events: HashMap<u32, u64> = features.iter().copied().collect();
         let listed = most_used(features, limit, name).into_iter();
         self.features = listed
-            .map(|feature| {
-                let events = events.get(&feature).copied().unwrap_or_default();
-                (name(feature).to_owned(), events)
-            })
+            .map(|(feature, events)| (name(feature).to_owned(), events))
             .collect();
         let listed: u64 = self.features.iter().map(|(_, events)| events).sum();
         self.rest.feature_events = all - listed;

@@ -4,7 +4,7 @@
 //! stored as it was sent; daily states count it under *rest*:
 //!
 //! - The first features of a day of `ts`, in the order of arrival, are counted by name, and later ones together as
-//!   [`REST_FEATURE`]. Which ones were first is what the day's state says: it has their names.
+//!   [`REST_FEATURE`]; so are new ones when all days together name very many. Which ones were first is what the day's state says: it has their names.
 //! - The first new users of a day of `received_at` get a number in the dictionary. An event of a later one counts as an event
 //!   and not as a user ([`REST_USER`]), until a day on which there is room for that user.
 //!
@@ -25,6 +25,10 @@ use crate::daily::{Day, day_of};
 use crate::error::Result;
 use crate::names::{Lookup, Names, REST_FEATURE, REST_USER};
 use crate::schema;
+
+/// Features of all days that have a number at once: far more than a product has, and with the longest names of ASCII some
+/// 100 MB.
+pub(super) const MAX_FEATURES: usize = 250_000;
 
 /// Events whose name is beyond a limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -94,6 +98,13 @@ pub(super) struct Admitted {
     /// The features of each day that have a number; days are added when their first event comes.
     days: HashMap<Day, RoaringBitmap>,
     new_users: NewUsers,
+}
+
+impl Admitted {
+    /// How many new users the newest day had.
+    pub fn new_users(&self) -> NewUsers {
+        self.new_users
+    }
 }
 
 /// Says which features the state of a day names.
@@ -325,7 +336,9 @@ impl Admission {
             return self.known_feature(admitted, number, day, named);
         }
         let of_day = admitted.days.entry(day).or_insert_with(|| named(day));
-        if of_day.len() >= u64::from(self.limits.features) {
+        if of_day.len() >= u64::from(self.limits.features)
+            || self.names.features.len() >= MAX_FEATURES
+        {
             return REST_FEATURE;
         }
         // Beyond 32 bits there is no number either.

@@ -197,7 +197,8 @@ impl Store {
             },
         )?;
         if !sealing.segments.is_empty() {
-            let next = manifest.clone();
+            let mut next = manifest.clone();
+            next.new_users = self.admission.lock().new_users();
             self.commit_segments(manifest, next, sealing, None)?;
         }
         taken.keep();

@@ -9,6 +9,7 @@ use roaring::RoaringBitmap;
 use serde::Serialize;
 use tracing::info;
 
+use super::admission::MAX_FEATURES;
 use super::dictionary;
 use super::erasure::is_any;
 use super::folder::Folder;
@@ -207,7 +208,9 @@ impl StateOf<'_> {
     /// Adds the features that were received first, as long as there is room. Only digests of names are held meanwhile, because
     /// there may be millions.
     fn name_first_features(&mut self) -> Result<()> {
-        let room = u64::from(self.max_features).saturating_sub(self.named.len());
+        let of_day = u64::from(self.max_features).saturating_sub(self.named.len());
+        let of_all = MAX_FEATURES.saturating_sub(self.names.features.len());
+        let room = of_day.min(of_all as u64);
         if room == 0 {
             return Ok(());
         }

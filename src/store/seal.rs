@@ -34,7 +34,7 @@ const SEALING_DIR: &str = "sealing";
 /// So much more room than after a seal that found none may be enough for the next one: what a few events take.
 const HEALED_BYTES: u64 = 64 << 10;
 /// Bytes of lines that become one segment of each day; a core that is at work on them takes twice as much memory.
-const PART_BYTES: u64 = 32 << 20;
+const PART_BYTES: u64 = 16 << 20;
 
 /// A log that was moved aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
