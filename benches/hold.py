@@ -12,6 +12,7 @@ import json
 import random
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -116,21 +117,32 @@ class Pool:
             self.free.put_nowait(pair)
 
 
+async def hold(port):
+    """The clients that hold connections, in a process of their own: what they cost is not to be waited for by the others."""
+    open_now = [0]
+    held = [idle(port, place, open_now) for place in range(IDLE)]
+    held += [slow(port, place) for place in range(SLOW)]
+    tasks = [asyncio.create_task(one) for one in held]
+    while open_now[0] < IDLE * 0.95:
+        await asyncio.sleep(0.1)
+    print(open_now[0], flush=True)
+    await asyncio.gather(*tasks)
+
+
 async def main():
     program = sys.argv[1]
     rate = int(sys.argv[2]) if len(sys.argv) > 2 else 1_667
     seconds = int(sys.argv[3]) if len(sys.argv) > 3 else 600
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     with tempfile.TemporaryDirectory(dir=".", prefix=".tmp-hold-") as folder:
         server = Server(program, folder, "--limit-client-events", "0", "--limit-connections", str(IDLE + SLOW + 1_000))
-        held, open_now = [], [0]
-        held += [asyncio.create_task(idle(server.port, place, open_now)) for place in range(IDLE)]
-        held += [asyncio.create_task(slow(server.port, place)) for place in range(SLOW)]
-        while open_now[0] < IDLE * 0.95:
-            await asyncio.sleep(0.1)
-        print(f"{open_now[0]} idle connections: {server.memory():.0f} MB", flush=True)
+        holder = subprocess.Popen(
+            [sys.executable, __file__, "--hold", str(server.port)], stdout=subprocess.PIPE, text=True
+        )
+        idle_now = holder.stdout.readline().strip()
+        print(f"{idle_now} idle connections: {server.memory():.0f} MB", flush=True)
 
         templates = [template(number) for number in range(50)]
+        users = sorted({event["user_id"] for event in json.loads(templates[0])["events"] if event["user_id"]})
         pool, keyed = Pool(server.port, CONNECTIONS), Pool(server.port, 4)
         waits, usage, memory = [], {30: [], 365: []}, []
         counts = {"logged": 0, "duplicates": 0, "refused": 0, "erased": 0, "erasures": 0, "rollups": 0}
@@ -164,7 +176,7 @@ async def main():
             turn = 0
             while time.monotonic() < end:
                 await asyncio.sleep(15)
-                user = f"user-{turn:06d}"
+                user = users[turn % len(users)]
                 status, answer = await keyed.ask("DELETE", f"/api/analytics/users/{user}", key=True)
                 assert status == 200, (status, answer)
                 counts["erased"] += json.loads(answer)["events"]
@@ -185,9 +197,8 @@ async def main():
                 number += 1
             await asyncio.sleep(0.002)
         await asyncio.gather(*sends, *others)
-        for task in held:
-            task.cancel()
-        await asyncio.gather(*held, return_exceptions=True)
+        holder.kill()
+        holder.wait()
         _, answer = await keyed.ask("GET", "/api/analytics/usage?days=2", key=True)
         kept = json.loads(answer)["total_events"]
         peak = server.peak()
@@ -204,4 +215,7 @@ async def main():
 
 
 if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    if sys.argv[1] == "--hold":
+        asyncio.run(hold(int(sys.argv[2])))
     sys.exit(asyncio.run(main()))
