@@ -4,8 +4,6 @@ use std::error::Error as StdError;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use polars::error::PolarsError;
-
 /// What went wrong, sorted by what the caller should do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -97,10 +95,9 @@ impl Error {
             },
         }
     }
-}
 
-impl From<PolarsError> for Error {
-    fn from(error: PolarsError) -> Self {
+    /// A failure of the query engine. One that found no room is [`Error::DiskFull`].
+    pub fn query(error: impl StdError + Send + Sync + 'static) -> Self {
         let has_room = chain(&error)
             .filter_map(|error| error.downcast_ref::<std::io::Error>())
             .all(|error| !is_no_room(error));
@@ -149,6 +146,8 @@ fn chain<'a>(
 #[cfg(test)]
 mod tests {
     use std::io;
+
+    use polars::error::PolarsError;
 
     use super::*;
 

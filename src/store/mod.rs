@@ -1353,6 +1353,12 @@ fn recent_ids(
     Ok(recent)
 }
 
+impl From<PolarsError> for Error {
+    fn from(error: PolarsError) -> Self {
+        Self::query(error)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
