@@ -1,4 +1,5 @@
-"""Hostile ingest: millions of distinct users, features and event ids, sent by anybody. What the server holds afterwards.
+"""Hostile clients: responses that nobody reads, and millions of distinct users, features and event ids, sent by anybody. What the
+server holds afterwards.
 
 Usage: hostile.py ECHOPILOT [SCALE]      (from `make bench-hostile`; SCALE 1 is 5 M users, 1 M features, 5 M ids)
 
@@ -7,8 +8,10 @@ limit of a day. Prints for each the rate, the memory of the server while it is f
 answers of usage and feature usage, and the time and the memory of the next start until the first answer.
 """
 
+import contextlib
 import http.client
 import json
+import socket
 import sys
 import tempfile
 import threading
@@ -85,8 +88,29 @@ def question_all(server):
     return found
 
 
+def unread(program):
+    """200 clients that pipeline 700 requests each and read nothing, and how long another client waits meanwhile."""
+    requests = b"GET /static/charts.js HTTP/1.1\r\nHost: a\r\n\r\n" * 700
+    with tempfile.TemporaryDirectory(dir=".", prefix=".tmp-hostile-") as folder:
+        server = Server(program, folder)
+        clients, longest = [], 0
+        for _ in range(200):
+            client = socket.create_connection(("127.0.0.1", server.port))
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.send(requests)
+            clients.append(client)
+            status, _, seconds = ask(server, "/api/analytics/usage?days=1")
+            assert status == 200, status
+            longest = max(longest, seconds)
+        peak = server.peak()
+        server.stop()
+    print(f"200 clients that read nothing: peak {peak:.0f} MB, another client waits {1_000 * longest:.0f} ms at most", flush=True)
+
+
 def main():
     program = sys.argv[1]
+    unread(program)
     scale = float(sys.argv[2]) if len(sys.argv) > 2 else 1.0
     options = ["--limit-client-events", "0"]
     for kind, (make, count) in KINDS.items():
