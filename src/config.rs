@@ -133,6 +133,19 @@ pub struct NameLimits {
         help_heading = "Limits"
     )]
     pub new_users: u32,
+
+    /// Keys of metadata a day that are known as such; events with others are counted and said to have them
+    #[arg(
+        long = "limit-metadata-keys",
+        global = true,
+        env = "ECHOPILOT_LIMIT_METADATA_KEYS",
+        default_value_t = 1_000,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000),
+        hide_env_values = true,
+        help_heading = "Limits"
+    )]
+    pub metadata_keys: u32,
 }
 
 impl Default for NameLimits {
@@ -140,6 +153,7 @@ impl Default for NameLimits {
         Self {
             features: 10_000,
             new_users: 1_000_000,
+            metadata_keys: 1_000,
         }
     }
 }

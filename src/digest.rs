@@ -1,6 +1,6 @@
 //! Digests of ids, by which they are known without their text.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
@@ -11,6 +11,9 @@ pub struct Digest([u64; 2]);
 
 /// Values by digests.
 pub type DigestMap<T> = HashMap<Digest, T, BuildHasherDefault<DigestHasher>>;
+
+/// Digests without values.
+pub type DigestSet = HashSet<Digest, BuildHasherDefault<DigestHasher>>;
 
 impl Digest {
     /// A part of the digest that [`DigestMap`] does not use.

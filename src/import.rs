@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::event::{self, Verdict};
-use crate::store::{Part, Store, Stored, pipeline};
+use crate::store::{Part, RestCounts, Store, Stored, pipeline};
 use crate::window::DAY_US;
 
 /// Bytes of lines that are stored at once, as one segment of each day; a core that is at work on them takes several times as
@@ -35,6 +35,9 @@ pub struct Imported {
     pub too_old: u64,
     /// Lines that are no event.
     pub refused: u64,
+    /// Accepted events whose name is beyond a daily limit.
+    #[serde(skip_serializing_if = "RestCounts::is_empty")]
+    pub rest: RestCounts,
     /// Why, for the first of them, with file and line.
     pub errors: Vec<String>,
 }
@@ -223,6 +226,7 @@ impl Importer<'_> {
         let mut count = |judged: Judged, stored: Stored| {
             imported.accepted += stored.logged as u64;
             imported.duplicates += stored.duplicates as u64;
+            imported.rest.add(stored.rest);
             imported.too_old += judged.too_old;
             imported.refused += judged.refused.len() as u64;
             for (line, message) in judged.refused {

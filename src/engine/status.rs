@@ -151,6 +151,12 @@ impl Engine {
                 used.new_users.into(),
                 used.rest.users,
             ),
+            limit(
+                "metadata_keys_a_day",
+                limits.metadata_keys,
+                used.metadata_keys,
+                used.rest.metadata_keys,
+            ),
         ]
     }
 

@@ -294,6 +294,18 @@ impl Key {
     }
 }
 
+/// The keys of the first level of a canonical object, as they stand in it, with their quotes.
+pub fn keys(object: &str) -> impl Iterator<Item = &str> {
+    let mut rest = object.strip_prefix('{').unwrap_or_default();
+    std::iter::from_fn(move || {
+        let (key, after_key) = rest.split_at_checked(string_length(rest, Escapes::Some))?;
+        let value = after_key.strip_prefix(':')?;
+        let after = value.get(value_length(value)..)?;
+        rest = after.strip_prefix(',').unwrap_or_default();
+        Some(key)
+    })
+}
+
 /// A value as text; `None` for null.
 fn text_of(value: &str) -> Option<Cow<'_, str>> {
     match value.as_bytes().first()? {
@@ -480,6 +492,22 @@ mod tests {
             Key::new("a\"b").value_in(r#"{"a\"b":true}"#).as_deref(),
             Some("true")
         );
+    }
+
+    #[test]
+    fn the_keys_are_those_of_the_first_level() {
+        for (object, expected) in [
+            ("{}", vec![]),
+            (r#"{"a":1}"#, vec![r#""a""#]),
+            (
+                r#"{"a":{"x":"}"},"b\"c":[{"y":1}],"":"q\",\"z\":","é":null}"#,
+                vec![r#""a""#, r#""b\"c""#, r#""""#, r#""é""#],
+            ),
+            (r#"{"a":1,"#, vec![r#""a""#]),
+            ("", vec![]),
+        ] {
+            assert_eq!(keys(object).collect::<Vec<_>>(), expected, "{object}");
+        }
     }
 
     #[test]

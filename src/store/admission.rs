@@ -7,6 +7,10 @@
 //!   [`REST_FEATURE`]; so are new ones when all days together name very many. Which ones were first is what the day's state says: it has their names.
 //! - The first new users of a day of `received_at` get a number in the dictionary. An event of a later one counts as an event
 //!   and not as a user ([`REST_USER`]), until a day on which there is room for that user.
+//! - The first keys of metadata of a day of `received_at`, counted since the start, are known as such. Keys are kept nowhere
+//!   but in their events, so that an event with a later one is counted and said to have one, and nothing else.
+//!
+//! Event types need no limit: there are three.
 //!
 //! A name gets its number here and nowhere else, when its event is about to be stored: a rejected event, a duplicate or a
 //! query leaves nothing behind.
@@ -19,10 +23,12 @@ use polars::prelude::*;
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
-use super::draft::{DraftRow, Name, Row};
+use super::draft::{Draft, DraftMaker, DraftRow, Name, Row};
 use crate::config::NameLimits;
 use crate::daily::{Day, day_of};
+use crate::digest::{Digest, DigestSet, Digester};
 use crate::error::Result;
+use crate::event::metadata;
 use crate::names::{Lookup, Names, REST_FEATURE, REST_USER};
 use crate::schema;
 
@@ -37,6 +43,8 @@ pub struct RestCounts {
     pub features: u64,
     /// Events of users beyond the limit of new users a day.
     pub users: u64,
+    /// Events with a key of metadata beyond the limit of keys a day.
+    pub metadata_keys: u64,
 }
 
 impl RestCounts {
@@ -49,6 +57,7 @@ impl RestCounts {
     pub fn add(&mut self, other: Self) {
         self.features += other.features;
         self.users += other.users;
+        self.metadata_keys += other.metadata_keys;
     }
 }
 
@@ -68,6 +77,8 @@ pub struct NameUse {
     pub features: u64,
     /// New users of the newest day.
     pub new_users: u32,
+    /// Keys of metadata of the newest day.
+    pub metadata_keys: u64,
     /// Events beyond the limits since the start.
     pub rest: RestCounts,
 }
@@ -76,6 +87,7 @@ pub struct NameUse {
 #[derive(Clone)]
 pub(super) struct Admission {
     names: Names,
+    keys: Digester,
     limits: NameLimits,
     admitted: Arc<Mutex<Admitted>>,
     beyond: Arc<Beyond>,
@@ -90,6 +102,7 @@ type LogId = (u64, u64);
 struct Beyond {
     features: AtomicU64,
     users: AtomicU64,
+    metadata_keys: AtomicU64,
 }
 
 /// What was admitted so far.
@@ -98,6 +111,27 @@ pub(super) struct Admitted {
     /// The features of each day that have a number; days are added when their first event comes.
     days: HashMap<Day, RoaringBitmap>,
     new_users: NewUsers,
+    metadata_keys: MetadataKeys,
+}
+
+/// The keys of metadata that were admitted on the day of the newest one.
+#[derive(Default)]
+struct MetadataKeys {
+    /// The day, by `received_at`.
+    day: Day,
+    /// Their digests.
+    keys: DigestSet,
+}
+
+impl MetadataKeys {
+    /// Whether an event of a day that has this key is within the limit.
+    fn admit(&mut self, key: Digest, day: Day, limit: u32) -> bool {
+        if day > self.day {
+            self.day = day;
+            self.keys.clear();
+        }
+        self.keys.contains(&key) || (self.keys.len() < limit as usize && self.keys.insert(key))
+    }
 }
 
 impl Admitted {
@@ -111,13 +145,14 @@ impl Admitted {
 pub(super) type NamedFeatures<'a> = dyn Fn(Day) -> RoaringBitmap + 'a;
 
 impl Admission {
-    pub fn new(names: Names, limits: NameLimits, new_users: NewUsers) -> Self {
+    pub fn new(maker: &DraftMaker, limits: NameLimits, new_users: NewUsers) -> Self {
         let admitted = Admitted {
             new_users,
             ..Admitted::default()
         };
         Self {
-            names,
+            names: maker.names.clone(),
+            keys: maker.keys,
             limits,
             admitted: Arc::new(Mutex::new(admitted)),
             beyond: Arc::default(),
@@ -174,9 +209,11 @@ impl Admission {
                 .max()
                 .unwrap_or(0),
             new_users: admitted.new_users.users,
+            metadata_keys: admitted.metadata_keys.keys.len() as u64,
             rest: RestCounts {
                 features: self.beyond.features.load(Ordering::Relaxed),
                 users: self.beyond.users.load(Ordering::Relaxed),
+                metadata_keys: self.beyond.metadata_keys.load(Ordering::Relaxed),
             },
         }
     }
@@ -189,16 +226,20 @@ impl Admission {
         }
     }
 
-    /// Admits an event that is about to be stored. `unnamed` has the strings of names without a number, and `named` the
-    /// features that the state of a day names.
+    /// Admits an event of a draft that is about to be stored. `named` says which features the state of a day names.
     pub fn admit(
         &self,
         admitted: &mut Admitted,
         row: &DraftRow,
-        unnamed: &str,
+        draft: &Draft,
         named: &NamedFeatures<'_>,
         rest: &mut RestCounts,
     ) -> Row {
+        let unnamed = &draft.unnamed;
+        let mut has_keys_beyond = false;
+        for &key in draft.metadata_keys_of(row) {
+            has_keys_beyond |= !self.metadata_key(admitted, key, row.received_at_us);
+        }
         let user = row.user.map(|user| match user {
             Name::Known(number) => number,
             name => self.user(admitted, name.string(unnamed), row.received_at_us),
@@ -213,6 +254,7 @@ impl Admission {
         let beyond = RestCounts {
             features: u64::from(feature == Some(REST_FEATURE)),
             users: u64::from(user == Some(REST_USER)),
+            metadata_keys: u64::from(has_keys_beyond),
         };
         self.count(beyond);
         rest.add(beyond);
@@ -277,6 +319,26 @@ impl Admission {
             }
             Some(number)
         });
+        let mut known_keys = DigestSet::default();
+        let mut with_keys_beyond = 0;
+        let objects = events.column(schema::METADATA)?.str()?;
+        for (object, received_at_us) in objects.iter().zip(received.i64()?.iter()) {
+            let mut has_keys_beyond = false;
+            for key in metadata::keys(object.unwrap_or_default()) {
+                let key = self.keys.digest(key);
+                // Most are those of the events before, so that most need no lock.
+                if known_keys.contains(&key) {
+                    continue;
+                }
+                let received_at_us = received_at_us.unwrap_or_default();
+                if self.metadata_key(&mut self.lock(), key, received_at_us) {
+                    known_keys.insert(key);
+                } else {
+                    has_keys_beyond = true;
+                }
+            }
+            with_keys_beyond += u64::from(has_keys_beyond);
+        }
         let name = PlSmallStr::from_static;
         let event_types: UInt32Chunked = event_types.collect();
         let users: UInt32Chunked = users.collect();
@@ -290,6 +352,7 @@ impl Admission {
         let rest = RestCounts {
             features: count(&features, REST_FEATURE),
             users: count(&users, REST_USER),
+            metadata_keys: with_keys_beyond,
         };
         self.count(rest);
         let numbered = DataFrame::new(
@@ -304,6 +367,14 @@ impl Admission {
             ],
         )?;
         Ok((numbered, rest))
+    }
+
+    /// Whether a key of metadata is within the limit of its day.
+    fn metadata_key(&self, admitted: &mut Admitted, key: Digest, received_at_us: i64) -> bool {
+        let day = day_of(received_at_us);
+        admitted
+            .metadata_keys
+            .admit(key, day, self.limits.metadata_keys)
     }
 
     /// The number of a user, or [`REST_USER`].
@@ -371,6 +442,9 @@ impl Admission {
                 .features
                 .fetch_add(beyond.features, Ordering::Relaxed);
             self.beyond.users.fetch_add(beyond.users, Ordering::Relaxed);
+            self.beyond
+                .metadata_keys
+                .fetch_add(beyond.metadata_keys, Ordering::Relaxed);
         }
     }
 }

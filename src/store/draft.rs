@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::erasure::Gate;
 use super::pseudonym::Pseudonyms;
 use crate::digest::{Digest, Digester};
-use crate::event::{self, Event, EventType};
+use crate::event::{self, Event, EventType, metadata};
 use crate::names::{Names, Numbering};
 
 /// Makes drafts; shared by all who add events to one store.
@@ -25,6 +25,8 @@ pub struct Draft {
     pub(super) rows: Vec<DraftRow>,
     /// The strings of names that have no number.
     pub(super) unnamed: String,
+    /// Digests of the keys of all metadata, event by event.
+    pub(super) metadata_keys: Vec<Digest>,
     /// Events of erased users, which are not in it.
     pub erased: usize,
 }
@@ -50,6 +52,8 @@ pub(super) struct DraftRow {
     pub user: Option<Name>,
     pub feature: Option<Name>,
     pub key: Option<Digest>,
+    /// Where the keys of its metadata begin among those of the draft, and how many there are.
+    pub metadata_keys: (usize, u8),
 }
 
 /// What the store keeps in memory of one admitted event.
@@ -118,8 +122,16 @@ impl DraftMaker {
             user: user.map(|id| name(&self.names.users, id, &mut draft.unnamed)),
             feature: feature.map(|feature| name(&self.names.features, feature, &mut draft.unnamed)),
             key: self.key(event),
+            metadata_keys: self.metadata_keys(event, &mut draft.metadata_keys),
         };
         draft.rows.push(row);
+    }
+
+    /// Adds the keys of the event's metadata to `keys`, and says where they are.
+    fn metadata_keys(&self, event: &Event<'_>, keys: &mut Vec<Digest>) -> (usize, u8) {
+        let start = keys.len();
+        keys.extend(metadata::keys(&event.metadata).map(|key| self.keys.digest(key)));
+        (start, (keys.len() - start).try_into().unwrap_or(u8::MAX))
     }
 
     /// By what a re-send of the event is known.
@@ -142,6 +154,13 @@ fn name(names: &Numbering, string: &str, unnamed: &mut String) -> Name {
 }
 
 impl Draft {
+    /// The keys of the metadata of one of its events.
+    pub(super) fn metadata_keys_of(&self, row: &DraftRow) -> &[Digest] {
+        let (start, count) = row.metadata_keys;
+        let keys = self.metadata_keys.get(start..start + usize::from(count));
+        keys.unwrap_or_default()
+    }
+
     /// No events, and room for lines of so many bytes.
     pub fn with_capacity(bytes: usize) -> Self {
         Self {

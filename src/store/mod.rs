@@ -266,7 +266,7 @@ impl Store {
         let clock = TrustedClock::new(manifest.clock, manifest.expiry, received.max());
         let mut recent = recent_ids(&segments, maker.keys, &clock)?;
         let states = live_states(&folder, &manifest);
-        let admission = Admission::new(names.clone(), config.names, manifest.new_users);
+        let admission = Admission::new(&maker, config.names, manifest.new_users);
         let named = |day: Day| {
             let state = states.get(&day);
             state.map_or_else(RoaringBitmap::new, |state| state.named_features(&names))
@@ -286,7 +286,7 @@ impl Store {
                             recent.insert(key, row.received_at_us);
                         }
                         let mut rest = RestCounts::default();
-                        admission.admit(&mut admitted, row, &draft.unnamed, &named, &mut rest)
+                        admission.admit(&mut admitted, row, &draft, &named, &mut rest)
                     })
                     .collect();
                 let file = file.clone();

@@ -437,9 +437,9 @@ impl Running {
         let named = |day| view.named_features(day, admission.names());
         let mut admitted = admission.lock();
         let rows = kept.iter().filter_map(|kept| {
-            let unnamed = &group.get(kept.draft)?.draft.unnamed;
+            let draft = &group.get(kept.draft)?.draft;
             let rest = &mut stored.get_mut(kept.draft)?.rest;
-            Some(admission.admit(&mut admitted, &kept.row, unnamed, &named, rest))
+            Some(admission.admit(&mut admitted, &kept.row, draft, &named, rest))
         });
         rows.collect()
     }

@@ -76,7 +76,11 @@ fn names_beyond_the_limits_of_a_day_are_stored_as_sent_and_counted_under_rest() 
     ]));
     assert_eq!(
         (status, &body["logged"], &body["rest"]),
-        (200, &json!(4), &json!({"features":2,"users":2})),
+        (
+            200,
+            &json!(4),
+            &json!({"features":2,"users":2,"metadata_keys":0})
+        ),
         "{body}"
     );
     let usage = server.usage("?days=2");
@@ -124,7 +128,11 @@ fn names_beyond_the_limits_of_a_day_are_stored_as_sent_and_counted_under_rest() 
     // The names of the day stay the first three after a restart, and those who came too late stay out.
     let server = Server::start_as(limited(dir.path()));
     let (_, body) = server.post(&batch([event(Some("u3"), "f"), event(Some("u2"), "c")]));
-    assert_eq!(body["rest"], json!({"features":1,"users":1}), "{body}");
+    assert_eq!(
+        body["rest"],
+        json!({"features":1,"users":1,"metadata_keys":0}),
+        "{body}"
+    );
     let usage = server.usage("?days=2");
     assert_eq!(usage["feature_usage"], json!({"a":2,"b":2,"c":2}));
     assert_eq!(usage["rest"], json!({"feature_events":3,"user_events":3}));
@@ -320,4 +328,60 @@ fn rollup_lines_stay_short_and_unreadable_ones_are_made_again() {
         assert_eq!(run_json(dir.path(), &["rollup"])["days"], json!([day]));
         assert_eq!(std::fs::read(&path).unwrap(), written);
     }
+}
+
+#[test]
+fn keys_of_metadata_beyond_the_limit_of_a_day_are_stored_counted_and_said() {
+    let dir = folder();
+    let limited = || {
+        let mut command = echopilot(dir.path());
+        command.env("ECHOPILOT_LIMIT_METADATA_KEYS", "3");
+        command
+    };
+    let with = |metadata: Value| json!({"event_type":"action","metadata":metadata});
+    let server = Server::start_as(limited());
+    let (_, body) = server.post(&batch([with(json!({"a":{"x":1,"y":2},"b":1}))]));
+    assert_eq!(body.get("rest"), None, "{body}");
+    let (_, body) = server.post(&batch([
+        with(json!({"a":1,"c":"d\":"})),
+        with(json!({"d":1,"e":2})),
+        with(json!({"a":1,"f":2})),
+        with(json!({})),
+    ]));
+    assert_eq!(
+        (&body["logged"], &body["rest"]["metadata_keys"]),
+        (&json!(4), &json!(2)),
+        "an event counts once, and what lies deeper not at all: {body}"
+    );
+    let unstored = json!({"event_type":"nothing","metadata":{"g":1}});
+    assert_eq!(server.post(&batch([unstored])).1["rejected"], 1);
+    let status = server.get("/api/analytics/status").1;
+    let limits = status["limits"].as_array().unwrap();
+    let found = limits
+        .iter()
+        .find(|limit| limit["name"] == "metadata_keys_a_day");
+    assert_eq!(
+        found,
+        Some(&json!({"name":"metadata_keys_a_day","limit":3,"used":3,"reached":2}))
+    );
+    server.kill();
+
+    // The keys of the log are known again after a restart, and those of a file are counted alike.
+    let server = Server::start_as(limited());
+    let (_, body) = server.post(&batch([with(json!({"e":1})), with(json!({"c":1}))]));
+    assert_eq!(body["rest"]["metadata_keys"], 1, "{body}");
+    server.stop();
+    let file = folder();
+    let file = file.path().join("events.ndjson");
+    let lines = [
+        json!({"a":1}),
+        json!({"b":1,"c":1}),
+        json!({"d":1}),
+        json!({"e":1,"d":1}),
+    ];
+    let lines = lines.map(|metadata| format!("{}\n", with(metadata)));
+    std::fs::write(&file, lines.concat()).unwrap();
+    let report = printed(limited().args(["import", file.to_str().unwrap()]));
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["rest"]["metadata_keys"], 2, "{report}");
 }
