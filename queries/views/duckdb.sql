@@ -14,7 +14,10 @@ select
   date_diff('day', date '1970-01-01', dt) as day_num,
   date_diff('day', date '1970-01-01', dt) - (date_diff('day', date '1970-01-01', dt) + 3) % 7 as week_num,
   row_number() over (partition by dt, user_id, ts order by filename, file_row_number) - 1 as position,
-  json_extract_string(metadata, '$."{variant}"') as variant
+  case json_type(metadata, '$."{variant}"')
+    when 'DOUBLE' then regexp_replace(cast(json_extract(metadata, '$."{variant}"') as double)::varchar, '\.0$', '')
+    else json_extract_string(metadata, '$."{variant}"')
+  end as variant
 from read_parquet(
   '{lake}/dt=*/*.parquet',
   hive_partitioning = true,

@@ -5,8 +5,7 @@
 
 use std::borrow::Cow;
 
-use memchr::memmem;
-
+use super::path;
 use super::text::{self, Escapes};
 
 /// Most bytes of one event's metadata, written canonically.
@@ -252,110 +251,12 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// A key of the metadata whose values are read.
-#[derive(Debug, Clone)]
-pub struct Key {
-    /// The key as it stands in canonical metadata, with the colon.
-    encoded: String,
-    finder: memmem::Finder<'static>,
-}
-
-impl Key {
-    /// The key `name`, at the first level of the object.
-    pub fn new(name: &str) -> Self {
-        let mut encoded = Vec::with_capacity(name.len() + 3);
-        text::encode(name, &mut encoded);
-        encoded.push(b':');
-        Self {
-            finder: memmem::Finder::new(&encoded).into_owned(),
-            // The encoder writes UTF-8 only.
-            encoded: String::from_utf8_lossy(&encoded).into_owned(),
-        }
-    }
-
-    /// Its value in a canonical object: the text of a string, and the notation of anything else. `None` if it is missing
-    /// or null.
-    pub fn value_in<'a>(&self, object: &'a str) -> Option<Cow<'a, str>> {
-        // Most objects that lack the key are known by this alone; one that has it may have it deeper, or in a text.
-        self.finder.find(object.as_bytes())?;
-        let mut rest = object.strip_prefix('{')?;
-        loop {
-            let value = rest.strip_prefix(self.encoded.as_str());
-            let after_key = match value {
-                Some(value) => value,
-                None => rest.get(string_length(rest, Escapes::Some) + 1..)?,
-            };
-            let (found, after) = after_key.split_at_checked(value_length(after_key))?;
-            if value.is_some() {
-                return text_of(found);
-            }
-            rest = after.strip_prefix(',')?;
-        }
-    }
-}
-
-/// The keys of the first level of a canonical object, as they stand in it, with their quotes.
-pub fn keys(object: &str) -> impl Iterator<Item = &str> {
-    let mut rest = object.strip_prefix('{').unwrap_or_default();
-    std::iter::from_fn(move || {
-        let (key, after_key) = rest.split_at_checked(string_length(rest, Escapes::Some))?;
-        let value = after_key.strip_prefix(':')?;
-        let after = value.get(value_length(value)..)?;
-        rest = after.strip_prefix(',').unwrap_or_default();
-        Some(key)
-    })
-}
-
-/// A value as text; `None` for null.
-fn text_of(value: &str) -> Option<Cow<'_, str>> {
-    match value.as_bytes().first()? {
-        b'"' => text::decode(value, Escapes::of(value)),
-        _ if value == "null" => None,
-        _ => Some(Cow::Borrowed(value)),
-    }
-}
-
-/// Bytes of the canonical value at the start of `json`.
-fn value_length(json: &str) -> usize {
-    let bytes = json.as_bytes();
-    let mut depth = 0;
-    let mut at = 0;
-    while let Some(byte) = bytes.get(at) {
-        match byte {
-            b'"' => at += string_length(json.get(at..).unwrap_or_default(), Escapes::Some),
-            b'{' | b'[' => {
-                depth += 1;
-                at += 1;
-            }
-            b',' | b'}' | b']' if depth == 0 => return at,
-            b'}' | b']' => {
-                depth -= 1;
-                at += 1;
-            }
-            _ => at += 1,
-        }
-    }
-    bytes.len()
-}
-
 /// Bytes of the JSON string at the start of `json`, quotes included.
 fn string_length(json: &str, escapes: Escapes) -> usize {
-    let bytes = json.as_bytes();
-    if escapes == Escapes::None {
-        return text::plain_length(json);
+    match escapes {
+        Escapes::None => text::plain_length(json),
+        Escapes::Some => path::string_length(json),
     }
-    let mut at = 1;
-    while let Some(offset) = bytes
-        .get(at..)
-        .and_then(|rest| memchr::memchr2(b'"', b'\\', rest))
-    {
-        at += offset;
-        if bytes.get(at) == Some(&b'"') {
-            return at + 1;
-        }
-        at += 2;
-    }
-    bytes.len()
 }
 
 #[cfg(test)]
@@ -469,44 +370,6 @@ mod tests {
         ] {
             let message = canonical(&json, Escapes::Some).expect_err("over a limit");
             assert!(message.contains(says), "{message}");
-        }
-    }
-
-    #[test]
-    fn the_value_of_a_key_is_that_of_the_first_level() {
-        let object = r#"{"a":{"plan":"deep"},"t":"\"plan\":1","n":1.50,"plan":"p\"ro","z":null,"l":[1,{"x":2}]}"#;
-        for (key, expected) in [
-            ("plan", Some("p\"ro")),
-            ("n", Some("1.50")),
-            ("z", None),
-            ("l", Some(r#"[1,{"x":2}]"#)),
-            ("x", None),
-            ("a", Some(r#"{"plan":"deep"}"#)),
-            ("missing", None),
-        ] {
-            assert_eq!(Key::new(key).value_in(object).as_deref(), expected, "{key}");
-        }
-        assert_eq!(Key::new("a").value_in("{}"), None);
-        assert_eq!(Key::new("a").value_in(r#"{"a":"#), None);
-        assert_eq!(
-            Key::new("a\"b").value_in(r#"{"a\"b":true}"#).as_deref(),
-            Some("true")
-        );
-    }
-
-    #[test]
-    fn the_keys_are_those_of_the_first_level() {
-        for (object, expected) in [
-            ("{}", vec![]),
-            (r#"{"a":1}"#, vec![r#""a""#]),
-            (
-                r#"{"a":{"x":"}"},"b\"c":[{"y":1}],"":"q\",\"z\":","é":null}"#,
-                vec![r#""a""#, r#""b\"c""#, r#""""#, r#""é""#],
-            ),
-            (r#"{"a":1,"#, vec![r#""a""#]),
-            ("", vec![]),
-        ] {
-            assert_eq!(keys(object).collect::<Vec<_>>(), expected, "{object}");
         }
     }
 

@@ -6,6 +6,8 @@
 mod body;
 mod line;
 pub mod metadata;
+pub mod number;
+pub mod path;
 mod raw;
 pub mod text;
 pub mod timestamp;

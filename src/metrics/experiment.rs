@@ -8,22 +8,32 @@
 //! two-sided `p_value` by Welch's test with the variance p(1 − p) and the delta method for a ratio of means (as
 //! `GrowthBook` and `PostHog` do); `chance_to_win` = the posterior probability of a lift above zero under a flat prior. Below 50 exposures or
 //! 5 conversions in either arm there are numbers and no `verdict`. The row `__sample_ratio__` has the chi-square
-//! test of equal shares: a small `p_value` there says that the assignment is broken and nothing else can be believed.
+//! test of the shares that `weights` gives, or of equal ones: a small `p_value` there says that the assignment is broken and nothing else can be believed.
 //! Definitions: `spec/definitions.md`, "Paths, cohorts, experiments".
 
+use std::collections::BTreeMap;
+
 use polars::prelude::*;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use statrs::distribution::{ChiSquared, ContinuousCDF, Normal, StudentsT};
 
-use super::filter::{Filter, Property};
+use super::filter::{Filter, Property, text_of};
 use super::table::Table;
 use crate::error::Result;
+use crate::event::number;
 use crate::schema;
 
 /// Exposures of an arm below which there is no verdict.
 const MIN_EXPOSED: u64 = 50;
 /// Conversions of an arm below which there is no verdict.
 const MIN_CONVERTED: u64 = 5;
+/// Most variants with a weight.
+const MAX_WEIGHTS: usize = 100;
+/// The range of a weight: any ratio of users that can be seen.
+const MIN_WEIGHT: f64 = 1e-9;
+const MAX_WEIGHT: f64 = 1e9;
 /// Share of intervals that miss the truth.
 const ALPHA: f64 = 0.05;
 /// Name of the row of users who saw several variants.
@@ -49,9 +59,17 @@ pub struct Experiment {
     /// What the goal is.
     pub goal: Filter,
     /// The variant that the others are compared with; the first by name if absent.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "deserialize_control")]
     pub control: Option<String>,
+    /// The shares of users that the variants should get, in any unit; equal ones if absent.
+    #[serde(default)]
+    pub weights: Option<Weights>,
 }
+
+/// How many users each variant should get, relative to the others.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(try_from = "BTreeMap<String, f64>")]
+pub struct Weights(BTreeMap<String, f64>);
 
 /// What is known of one arm.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,22 +183,24 @@ impl Experiment {
 
     /// The answer, from the arms by name. The control is the first of them.
     fn table(&self, mut arms: Vec<Arm>, multiple: u64) -> Table {
+        for (variant, _) in self.weights.iter().flat_map(|weights| &weights.0) {
+            if !arms.iter().any(|arm| arm.is_named(variant)) {
+                arms.push(Arm::unseen(variant));
+            }
+        }
+        arms.sort_by(|one, other| one.variant.cmp(&other.variant));
         if let Some(control) = &self.control {
-            let arm = match arms.iter().position(|arm| arm.variant == *control) {
+            let arm = match arms.iter().position(|arm| arm.is_named(control)) {
                 Some(place) => arms.remove(place),
-                None => Arm {
-                    variant: control.clone(),
-                    exposed: 0,
-                    converted: 0,
-                },
+                None => Arm::unseen(control),
             };
             arms.insert(0, arm);
         }
-        table(&arms, multiple)
+        table(&arms, multiple, self.weights.as_ref())
     }
 }
 
-fn table(arms: &[Arm], multiple: u64) -> Table {
+fn table(arms: &[Arm], multiple: u64, weights: Option<&Weights>) -> Table {
     let control = arms.first();
     let mut variants: Vec<String> = arms.iter().map(|arm| arm.variant.clone()).collect();
     variants.extend([MULTIPLE.into(), SAMPLE_RATIO.into()]);
@@ -211,7 +231,7 @@ fn table(arms: &[Arm], multiple: u64) -> Table {
     };
     let mut p_values = of(|comparison| comparison.p_value);
     if let Some(last) = p_values.last_mut() {
-        *last = sample_ratio(arms);
+        *last = sample_ratio(arms, weights);
     }
     let total = arms.iter().map(|arm| arm.exposed).sum::<u64>();
     let exposed = arms.iter().map(|arm| arm.exposed).chain([multiple, total]);
@@ -233,6 +253,20 @@ fn table(arms: &[Arm], multiple: u64) -> Table {
 }
 
 impl Arm {
+    /// One that nobody was exposed to.
+    fn unseen(variant: &str) -> Self {
+        Self {
+            variant: number::canonical(variant).into_owned(),
+            exposed: 0,
+            converted: 0,
+        }
+    }
+
+    /// Whether a name means this variant: its own, or another notation of the number that it is.
+    fn is_named(&self, name: &str) -> bool {
+        self.variant == name || self.variant == number::canonical(name)
+    }
+
     fn rate(&self) -> Option<f64> {
         (self.exposed > 0).then(|| self.converted as f64 / self.exposed as f64)
     }
@@ -282,21 +316,79 @@ impl Comparison {
     }
 }
 
-/// Probability of shares as unequal as these, or more, if every user was as likely to get into each arm.
-fn sample_ratio(arms: &[Arm]) -> Option<f64> {
+/// Probability of numbers of users as far from these shares, or farther, if users got into the arms by them; by equal shares
+/// if there are none.
+fn sample_ratio(arms: &[Arm], weights: Option<&Weights>) -> Option<f64> {
+    let weight = |arm: &Arm| weights.map_or(1.0, |weights| weights.of(arm));
     let total: u64 = arms.iter().map(|arm| arm.exposed).sum();
-    let expected = total as f64 / arms.len() as f64;
-    let statistic = arms
-        .iter()
-        .map(|arm| (arm.exposed as f64 - expected).powi(2) / expected)
-        .sum::<f64>();
-    let freedom = arms.len().checked_sub(1).filter(|&freedom| freedom > 0)?;
+    let all: f64 = arms.iter().map(weight).sum();
+    // Users in an arm that should get none are impossible, and an arm without both says nothing.
+    let possible = || arms.iter().filter(|&arm| weight(arm) > 0.0);
+    if total > possible().map(|arm| arm.exposed).sum() {
+        return Some(0.0);
+    }
+    let statistic = possible().map(|arm| {
+        let expected = total as f64 * weight(arm) / all;
+        (arm.exposed as f64 - expected).powi(2) / expected
+    });
+    let freedom = possible().count().checked_sub(1);
+    let freedom = freedom.filter(|&freedom| freedom > 0 && total > 0)?;
     let chi_squared = ChiSquared::new(freedom as f64).ok()?;
-    Some(chi_squared.sf(statistic))
+    Some(chi_squared.sf(statistic.sum()))
+}
+
+impl Weights {
+    /// The weight of an arm; 0 if it has none.
+    fn of(&self, arm: &Arm) -> f64 {
+        let mut weights = self.0.iter();
+        weights
+            .find(|(variant, _)| arm.is_named(variant))
+            .map_or(0.0, |(_, weight)| *weight)
+    }
+}
+
+impl TryFrom<BTreeMap<String, f64>> for Weights {
+    type Error = String;
+
+    fn try_from(weights: BTreeMap<String, f64>) -> Result<Self, String> {
+        if !(2..=MAX_WEIGHTS).contains(&weights.len()) {
+            return Err(format!(
+                "weights has {} variants; allowed are 2 to {MAX_WEIGHTS}",
+                weights.len()
+            ));
+        }
+        if let Some((variant, weight)) = weights
+            .iter()
+            .find(|(_, weight)| !(MIN_WEIGHT..=MAX_WEIGHT).contains(*weight))
+        {
+            return Err(format!(
+                "weights: {variant:.64?} has {weight}; allowed is {MIN_WEIGHT} to {MAX_WEIGHT}"
+            ));
+        }
+        let mut names: Vec<_> = weights.keys().map(|name| number::canonical(name)).collect();
+        names.sort_unstable();
+        names.dedup();
+        match names.len() == weights.len() {
+            true => Ok(Self(weights)),
+            false => Err("weights has two notations of one variant".into()),
+        }
+    }
+}
+
+/// A variant by its name, or by the number or truth value that it is.
+fn deserialize_control<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
+    match Value::deserialize(value)? {
+        Value::Null => Ok(None),
+        value => text_of(&value)
+            .map(Some)
+            .ok_or_else(|| D::Error::custom(format!("control is no variant: {value:.64}"))),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn arm(variant: &str, exposed: u64, converted: u64) -> Arm {
@@ -359,7 +451,7 @@ mod tests {
     fn shares_that_are_too_unequal_are_seen() {
         let of = |exposed: &[u64]| {
             let arms: Vec<Arm> = exposed.iter().map(|&users| arm("x", users, 0)).collect();
-            sample_ratio(&arms)
+            sample_ratio(&arms, None)
         };
         assert!(near(of(&[50, 60]).expect("two arms"), 0.340_355_742_4));
         assert!(near(
@@ -371,12 +463,58 @@ mod tests {
         assert_eq!(of(&[]), None);
     }
 
+    /// By chi-square with expected counts of the shares: 900 and 100 at 9:1 are exact; 60, 30 and 10 at 5:3:2 give
+    /// (60 − 50)² / 50 + (10 − 20)² / 20 = 7 with two degrees of freedom, e^(−7/2).
+    #[test]
+    fn shares_are_compared_with_the_weights_of_the_variants() {
+        let weights = |json: Value| serde_json::from_value::<Weights>(json);
+        let of = |arms: &[(&str, u64)], json: Value| {
+            let arms: Vec<Arm> = arms
+                .iter()
+                .map(|(name, users)| arm(name, *users, 0))
+                .collect();
+            sample_ratio(&arms, Some(&weights(json).expect("weights")))
+        };
+        let nine_to_one = json!({"a": 9, "b": 1});
+        assert!(near(
+            of(&[("a", 900), ("b", 100)], nine_to_one.clone()).expect("arms"),
+            1.0
+        ));
+        assert!(of(&[("a", 500), ("b", 500)], nine_to_one.clone()).expect("arms") < 1e-100);
+        assert!(near(
+            of(
+                &[("x", 60), ("y", 30), ("z", 10)],
+                json!({"x": 0.5, "y": 0.3, "z": 0.2})
+            )
+            .expect("arms"),
+            (-3.5_f64).exp()
+        ));
+        assert!(near(
+            of(&[("1", 900), ("2", 100)], json!({"1.0": 9, "2": 1})).expect("arms"),
+            1.0
+        ));
+        assert_eq!(
+            of(&[("a", 90), ("b", 10), ("c", 1)], nine_to_one.clone()),
+            Some(0.0)
+        );
+        assert_eq!(of(&[("a", 0), ("b", 0)], nine_to_one), None);
+        for wrong in [
+            json!({}),
+            json!({"a": 1}),
+            json!({"a": 0, "b": 1}),
+            json!({"a": -1, "b": 1}),
+            json!({"1": 1, "1.0": 1}),
+        ] {
+            assert!(weights(wrong.clone()).is_err(), "{wrong}");
+        }
+    }
+
     #[test]
     fn a_comparison_that_cannot_be_made_is_none_or_without_a_verdict() {
         assert_eq!(arm("a", 0, 0).compare(&arm("b", 10, 1)), None);
         assert_eq!(arm("a", 10, 0).compare(&arm("b", 10, 1)), None);
         let verdicts = |control: Arm, other: Arm| {
-            let table = table(&[control, other], 0);
+            let table = table(&[control, other], 0, None);
             let verdict = table.flat().pop().expect("columns");
             verdict.1.text(1).map(|text| text.into_owned())
         };

@@ -1,16 +1,22 @@
 //! Filters: conditions on the properties of an event, all of which must hold.
 //!
 //! A filter is a JSON object from property to condition: `{"event_type":"action","metadata.plan":["pro","team"]}`. The
-//! properties are `event_type`, `feature`, `url` and `metadata.<key>`; a condition is a value, a list of values, or one of
-//! `{"prefix":"/docs"}`, `{"min":1,"max":5}` (numbers, both included, one may be missing) and `{"exists":true}`.
-//! A property that is missing or null meets no condition but `{"exists":false}`. Values are compared as texts: a
-//! number equals its own notation, `true` the text `true`.
+//! properties are `event_type`, `feature`, `url` and `metadata.<path>` ([`Path`]); a condition is a value, a list of values, or
+//! one of `{"prefix":"/docs"}`, `{"min":1,"max":5}` (numbers, both included, one may be missing) and `{"exists":true}`.
+//! A property that is missing or null meets no condition but `{"exists":false}`; a list meets one when a member does.
+//!
+//! Numbers are compared by their exact values in whatever notation ([`Number`]), other values as strings: `true` equals the
+//! string `true`, and a number the string of its one notation. A string is in a range only if it is a JSON number.
+//! Definitions: `spec/definitions.md`, "Property values" and "Filters".
+
+use std::borrow::Cow;
 
 use polars::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::event::metadata;
+use crate::event::number::{self, Number};
+use crate::event::path::{self, Path};
 use crate::schema;
 
 /// Conditions of a filter: more is a mistake, and each is computed for each event.
@@ -45,7 +51,7 @@ pub enum Property {
     Feature,
     /// Where it happened.
     Url,
-    /// The value of a key of the metadata.
+    /// The value at a path in the metadata.
     Metadata(String),
 }
 
@@ -56,15 +62,19 @@ pub enum Test {
     OneOf(Vec<String>),
     /// It begins with this text.
     Prefix(String),
-    /// It is a number in this range, both ends included.
-    Range {
-        /// The least.
-        min: Option<f64>,
-        /// The greatest.
-        max: Option<f64>,
-    },
+    /// It is a number in this range.
+    Range(Range),
     /// Whether it is there.
     Exists(bool),
+}
+
+/// Numbers, both ends included.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Range {
+    /// The least.
+    min: Option<Number>,
+    /// The greatest.
+    max: Option<Number>,
 }
 
 impl Filter {
@@ -155,8 +165,15 @@ impl Filter {
 
 impl Condition {
     fn expr(&self) -> Expr {
+        let test = self.test.clone();
+        if let Property::Metadata(path) = &self.property {
+            let test = test.of_metadata();
+            let path = Path::new(path);
+            let meets = move |object: &str| test.is_met(&path, object);
+            return boolean(col(schema::METADATA), meets);
+        }
         let value = self.property.expr();
-        let met = match &self.test {
+        let met = match test {
             Test::OneOf(texts) => match texts.as_slice() {
                 [text] => value.eq(lit(text.as_str())),
                 texts => {
@@ -164,21 +181,37 @@ impl Condition {
                     value.is_in(lit(texts).implode(false), false)
                 }
             },
-            Test::Prefix(prefix) => value.str().starts_with(lit(prefix.as_str())),
-            Test::Range { min, max } => {
-                let number = value.cast(DataType::Float64);
-                let above = min.map(|min| number.clone().gt_eq(lit(min)));
-                let below = max.map(|max| number.lt_eq(lit(max)));
-                above
-                    .into_iter()
-                    .chain(below)
-                    .reduce(Expr::and)
-                    .unwrap_or(lit(true))
+            Test::Prefix(prefix) => value.str().starts_with(lit(prefix)),
+            Test::Range(range) => {
+                return boolean(value.cast(DataType::String), move |text| range.has(text));
             }
             Test::Exists(true) => return value.is_not_null(),
             Test::Exists(false) => return value.is_null(),
         };
         met.fill_null(lit(false))
+    }
+}
+
+/// Whether a text meets a condition; what is missing is asked as an empty object of metadata and meets as little as one.
+fn boolean(text: Expr, meets: impl Fn(&str) -> bool + Send + Sync + 'static) -> Expr {
+    text.map(
+        move |column| {
+            let met = column.str()?.iter();
+            let met: BooleanChunked = met.map(|text| Some(meets(text.unwrap_or("{}")))).collect();
+            Ok(met.with_name(column.name().clone()).into_column())
+        },
+        |_, field| Ok(Field::new(field.name().clone(), DataType::Boolean)),
+    )
+}
+
+impl Range {
+    /// Whether a text is a number in the range.
+    fn has(&self, text: &str) -> bool {
+        let Some(number) = Number::parse(text) else {
+            return false;
+        };
+        let is_above = self.min.as_ref().is_none_or(|min| number >= *min);
+        is_above && self.max.as_ref().is_none_or(|max| number <= *max)
     }
 }
 
@@ -189,7 +222,7 @@ impl Property {
             Self::EventType => col(schema::EVENT_TYPE),
             Self::Feature => col(schema::FEATURE),
             Self::Url => col(schema::URL),
-            Self::Metadata(key) => value_of(key.clone()),
+            Self::Metadata(path) => value_at(path),
         }
     }
 
@@ -199,16 +232,16 @@ impl Property {
     }
 }
 
-/// The value of a key of the metadata. A closure over rows, because the engine's own expression parses each object into a
+/// The value at a path in the metadata. A closure over rows, because the engine's own expression parses each object into a
 /// tree to look at one key of it.
-fn value_of(key: String) -> Expr {
-    let needle = metadata::Key::new(&key);
+fn value_at(path: &str) -> Expr {
+    let path = Path::new(path);
     col(schema::METADATA).map(
         move |column| {
             let objects = column.str()?;
             let values: StringChunked = objects
                 .iter()
-                .map(|object| needle.value_in(object?))
+                .map(|object| path.value_in(object?))
                 .collect();
             Ok(values.with_name(column.name().clone()).into_column())
         },
@@ -225,9 +258,9 @@ impl TryFrom<String> for Property {
             "feature" => Ok(Self::Feature),
             "url" => Ok(Self::Url),
             other => match other.strip_prefix("metadata.") {
-                Some(key) if !key.is_empty() => Ok(Self::Metadata(key.into())),
-                _ => Err(format!(
-                    "{:?} is no property; allowed are event_type, feature, url and metadata.<key>",
+                Some(path) => Ok(Self::Metadata(path.into())),
+                None => Err(format!(
+                    "{:?} is no property; allowed are event_type, feature, url and metadata.<path>",
                     start_of(&name)
                 )),
             },
@@ -258,14 +291,50 @@ impl TryFrom<Map<String, Value>> for Filter {
 }
 
 impl Test {
+    /// The same of metadata, where a string that is a JSON number finds the number as well.
+    fn of_metadata(self) -> Self {
+        match self {
+            Self::OneOf(mut texts) => {
+                let numbers = texts.iter().map(|text| number::canonical(text));
+                let numbers: Vec<_> = numbers.map(Cow::into_owned).collect();
+                texts.extend(numbers);
+                texts.sort_unstable();
+                texts.dedup();
+                Self::OneOf(texts)
+            }
+            other => other,
+        }
+    }
+
+    /// Whether the value at a path in an object of metadata meets it; its own texts are those of [`Test::of_metadata`].
+    fn is_met(&self, path: &Path, object: &str) -> bool {
+        let any = |meets: &dyn Fn(&str) -> bool| {
+            path.any(object, &mut |value| {
+                path::text_of(value).is_some_and(|text| meets(&text))
+            })
+        };
+        match self {
+            Self::OneOf(texts) => match texts.as_slice() {
+                [text] => any(&|value| value == text),
+                texts => any(&|value| {
+                    let found = texts.binary_search_by(|text| text.as_str().cmp(value));
+                    found.is_ok()
+                }),
+            },
+            Self::Prefix(prefix) => any(&|value| value.starts_with(prefix.as_str())),
+            Self::Range(range) => any(&|value| range.has(value)),
+            Self::Exists(exists) => any(&|_| true) == *exists,
+        }
+    }
+
     fn parse(value: Value) -> Result<Self, String> {
         /// A condition that is no plain value.
         #[derive(Deserialize)]
         #[serde(rename_all = "snake_case", deny_unknown_fields)]
         struct Object {
             prefix: Option<String>,
-            min: Option<f64>,
-            max: Option<f64>,
+            min: Option<serde_json::Number>,
+            max: Option<serde_json::Number>,
             exists: Option<bool>,
         }
         const ALLOWED: &str = "allowed is a text, a number, true or false, a list of them, {\"prefix\":text}, \
@@ -301,7 +370,15 @@ impl Test {
                         min,
                         max,
                         exists: None,
-                    } if min.is_some() || max.is_some() => Ok(Self::Range { min, max }),
+                    } if min.is_some() || max.is_some() => {
+                        let number = |number: Option<serde_json::Number>| {
+                            number.and_then(|number| Number::parse(&number.to_string()))
+                        };
+                        Ok(Self::Range(Range {
+                            min: number(min),
+                            max: number(max),
+                        }))
+                    }
                     _ => Err(format!("{found}; {ALLOWED}")),
                 }
             }
@@ -313,11 +390,12 @@ impl Test {
     }
 }
 
-/// A plain value as the text that metadata is compared by.
-fn text_of(value: &Value) -> Option<String> {
+/// A plain value as the text that properties are compared by.
+pub(super) fn text_of(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
-        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        Value::Number(number) => Some(number::canonical(&number.to_string()).into_owned()),
+        Value::Bool(_) => Some(value.to_string()),
         _ => None,
     }
 }

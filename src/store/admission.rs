@@ -28,7 +28,7 @@ use crate::config::NameLimits;
 use crate::daily::{Day, day_of};
 use crate::digest::{Digest, DigestSet, Digester};
 use crate::error::Result;
-use crate::event::metadata;
+use crate::event::path;
 use crate::names::{Lookup, Names, REST_FEATURE, REST_USER};
 use crate::schema;
 
@@ -324,7 +324,7 @@ impl Admission {
         let objects = events.column(schema::METADATA)?.str()?;
         for (object, received_at_us) in objects.iter().zip(received.i64()?.iter()) {
             let mut has_keys_beyond = false;
-            for key in metadata::keys(object.unwrap_or_default()) {
+            for (key, _) in path::entries(object.unwrap_or_default()) {
                 let key = self.keys.digest(key);
                 // Most are those of the events before, so that most need no lock.
                 if known_keys.contains(&key) {

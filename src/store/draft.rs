@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::erasure::Gate;
 use super::pseudonym::Pseudonyms;
 use crate::digest::{Digest, Digester};
-use crate::event::{self, Event, EventType, metadata};
+use crate::event::{self, Event, EventType, path};
 use crate::names::{Names, Numbering};
 
 /// Makes drafts; shared by all who add events to one store.
@@ -130,7 +130,7 @@ impl DraftMaker {
     /// Adds the keys of the event's metadata to `keys`, and says where they are.
     fn metadata_keys(&self, event: &Event<'_>, keys: &mut Vec<Digest>) -> (usize, u8) {
         let start = keys.len();
-        keys.extend(metadata::keys(&event.metadata).map(|key| self.keys.digest(key)));
+        keys.extend(path::entries(&event.metadata).map(|(key, _)| self.keys.digest(key)));
         (start, (keys.len() - start).try_into().unwrap_or(u8::MAX))
     }
 

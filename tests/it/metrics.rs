@@ -211,9 +211,14 @@ fn crowded_history(events: u64, seed: u64) -> String {
         let feature = FEATURES[below(6) as usize];
         let event_type = ["page_view", "action", "conversion"][below(3) as usize];
         let user = below(45);
-        // Most users have one platform, some several.
-        let platform =
-            ["desktop", "mobile"][if user % 5 == 0 { below(2) } else { user % 2 } as usize];
+        // Most users have one platform, some several. One of them is a number, in two notations.
+        let platforms = [
+            [json!("desktop"), json!("desktop")],
+            [json!(-10.5), json!(-1050e-2)],
+            [json!(10), json!(10.0)],
+        ];
+        let platform = if user % 5 == 0 { below(3) } else { user % 3 };
+        let platform = &platforms[platform as usize][below(2) as usize];
         let event = json!({
             "ts": now - below(60 * 24) as i64 * 3_600 - 86_400,
             "event_type": event_type,

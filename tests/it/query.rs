@@ -149,6 +149,150 @@ fn a_filter_finds_the_events_it_says_in_the_log_and_in_the_lake() {
     }
 }
 
+/// Actions of users `u0`, `u1` and so on, yesterday, each with metadata that is given as JSON.
+fn actions(metadata: &[&str]) -> String {
+    let ts = (Utc::now() - Days::new(1)).to_rfc3339();
+    let events: Vec<_> = (0..)
+        .zip(metadata)
+        .map(|(user, metadata)| {
+            format!(r#"{{"event_type":"action","feature":"f","user_id":"u{user}","ts":"{ts}","metadata":{metadata}}}"#)
+        })
+        .collect();
+    format!(r#"{{"events":[{}]}}"#, events.join(","))
+}
+
+#[test]
+fn a_number_is_one_value_in_every_notation_in_filters_breakdowns_and_arms() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let sent = actions(&[
+        r#"{"p":10}"#,
+        r#"{"p":10.0}"#,
+        r#"{"p":1e1}"#,
+        r#"{"p":"10"}"#,
+        r#"{"p":"10.0"}"#,
+        r#"{"p":9007199254740992}"#,
+        r#"{"p":9007199254740993}"#,
+        r#"{"p":-0.0}"#,
+        r#"{"p":0}"#,
+        r#"{"p":"NaN"}"#,
+        r#"{"p":""}"#,
+        r#"{"p":"12abc"}"#,
+        r#"{"p":"inf"}"#,
+        r#"{"p":true}"#,
+    ]);
+    assert_eq!(server.post_raw(sent.as_bytes(), &[]).1["logged"], 14);
+    let check = |server: &Server| {
+        for (condition, users) in [
+            (json!(10), 4),
+            (json!(10.0), 4),
+            (json!("10"), 4),
+            (json!("10.0"), 5),
+            (json!(["1e1", 0]), 6),
+            (json!(9_007_199_254_740_993_u64), 1),
+            (json!({"min": 9_007_199_254_740_993_u64}), 1),
+            (json!({"max": 9_007_199_254_740_992_u64}), 8),
+            (json!({"min": 10}), 7),
+            (json!({"min": 0, "max": 0}), 2),
+            (json!({"min": -1e300}), 9),
+            (json!({"exists": true}), 14),
+            (json!("NaN"), 1),
+            (json!(""), 1),
+            (json!(true), 1),
+        ] {
+            let filter = json!({ "metadata.p": condition });
+            assert_eq!(found(server, &filter), (users, users), "{condition}");
+        }
+        // The feature, which is a string like those above.
+        assert_eq!(found(server, &json!({"feature": {"min": 0}})), (0, 0));
+        let (_, funnel) = query(
+            server,
+            &json!({"metric":"funnel","days":2,"breakdown":"metadata.p",
+            "steps":[{"feature":"f"},{"feature":"g"}]}),
+        );
+        let mut groups: Vec<_> = funnel["rows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|row| row["step"] == 1 && row["users"].as_i64() > Some(1))
+            .map(|row| {
+                (
+                    row["breakdown"].as_str().unwrap(),
+                    row["users"].as_i64().unwrap(),
+                )
+            })
+            .collect();
+        groups.sort_unstable();
+        assert_eq!(groups, [("0", 2), ("10", 4)], "{funnel}");
+        let (status, experiment) = query(
+            server,
+            &json!({"metric":"experiment","days":2,"exposure":{"metadata.p":{"min":-1,"max":10}},
+            "variant":"p","goal":{"feature":"g"},"control":10.0,"weights":{"0":1,"10.0":2}}),
+        );
+        assert_eq!(status, 200, "{experiment}");
+        let arms: Vec<_> = experiment["rows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| {
+                (
+                    row["variant"].as_str().unwrap(),
+                    row["exposed"].as_i64().unwrap(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            arms,
+            [
+                ("10", 4),
+                ("0", 2),
+                ("10.0", 1),
+                ("__multiple__", 0),
+                ("__sample_ratio__", 7)
+            ],
+            "a string keeps its text"
+        );
+    };
+    check(&server);
+    server.stop();
+    run_json(dir.path(), &["seal"]);
+    check(&Server::start(dir.path()));
+}
+
+#[test]
+fn a_filter_finds_values_in_objects_and_lists_and_under_the_empty_key() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let sent = actions(&[
+        r#"{"a":{"b":1,"c":{"d":"x"}}}"#,
+        r#"{"a.b":1}"#,
+        r#"{"a.b":2,"a":{"b":1}}"#,
+        r#"{"a":{"b":[1,2]}}"#,
+        r#"{"a":[{"b":3},{"b":1.0}]}"#,
+        r#"{"":"empty","tags":["red","blue"]}"#,
+        r#"{"tags":[]}"#,
+        r#"{"tags":[null],"":null}"#,
+    ]);
+    assert_eq!(server.post_raw(sent.as_bytes(), &[]).1["logged"], 8);
+    for (filter, users) in [
+        (json!({"metadata.a.b": 1}), 4),
+        (json!({"metadata.a.b": 2}), 2),
+        (json!({"metadata.a.b": {"min": 3}}), 1),
+        (json!({"metadata.a.b": {"exists": true}}), 5),
+        (json!({"metadata.a.c.d": "x"}), 1),
+        (json!({"metadata.a.c.d.e": {"exists": true}}), 0),
+        (json!({"metadata.b": {"exists": true}}), 0),
+        (json!({"metadata.": "empty"}), 1),
+        (json!({"metadata.": {"exists": false}}), 7),
+        (json!({"metadata.tags": "blue"}), 1),
+        (json!({"metadata.tags": ["blue", "red"]}), 1),
+        (json!({"metadata.tags": {"prefix": "re"}}), 1),
+        (json!({"metadata.tags": "e"}), 0),
+    ] {
+        assert_eq!(found(&server, &filter), (users, users), "{filter}");
+    }
+}
+
 #[test]
 fn a_breakdown_splits_by_the_property_and_names_what_is_missing() {
     let dir = folder();
@@ -381,7 +525,7 @@ fn a_wrong_question_names_the_field_the_value_and_what_is_allowed() {
         ),
         (
             json!({"metric":"funnel","steps":steps,"breakdown":"colour"}),
-            &["breakdown", "colour", "metadata.<key>"],
+            &["breakdown", "colour", "metadata.<path>"],
         ),
         (
             json!({"metric":"funnel","steps":[{"feature":"a"},{"colour":"b"}]}),

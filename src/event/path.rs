@@ -1,0 +1,260 @@
+//! Where a value lies in metadata: a key, or keys joined by dots.
+//!
+//! The objects are canonical ([`super::metadata::canonical`]), so that they are read without parsing them into trees.
+
+use std::borrow::Cow;
+
+use memchr::memmem;
+
+use super::number;
+use super::text::{self, Escapes};
+
+/// A path to a value in metadata. A key that is there literally comes before a path: `a.b` is the key `a.b` and, where an
+/// object has no such key, the key `b` of the object under `a`. In a list it leads into each of its members.
+#[derive(Debug, Clone)]
+pub struct Path {
+    path: String,
+    /// What stands in every object that has the path: the end of its last key, with the colon.
+    finder: memmem::Finder<'static>,
+}
+
+impl Path {
+    /// The path of a text; the empty one is the empty key.
+    pub fn new(path: &str) -> Self {
+        let last = path.rsplit('.').next().unwrap_or_default();
+        let mut end = Vec::with_capacity(last.len() + 3);
+        text::encode(last, &mut end);
+        end.push(b':');
+        let end = end.get(1..).unwrap_or_default();
+        Self {
+            path: path.to_owned(),
+            finder: memmem::Finder::new(end).into_owned(),
+        }
+    }
+
+    /// Its value in an object, as [`text_of`] it. `None` if it is missing or null.
+    pub fn value_in<'a>(&self, object: &'a str) -> Option<Cow<'a, str>> {
+        let mut found = None;
+        self.any(object, &mut |value| {
+            found = text_of(value);
+            true
+        });
+        found
+    }
+
+    /// Whether one of its values in an object meets a condition on its JSON. A list is asked first, and then each member.
+    /// A null is no value.
+    pub fn any<'a>(&self, object: &'a str, meets: &mut dyn FnMut(&'a str) -> bool) -> bool {
+        // Most objects that lack the path are known by this alone.
+        self.finder.find(object.as_bytes()).is_some() && any_at(&self.path, object, meets)
+    }
+}
+
+/// A canonical value as text: that of a string, the one notation of a number, and the JSON of anything else. `None` for null.
+pub fn text_of(value: &str) -> Option<Cow<'_, str>> {
+    match value.as_bytes().first()? {
+        b'"' => text::decode(value, Escapes::of(value)),
+        b'-' | b'0'..=b'9' => Some(number::canonical(value)),
+        _ if value == "null" => None,
+        _ => Some(Cow::Borrowed(value)),
+    }
+}
+
+/// The keys and values of a canonical object, as they stand in it.
+pub fn entries(object: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut rest = object.strip_prefix('{').unwrap_or_default();
+    std::iter::from_fn(move || {
+        let (key, after_key) = rest.split_at_checked(string_length(rest))?;
+        let (value, after) = split_value(after_key.strip_prefix(':')?)?;
+        rest = after;
+        Some((key, value))
+    })
+}
+
+/// The members of a canonical list.
+fn members(list: &str) -> impl Iterator<Item = &str> {
+    let mut rest = list.strip_prefix('[').unwrap_or_default();
+    std::iter::from_fn(move || {
+        let (member, after) = split_value(rest).filter(|(member, _)| !member.is_empty())?;
+        rest = after;
+        Some(member)
+    })
+}
+
+fn any_at<'a>(path: &str, json: &'a str, meets: &mut dyn FnMut(&'a str) -> bool) -> bool {
+    if json.starts_with('[') {
+        return members(json).any(|member| any_at(path, member, meets));
+    }
+    let mut inner = Vec::new();
+    for (key, value) in entries(json) {
+        let Some(key) = text::decode(key, Escapes::Some) else {
+            continue;
+        };
+        if *key == *path {
+            return any_of(value, meets);
+        }
+        let others = path.strip_prefix(&*key);
+        if let Some(others) = others.and_then(|others| others.strip_prefix('.')) {
+            inner.push((others, value));
+        }
+    }
+    inner
+        .into_iter()
+        .any(|(path, value)| any_at(path, value, meets))
+}
+
+fn any_of<'a>(value: &'a str, meets: &mut dyn FnMut(&'a str) -> bool) -> bool {
+    value != "null"
+        && (meets(value)
+            || (value.starts_with('[') && members(value).any(|member| any_of(member, meets))))
+}
+
+/// The canonical value at the start of `json`, and what follows it behind a comma.
+fn split_value(json: &str) -> Option<(&str, &str)> {
+    let (value, after) = json.split_at_checked(value_length(json))?;
+    Some((value, after.strip_prefix(',').unwrap_or_default()))
+}
+
+/// Bytes of the canonical value at the start of `json`.
+fn value_length(json: &str) -> usize {
+    let bytes = json.as_bytes();
+    let mut depth = 0;
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => at += string_length(json.get(at..).unwrap_or_default()),
+            b'{' | b'[' => {
+                depth += 1;
+                at += 1;
+            }
+            b',' | b'}' | b']' if depth == 0 => return at,
+            b'}' | b']' => {
+                depth -= 1;
+                at += 1;
+            }
+            _ => at += 1,
+        }
+    }
+    bytes.len()
+}
+
+/// Bytes of the JSON string at the start of `json`, quotes included.
+pub(super) fn string_length(json: &str) -> usize {
+    let bytes = json.as_bytes();
+    let mut at = 1;
+    while let Some(offset) = bytes
+        .get(at..)
+        .and_then(|rest| memchr::memchr2(b'"', b'\\', rest))
+    {
+        at += offset;
+        if bytes.get(at) == Some(&b'"') {
+            return at + 1;
+        }
+        at += 2;
+    }
+    bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_entries_of_an_object_are_those_of_the_first_level() {
+        for (object, expected) in [
+            ("{}", vec![]),
+            (r#"{"a":1}"#, vec![(r#""a""#, "1")]),
+            (
+                r#"{"a":{"x":"}"},"b\"c":[{"y":1}],"":"q\",\"z\":","é":null}"#,
+                vec![
+                    (r#""a""#, r#"{"x":"}"}"#),
+                    (r#""b\"c""#, r#"[{"y":1}]"#),
+                    (r#""""#, r#""q\",\"z\":""#),
+                    (r#""é""#, "null"),
+                ],
+            ),
+            ("", vec![]),
+        ] {
+            assert_eq!(entries(object).collect::<Vec<_>>(), expected, "{object}");
+        }
+        assert_eq!(members("[]").count(), 0);
+        let list = r#"[1,"a,]",[2,3],{"b":[4]}]"#;
+        let expected = ["1", r#""a,]""#, "[2,3]", r#"{"b":[4]}"#];
+        assert_eq!(members(list).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn the_value_of_a_key_is_that_of_the_first_level() {
+        let object = r#"{"a":{"plan":"deep"},"t":"\"plan\":1","n":1.50,"plan":"p\"ro","z":null,"l":[1,{"x":2}],"":true}"#;
+        for (path, expected) in [
+            ("plan", Some("p\"ro")),
+            ("n", Some("1.5")),
+            ("z", None),
+            ("l", Some(r#"[1,{"x":2}]"#)),
+            ("x", None),
+            ("a", Some(r#"{"plan":"deep"}"#)),
+            ("missing", None),
+            ("", Some("true")),
+        ] {
+            assert_eq!(
+                Path::new(path).value_in(object).as_deref(),
+                expected,
+                "{path}"
+            );
+        }
+        assert_eq!(Path::new("a").value_in("{}"), None);
+        assert_eq!(Path::new("a").value_in(r#"{"a":"#), None);
+        assert_eq!(Path::new("a").value_in(r#"{"b":"a"}"#), None);
+        assert_eq!(
+            Path::new("a\"b").value_in(r#"{"a\"b":true}"#).as_deref(),
+            Some("true")
+        );
+    }
+
+    #[test]
+    fn a_path_leads_into_objects_and_lists_unless_there_is_such_a_key() {
+        for (path, object, expected) in [
+            ("a.b", r#"{"a":{"b":1}}"#, Some("1")),
+            ("a.b", r#"{"a":{"b":1},"a.b":2}"#, Some("2")),
+            ("a.b.c", r#"{"a.b":{"c":1}}"#, Some("1")),
+            ("a.b.c", r#"{"a":{"b.c":1}}"#, Some("1")),
+            ("a.b.c", r#"{"a.b":{"x":1},"a":{"b":{"c":2}}}"#, Some("2")),
+            ("a.b", r#"{"a":1,"b":2}"#, None),
+            ("a.b", r#"{"a":{"b":null}}"#, None),
+            ("a.", r#"{"a":{"":1}}"#, Some("1")),
+            (".a", r#"{"":{"a":1}}"#, Some("1")),
+            (".", r#"{"":{"":1}}"#, Some("1")),
+            ("é\n.ü", r#"{"é\n":{"ü":1}}"#, Some("1")),
+            (
+                "items.sku",
+                r#"{"items":[{"id":1},{"sku":"x"}]}"#,
+                Some("x"),
+            ),
+            ("b", r#"{"a":{"b":1}}"#, None),
+        ] {
+            assert_eq!(
+                Path::new(path).value_in(object).as_deref(),
+                expected,
+                "{path} of {object}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_list_meets_a_condition_by_itself_or_by_a_member() {
+        let has = |object: &str, text: &str| {
+            Path::new("l").any(object, &mut |value| text_of(value).as_deref() == Some(text))
+        };
+        for (object, text, expected) in [
+            (r#"{"l":["a","b"]}"#, "b", true),
+            (r#"{"l":["a","b"]}"#, "c", false),
+            (r#"{"l":[1,2.0]}"#, "2", true),
+            (r#"{"l":[[1],[2]]}"#, "2", true),
+            (r#"{"l":[]}"#, "", false),
+            (r#"{"l":[null]}"#, "null", false),
+            (r#"{"l":[1,2]}"#, "[1,2]", true),
+        ] {
+            assert_eq!(has(object, text), expected, "{text} in {object}");
+        }
+    }
+}
