@@ -4,8 +4,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 
+use polars::prelude::*;
 use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
 use tracing::warn;
 
@@ -20,6 +21,7 @@ const BESIDE_PRIORITY: u8 = 23;
 
 /// Does work that gives way to requests: at low priority, which the threads that it starts inherit.
 pub fn beside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    start_query_threads();
     std::thread::scope(|scope| {
         let done = scope.spawn(|| {
             let lowered = ThreadPriorityValue::try_from(BESIDE_PRIORITY)
@@ -32,6 +34,24 @@ pub fn beside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
         });
         done.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
+}
+
+/// Starts the threads that every query shares. They keep the priority of whoever starts them, which must not be work that
+/// gives way to them.
+fn start_query_threads() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        for engine in [Engine::InMemory, Engine::Streaming] {
+            let rows = DataFrame::new(1, vec![Column::new("row".into(), [1_i64])]);
+            let counted = rows.and_then(|rows| {
+                let groups = rows.lazy().group_by([col("row")]).agg([len()]);
+                groups.collect_with_engine(engine)
+            });
+            if let Err(error) = counted {
+                warn!(%error, "Queries may run at low priority");
+            }
+        }
+    });
 }
 
 /// Cores that work can run on at once.

@@ -1052,3 +1052,32 @@ fn a_segment_that_another_file_took_the_name_of_is_verified_again() {
     let usage = engine.usage(&zone, Utc::now());
     assert!(matches!(usage, Err(Error::Damaged { .. })), "{usage:?}");
 }
+
+#[test]
+fn the_threads_of_queries_keep_their_priority_when_a_job_is_the_first_to_use_them() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let events = ["u1", "u2"].map(|user| json!({"event_type":"action","user_id":user}));
+    assert_eq!(server.post(&batch(events)).1["logged"], 2);
+    // The first job, at low priority, and then a query.
+    assert_eq!(server.delete("/api/analytics/users/u1").0, 200);
+    assert_eq!(server.usage("?days=1&tz=Asia/Tokyo")["ok"], true);
+    let niceness = |stat: &Path| {
+        // A thread may have ended since.
+        let stat = std::fs::read_to_string(stat).ok()?;
+        let (name, fields) = stat.split_once('(')?.1.rsplit_once(") ")?;
+        Some((name.to_owned(), fields.split(' ').nth(16)?.to_owned()))
+    };
+    let process = format!("/proc/{}", server.id());
+    let (_, of_process) = niceness(&Path::new(&process).join("stat")).unwrap();
+    let threads = std::fs::read_dir(Path::new(&process).join("task")).unwrap();
+    let of_queries: Vec<_> = threads
+        .filter_map(|thread| niceness(&thread.ok()?.path().join("stat")))
+        .filter(|(name, _)| name.starts_with("polars") || name.starts_with("async-executor"))
+        .collect();
+    assert!(of_queries.len() >= 2, "{of_queries:?}");
+    assert!(
+        of_queries.iter().all(|(_, nice)| *nice == of_process),
+        "{of_queries:?}, not {of_process}"
+    );
+}
