@@ -48,7 +48,7 @@ lint: tools dashboard
 	cargo clippy --release --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --locked --no-deps
 
-# The numbers of the README. Takes some minutes and 10 GB of disk.
+# The numbers of docs/performance.md. Takes some minutes and 10 GB of disk.
 bench: tools dashboard $(VENV)/installed
 	cargo bench --locked --bench ingest
 	cargo bench --locked --bench seal
