@@ -13,14 +13,7 @@
 //! and the steps.
 
 use super::matching::Matching;
-
-/// Most steps of a funnel.
-pub const MAX_STEPS: usize = 20;
-/// Most exclusions of a funnel.
-pub const MAX_EXCLUSIONS: usize = 10;
-
-/// Steps, or exclusions, as a set of bits.
-pub type Marks = u32;
+use super::steps::{MAX_STEPS, Marks};
 
 /// An event that fills a step or is excluded. For [`Order::Strict`] any event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

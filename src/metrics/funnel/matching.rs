@@ -2,7 +2,7 @@
 //!
 //! Acts with equal marks are alike, so that they are counted and not listed. Found by augmenting paths (Kuhn).
 
-use super::attempt::{MAX_STEPS, Marks};
+use super::steps::{MAX_STEPS, Marks};
 
 /// Acts, and the steps that some of them fill.
 #[derive(Debug, Clone, Default)]

@@ -14,6 +14,7 @@
 
 pub mod attempt;
 mod matching;
+mod steps;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -28,7 +29,8 @@ use super::values::Names;
 use crate::error::Result;
 use crate::schema;
 use crate::window::DAY_US;
-use attempt::{Act, Attempt, Between, MAX_EXCLUSIONS, MAX_STEPS, Order, Rules};
+use attempt::{Act, Attempt, Between, Order, Rules};
+use steps::{MAX_EXCLUSIONS, MAX_STEPS};
 
 /// Groups of a breakdown that are named.
 pub const MAX_GROUPS: usize = 25;
