@@ -359,7 +359,7 @@ fn line_bytes() -> f64 {
     let mut line = Vec::new();
     for raw in batch.events {
         match raw.judge(now_us, 0) {
-            Verdict::Accepted(event) => event::write_line(&event, &mut line),
+            Verdict::Accepted(event, _) => event::write_line(&event, &mut line),
             other => panic!("{other:?}"),
         }
     }

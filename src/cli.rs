@@ -50,11 +50,13 @@ pub struct Cli {
 enum Command {
     /// Run the server: ingest, questions, daily jobs
     Serve(ServeConfig),
-    /// Bring in events from NDJSON files
+    /// Bring in events from NDJSON and JSON files
     ///
-    /// Each line is an event as the server takes it. Compressed files (gzip, zstd) are inflated. A line that
-    /// is no event is reported with its number and does not stop the import. Events are stored in groups of up to a
-    /// gigabyte of lines: an import that is cut off leaves whole groups, and may be repeated where events have ids.
+    /// An event is an object as the server takes it: one a line, several without a break between them, a list of any length,
+    /// or `{"events":[…]}`. Compressed files (gzip, zstd, bzip2, xz) are inflated. What is no event is reported with its
+    /// place and does not stop the import; the exit code is 1 then. Events are stored in groups of up to a
+    /// gigabyte: an import that is cut off leaves whole groups, and may be repeated where events have ids. So does a
+    /// compressed file that is damaged; `gzip -dc FILE | echopilot import -` brings in what can still be read.
     Import(ImportArgs),
     /// Print usage of a window as JSON: active users, features, event types
     Usage(UsageArgs),
@@ -95,7 +97,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct ImportArgs {
-    /// Files of events, one JSON object a line; `-` is standard input
+    /// Files of events; `-` is standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
     /// Shift all times by whole days so that the newest event falls on this day
@@ -455,13 +457,22 @@ fn import_all(
     // The ticker only draws.
     let _ = ticker.join();
     let imported = imported?;
+    if imported.refused > 0 {
+        eprintln!(
+            "echopilot: {} could not be imported{}",
+            imported.refused,
+            match imported.refused > imported.errors.len() as u64 {
+                true => ", the first of them:",
+                false => ":",
+            }
+        );
+    }
     for error in &imported.errors {
         eprintln!("echopilot: {error}");
     }
     print_json(&imported)?;
-    let useless =
-        imported.refused > 0 && imported.accepted + imported.duplicates + imported.too_old == 0;
-    Ok(ExitCode::from(if useless { FAILED } else { 0 }))
+    let has_refused = imported.refused > 0;
+    Ok(ExitCode::from(if has_refused { FAILED } else { 0 }))
 }
 
 fn fill_demo(

@@ -1,5 +1,8 @@
-//! Bringing existing events in: NDJSON, plain or compressed, from files or standard input.
+//! Bringing existing events in: NDJSON or lists of events, plain or compressed, from files or standard input.
 
+mod chunks;
+
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -10,19 +13,17 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::event::{self, Verdict};
+use crate::event::split::{Splitter, Step};
+use crate::event::{RawEvent, Verdict, read_event};
+use crate::inflate::inflate;
 use crate::store::{Part, RestCounts, Store, Stored, pipeline};
 use crate::window::DAY_US;
+use chunks::{Chunk, Chunks, Fault};
 
-/// Bytes of lines that are stored at once, as one segment of each day; a core that is at work on them takes several times as
-/// much memory.
-const CHUNK_BYTES: usize = 16 << 20;
 /// Bytes that are read from a file at a time when less than a chunk is missing.
 const BUFFER_BYTES: usize = 64 << 10;
 /// Refused lines that are described; the rest is counted.
 const DESCRIBED_REFUSALS: usize = 20;
-/// The longest line: an event with all the metadata it may have, escaped in the worst way.
-const MAX_LINE_BYTES: usize = 1 << 20;
 
 /// What became of the lines.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -33,19 +34,22 @@ pub struct Imported {
     pub duplicates: u64,
     /// Events older than any window.
     pub too_old: u64,
-    /// Lines that are no event.
+    /// Lines and elements of lists that are no event, and files of another kind.
     pub refused: u64,
     /// Accepted events whose name is beyond a daily limit.
     #[serde(skip_serializing_if = "RestCounts::is_empty")]
     pub rest: RestCounts,
     /// Why, for the first of them, with file and line.
     pub errors: Vec<String>,
+    /// How many accepted events were cut or lost a part, by the code of the note.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub notes: BTreeMap<&'static str, u64>,
 }
 
 /// Where events come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// A file; `.gz` and `.zst` are inflated.
+    /// A file, plain or compressed: the first bytes tell, whatever its name.
     File(PathBuf),
     /// Standard input, plain or compressed: the first bytes tell.
     Stdin,
@@ -121,20 +125,6 @@ impl Source {
     }
 }
 
-/// Looks at the first bytes: a compressed stream says so itself, whatever the file's name.
-fn inflate(mut reader: impl BufRead + Send + 'static) -> std::io::Result<Box<dyn BufRead + Send>> {
-    let start = reader.fill_buf()?;
-    if start.starts_with(&[0x1F, 0x8B]) {
-        let inflated = flate2::bufread::MultiGzDecoder::new(reader);
-        return Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, inflated)));
-    }
-    if start.starts_with(&[0x28, 0xB5, 0x2F, 0xFD]) {
-        let inflated = zstd::stream::read::Decoder::with_buffer(reader)?;
-        return Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, inflated)));
-    }
-    Ok(Box::new(reader))
-}
-
 /// Counts what is read through it.
 struct Counted<R> {
     reader: R,
@@ -159,10 +149,19 @@ fn newest_ts_us(sources: &[Source]) -> Result<Option<i64>> {
                 "--rebase-to reads its input twice, which standard input cannot be; name a file",
             ));
         }
-        let mut reader = source.open(&Progress::default())?;
+        let mut chunks = Chunks::new(source.open(&Progress::default())?);
+        let name = source.name();
         pipeline::ordered(
-            || read_lines(&mut reader, &source.name()),
-            |lines: Vec<u8>| event::lines(&lines).filter_map(valid_ts_us).max(),
+            || next_chunk(&mut chunks, &name),
+            |chunk: Chunk| {
+                let mut newest = None;
+                for record in chunk.records() {
+                    each_event(&chunk, record, |raw| {
+                        newest = newest.max(valid_ts_us(raw));
+                    });
+                }
+                newest
+            },
             |found| {
                 newest = newest.max(found);
                 Ok(())
@@ -173,10 +172,41 @@ fn newest_ts_us(sources: &[Source]) -> Result<Option<i64>> {
 }
 
 /// When an event happened that would be accepted at that time.
-fn valid_ts_us(line: &[u8]) -> Option<i64> {
-    let event = event::read_event(line.trim_ascii()).ok()?;
+fn valid_ts_us(event: RawEvent<'_>) -> Option<i64> {
     let ts_us = event.ts_us()?;
-    matches!(event.judge(ts_us, 0), Verdict::Accepted(_)).then_some(ts_us)
+    matches!(event.judge(ts_us, 0), Verdict::Accepted(..)).then_some(ts_us)
+}
+
+fn next_chunk<R: BufRead>(chunks: &mut Chunks<R>, name: &str) -> Result<Option<Chunk>> {
+    chunks
+        .next_chunk()
+        .map_err(|error| Error::io("read", name.as_ref())(error))
+}
+
+/// Hands on the events of a record: most are one, and a line may be a list or hold several without a break between them.
+fn each_event<'a>(chunk: &Chunk, record: &'a [u8], mut found: impl FnMut(RawEvent<'a>)) {
+    let record = record.trim_ascii();
+    if !chunk.has_lines() {
+        return found(RawEvent::read(record));
+    }
+    if record.is_empty() {
+        return;
+    }
+    match read_event(record) {
+        Ok(event) if event.has_event_type() => return found(event),
+        _ => {}
+    }
+    let mut splitter = Splitter::default();
+    loop {
+        match splitter.step(record, true) {
+            Step::Event(place) => found(RawEvent::read(record.get(place).unwrap_or_default())),
+            Step::Broken(at) => {
+                found(RawEvent::read(record.get(at..).unwrap_or_default()));
+                return;
+            }
+            Step::End | Step::More => return,
+        }
+    }
 }
 
 /// Whole days from the day of `newest_us` to `day`.
@@ -185,94 +215,100 @@ fn days_to(day: NaiveDate, newest_us: Option<i64>) -> i64 {
     newest_us.map_or(0, |newest_us| epoch_day - newest_us.div_euclid(DAY_US))
 }
 
-/// The next whole lines, some of them; `None` at the end.
-fn read_lines(reader: &mut impl BufRead, name: &str) -> Result<Option<Vec<u8>>> {
-    let io = |error| Error::io("read", name.as_ref())(error);
-    let mut lines = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
-    Read::by_ref(reader)
-        .take(CHUNK_BYTES as u64)
-        .read_to_end(&mut lines)
-        .map_err(io)?;
-    if lines.len() == CHUNK_BYTES && !lines.ends_with(b"\n") {
-        // A line without end is refused when it is judged, once it is as long as no event is.
-        Read::by_ref(reader)
-            .take(MAX_LINE_BYTES as u64)
-            .read_until(b'\n', &mut lines)
-            .map_err(io)?;
-    }
-    Ok(Some(lines).filter(|lines| !lines.is_empty()))
-}
-
 struct Importer<'a> {
     progress: &'a Progress,
     received_at_us: i64,
     shift_us: i64,
 }
 
-/// What some lines were that are not stored.
+/// What became of the records of a chunk.
 #[derive(Default)]
 struct Judged {
-    lines: u64,
+    records: u64,
     too_old: u64,
-    /// Line among them, from 0, and what is wrong.
-    refused: Vec<(u64, String)>,
+    refused: Vec<Refused>,
+    notes: BTreeMap<&'static str, u64>,
+}
+
+/// What is not stored.
+struct Refused {
+    /// The kind of record, and its place among those of the chunk, from 0. `None` for the whole file.
+    place: Option<(&'static str, u64)>,
+    message: String,
 }
 
 impl Importer<'_> {
     fn run(&self, store: &Store, source: &Source, imported: &mut Imported) -> Result<()> {
-        let mut reader = source.open(self.progress)?;
+        let mut chunks = Chunks::new(source.open(self.progress)?);
         let name = source.name();
-        let mut lines_before = 0;
+        let mut records_before = 0;
         let mut count = |judged: Judged, stored: Stored| {
             imported.accepted += stored.logged as u64;
             imported.duplicates += stored.duplicates as u64;
             imported.rest.add(stored.rest);
             imported.too_old += judged.too_old;
             imported.refused += judged.refused.len() as u64;
-            for (line, message) in judged.refused {
+            for (code, events) in judged.notes {
+                *imported.notes.entry(code).or_default() += events;
+            }
+            for Refused { place, message } in judged.refused {
                 if imported.errors.len() < DESCRIBED_REFUSALS {
-                    let line = lines_before + line + 1;
-                    imported
-                        .errors
-                        .push(format!("{name}, line {line}: {message}"));
+                    imported.errors.push(match place {
+                        None => format!("{name}: {message}"),
+                        Some((kind, place)) => {
+                            format!("{name}, {kind} {}: {message}", records_before + place + 1)
+                        }
+                    });
                 }
             }
-            lines_before += judged.lines;
+            records_before += judged.records;
         };
         while store.load(
-            || read_lines(&mut reader, &name),
-            |lines, part| self.judge(&lines, part),
+            || next_chunk(&mut chunks, &name),
+            |chunk, part| self.judge(&chunk, part),
             &mut count,
         )? {}
         Ok(())
     }
 
-    fn judge(&self, lines: &[u8], part: &mut Part) -> Judged {
+    fn judge(&self, chunk: &Chunk, part: &mut Part) -> Judged {
+        let kind = match chunk.has_lines() {
+            true => "line",
+            false => "event",
+        };
         let mut judged = Judged::default();
-        for line in event::lines(lines) {
-            let number = judged.lines;
-            judged.lines += 1;
-            let line = line.trim_ascii();
-            if line.is_empty() {
-                continue;
-            }
-            let verdict = match event::read_event(line) {
-                Ok(raw) => raw.judge(self.received_at_us, self.shift_us),
-                Err(message) => {
-                    judged.refused.push((number, message));
-                    continue;
+        for record in chunk.records() {
+            let place = Some((kind, judged.records));
+            judged.records += 1;
+            each_event(chunk, record, |raw| {
+                match raw.judge(self.received_at_us, self.shift_us) {
+                    Verdict::Accepted(event, notes) => {
+                        part.push(&event);
+                        for (code, _) in notes {
+                            *judged.notes.entry(code).or_default() += 1;
+                        }
+                    }
+                    Verdict::TooOld => judged.too_old += 1,
+                    Verdict::Refused(code, message) => judged.refused.push(Refused {
+                        place,
+                        message: format!("{code}: {message}"),
+                    }),
                 }
+            });
+        }
+        if let Some(fault) = chunk.fault() {
+            let (place, message) = match fault {
+                Fault::Foreign(message) => (None, message),
+                Fault::Record(message) => (Some((kind, judged.records)), message),
             };
-            match verdict {
-                Verdict::Accepted(event) => part.push(&event),
-                Verdict::TooOld => judged.too_old += 1,
-                Verdict::Refused(code, message) => {
-                    judged.refused.push((number, format!("{code}: {message}")));
-                }
-            }
+            judged.records += u64::from(place.is_some());
+            judged.refused.push(Refused {
+                place,
+                message: message.clone(),
+            });
         }
         let progress = &self.progress.lines;
-        progress.fetch_add(judged.lines, Ordering::Relaxed);
+        progress.fetch_add(judged.records, Ordering::Relaxed);
         judged
     }
 }

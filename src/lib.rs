@@ -24,6 +24,7 @@
 //! | [`http`] | the interface: decode, one engine call, encode |
 //! | [`cli`], [`server`], [`schedule`] | commands; start and stop of the process; jobs at their times |
 //! | [`import`], [`demo`] | existing events in; a made-up history |
+//! | [`inflate`] | compressed streams, known by their first bytes |
 //! | [`backoff`] | pauses after failures, and failures that repeat in the traces |
 //! | [`window`], [`schema`], [`digest`], [`checksum`], [`leb128`] | days and zones; columns; ids without their text; CRC-32C; numbers as bytes |
 //! | [`config`], [`error`], [`backoff`] | settings; the one error; when failed work is tried again and how often it is traced |
@@ -68,6 +69,7 @@ pub mod export;
 
 pub mod http;
 pub mod import;
+pub mod inflate;
 pub mod leb128;
 pub mod metrics;
 pub mod names;

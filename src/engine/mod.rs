@@ -72,6 +72,9 @@ pub struct IngestAnswer {
     pub rejected: usize,
     /// Why, for each refused event.
     pub errors: Vec<Refusal>,
+    /// What was cut or left out of events that were not refused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Refusal>,
     /// Events stored now whose name is beyond a daily limit: they are counted under *rest*.
     #[serde(skip_serializing_if = "RestCounts::is_empty")]
     pub rest: RestCounts,
@@ -285,11 +288,20 @@ impl Engine {
             ignored: 0,
             rejected: 0,
             errors: Vec::new(),
+            notes: Vec::new(),
             rest: RestCounts::default(),
         };
         for (index, raw) in batch.events.into_iter().enumerate() {
             match judge(raw, received, clock_skew_us) {
-                Verdict::Accepted(event) => maker.push(&mut draft, &event),
+                Verdict::Accepted(event, notes) => {
+                    maker.push(&mut draft, &event);
+                    let notes = notes.into_iter().map(|(code, message)| Refusal {
+                        index,
+                        code,
+                        message,
+                    });
+                    answer.notes.extend(notes);
+                }
                 Verdict::TooOld => answer.ignored += 1,
                 Verdict::Refused(code, message) => answer.errors.push(Refusal {
                     index,
@@ -734,10 +746,13 @@ fn judge(raw: RawEvent<'_>, received: Received, clock_skew_us: i64) -> Verdict<'
         false => received.at_us,
     };
     match raw.judge(by_us, clock_skew_us) {
-        Verdict::Accepted(event) => Verdict::Accepted(Event {
-            received_at_us: received.at_us,
-            ..event
-        }),
+        Verdict::Accepted(event, notes) => {
+            let event = Event {
+                received_at_us: received.at_us,
+                ..event
+            };
+            Verdict::Accepted(event, notes)
+        }
         other => other,
     }
 }

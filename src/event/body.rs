@@ -1,7 +1,8 @@
 //! What clients send: a batch of events, of which each is judged alone.
 //!
 //! The body is walked once. Each field is first kept as its JSON text, borrowed from the body, because
-//! `sent_at` may follow the events it corrects and because a wrong type must cost one event, not the batch.
+//! `sent_at` may follow the events it corrects and because a wrong type must cost one event, not the batch. A body that is
+//! no JSON as a whole is taken apart, slower, into events that are read one by one.
 
 use std::fmt;
 
@@ -9,9 +10,10 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::raw::{Key, RawEvent, not_an_object};
-use super::text::Escapes;
-use super::{MAX_BATCH_EVENTS, MAX_CLOCK_SKEW_US, timestamp};
+use super::raw::{Key, RawEvent, is_missing};
+use super::split::{self, Layout, Splitter, Step};
+use super::text::{self, Escapes};
+use super::{MAX_BATCH_EVENTS, MAX_CLOCK_SKEW_US, line, timestamp};
 use crate::error::{Error, Result};
 
 /// A request body: at most [`MAX_BATCH_EVENTS`] events, not yet judged.
@@ -22,32 +24,31 @@ pub struct Batch<'a> {
     sent_at_us: Option<i64>,
 }
 
-/// Reads a request body.
+/// Reads a request body: `{"events":[…]}`, a list of events, one event, or one event a line.
 ///
 /// # Errors
-/// `bad_json` if it is not `{"events":[…]}`, and [`Error::TooLarge`] above [`MAX_BATCH_EVENTS`] events.
+/// `bad_json` if it is none of these or cut off, and [`Error::TooLarge`] above [`MAX_BATCH_EVENTS`] events. An event that
+/// cannot be read is part of the batch, and refused when it is judged.
 pub fn read_batch(body: &[u8]) -> Result<Batch<'_>> {
-    let body = std::str::from_utf8(body)
-        .map_err(|error| Error::bad_input("bad_json", format!("the body is not UTF-8: {error}")))?;
-    let escapes = Escapes::of(body);
-    let mut body = Body::read(body).map_err(|error| {
-        // The message may quote the client's text, all of it.
-        let message: String = error.to_string().chars().take(200).collect();
-        Error::bad_input("bad_json", format!("the body is wrong: {message}"))
-    })?;
-    if body.events.count > MAX_BATCH_EVENTS {
+    let body = text::without_mark(body);
+    let read = match Body::read(body) {
+        Ok(body) => body,
+        Err(message) => Body::read_apart(body).ok_or_else(|| {
+            // The message may quote the client's text, all of it.
+            let message: String = message.chars().take(200).collect();
+            Error::bad_input("bad_json", format!("the body is wrong: {message}"))
+        })?,
+    };
+    if read.events.count > MAX_BATCH_EVENTS {
         return Err(Error::TooLarge {
             code: "too_many_events",
             message: format!(
                 "the batch has {} events; allowed are {MAX_BATCH_EVENTS}; nothing was stored",
-                body.events.count
+                read.events.count
             ),
         });
     }
-    for event in &mut body.events.kept {
-        event.escapes = escapes;
-    }
-    let sent_at_us = match body.sent_at {
+    let sent_at_us = match read.sent_at.filter(|json| !is_missing(json)) {
         None => None,
         Some(json) => Some(timestamp::parse(json).ok_or_else(|| {
             let json: String = json.chars().take(64).collect();
@@ -58,7 +59,7 @@ pub fn read_batch(body: &[u8]) -> Result<Batch<'_>> {
         })?),
     };
     Ok(Batch {
-        events: body.events.kept,
+        events: read.events.kept,
         sent_at_us,
     })
 }
@@ -81,37 +82,56 @@ struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    fn read(body: &'a str) -> serde_json::Result<Self> {
-        serde_json::from_str(body).or_else(|error| Self::read_apart(body).ok_or(error))
+    /// Reads a well-formed batch, as nearly all are.
+    fn read(body: &'a [u8]) -> Result<Self, String> {
+        let body = std::str::from_utf8(body).map_err(|error| format!("not UTF-8: {error}"))?;
+        let escapes = Escapes::of(body);
+        let mut read: Self = serde_json::from_str(body).map_err(|error| error.to_string())?;
+        for event in &mut read.events.kept {
+            event.escapes = escapes;
+        }
+        Ok(read)
     }
 
-    /// Reads each event for itself, which takes twice the time, when one that is no object cannot be passed over: a
-    /// text with half a surrogate pair, a number that no double holds.
-    fn read_apart(body: &'a str) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Apart<'a> {
-            #[serde(borrow)]
-            events: Vec<&'a RawValue>,
-            #[serde(borrow)]
-            sent_at: Option<&'a RawValue>,
-        }
-        let apart: Apart<'a> = serde_json::from_str(body).ok()?;
-        let read = |raw: &&'a RawValue| match serde_json::from_str(raw.get()) {
-            Ok(event) => Some(event),
-            Err(_) if raw.get().starts_with(['{', '[']) => None,
-            Err(_) => not_an_object::<()>("no value").ok(),
+    /// Reads each event by itself, so that one that is no JSON costs its neighbours nothing. `None` if it cannot be told
+    /// where the events of the body are.
+    fn read_apart(body: &'a [u8]) -> Option<Self> {
+        let units = match split::layout(body, true) {
+            Layout::Document => vec![body],
+            Layout::Lines => line::lines(body).collect(),
+            Layout::Foreign => return None,
         };
-        Some(Self {
-            events: Events {
-                count: apart.events.len(),
-                kept: apart
-                    .events
-                    .iter()
-                    .take(MAX_BATCH_EVENTS)
-                    .map(read)
-                    .collect::<Option<_>>()?,
-            },
-            sent_at: apart.sent_at.map(RawValue::get),
+        let mut events = Events::default();
+        let mut sent_at = None;
+        let (mut containers, mut bare_events) = (0, 0);
+        for unit in units {
+            let mut splitter = Splitter::default();
+            loop {
+                match splitter.step(unit, true) {
+                    Step::Event(place) => {
+                        events.count += 1;
+                        if events.count <= MAX_BATCH_EVENTS {
+                            events.kept.push(RawEvent::read(unit.get(place)?));
+                        }
+                    }
+                    Step::End => break,
+                    Step::More | Step::Broken(_) => return None,
+                }
+            }
+            containers += splitter.containers();
+            bare_events += splitter.bare_events();
+            let found = splitter.sent_at().and_then(|place| unit.get(place));
+            sent_at = found.or(sent_at);
+        }
+        let is_batch = match (containers, bare_events) {
+            (1, 0) => true,
+            (0, 1) => events.kept.iter().all(RawEvent::has_event_type),
+            (0, _) => bare_events > 0,
+            _ => false,
+        };
+        is_batch.then_some(Self {
+            events,
+            sent_at: sent_at.map(|json| std::str::from_utf8(json).unwrap_or("not UTF-8")),
         })
     }
 }
@@ -165,7 +185,7 @@ impl<'de> Visitor<'de> for BodyVisitor {
         }
         Ok(Body {
             events: events.ok_or_else(|| A::Error::missing_field("events"))?,
-            sent_at: sent_at.filter(|json| *json != "null"),
+            sent_at,
         })
     }
 }
@@ -217,13 +237,22 @@ mod tests {
     const NOW: i64 = 1_761_040_800_000_000;
 
     fn judge_all(body: &str) -> Vec<String> {
-        let batch = read_batch(body.as_bytes()).expect("the test has a well-formed body");
+        judge_bytes(body.as_bytes())
+    }
+
+    fn judge_bytes(body: &[u8]) -> Vec<String> {
+        let batch = read_batch(body)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(body)));
         let skew = batch.clock_skew_us(NOW);
         batch
             .events
             .into_iter()
             .map(|event| match event.judge(NOW, skew) {
-                Verdict::Accepted(event) => format!("{}", event.ts_us - NOW),
+                Verdict::Accepted(event, notes) => {
+                    let notes = notes.into_iter();
+                    let notes = notes.map(|(code, message)| format!(", {code}: {message}"));
+                    format!("{}{}", event.ts_us - NOW, notes.collect::<String>())
+                }
                 Verdict::TooOld => "too old".into(),
                 Verdict::Refused(code, message) => format!("{code}: {message}"),
             })
@@ -234,7 +263,7 @@ mod tests {
     fn one_bad_event_never_loses_its_neighbours() {
         let found = judge_all(
             r#"{"events":[{"event_type":"action"},5,null,"x",[{}],true,1.5,{},{"event_type":"click"},
-            {"event_type":"action","user_id":7},{"event_type":"action","metadata":[]},
+            {"event_type":"action","user_id":true},{"event_type":"action","feature":[]},
             {"event_type":"action","event_type":"action"},{"event_type":"action","ts":"soon"},
             {"event_type":"action","ts":1761127200.1},{"event_type":"action","ts":"2024-10-21T09:59:59Z"},
             {"event_type":"action","\ud800":1,"ts":"2025-10-21T10:00:01Z"}]}"#,
@@ -251,8 +280,8 @@ mod tests {
                 "bad_event: the event is a number; allowed is an object",
                 "bad_event_type: event_type is missing",
                 "bad_event_type: event_type is \"click\"; allowed is page_view, action or conversion",
-                "bad_user_id: user_id is 7; allowed is text",
-                "bad_metadata: metadata is not an object",
+                "bad_user_id: user_id is true; allowed is text or a number",
+                "bad_feature: feature is []; allowed is text or a number",
                 "duplicate_field: event_type is there twice",
                 "bad_ts: ts is \"soon\"; allowed is RFC 3339 or an epoch number",
                 "future_ts: ts is 1761127200.1; allowed is at most 24 hours ahead of the server",
@@ -262,14 +291,186 @@ mod tests {
         );
     }
 
+    /// An event that is right, between which others are wrong.
+    const GOOD: &str = r#"{"event_type":"action","metadata":{"p":1}}"#;
+
+    /// What is no event that can be read.
+    const UNREADABLE: [&[u8]; 45] = [
+        br#"{"event_type":"action","metadata":{"p":NaN}}"#,
+        br#"{"event_type":"action","metadata":{"p":Infinity}}"#,
+        br#"{"event_type":"action","metadata":{"p":-Infinity}}"#,
+        br#"{"event_type":"action","metadata":{"p":undefined}}"#,
+        br#"{"event_type":"action","metadata":{"p":None,"q":{"r":True}}}"#,
+        br#"{"event_type":"action","metadata":{"p":01}}"#,
+        br#"{"event_type":"action","metadata":{"p":.5}}"#,
+        br#"{"event_type":"action","metadata":{"p":5.}}"#,
+        br#"{"event_type":"action","metadata":{"p":+5}}"#,
+        br#"{"event_type":"action","metadata":{"p":0x1F}}"#,
+        br#"{"event_type":"action","metadata":{"p":}}"#,
+        br#"{"event_type":"action","metadata":{"p"}}"#,
+        br#"{"event_type":"action","metadata":{p:1}}"#,
+        br#"{"event_type":"action","metadata":{"p" 1}}"#,
+        br#"{"event_type":"action","metadata":{"p":1 "q":2}}"#,
+        br#"{"event_type":"action","metadata":{"p":1,}}"#,
+        br#"{"event_type":"action","metadata":{"p":[1,]}}"#,
+        br#"{"event_type":"action","metadata":{"p":1},}"#,
+        br#"{"event_type":"action",,"feature":"f"}"#,
+        br#"{event_type:"action"}"#,
+        br#"{'event_type':'action'}"#,
+        br#"{"event_type":"action"/* why */}"#,
+        br#"{"event_type":"action","feature":"\q"}"#,
+        br#"{"event_type":"action","feature":"C:\Users"}"#,
+        br#"{"event_type":"action","feature":"\x41"}"#,
+        br#"{"event_type":"action","feature":"\u12"}"#,
+        b"{\"event_type\":\"action\",\"feature\":\"a\tb\"}",
+        b"{\"event_type\":\"action\",\"feature\":\"a\nb\"}",
+        b"{\"event_type\":\"action\",\"feature\":\"a\0b\"}",
+        b"{\"event_type\":\"action\",\"feature\":\"\xFF\"}",
+        b"{\"event_type\":\"action\",\"feature\":\"caf\xE9\"}",
+        b"{\"event_type\":\"action\",\"feature\":\"\xED\xA0\x80\"}",
+        b"{\"event_type\":\"action\",\"metadata\":{\"\xC3\":1}}",
+        br#"{"event_type":"action","feature":"say "hi" now"}"#,
+        br#"{"event_type":"action","metadata":{"q":"a "b"","l":[{"event_type":"action"},{"event_type":"action"}]}}"#,
+        br#"{"event_type":"action","feature":"open}"#,
+        br#"{"event_type":"action","feature":open"}"#,
+        br#"{"event_type":"action","feature":"C:\"}"#,
+        br#"{"event_type":"action","metadata":{"p":1}"#,
+        br#"{"event_type":"action","metadata":{"p":[1,2}}"#,
+        br#"{"event_type":"action"}}"#,
+        br#"{"event_type":"action"} x"#,
+        b"NaN",
+        br#""\ud800""#,
+        b"-1e999",
+    ];
+
     #[test]
-    fn an_element_that_cannot_even_be_read_costs_itself_alone() {
-        let good = r#"{"event_type":"action"}"#;
-        let no_value = "bad_event: the event is no value; allowed is an object";
-        for bad in [r#""\ud800""#, "1e999", "-1e999"] {
-            let body = format!(r#"{{"events":[{bad},{good}]}}"#);
-            assert_eq!(judge_all(&body), [no_value, "0"], "{bad}");
+    fn an_event_that_cannot_be_read_costs_itself_alone() {
+        for bad in UNREADABLE {
+            let shown = String::from_utf8_lossy(bad).into_owned();
+            let around = |before: &str, between: &str, after: &str| {
+                let body = [
+                    before.as_bytes(),
+                    GOOD.as_bytes(),
+                    between.as_bytes(),
+                    bad,
+                    between.as_bytes(),
+                    GOOD.as_bytes(),
+                    after.as_bytes(),
+                ];
+                body.concat()
+            };
+            for body in [
+                around(r#"{"events":["#, ",", "]}"),
+                around(
+                    " { \"sent_at\" : null, \"x\":[1], \"events\" : [ ",
+                    " , ",
+                    " ] } ",
+                ),
+                around(r#"{"events":["#, ",\n", r#"],"sent_at":1761040800}"#),
+                around("[", ",", "]"),
+                around("[\n  ", ",\n  ", "\n]\n"),
+            ] {
+                let judged = judge_bytes(&body);
+                assert_eq!(judged.len(), 3, "{shown}: {judged:?}");
+                assert_eq!([&judged[0], &judged[2]], ["0", "0"], "{shown}: {judged:?}");
+                assert!(judged[1].starts_with("bad_event: "), "{shown}: {judged:?}");
+            }
+            // The last of a list, and the only one.
+            for body in [
+                [br#"{"events":["#, GOOD.as_bytes(), b",", bad, b"]}"].concat(),
+                [br#"["#, GOOD.as_bytes(), b",", bad, b"]"].concat(),
+                [br#"{"events":["#, bad, br#"],"sent_at":1761040800}"#].concat(),
+            ] {
+                let judged = judge_bytes(&body);
+                let (last, before) = judged.split_last().expect("an event");
+                assert!(last.starts_with("bad_event: "), "{shown}: {judged:?}");
+                assert!(before.iter().all(|one| one == "0"), "{shown}: {judged:?}");
+            }
         }
+    }
+
+    #[test]
+    fn an_event_that_cannot_be_read_costs_itself_alone_on_its_line() {
+        for bad in UNREADABLE.iter().filter(|bad| !bad.contains(&b'\n')) {
+            let body = [GOOD.as_bytes(), bad, GOOD.as_bytes(), b""].join(&b"\r\n"[..]);
+            let judged = judge_bytes(&body);
+            let shown = String::from_utf8_lossy(bad);
+            assert_eq!(judged.len(), 3, "{shown}: {judged:?}");
+            assert_eq!([&judged[0], &judged[2]], ["0", "0"], "{shown}: {judged:?}");
+            assert!(judged[1].starts_with("bad_event: "), "{shown}: {judged:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_only_doubtful_is_judged_as_a_well_formed_body() {
+        let bad = r#"{"event_type":"action","x":NaN}"#;
+        let deep = "[".repeat(50_000) + &"]".repeat(50_000);
+        for (event, verdict) in [
+            (r#"{"event_type":"action","feature":"\ud800"}"#, "0"),
+            (r#"{"event_type":"action","\udc00":1}"#, "0"),
+            (r#"{"event_type":"action","x":1e999}"#, "0"),
+            (
+                r#"{"event_type":"action","event_type":"action"}"#,
+                "duplicate_field: event_type is there twice",
+            ),
+            (
+                r#"{"event_type":"action","metadata":{"p":1,"p":2}}"#,
+                "bad_metadata: metadata has the key \"p\" twice",
+            ),
+            (
+                r#"{"event_type":"action","metadata":{"p":1e999}}"#,
+                "bad_metadata: metadata has the number 1e999, out of range",
+            ),
+            (&format!(r#"{{"event_type":"action","x":{deep}}}"#), "0"),
+            (
+                "7",
+                "bad_event: the event is a number; allowed is an object",
+            ),
+        ] {
+            let whole = format!(r#"{{"events":[{event},{GOOD}]}}"#);
+            assert_eq!(judge_all(&whole), [verdict, "0"]);
+            let apart = judge_all(&format!(r#"{{"events":[{event},{bad},{GOOD}]}}"#));
+            assert_eq!([&apart[0], &apart[2]], [verdict, "0"]);
+        }
+    }
+
+    #[test]
+    fn one_event_a_list_and_lines_are_batches_too() {
+        let mark = "\u{FEFF}";
+        for body in [
+            GOOD.into(),
+            format!("{mark}{GOOD}"),
+            format!("[{GOOD}]"),
+            format!("{mark} [ {GOOD} ] "),
+            format!("{mark}{{\"events\":[{GOOD}]}}"),
+            "{\n\t\"ts\" : null,\n\t\"event_type\" : \"action\"\n}\n".into(),
+        ] {
+            assert_eq!(judge_all(&body), ["0"], "{body}");
+        }
+        for between in ["\n", "\r\n", "", " ", "\r", "\n\n \n", ",\n"] {
+            let body = [GOOD; 3].join(between);
+            assert_eq!(judge_all(&body), ["0", "0", "0"], "{between:?}");
+        }
+        for body in [
+            format!("[{GOOD},]"),
+            format!("[{GOOD},,{GOOD}]"),
+            format!("[{GOOD} {GOOD}]"),
+            format!("[\n{GOOD},\n{GOOD}\n]"),
+        ] {
+            assert!(judge_all(&body).iter().all(|one| one == "0"), "{body}");
+        }
+        let formatted = "{\n \"event_type\": \"action\",\n \"metadata\": {\n  \"p\": NaN\n }\n}";
+        let judged = judge_all(&format!("{formatted}\n{GOOD}\n{formatted}"));
+        assert_eq!(judged.len(), 3);
+        assert_eq!(judged[1], "0");
+    }
+
+    #[test]
+    fn the_place_of_an_event_is_that_in_the_list() {
+        let body = format!(r#"[{GOOD},x,{GOOD},{{"event_type":"action","feature":"a}},{GOOD}]"#);
+        let judged = judge_all(&body);
+        let is_good: Vec<bool> = judged.iter().map(|one| one == "0").collect();
+        assert_eq!(is_good, [true, false, true, false, true]);
     }
 
     #[test]
@@ -308,7 +509,7 @@ mod tests {
             let batch = read_batch(body.as_bytes()).expect("well-formed");
             for event in batch.events {
                 match event.judge(NOW, 0) {
-                    Verdict::Accepted(event) => {
+                    Verdict::Accepted(event, _) => {
                         assert_eq!((event.user_id, event.feature), (None, None), "{id}")
                     }
                     other => panic!("{other:?}"),
@@ -319,43 +520,195 @@ mod tests {
 
     #[test]
     fn a_body_that_is_no_batch_is_refused_whole() {
-        let many = format!(r#"{{"events":[{}]}}"#, vec!["{}"; 101].join(","));
-        assert!(matches!(
-            read_batch(many.as_bytes()),
-            Err(Error::TooLarge { .. })
-        ));
+        for event in ["{}", "NaN"] {
+            let many = format!(r#"{{"events":[{}]}}"#, [event; 101].join(","));
+            assert!(matches!(
+                read_batch(many.as_bytes()),
+                Err(Error::TooLarge { .. })
+            ));
+        }
+        let good = format!(r#"{{"events":[{GOOD},{GOOD}"#);
         for body in [
             "",
-            "[]",
+            " ",
             "{}",
             "nope",
+            "nope,[]",
+            "event_type=action",
             r#"{"events":{}}"#,
             r#"{"events":[}"#,
             r#"{"events":[]}x"#,
+            r#"{"events":[]}{"events":[]}"#,
             r#"{"events":[],"events":[]}"#,
             r#"{"events":[],"sent_at":"x"}"#,
+            r#"{"events":[],"sent_at":x}"#,
+            r#"{"feature":"f"}"#,
+            r#"[]{"event_type":"action"}"#,
+            r#"{"event_type":"action""#,
+            r#"{"event_type":"action","x":[1]"#,
+            r#"{"event_type":"act"#,
+            // Cut off at any place.
+            &good,
+            &format!("{good}]"),
+            &format!("{good},"),
+            &format!("{good},{{"),
+            &format!(r#"{good},{{"event_type":"act"#),
+            &format!(r#"{good},{{"event_type":"action","metadata":{{"l":[1]}}"#),
+            &format!(r#"{good},{{"event_type":"action","metadata":{{"p":NaN,"l":[1]}}"#),
+            &format!("[{GOOD}"),
+            &format!("[{GOOD},NaN"),
         ] {
             assert!(
                 matches!(read_batch(body.as_bytes()), Err(Error::BadInput { .. })),
                 "{body}"
             );
         }
-        assert!(matches!(
-            read_batch(b"{\"events\":[\"\xff\"]}"),
-            Err(Error::BadInput { .. })
-        ));
-        assert!(read_batch(br#"{"events":[]}"#).is_ok_and(|batch| batch.events.is_empty()));
+        for body in [r#"{"events":[]}"#, "[]", " [ ]\n"] {
+            let batch = read_batch(body.as_bytes());
+            assert!(batch.is_ok_and(|batch| batch.events.is_empty()), "{body}");
+        }
+    }
+
+    /// A body that is broken in the worst way is read in a time that its length bounds.
+    #[test]
+    fn no_body_takes_long() {
+        let started = std::time::Instant::now();
+        for piece in [
+            "[{\"a\":\"",
+            "{\"a\":\"b},",
+            "{\"a\":[[{",
+            "{\"a\":\"b\"\"},{",
+            "\"]",
+            "{\"a\":x]}",
+            "{\"event_type\":\"action\",\"a\":x},",
+            "],",
+            "\\\"",
+            "{\"a\":{\"a\":",
+            "[",
+            "{",
+            "\n{\"a",
+            "x\n",
+        ] {
+            let body = piece.repeat((1 << 20) / piece.len());
+            for around in [("", ""), ("[", "]"), (r#"{"events":["#, "]}")] {
+                let body = format!("{}{body}{}", around.0, around.1);
+                // Whatever comes of it.
+                drop(read_batch(body.as_bytes()));
+            }
+        }
+        assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
     }
 
     #[test]
-    fn limits_are_counted_in_characters() {
-        let body = |feature: &str| {
-            format!(r#"{{"events":[{{"event_type":"action","feature":"{feature}"}}]}}"#)
-        };
-        assert_eq!(judge_all(&body(&"é".repeat(200))), ["0"]);
+    fn numbers_are_taken_as_the_text_of_ids_and_names() {
+        for (number, text) in [
+            ("123", "123"),
+            ("123.0", "123"),
+            ("1.23e2", "123"),
+            ("-5", "-5"),
+            ("404", "404"),
+            ("12345678901234567890", "12345678901234567890"),
+            ("1.5", "1.5"),
+            ("\"7\"", "7"),
+        ] {
+            let body = format!(
+                r#"[{{"event_type":"action","user_id":{number},"feature":{number},"event_id":{number}}}]"#
+            );
+            let batch = read_batch(body.as_bytes()).expect("a list");
+            for raw in batch.events {
+                let Verdict::Accepted(event, notes) = raw.judge(NOW, 0) else {
+                    panic!("{number}");
+                };
+                let found = [event.user_id, event.feature, event.event_id];
+                assert_eq!(found.each_ref().map(Option::as_deref), [Some(text); 3]);
+                assert_eq!(notes, []);
+            }
+        }
+        for (event, verdict) in [
+            (r#""user_id":0"#, "0"),
+            (r#""user_id":-0"#, "0"),
+            (
+                r#""user_id":1e999"#,
+                "bad_user_id: user_id is 1e999; allowed is text or a number",
+            ),
+            (
+                r#""event_id":{"a":1}"#,
+                "bad_event_id: event_id is {\"a\":1}; allowed is text or a number",
+            ),
+            (r#""url":5"#, "bad_url: url is 5; allowed is text"),
+            (r#""ts":"""#, "0"),
+            (r#""ts":" ","metadata":"","url":"","feature":"""#, "0"),
+            (r#""ts":"1761040801""#, "1000000"),
+            (r#""ts":"2025-10-21 12:00:02+0200""#, "2000000"),
+        ] {
+            let body = format!(r#"[{{"event_type":"action",{event}}}]"#);
+            assert_eq!(judge_all(&body), [verdict], "{event}");
+        }
         assert_eq!(
-            judge_all(&body(&"é".repeat(201))),
-            ["bad_feature: feature has 201 characters; allowed are 200"]
+            judge_all(r#"{"events":[{"event_type":"action"}],"sent_at":""}"#),
+            ["0"]
+        );
+    }
+
+    #[test]
+    fn what_exceeds_a_limit_is_cut_and_the_event_is_kept() {
+        let long = "é".repeat(2_100);
+        let fits = |chars: usize| "é".repeat(chars);
+        for (field, code, chars) in [
+            ("feature", "feature_cut", 200),
+            ("url", "url_cut", 2_048),
+            ("user_id", "user_id_dropped", 256),
+            ("event_id", "event_id_dropped", 128),
+        ] {
+            let body = |text: &str| format!(r#"[{{"event_type":"action","{field}":"{text}"}}]"#);
+            assert_eq!(judge_all(&body(&fits(chars))), ["0"]);
+            let what = match code.ends_with("_cut") {
+                true => "it is cut",
+                false => "it is left out",
+            };
+            let note =
+                format!("0, {code}: {field} has 2100 characters; allowed are {chars}; {what}");
+            assert_eq!(judge_all(&body(&long)), [note]);
+            let batch_body = body(&format!("\\u0061{long}"));
+            let batch = read_batch(batch_body.as_bytes()).expect("a list");
+            for raw in batch.events {
+                let Verdict::Accepted(event, _) = raw.judge(NOW, 0) else {
+                    panic!("{field}");
+                };
+                let found = [event.feature, event.url, event.user_id, event.event_id];
+                let found: Vec<_> = found.into_iter().flatten().collect();
+                match code.ends_with("_cut") {
+                    true => assert_eq!(found, [format!("a{}", fits(chars - 1))]),
+                    false => assert!(found.is_empty()),
+                }
+            }
+        }
+        let long_type = format!(r#"[{{"event_type":"{long}"}}]"#);
+        assert_eq!(
+            judge_all(&long_type),
+            ["bad_event_type: event_type has 2100 characters; allowed are 200"]
+        );
+        for (metadata, shown) in [
+            ("[]", "[]"),
+            ("5", "5"),
+            ("true", "true"),
+            ("\"x\"", "\"x\""),
+        ] {
+            let body = format!(r#"[{{"event_type":"action","metadata":{metadata}}}]"#);
+            let note = format!(
+                "0, metadata_dropped: metadata is {shown}; allowed is an object; it is left out"
+            );
+            assert_eq!(judge_all(&body), [note]);
+        }
+        let large = format!(
+            r#"[{{"event_type":"action","metadata":{{"a":"{}"}}}}]"#,
+            "x".repeat(20_000)
+        );
+        assert_eq!(
+            judge_all(&large),
+            [
+                "0, metadata_cut: metadata has 20008 bytes; allowed are 16384; the largest values are left out"
+            ]
         );
     }
 }

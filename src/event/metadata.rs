@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use super::path;
 use super::text::{self, Escapes};
 
+mod cut;
+
 /// Most bytes of one event's metadata, written canonically.
 pub const MAX_BYTES: usize = 16 * 1024;
 /// Most keys of one event's metadata, at all depths together.
@@ -19,18 +21,26 @@ const FLAT_KEYS: usize = 16;
 /// Longest number that certainly fits a double: shorter text without exponent needs no look.
 const SAFE_NUMBER_BYTES: usize = 300;
 
-/// Checks and rewrites `json`, from a text with these escapes, as compact JSON on one line. Borrowed where it already
-/// is.
+/// Metadata as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Canonical<'a> {
+    /// Compact JSON on one line. Borrowed where the client wrote it so.
+    pub json: Cow<'a, str>,
+    /// A sentence about the limit, if something was left out for it.
+    pub cut: Option<String>,
+}
+
+/// Rewrites a JSON object, from a text with these escapes, as compact JSON within the limits.
 ///
 /// # Errors
-/// A sentence that names the limit and what was found.
-pub fn canonical(json: &str, escapes: Escapes) -> Result<Cow<'_, str>, String> {
-    if !json.starts_with('{') {
-        return Err("metadata is not an object".into());
-    }
+/// A sentence about a key that is there twice, or a number that no double holds.
+pub fn canonical(json: &str, escapes: Escapes) -> Result<Canonical<'_>, String> {
     if escapes == Escapes::None && json.len() <= MAX_BYTES && flat_length(json) == Some(json.len())
     {
-        return Ok(Cow::Borrowed(json));
+        return Ok(Canonical {
+            json: Cow::Borrowed(json),
+            cut: None,
+        });
     }
     let mut walk = Walk {
         json,
@@ -43,14 +53,30 @@ pub fn canonical(json: &str, escapes: Escapes) -> Result<Cow<'_, str>, String> {
         keys: Vec::new(),
         keys_seen: 0,
     };
-    walk.run()?;
-    let canonical = walk.finish();
-    match canonical.len() {
-        bytes if bytes > MAX_BYTES => Err(format!(
-            "metadata has {bytes} bytes; allowed are {MAX_BYTES}"
-        )),
-        _ => Ok(canonical),
-    }
+    let limit = match walk.run() {
+        Ok(()) => {
+            let json = walk.finish();
+            if json.len() <= MAX_BYTES {
+                return Ok(Canonical { json, cut: None });
+            }
+            let bytes = json.len();
+            format!("metadata has {bytes} bytes; allowed are {MAX_BYTES}")
+        }
+        Err(Stop::Limit(message)) => message,
+        Err(Stop::Wrong(message)) => return Err(message),
+    };
+    Ok(Canonical {
+        json: Cow::Owned(cut::within_limits(json)?),
+        cut: Some(format!("{limit}; the largest values are left out")),
+    })
+}
+
+/// Why a walk ends early.
+enum Stop {
+    /// There is more than is allowed.
+    Limit(String),
+    /// It cannot be stored as it is.
+    Wrong(String),
 }
 
 /// Bytes of the object at the start of a text without escapes, if it is well formed and canonical as it stands, with few
@@ -130,7 +156,7 @@ enum Container {
 }
 
 impl<'a> Walk<'a> {
-    fn run(&mut self) -> Result<(), String> {
+    fn run(&mut self) -> Result<(), Stop> {
         while let Some(&byte) = self.json.as_bytes().get(self.at) {
             match byte {
                 b'{' => self.enter(Container::Object {
@@ -166,24 +192,24 @@ impl<'a> Walk<'a> {
         self.open.get_mut(self.depth.checked_sub(1)?)
     }
 
-    fn enter(&mut self, container: Container) -> Result<(), String> {
+    fn enter(&mut self, container: Container) -> Result<(), Stop> {
         let slot = self
             .open
             .get_mut(self.depth)
-            .ok_or_else(|| format!("metadata is deeper than {MAX_DEPTH}"))?;
+            .ok_or_else(|| Stop::Limit(format!("metadata is deeper than {MAX_DEPTH}")))?;
         *slot = container;
         self.depth += 1;
         self.at += 1;
         Ok(())
     }
 
-    fn string(&mut self) -> Result<(), String> {
+    fn string(&mut self) -> Result<(), Stop> {
         let rest = self.json.get(self.at..).unwrap_or_default();
         let json = rest
             .get(..string_length(rest, self.escapes))
             .unwrap_or(rest);
-        let text =
-            text::decode(json, self.escapes).ok_or("metadata has a string that is not text")?;
+        let text = text::decode(json, self.escapes)
+            .ok_or_else(|| Stop::Wrong("metadata has a string that is not text".into()))?;
         let end = self.at + json.len();
         if let Cow::Owned(owned) = &text {
             let mut encoded = Vec::with_capacity(json.len());
@@ -205,30 +231,25 @@ impl<'a> Walk<'a> {
         {
             let first_key = *first_key;
             if self.keys.iter().skip(first_key).any(|key| *key == text) {
-                let key: String = text.chars().take(64).collect();
-                return Err(format!("metadata has the key {key:?} twice"));
+                return Err(Stop::Wrong(twice(&text)));
             }
             self.keys.push(text);
             self.keys_seen += 1;
             if self.keys_seen > MAX_KEYS {
-                return Err(format!("metadata has more than {MAX_KEYS} keys"));
+                let message = format!("metadata has more than {MAX_KEYS} keys");
+                return Err(Stop::Limit(message));
             }
         }
         Ok(())
     }
 
-    fn number(&mut self) -> Result<(), String> {
+    fn number(&mut self) -> Result<(), Stop> {
         let rest = self.json.get(self.at..).unwrap_or_default();
         let length = rest
             .bytes()
             .position(|byte| !matches!(byte, b'-' | b'+' | b'.' | b'0'..=b'9' | b'e' | b'E'))
             .unwrap_or(rest.len());
-        let number = rest.get(..length).unwrap_or(rest);
-        let plain = length < SAFE_NUMBER_BYTES && !number.contains(['e', 'E']);
-        if !plain && !number.parse().is_ok_and(f64::is_finite) {
-            let number: String = number.chars().take(64).collect();
-            return Err(format!("metadata has the number {number}, out of range"));
-        }
+        check_number(rest.get(..length).unwrap_or(rest)).map_err(Stop::Wrong)?;
         self.at += length;
         Ok(())
     }
@@ -249,6 +270,20 @@ impl<'a> Walk<'a> {
         self.replace(self.at, "");
         Cow::Owned(self.rewritten)
     }
+}
+
+fn check_number(number: &str) -> Result<(), String> {
+    let plain = number.len() < SAFE_NUMBER_BYTES && !number.contains(['e', 'E']);
+    if !plain && !number.parse().is_ok_and(f64::is_finite) {
+        let number: String = number.chars().take(64).collect();
+        return Err(format!("metadata has the number {number}, out of range"));
+    }
+    Ok(())
+}
+
+fn twice(key: &str) -> String {
+    let key: String = key.chars().take(64).collect();
+    format!("metadata has the key {key:?} twice")
 }
 
 /// Bytes of the JSON string at the start of `json`, quotes included.
@@ -282,13 +317,10 @@ mod tests {
             ),
             (r#"{"q":"say \"hi\"\n"}"#, r#"{"q":"say \"hi\"\n"}"#),
         ] {
-            let found = canonical(json, Escapes::of(json));
-            assert_eq!(found.as_deref(), Ok(expected));
-            assert_eq!(
-                matches!(found, Ok(Cow::Borrowed(_))),
-                json == expected,
-                "{json}"
-            );
+            let found = canonical(json, Escapes::of(json)).expect("metadata");
+            assert_eq!((&*found.json, &found.cut), (expected, &None));
+            let is_borrowed = matches!(found.json, Cow::Borrowed(_));
+            assert_eq!(is_borrowed, json == expected, "{json}");
         }
     }
 
@@ -314,8 +346,8 @@ mod tests {
                 serde_json::from_str::<serde_json::Value>(&flat).is_ok(),
                 "{flat}"
             );
-            let walked = canonical(&flat, Escapes::Some);
-            assert!(matches!(walked, Ok(Cow::Borrowed(_))), "{flat}");
+            let walked = canonical(&flat, Escapes::Some).expect("metadata");
+            assert!(matches!(walked.json, Cow::Borrowed(_)), "{flat}");
         }
         for other in [
             "",
@@ -358,17 +390,22 @@ mod tests {
         };
         let long = |bytes: usize| format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8));
         for fits in [deep(MAX_DEPTH), keys(MAX_KEYS), long(MAX_BYTES)] {
-            assert!(canonical(&fits, Escapes::None).is_ok(), "{fits:.40}");
+            let found = canonical(&fits, Escapes::None).expect("metadata");
+            assert_eq!((&*found.json, found.cut), (&*fits, None));
         }
         for (json, says) in [
             (deep(MAX_DEPTH + 1), "deeper than 5"),
             (keys(MAX_KEYS + 1), "more than 100 keys"),
             (long(MAX_BYTES + 1), "16385 bytes"),
-            (r#"{"a":1e400}"#.into(), "1e400"),
-            (r#"{"a":1,"\u0061":2}"#.into(), "\"a\" twice"),
-            ("[]".into(), "not an object"),
         ] {
-            let message = canonical(&json, Escapes::Some).expect_err("over a limit");
+            let found = canonical(&json, Escapes::Some).expect("metadata");
+            assert!(found.cut.is_some_and(|cut| cut.contains(says)), "{says}");
+        }
+        for (json, says) in [
+            (r#"{"a":1e400}"#, "1e400"),
+            (r#"{"a":1,"\u0061":2}"#, "\"a\" twice"),
+        ] {
+            let message = canonical(json, Escapes::Some).expect_err("wrong");
             assert!(message.contains(says), "{message}");
         }
     }

@@ -4,11 +4,13 @@
 //! from the text it was parsed from wherever that text is already clean.
 
 mod body;
+pub mod foreign;
 mod line;
 pub mod metadata;
 pub mod number;
 pub mod path;
 mod raw;
+pub mod split;
 pub mod text;
 pub mod timestamp;
 
@@ -92,7 +94,10 @@ pub struct Event<'a> {
     pub received_at_us: i64,
 }
 
-/// Why one event of a batch is not stored. Its neighbours are.
+/// What was changed of an event that is stored: code and message.
+pub type Note = (&'static str, String);
+
+/// Why one event of a batch is not stored, or what was changed of one that is. Its neighbours are stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refusal {
     /// Place in the batch, from 0.
@@ -106,8 +111,8 @@ pub struct Refusal {
 /// What became of one well-formed event.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict<'a> {
-    /// To be stored.
-    Accepted(Event<'a>),
+    /// To be stored, with what was changed of it.
+    Accepted(Event<'a>, Vec<Note>),
     /// Older than any window: ignored and counted.
     TooOld,
     /// Wrong, with a code and a message.

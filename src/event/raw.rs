@@ -13,7 +13,8 @@ use serde_json::value::RawValue;
 use super::text::{self, Escapes};
 use super::{
     Event, EventType, MAX_AGE_US, MAX_AHEAD_US, MAX_EVENT_ID_CHARS, MAX_EVENT_TYPE_CHARS,
-    MAX_FEATURE_CHARS, MAX_URL_CHARS, MAX_USER_ID_CHARS, Verdict, is_junk_id, metadata, timestamp,
+    MAX_FEATURE_CHARS, MAX_URL_CHARS, MAX_USER_ID_CHARS, Note, Verdict, is_junk_id, metadata,
+    timestamp,
 };
 
 /// One event as the client wrote it: the JSON text of each field that is there and not null.
@@ -27,6 +28,11 @@ pub struct RawEvent<'a> {
 
 /// Code and message of a refusal.
 type Fault = (&'static str, String);
+
+/// Whole numbers up to this are exact as doubles.
+const MAX_EXACT_DOUBLE: f64 = 9_007_199_254_740_992.0;
+/// Characters of a reader's message that are sent back; it may quote the event.
+const MESSAGE_CHARS: usize = 200;
 
 const FIELDS: [&str; 7] = [
     "ts",
@@ -78,11 +84,12 @@ fn after_key(json: &str, field: usize) -> Option<&str> {
 /// # Errors
 /// A sentence about what is not JSON.
 pub fn read_event(line: &[u8]) -> Result<RawEvent<'_>, String> {
-    let line = std::str::from_utf8(line).map_err(|error| error.to_string())?;
+    let wrong = |error: &dyn fmt::Display| format!("the event is no JSON: {error}");
+    let line = std::str::from_utf8(line).map_err(|error| wrong(&error))?;
     if let Some(event) = read_plain(line) {
         return Ok(event);
     }
-    let event: RawEvent<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let event: RawEvent<'_> = serde_json::from_str(line).map_err(|error| wrong(&error))?;
     Ok(RawEvent {
         escapes: Escapes::of(line),
         ..event
@@ -141,38 +148,63 @@ fn plain_length(json: &str) -> Option<usize> {
 }
 
 impl<'a> RawEvent<'a> {
+    /// Reads what stands in the place of an event; what cannot be read is refused when it is judged.
+    pub fn read(text: &'a [u8]) -> Self {
+        read_event(text.trim_ascii()).unwrap_or_else(|message| Self {
+            fault: Some((
+                "bad_event",
+                message.chars().take(MESSAGE_CHARS).collect::<String>(),
+            )),
+            ..Self::default()
+        })
+    }
+
+    /// Whether it is an object with an event type, right or wrong.
+    pub fn has_event_type(&self) -> bool {
+        self.field(EVENT_TYPE).is_some()
+    }
+
     /// Judges the event as received at `received_at_us`; `clock_skew_us` is added to the client's time.
     pub fn judge(self, received_at_us: i64, clock_skew_us: i64) -> Verdict<'a> {
-        match self.check(received_at_us, clock_skew_us) {
+        let mut notes = Vec::new();
+        match self.check(received_at_us, clock_skew_us, &mut notes) {
             Ok(event) if event.ts_us < received_at_us - MAX_AGE_US => Verdict::TooOld,
-            Ok(event) => Verdict::Accepted(event),
+            Ok(event) => Verdict::Accepted(event, notes),
             Err((code, message)) => Verdict::Refused(code, message),
         }
     }
 
-    fn check(mut self, received_at_us: i64, clock_skew_us: i64) -> Result<Event<'a>, Fault> {
+    fn check(
+        mut self,
+        received_at_us: i64,
+        clock_skew_us: i64,
+        notes: &mut Vec<Note>,
+    ) -> Result<Event<'a>, Fault> {
         if let Some(fault) = self.fault.take() {
             return Err(fault);
         }
         let event = Event {
             event_type: self.event_type()?,
-            ts_us: match self.field(TS) {
+            ts_us: match self.field(TS).filter(|json| !is_missing(json)) {
                 None => received_at_us,
                 Some(json) => timestamp::parse(json)
                     .and_then(|ts_us| ts_us.checked_add(clock_skew_us))
                     .ok_or_else(|| ("bad_ts", wrong(TS, json, "RFC 3339 or an epoch number")))?,
             },
             user_id: self
-                .text(USER_ID, "bad_user_id", MAX_USER_ID_CHARS)?
+                .name(USER_ID, "bad_user_id")?
+                .and_then(|id| short_id(id, USER_ID, MAX_USER_ID_CHARS, "user_id_dropped", notes))
                 .filter(|id| !is_junk_id(id)),
-            feature: self.text(FEATURE, "bad_feature", MAX_FEATURE_CHARS)?,
-            metadata: match self.field(METADATA) {
-                None => Cow::Borrowed("{}"),
-                Some(json) => metadata::canonical(json, self.escapes)
-                    .map_err(|message| ("bad_metadata", message))?,
-            },
-            url: self.text(URL, "bad_url", MAX_URL_CHARS)?,
-            event_id: self.text(EVENT_ID, "bad_event_id", MAX_EVENT_ID_CHARS)?,
+            feature: self
+                .name(FEATURE, "bad_feature")?
+                .map(|text| cut(text, FEATURE, MAX_FEATURE_CHARS, "feature_cut", notes)),
+            metadata: self.metadata(notes)?,
+            url: self
+                .text(URL, "bad_url")?
+                .map(|text| cut(text, URL, MAX_URL_CHARS, "url_cut", notes)),
+            event_id: self.name(EVENT_ID, "bad_event_id")?.and_then(|id| {
+                short_id(id, EVENT_ID, MAX_EVENT_ID_CHARS, "event_id_dropped", notes)
+            }),
             received_at_us,
         };
         if event.ts_us > received_at_us.saturating_add(MAX_AHEAD_US) {
@@ -191,44 +223,138 @@ impl<'a> RawEvent<'a> {
     fn event_type(&self) -> Result<EventType, Fault> {
         const CODE: &str = "bad_event_type";
         let name = self
-            .text(EVENT_TYPE, CODE, MAX_EVENT_TYPE_CHARS)?
+            .text(EVENT_TYPE, CODE)?
             .ok_or_else(|| (CODE, "event_type is missing".to_owned()))?;
         EventType::from_name(&name).ok_or_else(|| {
+            let chars = name.chars().count();
             let json = self.field(EVENT_TYPE).unwrap_or_default();
-            (
-                CODE,
-                wrong(EVENT_TYPE, json, "page_view, action or conversion"),
-            )
+            let message = match chars > MAX_EVENT_TYPE_CHARS {
+                true => {
+                    format!("event_type has {chars} characters; allowed are {MAX_EVENT_TYPE_CHARS}")
+                }
+                false => wrong(EVENT_TYPE, json, "page_view, action or conversion"),
+            };
+            (CODE, message)
         })
     }
 
+    /// Canonical metadata. What is no object is left out, and what is too large is cut: neither loses the event.
+    fn metadata(&self, notes: &mut Vec<Note>) -> Result<Cow<'a, str>, Fault> {
+        const NONE: Cow<'_, str> = Cow::Borrowed("{}");
+        let Some(json) = self.field(METADATA).filter(|json| !is_missing(json)) else {
+            return Ok(NONE);
+        };
+        if !json.starts_with('{') {
+            let message = wrong(METADATA, json, "an object; it is left out");
+            notes.push(("metadata_dropped", message));
+            return Ok(NONE);
+        }
+        let canonical =
+            metadata::canonical(json, self.escapes).map_err(|message| ("bad_metadata", message))?;
+        if let Some(message) = canonical.cut {
+            notes.push(("metadata_cut", message));
+        }
+        Ok(canonical.json)
+    }
+
     /// The text of a field; missing, null and empty are `None`.
-    fn text(
-        &self,
-        field: usize,
-        code: &'static str,
-        max_chars: usize,
-    ) -> Result<Option<Cow<'a, str>>, Fault> {
+    fn text(&self, field: usize, code: &'static str) -> Result<Option<Cow<'a, str>>, Fault> {
         let Some(json) = self.field(field) else {
             return Ok(None);
         };
         let text =
             text::decode(json, self.escapes).ok_or_else(|| (code, wrong(field, json, "text")))?;
-        // Bytes are never fewer than characters, so the count is needed for few texts.
-        if text.len() > max_chars {
-            let chars = text.chars().count();
-            if chars > max_chars {
-                let name = FIELDS.get(field).copied().unwrap_or_default();
-                let message = format!("{name} has {chars} characters; allowed are {max_chars}");
-                return Err((code, message));
-            }
-        }
         Ok(Some(text).filter(|text| !text.is_empty()))
+    }
+
+    /// The text of an id or a name; a number is taken as text.
+    fn name(&self, field: usize, code: &'static str) -> Result<Option<Cow<'a, str>>, Fault> {
+        match self.field(field) {
+            Some(json) if !json.starts_with('"') => number_text(json)
+                .map(Some)
+                .ok_or_else(|| (code, wrong(field, json, "text or a number"))),
+            _ => self.text(field, code),
+        }
     }
 
     fn field(&self, field: usize) -> Option<&'a str> {
         self.fields.get(field).copied().flatten()
     }
+}
+
+/// Whether a field with this value is as good as missing: null, or text of blanks alone.
+pub(super) fn is_missing(json: &str) -> bool {
+    let blank = |json: &str| {
+        let text = json
+            .strip_prefix('"')
+            .and_then(|json| json.strip_suffix('"'));
+        text.is_some_and(|text| text.trim_ascii().is_empty())
+    };
+    json == "null" || blank(json)
+}
+
+/// The text of a JSON number: one value is one text, so that `7`, `7.0` and `7e0` are `7`. `None` for what is no number, or
+/// beyond all doubles.
+fn number_text(json: &str) -> Option<Cow<'_, str>> {
+    let digits = json.strip_prefix('-').unwrap_or(json);
+    if json != "-0" && !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Cow::Borrowed(json));
+    }
+    let begins_as_a_number = digits.starts_with(|first: char| first.is_ascii_digit());
+    let number: f64 = begins_as_a_number.then(|| json.parse().ok())??;
+    let is_whole = number.fract() == 0.0 && number.abs() <= MAX_EXACT_DOUBLE;
+    number.is_finite().then(|| {
+        Cow::Owned(match is_whole {
+            true => (number as i64).to_string(),
+            false => number.to_string(),
+        })
+    })
+}
+
+/// A text that is cut, between two characters, to as many as are allowed.
+fn cut<'a>(
+    mut text: Cow<'a, str>,
+    field: usize,
+    max_chars: usize,
+    code: &'static str,
+    notes: &mut Vec<Note>,
+) -> Cow<'a, str> {
+    if let Some(message) = too_long(&text, field, max_chars) {
+        let end = text.char_indices().nth(max_chars);
+        let end = end.map_or(text.len(), |(end, _)| end);
+        match &mut text {
+            Cow::Borrowed(text) => *text = text.get(..end).unwrap_or_default(),
+            Cow::Owned(text) => text.truncate(end),
+        }
+        notes.push((code, format!("{message}; it is cut")));
+    }
+    text
+}
+
+/// An id that is not too long. One that is cannot be cut, because two ids could become one.
+fn short_id<'a>(
+    id: Cow<'a, str>,
+    field: usize,
+    max_chars: usize,
+    code: &'static str,
+    notes: &mut Vec<Note>,
+) -> Option<Cow<'a, str>> {
+    let Some(message) = too_long(&id, field, max_chars) else {
+        return Some(id);
+    };
+    notes.push((code, format!("{message}; it is left out")));
+    None
+}
+
+/// A sentence about a text with too many characters.
+fn too_long(text: &str, field: usize, max_chars: usize) -> Option<String> {
+    // Bytes are never fewer than characters, so the count is needed for few texts.
+    if text.len() <= max_chars {
+        return None;
+    }
+    let chars = text.chars().count();
+    let name = FIELDS.get(field).copied().unwrap_or_default();
+    (chars > max_chars).then(|| format!("{name} has {chars} characters; allowed are {max_chars}"))
 }
 
 /// A sentence about a wrong value, cut to a length that fits a reply.

@@ -26,6 +26,11 @@ impl Escapes {
     }
 }
 
+/// A text without the byte-order mark that some programs put before UTF-8.
+pub fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text)
+}
+
 /// Decodes one JSON string, given as its source text with quotes, from a text with these escapes. Without any it is
 /// borrowed. A lone surrogate becomes U+FFFD and NUL is dropped, so that neither loses the event. `None` if it is no
 /// string.

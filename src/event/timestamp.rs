@@ -4,15 +4,103 @@
 
 use chrono::{DateTime, Datelike, NaiveDate};
 
+use super::text::{self, Escapes};
 use crate::window::DAY_US;
 
-/// Reads RFC 3339 text with any offset, or an epoch number whose unit follows from its magnitude.
+/// Reads a JSON value: text as [`parse_text`] does, or an epoch number whose unit follows from its magnitude.
 /// `None` if it is neither.
 pub fn parse(json: &str) -> Option<i64> {
-    match json.strip_prefix('"') {
-        Some(rest) => parse_rfc3339(rest.strip_suffix('"')?),
-        None => parse_epoch(json),
+    let Some(text) = json.strip_prefix('"') else {
+        return parse_epoch(json);
+    };
+    // Some programs escape the plus of an offset.
+    parse_utc(text.strip_suffix('"')?.as_bytes())
+        .or_else(|| parse_text(&text::decode(json, Escapes::of(json))?))
+}
+
+/// Reads a time as people and programs write it: RFC 3339, without a zone (which is UTC), with a blank instead of the `T`, with
+/// `UTC` or an offset such as `+02` or `+0200` behind a blank or not, without seconds, a date alone (its midnight), or an epoch
+/// number. `None` if it is none of these.
+pub fn parse_text(text: &str) -> Option<i64> {
+    let text = text.trim_ascii();
+    parse_rfc3339(text)
+        .or_else(|| parse_iso8601(text))
+        .or_else(
+            || match text.bytes().find(|byte| !matches!(byte, b'+' | b'-')) {
+                Some(b'0'..=b'9') => parse_epoch(text),
+                _ => None,
+            },
+        )
+}
+
+/// Reads ISO 8601 with the liberties of [`parse_text`].
+fn parse_iso8601(text: &str) -> Option<i64> {
+    let (date, rest) = text.split_at_checked(10)?;
+    let [y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1] = *date.as_bytes() else {
+        return None;
+    };
+    let date = NaiveDate::from_ymd_opt(
+        i32::try_from(digits(&[y0, y1, y2, y3])?).ok()?,
+        digits(&[m0, m1])?,
+        digits(&[d0, d1])?,
+    )?;
+    let midnight_us = i64::from(date.to_epoch_days()) * DAY_US;
+    if rest.is_empty() {
+        return Some(midnight_us);
     }
+    let rest = rest.strip_prefix(['T', 't', ' '])?;
+    let is_time = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b':' | b'.' | b',');
+    let length = rest.bytes().take_while(|byte| is_time(byte)).count();
+    let (time, zone) = rest.split_at_checked(length)?;
+    Some(midnight_us + time_of_day_us(time)? - offset_us(zone)?)
+}
+
+/// Reads `10:00`, `10:00:00` or `10:00:00.5`, in µs since midnight.
+fn time_of_day_us(text: &str) -> Option<i64> {
+    let (whole, decimals) = match text.split_once(['.', ',']) {
+        Some((whole, decimals)) if whole.len() == 8 => (whole, decimals),
+        Some(_) => return None,
+        None => (text, "0"),
+    };
+    let mut parts = whole.split(':').map(|part| {
+        let number = digits(part.as_bytes()).filter(|_| part.len() == 2);
+        number.map(i64::from)
+    });
+    let (hour, minute) = (parts.next()??, parts.next()??);
+    // One of 60 is a leap second, and the second after it.
+    let second = parts.next().unwrap_or(Some(0))?;
+    if parts.next().is_some() || hour > 23 || minute > 59 || second > 60 || decimals.is_empty() {
+        return None;
+    }
+    let mut micros = 0;
+    for place in 0..6 {
+        let digit = decimals.as_bytes().get(place).unwrap_or(&b'0');
+        micros = micros * 10 + i64::from(digits(&[*digit])?);
+    }
+    let has_digits = decimals.bytes().all(|byte| byte.is_ascii_digit());
+    has_digits.then_some((hour * 3_600 + minute * 60 + second) * 1_000_000 + micros)
+}
+
+/// Reads what follows the time of day: nothing, `Z`, `UTC`, or an offset with or without a colon and minutes, in µs.
+fn offset_us(text: &str) -> Option<i64> {
+    const UTC: [&str; 4] = ["", "Z", "UTC", "GMT"];
+    let text = text.trim_ascii();
+    if UTC.iter().any(|utc| utc.eq_ignore_ascii_case(text)) {
+        return Some(0);
+    }
+    // As Go writes it: an offset, and its name behind it.
+    let text = text.strip_suffix(" UTC").unwrap_or(text);
+    let (sign, offset) = match text.strip_prefix('+') {
+        Some(offset) => (1, offset),
+        None => (-1, text.strip_prefix('-')?),
+    };
+    let (hours, minutes) = match offset.as_bytes() {
+        [h0, h1] => ([*h0, *h1], *b"00"),
+        [h0, h1, m0, m1] | [h0, h1, b':', m0, m1] => ([*h0, *h1], [*m0, *m1]),
+        _ => return None,
+    };
+    let (hours, minutes) = (i64::from(digits(&hours)?), i64::from(digits(&minutes)?));
+    (hours <= 23 && minutes <= 59).then_some(sign * (hours * 60 + minutes) * 60_000_000)
 }
 
 /// Reads RFC 3339 text, such as `2025-10-21T10:00:00.5+02:00`. A leap second is the second after it.
@@ -150,6 +238,50 @@ mod tests {
     }
 
     #[test]
+    fn times_as_other_programs_write_them_are_understood() {
+        for form in [
+            "2025-10-21T10:00:00",
+            "2025-10-21 10:00:00",
+            "2025-10-21 10:00",
+            "2025-10-21T10:00Z",
+            "2025-10-21t10:00:00z",
+            "2025-10-21T10:00:00+0000",
+            "2025-10-21T10:00:00+00",
+            "2025-10-21T10:00:00-00:00",
+            "2025-10-21 10:00:00+00",
+            "2025-10-21 10:00:00 UTC",
+            "2025-10-21 10:00:00.000 utc",
+            "2025-10-21 10:00:00 GMT",
+            "2025-10-21 10:00:00 +0000",
+            "2025-10-21 10:00:00.000000000 +0000 UTC",
+            "2025-10-21T12:00:00+0200",
+            "2025-10-21T12:00:00+02",
+            "2025-10-21 12:00:00 +02:00",
+            "2025-10-21 05:30:00-0430",
+            "2025-10-21 10:00:00,000",
+            " 2025-10-21T10:00:00Z ",
+            r"2025-10-21T12:00:00\u002B02:00",
+            "1761040800",
+            "1761040800.0",
+            "1761040800000",
+            "1761040800000000",
+            " 1761040800000000000 ",
+            "+1761040800",
+        ] {
+            let json = format!("\"{form}\"");
+            assert_eq!(parse(&json), Some(1_761_040_800_000_000), "{form}");
+        }
+        for (form, ts_us) in [
+            ("2025-10-21", 1_761_004_800_000_000),
+            ("2025-10-21 10:00:00.1234567", 1_761_040_800_123_456),
+            ("2016-12-31 23:59:60", 1_483_228_800_000_000),
+            ("-1.5", -1_500_000),
+        ] {
+            assert_eq!(parse_text(form), Some(ts_us), "{form}");
+        }
+    }
+
+    #[test]
     fn the_quick_reader_agrees_with_the_general_one_or_passes() {
         let forms = [
             "2024-02-29T23:59:59Z",
@@ -193,9 +325,35 @@ mod tests {
     fn what_is_no_instant_is_none() {
         for form in [
             r#""""#,
+            r#"" ""#,
             r#""yesterday""#,
             r#""2025-02-29T00:00:00Z""#,
-            r#""1761040800""#,
+            r#""2025-02-29""#,
+            r#""2025-10-21T""#,
+            r#""2025-10-21T10""#,
+            r#""2025-10-21T1:00""#,
+            r#""2025-10-21T10:00:00.""#,
+            r#""2025-10-21T10:00:00.1x""#,
+            r#""2025-10-21T10:00.5""#,
+            r#""2025-10-21T24:00:00""#,
+            r#""2025-10-21T10:60:00""#,
+            r#""2025-10-21T10:00:61""#,
+            r#""2025-10-21T10:00:00:00""#,
+            r#""2025-10-21T10:00:00+1""#,
+            r#""2025-10-21T10:00:00+24""#,
+            r#""2025-10-21T10:00:00+0060""#,
+            r#""2025-10-21T10:00:00 Mars""#,
+            r#""2025-10-21T10:00:00 Europe/Berlin""#,
+            r#""2025-10-21 10:00:00 PM""#,
+            r#""21-10-2025 10:00:00""#,
+            r#""10/21/2025""#,
+            r#""NaN""#,
+            r#""inf""#,
+            r#""-infinity""#,
+            r#""1e400""#,
+            r#""0x10""#,
+            r#""--5""#,
+            r#""é025-10-21""#,
             "true",
             "[]",
             "1e400",

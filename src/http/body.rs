@@ -13,6 +13,9 @@ use super::limits::Places;
 use super::refusal::Refusal;
 use super::service::BodyError;
 use crate::error::Error;
+use crate::event::foreign;
+use crate::event::text::without_mark;
+use crate::inflate::{Form, Gzip};
 
 /// Bytes of a body on the wire: a hundred events with all the metadata they may have.
 pub const MAX_WIRE_BYTES: usize = 2 << 20;
@@ -30,17 +33,37 @@ const FREE_BYTES: usize = 16 << 10;
 /// Room that a longer body takes at a time, in KiB: more than a frame.
 const ROOM_KIB: usize = 32;
 
+/// Encodings of one body: a client's and a proxy's. Each costs as much memory as the inflated body.
+const MAX_ENCODINGS: usize = 2;
 /// Content encodings that are understood.
 const ENCODINGS: &str = "gzip, deflate, br, zstd";
 
 /// Reads and inflates a body that holds JSON. `room` has a permit for each KiB that all bodies together may take.
 pub async fn read_json(room: &Places, headers: &HeaderMap, body: Body) -> Answer<Bytes> {
-    check_type(headers)?;
-    let encoding = Encoding::of(headers)?;
-    let wire = read_wire(room, body).await?;
-    match encoding {
-        None => Ok(wire),
-        Some(encoding) => encoding.inflate(&wire).map(Bytes::from),
+    let encodings = Encoding::of(headers)?;
+    let mut body = read_wire(room, body).await?;
+    for encoding in encodings.iter().rev() {
+        body = encoding.inflate(&body)?.into();
+    }
+    // Some clients compress and do not say so; no JSON begins like that.
+    if encodings.is_empty()
+        && let Some(encoding) = Encoding::of_start(&body)
+    {
+        body = encoding.inflate(&body)?.into();
+    }
+    let bytes = without_mark(&body).len();
+    body = body.slice(body.len() - bytes..);
+    if let Some(charset) = foreign::charset(&body) {
+        return Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "bad_charset",
+            format!("the body is {charset}; allowed is UTF-8"),
+        ));
+    }
+    match body.trim_ascii_start().first() {
+        // Whatever type a client names, as `curl -d` names that of a form.
+        Some(b'{' | b'[') => Ok(body),
+        _ => check_type(headers).map(|()| body),
     }
 }
 
@@ -57,13 +80,16 @@ fn check_type(headers: &HeaderMap) -> Answer<()> {
         .unwrap_or_default()
         .trim()
         .to_ascii_lowercase();
-    if essence == "application/json" || essence == "text/plain" || essence.ends_with("+json") {
+    let is_text = matches!(&*essence, "" | "application/json" | "text/plain");
+    if is_text || essence.ends_with("json") {
         return Ok(());
     }
     Err(Refusal::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "bad_content_type",
-        format!("Content-Type is {essence:.80}; allowed are application/json and text/plain"),
+        format!(
+            "Content-Type is {essence:.80} and the body does not begin with {{ or [; allowed is JSON"
+        ),
     ))
 }
 
@@ -138,34 +164,39 @@ enum Encoding {
 }
 
 impl Encoding {
-    fn of(headers: &HeaderMap) -> Answer<Option<Self>> {
-        let Some(value) = headers.get(header::CONTENT_ENCODING) else {
-            return Ok(None);
-        };
-        let name = value
-            .to_str()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase();
-        Ok(Some(match name.as_str() {
-            "" | "identity" => return Ok(None),
-            "gzip" | "x-gzip" => Self::Gzip,
-            "deflate" => Self::Deflate,
-            "br" => Self::Brotli,
-            "zstd" => Self::Zstd,
-            _ => {
-                return Err(Refusal::new(
-                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                    "bad_encoding",
-                    format!("Content-Encoding is {name:.80}; allowed are {ENCODINGS}"),
-                ));
-            }
-        }))
+    /// The encodings in the order in which they were applied.
+    fn of(headers: &HeaderMap) -> Answer<Vec<Self>> {
+        let mut encodings = Vec::new();
+        let lines = headers.get_all(header::CONTENT_ENCODING).iter();
+        for name in lines.flat_map(|line| line.to_str().unwrap_or("?").split(',')) {
+            let name = name.trim().to_ascii_lowercase();
+            encodings.push(match name.as_str() {
+                "" | "identity" => continue,
+                "gzip" | "x-gzip" => Self::Gzip,
+                "deflate" => Self::Deflate,
+                "br" => Self::Brotli,
+                "zstd" => Self::Zstd,
+                _ => return Err(bad_encoding(&name)),
+            });
+        }
+        match encodings.len() > MAX_ENCODINGS {
+            true => Err(bad_encoding("more than two after each other")),
+            false => Ok(encodings),
+        }
+    }
+
+    /// The encoding that the first bytes show.
+    fn of_start(body: &[u8]) -> Option<Self> {
+        match Form::of(body)? {
+            Form::Gzip => Some(Self::Gzip),
+            Form::Zstd => Some(Self::Zstd),
+            Form::Bzip2 | Form::Xz => None,
+        }
     }
 
     fn inflate(self, wire: &[u8]) -> Answer<Vec<u8>> {
         let inflated = match self {
-            Self::Gzip => read_limited(flate2::read::MultiGzDecoder::new(wire)),
+            Self::Gzip => read_limited(Gzip::new(wire)),
             // The standard says zlib; some clients send the bare stream.
             Self::Deflate => match read_limited(flate2::read::ZlibDecoder::new(wire)) {
                 Err(_) => read_limited(flate2::read::DeflateDecoder::new(wire)),
@@ -186,6 +217,14 @@ impl Encoding {
             )),
         }
     }
+}
+
+fn bad_encoding(found: &str) -> Refusal {
+    Refusal::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "bad_encoding",
+        format!("Content-Encoding is {found:.80}; allowed are {ENCODINGS}"),
+    )
 }
 
 /// Reads one byte more than is allowed, so that the caller can tell.

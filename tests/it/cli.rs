@@ -51,7 +51,7 @@ fn an_import_counts_what_became_of_each_line_and_names_the_bad_ones() {
         &dir.path().join("data"),
         &["import", file.to_str().unwrap()],
     );
-    assert!(output.status.success());
+    assert_eq!(output.status.code(), Some(1));
     let counts: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         (
@@ -64,7 +64,10 @@ fn an_import_counts_what_became_of_each_line_and_names_the_bad_ones() {
     );
     let told = stderr(&output);
     assert!(
-        told.contains(&format!("{}, line 4: expected", file.display())),
+        told.contains(&format!(
+            "2 could not be imported:\nechopilot: {}, line 4: bad_event: the event is no JSON: expected",
+            file.display()
+        )),
         "{told}"
     );
     assert!(
@@ -94,6 +97,20 @@ fn compressed_files_and_standard_input_are_read_alike() {
         std::fs::write(&path, bytes).unwrap();
         arguments.push(path.to_str().unwrap().to_owned());
     }
+    for tool in ["bzip2", "xz"] {
+        let path = dir.path().join(tool);
+        std::fs::write(&path, &line).unwrap();
+        let packed = std::process::Command::new(tool)
+            .args(["-c", path.to_str().unwrap()])
+            .output();
+        let Ok(packed) = packed else {
+            eprintln!("SKIPPED: {tool} is not there");
+            continue;
+        };
+        std::fs::write(&path, packed.stdout).unwrap();
+        arguments.push(path.to_str().unwrap().to_owned());
+    }
+    let sources = arguments.len();
     arguments.push("-".into());
     let mut child = echopilot(&data)
         .args(&arguments)
@@ -104,8 +121,120 @@ fn compressed_files_and_standard_input_are_read_alike() {
     child.stdin.take().unwrap().write_all(&files[1].1).unwrap();
     let output = child.wait_with_output().unwrap();
     let counts: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(counts["accepted"], 4);
-    assert_eq!(run_json(&data, &["usage"])["total_events"], 4);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(counts["accepted"], sources);
+    assert_eq!(run_json(&data, &["usage"])["total_events"], sources);
+}
+
+/// What a file holds, and what becomes of it: events accepted, refused, exit code, and what is said.
+type ImportCase<'a> = (&'a [u8], u64, u64, i32, &'a str);
+
+#[test]
+fn files_are_read_as_other_programs_write_them() {
+    let cases: [ImportCase; 20] = [
+        (b"", 0, 0, 0, ""),
+        (b"E", 1, 0, 0, ""),
+        (b"\xEF\xBB\xBFE\nE\n", 2, 0, 0, ""),
+        (b"E\r\nE\r\n", 2, 0, 0, ""),
+        (b"E\rE\rE", 3, 0, 0, ""),
+        (b"EE E\nE", 4, 0, 0, ""),
+        (b"E,\nE,\n", 2, 0, 0, ""),
+        (b"[E,E]\n[E]\n[]", 3, 0, 0, ""),
+        (b"[\n E,\n E\n]\n", 2, 0, 0, ""),
+        (b"\xEF\xBB\xBF[E,E]", 2, 0, 0, ""),
+        (
+            b"{\"events\":[E,E],\"sent_at\":\"2025-10-21T10:00:00Z\"}\n{\"events\":[E]}",
+            3,
+            0,
+            0,
+            "",
+        ),
+        (b"{\n\"events\":\n[\nE,\nE\n]\n}\n", 2, 0, 0, ""),
+        (
+            b"{\n\"event_type\":\"action\"\n}\n{\n\"event_type\":\"action\"\n}",
+            2,
+            0,
+            0,
+            "",
+        ),
+        (
+            b"[\nE,\n{\"event_type\":\"action\",\"metadata\":{\"p\":NaN}},\nE]",
+            2,
+            1,
+            1,
+            "event 2: bad_event: the event is no JSON",
+        ),
+        (
+            b"E\n{\"event_type\":\"action\",\"feature\":\"\xff\"}\nE",
+            2,
+            1,
+            1,
+            "line 2: bad_event: the event is no JSON",
+        ),
+        (b"E\n{\"event_type\":\"ac", 1, 1, 1, "line 2: bad_event"),
+        (
+            b"[\nE,\nE,\n{\"event_type\":",
+            2,
+            1,
+            1,
+            "event 3: from here on nothing can be understood",
+        ),
+        (
+            b"ts,event_type,user_id\n2025-10-21,action,u\n",
+            0,
+            1,
+            1,
+            "it looks like CSV",
+        ),
+        (
+            b"PAR1\x15\x04\x15\0",
+            0,
+            1,
+            1,
+            "it looks like a Parquet file",
+        ),
+        (b"\xff\xfe{\0\"\0", 0, 1, 1, "it looks like UTF-16 text"),
+    ];
+    let dir = folder();
+    let data = dir.path().join("data");
+    let file = dir.path().join("events");
+    let mut stored = 0;
+    for (text, accepted, refused, code, says) in cases {
+        let mut bytes = Vec::new();
+        for byte in text {
+            match byte {
+                b'E' => bytes.extend_from_slice(br#"{"event_type":"action"}"#),
+                byte => bytes.push(*byte),
+            }
+        }
+        std::fs::write(&file, &bytes).unwrap();
+        let output = run(&data, &["import", file.to_str().unwrap()]);
+        let shown = format!("{}: {}", text.escape_ascii(), stderr(&output));
+        assert_eq!(output.status.code(), Some(code), "{shown}");
+        let counts: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(counts["accepted"], accepted, "{shown}");
+        assert_eq!(counts["refused"], refused, "{shown}");
+        assert!(stderr(&output).contains(says), "{shown}");
+        stored += accepted;
+    }
+    assert_eq!(run_json(&data, &["usage"])["total_events"], stored);
+}
+
+#[test]
+fn rebasing_knows_the_newest_event_of_a_list_and_an_import_counts_its_notes() {
+    let dir = folder();
+    let file = dir.path().join("events.json");
+    let text = "[\n{\"event_type\":\"action\",\"ts\":\"1998-06-01 10:00:00 UTC\",\"user_id\":7,\"metadata\":[]},\n\
+                {\"event_type\":\"action\",\"ts\":\"1998-06-30\",\"user_id\":8}]";
+    std::fs::write(&file, text).unwrap();
+    let data = dir.path().join("data");
+    let counts = run_json(
+        &data,
+        &["import", file.to_str().unwrap(), "--rebase-to", "today"],
+    );
+    assert_eq!(counts["notes"], json!({"metadata_dropped": 1}));
+    assert_eq!(run_json(&data, &["usage", "--days", "1"])["mau"], 1);
+    assert_eq!(run_json(&data, &["usage", "--days", "30"])["mau"], 2);
 }
 
 #[test]

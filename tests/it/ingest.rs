@@ -69,15 +69,9 @@ fn refusals_are_one_shape_and_leave_the_store_as_it_was() {
             400,
             "bad_json",
         ),
-        (
-            "not UTF-8",
-            b"{\"events\":[\"\xff\"]}",
-            &[],
-            400,
-            "bad_json",
-        ),
+        ("UTF-16", b"\xff\xfe{\0\"\0", &[], 400, "bad_charset"),
         ("nothing", b"", &[], 400, "bad_json"),
-        ("a list", b"[]", &[], 400, "bad_json"),
+        ("a list cut short", b"[", &[], 400, "bad_json"),
         ("very deep", deep.as_bytes(), &[], 400, "bad_json"),
         (
             "events twice",
@@ -118,7 +112,7 @@ fn refusals_are_one_shape_and_leave_the_store_as_it_was() {
         ),
         (
             "a form",
-            good.as_bytes(),
+            b"events=[]",
             &[("content-type", "application/x-www-form-urlencoded")],
             415,
             "bad_content_type",
@@ -216,6 +210,75 @@ fn every_encoding_and_the_types_of_a_beacon_are_understood() {
         );
     }
     assert_eq!(server.usage("")["total_events"], cases.len());
+}
+
+#[test]
+fn an_event_that_cannot_be_read_costs_its_neighbours_nothing() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let good = r#"{"event_type":"action"}"#;
+    let bad = br#"{"event_type":"action","metadata":{"p":NaN}}"#;
+    let mut logged = 0;
+    for (before, between, after) in [
+        (r#"{"events":["#, ",", "]}"),
+        ("\u{FEFF}{\"events\":[", ",", "]}"),
+        ("[", ",", "]"),
+        ("", "\r\n", ""),
+    ] {
+        for bad in [
+            &bad[..],
+            b"{\"event_type\":\"action\",\"feature\":\"\xff\"}",
+        ] {
+            let body = [before.as_bytes(), good.as_bytes(), between.as_bytes(), bad];
+            let body = [
+                &body.concat()[..],
+                between.as_bytes(),
+                good.as_bytes(),
+                after.as_bytes(),
+            ];
+            let (status, answer) = server.post_raw(&body.concat(), &[]);
+            logged += 2;
+            assert_eq!(status, 200, "{answer}");
+            assert_eq!(answer["logged"], 2, "{answer}");
+            assert_eq!(answer["rejected"], 1, "{answer}");
+            assert_eq!(answer["errors"][0]["index"], 1, "{answer}");
+            assert_eq!(answer["errors"][0]["code"], "bad_event", "{answer}");
+        }
+    }
+    let (status, answer) = server.post_raw(b"{\"events\":[\"\xff\"]}", &[]);
+    assert_eq!((status, &answer["rejected"]), (400, &json!(1)), "{answer}");
+    assert_eq!(log_lines(dir.path()).len(), logged);
+}
+
+#[test]
+fn what_is_cut_or_left_out_of_an_event_is_a_note_in_the_answer() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let (status, answer) = server.post(&batch([
+        event("action", "u", "f"),
+        json!({"event_type":"action","user_id":123,"feature":404,"event_id":5,"ts":"","metadata":[]}),
+        json!({"event_type":"action","feature":"x".repeat(300),"metadata":{"a":"y".repeat(20_000),"b":1}}),
+    ]));
+    assert_eq!((status, &answer["logged"]), (200, &json!(3)), "{answer}");
+    let notes: Vec<_> = answer["notes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|note| (note["index"].as_u64(), note["code"].as_str()))
+        .collect();
+    let expected = [
+        (Some(1), Some("metadata_dropped")),
+        (Some(2), Some("feature_cut")),
+        (Some(2), Some("metadata_cut")),
+    ];
+    assert_eq!(notes, expected);
+    let lines = log_lines(dir.path());
+    assert_eq!(lines[1]["user_id"], "123");
+    assert_eq!(lines[1]["feature"], "404");
+    assert_eq!(lines[1]["event_id"], "5");
+    assert_eq!(lines[1]["metadata"], json!({}));
+    assert_eq!(lines[2]["feature"], "x".repeat(200));
+    assert_eq!(lines[2]["metadata"], json!({"b":1,"cut":true}));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use echopilot_analytics::event::{self, Verdict};
 use serde_json::{Value, json};
 
 use crate::faults::with_fault;
-use crate::harness::{echopilot, engine, folder, log_lines, run_json, unsealed_demo};
+use crate::harness::{echopilot, engine, folder, log_lines, run, run_json, unsealed_demo};
 
 /// A line of an event; `id` is its event id.
 fn line(ts: DateTime<Utc>, id: u32, feature: &str) -> String {
@@ -32,7 +32,7 @@ fn load(
             for line in event::lines(lines.as_bytes()) {
                 let event = event::read_event(line.trim_ascii()).unwrap();
                 match event.judge(now.timestamp_micros(), 0) {
-                    Verdict::Accepted(event) => part.push(&event),
+                    Verdict::Accepted(event, _) => part.push(&event),
                     other => panic!("{other:?}"),
                 }
             }
@@ -105,7 +105,9 @@ fn an_import_of_several_parts_counts_lines_and_knows_ids_across_them() {
     let file = dir.path().join("events.ndjson");
     std::fs::write(&file, &lines).unwrap();
     let data = dir.path().join("data");
-    let imported = run_json(&data, &["import", file.to_str().unwrap()]);
+    let output = run(&data, &["import", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let imported: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         (
             &imported["accepted"],

@@ -14,7 +14,7 @@ fuzz_target!(|body: &[u8]| {
     };
     let skew_us = batch.clock_skew_us(NOW_US);
     for raw in batch.events {
-        let Verdict::Accepted(event) = raw.judge(NOW_US, skew_us) else {
+        let Verdict::Accepted(event, _) = raw.judge(NOW_US, skew_us) else {
             continue;
         };
         let mut line = Vec::new();

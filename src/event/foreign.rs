@@ -1,0 +1,100 @@
+//! What a text looks like that holds no events: for people who named the wrong file.
+
+/// First bytes of files that hold no JSON, and what they are.
+const MARKS: [(&[u8], &str); 19] = [
+    (b"PAR1", "a Parquet file"),
+    (b"ARROW1", "an Arrow file"),
+    (b"ORC", "an ORC file"),
+    (b"Obj\x01", "an Avro file"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"PK\x03\x04", "a ZIP archive or a spreadsheet"),
+    (b"7z\xBC\xAF\x27\x1C", "a 7z archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"\x1F\x8B", "gzip, compressed twice"),
+    (b"\x28\xB5\x2F\xFD", "zstd, compressed twice"),
+    (b"BZh", "bzip2, compressed twice"),
+    (b"\xFD7zXZ\0", "xz, compressed twice"),
+    (b"\x1F\x9D", "compressed by compress"),
+    (b"\x04\x22\x4D\x18", "compressed by lz4"),
+    (b"\x5D\0\0", "compressed by lzma"),
+    (b"LZIP", "compressed by lzip"),
+    (b"%PDF", "a PDF"),
+    (b"<?xml", "XML"),
+    (b"\xD0\xCF\x11\xE0", "an Office document"),
+];
+/// Where a tar archive says that it is one.
+const TAR_MARK: std::ops::Range<usize> = 257..262;
+/// Characters of a first line that are shown.
+const SHOWN_CHARS: usize = 60;
+
+/// The encoding of a text that is not UTF-8 and says so, by its mark or by the zeros between its letters.
+pub fn charset(start: &[u8]) -> Option<&'static str> {
+    match start {
+        [0xFF, 0xFE, 0, 0, ..] | [0, 0, 0xFE, 0xFF, ..] | [b'{' | b'[', 0, 0, 0, ..] => {
+            Some("UTF-32")
+        }
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] | [b'{' | b'[', 0, ..] | [0, b'{' | b'[', ..] => {
+            Some("UTF-16")
+        }
+        _ => None,
+    }
+}
+
+/// What a text without events looks like, with what to do about it where that is known.
+pub fn looks_like(start: &[u8]) -> String {
+    if let Some(charset) = charset(start) {
+        return format!("{charset} text; convert it to UTF-8, as with iconv");
+    }
+    if let Some((_, what)) = MARKS.iter().find(|(mark, _)| start.starts_with(mark)) {
+        return (*what).to_owned();
+    }
+    if start.get(TAR_MARK) == Some(b"ustar") {
+        return "a tar archive; unpack it first".to_owned();
+    }
+    if start.contains(&0) {
+        return "binary data".to_owned();
+    }
+    let first = start.trim_ascii_start();
+    let first = first.split(|byte| matches!(byte, b'\n' | b'\r')).next();
+    let first = String::from_utf8_lossy(first.unwrap_or_default());
+    let what = match first.trim_start() {
+        line if line.starts_with('<') => "HTML or XML",
+        line if line.contains('\t') => "text with tabs between columns (TSV)",
+        line if line.contains(',') || line.contains(';') => "CSV",
+        _ => "text",
+    };
+    let shown: String = first.chars().take(SHOWN_CHARS).collect();
+    format!("{what}; its first line is {shown:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_other_kinds_are_named() {
+        let mut tar = vec![b'a'; 512];
+        tar[TAR_MARK].copy_from_slice(b"ustar");
+        for (start, says) in [
+            (&b"ts,event_type,user_id\n1,action,u"[..], "CSV"),
+            (b"ts;event_type\n", "CSV"),
+            (b"ts\tevent_type\n", "TSV"),
+            (b"hello\n", "text; its first line is \"hello\""),
+            (b"<!doctype html>", "HTML"),
+            (b"<?xml version", "XML"),
+            (b"PAR1\x15\x04", "Parquet"),
+            (b"PK\x03\x04rest", "ZIP"),
+            (b"\x04\x22\x4D\x18rest", "lz4"),
+            (b"\x7fELF\0\0", "binary data"),
+            (b"\xff\xfe{\0\"\0", "UTF-16"),
+            (b"\xfe\xff\0{\0\"", "UTF-16"),
+            (b"{\0\"\0e\0", "UTF-16"),
+            (b"{\0\0\0\"\0\0\0", "UTF-32"),
+            (&tar, "tar"),
+        ] {
+            let found = looks_like(start);
+            assert!(found.contains(says), "{found}: {says}");
+        }
+        assert_eq!(charset(b"{\"a\":1}"), None);
+    }
+}
