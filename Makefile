@@ -28,8 +28,8 @@ $(DASHBOARD): static/node_modules/installed static/build-dashboard.mjs static/in
 test: test-rust test-browser fuzz
 
 test-rust: tools dashboard $(VENV)/installed
-	@dpkg -s libfaketime >/dev/null 2>&1 \
-		|| { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq libfaketime; }
+	@dpkg -s libfaketime >/dev/null 2>&1 && [ -x /usr/sbin/nginx ] \
+		|| { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq libfaketime nginx-light; }
 	cargo test --release --locked
 
 # The client and the dashboard in a real browser, against the real server.

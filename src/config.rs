@@ -1,12 +1,18 @@
 //! Every setting of the program: a flag, an environment variable, a default and one line of help each.
 
-use std::net::{IpAddr, SocketAddr};
+mod base_path;
+mod listen;
+
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use chrono::NaiveTime;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+
+pub use base_path::BasePath;
+pub use listen::Listen;
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
@@ -161,7 +167,9 @@ impl Default for NameLimits {
 /// What the server takes besides.
 #[derive(Debug, Clone, Args)]
 pub struct ServeConfig {
-    /// Address and port to listen on; port 0 takes a free one
+    /// Address or host, and port, to listen on; :PORT is every address
+    ///
+    /// A host with several addresses is served on each. Port 0 takes a free one.
     #[arg(
         long,
         env = "ECHOPILOT_LISTEN",
@@ -169,7 +177,19 @@ pub struct ServeConfig {
         value_name = "ADDR",
         hide_env_values = true
     )]
-    pub listen: SocketAddr,
+    pub listen: Listen,
+
+    /// Path at which a reverse proxy mounts the server, such as /analytics
+    ///
+    /// Requests with it and without it, as a proxy may strip it, are understood.
+    #[arg(
+        long,
+        env = "ECHOPILOT_BASE_PATH",
+        default_value = "/",
+        value_name = "PATH",
+        hide_env_values = true
+    )]
+    pub base_path: BasePath,
 
     /// Dashboard key; two, comma separated, while you change it
     ///

@@ -3,12 +3,14 @@
 mod keys;
 mod signals;
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpSocket};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -54,6 +56,7 @@ pub fn start_traces(level: &str) {
 /// # Errors
 /// If the data folder, the key or the port is not to be had.
 pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
+    let addresses = addresses(config)?;
     let loaded: Arc<OnceLock<(KeySource, Arc<DashKeys>)>> = Arc::default();
     let to_reload = loaded.clone();
     // First of all: whoever changes keys while the server starts must not end it.
@@ -75,14 +78,16 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
         .build()
         .map_err(Error::io("start", "the server's threads".as_ref()))?;
     let stopped_at = runtime.block_on(async {
-        let listener = listen(config)?;
-        let address = listener
-            .local_addr()
+        let listeners = listen(&addresses)?;
+        let address = listeners.first().map(TcpListener::local_addr);
+        let address = address
+            .unwrap_or_else(|| Err(ErrorKind::AddrNotAvailable.into()))
             .map_err(Error::io("listen on", config.listen.to_string().as_ref()))?;
+        let url = format!("http://{address}{}", config.base_path.as_str());
         engine
             .store()
             .folder()
-            .describe_holder(&format!("{holder}, which answers at http://{address}"));
+            .describe_holder(&format!("{holder}, which answers at {url}"));
         let stop_signal = signals::on_stop()?;
         let watched = engine.clone();
         let mut stopped_at = None;
@@ -93,11 +98,13 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
             watched.store().end_watches();
         };
         let schedule = Schedule::start(engine.clone(), store.rollup_at)?;
-        greet(&format!("http://{address}"), &key_for_curl);
-        info!(%address, "Listening on {address}");
+        greet(&url, &key_for_curl);
+        for address in listeners.iter().flat_map(TcpListener::local_addr) {
+            info!(%address, "Listening on {address}");
+        }
         let door = Door::new(config);
         let router = http::router(engine.clone(), keys, door.clone());
-        http::serve(listener, router, door, stop).await;
+        http::serve(listeners, router, door, stop).await;
         schedule.stop();
         Ok::<_, Error>(stopped_at.unwrap_or_else(Instant::now))
     })?;
@@ -108,21 +115,69 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
     Ok(())
 }
 
-fn listen(config: &ServeConfig) -> Result<TcpListener> {
-    let address = config.listen;
-    let open = || {
-        let socket = match address.is_ipv4() {
-            true => TcpSocket::new_v4(),
-            false => TcpSocket::new_v6(),
-        }?;
-        // A restart need not wait until old connections are forgotten.
-        socket.set_reuseaddr(true)?;
-        // The sockets of connections have it from this one.
-        socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
+/// The addresses to listen on, before anything is opened.
+fn addresses(config: &ServeConfig) -> Result<Vec<SocketAddr>> {
+    let listen = &config.listen;
+    let wrong = |reason: &dyn std::fmt::Display| {
+        let message = format!("--listen {listen}: the host has no address: {reason}");
+        Error::bad_input("bad_listen", message)
     };
-    open().map_err(Error::io("listen on", address.to_string().as_ref()))
+    let addresses = listen.addresses().map_err(|error| wrong(&error))?;
+    match addresses.is_empty() {
+        true => Err(wrong(&"none was found")),
+        false => Ok(addresses),
+    }
+}
+
+/// Listens on each address that the machine has, on one port.
+fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    let mut failed = None;
+    for &(mut address) in addresses {
+        if let Some(Ok(first)) = listeners.first().map(TcpListener::local_addr) {
+            address.set_port(first.port());
+        }
+        match listen_on(address) {
+            Ok(listener) => listeners.push(listener),
+            // The socket of all IPv6 addresses has those of IPv4 as well.
+            Err(error)
+                if error.kind() == ErrorKind::AddrInUse
+                    && address.ip() == Ipv4Addr::UNSPECIFIED
+                    && !listeners.is_empty() => {}
+            Err(error) if is_lacking(&error) && addresses.len() > 1 => {
+                warn!(%address, %error, "Not listening on {address}, which this machine lacks: {error}");
+                failed = Some((address, error));
+            }
+            Err(error) => {
+                return Err(Error::io("listen on", address.to_string().as_ref())(error));
+            }
+        }
+    }
+    match (listeners.is_empty(), failed) {
+        (true, Some((address, error))) => {
+            Err(Error::io("listen on", address.to_string().as_ref())(error))
+        }
+        _ => Ok(listeners),
+    }
+}
+
+/// Whether the machine does not have an address, or none of its kind: many containers have no IPv6.
+fn is_lacking(error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
+}
+
+fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address.is_ipv4() {
+        true => TcpSocket::new_v4(),
+        false => TcpSocket::new_v6(),
+    }?;
+    // A restart need not wait until old connections are forgotten.
+    socket.set_reuseaddr(true)?;
+    // The sockets of connections have it from this one.
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Seals what is in the log, if there is time for it. A seal that does not end in time is left as if the power had gone: all files

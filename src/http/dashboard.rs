@@ -51,7 +51,8 @@ pub fn routes() -> Router<App> {
     Router::new()
         .route("/", page.clone().route())
         .route("/demo/", page.route())
-        .route("/demo", get(|| async { Redirect::permanent("/demo/") }))
+        // Relative, because a proxy may mount the server at a path that it does not know.
+        .route("/demo", get(|| async { Redirect::permanent("demo/") }))
         .merge(file("/static/dashboard.js", built!("dashboard.js", SCRIPT)))
         .merge(file("/static/charts.js", built!("charts.js", SCRIPT)))
         .merge(file(

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -268,7 +269,7 @@ fn descriptors(wanted: usize) -> (usize, u64) {
 
 /// Serves until `stop` resolves, then lets open requests finish for three seconds and cuts the rest.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     router: Router,
     door: Arc<Door>,
     stop: impl Future<Output = ()>,
@@ -285,7 +286,7 @@ pub async fn serve(
     loop {
         let is_crowded = door.is_crowded();
         let accepted = tokio::select! {
-            accepted = listener.accept(), if !is_crowded => accepted,
+            accepted = accept(&listeners), if !is_crowded => accepted,
             () = door.closed.notified(), if is_crowded => continue,
             () = tokio::time::sleep(ACCEPT_PAUSE), if is_crowded => continue,
             _ = sweep.tick() => {
@@ -309,7 +310,7 @@ pub async fn serve(
             }
         }
     }
-    drop(listener);
+    drop(listeners);
     info!("Stopping: no new connections, open requests finish");
     door.phase.send_replace(Phase::Finishing);
     if !door.wait_until_closed(FINISH_TIMEOUT).await {
@@ -317,6 +318,18 @@ pub async fn serve(
         door.phase.send_replace(Phase::Cut);
         door.wait_until_closed(CUT_TIMEOUT).await;
     }
+}
+
+/// The next connection to any of the addresses.
+async fn accept(listeners: &[TcpListener]) -> std::io::Result<(TcpStream, SocketAddr)> {
+    std::future::poll_fn(|context| {
+        let accepted = listeners
+            .iter()
+            .map(|listener| listener.poll_accept(context));
+        let mut ready = accepted.filter(Poll::is_ready);
+        ready.next().unwrap_or(Poll::Pending)
+    })
+    .await
 }
 
 impl Door {

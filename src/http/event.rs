@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
 use chrono::Utc;
-use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::caller::Caller;
 use super::refusal::Refusal;
@@ -80,19 +80,15 @@ fn check_origin(app: &App, headers: &HeaderMap) -> Answer<()> {
     Ok(())
 }
 
-/// Pages of these sites may send events here, without credentials.
+/// Pages of these sites may send events here, also to a server in a network that is more private than theirs. They may send
+/// credentials, as beacons always do, which nothing here looks at; a browser then wants its own origin named.
 fn sites(origins: &Origins) -> CorsLayer {
-    let origins = match origins.listed() {
-        None => AllowOrigin::from(Any),
-        Some(_) => {
-            let origins = origins.clone();
-            AllowOrigin::predicate(move |origin: &HeaderValue, _| {
-                origins.allow(origin.to_str().unwrap_or_default())
-            })
-        }
-    };
+    let origins = origins.clone();
+    let is_allowed = move |origin: &HeaderValue| origins.allow(origin.to_str().unwrap_or_default());
     CorsLayer::new()
-        .allow_origin(origins)
+        .allow_origin(AllowOrigin::predicate(move |origin, _| is_allowed(origin)))
+        .allow_credentials(true)
+        .allow_private_network(true)
         .allow_methods([Method::POST])
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([header::RETRY_AFTER])

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::{Bytes, Frame};
 use tokio::sync::mpsc::{self, Receiver, Sender};
@@ -35,7 +35,16 @@ pub async fn live(State(app): State<App>, headers: HeaderMap) -> Answer<Response
             header::CONTENT_TYPE,
             HeaderValue::from_static("text/event-stream"),
         ),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (
+            header::CACHE_CONTROL,
+            // A proxy that compresses would wait for more to compress.
+            HeaderValue::from_static("no-store, no-transform"),
+        ),
+        // nginx would wait for a full buffer.
+        (
+            HeaderName::from_static("x-accel-buffering"),
+            HeaderValue::from_static("no"),
+        ),
     ];
     Ok((headers, Body::new(Stream(receiver))).into_response())
 }

@@ -22,6 +22,7 @@ mod extract;
 mod limits;
 mod live;
 mod ops;
+mod path;
 mod progress;
 mod refusal;
 mod reports;

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, Request, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 use hyper::service::Service as HyperService;
 use hyper_util::service::TowerToHyperService;
@@ -20,6 +20,7 @@ use super::body::MAX_WIRE_BYTES;
 use super::caller::{self, Room};
 use super::clients::Client;
 use super::door::Door;
+use super::path::{self, Routed};
 use super::progress::Progress;
 
 /// Answers the requests of a connection.
@@ -46,14 +47,16 @@ impl HyperService<Request<Incoming>> for Service {
     type Future = Answering;
 
     fn call(&self, request: Request<Incoming>) -> Answering {
-        let is_ingest =
-            *request.method() == Method::POST && self.door.is_ingest_path(request.uri().path());
+        let base = &self.door.config().base_path;
+        let routed = path::route(request.uri(), request.method(), base);
+        let is_ingest = *request.method() == Method::POST
+            && matches!(&routed, Routed::To(uri) if self.door.is_ingest_path(uri.path()));
         self.progress.begin(is_ingest);
         let (router, door) = (self.router.clone(), self.door.clone());
         let (progress, peer) = (self.progress.clone(), self.peer.clone());
         let handed_over = HandedOver(progress.clone());
         Box::pin(async move {
-            let response = answer(router, &door, &progress, &peer, request).await;
+            let response = answer(router, &door, &progress, &peer, routed, request).await;
             Ok(response.map(|body| ResponseBody {
                 body,
                 _handed_over: handed_over,
@@ -67,6 +70,7 @@ async fn answer(
     door: &Door,
     progress: &Arc<Progress>,
     peer: &Peer,
+    routed: Routed,
     request: Request<Incoming>,
 ) -> Response {
     let (mut head, body) = request.into_parts();
@@ -77,6 +81,10 @@ async fn answer(
         response.headers_mut().insert(header::CONNECTION, close);
         return response;
     }
+    head.uri = match routed {
+        Routed::To(uri) => uri,
+        Routed::Redirect(to) => return Redirect::temporary(&to).into_response(),
+    };
     let caller = door.caller(peer, &head.headers);
     let has_key = auth::has_key(&head.headers);
     if has_key && let Err(refusal) = caller.check_key_attempts() {

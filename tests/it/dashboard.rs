@@ -43,7 +43,11 @@ impl Live {
         let response = Self::open(server);
         assert_eq!(response.status(), 200);
         assert_eq!(header(&response, "content-type"), ["text/event-stream"]);
-        assert_eq!(header(&response, "cache-control"), ["no-store"]);
+        assert_eq!(
+            header(&response, "cache-control"),
+            ["no-store, no-transform"]
+        );
+        assert_eq!(header(&response, "x-accel-buffering"), ["no"]);
         Self(BufReader::new(Box::new(response.into_body().into_reader())))
     }
 
@@ -93,7 +97,7 @@ fn the_page_may_run_its_own_scripts_and_nothing_else() {
     let moved = get(&server, "/demo");
     assert_eq!(
         (moved.status().as_u16(), header(&moved, "location")),
-        (308, vec!["/demo/"])
+        (308, vec!["demo/"])
     );
     let script = get(&server, "/static/dashboard.js");
     assert_eq!(

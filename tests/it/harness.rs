@@ -87,7 +87,12 @@ impl Server {
 
     /// Starts the server; `None` if it ends before it listens.
     pub fn try_start(command: &mut Command) -> Option<Self> {
-        let mut server = Self::launch(command);
+        Self::try_start_at(command, "127.0.0.1:0")
+    }
+
+    /// Starts the server at an address; `None` if it ends before it listens.
+    pub fn try_start_at(command: &mut Command, listen: &str) -> Option<Self> {
+        let mut server = Self::launch(command, listen);
         while let Some(line) = server.next_line() {
             if let Some((_, url)) = line.split_once("answers at ") {
                 server.url = url.trim().to_owned();
@@ -98,9 +103,9 @@ impl Server {
         None
     }
 
-    fn launch(command: &mut Command) -> Self {
+    fn launch(command: &mut Command, listen: &str) -> Self {
         let mut child = command
-            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(["serve", "--listen", listen])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -184,7 +184,20 @@ fn every_encoding_and_the_types_of_a_beacon_are_understood() {
         encoder.write_all(&body).unwrap();
         encoder.finish().unwrap()
     };
-    let cases: [(&[u8], Headers); 9] = [
+    let gzip_twice = [gzip(&body[..10]), gzip(&body[10..]), vec![0; 100]].concat();
+    let zstd_twice = [
+        &b"\x50\x2A\x4D\x18\x03\0\0\0abc"[..],
+        &zstd::encode_all(&body[..10], 3).unwrap(),
+        &zstd::encode_all(&body[10..], 3).unwrap(),
+    ]
+    .concat();
+    let cases: [(&[u8], Headers); 14] = [
+        (&gzip_twice, &[("content-encoding", "gzip")]),
+        (&zstd_twice, &[("content-encoding", "zstd")]),
+        // As some clients send it.
+        (&gzip(&body), &[("content-type", "text/plain")]),
+        (&gzip(&zlib), &[("content-encoding", "deflate, gzip")]),
+        (&gzip(&body), &[("content-encoding", "gzip, identity")]),
         (&body, &[]),
         (
             &body,
@@ -319,13 +332,14 @@ fn text_that_other_programs_choke_on_is_made_safe_and_kept() {
 }
 
 #[test]
-fn any_site_may_send_events_and_no_site_may_ask_questions() {
+fn any_site_may_send_events_with_credentials_and_no_site_may_ask_questions() {
     let dir = folder();
     let server = Server::start(dir.path());
     let preflight = |path: &str, method: &str| {
         let request = ureq::http::Request::options(format!("{}{path}", server.url))
             .header("origin", "https://shop.example")
             .header("access-control-request-method", method)
+            .header("access-control-request-private-network", "true")
             .header(
                 "access-control-request-headers",
                 "content-type,x-request-id",
@@ -338,28 +352,104 @@ fn any_site_may_send_events_and_no_site_may_ask_questions() {
             .into();
         agent.run(request).unwrap()
     };
-    let allowed = preflight("/api/analytics/event", "POST");
-    let header = |name: &str| {
-        allowed
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-    };
-    assert_eq!(allowed.status(), 200);
-    assert_eq!(header("access-control-allow-origin"), Some("*"));
-    assert_eq!(header("access-control-allow-methods"), Some("POST"));
-    assert_eq!(
-        header("access-control-allow-headers"),
-        Some("content-type,x-request-id")
+    for path in ["/api/analytics/event", "/api/analytics/event/", "/echo"] {
+        let allowed = preflight(path, "POST");
+        let header = |name: &str| {
+            allowed
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
+        assert_eq!(allowed.status(), 200);
+        let origin = header("access-control-allow-origin");
+        assert_eq!(origin, Some("https://shop.example"));
+        assert_eq!(header("access-control-allow-credentials"), Some("true"));
+        assert_eq!(header("access-control-allow-methods"), Some("POST"));
+        assert_eq!(header("access-control-allow-private-network"), Some("true"));
+        assert_eq!(
+            header("access-control-allow-headers"),
+            Some("content-type,x-request-id")
+        );
+        assert!(header("vary").is_some_and(|vary| vary.contains("origin")));
+    }
+    for path in ["/api/analytics/usage", "/api/analytics/query"] {
+        let refused = preflight(path, "GET");
+        assert_eq!(refused.status(), 405);
+        assert!(
+            !refused
+                .headers()
+                .contains_key("access-control-allow-origin")
+        );
+    }
+    // Answers of every kind can be read by the page.
+    for (body, status) in [("{\"events\":[]}", 200), ("{", 400), ("x=1", 415)] {
+        let request = ureq::http::Request::post(format!("{}/api/analytics/event", server.url))
+            .header("origin", "null")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(body)
+            .unwrap();
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .build()
+            .into();
+        let answer = agent.run(request).unwrap();
+        assert_eq!(answer.status(), status, "{body}");
+        let header = |name: &str| answer.headers().get(name).map(|value| value.as_bytes());
+        assert_eq!(header("access-control-allow-origin"), Some(&b"null"[..]));
+        assert_eq!(
+            header("access-control-allow-credentials"),
+            Some(&b"true"[..])
+        );
+    }
+}
+
+#[test]
+fn any_content_type_and_path_do_where_the_body_begins_as_json() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let body = batch([event("action", "u", "f")]).to_string();
+    let bodies = [body.clone(), format!("\u{FEFF}\r\n {body}")];
+    let mut sent = 0;
+    for content_type in [
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/octet-stream",
+        "application/x-ndjson",
+        "nonsense",
+        "",
+    ] {
+        for body in &bodies {
+            let headers = [("content-type", content_type)];
+            let (status, answer) = server.post_raw(body.as_bytes(), &headers);
+            assert_eq!(status, 200, "{content_type}: {answer}");
+            sent += 1;
+        }
+    }
+    for path in [
+        "/api/analytics/event/",
+        "//api//analytics/event",
+        "/api/analytics/event//",
+        "/echo/",
+    ] {
+        let (status, answer) = server.ask_with(path, &serde_json::from_str(&body).unwrap(), &[]);
+        assert_eq!(status, 200, "{path}: {}", String::from_utf8_lossy(&answer));
+        sent += 1;
+    }
+    for path in ["/api/analytics/usage/", "//api/analytics//usage?days=1"] {
+        let (status, answer) = server.get(path);
+        assert_eq!(
+            (status, &answer["total_events"]),
+            (200, &json!(sent)),
+            "{path}"
+        );
+    }
+    let query = json!({"metric": "event_types"}).to_string();
+    let answer = server.ask(
+        "/api/analytics/query/",
+        &serde_json::from_str(&query).unwrap(),
     );
-    assert_eq!(header("access-control-allow-credentials"), None);
-    let refused = preflight("/api/analytics/usage", "GET");
-    assert_eq!(refused.status(), 405);
-    assert!(
-        !refused
-            .headers()
-            .contains_key("access-control-allow-origin")
-    );
+    assert_eq!(answer.0, 200);
+    assert_eq!(server.get_with("/health/ready/", &[]).0, 200);
 }
 
 #[test]

@@ -1,0 +1,157 @@
+//! The path of a request as the routes know it: without the path of the server's mount, doubled slashes and a slash at its end.
+//!
+//! Changed before the routes see it and without a redirect, because clients do not send a body again after one.
+
+use axum::http::Method;
+use axum::http::uri::{PathAndQuery, Uri};
+
+use crate::config::BasePath;
+
+/// Paths whose next part names something of the user, which is taken as it is.
+const NAMED: [&str; 2] = ["/api/analytics/users", "/api/analytics/cohorts"];
+/// A page whose relative addresses need the slash at its end.
+const FOLDER: &str = "/demo";
+
+/// What becomes of a request because of its path.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Routed {
+    /// It is answered as one for this path.
+    To(Uri),
+    /// The page is at this address, relative to the one of the request.
+    Redirect(String),
+}
+
+/// Finds the path for the routes.
+pub fn route(uri: &Uri, method: &Method, base: &BasePath) -> Routed {
+    let path = uri.path();
+    if !path.starts_with('/') {
+        return Routed::To(uri.clone());
+    }
+    let whole = collapse(path);
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    if reads && !base.as_str().is_empty() && whole == base.as_str() {
+        let query = uri
+            .query()
+            .map_or(String::new(), |query| format!("?{query}"));
+        return Routed::Redirect(format!("{}/{query}", base.last_name()));
+    }
+    // What a proxy passes on without the mount's path is understood as well.
+    let inner = base.strip(&whole).unwrap_or(&whole);
+    let trimmed = inner.trim_end_matches('/');
+    let routed = match trimmed {
+        "" => "/".to_owned(),
+        FOLDER if inner.ends_with('/') => format!("{FOLDER}/"),
+        path => path.to_owned(),
+    };
+    if routed == path {
+        return Routed::To(uri.clone());
+    }
+    let with_query = match uri.query() {
+        None => routed,
+        Some(query) => format!("{routed}?{query}"),
+    };
+    let mut parts = uri.clone().into_parts();
+    // Parts of a path are a path.
+    if let Ok(path) = PathAndQuery::try_from(with_query) {
+        parts.path_and_query = Some(path);
+    }
+    Routed::To(Uri::from_parts(parts).unwrap_or_else(|_| uri.clone()))
+}
+
+/// The path with one slash between two names. A slash at its end stays.
+fn collapse(path: &str) -> String {
+    let mut collapsed = String::with_capacity(path.len());
+    let mut rest = path;
+    while !rest.is_empty() {
+        if NAMED.iter().any(|named| collapsed.ends_with(named)) {
+            collapsed.push_str(rest);
+            break;
+        }
+        let name = rest.trim_start_matches('/');
+        let end = name.find('/').unwrap_or(name.len());
+        let (name, after) = name.split_at(end);
+        collapsed.push('/');
+        collapsed.push_str(name);
+        rest = after;
+    }
+    collapsed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routed(path: &str, method: &Method, base: &str) -> String {
+        let uri: Uri = path.parse().expect("a path");
+        match route(&uri, method, &base.parse().expect("a base path")) {
+            Routed::To(uri) => uri.to_string(),
+            Routed::Redirect(to) => format!("redirect {to}"),
+        }
+    }
+
+    #[test]
+    fn slashes_that_are_too_many_do_not_matter() {
+        for (path, expected) in [
+            ("/", "/"),
+            ("//", "/"),
+            ("/api/analytics/event", "/api/analytics/event"),
+            ("/api/analytics/event/", "/api/analytics/event"),
+            ("//api///analytics/event//", "/api/analytics/event"),
+            (
+                "/api/analytics/usage/?days=3",
+                "/api/analytics/usage?days=3",
+            ),
+            ("/health/ready/", "/health/ready"),
+            ("/demo", "/demo"),
+            ("/demo/", "/demo/"),
+            ("/demo//", "/demo/"),
+            ("/demo/api/analytics/usage/", "/demo/api/analytics/usage"),
+            ("/static//dashboard.js", "/static/dashboard.js"),
+            (
+                "/api/analytics/users/a%2F%2Fb/events/",
+                "/api/analytics/users/a%2F%2Fb/events",
+            ),
+            // No name is made of nothing, and no other one of two.
+            (
+                "/api//analytics/users//events",
+                "/api/analytics/users//events",
+            ),
+            ("/api/analytics/users/a//b", "/api/analytics/users/a//b"),
+            ("/api/analytics/cohorts//x", "/api/analytics/cohorts//x"),
+            ("/api/analytics/users/", "/api/analytics/users"),
+            ("*", "*"),
+        ] {
+            for method in [Method::GET, Method::POST, Method::DELETE] {
+                assert_eq!(routed(path, &method, "/"), expected, "{path}");
+            }
+        }
+        let absolute = routed("http://a.example//api/x/", &Method::POST, "/");
+        assert_eq!(absolute, "http://a.example/api/x");
+    }
+
+    #[test]
+    fn under_a_base_path_is_what_is_at_the_root() {
+        for (path, expected) in [
+            ("/analytics", "redirect analytics/"),
+            ("/analytics?a=1", "redirect analytics/?a=1"),
+            ("/analytics/", "/"),
+            ("/analytics//", "/"),
+            ("//analytics/static/dashboard.js", "/static/dashboard.js"),
+            ("/analytics/demo", "/demo"),
+            ("/analytics/demo/", "/demo/"),
+            ("/analytics/health/ready", "/health/ready"),
+            ("/health/ready", "/health/ready"),
+            ("/api/analytics/usage", "/api/analytics/usage"),
+            (
+                "/analytics/api/analytics/usage?days=3",
+                "/api/analytics/usage?days=3",
+            ),
+            ("/analytics2", "/analytics2"),
+        ] {
+            assert_eq!(routed(path, &Method::GET, "/analytics"), expected, "{path}");
+        }
+        // The neutral path for events may be the same.
+        assert_eq!(routed("/echo", &Method::POST, "/echo"), "/echo");
+        assert_eq!(routed("/a/b", &Method::HEAD, "/a/b"), "redirect b/");
+    }
+}
