@@ -73,7 +73,7 @@ enum Command {
     /// Everything that is stored of a user, or erase users
     #[command(subcommand)]
     User(UserCommand),
-    /// Write the daily rollups that are missing
+    /// Write the daily rollups that are missing, and correct those whose days got late events or lost erased ones
     Rollup {
         /// Only this day, YYYY-MM-DD
         #[arg(long, value_name = "DATE", value_parser = parse_day)]

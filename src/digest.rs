@@ -22,6 +22,13 @@ impl Digest {
     }
 }
 
+impl std::fmt::Display for Digest {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [low, high] = self.0;
+        write!(out, "{high:016x}{low:016x}")
+    }
+}
+
 impl std::hash::Hash for Digest {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.0[0]);

@@ -18,7 +18,7 @@
 //! | [`daily`] | pure: what one day leaves behind, how such states merge, and their bytes |
 //! | [`names`] | numbers for users, features and event types; who gets one is decided in [`store`], within the limits of a day |
 //! | [`event`] | one event ↔ one line of the log; every check and refusal of what clients send |
-//! | [`rollup`] | which closed days lack a rollup, and the rollup log |
+//! | [`rollup`] | which closed days lack a rollup or have another one than their events say, and the rollup log |
 //! | [`cohorts`] | the named sets of users |
 //! | [`export`] | answers in every format; events as a stream; the lake for a warehouse, in a folder or a bucket |
 //! | [`http`] | the interface: decode, one engine call, encode |

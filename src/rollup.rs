@@ -1,9 +1,11 @@
 //! The daily rollup: one line a closed day, with the usage of the 30 days that end with it.
 //!
 //! Which days are due follows from what is there, never from having been awake at the time: a day is due when
-//! it is over, has no line, and is not before the first event.
+//! it is over, has no line, and is not before the first event. A line is due again when a day of its period has changed since:
+//! late events, an erasure. For that, a small file beside the log keeps what each line was made from, see [`Sources`]. It is
+//! written after the log, so that a crash between the two costs making some lines once more and never leaves an old one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, SecondsFormat, Utc};
@@ -11,12 +13,18 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::checksum::{self, LineCheck};
+use crate::daily::Day;
+use crate::digest::Digester;
 use crate::error::{Error, Result};
 use crate::metrics::usage::UsageNumbers;
 use crate::store::folder::{self, Folder};
 
 /// The rollup log's name in the data folder.
 pub const FILE_NAME: &str = "analytics.ndjson";
+/// The file that keeps what the lines were made from, in the data folder.
+pub const SOURCES_FILE: &str = "rollup_sources.json";
+/// How lines are made from events. It goes up when a line of the same events would be another one, so that all are made again.
+const REVISION: u32 = 1;
 /// Days that a rollup looks back over, the day itself included: what makes its `mau` monthly.
 pub const PERIOD_DAYS: u16 = 30;
 
@@ -107,19 +115,24 @@ pub fn missing_days(
         .collect()
 }
 
-/// The lines of the rollup log that are whole and ours.
+/// The first day of the period of the line of `day`.
+pub fn first_of_period(day: NaiveDate) -> NaiveDate {
+    day - Days::new(u64::from(PERIOD_DAYS) - 1)
+}
+
+/// The lines of the rollup log that are whole and ours, by day. Of several lines of a day it is the newest one.
 ///
 /// # Errors
 /// If the file cannot be read.
 pub fn read(folder: &Folder) -> Result<Vec<u8>> {
-    let mut lines = Vec::new();
+    let mut lines: BTreeMap<NaiveDate, Vec<u8>> = BTreeMap::new();
     each_line(folder, |line, kind| {
-        if matches!(kind, Kind::Day(_)) {
-            lines.extend_from_slice(line);
+        if let Kind::Day(day) = kind {
+            lines.insert(day, line.to_vec());
         }
         Ok(())
     })?;
-    Ok(lines)
+    Ok(lines.into_values().flatten().collect())
 }
 
 /// What a line of the rollup log is.
@@ -182,27 +195,69 @@ fn each_line(folder: &Folder, mut visit: impl FnMut(&[u8], Kind) -> Result<()>) 
     }
 }
 
+/// What lines are made from: the revisions of the days that have events, see [`crate::store::Store::revisions`].
+pub struct Sources(pub BTreeMap<Day, String>);
+
+impl Sources {
+    /// A digest of all that the line of a day is made from; none if no event of its period is known.
+    pub fn of(&self, day: NaiveDate) -> Option<String> {
+        let period = first_of_period(day).to_epoch_days()..=day.to_epoch_days();
+        let mut found = format!("revision {REVISION}");
+        let none = found.len();
+        for (day, revision) in self.0.range(period) {
+            // Neither has a blank or a line break in it.
+            found.push_str(&format!("\n{day} {revision}"));
+        }
+        (found.len() > none).then(|| Digester::fixed().digest(&found).to_string())
+    }
+}
+
+/// A line of the log.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    /// Its place among all lines.
+    place: usize,
+    /// CRC-32C of its bytes.
+    crc32c: u32,
+}
+
+/// What a line was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct MadeFrom {
+    /// CRC-32C of the line, by which it is known that it is still this one.
+    line: u32,
+    /// What [`Sources::of`] said; empty where it said nothing.
+    sources: String,
+}
+
 /// The rollup log as it is on disk.
 #[derive(Debug, Default)]
 pub struct RollupLog {
-    /// Days that have a line.
-    pub done: BTreeSet<NaiveDate>,
+    /// The newest line of each day that has one.
+    lines: BTreeMap<NaiveDate, Written>,
+    made_from: BTreeMap<NaiveDate, MadeFrom>,
 }
 
 impl RollupLog {
-    /// Reads which days have a line. One that is torn, damaged or too long does not count, and its day is made again.
+    /// Reads which days have a line. One that is torn, damaged or too long does not count, and its day is made again. If it is
+    /// not known what lines were made from, they are made again too.
     ///
     /// # Errors
-    /// If the file cannot be read.
+    /// If a file cannot be read.
     pub fn load(folder: &Folder) -> Result<Self> {
         let mut log = Self::default();
         let mut unreadable = 0;
-        each_line(folder, |_, kind| {
+        let mut place = 0;
+        each_line(folder, |line, kind| {
             match kind {
-                Kind::Day(day) => drop(log.done.insert(day)),
+                Kind::Day(day) => {
+                    let crc32c = crc32c::crc32c(line);
+                    log.lines.insert(day, Written { place, crc32c });
+                }
                 Kind::Foreign => {}
                 Kind::Unreadable => unreadable += 1,
             }
+            place += 1;
             Ok(())
         })?;
         if unreadable > 0 {
@@ -211,44 +266,107 @@ impl RollupLog {
                 "Left {unreadable} unreadable lines of {FILE_NAME} out; their days are made again where they can be"
             );
         }
+        log.made_from = match folder.read_json(SOURCES_FILE) {
+            Err(error @ Error::Damaged { .. }) => {
+                warn!("{error}; all rollups are made again where they can be");
+                BTreeMap::new()
+            }
+            read => read?,
+        };
         Ok(log)
     }
 
-    /// Appends the lines that `next` gives, and puts the log in place of the old one, durably and at once. Lines are written one
-    /// by one, so that memory does not follow their number.
+    /// The days that have a line.
+    pub fn days(&self) -> BTreeSet<NaiveDate> {
+        self.lines.keys().copied().collect()
+    }
+
+    /// The last day that has a line.
+    pub fn last_day(&self) -> Option<NaiveDate> {
+        self.lines.keys().next_back().copied()
+    }
+
+    /// The first day that has a line.
+    pub fn first_day(&self) -> Option<NaiveDate> {
+        self.lines.keys().next().copied()
+    }
+
+    /// The days up to `last` whose line was made from something else than what is there now. A line of which it is not known
+    /// what it was made from, and of whose period no event is known, may be all that is left of it: it stays.
+    pub fn outdated_days(&self, sources: &Sources, last: NaiveDate) -> BTreeSet<NaiveDate> {
+        let is_outdated = |day: NaiveDate, line: &Written| {
+            let now = sources.of(day);
+            let known = self.made_from.get(&day);
+            match known.filter(|known| known.line == line.crc32c) {
+                Some(known) => known.sources != now.unwrap_or_default(),
+                None => now.is_some(),
+            }
+        };
+        self.lines
+            .range(..=last)
+            .filter(|(day, line)| is_outdated(**day, line))
+            .map(|(day, _)| *day)
+            .collect()
+    }
+
+    /// Writes the lines of `days`, each in the place of the day's old one or, if there is none, at the end, and puts the log in
+    /// place of the old one, durably and at once. `line_of` makes the line of a day; a day of which it makes none stays as it
+    /// is. Lines are written one by one, so that memory does not follow their number. Returns the days whose line is new or
+    /// another one than before.
     ///
     /// # Errors
-    /// Those of `next`, and if the log cannot be written; then it is as it was.
-    pub fn append(
+    /// If the log cannot be written; then it is as it was. If it is written and [`SOURCES_FILE`] cannot be, the lines are made
+    /// again the next time.
+    pub fn write(
         &mut self,
         folder: &Folder,
-        mut next: impl FnMut() -> Result<Option<RollupLine>>,
-    ) -> Result<usize> {
-        let Some(mut line) = next()? else {
-            return Ok(0);
+        days: &BTreeSet<NaiveDate>,
+        sources: &Sources,
+        mut line_of: impl FnMut(NaiveDate) -> Option<RollupLine>,
+    ) -> Result<Vec<NaiveDate>> {
+        let mut left = days.clone();
+        // Without any line the log is not touched.
+        let mut first = loop {
+            let Some(day) = left.pop_first() else {
+                return Ok(Vec::new());
+            };
+            if let Some(line) = line_of(day) {
+                left.insert(day);
+                break Some(line);
+            }
         };
-        let mut added = BTreeSet::new();
-        rewrite(
-            folder,
-            |_| true,
-            |out| {
-                let mut bytes = Vec::new();
-                loop {
-                    bytes.clear();
-                    line.write(&mut bytes);
-                    out.write_all(&bytes)
-                        .map_err(Error::io("write", FILE_NAME.as_ref()))?;
-                    added.insert(line.day);
-                    match next()? {
-                        Some(another) => line = another,
-                        None => return Ok(()),
-                    }
+        let mut made = BTreeMap::new();
+        let mut make = |day: NaiveDate| {
+            let ready = first.take_if(|line| line.day == day);
+            let line = ready.or_else(|| line_of(day))?;
+            let mut bytes = Vec::new();
+            line.write(&mut bytes);
+            made.insert(day, crc32c::crc32c(&bytes));
+            Some(bytes)
+        };
+        folder.replace_with(FILE_NAME, |out| {
+            self.each_kept(folder, |line, day| {
+                let due = day.filter(|day| left.remove(day));
+                match due.and_then(&mut make) {
+                    Some(new) => put(out, &new),
+                    None => put(out, line),
                 }
-            },
-        )?;
-        let count = added.len();
-        self.done.append(&mut added);
-        Ok(count)
+            })?;
+            left.iter()
+                .filter_map(|day| make(*day))
+                .try_for_each(|new| put(out, &new))
+        })?;
+        let changed = made
+            .iter()
+            .filter(|(day, crc32c)| self.lines.get(day).map(|line| line.crc32c) != Some(**crc32c))
+            .map(|(day, _)| *day)
+            .collect();
+        for (day, line) in made {
+            let sources = sources.of(day).unwrap_or_default();
+            self.made_from.insert(day, MadeFrom { line, sources });
+        }
+        self.save_sources(folder)?;
+        Ok(changed)
     }
 
     /// Removes the lines of days before `first_kept`, durably and at once. Returns how many there were.
@@ -256,39 +374,54 @@ impl RollupLog {
     /// # Errors
     /// If the log cannot be written.
     pub fn remove_before(&mut self, folder: &Folder, first_kept: NaiveDate) -> Result<usize> {
-        let before = self.done.len();
-        self.done.retain(|day| *day >= first_kept);
-        let removed = before - self.done.len();
+        let kept = self.lines.split_off(&first_kept);
+        let removed = self.lines.len();
         if removed > 0 {
-            let is_kept = |day: NaiveDate| day >= first_kept;
-            rewrite(folder, is_kept, |_| Ok(()))?;
+            self.lines.extend(&kept);
+            folder.replace_with(FILE_NAME, |out| {
+                self.each_kept(folder, |line, day| {
+                    match day.is_none_or(|day| day >= first_kept) {
+                        true => put(out, line),
+                        false => Ok(()),
+                    }
+                })
+            })?;
+            self.made_from = self.made_from.split_off(&first_kept);
+            self.save_sources(folder)?;
         }
+        self.lines = kept;
         Ok(removed)
+    }
+
+    /// Calls `visit` with the lines that stay when the log is written anew: of each day the newest, and those of other programs.
+    fn each_kept(
+        &self,
+        folder: &Folder,
+        mut visit: impl FnMut(&[u8], Option<NaiveDate>) -> Result<()>,
+    ) -> Result<()> {
+        let mut place = 0;
+        each_line(folder, |line, kind| {
+            let here = place;
+            place += 1;
+            match kind {
+                Kind::Unreadable => Ok(()),
+                Kind::Foreign => visit(line, None),
+                Kind::Day(day) => match self.lines.get(&day) {
+                    Some(newest) if newest.place == here => visit(line, Some(day)),
+                    _ => Ok(()),
+                },
+            }
+        })
+    }
+
+    fn save_sources(&self, folder: &Folder) -> Result<()> {
+        folder.replace_json(SOURCES_FILE, &self.made_from)
     }
 }
 
-/// Puts a log with the lines of the days that are kept, those of other programs and what `add` writes in place of the log.
-fn rewrite(
-    folder: &Folder,
-    is_kept: impl Fn(NaiveDate) -> bool,
-    add: impl FnOnce(&mut dyn Write) -> Result<()>,
-) -> Result<()> {
-    folder.replace_with(FILE_NAME, |out| {
-        each_line(folder, |line, kind| {
-            let keeps = match kind {
-                Kind::Day(day) => is_kept(day),
-                Kind::Foreign => true,
-                Kind::Unreadable => false,
-            };
-            match keeps {
-                true => out
-                    .write_all(line)
-                    .map_err(Error::io("write", FILE_NAME.as_ref())),
-                false => Ok(()),
-            }
-        })?;
-        add(out)
-    })
+fn put(out: &mut dyn Write, line: &[u8]) -> Result<()> {
+    out.write_all(line)
+        .map_err(Error::io("write", FILE_NAME.as_ref()))
 }
 
 #[cfg(test)]

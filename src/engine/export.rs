@@ -82,6 +82,9 @@ impl Engine {
             (true, Access::ReadOnly) => std::env::temp_dir().join(temp_name()?),
         };
         let to = Destination::open(&request.to, temp, readers)?;
+        if folder.access() == Access::ReadWrite {
+            self.correct_rollups(now);
+        }
         let exported = self.export_to(&to, request, window.as_ref(), progress);
         // Also of an export that failed: it may have found no room.
         let cleared = to.clear_temp();

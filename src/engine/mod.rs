@@ -4,19 +4,21 @@
 mod demo_folder;
 mod export;
 mod query;
+mod rollup;
 mod status;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use chrono::{DateTime, Days, NaiveDate, NaiveTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, Days, NaiveDate, SecondsFormat, Utc};
 use chrono_tz::Tz;
 use polars::prelude::{DataFrame, LazyFrame, OptFlags};
 use serde::Serialize;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 pub use demo_folder::{DemoAnswer, DemoFolder};
 pub use export::{ExportAnswer, ExportRequest, verify};
 pub use query::Cancel;
+pub use rollup::{RollupAnswer, RollupScope};
 pub use status::{LimitStatus, StatusAnswer};
 
 use crate::cohorts::Cohorts;
@@ -28,7 +30,7 @@ use crate::import::{self, Imported, Progress, Source};
 use crate::metrics::cohort::Cohort;
 use crate::metrics::query::Query;
 use crate::metrics::usage::{MAX_FEATURES, UsageCounts, UsageNumbers, usage};
-use crate::rollup::{self, RollupLine, RollupLog};
+use crate::rollup::RollupLog;
 
 use crate::store::folder::Purpose;
 use crate::store::{
@@ -162,26 +164,6 @@ impl From<Cohorts> for CohortsAnswer {
     fn from(cohorts: Cohorts) -> Self {
         Self { ok: true, cohorts }
     }
-}
-
-/// What a rollup did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RollupAnswer {
-    /// Always true.
-    pub ok: bool,
-    /// Days that got a line now, in order.
-    pub days: Vec<NaiveDate>,
-}
-
-/// Which days a rollup is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RollupScope {
-    /// Every day that is due: what the scheduler does.
-    Due,
-    /// Every closed day: what a person who asks for it gets.
-    Closed,
-    /// One closed day.
-    Day(NaiveDate),
 }
 
 impl Engine {
@@ -374,78 +356,6 @@ impl Engine {
         self.query(&month, now, &Cancel::default()).map(drop)
     }
 
-    /// Writes the rollups that are missing. A day that has one is left as it is.
-    ///
-    /// # Errors
-    /// `bad_day` for a day that is not over, and if a file cannot be read or written.
-    pub fn rollup(&self, scope: RollupScope, now: DateTime<Utc>) -> Result<RollupAnswer> {
-        // One at a time: two would both find the same days missing.
-        let _one = self
-            .rollup_log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let folder = self.store.folder();
-        let mut log = RollupLog::load(folder)?;
-        // A day that has a line is not counted again: a clock that is ahead must not close one that goes on.
-        let now = now.min(last_instant(self.store.believed_day(now)));
-        let closed = rollup::last_closed_day(now);
-        let keep_days = self.config.rollup_retention_days;
-        let has_expired = self.store.expiry().states_from.is_some();
-        // A day whose period reaches into what expired cannot be counted any more.
-        let first = match self.store.expiry().states_from {
-            None => self.store.first_day(),
-            Some(kept_from) => Some(kept_from + Days::new(u64::from(rollup::PERIOD_DAYS) - 1)),
-        };
-        let until = |last| rollup::missing_days(first, last, keep_days, &log.done);
-        let days = match scope {
-            RollupScope::Due => until(rollup::last_due_day(now, self.config.rollup_at)),
-            RollupScope::Closed => until(closed),
-            RollupScope::Day(day) if day > closed => {
-                return Err(Error::bad_input(
-                    "bad_day",
-                    format!("day is {day}; allowed is a day that is over, up to {closed}"),
-                ));
-            }
-            RollupScope::Day(day) if day + Days::new(u64::from(keep_days)) <= closed => {
-                return Err(Error::bad_input(
-                    "bad_day",
-                    format!("day is {day}; rollups are kept for {keep_days} days up to {closed}"),
-                ));
-            }
-            RollupScope::Day(day) if log.done.contains(&day) => Vec::new(),
-            RollupScope::Day(day) if has_expired && first.is_some_and(|first| day < first) => {
-                return Err(Error::bad_input(
-                    "bad_day",
-                    format!("day is {day}; its period reaches into what has expired"),
-                ));
-            }
-            RollupScope::Day(day) => vec![day],
-        };
-        let mut failed = None;
-        let mut rest = days.iter();
-        let added = log.append(folder, || {
-            for &day in rest.by_ref() {
-                let window = Window::utc(day, rollup::PERIOD_DAYS);
-                match self.count_usage(&window, rollup::MAX_FEATURES) {
-                    Ok(counted) => {
-                        let numbers = counted.numbers();
-                        return Ok(Some(RollupLine::new(day, self.config.rollup_at, numbers)));
-                    }
-                    // A damaged segment costs the days that need it, not those after them.
-                    Err(error) => failed = failed.take().or(Some(error)),
-                }
-            }
-            Ok(None)
-        })?;
-        if added > 0 {
-            info!(days = added, "Rolled up {added} days");
-        }
-        match failed {
-            Some(error) => Err(error),
-            None => Ok(RollupAnswer { ok: true, days }),
-        }
-    }
-
     /// The cohorts that were named, by name.
     ///
     /// # Errors
@@ -513,6 +423,8 @@ impl Engine {
             confirmed,
         };
         self.store.check_erasure(&ids, limit)?;
+        // So that it is known what each line was made from, and the erasure is seen.
+        self.correct_rollups(now);
         let mut cohorts = 0;
         self.change_cohorts(|all| {
             cohorts = all.forget(&ids);
@@ -523,6 +435,7 @@ impl Engine {
             exports = self.refresh_exports(ids)?;
             Ok(())
         })?;
+        self.correct_rollups(now);
         erased.users = users.len();
         Ok(EraseAnswer {
             ok: true,
@@ -542,6 +455,12 @@ impl Engine {
             .store
             .finish_erasures(|ids| self.refresh_exports(ids).map(drop));
         ended.map(drop)
+    }
+
+    fn lock_rollup_log(&self) -> MutexGuard<'_, ()> {
+        self.rollup_log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change_cohorts(&self, change: impl FnOnce(&mut Cohorts) -> Result<()>) -> Result<Cohorts> {
@@ -634,10 +553,7 @@ impl Engine {
             state_days: self.config.rollup_retention_days,
         };
         let expired = self.store.expire(today, retention, clock)?;
-        let _one = self
-            .rollup_log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _one = self.lock_rollup_log();
         let first_kept = expired.as_of - Days::new(u64::from(self.config.rollup_retention_days));
         // Where nothing was ever sealed, no clock was seen that this one could be compared with.
         let rollup_lines = match self.store.expiry().looked_on {
@@ -730,11 +646,6 @@ impl PendingIngest {
         }
         Ok(answer)
     }
-}
-
-/// The last instant of a day.
-fn last_instant(day: NaiveDate) -> DateTime<Utc> {
-    (day + Days::new(1)).and_time(NaiveTime::MIN).and_utc() - TimeDelta::microseconds(1)
 }
 
 /// Judges an event. One whose own time is the clock's is accepted while it is open whether the clock is right.

@@ -176,7 +176,7 @@ impl Engine {
         {
             return Ok(day);
         }
-        let day = RollupLog::load(folder)?.done.last().copied();
+        let day = RollupLog::load(folder)?.last_day();
         *last = Some((version, day));
         Ok(day)
     }

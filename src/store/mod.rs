@@ -518,6 +518,14 @@ impl Store {
         self.view.days(days)
     }
 
+    /// The revision of each day of a range that has events: a text that is another one when they are. No file is read.
+    ///
+    /// # Errors
+    /// If the engine cannot count the events that are not sealed.
+    pub fn revisions(&self, days: &Range<Day>) -> Result<BTreeMap<Day, String>> {
+        self.view.revisions(days)
+    }
+
     /// What happened in a range of days, without reading events. All that was answered before is in it.
     ///
     /// # Errors

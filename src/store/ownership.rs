@@ -53,12 +53,13 @@ pub const FOLDERS: [&str; 7] = [
 /// The rollup log.
 pub const ROLLUP_LOG: &str = "analytics.ndjson";
 /// Files of one JSON value and a checksum.
-pub const SMALL_FILES: [&str; 2] = [ERASURES, COHORTS];
+pub const SMALL_FILES: [&str; 3] = [ERASURES, COHORTS, ROLLUP_SOURCES];
 const ERASURES: &str = super::erasure::FILE_NAME;
 const COHORTS: &str = "cohorts.json";
+const ROLLUP_SOURCES: &str = "rollup_sources.json";
 
 /// Files of ours, beside the dictionary.
-pub const FILES: [&str; 9] = [
+pub const FILES: [&str; 10] = [
     MARK_FILE,
     MANIFEST_FILE,
     EVENT_LOG_FILE,
@@ -67,6 +68,7 @@ pub const FILES: [&str; 9] = [
     QUARANTINE_FILE,
     ERASURES,
     COHORTS,
+    ROLLUP_SOURCES,
     "holder",
 ];
 

@@ -14,7 +14,7 @@ use super::pipeline;
 use super::postings::{self, Uses};
 use super::seal::WaitingLogs;
 use super::segment::{self, Segment};
-use super::states::StateFile;
+use super::states::{StateFacts, StateFile};
 use super::tail::{Chunk, Tail};
 use crate::daily::{Activities, Activity, DailyState, Day, Week, WeekActivity, days_of, week_of};
 use crate::error::Result;
@@ -386,6 +386,39 @@ impl SharedView {
             }
         }
         Ok(found.into_values().collect())
+    }
+
+    /// The revision of each day of a range that has events: a text that is another one when they are. No file is read. Events
+    /// that move from the log into segments are a new revision of the same events; a compaction is none.
+    ///
+    /// # Errors
+    /// If the engine cannot count the events that are not sealed.
+    pub fn revisions(&self, days: &Range<Day>) -> Result<BTreeMap<Day, String>> {
+        let (states, chunks) = self.states_and_tail(days)?;
+        let mut revisions: BTreeMap<Day, String> = BTreeMap::new();
+        for (day, state) in states {
+            // Of states of one day, which have the same bytes if they are the same.
+            let StateFacts {
+                events,
+                bytes,
+                crc32c,
+                ..
+            } = state.facts;
+            revisions.insert(day, format!("{events}-{bytes}-{crc32c:08x}"));
+        }
+        let mut unsealed: BTreeMap<Day, u64> = BTreeMap::new();
+        for chunk in &chunks {
+            for (day, state) in chunk.states()?.range(days.clone()) {
+                *unsealed.entry(*day).or_default() += state.activity.events;
+            }
+        }
+        for (day, events) in unsealed {
+            revisions
+                .entry(day)
+                .or_default()
+                .push_str(&format!("+{events}"));
+        }
+        Ok(revisions)
     }
 
     /// What happened in a range of days.

@@ -3,10 +3,15 @@
 use std::path::Path;
 use std::process::Command;
 
-use chrono::{Days, NaiveDate, Utc};
+use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
+use echopilot_analytics::engine::{Engine, ExportRequest, RollupScope};
+use echopilot_analytics::export::warehouse::Warehouse;
+use echopilot_analytics::store::{Clock, Effort, Retention};
+use echopilot_analytics::window::WindowRequest;
+use polars::prelude::*;
 use serde_json::{Value, json};
 
-use crate::harness::{Server, echopilot, folder, run, run_json};
+use crate::harness::{KEY, Server, batch, echopilot, engine, folder, ingest, run, run_json};
 
 fn today() -> NaiveDate {
     Utc::now().date_naive()
@@ -209,4 +214,396 @@ fn an_empty_store_has_nothing_to_roll_up() {
         json!({"ok":true,"days":[]})
     );
     assert!(!dir.path().join("analytics.ndjson").exists());
+}
+
+/// When the stores of the tests below are looked at.
+fn now() -> DateTime<Utc> {
+    "2026-03-05T12:00:00Z".parse().unwrap()
+}
+
+fn day(days_before: u64) -> NaiveDate {
+    now().date_naive() - Days::new(days_before)
+}
+
+fn event(days_before: u64, user: &str, feature: &str) -> Value {
+    json!({"ts":format!("{}T12:00:00Z", day(days_before)),"event_type":"action","user_id":user,"feature":feature})
+}
+
+/// A line without what is not usage.
+fn numbers(mut line: Value) -> Value {
+    let fields = line.as_object_mut().unwrap();
+    for name in [
+        "ok",
+        "ts",
+        "day",
+        "crc32c",
+        "unique_days",
+        "unique_weeks",
+        "window",
+    ] {
+        fields.remove(name);
+    }
+    for name in ["covered_from", "users_per_day", "users_per_week"] {
+        fields.remove(name);
+    }
+    line
+}
+
+/// Checks that there is one line of each of the last so many closed days, and that each says what usage says.
+fn check_lines(engine: &Engine, days_before: u64) {
+    let found = lines(engine.store().folder().path());
+    let expected: Vec<String> = (1..=days_before)
+        .rev()
+        .map(|days| day(days).to_string())
+        .collect();
+    let mut sorted = days(&found);
+    sorted.sort();
+    assert_eq!(sorted, expected);
+    for line in found {
+        let request = WindowRequest {
+            days: Some(30),
+            end: line["day"].as_str().unwrap().parse().ok(),
+            ..WindowRequest::default()
+        };
+        let usage = engine.usage(&request, now()).unwrap();
+        // By the same way through text, which costs a number its last digit.
+        let usage = serde_json::to_string(&usage).unwrap();
+        let usage = serde_json::from_str(&usage).unwrap();
+        assert_eq!(numbers(line.clone()), numbers(usage), "{}", line["day"]);
+    }
+}
+
+fn log_and_sources(data_dir: &Path) -> [(Vec<u8>, u64); 2] {
+    use std::os::unix::fs::MetadataExt;
+    ["analytics.ndjson", "rollup_sources.json"].map(|name| {
+        let path = data_dir.join(name);
+        let inode = path.metadata().unwrap().ino();
+        (std::fs::read(path).unwrap(), inode)
+    })
+}
+
+#[test]
+fn late_events_of_every_kind_correct_the_lines_whose_period_has_them() {
+    let dir = folder();
+    let open = engine(dir.path(), now());
+    ingest(&open, &[event(40, "ann", "f"), event(2, "bob", "f")], now());
+    let roll_up = |scope| open.rollup(scope, now()).unwrap().days;
+    assert_eq!(roll_up(RollupScope::Closed).len(), 40);
+    check_lines(&open, 40);
+    let of = |days: &mut dyn Iterator<Item = u64>| days.map(day).collect::<Vec<_>>();
+    // Another user, a new feature, a known user again: of a closed day, and of a day without a line of its own before.
+    for (late, scope) in [
+        (event(2, "cid", "f"), RollupScope::Closed),
+        (event(2, "cid", "new"), RollupScope::Due),
+        (event(2, "cid", "new"), RollupScope::Day(day(2))),
+        (event(1, "cid", "f"), RollupScope::Day(day(20))),
+    ] {
+        ingest(&open, &[late.clone()], now());
+        let first = if late["ts"]
+            .as_str()
+            .unwrap()
+            .starts_with(&day(1).to_string())
+        {
+            1
+        } else {
+            2
+        };
+        assert_eq!(roll_up(scope), of(&mut (1..=first).rev()), "{late}");
+        check_lines(&open, 40);
+        assert_eq!(roll_up(scope), []);
+    }
+    // 30 lines and not more.
+    ingest(
+        &open,
+        &[event(35, "dan", "f"), event(36, "dan", "f")],
+        now(),
+    );
+    assert_eq!(roll_up(RollupScope::Due), of(&mut (6..=36).rev()));
+    check_lines(&open, 40);
+    // Days before the first line, as an import brings them.
+    ingest(&open, &[event(42, "old", "f")], now());
+    assert_eq!(roll_up(RollupScope::Closed), of(&mut (13..=42).rev()));
+    check_lines(&open, 42);
+    // A seal moves events, and a compaction joins segments: the lines are as they were.
+    let before = log_and_sources(dir.path());
+    open.store().seal().unwrap();
+    assert_eq!(roll_up(RollupScope::Closed), []);
+    let sealed = log_and_sources(dir.path());
+    assert_eq!(sealed[0].0, before[0].0);
+    ingest(&open, &[event(0, "bob", "today")], now());
+    open.store().seal().unwrap();
+    open.compact(now() + TimeDelta::hours(2), Effort::Full)
+        .unwrap();
+    assert_eq!(roll_up(RollupScope::Closed), []);
+    assert_eq!(log_and_sources(dir.path()), sealed, "nothing was written");
+    drop(open);
+    let open = engine(dir.path(), now());
+    assert_eq!(open.rollup(RollupScope::Closed, now()).unwrap().days, []);
+    open.rebuild().unwrap();
+    assert_eq!(open.rollup(RollupScope::Closed, now()).unwrap().days, []);
+    assert_eq!(log_and_sources(dir.path()), sealed, "nothing was written");
+}
+
+#[test]
+fn the_log_after_late_events_is_that_of_a_store_that_had_them_in_time() {
+    let (late, in_time) = (folder(), folder());
+    let of_day = |number: u64| {
+        let users = ["ann", "bob", "cid"];
+        let user = users[(number * 7 % 3) as usize];
+        event(1 + number * 11 % 45, user, &format!("f{}", number % 4))
+    };
+    let open = engine(late.path(), now());
+    ingest(&open, &[event(45, "ann", "f0")], now());
+    for start in (0..90).step_by(10) {
+        let events: Vec<Value> = (start..start + 10).map(of_day).collect();
+        ingest(&open, &events, now());
+        if start % 20 == 0 {
+            open.store().seal().unwrap();
+        }
+        open.rollup(RollupScope::Due, now()).unwrap();
+        check_lines(&open, 45);
+    }
+    let other = engine(in_time.path(), now());
+    let mut events: Vec<Value> = (0..90).rev().map(of_day).collect();
+    events.push(event(45, "ann", "f0"));
+    ingest(&other, &events, now());
+    other.rollup(RollupScope::Due, now()).unwrap();
+    let log = |dir: &Path| std::fs::read_to_string(dir.join("analytics.ndjson")).unwrap();
+    assert_eq!(log(late.path()), log(in_time.path()));
+}
+
+#[test]
+fn an_erasure_and_an_export_correct_the_lines_and_the_export_has_them() {
+    let dir = folder();
+    let elsewhere = folder();
+    let open = engine(dir.path(), now());
+    ingest(
+        &open,
+        &[event(33, "ann", "f"), event(3, "bob", "secret")],
+        now(),
+    );
+    open.rollup(RollupScope::Closed, now()).unwrap();
+    let to = elsewhere.path().join("export");
+    let exported = || {
+        let request = ExportRequest {
+            to: to.to_str().unwrap().into(),
+            target: Warehouse::Bigquery,
+            window: None,
+            since: None,
+        };
+        open.export(&request, now(), |_, _| {}).unwrap();
+        let mut found = Vec::new();
+        files_named(&to, "daily_rollups.parquet", &mut found);
+        let file = std::fs::File::open(&found[0]).unwrap();
+        let table = ParquetReader::new(file).finish().unwrap();
+        let events = table.column("total_events").unwrap().i64().unwrap();
+        events.iter().flatten().sum::<i64>()
+    };
+    let expected = || -> i64 {
+        let lines = lines(dir.path());
+        lines
+            .iter()
+            .map(|line| line["total_events"].as_i64().unwrap())
+            .sum()
+    };
+    // The 30 lines of ann's period, of which one has bob too, and the 3 of bob's.
+    assert_eq!((expected(), exported()), (33, 33));
+    ingest(&open, &[event(3, "cid", "f")], now());
+    assert_eq!((exported(), expected()), (36, 36));
+    check_lines(&open, 33);
+    let erased = open.erase(&["bob".into()], None, now()).unwrap();
+    assert_eq!(erased.erased.events, 1);
+    assert_eq!(expected(), 33, "by itself");
+    check_lines(&open, 33);
+    assert!(
+        !std::fs::read_to_string(dir.path().join("analytics.ndjson"))
+            .unwrap()
+            .contains("secret")
+    );
+    // Nobody is left.
+    open.erase(&["ann".into(), "cid".into()], Some(2), now())
+        .unwrap();
+    check_lines(&open, 33);
+    assert_eq!((expected(), exported()), (0, 0));
+}
+
+fn files_named(dir: &Path, name: &str, found: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => files_named(&path, name, found),
+            false if path.file_name().unwrap() == name => found.push(path),
+            false => {}
+        }
+    }
+}
+
+#[test]
+fn lines_of_an_earlier_version_are_made_again_once_and_those_without_events_stay() {
+    let dir = folder();
+    let open = engine(dir.path(), now());
+    ingest(&open, &[event(5, "ann", "f")], now());
+    open.rollup(RollupScope::Closed, now()).unwrap();
+    let path = dir.path().join("analytics.ndjson");
+    // As it was before late events were followed: a line that is wrong, one of a day whose events are gone, and no sources.
+    let log = std::fs::read_to_string(&path).unwrap();
+    let unchecked = |line: &str, days_before: u64, users: u64| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        line.as_object_mut().unwrap().remove("crc32c");
+        line["day"] = json!(day(days_before).to_string());
+        line["mau"] = json!(users);
+        format!("{line}\n")
+    };
+    let first = log.lines().next().unwrap();
+    let old = format!("{}{}", unchecked(first, 90, 7), unchecked(first, 4, 9));
+    let foreign = "{\"ts\":\"2025-10-21T03:15:00Z\",\"period_days\":30}\n";
+    std::fs::write(
+        &path,
+        format!("{foreign}{old}{log}{}", unchecked(first, 3, 8)),
+    )
+    .unwrap();
+    std::fs::remove_file(dir.path().join("rollup_sources.json")).unwrap();
+    // Of two lines of a day the newest counts, also in what is read before it is corrected.
+    let days_of = |days: &[u64]| days.iter().map(|&days| day(days)).collect::<Vec<_>>();
+    assert_eq!(
+        open.rollup(RollupScope::Due, now()).unwrap().days,
+        days_of(&[3])
+    );
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.starts_with(foreign), "{text}");
+    let found = lines(dir.path());
+    let users: Vec<(Value, Value)> = found[1..]
+        .iter()
+        .map(|line| (line["day"].clone(), line["mau"].clone()))
+        .collect();
+    let expected = [(90, 7), (5, 1), (4, 1), (2, 1), (1, 1), (3, 1)]
+        .map(|(days, users)| (json!(day(days).to_string()), json!(users)));
+    assert_eq!(users, expected);
+    let before = log_and_sources(dir.path());
+    assert_eq!(open.rollup(RollupScope::Due, now()).unwrap().days, []);
+    assert_eq!(log_and_sources(dir.path()), before);
+}
+
+#[test]
+fn sources_that_are_lost_damaged_or_older_than_the_log_cost_one_run() {
+    let dir = folder();
+    let open = engine(dir.path(), now());
+    ingest(&open, &[event(3, "ann", "f")], now());
+    open.rollup(RollupScope::Closed, now()).unwrap();
+    let path = dir.path().join("rollup_sources.json");
+    let older = std::fs::read(&path).unwrap();
+    ingest(&open, &[event(3, "bob", "f")], now());
+    open.rollup(RollupScope::Closed, now()).unwrap();
+    let log = log_and_sources(dir.path());
+    for content in [Some(&older[..]), Some(b"{"), None] {
+        match content {
+            Some(content) => std::fs::write(&path, content).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        assert_eq!(open.rollup(RollupScope::Closed, now()).unwrap().days, []);
+        let [(lines, _), (sources, _)] = log_and_sources(dir.path());
+        assert_eq!((&lines, &sources), (&log[0].0, &log[1].0));
+    }
+    check_lines(&open, 3);
+}
+
+#[test]
+fn lines_whose_period_reaches_into_what_has_expired_stay() {
+    let dir = folder();
+    let open = engine(dir.path(), now());
+    let all = (1..=60).map(|days| event(days, "ann", "f"));
+    ingest(&open, &all.collect::<Vec<_>>(), now());
+    open.store().seal().unwrap();
+    open.rollup(RollupScope::Closed, now()).unwrap();
+    check_lines(&open, 60);
+    let before = days_and_users(dir.path());
+    let retention = Retention {
+        raw_days: 10,
+        state_days: 50,
+    };
+    let expired = open
+        .store()
+        .expire(now().date_naive(), retention, Clock::Confirmed)
+        .unwrap();
+    assert_eq!(expired.states_from, Some(day(50)));
+    assert_eq!(open.rollup(RollupScope::Closed, now()).unwrap().days, []);
+    // Of a day whose events have expired and whose state is kept: what can be counted is.
+    ingest(
+        &open,
+        &[event(45, "bob", "f"), event(55, "bob", "f")],
+        now(),
+    );
+    let corrected = open.rollup(RollupScope::Closed, now()).unwrap().days;
+    assert_eq!(corrected, (16..=21).rev().map(day).collect::<Vec<_>>());
+    let after = days_and_users(dir.path());
+    for (place, days_before) in (1..=60).rev().enumerate() {
+        let users = match days_before {
+            16..=21 => 2,
+            _ => 1,
+        };
+        assert_eq!(before[place], (day(days_before).to_string(), 1));
+        assert_eq!(after[place], (day(days_before).to_string(), users));
+    }
+}
+
+fn days_and_users(data_dir: &Path) -> Vec<(String, u64)> {
+    let lines = lines(data_dir).into_iter();
+    lines
+        .map(|line| {
+            let users = line["mau"].as_u64().unwrap();
+            (line["day"].as_str().unwrap().to_owned(), users)
+        })
+        .collect()
+}
+
+#[test]
+fn the_route_the_command_and_the_schedule_correct_alike() {
+    let dir = folder();
+    two_events(dir.path());
+    run_json(dir.path(), &["rollup"]);
+    let late = |user: &str| {
+        let ts = format!("{}T13:00:00Z", today() - Days::new(2));
+        batch([json!({"ts":ts,"event_type":"action","user_id":user})])
+    };
+    let users = || {
+        let of = |days: u64| {
+            let day = (today() - Days::new(days)).to_string();
+            let mut lines = lines(dir.path()).into_iter();
+            lines.find(|line| line["day"] == day).unwrap()["mau"].clone()
+        };
+        [of(3), of(2), of(1)]
+    };
+    let corrected: Vec<String> = [2, 1]
+        .map(|days| (today() - Days::new(days)).to_string())
+        .into();
+    assert_eq!(users(), [1, 2, 2]);
+    let server = Server::start(dir.path());
+    server.post(&late("one"));
+    let (status, answer) = server.ask(
+        &format!("/api/analytics/rollup?day={}", corrected[0]),
+        &json!({}),
+    );
+    assert_eq!((status, &answer["days"]), (200, &json!(corrected)));
+    assert_eq!(users(), [1, 3, 3]);
+    server.post(&late("two"));
+    assert_eq!(server.rollup().1["days"], json!(corrected));
+    server.post(&late("three"));
+    server.kill();
+    let day = ["rollup", "--day", &corrected[1]];
+    assert_eq!(run_json(dir.path(), &day)["days"], json!(corrected));
+    assert_eq!(users(), [1, 5, 5]);
+    // A start is a run of the schedule.
+    let file = folder();
+    let line = late("four")["events"][0].to_string();
+    std::fs::write(file.path().join("late"), format!("{line}\n")).unwrap();
+    run_json(
+        dir.path(),
+        &["import", file.path().join("late").to_str().unwrap()],
+    );
+    let mut command = echopilot(dir.path());
+    command.args(["--rollup-at", "00:00"]);
+    let mut server = Server::start_with_its_key(command.env("ECHOPILOT_DASH_KEY", KEY));
+    server.wait_for("Corrected the rollups of 2 days");
+    server.stop();
+    assert_eq!(users(), [1, 6, 6]);
 }
