@@ -57,7 +57,25 @@ impl Digester {
 
     /// The digest of an id.
     pub fn digest(self, id: &str) -> Digest {
-        let digest = xxh3_128_with_seed(id.as_bytes(), self.seed);
+        self.of_bytes(id.as_bytes())
+    }
+
+    /// The digest of some strings, of which any may be missing, in this order.
+    pub fn digest_all<const N: usize>(self, strings: [Option<&str>; N]) -> Digest {
+        // Of digests, which are equally long, so that no two lists have the same bytes.
+        let digests = strings.map(|string| match string {
+            Some(string) => self.digest(string).0,
+            None => [0; 2],
+        });
+        let mut bytes = [[0; size_of::<Digest>()]; N];
+        for (bytes, [low, high]) in bytes.iter_mut().zip(digests) {
+            *bytes = (u128::from(low) | u128::from(high) << 64).to_le_bytes();
+        }
+        self.of_bytes(bytes.as_flattened())
+    }
+
+    fn of_bytes(self, bytes: &[u8]) -> Digest {
+        let digest = xxh3_128_with_seed(bytes, self.seed);
         Digest([digest as u64, (digest >> 64) as u64])
     }
 }
@@ -81,5 +99,32 @@ impl Hasher for DigestHasher {
 
     fn write_u64(&mut self, half: u64) {
         self.0 = half;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_empty_or_cut_elsewhere_has_another_digest() {
+        let digester = Digester::new();
+        let lists = [
+            [None, None],
+            [Some(""), None],
+            [None, Some("")],
+            [Some(""), Some("")],
+            [Some("ab"), Some("c")],
+            [Some("a"), Some("bc")],
+            [Some("abc"), None],
+            [None, Some("abc")],
+        ];
+        let digests: std::collections::HashSet<Digest> =
+            lists.map(|list| digester.digest_all(list)).into();
+        assert_eq!(digests.len(), lists.len());
+        assert_eq!(
+            digester.digest_all([Some("a"), None]),
+            digester.digest_all([Some("a"), None])
+        );
     }
 }

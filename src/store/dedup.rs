@@ -1,4 +1,5 @@
-//! The event ids of the last 7 days, by which a re-send is known.
+//! The event ids of the last 7 days, by which a re-send is known: an event of the same user and type with the same id. Each is
+//! a digest of these three.
 //!
 //! The set is derived from the events themselves at every start, never stored on its own: a second file
 //! with a durability of its own could disagree with the data after a power cut.
@@ -9,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::digest::{Digest, DigestMap};
 use crate::window::{DAY_US, HOUR_US};
 
-/// Two events with one id are one event if received at most this far apart, in µs. Both times are those of the log, and
+/// Two events of one user and type with one id are one event if received at most this far apart, in µs. Both times are those of the log, and
 /// the later one at most the end of the last believed day (see [`super::clock`]): a clock that jumps ahead makes no id old.
 pub const WINDOW_US: i64 = 7 * DAY_US;
 

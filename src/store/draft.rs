@@ -134,9 +134,24 @@ impl DraftMaker {
         (start, (keys.len() - start).try_into().unwrap_or(u8::MAX))
     }
 
-    /// By what a re-send of the event is known.
+    /// By what a re-send of the event is known, if it has an id.
     pub(super) fn key(&self, event: &Event<'_>) -> Option<Digest> {
-        event.event_id.as_deref().map(|id| self.keys.digest(id))
+        let id = event.event_id.as_deref()?;
+        let user = event.user_id.as_deref();
+        Some(self.key_of(id, event.event_type.name(), user))
+    }
+
+    /// The same of what is stored of an event: its id, type and user. Two events with one id are one event if they are of one
+    /// type and user; no user is one user.
+    pub(super) fn key_of(&self, id: &str, event_type: &str, user: Option<&str>) -> Digest {
+        // An event that was stored before there were pseudonyms is re-sent with one.
+        let pseudonym = self
+            .pseudonyms
+            .as_ref()
+            .zip(user)
+            .map(|(all, user)| all.of(user));
+        let user = pseudonym.as_deref().or(user);
+        self.keys.digest_all([Some(id), Some(event_type), user])
     }
 }
 

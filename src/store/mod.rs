@@ -264,7 +264,7 @@ impl Store {
             .iter()
             .map(|segment| segment.facts.last_received_at_us);
         let clock = TrustedClock::new(manifest.clock, manifest.expiry, received.max());
-        let mut recent = recent_ids(&segments, maker.keys, &clock)?;
+        let mut recent = recent_ids(&segments, &maker, &clock)?;
         let states = live_states(&folder, &manifest);
         let admission = Admission::new(&maker, config.names, manifest.new_users);
         let named = |day: Day| {
@@ -1312,7 +1312,7 @@ fn remove_covered(folder: &Folder, manifest: &Manifest) -> Result<()> {
 /// start; its ids are unknown, so that a re-send of them would count again.
 fn recent_ids(
     segments: &[Arc<Segment>],
-    keys: Digester,
+    maker: &DraftMaker,
     clock: &TrustedClock,
 ) -> Result<RecentIds> {
     let until_us = clock.ids_until();
@@ -1339,6 +1339,8 @@ fn recent_ids(
     let ids = segment::scan(&needed)?
         .select([
             col(schema::EVENT_ID),
+            col(schema::EVENT_TYPE),
+            col(schema::USER_ID),
             col(schema::RECEIVED_AT).cast(DataType::Int64),
         ])
         .filter(
@@ -1349,14 +1351,15 @@ fn recent_ids(
         .collect_with_engine(Engine::Streaming)?
         .unwrap_single();
     let received = ids.column(schema::RECEIVED_AT)?.i64()?;
-    for (id, received_at_us) in ids
-        .column(schema::EVENT_ID)?
-        .str()?
-        .iter()
-        .zip(received.iter())
-    {
-        if let (Some(id), Some(received_at_us)) = (id, received_at_us) {
-            recent.insert(keys.digest(id), received_at_us.min(newest_us));
+    let types = ids.column(schema::EVENT_TYPE)?.str()?;
+    let users = ids.column(schema::USER_ID)?.str()?;
+    let ids = ids.column(schema::EVENT_ID)?.str()?;
+    let stored = ids.iter().zip(types.iter()).zip(users.iter());
+    for (((id, event_type), user), received_at_us) in stored.zip(received.iter()) {
+        if let (Some(id), Some(event_type), Some(received_at_us)) = (id, event_type, received_at_us)
+        {
+            let key = maker.key_of(id, event_type, user);
+            recent.insert(key, received_at_us.min(newest_us));
         }
     }
     Ok(recent)

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Server, batch, event, folder, log_lines};
+use crate::harness::{Server, batch, event, folder, log_lines, run_json};
 
 type Headers<'a> = &'a [(&'a str, &'a str)];
 /// What it is, body, headers, and the status and code of the refusal.
@@ -497,4 +497,75 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
+}
+
+/// Events of one id that are all different: of several users, of nobody, and of several types.
+fn events_of_one_id(id: &str) -> Vec<Value> {
+    let users = [json!("ann"), json!("bob"), json!(null), json!("an")];
+    let types = ["page_view", "action", "conversion"];
+    let event = |user: &Value, event_type: &str| json!({"event_type":event_type,"user_id":user,"event_id":id,"feature":"f"});
+    types
+        .iter()
+        .flat_map(|event_type| users.iter().map(move |user| event(user, event_type)))
+        .collect()
+}
+
+#[test]
+fn an_id_of_another_user_or_type_is_another_event_wherever_the_first_one_lies() {
+    let (dir, elsewhere) = (folder(), folder());
+    let send = |server: &Server, id: &str| {
+        let (status, answer) = server.post(&batch(events_of_one_id(id)));
+        assert_eq!(status, 200, "{answer}");
+        (answer["logged"].clone(), answer["duplicates"].clone())
+    };
+    let is_new = (json!(12), json!(0));
+    let is_known = (json!(0), json!(12));
+    // One request, a second one, after a restart from the log, after a seal, and after a restart from segments.
+    let server = Server::start(dir.path());
+    let mut twice = events_of_one_id("first");
+    twice.extend(events_of_one_id("first"));
+    let answer = server.post(&batch(twice)).1;
+    assert_eq!(
+        (&answer["logged"], &answer["duplicates"]),
+        (&json!(12), &json!(12))
+    );
+    assert_eq!(send(&server, "first"), is_known);
+    server.kill();
+    let server = Server::start(dir.path());
+    assert_eq!(send(&server, "first"), is_known);
+    assert_eq!(send(&server, "second"), is_new);
+    server.stop();
+    assert_eq!(
+        log_lines(dir.path()),
+        [] as [Value; 0],
+        "a clean stop seals"
+    );
+    let server = Server::start(dir.path());
+    for id in ["first", "second"] {
+        assert_eq!(send(&server, id), is_known);
+    }
+    // An import knows both those of before and its own.
+    server.stop();
+    let file = elsewhere.path().join("in.ndjson");
+    let lines: Vec<String> = ["second", "third", "third"]
+        .iter()
+        .flat_map(|id| events_of_one_id(id))
+        .map(|event| event.to_string())
+        .collect();
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    for (accepted, duplicates) in [(12, 24), (0, 36)] {
+        let imported = run_json(dir.path(), &["import", file.to_str().unwrap()]);
+        assert_eq!(
+            (&imported["accepted"], &imported["duplicates"]),
+            (&json!(accepted), &json!(duplicates))
+        );
+    }
+    let server = Server::start(dir.path());
+    assert_eq!(send(&server, "third"), is_known);
+    let usage = server.usage("?days=1");
+    // Three users and nobody, of three ids and three types.
+    assert_eq!(
+        (&usage["total_events"], &usage["mau"]),
+        (&json!(36), &json!(3))
+    );
 }

@@ -215,7 +215,7 @@ fn only_names_of_stored_events_use_room() {
     let dir = folder();
     let server = Server::start_as(limited(dir.path()));
     let with_id = |feature: &str| {
-        let mut event = event(Some(feature), feature);
+        let mut event = event(Some("a"), feature);
         event["event_id"] = json!("one");
         event
     };

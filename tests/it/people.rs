@@ -413,6 +413,22 @@ fn memory_kb(process: u32, field: &str) -> u64 {
 }
 
 #[test]
+fn an_event_that_was_stored_before_there_were_pseudonyms_is_known_when_it_is_sent_again() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    let key = dir.path().join("key");
+    std::fs::write(&key, "a key of more than sixteen bytes").unwrap();
+    let event = json!({"event_type":"action","user_id":"ann","event_id":"one"});
+    let server = Server::start(&data);
+    assert_eq!(server.post(&batch([event.clone()])).1["logged"], 1);
+    server.stop();
+    let mut command = echopilot(&data);
+    command.env("ECHOPILOT_USER_KEY_FILE", &key);
+    let server = Server::start_as(command);
+    assert_eq!(server.post(&batch([event])).1["duplicates"], 1);
+}
+
+#[test]
 fn access_to_very_much_is_a_stream_in_the_order_of_time_and_of_little_memory() {
     const EVENTS: u64 = 30_000;
     let dir = folder();
