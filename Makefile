@@ -89,10 +89,12 @@ tools:
 	@command -v cc >/dev/null && command -v c++ >/dev/null && command -v make >/dev/null \
 		|| { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq build-essential; }
 
-$(VENV)/installed: tests/requirements.txt
+$(VENV)/installed: tests/requirements.txt tests/requirements-old.txt
 	@python3 -m venv $(VENV) 2>/dev/null \
 		|| { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv && python3 -m venv $(VENV); }
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	rm -rf $(VENV)/old-readers
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --target $(VENV)/old-readers -r tests/requirements-old.txt
 	@touch $@
 
 %/node_modules/installed: %/package-lock.json

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! main → cli → server → http, schedule → engine → rollup, cohorts, export, import, demo → metrics | store → daily, names
-//!                                                                     → event, schema → window, digest, checksum, leb128, error
+//!                                                                     → event, parquet, schema → window, digest, checksum, leb128, error
 //! ```
 //!
 //! | module | what it is |
@@ -27,6 +27,7 @@
 //! | [`inflate`] | compressed streams, known by their first bytes |
 //! | [`backoff`] | pauses after failures, and failures that repeat in the traces |
 //! | [`window`], [`schema`], [`digest`], [`checksum`], [`leb128`] | days and zones; columns; ids without their text; CRC-32C; numbers as bytes |
+//! | [`parquet`] | the one way in which Parquet files are written |
 //! | [`config`], [`error`], [`backoff`] | settings; the one error; when failed work is tried again and how often it is traced |
 //!
 //! # What always holds
@@ -73,6 +74,7 @@ pub mod inflate;
 pub mod leb128;
 pub mod metrics;
 pub mod names;
+pub mod parquet;
 pub mod rollup;
 pub mod schedule;
 pub mod schema;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::ipc::writer::StreamWriter;
 use comfy_table::{CellAlignment, ContentArrangement, Table as TextTable};
-use polars::prelude::{ParquetCompression, ParquetWriter};
 
 use super::{failed, inert};
 use crate::error::Result;
 use crate::metrics::query::QueryAnswer;
 use crate::metrics::table::{Table, Values};
+use crate::parquet;
 
 /// A format of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -50,9 +50,8 @@ impl Format {
             Self::Csv => csv(&answer.rows),
             Self::Parquet => {
                 let mut bytes = Vec::new();
-                ParquetWriter::new(&mut bytes)
-                    .with_compression(ParquetCompression::Zstd(None))
-                    .finish(&mut answer.rows.frame()?)?;
+                let mut rows = answer.rows.frame()?;
+                parquet::writer(&mut bytes, rows.schema())?.finish(&mut rows)?;
                 Ok(bytes)
             }
             Self::Arrow => arrow_stream(&answer.rows),

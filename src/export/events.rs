@@ -5,14 +5,15 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
-use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use arrow::datatypes::Schema;
 use arrow::ipc::writer::StreamWriter;
 use polars::io::parquet::write::BatchedWriter;
-use polars::prelude::{DataFrame, ParquetCompression, ParquetWriter};
+use polars::prelude::DataFrame;
 
 use super::{failed, inert};
 use crate::error::{Error, Result};
 use crate::event::timestamp;
+use crate::parquet;
 use crate::schema;
 use crate::store;
 
@@ -125,12 +126,12 @@ impl Encoder {
                 Kind::Csv
             }
             EventFormat::Arrow => {
-                let writer = StreamWriter::try_new(out.clone(), &arrow_schema()).map_err(failed)?;
+                let writer =
+                    StreamWriter::try_new(out.clone(), &arrow_schema()?).map_err(failed)?;
                 Kind::Arrow(Box::new(writer))
             }
             EventFormat::Parquet => {
-                let writer = ParquetWriter::new(out.clone())
-                    .with_compression(ParquetCompression::Zstd(None))
+                let writer = parquet::writer(out.clone(), &schema::lake())?
                     .with_row_group_size(Some(ROW_GROUP_ROWS))
                     .batched(&schema::lake())?;
                 Kind::Parquet(Box::new(writer))
@@ -217,16 +218,8 @@ fn rfc3339(ts_us: i64) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-fn arrow_schema() -> Schema {
-    let lake = schema::lake();
-    let fields = lake.iter().map(|(name, dtype)| {
-        let dtype = match dtype {
-            polars::prelude::DataType::String => DataType::Utf8,
-            _ => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-        };
-        Field::new(name.as_str(), dtype, true)
-    });
-    Schema::new(fields.collect::<Vec<_>>())
+fn arrow_schema() -> Result<Schema> {
+    parquet::arrow_schema(&schema::lake())
 }
 
 fn record_batch(events: &DataFrame) -> Result<RecordBatch> {
@@ -240,7 +233,7 @@ fn record_batch(events: &DataFrame) -> Result<RecordBatch> {
             }
         })
     });
-    RecordBatch::try_new(Arc::new(arrow_schema()), columns.collect::<Result<_>>()?).map_err(failed)
+    RecordBatch::try_new(Arc::new(arrow_schema()?), columns.collect::<Result<_>>()?).map_err(failed)
 }
 
 impl std::str::FromStr for EventFormat {

@@ -9,6 +9,7 @@ use super::destination::Destination;
 use crate::checksum::{self, LineCheck};
 use crate::error::Result;
 use crate::event::EventType;
+use crate::parquet;
 
 /// Their folder, in the export folder.
 pub const DIR: &str = "daily_rollups";
@@ -102,8 +103,6 @@ fn days(days: impl Iterator<Item = NaiveDate>) -> Result<Column> {
 
 fn write(to: &Destination, name: &str, mut table: DataFrame) -> Result<()> {
     let mut bytes = Vec::new();
-    ParquetWriter::new(&mut bytes)
-        .with_compression(ParquetCompression::Zstd(None))
-        .finish(&mut table)?;
+    parquet::writer(&mut bytes, table.schema())?.finish(&mut table)?;
     to.write(&format!("{DIR}/{name}.parquet"), &bytes)
 }

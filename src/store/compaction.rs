@@ -24,7 +24,7 @@ use tracing::warn;
 
 use super::folder::{self, Folder, Left};
 use super::manifest::Manifest;
-use super::segment::{self, LAKE_DIR, Segment, SegmentFacts};
+use super::segment::{self, FORMAT, LAKE_DIR, Segment, SegmentFacts};
 use super::shape;
 use super::states::date;
 use crate::daily::{Day, day_of};
@@ -62,9 +62,26 @@ pub enum Effort {
     Urgent,
 }
 
+/// Whether a day had segments to write again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compacted {
+    /// Some were written; there may be more.
+    Some,
+    /// There were none, or it is not the time for it.
+    Nothing,
+}
+
 /// Which of a day's segments, in the order of the log, should become one now. They are next to each other, because
-/// events of one instant are ordered by the log.
+/// events of one instant are ordered by the log. Where none should, one that has an earlier format is written again alone.
 pub fn plan(day: &[&SegmentFacts], now_us: i64, effort: Effort) -> Option<Range<usize>> {
+    run_to_join(day, now_us, effort).or_else(|| {
+        let is_old = |facts: &&SegmentFacts| facts.format < FORMAT;
+        let at = day.iter().position(is_old)?;
+        (effort == Effort::Full).then_some(at..at + 1)
+    })
+}
+
+fn run_to_join(day: &[&SegmentFacts], now_us: i64, effort: Effort) -> Option<Range<usize>> {
     let mut end = day.len();
     loop {
         // The last run of segments that are not full.
@@ -418,6 +435,7 @@ mod tests {
             first_ts_us: 0,
             last_ts_us: 0,
             last_received_at_us: 0,
+            format: FORMAT,
         }
     }
 
@@ -448,6 +466,37 @@ mod tests {
         assert_eq!(plan_of(&[FULL_ROWS, 10], quiet), None);
         assert_eq!(plan_of(&[10, 10, FULL_ROWS, 10], quiet), Some(0..2));
         assert_eq!(plan_of(&[FULL_ROWS / 2 - 1; 4], quiet), Some(2..4));
+    }
+
+    #[test]
+    fn segments_of_an_earlier_format_are_written_again_one_by_one_when_none_are_joined() {
+        let mut day = [facts(FULL_ROWS), facts(10), facts(FULL_ROWS)];
+        let planned = |day: &[SegmentFacts], effort| {
+            let day: Vec<&SegmentFacts> = day.iter().collect();
+            plan(&day, QUIET_US + 1, effort)
+        };
+        assert_eq!(planned(&day, Effort::Full), None);
+        for old in &mut day {
+            old.format = 0;
+        }
+        // Not in the middle of the day, when readers are told that files are gone.
+        assert_eq!(planned(&day, Effort::Urgent), None);
+        for place in 0..day.len() {
+            assert_eq!(planned(&day, Effort::Full), Some(place..place + 1));
+            if let Some(written) = day.get_mut(place) {
+                written.format = FORMAT;
+            }
+        }
+        assert_eq!(planned(&day, Effort::Full), None);
+        // Those that are joined are written again with that.
+        let small = [
+            SegmentFacts {
+                format: 0,
+                ..facts(10)
+            },
+            facts(10),
+        ];
+        assert_eq!(planned(&small, Effort::Full), Some(0..2));
     }
 
     #[test]

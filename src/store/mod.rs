@@ -66,7 +66,7 @@ use crate::names::Names;
 use crate::schema;
 use admission::Admission;
 use clock::TrustedClock;
-use compaction::{Retired, Staged};
+use compaction::{Compacted, Retired, Staged};
 use dedup::{RecentIds, SharedIds};
 use draft::Row;
 use erasure::Gate;
@@ -962,8 +962,18 @@ impl Store {
         for day in days {
             // The lock is free between two days, so that a seal waits for one at most.
             // A damaged segment costs its own day.
-            if let Err(error) = self.compact_day(day, now, effort) {
-                failed = failed.or(Some(error));
+            loop {
+                match self.compact_day(day, now, effort) {
+                    // A day may have more to do: several runs, and segments of an earlier format.
+                    Ok(Compacted::Some) => {}
+                    Ok(Compacted::Nothing) => break,
+                    Err(error) => {
+                        failed = failed.or(Some(error));
+                        break;
+                    }
+                }
+                // Of a lake of an earlier format every day is written again: what was replaced must not fill the disk.
+                self.lock_retired().begin()?;
             }
         }
         if let Err(error) = self.index(now_us) {
@@ -978,21 +988,25 @@ impl Store {
         }
     }
 
-    fn compact_day(&self, day: Day, now: DateTime<Utc>, effort: Effort) -> Result<()> {
+    fn compact_day(&self, day: Day, now: DateTime<Utc>, effort: Effort) -> Result<Compacted> {
         // An erasure knows its segments by their names; they are joined another time.
         let Some(_no_erasure) = self.unless_erasing() else {
-            return Ok(());
+            return Ok(Compacted::Nothing);
         };
         let mut manifest = self.lock_manifest()?;
         let mut next = manifest.clone();
         let of_day = compaction::by_day(&manifest.segments).remove(&day);
         let of_day = of_day.unwrap_or_default();
         let Some(run) = compaction::plan(&of_day, now.timestamp_micros(), effort) else {
-            return Ok(());
+            return Ok(Compacted::Nothing);
         };
         if !compaction::is_clean(&self.folder, day, &of_day)? {
             // What a failed seal left, a file of somebody else, or a damaged segment that was set aside.
-            return Ok(());
+            return Ok(Compacted::Nothing);
+        }
+        // One alone is only written in another format: what a full log becomes goes first.
+        if run.len() == 1 && !self.folder.has_room_beside(LATE_BYTES) {
+            return Ok(Compacted::Nothing);
         }
         let inputs: HashSet<String> = of_day
             .get(run)
@@ -1037,7 +1051,7 @@ impl Store {
             "Compacted {replaced} segments of {}",
             states::date(day)
         );
-        Ok(())
+        Ok(Compacted::Some)
     }
 
     /// Writes the postings of days that are over and have nothing to compact, where they are missing, and removes those of

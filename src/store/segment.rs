@@ -21,6 +21,7 @@ use crate::checksum;
 use crate::daily::{Day, day_of};
 use crate::digest::{DigestMap, Digester};
 use crate::error::{Error, Result};
+use crate::parquet;
 use crate::schema;
 
 /// The lake's folder in the data folder. Nothing but whole segments is ever inside.
@@ -35,6 +36,9 @@ const ROW_GROUP_ROWS: usize = 1 << 17;
 const ROW_GROUP_BYTES: usize = 16 << 20;
 /// Rows of a row group at least.
 const MIN_ROW_GROUP_ROWS: usize = 1 << 10;
+
+/// How segments are written now. Older ones are read, and compaction writes them again.
+pub const FORMAT: u32 = 1;
 
 /// What the manifest keeps of a segment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +57,10 @@ pub struct SegmentFacts {
     pub last_ts_us: i64,
     /// Greatest `received_at`, in µs: whether its event ids still matter for deduplication.
     pub last_received_at_us: i64,
+    /// How the file is written: [`FORMAT`], or 0 for one whose embedded Arrow schema says that strings are views, which many
+    /// readers do not take.
+    #[serde(default)]
+    pub format: u32,
 }
 
 impl SegmentFacts {
@@ -612,8 +620,7 @@ fn write_sorted(temp: &Path, path: String, mut events: DataFrame) -> Result<Segm
     let rows = row_group_rows(&events)?;
     let output = Output::new(folder::create(temp)?, temp);
     let Written { bytes, crc32c } = output.write(|out| {
-        ParquetWriter::new(out)
-            .with_compression(ParquetCompression::Zstd(None))
+        parquet::writer(out, events.schema())?
             .with_row_group_size(Some(rows))
             .set_parallel(false)
             .finish(&mut events)?;
@@ -629,6 +636,7 @@ fn write_sorted(temp: &Path, path: String, mut events: DataFrame) -> Result<Segm
         first_ts_us,
         last_ts_us,
         last_received_at_us,
+        format: FORMAT,
     })
 }
 

@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use super::Store;
 use super::erasure::is_any;
 use super::output::Output;
-use super::segment::{self, Segment, Sorted};
+use super::segment::{self, FORMAT, Segment, Sorted};
 use super::states::date;
 use crate::checksum;
 use crate::error::{Error, Result};
+use crate::parquet;
 use crate::schema;
 use crate::window::Window;
 
@@ -169,13 +170,18 @@ impl Part<'_> {
         let rows: u64 = self.0.iter().map(|segment| segment.facts.rows).sum();
         let rows = rows + self.1.map_or(0, |events| events.height() as u64);
         let file = File::create(path).map_err(Error::io("create", path))?;
-        Output::new(file, path).write(|out| match (self.0, self.1) {
-            ([segment], None) => segment.copy_to(out, path),
-            (segments, unsealed) => join(segments, unsealed, out),
+        // One of an earlier format is not copied: other programs read the export.
+        let copied = match (self.0, self.1) {
+            ([segment], None) if segment.facts.format == FORMAT => Some(segment),
+            _ => None,
+        };
+        Output::new(file, path).write(|out| match copied {
+            Some(segment) => segment.copy_to(out, path),
+            None => join(self.0, self.1, out),
         })?;
         let facts = facts(path, rows)?;
-        match (self.0, self.1) {
-            ([segment], None) if segment.facts.crc32c != facts.crc32c => Err(Error::Damaged {
+        match copied {
+            Some(segment) if segment.facts.crc32c != facts.crc32c => Err(Error::Damaged {
                 file: path.to_owned(),
                 message: "the copy is not what was copied".into(),
             }),
@@ -199,8 +205,7 @@ pub fn rewrite_without(path: &Path, temp: &Path, users: &[&str]) -> Result<Optio
     }
     let file = File::create(temp).map_err(Error::io("create", temp))?;
     Output::new(file, temp).write(|out| {
-        ParquetWriter::new(out)
-            .with_compression(ParquetCompression::Zstd(None))
+        parquet::writer(out, kept.schema())?
             .with_row_group_size(Some(ROW_GROUP_ROWS))
             .finish(&mut kept)?;
         Ok(())
@@ -219,8 +224,7 @@ fn facts(path: &Path, rows: u64) -> Result<PartFacts> {
 }
 
 fn join(segments: &[Arc<Segment>], unsealed: Option<&DataFrame>, out: &mut Output) -> Result<()> {
-    let mut writer = ParquetWriter::new(out)
-        .with_compression(ParquetCompression::Zstd(None))
+    let mut writer = parquet::writer(out, &schema::lake())?
         .with_row_group_size(Some(ROW_GROUP_ROWS))
         .batched(&schema::lake())?;
     for segment in segments {

@@ -35,6 +35,7 @@ mod postings;
 mod properties;
 mod proxy;
 mod query;
+mod readers;
 mod rollup;
 mod seal;
 mod trouble;

@@ -9,17 +9,35 @@ use crate::harness::{folder, printed, run, run_json, sample};
 
 /// Python with the packages of `tests/requirements.txt`, which `make test` installs.
 pub fn python_command() -> Command {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = std::env::var_os("ECHOPILOT_TEST_PYTHON")
-        .map_or_else(|| root.join(".venv/bin/python"), PathBuf::from);
-    assert!(
-        python.exists(),
-        "{} is missing; `make test` installs it",
-        python.display()
-    );
-    let mut command = Command::new(python);
-    command.current_dir(root);
+    let mut command = Command::new(installed(&python_path()));
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
     command
+}
+
+/// Python with the packages of `tests/requirements-old.txt`.
+pub fn old_python_command() -> Command {
+    let python = python_path();
+    let environment = python.ancestors().nth(2).expect("it is in bin");
+    let packages = environment.join("old-readers");
+    let mut command = python_command();
+    command.env("PYTHONPATH", installed(&packages));
+    command
+}
+
+fn python_path() -> PathBuf {
+    std::env::var_os("ECHOPILOT_TEST_PYTHON").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python"),
+        PathBuf::from,
+    )
+}
+
+fn installed(path: &Path) -> &Path {
+    assert!(
+        path.exists(),
+        "{} is missing; `make test` installs it",
+        path.display()
+    );
+    path
 }
 
 /// Runs Python and reads its JSON.
