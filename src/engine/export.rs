@@ -12,7 +12,7 @@ use crate::export::destination::{Destination, Readers, Root};
 use crate::export::events::{Encoder, EventFormat};
 use crate::export::lake::{self, Export, Exported, Scope, Since, Source};
 use crate::export::list;
-use crate::export::rollups;
+use crate::export::rollups::{self, Rollups};
 use crate::export::warehouse::Warehouse;
 use crate::rollup;
 use crate::store::folder::{Access, Folder, Purpose};
@@ -122,19 +122,19 @@ impl Engine {
             mark: &mark,
         };
         let mut export = Export::open(&source, to)?;
-        let others = request.target.names();
-        let others = others.chain(rollups::NAMES.map(str::to_owned)).collect();
+        let others = request.target.names().collect();
         let exported = export.write_days(scope, request.since, others, |done| {
             progress(done, all);
         })?;
+        let rollups = Rollups::read(&rollup::read(folder)?)?;
+        let days = rollups.days;
+        export.write_rollups(rollups)?;
         request.target.write(to)?;
-        let log = rollup::read(folder)?;
-        let rollups = rollups::export(&log, to)?;
         export.finish()?;
         Ok(ExportAnswer {
             ok: true,
             exported,
-            rollups,
+            rollups: days,
         })
     }
 
@@ -251,7 +251,10 @@ fn check_target(to: &Path, data_dir: &Path) -> Result<bool> {
         }
     }
     let written = Warehouse::ALL.map(Warehouse::name);
-    let written = written.into_iter().chain([lake::EVENTS_DIR, rollups::DIR]);
+    let written = written
+        .into_iter()
+        .chain([lake::EVENTS_DIR])
+        .chain(rollups::DIRS);
     for name in written {
         if data_dir.starts_with(target.join(name)) {
             return refused("would have files of the export among those of the data folder");

@@ -1,7 +1,9 @@
 //! Where an export goes: a folder, or a bucket of object storage. Both get whole files alone: a file is made beside, and gets
-//! its name when it is all there and durable.
+//! its name when it is all there and durable. The files of one export are all made before the first of them gets its name
+//! ([`Destination::stage`], [`Destination::publish_staged`]), so that the time in which a reader that lists the folder finds old
+//! and new ones is as short as it can be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -24,7 +26,7 @@ use crate::checksum;
 use crate::error::{Error, Result};
 use crate::store::folder;
 
-/// The folder of unfinished files, in the export folder.
+/// The folder of unfinished files, in the export folder or bucket.
 const TEMP_DIR: &str = ".echopilot-tmp";
 /// Mode of what the owner alone may read.
 const PRIVATE_FILE: u32 = 0o600;
@@ -32,6 +34,8 @@ const PRIVATE_FILE: u32 = 0o600;
 const UPLOAD_PART_BYTES: u64 = 8 << 20;
 /// Parts of a file that are on their way at once.
 const UPLOADS: usize = 4;
+/// Objects that get their names at once.
+const COPIES: usize = 16;
 /// A request may take so long: a part over a slow line.
 const REQUEST_TIMEOUT: &str = "300s";
 /// A request that fails by the server's or the network's fault is made so many times more, with growing pauses.
@@ -98,14 +102,6 @@ impl Destination {
         }
     }
 
-    /// The path of a file of a folder.
-    pub(super) fn file(&self, name: &str) -> PathBuf {
-        match self {
-            Self::Folder(root) => root.path.join(name),
-            Self::Bucket(bucket) => bucket.temp.join(name),
-        }
-    }
-
     /// CRC-32C of a file in a folder; a bucket does not tell.
     pub(super) fn checksum(&self, name: &str) -> Result<Option<u32>> {
         match self {
@@ -137,16 +133,12 @@ impl Destination {
     /// Writes a small file, whole or not at all.
     pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         let temp = self.temp(&name.replace('/', "-"))?;
-        folder::or_remove(&temp, || {
-            let mut file = File::create(&temp).map_err(Error::io("create", &temp))?;
-            file.write_all(content).map_err(Error::io("write", &temp))?;
-            file.sync_all().map_err(Error::io("sync", &temp))
-        })?;
+        folder::or_remove(&temp, || write_synced(&temp, content))?;
         self.publish(&temp, name)
     }
 
     /// The path of an unfinished file, outside of what others load.
-    pub(super) fn temp(&self, name: &str) -> Result<PathBuf> {
+    fn temp(&self, name: &str) -> Result<PathBuf> {
         let dir = self.temp_dir();
         let found = fs::symlink_metadata(&dir);
         match self {
@@ -160,24 +152,66 @@ impl Destination {
     }
 
     /// Gives a finished file its name, in place of the one that has it.
-    pub(super) fn publish(&self, temp: &Path, name: &str) -> Result<()> {
+    fn publish(&self, temp: &Path, name: &str) -> Result<()> {
         match self {
             Self::Folder(root) => {
-                let path = root.path.join(name);
-                let dir = path.parent().unwrap_or(&root.path);
-                root.make(dir)?;
-                if root.readers == Readers::Owner {
-                    fs::set_permissions(temp, Permissions::from_mode(PRIVATE_FILE))
-                        .map_err(Error::io("change", temp))?;
-                }
-                folder::publish(temp, &path)?;
-                folder::sync_parent(dir)
+                let path = root.publish(temp, name)?;
+                root.sync([path])
             }
             Self::Bucket(bucket) => {
                 bucket.upload(temp, name)?;
                 folder::remove(temp)
             }
         }
+    }
+
+    /// Makes a file that will have this name: `write` writes it to the path that it gets, durably.
+    pub(super) fn stage<T>(&self, name: &str, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+        let temp = self.staged_path(name)?;
+        let written = folder::or_remove(&temp, || write(&temp))?;
+        if let Self::Bucket(bucket) = self {
+            bucket.upload(&temp, &format!("{TEMP_DIR}/{}", staged_name(name)))?;
+            folder::remove(&temp)?;
+        }
+        Ok(written)
+    }
+
+    /// Makes a small file that will have this name.
+    pub(super) fn stage_bytes(&self, name: &str, content: &[u8]) -> Result<()> {
+        self.stage(name, |temp| write_synced(temp, content))
+    }
+
+    /// Where a file is made that will have this name.
+    pub(super) fn staged_path(&self, name: &str) -> Result<PathBuf> {
+        self.temp(&staged_name(name))
+    }
+
+    /// Those of the staged files of an earlier export that are still there, by the name that they will have, with their bytes.
+    pub(super) fn staged(&self) -> Result<BTreeMap<String, u64>> {
+        let found = self.list(TEMP_DIR)?.into_iter();
+        Ok(found
+            .filter_map(|(path, bytes)| {
+                let name = path.strip_prefix(TEMP_DIR)?.strip_prefix('/')?;
+                Some((name.replace(STAGED_SEPARATOR, "/"), bytes))
+            })
+            .collect())
+    }
+
+    /// CRC-32C of a staged file in a folder; a bucket does not tell.
+    pub(super) fn staged_checksum(&self, name: &str) -> Result<Option<u32>> {
+        self.checksum(&format!("{TEMP_DIR}/{}", staged_name(name)))
+    }
+
+    /// Gives staged files their names, which no other file has, durably. If that fails, none of them has one.
+    pub(super) fn publish_staged(&self, names: &[String]) -> Result<()> {
+        let published = match self {
+            Self::Folder(root) => root.publish_staged(names),
+            Self::Bucket(bucket) => bucket.publish_staged(names),
+        };
+        published.inspect_err(|_| {
+            // The next export removes those that cannot be removed now.
+            let _ = names.iter().try_for_each(|name| self.remove(name));
+        })
     }
 
     /// Removes a file.
@@ -218,7 +252,7 @@ impl Destination {
         Ok(())
     }
 
-    /// Removes what is left of unfinished files.
+    /// Removes what is left of unfinished files on this machine.
     ///
     /// # Errors
     /// If it cannot be removed.
@@ -230,6 +264,16 @@ impl Destination {
         }
     }
 
+    /// Removes what is left of staged files, wherever they are.
+    pub(super) fn clear_staged(&self) -> Result<()> {
+        if let Self::Bucket(bucket) = self {
+            for name in bucket.list(TEMP_DIR)?.keys() {
+                bucket.remove(name)?;
+            }
+        }
+        self.clear_temp()
+    }
+
     fn temp_dir(&self) -> PathBuf {
         match self {
             Self::Folder(root) => root.path.join(TEMP_DIR),
@@ -238,7 +282,53 @@ impl Destination {
     }
 }
 
+/// Writes a file that those may read whom the umask lets.
+fn write_synced(path: &Path, content: &[u8]) -> Result<()> {
+    let mut file = File::create(path).map_err(Error::io("create", path))?;
+    file.write_all(content).map_err(Error::io("write", path))?;
+    file.sync_all().map_err(Error::io("sync", path))
+}
+
+/// What stands for a `/` in the name of a staged file; no name has it.
+const STAGED_SEPARATOR: &str = "__";
+
+fn staged_name(name: &str) -> String {
+    name.replace('/', STAGED_SEPARATOR)
+}
+
 impl Root {
+    /// Gives a finished file its name. Returns its path, which is durable after [`Root::sync`].
+    fn publish(&self, temp: &Path, name: &str) -> Result<PathBuf> {
+        let path = self.path.join(name);
+        self.make(path.parent().unwrap_or(&self.path))?;
+        if self.readers == Readers::Owner {
+            fs::set_permissions(temp, Permissions::from_mode(PRIVATE_FILE))
+                .map_err(Error::io("change", temp))?;
+        }
+        fs::rename(temp, &path).map_err(Error::io("rename to", &path))?;
+        Ok(path)
+    }
+
+    /// Makes the names of files durable, and those of the folders that they lie in.
+    fn sync(&self, paths: impl IntoIterator<Item = PathBuf>) -> Result<()> {
+        let mut folders = BTreeSet::new();
+        for path in paths {
+            let above = path.ancestors().skip(1);
+            let inside = above.take_while(|dir| dir.starts_with(&self.path));
+            folders.extend(inside.map(Path::to_owned));
+        }
+        folders.iter().try_for_each(|dir| folder::sync(dir))?;
+        folder::sync_parent(&self.path)
+    }
+
+    fn publish_staged(&self, names: &[String]) -> Result<()> {
+        let temp = self.path.join(TEMP_DIR);
+        let published = names
+            .iter()
+            .map(|name| self.publish(&temp.join(staged_name(name)), name));
+        self.sync(published.collect::<Result<Vec<_>>>()?)
+    }
+
     /// Makes a folder of the export.
     fn make(&self, dir: &Path) -> Result<()> {
         match (self.readers, dir.parent()) {
@@ -417,6 +507,20 @@ impl Bucket {
         }
         let done = upload.complete().await;
         done.map(drop).map_err(self.failed("upload", name))
+    }
+
+    fn publish_staged(&self, names: &[String]) -> Result<()> {
+        let copy = async |name: &String| {
+            let from = Key::from(format!("{TEMP_DIR}/{}", staged_name(name)));
+            let copied = self.store.copy(&from, &Key::from(name.as_str())).await;
+            copied.map_err(self.failed("copy to", name))
+        };
+        self.runtime.block_on(
+            futures_util::stream::iter(names)
+                .map(copy)
+                .buffer_unordered(COPIES)
+                .try_collect::<()>(),
+        )
     }
 
     fn remove(&self, name: &str) -> Result<()> {

@@ -1,25 +1,37 @@
 //! The lake as others load it: a folder a day with the files of the day, and `export.json`, which says what is in it ([`list`]).
 //!
-//! A file gets its name when it is whole and durable ([`Destination`]). A day whose segments are those of the last export is left
-//! as it is, so that an export that was cut off, asked for again with `--since last`, goes on where it was. What an export is about
-//! to write is named in the list before, so that the next one knows it for its own.
+//! An export changes what is there in one step, which is the replacement of the list:
+//!
+//! 1. The list says which files are about to be written (`pending`), so that the next export knows them for its own.
+//! 2. All new files are made beside the export ([`Destination::stage`]). Their names were never used before.
+//! 3. They get their names, and the list names them instead of the old ones.
+//! 4. What the list does not name any more is removed.
+//!
+//! So a reader of the list finds whole files of one export, whatever is interrupted. A reader that lists the folder finds old and
+//! new files together between 3 and 4, and after a crash in between until the next export.
+//!
+//! A day whose segments are those of the last export is left as it is with `--since last`; days that an export made before it was
+//! cut off are taken as they are.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use chrono::NaiveDate;
 use serde::Serialize;
 use tracing::warn;
 
 use super::destination::Destination;
-use super::list::{self, ExportList, ExportedDay, ExportedFile, Signed};
+use super::list::{self, ExportList, ExportedDay, ExportedFile, RunId, Signed};
+use super::rollups::{self, Rollups};
+use super::warehouse::Warehouse;
 use crate::error::{Error, Result};
-use crate::store::{self, Mark, SealedDay, pipeline};
+use crate::store::{self, Mark, PartFacts, SealedDay, folder, pipeline};
 
 /// The folder of the events, in the export folder.
 pub const EVENTS_DIR: &str = "events";
 /// A file has at most about so many bytes: the upper end of what warehouses like to load.
 const PART_BYTES: u64 = 200 << 20;
-/// Days after which the list is written, so that an export that is cut off begins again with few of them.
+/// Days after which the list is written, so that an export that is cut off makes few of them again.
 const DAYS_PER_SAVE: usize = 16;
 
 /// Which days are written.
@@ -75,6 +87,12 @@ pub struct Export<'a> {
     owned: BTreeSet<String>,
     /// What is in the folders of the export, with bytes.
     present: BTreeMap<String, u64>,
+    /// What is in the names of the files that it writes.
+    run: RunId,
+    /// The files beside those of the days that this export writes.
+    others: BTreeSet<String>,
+    /// Days that the export will not have any more.
+    gone: Vec<NaiveDate>,
 }
 
 impl<'a> Export<'a> {
@@ -85,11 +103,9 @@ impl<'a> Export<'a> {
     pub fn open(source: &'a Source<'a>, to: &'a Destination) -> Result<Self> {
         let list = ExportList::load(to, source.mark)?;
         let mut present = BTreeMap::new();
-        for dir in [EVENTS_DIR, super::rollups::DIR].into_iter().chain(
-            super::warehouse::Warehouse::ALL
-                .iter()
-                .map(|warehouse| warehouse.name()),
-        ) {
+        let warehouses = Warehouse::ALL.map(Warehouse::name);
+        let tables = [EVENTS_DIR].into_iter().chain(rollups::DIRS);
+        for dir in tables.chain(warehouses) {
             present.extend(to.list(dir)?);
         }
         let mut owned = list.names();
@@ -111,11 +127,14 @@ impl<'a> Export<'a> {
             list,
             owned,
             present,
+            run: RunId::new()?,
+            others: BTreeSet::new(),
+            gone: Vec::new(),
         })
     }
 
-    /// Says which files are about to be written beside those of the days, and which days. From here on the folder is known as
-    /// an export.
+    /// Says which files are about to be written. From here on the folder is known as an export, and what one that was cut off
+    /// left beside its files is gone.
     ///
     /// # Errors
     /// `bad_target` if a file of somebody else is in the way; then nothing was changed.
@@ -140,20 +159,26 @@ impl<'a> Export<'a> {
                 ));
             }
         }
+        let left_over: Vec<String> = self.list.pending.iter().cloned().collect();
         self.list.pending.extend(names.iter().cloned());
+        self.save()?;
+        let named = self.list.files_of_export();
+        for name in left_over.iter().filter(|name| !named.contains(*name)) {
+            self.remove(name)?;
+        }
         self.owned.extend(names);
-        self.save()
+        Ok(())
     }
 
     fn save(&mut self) -> Result<()> {
         self.list.save(self.to, self.source.mark)
     }
 
-    /// Writes the days that are due, with `others`, the names of what will be written beside them. `progress` is called with the
-    /// events done.
+    /// Makes the files of the days that are due. `others` are the names of what will be written beside them and their tables.
+    /// `progress` is called with the events done.
     ///
     /// # Errors
-    /// As [`Export::open`]; if a segment is damaged or a file cannot be written, what is done stays done.
+    /// As [`Export::open`]; if a segment is damaged or a file cannot be written, the export stays what it was.
     pub fn write_days(
         &mut self,
         scope: Scope,
@@ -167,30 +192,37 @@ impl<'a> Export<'a> {
             .days
             .iter()
             .partition(|day| self.keeps(day) || since == Some(Since::Last) && self.has(day));
-        let mut names = others.clone();
-        names.extend(due.iter().flat_map(|day| part_names(day)));
-        self.claim(names)?;
-        self.list.files.extend(others);
+        let mut staged = self.take_staged()?;
+        staged.retain(|day, made| {
+            let is_due =
+                |of_store: &&SealedDay| of_store.day == *day && of_store.sources() == made.sources;
+            due.iter().any(is_due)
+        });
+        let rows = |days: &[&SealedDay]| days.iter().map(|day| day.rows()).sum::<u64>();
+        exported.days = due.len();
         exported.unchanged = left.len();
-        let mut done = left.iter().map(|day| day.rows()).sum();
+        exported.events = rows(&due);
+        let (made, to_make): (Vec<&SealedDay>, Vec<&SealedDay>) = due
+            .into_iter()
+            .partition(|day| staged.contains_key(&day.day));
+        self.others = others;
+        self.others.extend(rollups::paths(&self.run));
+        let mut names = self.others.clone();
+        names.extend(to_make.iter().flat_map(|day| part_names(day, &self.run)));
+        names.extend(files_of(&staged).map(|file| file.path.clone()));
+        self.list.staged = staged;
+        self.claim(names)?;
+        let mut done = rows(&left) + rows(&made);
         progress(done);
-        let mut due = due.into_iter();
-        let to = self.to;
+        let mut waiting = to_make.into_iter();
+        let (to, run) = (self.to, self.run.clone());
         pipeline::ordered(
-            || Ok(due.next()),
-            |day| Ok((day, write_day(day, to)?)),
+            || Ok(waiting.next()),
+            |day| Ok((day, write_day(day, to, &run)?)),
             |written: Result<(&SealedDay, ExportedDay)>| {
                 let (day, written) = written?;
-                exported.days += 1;
-                exported.files += written.files.len();
-                exported.events += day.rows();
-                exported.bytes += written
-                    .files
-                    .iter()
-                    .map(|file| file.facts.bytes)
-                    .sum::<u64>();
-                self.replace_day(day.day, written)?;
-                if exported.days % DAYS_PER_SAVE == 0 {
+                self.list.staged.insert(day.day, written);
+                if self.list.staged.len() % DAYS_PER_SAVE == 0 {
                     self.save()?;
                 }
                 done += day.rows();
@@ -198,23 +230,68 @@ impl<'a> Export<'a> {
                 Ok(())
             },
         )?;
+        for file in files_of(&self.list.staged) {
+            exported.files += 1;
+            exported.bytes += file.facts.bytes;
+        }
         if scope == Scope::All {
             let kept: BTreeSet<NaiveDate> = source.days.iter().map(|day| day.day).collect();
-            exported.removed = self.remove_gone(&kept)?;
+            self.gone = self.days_without(&kept);
+            exported.removed = self.gone.len();
         }
+        self.rewrite_expired(
+            |path, temp| match list::is_old_part(&path.to_string_lossy()) {
+                true => store::rewrite(path, temp).map(Some),
+                false => Ok(None),
+            },
+        )?;
         Ok(exported)
     }
 
-    /// Ends the export: the list says what is there, and what it wrote before and has no more is removed.
+    /// Makes the tables of the rollups.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn write_rollups(&mut self, rollups: Rollups) -> Result<()> {
+        for (path, bytes) in rollups.files(&self.run)? {
+            self.to.stage_bytes(&path, &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the export: what it made is the export now, and what it has no more is removed.
     ///
     /// # Errors
     /// If a file cannot be written or removed.
     pub fn finish(mut self) -> Result<()> {
-        self.list.pending.clear();
+        let staged = std::mem::take(&mut self.list.staged);
+        let tables = self.others.iter().filter(|name| rollups::is_table(name));
+        let of_days = files_of(&staged).map(|file| &file.path);
+        let names: Vec<String> = of_days.chain(tables).cloned().collect();
+        self.to.publish_staged(&names)?;
+        for file in files_of(&staged) {
+            self.present.insert(file.path.clone(), file.facts.bytes);
+        }
+        self.list.days.extend(staged);
+        let gone = std::mem::take(&mut self.gone);
+        self.list.days.retain(|day, _| !gone.contains(day));
+        if !self.others.is_empty() {
+            self.list.files.retain(|name| !rollups::is_table(name));
+            self.list.files.append(&mut self.others);
+        }
+        let named = self.list.files_of_export();
+        let is_old = |name: &String| !named.contains(name) && self.owned.contains(name);
+        let old = self.present.keys().filter(|name| is_old(name));
+        self.list.pending = old.cloned().collect();
+        // The step that changes the export.
         self.save()?;
         self.remove_orphans()?;
+        if !self.list.pending.is_empty() {
+            self.list.pending.clear();
+            self.save()?;
+        }
         self.to.remove_empty(EVENTS_DIR)?;
-        self.to.clear_temp()
+        self.to.clear_staged()
     }
 
     /// Takes users out of an export in a folder. The store's days are without them already; days that are in the export alone are
@@ -230,35 +307,58 @@ impl<'a> Export<'a> {
             .filter(|day| self.list.days.contains_key(&day.day))
             .filter(|day| !self.keeps(day) && !self.has(day))
             .collect();
-        self.claim(changed.iter().flat_map(|day| part_names(day)).collect())?;
+        // Made by an export that was cut off, and they may be there with the users.
+        self.list.staged.clear();
+        let names = changed.iter().flat_map(|day| part_names(day, &self.run));
+        self.claim(names.collect())?;
         for day in changed {
-            let written = write_day(day, self.to)?;
-            self.replace_day(day.day, written)?;
+            let written = write_day(day, self.to, &self.run)?;
+            self.list.staged.insert(day.day, written);
         }
-        let of_store: BTreeSet<NaiveDate> = source
+        self.rewrite_expired(|path, temp| store::rewrite_without(path, temp, erased))?;
+        self.gone = self.days_without(&self.days_of_store());
+        self.finish()
+    }
+
+    /// Writes files of days again that expired in the store and are in this export alone: those for which `rewrite` does so.
+    fn rewrite_expired(
+        &mut self,
+        mut rewrite: impl FnMut(&Path, &Path) -> Result<Option<PartFacts>>,
+    ) -> Result<()> {
+        let of_store = self.days_of_store();
+        let is_expired = |day: &NaiveDate| self.source.kept_from.is_some_and(|from| *day < from);
+        let expired: Vec<(NaiveDate, ExportedDay)> = self
+            .list
             .days
             .iter()
-            .filter(|day| !self.keeps(day))
-            .map(|day| day.day)
+            .filter(|(day, _)| is_expired(day) && !of_store.contains(day))
+            .map(|(day, exported)| (*day, exported.clone()))
             .collect();
-        let is_expired = |day: &NaiveDate| source.kept_from.is_some_and(|from| *day < from);
-        for (day, exported) in &mut self.list.days {
-            if is_expired(day) && !of_store.contains(day) {
-                for file in &mut exported.files {
-                    if !self.present.contains_key(&file.path) || !self.owned.contains(&file.path) {
-                        continue;
-                    }
-                    let temp = self.to.temp(&format!("{day}-refreshed.parquet"))?;
-                    let path = self.to.file(&file.path);
-                    if let Some(facts) = store::rewrite_without(&path, &temp, erased)? {
-                        self.to.publish(&temp, &file.path)?;
-                        file.facts = facts;
-                    }
+        // What is in a bucket is not read again.
+        let Destination::Folder(root) = self.to else {
+            return Ok(());
+        };
+        for (day, mut exported) in expired {
+            let mut names = BTreeSet::new();
+            for (place, file) in exported.files.iter_mut().enumerate() {
+                if !self.present.contains_key(&file.path) || !self.owned.contains(&file.path) {
+                    continue;
+                }
+                let name = list::part_path(day, place, &self.run);
+                let path = root.path.join(&file.path);
+                let temp = self.to.staged_path(&name)?;
+                let written = folder::or_remove(&temp, || rewrite(&path, &temp))?;
+                if let Some(facts) = written {
+                    names.insert(name.clone());
+                    *file = ExportedFile { path: name, facts };
                 }
             }
+            if !names.is_empty() {
+                self.claim(names)?;
+                self.list.staged.insert(day, exported);
+            }
         }
-        self.remove_gone(&of_store)?;
-        self.finish()
+        Ok(())
     }
 
     /// A sentence for each file of the list that is not what was written.
@@ -291,42 +391,53 @@ impl<'a> Export<'a> {
                 self.present.get(&file.path) == Some(&file.facts.bytes)
                     && self.owned.contains(&file.path)
             };
-            exported.sources == day.sources() && exported.files.iter().all(is_whole)
+            exported.sources == day.sources()
+                && exported.files.iter().all(is_whole)
+                && !exported
+                    .files
+                    .iter()
+                    .any(|file| list::is_old_part(&file.path))
         })
     }
 
-    /// Notes a day that was written, and removes the files that it has no more.
-    fn replace_day(&mut self, day: NaiveDate, written: ExportedDay) -> Result<()> {
-        for file in &written.files {
-            self.present.insert(file.path.clone(), file.facts.bytes);
+    /// The days that an export which was cut off made, as far as all of their files are still there.
+    fn take_staged(&mut self) -> Result<BTreeMap<NaiveDate, ExportedDay>> {
+        let mut staged = std::mem::take(&mut self.list.staged);
+        if staged.is_empty() {
+            return Ok(staged);
         }
-        let old = self.list.days.insert(day, written.clone());
-        let kept: BTreeSet<&str> = written
-            .files
-            .iter()
-            .map(|file| file.path.as_str())
-            .collect();
-        for file in old.iter().flat_map(|old| &old.files) {
-            if !kept.contains(file.path.as_str()) {
-                self.remove(&file.path)?;
+        let there = self.to.staged()?;
+        let is_whole = |file: &ExportedFile| -> Result<bool> {
+            if there.get(&file.path) != Some(&file.facts.bytes) {
+                return Ok(false);
+            }
+            let checksum = self.to.staged_checksum(&file.path)?;
+            Ok(checksum.is_none_or(|found| found == file.facts.crc32c))
+        };
+        let mut broken = Vec::new();
+        for (day, made) in &staged {
+            for file in &made.files {
+                if !is_whole(file)? {
+                    broken.push(*day);
+                }
             }
         }
-        Ok(())
+        staged.retain(|day, _| !broken.contains(day));
+        Ok(staged)
     }
 
-    /// Takes out the days that are not kept. Those that expired in the store stay here.
-    fn remove_gone(&mut self, kept: &BTreeSet<NaiveDate>) -> Result<usize> {
+    /// The days that the store has whole.
+    fn days_of_store(&self) -> BTreeSet<NaiveDate> {
+        let days = self.source.days.iter().filter(|day| !self.keeps(day));
+        days.map(|day| day.day).collect()
+    }
+
+    /// The days of the list that are not kept. Those that expired in the store stay.
+    fn days_without(&self, kept: &BTreeSet<NaiveDate>) -> Vec<NaiveDate> {
         let kept_from = self.source.kept_from;
-        let gone = self.list.days.keys().copied();
-        let gone: Vec<NaiveDate> = gone
-            .filter(|day| !kept.contains(day) && kept_from.is_none_or(|from| *day >= from))
-            .collect();
-        for day in &gone {
-            for file in self.list.days.remove(day).unwrap_or_default().files {
-                self.remove(&file.path)?;
-            }
-        }
-        Ok(gone.len())
+        let days = self.list.days.keys().copied();
+        days.filter(|day| !kept.contains(day) && kept_from.is_none_or(|from| *day >= from))
+            .collect()
     }
 
     /// Removes a file that an export of this store wrote, where it is.
@@ -340,7 +451,7 @@ impl<'a> Export<'a> {
     /// Removes what the list named before and does not any more: files of an export that was cut off, and copies of files of
     /// ours beside them, which would be counted twice. What else is there is left, and said.
     fn remove_orphans(&mut self) -> Result<()> {
-        let names = self.list.names();
+        let names = self.list.files_of_export();
         let files: Vec<String> = self.present.keys().cloned().collect();
         let mut strangers = Vec::new();
         for name in files.iter().filter(|name| !names.contains(*name)) {
@@ -348,14 +459,14 @@ impl<'a> Export<'a> {
                 self.remove(name)?;
             } else if list::day_of(name).is_some() && self.is_copy(name)? {
                 self.to.remove(name)?;
-            } else if name.starts_with(EVENTS_DIR) {
+            } else if is_in_table(name) {
                 strangers.push(name);
             }
         }
         if let Some(first) = strangers.first() {
             warn!(
                 files = strangers.len(),
-                "{} and {} more among the events are not of an export of this store; they are left, and whoever loads the folder \
+                "{} and {} more in the folders of the tables are not of an export of this store; they are left, and whoever loads the folder \
                  loads them too",
                 self.to.shown(first),
                 strangers.len() - 1
@@ -393,20 +504,27 @@ fn is_as_listed(
     Ok(found.is_none_or(|found| found == file.facts.crc32c))
 }
 
-fn part_names(day: &SealedDay) -> Vec<String> {
+fn is_in_table(name: &str) -> bool {
+    let dir = name.split('/').next().unwrap_or_default();
+    dir == EVENTS_DIR || rollups::DIRS.contains(&dir)
+}
+
+fn files_of(days: &BTreeMap<NaiveDate, ExportedDay>) -> impl Iterator<Item = &ExportedFile> {
+    days.values().flat_map(|day| &day.files)
+}
+
+fn part_names(day: &SealedDay, run: &RunId) -> Vec<String> {
     let parts = day.parts(PART_BYTES).len();
     (0..parts)
-        .map(|place| list::part_path(day.day, place))
+        .map(|place| list::part_path(day.day, place, run))
         .collect()
 }
 
-fn write_day(day: &SealedDay, to: &Destination) -> Result<ExportedDay> {
+fn write_day(day: &SealedDay, to: &Destination, run: &RunId) -> Result<ExportedDay> {
     let mut files = Vec::new();
     for (place, part) in day.parts(PART_BYTES).iter().enumerate() {
-        let path = list::part_path(day.day, place);
-        let temp = to.temp(&format!("{}-{place}.parquet", day.day))?;
-        let facts = part.write(&temp)?;
-        to.publish(&temp, &path)?;
+        let path = list::part_path(day.day, place, run);
+        let facts = to.stage(&path, |temp| part.write(temp))?;
         files.push(ExportedFile { path, facts });
     }
     Ok(ExportedDay {

@@ -5,6 +5,7 @@
 //! an earlier version wrote has neither; of its files, those are believed that have the size and the checksum that it gives.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use chrono::NaiveDate;
 use ring::hmac;
@@ -32,9 +33,12 @@ pub struct ExportList {
     /// Its other files.
     #[serde(default)]
     pub files: BTreeSet<String>,
-    /// Files that an export which has not ended is about to write.
+    /// Files that an export which has not ended is about to write, or to remove: they are no part of the export.
     #[serde(default)]
     pub pending: BTreeSet<String>,
+    /// Days whose files an export which has not ended has made, and not put in their places.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub staged: BTreeMap<NaiveDate, ExportedDay>,
     /// The store whose export it is.
     #[serde(default)]
     store: String,
@@ -162,17 +166,21 @@ impl ExportList {
 
     /// All files that it names.
     pub fn names(&self) -> BTreeSet<String> {
+        let mut names = self.files_of_export();
+        names.extend(self.pending.iter().cloned());
+        names
+    }
+
+    /// The files that are the export.
+    pub fn files_of_export(&self) -> BTreeSet<String> {
         let of_days = self.day_files().map(|file| &file.path);
-        of_days
-            .chain(&self.files)
-            .chain(&self.pending)
-            .cloned()
-            .collect()
+        of_days.chain(&self.files).cloned().collect()
     }
 
     /// A path that it names and no export writes: outside of the folder, for one.
     fn strange_path(&self) -> Option<&str> {
-        let of_days = self.days.iter().flat_map(|(day, exported)| {
+        let of_days = self.days.iter().chain(&self.staged);
+        let of_days = of_days.flat_map(|(day, exported)| {
             let files = exported.files.iter();
             files.map(move |file| (Some(*day), file.path.as_str()))
         });
@@ -184,27 +192,78 @@ impl ExportList {
             .find(|(day, path)| match (day, day_of(path)) {
                 (Some(day), of_path) => of_path != Some(*day),
                 (None, Some(_)) => false,
-                (None, None) => !fixed.contains(*path),
+                (None, None) => !fixed.contains(*path) && !rollups::is_table(path),
             })
             .map(|(_, path)| path)
     }
 }
 
-/// The path of a part of a day.
-pub fn part_path(day: NaiveDate, place: usize) -> String {
-    format!("{EVENTS_DIR}/dt={day}/part-{place:05}.parquet")
+/// What the names of the files of one export have in common, and those of no other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunId(String);
+
+impl RunId {
+    /// A new one.
+    ///
+    /// # Errors
+    /// If the system has no randomness.
+    pub fn new() -> Result<Self> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|error| {
+            Error::io("name", Path::new(FILE_NAME))(std::io::Error::other(error))
+        })?;
+        Ok(Self(hex(&random)))
+    }
 }
 
-/// The day of a path, if it is one that [`part_path`] makes.
+/// The name of a part of a table. No export writes it a second time.
+pub fn part_name(place: usize, run: &RunId) -> String {
+    format!("part-{place:05}-{}.parquet", run.0)
+}
+
+/// Whether a name is one that [`part_name`] makes.
+pub fn is_part(name: &str) -> bool {
+    let parts = name
+        .strip_prefix("part-")
+        .and_then(|rest| rest.strip_suffix(".parquet"))
+        .and_then(|rest| rest.split_once('-'));
+    parts.is_some_and(|(place, run)| {
+        // As `hex` writes it, in lower case.
+        let is_run =
+            unhex(run.as_bytes()).is_some_and(|bytes| bytes.len() == 8 && hex(&bytes) == run);
+        is_run
+            && place
+                .parse()
+                .is_ok_and(|place| part_name(place, &RunId(run.to_owned())) == name)
+    })
+}
+
+/// The path of a part of a day.
+pub fn part_path(day: NaiveDate, place: usize, run: &RunId) -> String {
+    format!("{EVENTS_DIR}/dt={day}/{}", part_name(place, run))
+}
+
+/// Whether a path is that of a part of a day of an earlier version, which wrote it again and again, and with string views.
+pub fn is_old_part(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let place = name
+        .strip_prefix("part-")
+        .and_then(|rest| rest.strip_suffix(".parquet"));
+    place.is_some_and(|place| {
+        let number: Option<usize> = place.parse().ok();
+        number.is_some_and(|number| format!("{number:05}") == place)
+    })
+}
+
+/// The day of a path, if it is that of a part of a day.
 pub fn day_of(path: &str) -> Option<NaiveDate> {
     let mut names = path.split('/');
-    let (dir, day, file) = (names.next()?, names.next()?, names.next()?);
-    let place = file.strip_prefix("part-")?.strip_suffix(".parquet")?;
-    let day = NaiveDate::parse_from_str(day.strip_prefix("dt=")?, "%Y-%m-%d").ok()?;
+    let (dir, folder, file) = (names.next()?, names.next()?, names.next()?);
+    let day = NaiveDate::parse_from_str(folder.strip_prefix("dt=")?, "%Y-%m-%d").ok()?;
     let is_ours = dir == EVENTS_DIR
+        && format!("dt={day}") == folder
         && names.next().is_none()
-        && place.bytes().all(|byte| byte.is_ascii_digit())
-        && part_path(day, place.parse().ok()?) == path;
+        && (is_part(file) || is_old_part(file));
     is_ours.then_some(day)
 }
 
@@ -213,8 +272,8 @@ fn fixed_names() -> BTreeSet<String> {
     let of_warehouses = Warehouse::ALL
         .iter()
         .flat_map(|warehouse| warehouse.names());
-    let rollups = rollups::NAMES.map(str::to_owned);
-    of_warehouses.chain(rollups).collect()
+    let old_rollups = rollups::OLD_NAMES.map(str::to_owned);
+    of_warehouses.chain(old_rollups).collect()
 }
 
 /// The files beside those of days, of those that are there.
@@ -259,8 +318,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_paths_that_an_export_makes_are_taken() {
-        assert!(day_of("events/dt=2026-11-26/part-00000.parquet").is_some());
+    fn only_paths_that_an_export_makes_are_taken() -> Result<()> {
+        let day = NaiveDate::from_ymd_opt(2026, 11, 26).unwrap_or_default();
+        let run = RunId::new()?;
+        assert_eq!(day_of(&part_path(day, 3, &run)), Some(day));
+        assert!(!is_old_part(&part_path(day, 3, &run)));
+        let old = "events/dt=2026-11-26/part-00000.parquet";
+        assert!(day_of(old).is_some() && is_old_part(old));
         for path in [
             "../victim.txt",
             "/etc/passwd",
@@ -268,6 +332,11 @@ mod tests {
             "events/dt=2026-11-26/part-0.parquet",
             "events/dt=2026-11-26/part-00000.parquet/x",
             "events/dt=2026-11-26/part-+0000.parquet",
+            "events/dt=2026-11-26/part-00000-.parquet",
+            "events/dt=2026-11-26/part-00000-0123456789ABCDEF.parquet",
+            "events/dt=2026-11-26/part-00000-0123456789abcdeg.parquet",
+            "events/dt=2026-11-26/part-00000-0123456789abcdef0.parquet",
+            "events/dt=2026-11-26/part-0-0123456789abcdef.parquet",
             "events/dt=2026-1-2/part-00000.parquet",
             "events/dt=2026-11-26/data.parquet",
             "other/dt=2026-11-26/part-00000.parquet",
@@ -276,5 +345,7 @@ mod tests {
         ] {
             assert_eq!(day_of(path), None, "{path}");
         }
+        assert_ne!(RunId::new()?, run);
+        Ok(())
     }
 }

@@ -1,20 +1,26 @@
-//! The daily rollups as tables: one row a day, and one a day and feature.
+//! The daily rollups as two tables, each in a folder of its own: one row a day, and one a day and feature.
+
+use std::collections::BTreeMap;
 
 use chrono::NaiveDate;
 use polars::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::destination::Destination;
+use super::list::{self, RunId};
 use crate::checksum::{self, LineCheck};
 use crate::error::Result;
 use crate::event::EventType;
 use crate::parquet;
 
-/// Their folder, in the export folder.
-pub const DIR: &str = "daily_rollups";
-/// Their files.
-pub const NAMES: [&str; 2] = [
+/// The folder of the table with a row a day, in the export folder.
+const ROLLUPS_DIR: &str = "daily_rollups";
+/// The folder of the table with a row a day and feature.
+const FEATURES_DIR: &str = "daily_features";
+/// Their folders.
+pub const DIRS: [&str; 2] = [ROLLUPS_DIR, FEATURES_DIR];
+/// Files of earlier versions, which had both tables in one folder, where readers took them for one.
+pub const OLD_NAMES: [&str; 2] = [
     "daily_rollups/daily_rollups.parquet",
     "daily_rollups/feature_usage.parquet",
 ];
@@ -32,23 +38,74 @@ struct Line {
     funnel_steps: Map<String, Value>,
 }
 
-/// Writes `daily_rollups/daily_rollups.parquet` and `daily_rollups/feature_usage.parquet`. Returns the number of days.
-///
-/// # Errors
-/// If they cannot be written.
-pub fn export(log: &[u8], to: &Destination) -> Result<usize> {
-    // No number is made from a damaged line.
-    let is_whole = |line: &&[u8]| !matches!(checksum::check_line(line), LineCheck::Damaged(_));
-    let lines: Vec<Line> = log
-        .split(|&byte| byte == b'\n')
-        .filter(is_whole)
-        .filter_map(|line| serde_json::from_slice(line).ok())
-        .collect();
+/// The tables.
+pub struct Rollups {
+    /// Number of days.
+    pub days: usize,
+    tables: [(&'static str, DataFrame); 2],
+}
+
+/// The paths of the tables in the export folder.
+pub fn paths(run: &RunId) -> [String; 2] {
+    DIRS.map(|dir| path(dir, run))
+}
+
+fn path(dir: &str, run: &RunId) -> String {
+    format!("{dir}/{}", list::part_name(0, run))
+}
+
+/// Whether a path is that of a file of one of the tables, of this version or an earlier one.
+pub fn is_table(path: &str) -> bool {
+    let is_part = |(dir, name)| DIRS.contains(&dir) && list::is_part(name);
+    OLD_NAMES.contains(&path) || path.split_once('/').is_some_and(is_part)
+}
+
+impl Rollups {
+    /// The tables of a rollup log.
+    ///
+    /// # Errors
+    /// If the engine cannot build them.
+    pub fn read(log: &[u8]) -> Result<Self> {
+        // No number is made from a damaged line.
+        let is_whole = |line: &&[u8]| !matches!(checksum::check_line(line), LineCheck::Damaged(_));
+        let lines: BTreeMap<NaiveDate, Line> = log
+            .split(|&byte| byte == b'\n')
+            .filter(is_whole)
+            .filter_map(|line| serde_json::from_slice(line).ok())
+            .map(|line: Line| (line.day, line))
+            .collect();
+        let lines: Vec<&Line> = lines.values().collect();
+        Ok(Self {
+            days: lines.len(),
+            tables: [
+                (ROLLUPS_DIR, daily_rollups(&lines)?),
+                (FEATURES_DIR, daily_features(&lines)?),
+            ],
+        })
+    }
+
+    /// The tables as Parquet files, with their paths in the export folder.
+    ///
+    /// # Errors
+    /// If they cannot be encoded.
+    pub fn files(self, run: &RunId) -> Result<Vec<(String, Vec<u8>)>> {
+        let files = self.tables.into_iter().map(|(dir, mut table)| {
+            let mut bytes = Vec::new();
+            parquet::writer(&mut bytes, table.schema())?.finish(&mut table)?;
+            Ok((path(dir, run), bytes))
+        });
+        files.collect()
+    }
+}
+
+fn daily_rollups(lines: &[&Line]) -> Result<DataFrame> {
     let column = |name: &str, value: fn(&Line) -> i64| {
-        Column::new(name.into(), lines.iter().map(value).collect::<Vec<_>>())
+        let values = lines.iter().map(|line| value(line));
+        Column::new(name.into(), values.collect::<Vec<_>>())
     };
     let average = |name: &str, value: fn(&Line) -> f64| {
-        Column::new(name.into(), lines.iter().map(value).collect::<Vec<_>>())
+        let values = lines.iter().map(|line| value(line));
+        Column::new(name.into(), values.collect::<Vec<_>>())
     };
     let mut columns = vec![
         days(lines.iter().map(|line| line.day))?,
@@ -68,7 +125,10 @@ pub fn export(log: &[u8], to: &Destination) -> Result<usize> {
             events.collect::<Vec<_>>(),
         ));
     }
-    write(to, "daily_rollups", DataFrame::new(lines.len(), columns)?)?;
+    Ok(DataFrame::new(lines.len(), columns)?)
+}
+
+fn daily_features(lines: &[&Line]) -> Result<DataFrame> {
     let features: Vec<(NaiveDate, &str, i64)> = lines
         .iter()
         .flat_map(|line| {
@@ -88,21 +148,10 @@ pub fn export(log: &[u8], to: &Destination) -> Result<usize> {
             features.iter().map(|row| row.2).collect::<Vec<_>>(),
         ),
     ];
-    write(
-        to,
-        "feature_usage",
-        DataFrame::new(features.len(), columns)?,
-    )?;
-    Ok(lines.len())
+    Ok(DataFrame::new(features.len(), columns)?)
 }
 
 fn days(days: impl Iterator<Item = NaiveDate>) -> Result<Column> {
     let days: Vec<i32> = days.map(|day| day.to_epoch_days()).collect();
     Ok(Column::new("day".into(), days).cast(&DataType::Date)?)
-}
-
-fn write(to: &Destination, name: &str, mut table: DataFrame) -> Result<()> {
-    let mut bytes = Vec::new();
-    parquet::writer(&mut bytes, table.schema())?.finish(&mut table)?;
-    to.write(&format!("{DIR}/{name}.parquet"), &bytes)
 }

@@ -99,7 +99,7 @@ pub use rebuild::Rebuilt;
 pub use recovery::Recovered;
 pub use rows::write_lines;
 pub use segment::LAKE_DIR;
-pub use snapshot::{PartFacts, SealedDay, rewrite_without};
+pub use snapshot::{PartFacts, SealedDay, rewrite, rewrite_without};
 pub use verify::{Verified, verify};
 pub use view::{Batch, Columns, DayParts};
 pub use writer::{Reply, Stored};

@@ -196,21 +196,37 @@ impl Part<'_> {
 /// # Errors
 /// If a file cannot be read or written.
 pub fn rewrite_without(path: &Path, temp: &Path, users: &[&str]) -> Result<Option<PartFacts>> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let events = ParquetReader::new(file).finish()?;
+    let events = read(path)?;
     let before = events.height();
-    let mut kept = events.lazy().filter(is_any(users).not()).collect()?;
-    if kept.height() == before {
-        return Ok(None);
+    let kept = events.lazy().filter(is_any(users).not()).collect()?;
+    match kept.height() == before {
+        true => Ok(None),
+        false => write(kept, temp).map(Some),
     }
+}
+
+/// Writes the events of such a file to `temp`, durably, as files are written now.
+///
+/// # Errors
+/// If a file cannot be read or written.
+pub fn rewrite(path: &Path, temp: &Path) -> Result<PartFacts> {
+    write(read(path)?, temp)
+}
+
+fn read(path: &Path) -> Result<DataFrame> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    Ok(ParquetReader::new(file).finish()?)
+}
+
+fn write(mut events: DataFrame, temp: &Path) -> Result<PartFacts> {
     let file = File::create(temp).map_err(Error::io("create", temp))?;
     Output::new(file, temp).write(|out| {
-        parquet::writer(out, kept.schema())?
+        parquet::writer(out, events.schema())?
             .with_row_group_size(Some(ROW_GROUP_ROWS))
-            .finish(&mut kept)?;
+            .finish(&mut events)?;
         Ok(())
     })?;
-    facts(temp, kept.height() as u64).map(Some)
+    facts(temp, events.height() as u64)
 }
 
 /// What a written file has.

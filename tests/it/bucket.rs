@@ -3,11 +3,12 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Instant;
 
 use chrono::{Days, Utc};
 use serde_json::{Value, json};
 
-use crate::harness::{echopilot, folder, printed, run_json};
+use crate::harness::{PATIENCE, echopilot, folder, printed, run_json};
 use crate::oracle::{python, python_command};
 
 /// A running S3 server; ended when dropped.
@@ -60,6 +61,12 @@ impl S3 {
     /// What another engine reads there: the names of the objects, and the users with their events.
     fn read(&self) -> Value {
         python(&["tests/oracle/s3_reader.py", &self.url])
+    }
+
+    /// Tells the server when to stop answering, and asks whether it has.
+    fn control(&self, command: &str) -> Value {
+        let mut answer = ureq::get(format!("{}/{command}", self.url)).call().unwrap();
+        serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap()
     }
 
     /// How many requests of a kind came.
@@ -115,11 +122,18 @@ fn an_export_to_a_bucket_has_every_event_and_only_changes_are_sent_again() {
         .collect();
     for expected in [
         "our/events/export.json",
-        "our/events/daily_rollups/daily_rollups.parquet",
+        "our/events/daily_rollups/part-00000-",
+        "our/events/daily_features/part-00000-",
         "our/events/snowflake/load.sql",
     ] {
-        assert!(objects.contains(&expected), "{expected} of {objects:?}");
+        let is_there = objects.iter().any(|name| name.starts_with(expected));
+        assert!(is_there, "{expected} of {objects:?}");
     }
+    let is_unfinished = |name: &&str| name.contains(".echopilot-tmp");
+    assert!(
+        !objects.iter().any(|name| is_unfinished(&name)),
+        "{objects:?}"
+    );
     assert!(!data.join("tmp/upload").exists());
 
     let again = s3.exported(&data, &["--since", "last"]);
@@ -140,6 +154,65 @@ fn an_export_to_a_bucket_has_every_event_and_only_changes_are_sent_again() {
         (&json!(3), &json!(0))
     );
     assert_eq!(s3.read()["users"], json!([["ann", 3], ["late", 1]]));
+}
+
+#[test]
+fn killed_at_any_request_an_export_is_the_old_one_or_the_new_one_by_its_list() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    import(&data, dir.path(), &[1, 2, 3], &["ann", "bob"]);
+    let s3 = S3::start(1 << 30);
+    s3.exported(&data, &[]);
+    let mut expected = 6;
+    let mut points = 0;
+    for at in (1..).step_by(7) {
+        // Each time one day more changes than the export has.
+        import(&data, dir.path(), &[1 + at % 3], &[&format!("late-{at}")]);
+        s3.control(&format!("hold?{at}"));
+        let mut child = s3.export(&data, &["--since", "last"]).spawn().unwrap();
+        let started = Instant::now();
+        let done = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(status.success());
+                break true;
+            }
+            if s3.control("held") == json!(true) {
+                break false;
+            }
+            assert!(started.elapsed() < PATIENCE);
+        };
+        child.kill().unwrap();
+        child.wait().unwrap();
+        s3.control("release");
+        let found = s3.read();
+        let listed = found["listed_events"].as_u64().unwrap();
+        assert_eq!(found["missing"], json!([]), "at {at}");
+        assert!(
+            [expected, expected + 1].contains(&listed),
+            "at {at}: {listed} of {expected}"
+        );
+        s3.exported(&data, &["--since", "last"]);
+        expected += 1;
+        let found = s3.read();
+        assert_eq!(
+            (&found["listed_events"], &found["events"]),
+            (&json!(expected), &json!(expected)),
+            "at {at}"
+        );
+        assert_eq!(found["missing"], json!([]), "at {at}");
+        let objects = found["objects"].to_string();
+        assert_eq!(
+            objects.matches(".parquet").count(),
+            3 + 2,
+            "at {at}: {objects}"
+        );
+        assert!(!objects.contains(".echopilot-tmp"), "at {at}: {objects}");
+        if done {
+            break;
+        }
+        points += 1;
+    }
+    assert!(points >= 4, "only {points} points were tried");
 }
 
 #[test]

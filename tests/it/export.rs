@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use chrono::{Days, Utc};
 use serde_json::{Value, json};
 
-use crate::faults::with_fault;
+use crate::faults::{copy, with_fault};
 use crate::harness::{KEY, Server, batch, echopilot, folder, run, run_json, unsealed_demo};
 use crate::oracle;
 
@@ -60,8 +60,8 @@ fn an_export_has_every_event_in_the_one_schema_that_all_warehouses_read() {
          \u{20}   codecs |= {file.metadata.row_group(0).column(i).compression for i in range(len(columns))}\n\
          assert len(schemas) == 1, 'one schema and one order of columns'\n\
          count = duckdb.execute(f\"select count(*), count(distinct dt), bool_and(cast(ts as date) = dt) from read_parquet('{out}/events/*/*.parquet', hive_partitioning=true)\").fetchone()\n\
-         rollups = duckdb.execute(f\"select count(*), sum(mau) from '{out}/daily_rollups/daily_rollups.parquet'\").fetchone()\n\
-         features = duckdb.execute(f\"select count(distinct day) from '{out}/daily_rollups/feature_usage.parquet'\").fetchone()\n\
+         rollups = duckdb.execute(f\"select count(*), sum(mau) from '{out}/daily_rollups/*.parquet'\").fetchone()\n\
+         features = duckdb.execute(f\"select count(distinct day) from '{out}/daily_features/*.parquet'\").fetchone()\n\
          print(json.dumps([list(schemas.pop()), sorted(codecs), count, [int(x) for x in rollups], features]))\n",
         &[to.to_str().unwrap()],
     );
@@ -115,7 +115,7 @@ fn every_statement_for_a_warehouse_parses_in_its_dialect() {
              parsed = 0\n\
              for path in glob.glob(out + '/**/*.sql', recursive=True):\n\
              \u{20}   text = open(path).read()\n\
-             \u{20}   text = text.replace('{dataset}.', 'd.').replace('@{stage}', '@s').replace('{changed_from}', \"'2026-01-01'\")\n\
+             \u{20}   text = text.replace('{dataset}.', 'd.').replace('@{stage}', '@s')\n\
              \u{20}   text = re.sub(r'\\{(\\w+)\\}', r'\\1', text)\n\
              \u{20}   if 'external table' in text or 'file_format' in text: continue\n\
              \u{20}   for statement in sqlglot.parse(text, dialect=dialect, error_level=sqlglot.ErrorLevel.RAISE):\n\
@@ -226,11 +226,10 @@ fn a_day_that_expired_stays_in_the_export_whatever_comes_late_and_loses_only_who
     assert_eq!(receipt["exports"], 1, "{receipt}");
     assert_eq!(users(), json!(["ann", "bob"]));
     // A file that an export left when it was cut off is no part of the next one.
-    std::fs::copy(
-        to.join(format!("events/dt={day}/part-00000.parquet")),
-        to.join(format!("events/dt={day}/part-00009.parquet")),
-    )
-    .unwrap();
+    let of_day = contents(&to.join(format!("events/dt={day}")));
+    let file_of_day = of_day.keys().next().unwrap();
+    let name_of_copy = format!("events/dt={day}/part-00009-0123456789abcdef.parquet");
+    std::fs::copy(file_of_day, to.join(name_of_copy)).unwrap();
     export(&data, &to, &["--since", "last"]);
     assert_eq!(users(), json!(["ann", "bob"]));
     // Nor is an export written where the store keeps its own files.
@@ -243,43 +242,275 @@ fn a_day_that_expired_stays_in_the_export_whatever_comes_late_and_loses_only_who
     }
 }
 
+/// The events of an export by its list, each file of which must be there whole; `None` if the list was replaced meanwhile.
+fn listed_events(to: &Path) -> Option<u64> {
+    let path = to.join("export.json");
+    let text = std::fs::read(&path).unwrap();
+    let list: Value = serde_json::from_slice(&text).unwrap();
+    let days = list["days"].as_object().unwrap().values();
+    let files = days.flat_map(|day| day["files"].as_array().unwrap());
+    let mut events = 0;
+    for file in files {
+        let name = file["path"].as_str().unwrap();
+        let bytes = std::fs::read(to.join(name));
+        if bytes.is_err() && std::fs::read(&path).unwrap() != text {
+            return None;
+        }
+        let found = crc32c::crc32c(&bytes.expect(name));
+        assert_eq!(json!(found), file["crc32c"], "{name}");
+        events += file["rows"].as_u64().unwrap();
+    }
+    let others = list["files"].as_array().unwrap();
+    let is_missing = |name: &&Value| !to.join(name.as_str().unwrap()).is_file();
+    if let Some(missing) = others.iter().find(is_missing) {
+        assert_ne!(std::fs::read(&path).unwrap(), text, "{missing} is missing");
+        return None;
+    }
+    Some(events)
+}
+
+/// The names of the files in the folders of the tables.
+fn table_files(to: &Path) -> Vec<String> {
+    let tables = ["events", "daily_rollups", "daily_features"];
+    let found = tables
+        .iter()
+        .flat_map(|table| contents(&to.join(table)).into_keys());
+    found
+        .map(|path| path.strip_prefix(to).unwrap().to_str().unwrap().to_owned())
+        .collect()
+}
+
 #[test]
-fn killed_at_any_call_an_export_has_whole_files_alone_and_goes_on() {
+fn killed_at_any_call_an_export_is_the_old_one_or_the_new_one_by_its_list() {
     let dir = folder();
     let data = dir.path().join("data");
     unsealed_demo(&data, 400, 3, 1);
+    run_json(&data, &["rollup"]);
+    let origin = dir.path().join("origin");
+    export(&data, &origin, &[]);
+    let old_files = table_files(&origin);
+    // Two of three days change, one of them is gone.
+    let day = |days_ago| Utc::now().date_naive() - Days::new(days_ago);
+    let late = json!({"event_type":"action","user_id":"late","ts":format!("{}T10:00:00Z", day(1))});
+    let file = dir.path().join("late");
+    std::fs::write(&file, late.to_string()).unwrap();
+    run_json(&data, &["import", file.to_str().unwrap()]);
     run_json(&data, &["seal"]);
-    let undisturbed = dir.path().join("undisturbed");
-    export(&data, &undisturbed, &[]);
-    let expected = contents(&undisturbed.join("events"));
-    let count = "import sys, json, glob, pyarrow.parquet as pq\n\
-         print(json.dumps([pq.read_table(p).num_rows for p in sorted(glob.glob(sys.argv[1] + '/events/*/*.parquet'))]))\n";
     for kind in ["kill", "torn", "eio"] {
         let mut points = 0;
-        for at in (1..).step_by(if kind == "kill" { 1 } else { 4 }) {
-            let to = dir.path().join(format!("{kind}-{at}"));
-            std::fs::create_dir(&to).unwrap();
+        for at in (1..).step_by(if kind == "kill" { 1 } else { 7 }) {
+            let copied = copy(&origin);
+            let to = copied.path();
             let mut command = echopilot(&data);
-            with_fault(&mut command, &to, kind, at);
-            let done = command
-                .args(["export", "--to", to.to_str().unwrap()])
-                .output()
-                .unwrap()
-                .status
-                .success();
-            if points % 8 == 0 {
-                python(count, &[to.to_str().unwrap()]);
-            }
-            export(&data, &to, &["--since", "last"]);
-            let found = contents(&to.join("events"));
-            assert_eq!(found.len(), expected.len(), "{kind} at {at}");
-            assert!(found.values().eq(expected.values()), "{kind} at {at}");
+            with_fault(&mut command, to, kind, at);
+            command.args(["export", "--to", to.to_str().unwrap()]);
+            let done = command.output().unwrap().status.success();
+            let listed = listed_events(to).unwrap();
+            assert!([400, 401].contains(&listed), "{kind} at {at}: {listed}");
+            export(&data, to, &["--since", "last"]);
+            assert_eq!(listed_events(to), Some(401), "{kind} at {at}, again");
+            // What is there is what is listed, and no name was used twice.
+            let files = table_files(to);
+            assert_eq!(files.len(), 5, "{kind} at {at}: {files:?}");
+            assert!(
+                !files.iter().any(|name| old_files.contains(name)) || !done,
+                "{kind} at {at}"
+            );
+            assert!(!to.join(".echopilot-tmp").exists());
             if done {
                 break;
             }
             points += 1;
         }
-        assert!(points >= 3, "{kind}: only {points} points were tried");
+        assert!(points >= 5, "{kind}: only {points} points were tried");
+    }
+    // The first export to a folder has no list, or the whole one.
+    for at in (1..).step_by(9) {
+        let to = dir.path().join(format!("first-{at}"));
+        std::fs::create_dir(&to).unwrap();
+        let mut command = echopilot(&data);
+        with_fault(&mut command, &to, "kill", at);
+        command.args(["export", "--to", to.to_str().unwrap()]);
+        let done = command.output().unwrap().status.success();
+        if to.join("export.json").exists() {
+            assert!(
+                [Some(0), Some(401)].contains(&listed_events(&to)),
+                "at {at}"
+            );
+        }
+        export(&data, &to, &["--since", "last"]);
+        assert_eq!((listed_events(&to), table_files(&to).len()), (Some(401), 5));
+        if done {
+            break;
+        }
+    }
+}
+
+#[test]
+fn whoever_reads_the_list_while_exports_replace_it_finds_whole_exports() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    let to = dir.path().join("out");
+    unsealed_demo(&data, 300, 3, 1);
+    export(&data, &to, &[]);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let is_stopped = || stop.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let (mut reads, mut seen) = (0, 300);
+            while !is_stopped() {
+                if let Some(events) = listed_events(&to) {
+                    assert!(seen <= events, "{events} after {seen}");
+                    // Each export adds three events, one to each day.
+                    assert_eq!((events - 300) % 3, 0, "{events}");
+                    (reads, seen) = (reads + 1, events);
+                }
+            }
+            reads
+        });
+        for round in 0..12 {
+            let lines: Vec<String> = (1..=3)
+                .map(|days_ago| {
+                    let day = Utc::now().date_naive() - Days::new(days_ago);
+                    json!({"event_type":"action","user_id":format!("u{round}"),"ts":format!("{day}T10:00:00Z")}).to_string()
+                })
+                .collect();
+            let file = dir.path().join("more");
+            std::fs::write(&file, lines.join("\n")).unwrap();
+            run_json(&data, &["import", file.to_str().unwrap()]);
+            let since: &[&str] = if round % 2 == 0 {
+                &["--since", "last"]
+            } else {
+                &[]
+            };
+            export(&data, &to, since);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(reader.join().unwrap() > 12);
+    });
+    assert_eq!(listed_events(&to), Some(336));
+}
+
+#[test]
+fn an_export_in_the_layout_of_an_earlier_version_is_cleaned_by_the_next_one() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    let to = dir.path().join("out");
+    unsealed_demo(&data, 200, 3, 1);
+    run_json(&data, &["rollup"]);
+    export(&data, &to, &[]);
+    let path = to.join("export.json");
+    let list: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let mut days = list["days"].clone();
+    for (day, exported) in days.as_object_mut().unwrap() {
+        let file = &mut exported["files"][0];
+        let old = format!("events/dt={day}/part-00000.parquet");
+        std::fs::rename(to.join(file["path"].as_str().unwrap()), to.join(&old)).unwrap();
+        file["path"] = json!(old);
+    }
+    for (dir, old) in [
+        ("daily_rollups", "daily_rollups"),
+        ("daily_features", "feature_usage"),
+    ] {
+        let (file, _) = contents(&to.join(dir)).pop_first().unwrap();
+        let old = to.join(format!("daily_rollups/{old}.parquet"));
+        std::fs::rename(file, old).unwrap();
+    }
+    std::fs::write(
+        &path,
+        serde_json::to_string_pretty(&json!({"days": days})).unwrap() + "\n",
+    )
+    .unwrap();
+    let again = export(&data, &to, &["--since", "last"]);
+    // Their names would be used again, and the strings in them are views.
+    assert_eq!(
+        (&again["days"], &again["unchanged"]),
+        (&json!(3), &json!(0))
+    );
+    assert_eq!(listed_events(&to), Some(200));
+    let files = table_files(&to);
+    assert_eq!(files.len(), 5, "{files:?}");
+    for table in ["daily_rollups", "daily_features"] {
+        assert_eq!(contents(&to.join(table)).len(), 1, "{table}");
+    }
+}
+
+#[test]
+fn a_name_alone_is_a_folder_here_and_a_rejected_one_leaves_nothing() {
+    let dir = folder();
+    let command = |arguments: &[&str]| {
+        let mut command = echopilot(Path::new("data"));
+        command.current_dir(dir.path()).args(arguments);
+        command.output().unwrap()
+    };
+    assert!(
+        command(&["demo", "--events", "100", "--days", "2"])
+            .status
+            .success()
+    );
+    for to in ["out", "out/", "./again", "data/exports", "deep/er"] {
+        let output = command(&["export", "--to", to]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{to}: {said}");
+        assert_eq!(listed_events(&dir.path().join(to)), Some(100));
+    }
+    let before = contents(dir.path());
+    for to in [
+        "data/events/new",
+        "data/states",
+        "data",
+        "data/exports/../events/x",
+        "",
+    ] {
+        let output = command(&["export", "--to", to]);
+        assert!(!output.status.success(), "{to}");
+        assert!(!dir.path().join("data/events/new").exists());
+        let after = contents(dir.path());
+        assert!(after.keys().eq(before.keys()), "{to}: {:?}", after.keys());
+    }
+}
+
+#[test]
+fn days_without_events_are_an_empty_answer_in_every_format() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    let server = Server::start(&data);
+    for round in ["empty store", "other days"] {
+        for window in [
+            "days=1",
+            "days=3&end=2026-01-05",
+            "days=7&end=2026-01-05&tz=Asia/Tokyo",
+        ] {
+            let mut files = Vec::new();
+            for format in ["ndjson", "csv", "arrow", "parquet"] {
+                let address = format!("/api/analytics/export?{window}&format={format}");
+                let (status, body) = server.get_bytes(&address, &[("x-dash-key", KEY)]);
+                assert_eq!(status, 200, "{round} {address}");
+                let text = String::from_utf8_lossy(&body);
+                match format {
+                    "ndjson" => assert_eq!(text, "", "{round}"),
+                    "csv" => {
+                        assert_eq!(text.lines().count(), 1, "{round}: {text}")
+                    }
+                    _ => {
+                        let path = dir.path().join(format!("none.{format}"));
+                        std::fs::write(&path, body).unwrap();
+                        files.push(path);
+                    }
+                }
+            }
+            let rows = python(
+                "import sys, json, pyarrow as pa, pyarrow.ipc, pyarrow.parquet as pq\n\
+                 print(json.dumps([pa.ipc.open_stream(sys.argv[1]).read_all().num_rows, pq.read_table(sys.argv[2]).num_rows]))\n",
+                &[files[0].to_str().unwrap(), files[1].to_str().unwrap()],
+            );
+            assert_eq!(rows, json!([0, 0]), "{round}");
+        }
+        let yesterday = Utc::now().date_naive() - Days::new(1);
+        let ts = format!("{yesterday}T10:00:00Z");
+        server.post(&batch([
+            json!({"event_type":"action","user_id":"u","ts":ts}),
+        ]));
     }
 }
 

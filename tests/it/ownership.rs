@@ -709,10 +709,10 @@ fn an_export_removes_and_overwrites_only_what_an_export_of_this_store_wrote() {
     let yesterday = Utc::now().date_naive() - Days::new(1);
     let part = format!("events/dt={yesterday}/part-00000.parquet");
     for name in [
-        part.as_str(),
         "export.json",
         "duckdb/README.md",
-        "daily_rollups/daily_rollups.parquet",
+        "daily_rollups",
+        "daily_features",
         "events",
         "duckdb",
     ] {
@@ -727,9 +727,16 @@ fn an_export_removes_and_overwrites_only_what_an_export_of_this_store_wrote() {
             "{}",
             said(&output)
         );
-        let mut after = tree(&to);
-        after.remove(&to.join(".echopilot-tmp"));
-        assert_eq!(after, before, "{name}");
+        assert_eq!(tree(&to), before, "{name}");
+        fs::remove_dir_all(&to).unwrap();
+    }
+    // Names of earlier versions are not used any more.
+    for name in [part.as_str(), "daily_rollups/daily_rollups.parquet"] {
+        let to = dir.path().join("beside");
+        write(&to.join(name), "mine");
+        exported(&data, &to, &[]);
+        exported(&data, &to, &["--since", "last"]);
+        assert_eq!(fs::read(to.join(name)).unwrap(), b"mine", "{name}");
         fs::remove_dir_all(&to).unwrap();
     }
     // A link out of the folder is not followed.
@@ -740,7 +747,12 @@ fn an_export_removes_and_overwrites_only_what_an_export_of_this_store_wrote() {
             .join(format!("dt={yesterday}/part-00000.parquet")),
         "mine",
     );
-    for name in ["events", "daily_rollups", ".echopilot-tmp"] {
+    for name in [
+        "events",
+        "daily_rollups",
+        "daily_features",
+        ".echopilot-tmp",
+    ] {
         let to = dir.path().join(format!("linked-{name}"));
         fs::create_dir(&to).unwrap();
         symlink(outside.path(), to.join(name)).unwrap();

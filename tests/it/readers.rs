@@ -98,6 +98,11 @@ fn every_file_is_read_filtered_and_joined_by_old_and_new_arrow_readers() {
             .into_iter()
             .map(|path| ("", path)),
     );
+    files.extend(
+        parquet_files(&to.join("daily_features"))
+            .into_iter()
+            .map(|path| ("feature", path)),
+    );
     assert_eq!((answers, events, files.len()), (6, 12, 14));
     let found = read_by_all(&files);
     for (file, (_, path)) in found.iter().zip(&files).take(events).skip(4) {
@@ -112,6 +117,12 @@ fn every_file_is_read_filtered_and_joined_by_old_and_new_arrow_readers() {
     assert_eq!(
         (rows(4..5), rows(5..6), rows(6..9), rows(9..12)),
         (600, 600, 600, 600)
+    );
+    // No reader sees a table by the name of another.
+    assert_eq!(found[12]["types"]["dau"], "double");
+    assert_eq!(
+        found[13]["types"],
+        json!({"day":"date32[day]","feature":"string","events":"int64"})
     );
 }
 

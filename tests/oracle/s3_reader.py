@@ -1,4 +1,5 @@
-"""Prints the objects of the bucket, the events of the export in it, and the users with their events, as pyarrow reads them."""
+"""Prints the objects of the bucket, the events of the export in it, and the users with their events, as pyarrow reads them; then
+the same events by the list of the export, and what of the list is missing."""
 
 import json
 import sys
@@ -15,4 +16,13 @@ found = s3.get_file_info(FileSelector("lake", recursive=True))
 objects = sorted(info.path.removeprefix("lake/") for info in found if info.is_file)
 table = ds.dataset("lake/our/events/events", filesystem=s3, format="parquet", partitioning="hive").to_table(["user_id"])
 users = sorted((row["values"], row["counts"]) for row in pc.value_counts(table["user_id"]).to_pylist())
-print(json.dumps({"objects": objects, "events": table.num_rows, "users": users}))
+root = "lake/our/events"
+listing = json.load(s3.open_input_stream(f"{root}/export.json")) if "our/events/export.json" in objects else {"days": {}}
+files = [file["path"] for day in listing["days"].values() for file in day["files"]]
+missing = [name for name in files + listing.get("files", []) if f"our/events/{name}" not in objects]
+listed = sum(ds.dataset(f"{root}/{name}", filesystem=s3, format="parquet").count_rows() for name in files)
+print(
+    json.dumps(
+        {"objects": objects, "events": table.num_rows, "users": users, "listed_events": listed, "missing": missing}
+    )
+)

@@ -1,6 +1,7 @@
 """An S3 that others wrote, with one bucket named `lake`. Fails each n-th request by its own fault, as services do.
 
-Prints its address, tells at `/seen` what it was asked, and ends with its standard input.
+Prints its address, tells at `/seen` what it was asked, and ends with its standard input. After `/hold?N` the N-th request from
+then on, and those after it, wait until `/release`; `/held` tells whether one waits.
 """
 
 import json
@@ -25,21 +26,42 @@ class Flaky:
         self.seen = []
         self.lock = threading.Lock()
         self.counting = False
+        self.open = threading.Event()
+        self.open.set()
+        self.hold_at = 0
 
     def __call__(self, environ, start_response):
         if environ["PATH_INFO"] == "/seen":
             start_response("200 OK", [("Content-Type", "application/json")])
             return [json.dumps(self.seen).encode()]
+        if environ["PATH_INFO"] in ("/hold", "/held", "/release"):
+            return self.control(environ, start_response)
         kind = environ["REQUEST_METHOD"] + (" part" if "partNumber" in environ["QUERY_STRING"] else "")
         with self.lock:
             fails = self.counting and (len(self.seen) + 1) % fail_every == 0
             if self.counting:
                 self.seen.append("failed" if fails else kind)
+            if self.hold_at and len(self.seen) >= self.hold_at:
+                self.open.clear()
+        if not self.open.wait(60):
+            raise TimeoutError("nobody released what is held")
         if fails:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response("503 Slow Down", [("Content-Length", "0")])
             return [b""]
         return self.app(environ, start_response)
+
+    def control(self, environ, start_response):
+        with self.lock:
+            match environ["PATH_INFO"]:
+                case "/hold":
+                    self.hold_at = len(self.seen) + int(environ["QUERY_STRING"])
+                case "/release":
+                    self.hold_at = 0
+                    self.open.set()
+            held = not self.open.is_set()
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [json.dumps(held).encode()]
 
 
 app = Flaky(DomainDispatcherApplication(create_backend_app))

@@ -1,10 +1,17 @@
 -- Loads the files that are new in the stage {stage}, which points at the folder events of the export. The session's zone is set
 -- first, because timestamps are shifted to it. Columns are taken by name, so that case and order do not matter. One bad file ends
--- the load: the default for bulk loads would do so too, and that of pipes would skip it without a word. A day that was exported
--- again has the same file names: force loads it, after the delete took out what was there.
+-- the load: the default for bulk loads would do so too, and that of pipes would skip it without a word. No file name is ever used
+-- twice: a day that was exported again has files of other names. The rows of files that are gone are taken out in the same
+-- transaction, and copy knows the files that it loaded before.
 alter session set timezone = 'UTC';
 
-delete from lake where dt >= {changed_from};
+begin transaction;
+
+delete from lake
+where file_name not in (
+  select metadata$filename
+  from @{stage}
+);
 
 copy into lake
 from (
@@ -23,5 +30,6 @@ from (
   from @{stage}
 )
 file_format = (type = parquet use_logical_type = true binary_as_text = false)
-on_error = abort_statement
-force = true;
+on_error = abort_statement;
+
+commit;
