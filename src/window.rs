@@ -168,6 +168,21 @@ impl Window {
         periods
     }
 
+    /// Whether the numbers of a period are not those of all of it: the window begins or ends inside it, or it is not over at
+    /// `now`.
+    pub fn cuts(&self, period: &Period, now: DateTime<Utc>) -> bool {
+        period.first_day < self.first_day()
+            || period.last_day > self.last_day
+            || self.is_running(period.last_day, now)
+    }
+
+    /// First days of the periods that the window or the present cuts, in order.
+    pub fn cut_periods(&self, grain: Grain, now: DateTime<Utc>) -> Vec<NaiveDate> {
+        let periods = self.periods(grain).into_iter();
+        let cut = periods.filter(|period| self.cuts(period, now));
+        cut.map(|period| period.first_day).collect()
+    }
+
     /// The window with another first day.
     pub fn starting(&self, first_day: NaiveDate) -> Self {
         let days = (self.last_day - first_day).num_days() + 1;
@@ -344,6 +359,56 @@ mod tests {
             days,
             end: None,
             tz: tz.map(Into::into),
+        }
+    }
+
+    /// The first days of the cut periods of a window, at an instant.
+    fn cut(window: &Window, grain: Grain, now: &str) -> Vec<String> {
+        let now = now.parse().expect("the test names an instant");
+        let cut = window.cut_periods(grain, now).into_iter();
+        cut.map(|day| day.to_string()).collect()
+    }
+
+    #[test]
+    fn a_period_is_cut_by_the_start_the_end_or_the_present() {
+        // 2024-03-01 is a Friday, 2024-03-31 a Sunday.
+        let march = window("UTC", "2024-03-31", 31);
+        let after = "2024-04-01T00:00:00Z";
+        assert_eq!(cut(&march, Grain::Day, after), [""; 0]);
+        assert_eq!(cut(&march, Grain::Week, after), ["2024-02-26"]);
+        assert_eq!(cut(&march, Grain::Month, after), [""; 0]);
+        // A microsecond earlier the last day, week and month are not over.
+        let before = "2024-03-31T23:59:59.999999Z";
+        assert_eq!(cut(&march, Grain::Day, before), ["2024-03-31"]);
+        let weeks = ["2024-02-26", "2024-03-25"];
+        assert_eq!(cut(&march, Grain::Week, before), weeks);
+        assert_eq!(cut(&march, Grain::Month, before), ["2024-03-01"]);
+        // A window inside one period; one that begins with a Monday and ends with a Saturday.
+        let inside = window("UTC", "2024-03-14", 3);
+        assert_eq!(cut(&inside, Grain::Week, after), ["2024-03-11"]);
+        assert_eq!(cut(&inside, Grain::Month, after), ["2024-03-01"]);
+        let saturday = window("UTC", "2024-03-16", 13);
+        assert_eq!(cut(&saturday, Grain::Week, after), ["2024-03-11"]);
+        // Every period that has not ended, where the window ends in the future.
+        let future = window("UTC", "2024-04-07", 14);
+        let days = cut(&future, Grain::Day, "2024-04-06T12:00:00Z");
+        assert_eq!(days, ["2024-04-06", "2024-04-07"]);
+        assert_eq!(cut(&future, Grain::Week, after), ["2024-04-01"]);
+    }
+
+    #[test]
+    fn the_present_is_that_of_the_reporting_zone() {
+        // Sunday is over in Auckland and Berlin, and goes on in UTC and New York.
+        let now = "2024-03-31T23:00:00Z";
+        for (tz, days, weeks) in [
+            ("Pacific/Auckland", &[][..], &[][..]),
+            ("Europe/Berlin", &[], &[]),
+            ("UTC", &["2024-03-31"], &["2024-03-25"]),
+            ("America/New_York", &["2024-03-31"], &["2024-03-25"]),
+        ] {
+            let week = window(tz, "2024-03-31", 7);
+            assert_eq!(cut(&week, Grain::Day, now), days, "{tz}");
+            assert_eq!(cut(&week, Grain::Week, now), weeks, "{tz}");
         }
     }
 }

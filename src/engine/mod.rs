@@ -37,7 +37,7 @@ use crate::store::{
     Clock, Draft, Effort, Erased, ErasureLimit, Expired, Rebuilt, Received, Reply, RestCounts,
     Retention, SealUrgency, Sealed, Store, StoreSize, is_displaced,
 };
-use crate::window::{self, Window, WindowFacts, WindowRequest};
+use crate::window::{self, Grain, Window, WindowFacts, WindowRequest};
 
 /// Bytes that are verified each time: a large lake in some hours, without the disk
 /// noticing.
@@ -106,6 +106,10 @@ pub struct UsageAnswer {
     pub unique_weeks: u64,
     /// The window.
     pub window: WindowFacts,
+    /// Days of the window that are not over.
+    pub partial_days: Vec<NaiveDate>,
+    /// Mondays of the ISO weeks that the window or the present cuts; `wau` counts the part of them that lies in the window.
+    pub partial_weeks: Vec<NaiveDate>,
     /// First day of the window that is still known in full.
     pub covered_from: NaiveDate,
     /// Sum over days of the day's distinct users; `dau` is this divided by `unique_days`.
@@ -335,6 +339,8 @@ impl Engine {
             unique_days: counted.days,
             unique_weeks: counted.weeks,
             window: window.describe(now),
+            partial_days: window.cut_periods(Grain::Day, now),
+            partial_weeks: window.cut_periods(Grain::Week, now),
             covered_from: self.covered_from(&window),
             users_per_day: counted.user_days,
             users_per_week: counted.user_weeks,

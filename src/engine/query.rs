@@ -135,7 +135,11 @@ impl Asked<'_> {
             Metric::Lifecycle(metric) => {
                 metric.answer(self.presence(everything, &none)?, window, now)
             }
-            Metric::Stickiness(metric) => metric.answer(&self.presence(inside, &none)?, window),
+            Metric::Stickiness(metric) => {
+                let cut = window.cut_periods(metric.grain, now);
+                notes.insert("partial_periods".into(), json!(cut));
+                metric.answer(&self.presence(inside, &none)?, window)
+            }
             Metric::Retention(metric) => self.retention(metric, now)?,
             Metric::FeatureUsage(metric) => {
                 let features = &self.engine.store.names().features;

@@ -4,8 +4,8 @@
 //!   it, which may begin before the window (rolling, as PostHog and Mixpanel do); `stickiness` = `dau` / `mau`.
 //! - By ISO week or calendar month: `users` = distinct users of the period's days that lie in the window.
 //!
-//! Every period of the window has a row. `partial` says that the period is not over. Late events count in the day they
-//! happened, duplicates and anonymous events never. Definitions: `spec/definitions.md`, "Active users over time".
+//! Every period of the window has a row. `partial` says that the window or the present cuts the period. Late events count in
+//! the day they happened, duplicates and anonymous events never. Definitions: `spec/definitions.md`, "Active users over time".
 
 use std::collections::VecDeque;
 
@@ -48,7 +48,7 @@ impl ActiveUsers {
         let names: Vec<String> = names.collect();
         let partial: Vec<bool> = periods
             .iter()
-            .map(|period| window.is_running(period.last_day, now))
+            .map(|period| window.cuts(period, now))
             .collect();
         if self.grain != Grain::Day {
             let inside = window.days_in_epoch();

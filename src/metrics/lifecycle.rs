@@ -6,7 +6,8 @@
 //!
 //! Always new + returning + resurrecting = active users of the period. Every period that the window touches has a row,
 //! counted as a whole: the days before the window are read, those after it are not there. With a filter only the events
-//! that meet it exist, so that `new` is the first such event. Definitions: `spec/definitions.md`, "Active users over time".
+//! that meet it exist, so that `new` is the first such event. `partial` says that the window or the
+//! present cuts the period. Definitions: `spec/definitions.md`, "Active users over time".
 
 use chrono::{DateTime, Days, Utc};
 use serde::Deserialize;
@@ -56,7 +57,7 @@ impl Lifecycle {
             returning.push(stayed);
             resurrecting.push(known - stayed);
             dormant.push(-i64::try_from(previous.len() - stayed).unwrap_or(i64::MAX));
-            partial.push(window.is_running(period.last_day, now));
+            partial.push(window.cuts(&period, now));
             seen |= &active;
             previous = active;
         }

@@ -7,7 +7,9 @@
 //! - A cell whose period is not over at the end of the window, or now, is null, never 0. The row `average` divides the sum of the
 //!   complete cells k by the sum of the sizes of their cohorts; zeros are kept.
 //!
-//! Events outside of the window are not counted. Definitions: `spec/definitions.md`, "Retention".
+//! Events outside of the window are not counted. `partial` says that the window or the present cuts the period of a cohort,
+//! which then has fewer users than a whole one; the row `average` is of no period, and has none. Definitions:
+//! `spec/definitions.md`, "Retention".
 
 use chrono::{DateTime, Utc};
 use roaring::RoaringBitmap;
@@ -15,7 +17,7 @@ use serde::Deserialize;
 
 use super::filter::Filter;
 use super::presence::Presence;
-use super::table::Table;
+use super::table::{Table, Values};
 use crate::window::{Grain, Window};
 
 /// The question.
@@ -153,6 +155,8 @@ impl Retention {
             .map(|period| period.first_day.to_string())
             .collect();
         names.push("average".into());
+        let cut = periods.iter().map(|period| Some(window.cuts(period, now)));
+        let partial = cut.chain([None]).collect();
         let total = sizes.iter().sum();
         sizes.push(total);
         cells.push(average);
@@ -160,5 +164,6 @@ impl Retention {
             .with("cohort", names)
             .with("size", sizes)
             .with("cells", cells)
+            .with("partial", Values::Flag(partial))
     }
 }

@@ -1,8 +1,9 @@
 //! Stickiness: on how many periods of the window users were active.
 //!
 //! For n = 1 to the number of periods: `users` = users active in exactly n periods, `cumulative` = in at least n. A
-//! calendar week or month counts with its days that lie in the window. Definitions: `spec/definitions.md`, "Active users
-//! over time"; the ratio of the same name is in [`super::active_users`].
+//! calendar week or month counts with its days that lie in the window. A row is of no period: those that the window or the
+//! present cuts are in the note `partial_periods`. Definitions: `spec/definitions.md`, "Active users over time"; the ratio of
+//! the same name is in [`super::active_users`].
 
 use serde::Deserialize;
 

@@ -8,6 +8,7 @@ use echopilot_analytics::engine::{Cancel, Engine};
 use echopilot_analytics::export::Format;
 use echopilot_analytics::metrics::query::{NAMES, Query};
 use echopilot_analytics::store::Effort;
+use echopilot_analytics::window::WindowRequest;
 use serde_json::{Value, json};
 
 use crate::harness::{engine, folder, ingest, run_json, sample};
@@ -253,4 +254,98 @@ fn every_query_translates_to_the_dialects_of_the_warehouses() {
         .chain(files.iter().map(String::as_str))
         .collect();
     judge(&arguments);
+}
+
+/// The periods of an answer that are partial.
+fn partial(engine: &Engine, mut request: Value, tz: &str, now: DateTime<Utc>) -> Vec<String> {
+    request["tz"] = json!(tz);
+    let query = Query::parse(request.to_string().as_bytes()).unwrap();
+    let answer = engine.query(&query, now, &Cancel::default()).unwrap();
+    let answer = serde_json::to_value(answer).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    if let Some(periods) = answer["partial_periods"].as_array() {
+        return periods.iter().map(text).collect();
+    }
+    let rows = answer["rows"].as_array().unwrap().iter();
+    rows.filter(|row| row["partial"] == true)
+        .map(|row| text(row.get("period").unwrap_or(&row["cohort"])))
+        .collect()
+}
+
+#[test]
+fn every_metric_says_which_periods_the_window_or_the_present_cuts() {
+    let dir = folder();
+    // Ten users of each day from Monday 2024-01-29 to Sunday 2024-03-03: seventy of each week.
+    let now: DateTime<Utc> = "2024-03-04T09:00:00Z".parse().unwrap();
+    let opened = engine(dir.path(), now);
+    let monday = "2024-01-29T20:00:00Z".parse::<DateTime<Utc>>().unwrap();
+    for day in 0..35 {
+        let ts = monday + chrono::Days::new(day);
+        let users = (0..10).map(|user| json!({"ts":ts.to_rfc3339(),"event_type":"action","user_id":format!("{}-{user}", day % 7)}));
+        ingest(&opened, &users.collect::<Vec<_>>(), now);
+    }
+    let weeks = json!({"metric":"active_users","grain":"week","days":30,"end":"2024-03-03"});
+    let query = Query::parse(weeks.to_string().as_bytes()).unwrap();
+    let answer = opened.query(&query, now, &Cancel::default()).unwrap();
+    let rows = serde_json::to_value(answer).unwrap()["rows"].clone();
+    // The window begins with Saturday, February 3rd.
+    assert_eq!(
+        rows[0],
+        json!({"period":"2024-01-29","users":20,"partial":true})
+    );
+    for (row, monday) in [(1, "2024-02-05"), (4, "2024-02-26")] {
+        let whole = json!({"period":monday,"users":70,"partial":false});
+        assert_eq!(rows[row], whole);
+    }
+
+    let sunday: DateTime<Utc> = "2024-03-03T21:00:00Z".parse().unwrap();
+    for metric in ["active_users", "lifecycle", "retention", "stickiness"] {
+        let ask = |days: i64, end: &str, grain: &str, tz: &str, now: DateTime<Utc>| {
+            let request = json!({"metric":metric,"grain":grain,"days":days,"end":end});
+            partial(&opened, request, tz, now)
+        };
+        let none: [&str; 0] = [];
+        // The window: its start, its end, both in one period, and neither.
+        let saturday = ask(29, "2024-03-02", "week", "UTC", now);
+        assert_eq!(saturday, ["2024-01-29", "2024-02-26"], "{metric}");
+        let inside = ask(3, "2024-02-08", "week", "UTC", now);
+        assert_eq!(inside, ["2024-02-05"], "{metric}");
+        let whole = ask(28, "2024-03-03", "week", "UTC", now);
+        assert_eq!(whole, none, "{metric}");
+        let months = ask(33, "2024-03-03", "month", "UTC", now);
+        assert_eq!(months, ["2024-01-01", "2024-03-01"], "{metric}");
+        assert_eq!(ask(29, "2024-02-29", "month", "UTC", now), none, "{metric}");
+        assert_eq!(ask(7, "2024-03-03", "day", "UTC", now), none, "{metric}");
+        // The present: Sunday is not over in UTC and in New York; in Auckland it is.
+        for (tz, day, week) in [
+            ("UTC", &["2024-03-03"][..], &["2024-02-26"][..]),
+            ("America/New_York", &["2024-03-03"], &["2024-02-26"]),
+            ("Pacific/Auckland", &[], &[]),
+        ] {
+            assert_eq!(ask(7, "2024-03-03", "day", tz, sunday), day, "{metric}");
+            assert_eq!(ask(7, "2024-03-03", "week", tz, sunday), week, "{metric}");
+        }
+    }
+
+    let usage = |days: i64, end: &str, now: DateTime<Utc>| {
+        let window = WindowRequest {
+            days: Some(days),
+            end: Some(end.parse().unwrap()),
+            tz: None,
+        };
+        let answer = serde_json::to_value(opened.usage(&window, now).unwrap()).unwrap();
+        (
+            answer["partial_days"].clone(),
+            answer["partial_weeks"].clone(),
+        )
+    };
+    let (days, weeks) = usage(30, "2024-03-03", now);
+    assert_eq!((days, weeks), (json!([]), json!(["2024-01-29"])));
+    let (days, weeks) = usage(28, "2024-03-03", now);
+    assert_eq!((days, weeks), (json!([]), json!([])));
+    let (days, weeks) = usage(7, "2024-03-03", sunday);
+    assert_eq!(
+        (days, weeks),
+        (json!(["2024-03-03"]), json!(["2024-02-26"]))
+    );
 }
