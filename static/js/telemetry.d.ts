@@ -19,7 +19,10 @@ declare global {
 
   type EchoPilotEventType = 'page_view' | 'action' | 'conversion';
 
-  /** What an application adds to an event: at most 16 KB as JSON, 100 keys, depth 5. No personal data. */
+  /**
+   * What an application adds to an event: at most 16 KB as JSON, 100 keys, depth 5. No personal data. A value that is no
+   * object (a text, a number, a list, a date) would be sent as its `value`; of more than 16 KB the largest values are left out.
+   */
   type EchoPilotMetadata = Record<string, unknown>;
 
   type EchoPilotFeature = keyof EchoPilotFeatures extends never ? string : Extract<keyof EchoPilotFeatures, string>;
@@ -53,7 +56,7 @@ declare global {
     ): void;
     /** Records a page view, by default of the page's path. */
     page(feature?: EchoPilotFeature): void;
-    /** Events from now on are this user's, on later pages too; `null`: anonymous again. */
+    /** Events from now on are this user's, in all tabs and on later pages too; `null`: anonymous again. */
     setUserId(id: string | null): void;
     /** Changes settings. */
     init(settings: EchoPilotSettings): void;
@@ -63,10 +66,12 @@ declare global {
     optOut(): Promise<void>;
     /** Undoes `optOut`. */
     optIn(): void;
+    /** Makes calls as a stub keeps them, so that code which pushes to its list may run early or late. */
+    q: { push(...calls: unknown[][]): void };
   }
 
-  /** Calls made before the script is there: `window.EchoPilot ||= { q: [] }; EchoPilot.q.push(['track', 'action', 'x'])`. */
-  interface EchoPilotStub {
+  /** Calls made before the script is there: `window.EchoPilot ||= { q: [] }; EchoPilot.q.push(['track', 'action', 'x'])`, or by the stub's methods. */
+  interface EchoPilotStub extends Partial<Omit<EchoPilotClient, 'q'>> {
     q: unknown[][];
   }
 

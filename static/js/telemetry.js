@@ -40,13 +40,19 @@
   const MAX_TURNS_MISSED = 30;
   const MAX_FEATURE_LENGTH = 200;
   const MAX_URL_LENGTH = 2048;
+  // What the server takes of an event's metadata, less what is added here.
+  const MAX_METADATA_BYTES = 16000;
+
+  // The escapes of one character: of ASCII without controls, and without a percent sign before what would then be an escape;
+  // or of two to four bytes.
+  const ESCAPES = /%(?:[3-6][\da-f]|2[0-46-9a-f]|7[\da-e]|25(?![\da-f]{2})|[cd][\da-f]%[89ab][\da-f]|(?:e[\da-f]|f[\da-f]%[89ab][\da-f])(?:%[89ab][\da-f]){2})/gi;
 
   const USER_KEY = 'echopilot_user';
   const OPT_OUT_KEY = 'echopilot_opt_out';
 
   const stub = window.EchoPilot;
-  // A second copy of this script in one page would count everything twice.
-  if (stub && !stub.q) return;
+  // A second copy of this script in one page would count everything twice. The list of a stub is an array, ours is not.
+  if (stub && !Array.isArray(stub.q)) return;
 
   const warn = (...what) => console.warn('EchoPilot:', ...what);
   const now = () => performance.now();
@@ -85,12 +91,14 @@
   const signal = navigator.globalPrivacyControl || (navigator.doNotTrack || window.doNotTrack) === '1';
   const isBot = navigator.webdriver || /bot|crawl|spider|headless/i.test(navigator.userAgent) ||
     window.Cypress || window._phantom || window.__nightmare;
-  let optedOut = false;
-  let userId = signal ? remember(USER_KEY, null) : recall(USER_KEY);
+  // What could not be written where all tabs read it, and holds in this page alone.
+  const unwritten = new Map();
+  if (signal) remember(USER_KEY, null);
 
+  // Read each time: another tab may have changed it.
   function recall(key) {
     try {
-      return localStorage.getItem(key);
+      return unwritten.has(key) ? unwritten.get(key) : localStorage.getItem(key);
     } catch {
       return null;
     }
@@ -98,24 +106,28 @@
 
   function remember(key, value) {
     try {
+      unwritten.delete(key);
       if (value) localStorage.setItem(key, value);
       else localStorage.removeItem(key);
     } catch {
-      // This page remembers it all the same.
+      unwritten.set(key, value);
     }
-    return value;
   }
 
-  const isSilent = () => optedOut || recall(OPT_OUT_KEY) || (signal && !isOn('gpc'));
+  const isSilent = () => recall(OPT_OUT_KEY) || (signal && !isOn('gpc'));
 
   function setUserId(id) {
-    userId = signal || isSilent() || id == null || id === '' ? null : String(id);
-    remember(USER_KEY, userId);
+    remember(USER_KEY, signal || isSilent() || id == null || id === '' ? null : String(id));
+  }
+
+  // What another tab says is newer than what this page could not write, and who opts out there is forgotten here.
+  function changedElsewhere({ key }) {
+    unwritten.delete(key);
+    if (isSilent()) queue.clear();
   }
 
   function optOut() {
     remember(OPT_OUT_KEY, '1');
-    optedOut = true;
     setUserId(null);
     queue.clear();
     leftKeys().forEach((key) => remember(key, null));
@@ -124,7 +136,6 @@
 
   function optIn() {
     remember(OPT_OUT_KEY, null);
-    optedOut = false;
   }
 
   // Events.
@@ -155,29 +166,47 @@
   const idTime = (ms) => hex(ms, 12).replace(/^.{8}/, '$&-');
   const byteLength = (text) => new TextEncoder().encode(text).length;
 
-  function track(...values) {
-    try {
-      addEvent(...values);
-    } catch (error) {
-      warn('an event that cannot be written was left out:', error);
-    }
+  // The first characters of a text. An escape that stayed in a path is not cut through.
+  function cut(text, length) {
+    const kept = [...text.slice(0, 2 * length)].slice(0, length).join('');
+    const escape = kept.search(/%[\da-f]?$/i);
+    return escape >= 0 && /^%[\da-f]{2}/i.test(text.slice(escape)) ? kept.slice(0, escape) : kept;
   }
 
-  function addEvent(type, feature, metadata) {
-    if (isSilent()) return;
-    const event = {
-      event_type: type,
-      user_id: userId || undefined,
-      feature: feature == null ? undefined : String(feature).slice(0, MAX_FEATURE_LENGTH),
-      ts: new Date().toISOString(),
-      url: path().slice(0, MAX_URL_LENGTH),
-      event_id: makeId(),
-    };
+  // Metadata is an object. Another value, also one that writes itself as such (a date), is its `value`.
+  function readMetadata(given) {
+    let read = {};
     try {
-      event.metadata = JSON.parse(JSON.stringify({ ...metadata, ...(isBot && { bot: true }) }));
+      // Nothing, a function and a symbol have no JSON.
+      const value = JSON.parse(JSON.stringify(given) || null);
+      if (value !== null) read = typeof value === 'object' && !Array.isArray(value) ? value : { value };
+      const sizes = Object.keys(read).map((key) => [byteLength(JSON.stringify([key, read[key]])), key]);
+      let size = sizes.reduce((sum, [bytes]) => sum + bytes, 0);
+      if (size > MAX_METADATA_BYTES) warn('metadata was cut: it has', size, 'bytes');
+      // The largest go first, as they would at the server.
+      for (const [bytes, key] of sizes.sort(([a], [b]) => b - a)) {
+        if (size <= MAX_METADATA_BYTES) break;
+        size -= bytes;
+        delete read[key];
+        read.cut = true;
+      }
     } catch (error) {
       warn('metadata that is no JSON was left out:', error);
     }
+    return isBot ? { ...read, bot: true } : read;
+  }
+
+  function track(type, feature, metadata) {
+    if (isSilent()) return;
+    const event = {
+      event_type: type,
+      user_id: (!signal && recall(USER_KEY)) || undefined,
+      feature: feature == null ? undefined : cut(String(feature), MAX_FEATURE_LENGTH),
+      ts: new Date().toISOString(),
+      url: cut(path(), MAX_URL_LENGTH),
+      event_id: makeId(),
+      metadata: readMetadata(metadata),
+    };
     const json = JSON.stringify(event);
     const bytes = byteLength(json);
     const record = { id: event.event_id, json, until: 0, stored: NOT_STORED };
@@ -525,7 +554,14 @@
   let hasBegun = false;
   let lastPlace;
 
-  const path = () => location.pathname + (isOn('hash') ? location.hash : '');
+  // A path as people read it. Escapes that are no UTF-8, and those of characters that mean something in a path, stay.
+  const path = () => (location.pathname + (isOn('hash') ? location.hash : '')).replace(ESCAPES, (escape) => {
+    try {
+      return decodeURI(escape);
+    } catch {
+      return escape;
+    }
+  });
   const place = () => path() + location.search;
 
   function page(feature) {
@@ -593,9 +629,11 @@
   if (script) init(script.dataset);
   watchHistory();
   ['click', 'auxclick', 'submit'].forEach((type) => addEventListener(type, act, true));
+  addEventListener('storage', changedElsewhere);
   addEventListener('pagehide', leave);
   addEventListener('pageshow', ({ persisted }) => {
     if (!persisted) return;
+    changedElsewhere({});
     enter();
     isEnding = false;
     beaconBytes = 0;
@@ -618,9 +656,20 @@
   if (document.readyState === 'loading') document.addEventListener('DOMContentLoaded', begin);
   else setTimeout(begin);
 
-  const api = { track, page, setUserId, init, flush, optOut, optIn };
+  const calls = { track, page, setUserId, init, flush, optOut, optIn };
+  // Whatever the page gives, nothing is thrown into it.
+  const make = (call) => {
+    try {
+      const [name, ...values] = call;
+      return calls[name](...values);
+    } catch (error) {
+      warn('a call was left out:', call, error);
+    }
+  };
+  const api = { q: { push: (...waiting) => waiting.forEach(make) } };
+  Object.keys(calls).forEach((name) => { api[name] = (...values) => make([name, ...values]); });
   window.EchoPilot = api;
-  ((stub && stub.q) || []).forEach(([name, ...values]) => api[name](...values));
+  if (stub) stub.q.forEach(make);
   // What earlier pages left: at once, again when the last one has surely ended, and when the lease is over of what it sent
   // as it ended.
   flush();

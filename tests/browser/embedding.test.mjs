@@ -1,7 +1,8 @@
 // The ways into a page: plain, module, other origin, strict policies, block lists; and what a page can rely on.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { act, openBrowser, tag, visit, world } from './harness.mjs';
+import { naming, snippet } from '../../static/js/dashboard/snippet.js';
+import { act, openBrowser, tag, until, visit, world } from './harness.mjs';
 
 let browser;
 before(async () => { browser = await openBrowser(); });
@@ -86,6 +87,131 @@ test('calls made before the script is there are kept', async (t) => {
   await server.counts(2, page);
   const { mau, feature_usage: usage } = await server.usage();
   assert.deepEqual([mau, usage], [1, { '/': 1, first: 1 }]);
+});
+
+/** A page with the snippet, whose handlers use every method as pages do, the promises too. */
+const HANDLERS = `${snippet('/static/js/telemetry.js')}<script>
+  const { track } = EchoPilot;
+  ${naming}
+  const done = [];
+  const handler = async () => {
+    EchoPilot.track('conversion', 'signup', { plan: 'team' });
+    track('action', 'kept reference');
+    EchoPilot.page('by hand');
+    EchoPilot.init({ clicks: 'off' });
+    EchoPilot.q.push(['track', 'action', 'pushed']);
+    await EchoPilot.flush();
+    EchoPilot.flush().then(() => done.push('paid'));
+    done.push('went on');
+  };</script><button onclick="handler()">Sign up</button>`;
+
+test('with the snippet, a blocked script breaks no handler of the page', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const errors = [];
+  context.on('weberror', (error) => errors.push(String(error.error())));
+  await context.route('**/telemetry.js', (route) => route.abort('blockedbyclient'));
+  const page = await context.newPage();
+  await page.goto(site.page('/', HANDLERS));
+  await page.click('button');
+  await page.waitForFunction(() => done.length === 2);
+  assert.deepEqual(await page.evaluate(() => EchoPilot.q[0]), ['setUserId', 'user_12345']);
+  await page.evaluate(() => Promise.all([EchoPilot.optOut(), EchoPilot.optIn()]));
+  assert.deepEqual(errors, []);
+  assert.equal(await server.count(), 0);
+});
+
+test('with the snippet, a script that comes late makes all calls made before it, and those of stubs after it', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const errors = [];
+  context.on('weberror', (error) => errors.push(String(error.error())));
+  let come;
+  const late = new Promise((resolve) => { come = resolve; });
+  await context.route('**/telemetry.js', async (route) => {
+    await late;
+    await route.continue();
+  });
+  const page = await context.newPage();
+  await page.goto(site.page('/shop', HANDLERS), { waitUntil: 'commit' });
+  await page.click('button');
+  await page.waitForFunction(() => done.length === 2);
+  come();
+  await page.waitForFunction(() => !Array.isArray(EchoPilot.q));
+  await server.counts(5, page);
+  await page.click('button');
+  await server.counts(9, page);
+  assert.deepEqual(errors, []);
+  const { feature_usage: usage, mau } = await server.usage();
+  assert.deepEqual([usage, mau], [{ 'by hand': 2, 'kept reference': 2, pushed: 2, signup: 2, shop: 1 }, 1]);
+});
+
+test('the snippet after the script, or twice, changes nothing', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const twice = snippet('/static/js/telemetry.js');
+  const page = await visit(context, site.page('/', `${tag()}${twice}${twice}`));
+  await page.waitForLoadState();
+  await act(page, 2);
+  await server.counts(3, page);
+});
+
+test('whatever a page gives, nothing is thrown into it', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await context.newPage();
+  const errors = [];
+  context.on('weberror', (error) => errors.push(String(error.error())));
+  await page.goto(site.page('/', `<script>window.EchoPilot = { q: [null, 'track', ['nothing'], ['track', 'action', 'early']] };</script>${tag()}`));
+  await until('the client', () => page.evaluate(() => typeof EchoPilot.track === 'function'));
+  await page.evaluate(() => {
+    const hostile = { toString() { throw new Error('no text'); } };
+    EchoPilot.setUserId(hostile);
+    EchoPilot.page(hostile);
+    EchoPilot.track('action', hostile);
+    EchoPilot.init(null);
+    EchoPilot.q.push(null, ['track', 'action', 'late']);
+  });
+  await server.counts(3, page);
+  assert.deepEqual(errors, []);
+});
+
+/** Metadata as pages give it, and what is stored of it. */
+const GIVEN = {
+  text: ["'some string'", { value: 'some string' }],
+  empty: ["''", { value: '' }],
+  number: ['42.5', { value: 42.5 }],
+  no: ['false', { value: false }],
+  list: ["['a', { b: 1 }]", { value: ['a', { b: 1 }] }],
+  date: ["new Date('2026-01-02T03:04:05Z')", { value: '2026-01-02T03:04:05.000Z' }],
+  url: ["new URL('https://example.com/a')", { value: 'https://example.com/a' }],
+  boxed: ["new String('boxed')", { value: 'boxed' }],
+  nothing: ['null', {}],
+  missing: ['undefined', {}],
+  'not a number': ['NaN', {}],
+  function: ['() => 1', {}],
+  symbol: ["Symbol('s')", {}],
+  map: ["new Map([['a', 1]])", {}],
+  big: ['10n', {}],
+  cyclic: ['(() => { const a = {}; a.a = a; return a; })()', {}],
+  hostile: ["({ get a() { throw new Error('no'); } })", {}],
+  instance: ['new (class { constructor() { this.plan = "pro"; } })()', { plan: 'pro' }],
+  'own form': ['({ secret: 1, toJSON: () => ({ shown: 2 }) })', { shown: 2 }],
+  bare: ["Object.assign(Object.create(null), { plan: 'pro' })", { plan: 'pro' }],
+  plain: ["({ plan: 'pro', since: new Date(0), list: [1], none: null, skipped: undefined })", { plan: 'pro', since: '1970-01-01T00:00:00.000Z', list: [1], none: null }],
+  'long text': ["'x'.repeat(50000)", { cut: true }],
+  'long in an object': ["({ plan: 'pro', body: '\u00e9'.repeat(9000), more: 'y'.repeat(9000) })", { plan: 'pro', more: 'y'.repeat(9000), cut: true }],
+};
+
+test('metadata that is no object never costs the event: it is the value, or left out', async (t) => {
+  const { server, site } = await world(t);
+  const userAgent = { userAgent: 'Mozilla/5.0 (X11; Linux x86_64) Chrome/156.0.0.0 Safari/537.36' };
+  const person = await browser.newContext(userAgent);
+  t.after(() => person.close());
+  await person.addInitScript(() => Object.defineProperty(navigator, 'webdriver', { value: false }));
+  const page = await visit(person, site.page('/', tag('data-page-views="off"')));
+  for (const [name, [code]] of Object.entries(GIVEN)) {
+    await page.evaluate(`EchoPilot.track('action', ${JSON.stringify(name)}, ${code})`);
+  }
+  await server.counts(Object.keys(GIVEN).length, page);
+  const stored = Object.fromEntries((await server.events()).map(({ feature, metadata }) => [feature, metadata ?? {}]));
+  assert.deepEqual(stored, Object.fromEntries(Object.entries(GIVEN).map(([name, [, expected]]) => [name, expected])));
 });
 
 test('with the rules of a block list active, the neutral path works', async (t) => {

@@ -127,6 +127,68 @@ test('who opts out is forgotten and not counted, here and in other tabs, until t
   await server.counts(2, page, other);
 });
 
+test('what one tab says of the user holds in all tabs', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  site.page('/', tag('data-page-views="off"'));
+  // The tag of this one names the user when it is loaded, and not again.
+  const page = await visit(context, site.page('/named', tag('data-page-views="off" data-user-id="ann"')));
+  const other = await visit(context, site.url);
+  const users = async (feature) => {
+    for (const tab of [page, other]) await tab.evaluate((name) => EchoPilot.track('action', name), feature);
+    await server.counts((users.acts = (users.acts ?? 0) + 2), page, other);
+    return (await server.events()).filter((event) => event.feature === feature).map((event) => event.user_id);
+  };
+  assert.deepEqual(await users('logged in'), ['ann', 'ann']);
+  await other.evaluate(() => EchoPilot.setUserId(null));
+  assert.deepEqual(await users('logged out'), [null, null]);
+  await other.evaluate(() => EchoPilot.setUserId('bob'));
+  assert.deepEqual(await users('another user'), ['bob', 'bob']);
+  await page.evaluate(() => EchoPilot.setUserId('ann'));
+  assert.deepEqual(await users('the first again'), ['ann', 'ann']);
+});
+
+test('who opts out in one tab takes along what another tab has not sent, and opts in for both', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  site.page('/', tag('data-page-views="off"'));
+  const [page, other] = [await visit(context, site.url), await visit(context, site.url)];
+  site.intercept = ({ response }) => { response.destroy(); };
+  await other.evaluate(() => EchoPilot.setUserId('u'));
+  await act(other, 3, 'before');
+  await until('storing', async () => (await stored(other)).length === 3);
+  // The client's own listener was added before this one.
+  await other.evaluate(() => {
+    window.told = new Promise((resolve) => { addEventListener('storage', ({ key }) => key === 'echopilot_opt_out' && resolve()); });
+  });
+  await page.evaluate(() => EchoPilot.optOut());
+  await other.evaluate(() => window.told);
+  await act(other, 3, 'opted out');
+  await page.evaluate(() => EchoPilot.optIn());
+  site.intercept = null;
+  await act(other, 1, 'after');
+  await server.counts(1, other, page);
+  assert.deepEqual((await server.events()).map(({ feature, user_id: user }) => [feature, user]), [['after', null]]);
+});
+
+test('a user that cannot be written holds for the page, until another tab says otherwise', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  site.page('/', tag('data-page-views="off"'));
+  const [page, other] = [await visit(context, site.url), await visit(context, site.url)];
+  await page.evaluate(() => {
+    Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); };
+    EchoPilot.setUserId('ann');
+    EchoPilot.track('action', 'full');
+  });
+  await server.counts(1, page);
+  await other.evaluate(() => EchoPilot.setUserId('bob'));
+  await page.waitForFunction(() => localStorage.getItem('echopilot_user') === 'bob');
+  await until('the news', async () => {
+    await page.evaluate(() => EchoPilot.track('action', 'later'));
+    await page.evaluate(() => EchoPilot.flush());
+    return (await server.events()).at(-1).user_id === 'bob';
+  });
+  assert.equal((await server.events())[0].user_id, 'ann');
+});
+
 test('opting out holds for the page where storage throws', async (t) => {
   const { server, site, context } = await world(t, browser);
   await context.addInitScript(() => {

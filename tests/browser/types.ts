@@ -10,6 +10,7 @@ EchoPilot.init({ endpoint: '/echo', pageViews: false, hash: 'on', gpc: 'off' });
 const sent: Promise<void> = EchoPilot.flush();
 void sent.then(() => EchoPilot.optOut()).then(() => EchoPilot.optIn());
 window.EchoPilot ||= { q: [] };
+window.EchoPilot.q.push(['setUserId', 'early']);
 if ('q' in window.EchoPilot) window.EchoPilot.q.push(['track', 'action', 'early']);
 
 // @ts-expect-error: no such type of event

@@ -36,6 +36,48 @@ test('a view has the path as its feature, the place as its url, and the other si
   assert.ok(!JSON.stringify(await server.events()).includes('secret'));
 });
 
+test('a path in another script is readable, and cut at a character', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  // 22 characters of three bytes in UTF-8 fill 200 characters of escapes: five pages that differ in the 23rd.
+  const five = ['一', '二', '三', '四', '五'].map((last) => `${'日'.repeat(23)}${last}`);
+  const places = {
+    ...Object.fromEntries(five.map((name) => [`/${encodeURIComponent(name)}/`, name])),
+    '/Stra%C3%9Fe/%d0%b4%D0%BE%D0%BC': 'Straße/дом',
+    '/%F0%9F%98%80%20a+b': '😀 a+b',
+    // An escape that would be another path or begin another escape, and what is no UTF-8, stay as they are.
+    '/a%2Fb%3Fc%23d': 'a%2Fb%3Fc%23d',
+    '/100%25/%2541': '100%/%2541',
+    '/%E9t%E9/%41%FF%ED%A0%80/%C3%41%E2%82/%4/%': '%E9t%E9/A%FF%ED%A0%80/%C3A%E2%82/%4/%',
+    '/%00%1F%7f': '%00%1F%7f',
+    // The 200th character is one of two units, an escape of three, or the last.
+    [`/${'a'.repeat(199)}%F0%9F%98%80tail`]: `${'a'.repeat(199)}😀`,
+    [`/${'b'.repeat(198)}%2Ftail`]: 'b'.repeat(198),
+    [`/${'c'.repeat(197)}%2Ftail`]: `${'c'.repeat(197)}%2F`,
+    [`/${'d'.repeat(199)}%`]: `${'d'.repeat(199)}%`,
+  };
+  const page = await visit(context, site.page('/', tag('data-page-views="off"')));
+  await page.evaluate((all) => all.forEach((place) => {
+    history.pushState({}, '', place);
+    EchoPilot.page();
+  }), Object.keys(places));
+  await server.counts(Object.keys(places).length, page);
+  assert.deepEqual(await server.features('page_view'), Object.values(places));
+  const [first] = await server.events();
+  assert.equal(first.url, `/${five[0]}/`);
+});
+
+test('a route behind # is readable too, and a feature of the page is cut at a character', async (t) => {
+  const { server, site, context } = await world(t, browser);
+  const page = await visit(context, site.page('/%C3%BC', tag('data-hash')));
+  await page.evaluate(() => new Promise((resolve) => {
+    addEventListener('hashchange', resolve, { once: true });
+    location.hash = '#/größe';
+  }));
+  await page.evaluate(() => EchoPilot.track('action', '😀'.repeat(201)));
+  await server.counts(3, page);
+  assert.deepEqual((await server.events()).map(({ feature }) => feature), ['ü', 'ü#/größe', '😀'.repeat(200)]);
+});
+
 test('a way back through the back/forward cache is one more view', async (t) => {
   const { server, site } = await world(t);
   site.page('/b', `${tag()}<script>addEventListener('load', () => setTimeout(() => history.back()));</script>`);
