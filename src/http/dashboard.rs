@@ -44,13 +44,16 @@ macro_rules! built {
     };
 }
 
-/// The routes of the page. Under `/demo` the same page shows the demo's folder.
+/// The page names its files relative to itself, so that it works under whatever path a proxy mounts the server.
+const INDEX: &str = include_str!("../../static/dist/index.html");
+
+/// The routes of the page. Under `/demo/` the same page shows the demo's folder.
 pub fn routes() -> Router<App> {
-    let page = built!("index.html", PAGE);
+    let demo = INDEX.replace("\"static/", "\"../static/");
     let file = |path, asset: Asset| Router::new().route(path, asset.route());
     Router::new()
-        .route("/", page.clone().route())
-        .route("/demo/", page.route())
+        .route("/", Asset::new(INDEX, PAGE).route())
+        .route("/demo/", Asset::new(demo, PAGE).route())
         // Relative, because a proxy may mount the server at a path that it does not know.
         .route("/demo", get(|| async { Redirect::permanent("demo/") }))
         .merge(file("/static/dashboard.js", built!("dashboard.js", SCRIPT)))

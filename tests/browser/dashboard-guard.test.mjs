@@ -1,7 +1,9 @@
 // The dashboard: the key, names that want to be programs, an empty store, what fails, and whoever uses it without a mouse.
 import assert from 'node:assert/strict';
+import http from 'node:http';
 import { after, before, test } from 'node:test';
-import { VIEWS, address, ask, assertAccessible, demoServer, getJson, open, panel, post, settled, tableOf, visitor } from './dashboard.mjs';
+import { VIEWS, address, ask, assertAccessible, demoServer, getJson, open, panel, post, requestOf, settled, tableOf, visitor } from './dashboard.mjs';
+import { naming, snippet } from '../../static/js/dashboard/snippet.js';
 import { KEY, Server, openBrowser, until } from './harness.mjs';
 
 let browser;
@@ -177,12 +179,97 @@ test('an empty store says how to send the first event, and shows it when it come
   await page.goto(address(server, 'overview'));
   await page.getByText('No events yet').waitFor();
   const snippets = await page.locator('.snippet pre').allTextContents();
-  assert.equal(snippets[0], `<script src="${server.url}/static/js/telemetry.js"></script>`);
-  assert.match(snippets[1], new RegExp(`curl '${server.url}/api/analytics/event'`));
+  assert.equal(snippets[0], snippet(`${server.url}/static/js/telemetry.js`));
+  assert.equal(snippets[1], naming);
+  assert.match(snippets[2], new RegExp(`curl '${server.url}/api/analytics/event'`));
   await assertAccessible(page, 'empty store');
   await post(server, [{ event_type: 'page_view', user_id: 'user123', feature: 'dashboard' }]);
   await settled(page);
   assert.equal(await page.locator('[data-card="mau"] [data-value]').getAttribute('data-value'), '1');
+});
+
+test('where nobody is known every view says that, and what to do', async (t) => {
+  const server = await serve(t);
+  await post(server, Array.from({ length: 12 }, (_, n) => ({ event_type: ['page_view', 'action', 'conversion'][n % 3], feature: ['home', 'cart'][n % 2], metadata: { variant: 'a' }, ts: new Date(Date.now() - n * 3_600_000).toISOString() })));
+  const context = await enter(t, server);
+  const given = { funnel: { q: { steps: [{ feature: 'home' }, { feature: 'cart' }] } }, experiments: { q: { exposure: { event_type: 'page_view' }, variant: 'variant', goal: { event_type: 'conversion' } } } };
+  const panels = { overview: ['active-users'], lifecycle: ['lifecycle'], stickiness: ['stickiness', 'stickiness-ratio'], funnel: ['funnel'], retention: ['retention'], paths: ['paths', 'whole-paths'], experiments: ['experiment'] };
+  for (const [view, names] of Object.entries(panels)) {
+    for (const filter of [{}, { event_type: ['page_view', 'conversion', 'action'] }]) {
+      const page = await open(context, server, view, { days: 7, ...given[view], ...(Object.keys(filter).length && { filter }) });
+      for (const name of names) {
+        const text = await panel(page, name).textContent();
+        assert.match(text, /None of the 12 events has a user/, `${view}: ${name}`);
+        assert.ok(text.includes("EchoPilot.setUserId('user_12345')") && !text.includes('meets the filter'), text);
+      }
+      if (view === 'overview') assert.match(await panel(page, 'usage').locator('[data-note="unnamed"]').textContent(), /None of the 12 events has a user.*setUserId/);
+      await assertAccessible(page, view);
+      await page.close();
+    }
+  }
+  // Where nothing happened that is what they say.
+  const past = await open(context, server, 'lifecycle', { days: 7, end: '2026-01-31' });
+  assert.match(await panel(past, 'lifecycle').textContent(), /No event happened in these days/);
+  const filtered = await open(context, server, 'lifecycle', { days: 7, filter: { feature: 'nothing' } });
+  assert.match(await panel(filtered, 'lifecycle').textContent(), /No event of these days meets the filter/);
+  await post(server, [{ event_type: 'action', user_id: 'u', feature: 'home' }]);
+  const known = await open(context, server, 'lifecycle', { days: 7 });
+  assert.equal(await panel(known, 'lifecycle').getAttribute('data-state'), 'ready');
+});
+
+test('below a path of a proxy everything is there, and what the page shows names that path', async (t) => {
+  const server = await serve(t);
+  // Takes the prefix away, as proxies do; whatever is asked for beside it is not there.
+  const strays = [];
+  const proxy = http.createServer((request, response) => {
+    if (!request.url.startsWith('/tools/stats/')) {
+      if (request.url !== '/favicon.ico') strays.push(request.url);
+      response.writeHead(404).end();
+      return;
+    }
+    const onward = http.request(server.url + request.url.slice('/tools/stats'.length), { method: request.method, headers: request.headers, agent: false }, (answer) => {
+      response.writeHead(answer.statusCode, answer.headers);
+      answer.pipe(response);
+    });
+    onward.on('error', () => response.destroy());
+    request.pipe(onward);
+  });
+  await new Promise((resolve) => { proxy.listen(0, '127.0.0.1', resolve); });
+  t.after(() => new Promise((resolve) => {
+    proxy.close(resolve);
+    proxy.closeAllConnections();
+  }));
+  const origin = `http://127.0.0.1:${proxy.address().port}`;
+  const mounted = { url: `${origin}/tools/stats` };
+  const context = await enter(t, mounted);
+  const page = await context.newPage();
+  await page.goto(`${mounted.url}/`);
+  await page.getByText('No events yet').waitFor();
+  assert.ok(await page.evaluate(() => [...document.images].every((image) => image.naturalWidth > 0)));
+  const snippets = await page.locator('.snippet pre').allTextContents();
+  assert.equal(snippets[0], snippet(`${mounted.url}/static/js/telemetry.js`));
+  assert.ok(snippets[2].includes(`curl '${mounted.url}/api/analytics/event'`));
+  await page.locator('[data-action="demo"]').click();
+  await page.waitForURL(`${mounted.url}/demo/**`);
+  await settled(page);
+  for (const view of VIEWS) await (await open(context, mounted, view, OWN[view], '/demo/')).close();
+  await page.getByRole('link', { name: 'Back to your data' }).click();
+  await page.waitForURL(`${mounted.url}/`);
+  await page.getByText('No events yet').waitFor();
+  // The first event comes over the stream of live events.
+  await post(mounted, [{ event_type: 'action', user_id: 'u', feature: 'f' }]);
+  await settled(page);
+  for (const view of VIEWS) {
+    const shown = await open(context, mounted, view, OWN[view]);
+    if (view === 'overview') {
+      const { curl } = await requestOf(shown, 'active-users');
+      assert.ok(curl.includes(`curl '${mounted.url}/api/analytics/query'`), curl);
+    }
+    await shown.close();
+  }
+  const bare = await fetch(`${mounted.url}/demo`, { redirect: 'manual' });
+  assert.equal(new URL(bare.headers.get('location'), bare.url).href, `${mounted.url}/demo/`);
+  assert.deepEqual(strays, []);
 });
 
 test('a button makes a history up, beside the data and apart from it', async (t) => {

@@ -63,20 +63,89 @@ for (const [view, given, panels] of QUESTIONS) {
   });
 }
 
-test('the cards are the usage of the window, with the change against the window before', async (t) => {
+test('the cards are the usage of the window, and the days of it that are over against the same days before', async (t) => {
   const context = await enter(t);
   const page = await open(context, server, 'overview', { days: 14 });
-  const now = await getJson(server, '/api/analytics/usage?days=14');
-  const then = await getJson(server, `/api/analytics/usage?days=14&end=${day(now.window.from, -1)}`);
+  const usage = (days, end) => getJson(server, `/api/analytics/usage?days=${days}${end ? `&end=${end}` : ''}`);
+  const now = await usage(14);
+  const today = now.window.to;
+  // Today is not over, and so neither is it compared nor the day two weeks ago.
+  const [closed, then] = [await usage(13, day(today, -1)), await usage(13, day(today, -15))];
   const card = (name) => page.locator(`[data-card="${name}"]`);
+  const delta = (name) => card(name).locator('[data-delta]').getAttribute('data-delta').then(Number);
   for (const [name, key] of [['dau', 'dau'], ['wau', 'wau'], ['mau', 'mau'], ['events', 'total_events']]) {
     assert.equal(Number(await card(name).locator('[data-value]').getAttribute('data-value')), now[key], name);
-    assert.equal(Number(await card(name).locator('[data-delta]').getAttribute('data-delta')), now[key] / then[key] - 1, name);
+    if (name !== 'wau') assert.equal(await delta(name), closed[key] / then[key] - 1, name);
   }
+  // One whole week, or two, against as many before.
+  const weeks = (await ask(server, { metric: 'active_users', grain: 'week', days: 14 })).rows.filter((row) => !row.partial);
+  const before = (await ask(server, { metric: 'active_users', grain: 'week', days: 7 * weeks.length, end: day(weeks[0].period, -1) })).rows;
+  const sum = (rows) => rows.reduce((users, row) => users + row.users, 0);
+  assert.equal(before.length, weeks.length);
+  assert.ok(before.every((row) => !row.partial));
+  assert.equal(await delta('wau'), sum(weeks) / sum(before) - 1);
+  assert.match(await card('events').locator('.delta').innerText(), /^(▲ \+|▼ -)\d+\.\d%/);
+  assert.match(await panel(page, 'usage').locator('[data-note="compared"]').textContent(), /days that are not over are left out/);
   const days = (await ask(server, { metric: 'active_users', days: 14 })).rows;
   assert.equal(Number(await card('stickiness').locator('[data-value]').getAttribute('data-value')), days.at(-2).stickiness);
-  const usage = await requestOf(page, 'usage');
-  assert.match(usage.curl, /usage\?days=14/);
+  const shown = await requestOf(page, 'usage');
+  assert.match(shown.curl, /usage\?days=14/);
+});
+
+test('a window of days that are over is compared as it is', async (t) => {
+  const context = await enter(t);
+  const { last_day: last } = await getJson(server, '/api/analytics/status');
+  const page = await open(context, server, 'overview', { days: 21, end: last });
+  const [now, then] = [await getJson(server, `/api/analytics/usage?days=21&end=${last}`), await getJson(server, `/api/analytics/usage?days=21&end=${day(last, -21)}`)];
+  for (const [name, key] of [['dau', 'dau'], ['mau', 'mau'], ['events', 'total_events']]) {
+    assert.equal(Number(await page.locator(`[data-card="${name}"] [data-delta]`).getAttribute('data-delta')), now[key] / then[key] - 1, name);
+  }
+  assert.equal(await page.locator('[data-note="compared"]').count(), 0);
+});
+
+test('nothing is compared with days before the first event, nor with a day that goes on', async (t) => {
+  const context = await enter(t);
+  const { first_day: first, last_day: last } = await getJson(server, '/api/analytics/status');
+  // The store is 70 days old: of the 40 days before these 40, it has seen 30.
+  for (const [given, says] of [[{ days: 40, end: last }, /the first event is of/], [{ days: 35, end: last }, /the first event is of/], [{ days: 40, end: last, filter: { event_type: 'action' } }, /the first event is of/], [{ days: 1 }, /no day of the window is over/]]) {
+    const page = await open(context, server, 'overview', given);
+    const isEmpty = await panel(page, 'usage').getAttribute('data-state') === 'empty';
+    if (!isEmpty) assert.equal(await page.locator('[data-delta], .rank .delta:not(:empty)').count(), 0, JSON.stringify(given));
+    assert.match(await panel(page, 'usage').locator('[data-note="no-comparison"]').textContent(), says);
+    await page.close();
+  }
+  const whole = await open(context, server, 'overview', { days: 34, end: day(first, 68) });
+  assert.equal(await whole.locator('.card [data-delta]').count(), 4, 'from the day after the first event on');
+});
+
+test('periods that are cut are drawn as such, and no part of trends', async (t) => {
+  const context = await enter(t);
+  const { last_day: last } = await getJson(server, '/api/analytics/status');
+  // Ends with a Thursday: the window begins inside a week and ends inside one.
+  const thursday = day(last, -(new Date(`${last}T00:00:00Z`).getUTCDay() + 3) % 7);
+  const given = { days: 30, end: thursday, q: { grain: 'week' } };
+  const page = await open(context, server, 'overview', given);
+  const { rows } = await ask(server, { metric: 'active_users', grain: 'week', days: 30, end: thursday });
+  assert.deepEqual(rows.map((row) => row.partial), [true, false, false, false, true]);
+  const note = await panel(page, 'active-users').locator('[data-note="cut"]').textContent();
+  assert.equal(note.match(/Week of/g).length, 2);
+  assertTable(await tableOf(page, 'active-users'), rows, 'active users');
+  const chart = panel(page, 'active-users').locator('canvas');
+  const box = await chart.boundingBox();
+  await page.mouse.move(box.x + 60, box.y + box.height / 2);
+  await page.getByText(/The window begins on/).waitFor();
+  await page.mouse.move(box.x + box.width - 90, box.y + box.height / 2);
+  await page.getByText(/The window ends on/).waitFor();
+  for (const [view, name] of [['lifecycle', 'lifecycle'], ['retention', 'retention'], ['stickiness', 'stickiness']]) {
+    const other = await open(context, server, view, given);
+    assert.equal((await panel(other, name).locator('[data-note="cut"]').textContent()).match(/Week of/g).length, 2, view);
+    await other.close();
+  }
+  // Gained per lost is of the whole weeks.
+  const lifecycle = await open(context, server, 'lifecycle', given);
+  const whole = (await ask(server, { metric: 'lifecycle', grain: 'week', days: 30, end: thursday })).rows.filter((row) => !row.partial);
+  const sum = (name) => whole.reduce((total, row) => total + row[name], 0);
+  assert.equal(Number(await lifecycle.locator('[data-fact="ratio"]').getAttribute('data-value')), (sum('new') + sum('resurrecting')) / -sum('dormant'));
 });
 
 test('with a cohort or a filter the cards count only what it lets through', async (t) => {
@@ -96,11 +165,12 @@ test('top features have their events, users and change', async (t) => {
   const context = await enter(t);
   const page = await open(context, server, 'overview', { days: 20 });
   const { rows, window } = await ask(server, { metric: 'feature_usage', days: 20, limit: 10 });
-  const then = new Map((await ask(server, { metric: 'feature_usage', days: 20, end: day(window.from, -1) })).rows.map((row) => [row.feature, row.events]));
+  const eventsOf = async (end) => new Map((await ask(server, { metric: 'feature_usage', days: 19, end })).rows.map((row) => [row.feature, row.events]));
+  const [closed, then] = [await eventsOf(day(window.to, -1)), await eventsOf(day(window.to, -21))];
   const shown = await panel(page, 'features').locator('li').evaluateAll((found) => found.map((line) => [line.querySelector('.name').textContent, Number(line.dataset.featureEvents), line.querySelectorAll('svg').length]));
   assert.deepEqual(shown, rows.map((row) => [row.feature, row.events, 1]));
   const table = await tableOf(page, 'features');
-  assertTable(table, rows.map((row) => ({ ...row, change: row.events / then.get(row.feature) - 1 })), 'features');
+  assertTable(table, rows.map((row) => ({ ...row, change: closed.get(row.feature) / then.get(row.feature) - 1 })), 'features');
 });
 
 test('every panel gives its rows as CSV, as the server writes them, and its chart as PNG', async (t) => {
@@ -153,7 +223,9 @@ test('what is chosen at the top is in the address, and the address shows it to s
   await page.locator('[data-pick="zone"]').click();
   await page.getByLabel('Days begin at midnight of').selectOption('Europe/Berlin');
   await page.locator('[data-pick="filter"]').click();
-  await page.getByLabel('Condition 1: value').fill('reports, inbox');
+  await page.getByLabel('Condition 1: value').fill('reports');
+  await page.getByRole('button', { name: 'Condition 1: or another value' }).click();
+  await page.getByLabel('Condition 1: value 2').fill('inbox');
   await page.getByRole('button', { name: 'Apply' }).click();
   await settled(page);
   const chips = page.locator('.chip');
@@ -173,6 +245,60 @@ test('what is chosen at the top is in the address, and the address shows it to s
   await chips.getByRole('button').click();
   await settled(page);
   assert.ok(!page.url().includes('filter'));
+});
+
+test('a value with a comma or blanks at its ends survives opening and applying a filter', async (t) => {
+  const context = await enter(t);
+  for (const filter of [
+    { 'metadata.title': 'Hello, world' }, { feature: ' reports ' }, { feature: ['a, b', ' c', 'd '] }, { 'metadata.note': '' }, { 'metadata.lines': 'one\ntwo' }, { 'metadata.seats': 5 }, { 'metadata.beta': [true, 'true', 1.5] },
+    { url: { prefix: ' /docs, ' } }, { 'metadata.seats': { min: 0, max: 1.5 } }, { 'metadata.a': { exists: false }, 'metadata.b': { exists: true } }, { event_type: ['action', 'conversion'] }, { event_type: { prefix: 'a' }, feature: '"quoted", twice' },
+    { feature: { prefix: '' } }, { feature: { contains: 'x, y' }, 'metadata.p': { not: ['a', ' b'] } },
+  ]) {
+    const page = await open(context, server, 'stickiness', { filter });
+    const before = page.url();
+    await page.locator('[data-pick="filter"]').click();
+    await page.getByRole('button', { name: 'Apply' }).click();
+    await page.locator('.popover:popover-open').waitFor({ state: 'detached' });
+    assert.equal(page.url(), before, JSON.stringify(filter));
+    await page.close();
+  }
+  const page = await open(context, server, 'stickiness');
+  await page.locator('[data-pick="filter"]').click();
+  await page.getByLabel('Condition 1: value').fill(' Hello, world ');
+  await page.getByRole('button', { name: 'Apply' }).click();
+  await settled(page);
+  assert.deepEqual(await page.locator('.chip').allTextContents(), ['feature is “ Hello, world ”']);
+  assert.deepEqual(JSON.parse(new URLSearchParams(page.url().split('?')[1]).get('filter')), { feature: ' Hello, world ' });
+});
+
+test('a filter that cannot be kept is not dropped: the editor says what is the matter', async (t) => {
+  const context = await enter(t);
+  const page = await open(context, server, 'stickiness');
+  await page.locator('[data-pick="filter"]').click();
+  const apply = () => page.getByRole('button', { name: 'Apply' }).click();
+  const problems = () => page.locator('.condition [role="alert"]').allTextContents();
+  await page.getByRole('button', { name: 'Add a condition' }).click();
+  await page.getByLabel('Condition 2: property').selectOption('metadata');
+  await apply();
+  assert.deepEqual(await problems(), ['Name the key of the metadata.'], 'what is only offered is no condition');
+  await page.getByLabel('Condition 2: key of the metadata').fill('plan');
+  await apply();
+  assert.deepEqual(await problems(), ['Say a value, or remove the condition.']);
+  await page.getByLabel('Condition 2: test').selectOption('range');
+  await apply();
+  assert.match((await problems())[0], /least or the greatest/);
+  await page.getByLabel('Condition 2: property').selectOption('feature');
+  await page.getByLabel('Condition 2: test').selectOption('prefix');
+  await page.getByLabel('Condition 2: value').fill('rep');
+  await page.getByLabel('Condition 1: value').fill('reports');
+  await apply();
+  assert.match((await problems())[0], /Another condition is about feature already/);
+  assert.equal(await page.evaluate(() => document.activeElement.getAttribute('aria-label')), 'Condition 2: property');
+  assert.ok(!page.url().includes('filter'), 'nothing was applied');
+  await page.getByLabel('Condition 2: property').selectOption('url');
+  await apply();
+  await settled(page);
+  assert.deepEqual(await page.locator('.chip').allTextContents(), ['feature is reports', 'url begins with rep']);
 });
 
 test('a cohort is named, chosen, and forgotten', async (t) => {

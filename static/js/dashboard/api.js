@@ -4,8 +4,10 @@ const KEY = 'echopilot.key';
 /** Questions at once; the server answers four, and a browser opens six connections, one of which may be live. */
 const AT_ONCE = 4;
 
-export const isDemo = location.pathname.startsWith('/demo');
-const BASE = `${isDemo ? '/demo' : ''}/api/analytics`;
+/** Where the server is mounted, with a slash at the end. This script lies in `static/` below it, whatever path a proxy puts before. */
+export const ROOT = new URL('..', import.meta.url).pathname;
+export const isDemo = location.pathname.startsWith(`${ROOT}demo/`);
+const BASE = `${ROOT}${isDemo ? 'demo/' : ''}api/analytics`;
 
 let key = null;
 try {
@@ -106,7 +108,7 @@ export function usagePath({ days, end, tz }) {
 
 export const saveCohort = async (cohort) => (await post('cohorts', cohort)).json();
 export const removeCohort = async (name) => (await send(`${BASE}/cohorts/${encodeURIComponent(name)}`, { method: 'DELETE' })).json();
-export const makeDemo = async () => (await send('/api/analytics/demo', { method: 'POST' })).json();
+export const makeDemo = async () => (await send(`${ROOT}api/analytics/demo`, { method: 'POST' })).json();
 
 /** The request as a command line; the key stays a variable. */
 export function command({ path, body, stream }) {

@@ -1,5 +1,5 @@
 // Editors of filters: conditions on the properties of events, with the features that there are to choose from.
-import { field, fill, h, icon, id, select } from './dom.js';
+import { field, fill, h, icon, id, plain, select } from './dom.js';
 import { query } from './api.js';
 
 /** Features that are offered while one types. */
@@ -41,16 +41,26 @@ export function featureInput(value, onchange, props = {}) {
 
 export const EVENT_TYPES = [['', 'any event'], ['page_view', 'page view'], ['action', 'action'], ['conversion', 'conversion']];
 
+/** A value as people read it: in quotes where its ends could not be seen. */
+const shown = (value) => (typeof value === 'string' && (value === '' || value !== value.trim()) ? `“${value}”` : typeof value === 'object' ? JSON.stringify(value) : String(value));
+
+/** What a test is, if the editor knows it. */
+function kindOf(test) {
+  if (Array.isArray(test)) return test.every((value) => typeof value !== 'object') ? 'is' : 'other';
+  if (test === null || typeof test !== 'object') return 'is';
+  const names = Object.keys(test);
+  if (names.length === 1 && names[0] === 'prefix') return 'prefix';
+  if (names.length === 1 && names[0] === 'exists') return test.exists ? 'there' : 'missing';
+  return names.length > 0 && names.every((name) => ['min', 'max'].includes(name)) ? 'range' : 'other';
+}
+
 /** A condition as people read it. */
 export function describe(property, test) {
   const name = property.startsWith('metadata.') ? property.slice(9) : property.replace('_', ' ');
-  if (Array.isArray(test)) return `${name} is ${test.join(' or ')}`;
-  if (test && typeof test === 'object') {
-    if ('prefix' in test) return `${name} begins with ${test.prefix}`;
-    if ('exists' in test) return `${name} is ${test.exists ? 'there' : 'missing'}`;
-    return `${name} is ${test.min ?? '…'} to ${test.max ?? '…'}`;
-  }
-  return `${name} is ${test}`;
+  return `${name} ${{
+    is: () => `is ${[test].flat().map(shown).join(' or ')}`, prefix: () => `begins with ${shown(test.prefix)}`, there: () => 'is there', missing: () => 'is missing',
+    range: () => `is ${test.min ?? '…'} to ${test.max ?? '…'}`, other: () => shown(test),
+  }[kindOf(test)]()}`;
 }
 
 /** A filter as people read it. */
@@ -62,48 +72,78 @@ export function describeFilter(filter) {
 const PROPERTIES = [['event_type', 'Event type'], ['feature', 'Feature'], ['url', 'URL'], ['metadata', 'Metadata…']];
 const TESTS = [['is', 'is one of'], ['prefix', 'begins with'], ['range', 'is between'], ['there', 'is there'], ['missing', 'is missing']];
 
+/** A value to edit. What is not changed stays what it was: a number, or a text that no input can hold. */
+const entry = (value) => ({ text: String(value), value });
+const typed = (text) => ({ text, value: text });
+const blank = () => ({ text: '', value: undefined });
+
 function parts(property, test) {
   const isMetadata = property.startsWith('metadata.');
-  const found = { property: isMetadata ? 'metadata' : property, key: isMetadata ? property.slice(9) : '', test: 'is', value: '', min: '', max: '' };
-  if (Array.isArray(test)) found.value = test.join(', ');
-  else if (test && typeof test === 'object') {
-    if ('prefix' in test) Object.assign(found, { test: 'prefix', value: test.prefix });
-    else if ('exists' in test) found.test = test.exists ? 'there' : 'missing';
-    else Object.assign(found, { test: 'range', min: test.min ?? '', max: test.max ?? '' });
-  } else found.value = test ?? '';
-  return found;
+  const kind = kindOf(test);
+  return {
+    property: isMetadata ? 'metadata' : property, key: isMetadata ? property.slice(9) : '', test: kind,
+    values: kind === 'is' ? [test].flat().map(entry) : [blank()], prefix: kind === 'prefix' ? entry(test.prefix) : blank(),
+    min: test?.min ?? '', max: test?.max ?? '', other: kind === 'other' ? test : null,
+  };
 }
 
-function whole({ property, key, test, value, min, max }) {
-  const name = property === 'metadata' ? `metadata.${key}` : property;
-  if (property === 'metadata' && !key) return null;
-  if (test === 'there' || test === 'missing') return [name, { exists: test === 'there' }];
-  if (test === 'prefix') return value ? [name, { prefix: value }] : null;
+const fresh = () => ({ ...parts('feature', ''), values: [blank()] });
+
+const nameOf = ({ property, key }) => (property === 'metadata' ? `metadata.${key}` : property);
+
+/** A condition as the server takes it: `test`, or what is the matter with it. */
+function whole({ property, key, test, values, prefix, min, max, other }) {
+  if (property === 'metadata' && !key) return { problem: 'Name the key of the metadata.' };
+  if (test === 'other') return { test: other };
+  if (test === 'there' || test === 'missing') return { test: { exists: test === 'there' } };
+  if (test === 'prefix') return prefix.value === undefined ? { problem: 'Say how it begins.' } : { test: { prefix: prefix.value } };
   if (test === 'range') {
     const limits = {};
     if (min !== '') limits.min = Number(min);
     if (max !== '') limits.max = Number(max);
-    return Object.keys(limits).length ? [name, limits] : null;
+    if (!Object.keys(limits).length) return { problem: 'Say the least or the greatest number.' };
+    return limits.min > limits.max ? { problem: 'The least is greater than the greatest.' } : { test: limits };
   }
-  const values = String(value).split(',').map((one) => one.trim()).filter(Boolean);
-  if (!values.length) return null;
-  return [name, values.length === 1 ? values[0] : values];
+  const said = values.filter(({ value }) => value !== undefined).map(({ value }) => value);
+  if (!said.length) return { problem: 'Say a value, or remove the condition.' };
+  return { test: said.length === 1 ? said[0] : said };
 }
 
-/** Rows to edit a filter with; `value()` is the filter as it stands. */
+/** Rows to edit a filter with; `value()` is the filter as it stands, or `null` where a row says what is the matter with it. */
 export function conditionEditor(filter) {
   const rows = Object.entries(filter).map(([property, test]) => parts(property, test));
-  if (!rows.length) rows.push(parts('feature', ''));
+  // What is only offered is no condition until something is done with it.
+  const offered = rows.length ? null : fresh();
+  if (offered) rows.push(offered);
+  const isUntouched = (row) => row === offered && JSON.stringify(row) === JSON.stringify(fresh());
   const element = h('div', { class: 'conditions' });
-  const show = () => fill(element, rows.map((row, place) => editRow(row, `Condition ${place + 1}`, show, () => {
-    rows.splice(place, 1);
-    show();
-  })), h('button', { type: 'button', class: 'link', onclick: () => {
-    rows.push(parts('feature', ''));
-    show();
-  } }, icon('plus'), 'Add a condition'));
+  const show = (focus) => {
+    fill(element, rows.map((row, place) => editRow(row, `Condition ${place + 1}`, show, () => {
+      rows.splice(place, 1);
+      show();
+    })), h('button', { type: 'button', class: 'link', onclick: () => {
+      rows.push(fresh());
+      show();
+    } }, icon('plus'), 'Add a condition'));
+    if (focus) element.querySelector(focus)?.focus();
+  };
   show();
-  return { element, value: () => Object.fromEntries(rows.map(whole).filter(Boolean)) };
+  const value = () => {
+    const found = new Map();
+    for (const row of rows) {
+      delete row.problem;
+      if (isUntouched(row)) continue;
+      const { test, problem } = whole(row);
+      const name = nameOf(row);
+      if (problem) row.problem = problem;
+      else if (found.has(name)) row.problem = `Another condition is about ${name} already, and there can be one for each property: make one of the two.`;
+      else found.set(name, test);
+    }
+    const isWrong = rows.some((row) => row.problem);
+    if (isWrong || element.querySelector('.condition .note')) show('.condition:has(.note) :is(input, select)');
+    return isWrong ? null : Object.fromEntries(found);
+  };
+  return { element, value };
 }
 
 function editRow(row, label, show, remove) {
@@ -112,19 +152,37 @@ function editRow(row, label, show, remove) {
     if (redraw) show();
   };
   const text = (name, props = {}) => h('input', { type: 'text', value: row[name], autocomplete: 'off', spellcheck: 'false', ...props, oninput: (event) => set(name)(event.target.value) });
+  const one = (held, change, props) => {
+    const input = { value: held.text, ...props, oninput: ({ target }) => change(target.value === '' ? blank() : typed(target.value)) };
+    return row.property === 'feature' ? featureInput(held.text, () => {}, input) : h('input', { type: 'text', autocomplete: 'off', spellcheck: 'false', ...input });
+  };
+  const values = () => [row.values.map((held, place) => {
+    const name = `${label}: value${place ? ` ${place + 1}` : ''}`;
+    const change = (next) => { row.values[place] = next; };
+    if (row.property === 'event_type') {
+      const known = EVENT_TYPES.some(([type]) => type === held.text) ? EVENT_TYPES : [...EVENT_TYPES, [held.text, held.text]];
+      return select(known.map(([type, title]) => [type, type ? title : 'choose…']), held.text, (type) => change(type ? typed(type) : blank()), { 'aria-label': name });
+    }
+    return one(held, change, { 'aria-label': name, placeholder: place ? 'or this value' : 'value' });
+  }), h('button', { type: 'button', class: 'link', 'aria-label': `${label}: or another value`, onclick: () => {
+    row.values.push(blank());
+    show(`[aria-label="${label}: value ${row.values.length}"]`);
+  } }, icon('plus'), 'or')];
   const value = () => {
     if (row.test === 'there' || row.test === 'missing') return null;
-    if (row.test === 'range') return [text('min', { type: 'number', 'aria-label': `${label}: least`, placeholder: 'least' }), text('max', { type: 'number', 'aria-label': `${label}: greatest`, placeholder: 'greatest' })];
-    if (row.property === 'event_type' && row.test === 'is') return select(EVENT_TYPES.map(([type, name]) => [type, type ? name : 'choose…']), row.value, set('value'), { 'aria-label': `${label}: event type` });
-    if (row.property === 'feature') return featureInput(row.value, set('value'), { 'aria-label': `${label}: value`, placeholder: 'values, comma separated', oninput: (event) => set('value')(event.target.value) });
-    return text('value', { 'aria-label': `${label}: value`, placeholder: 'values, comma separated' });
+    if (row.test === 'other') return h('code', { text: plain(JSON.stringify(row.other)) });
+    if (row.test === 'range') return ['least', 'greatest'].map((word, place) => text(place ? 'max' : 'min', { type: 'number', step: 'any', 'aria-label': `${label}: ${word}`, placeholder: word }));
+    if (row.test === 'prefix') return one(row.prefix, (next) => { row.prefix = next; }, { 'aria-label': `${label}: value`, placeholder: 'begins with' });
+    return values();
   };
+  const properties = PROPERTIES.some(([name]) => name === row.property) ? PROPERTIES : [...PROPERTIES, [row.property, row.property]];
   return h('div', { class: 'condition', role: 'group', 'aria-label': label },
-    select(PROPERTIES, row.property, set('property', true), { 'aria-label': `${label}: property` }),
+    select(properties, row.property, set('property', true), { 'aria-label': `${label}: property` }),
     row.property === 'metadata' && text('key', { 'aria-label': `${label}: key of the metadata`, placeholder: 'key' }),
-    select(TESTS, row.test, set('test', true), { 'aria-label': `${label}: test` }),
+    select(row.other === null ? TESTS : [...TESTS, ['other', 'as it was']], row.test, set('test', true), { 'aria-label': `${label}: test` }),
     value(),
-    h('button', { type: 'button', class: 'tool', 'aria-label': `Remove ${label.toLowerCase()}`, onclick: remove }, icon('close')));
+    h('button', { type: 'button', class: 'tool', 'aria-label': `Remove ${label.toLowerCase()}`, onclick: remove }, icon('close')),
+    row.problem && h('p', { class: 'note bad', role: 'alert' }, icon('alert'), row.problem));
 }
 
 /** A step, a start, a goal: event type, feature, and one condition on the metadata. */
@@ -149,10 +207,11 @@ export function eventEditor(label, filter, onchange) {
       h('input', { id: keyId, type: 'text', value: now.key, placeholder: 'key', 'aria-label': `${label}: key of the metadata`, onchange: (event) => set('key')(event.target.value) }),
       h('span', { 'aria-hidden': 'true', text: 'is' }),
       h('input', { id: valueId, type: 'text', value: typeof now.value === 'object' ? '' : String(now.value), placeholder: 'value', 'aria-label': `${label}: value of the metadata`, onchange: (event) => set('value')(event.target.value) })));
-  const shown = Array.isArray(now.feature) ? now.feature.join(', ') : typeof now.feature === 'object' ? '' : now.feature;
+  // A list, or another test, is kept until one types something else.
+  const isText = typeof now.feature !== 'object';
   return h('div', { class: 'event-editor', role: 'group', 'aria-label': label },
     select(EVENT_TYPES, now.event_type, set('event_type'), { 'aria-label': `${label}: event type` }),
-    featureInput(shown, set('feature'), { 'aria-label': `${label}: feature` }),
+    featureInput(isText ? now.feature : '', set('feature'), { 'aria-label': `${label}: feature`, ...(!isText && { placeholder: plain(describe('feature', now.feature)) }) }),
     details);
 }
 

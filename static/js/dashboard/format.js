@@ -18,18 +18,15 @@ export const average = (value) => (there(value) ? tenth.format(value) : NONE);
 export const number = (value) => (there(value) ? exact.format(value) : NONE);
 export const brief = (value) => (there(value) ? compact.format(value) : NONE);
 
+const shares = (digits, options) => new Intl.NumberFormat(LANGUAGE, { style: 'percent', minimumFractionDigits: digits, maximumFractionDigits: digits, ...options });
+const percents = [shares(0), shares(1), shares(2)];
+const changes = shares(1, { signDisplay: 'exceptZero' });
+
 /** A share as percent: enough digits to tell small ones apart. */
-export function percent(share, digits = 1) {
-  if (!there(share)) return NONE;
-  return `${(share * 100).toFixed(digits)} %`;
-}
+export const percent = (share, digits = 1) => (there(share) ? percents[digits].format(share) : NONE);
 
 /** A change as percent, with its sign. */
-export function change(share) {
-  if (!there(share)) return NONE;
-  const sign = share > 0 ? '+' : share < 0 ? '−' : '±';
-  return `${sign}${Math.abs(share * 100).toFixed(1)} %`;
-}
+export const change = (share) => (there(share) ? changes.format(share) : NONE);
 
 const date = (text) => new Date(`${text}T00:00:00Z`);
 export const isDay = (text) => /^\d{4}-\d{2}-\d{2}$/.test(text);
@@ -50,6 +47,13 @@ export function addDays(text, days) {
   const moved = date(text);
   moved.setUTCDate(moved.getUTCDate() + days);
   return moved.toISOString().slice(0, 10);
+}
+
+/** The day of an instant in a zone. */
+export function dayIn(tz, instant) {
+  const parts = new Intl.DateTimeFormat(LANGUAGE, { year: 'numeric', month: '2-digit', day: '2-digit', timeZone: tz }).formatToParts(new Date(instant));
+  const of = (type) => parts.find((part) => part.type === type).value;
+  return `${of('year')}-${of('month')}-${of('day')}`;
 }
 
 export const daysBetween = (from, to) => Math.round((date(to) - date(from)) / 86_400_000);

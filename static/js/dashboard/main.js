@@ -1,11 +1,11 @@
 // The dashboard: the frame around the views, and the way from an address to a view.
-import { isDemo, setKey } from './api.js';
+import { ROOT, isDemo, query, setKey } from './api.js';
 import { featureList } from './conditions.js';
 import { fill, h, icon } from './dom.js';
 import { range } from './format.js';
-import { Panel } from './panel.js';
+import { NOTHING, NO_EVENTS, Panel, unnamed } from './panel.js';
 import { picker } from './picker.js';
-import { read, scope, write } from './state.js';
+import { isAll, read, scope, write } from './state.js';
 import { engine } from './views/engine.js';
 import { experiments } from './views/experiments.js';
 import { funnel } from './views/funnel.js';
@@ -75,8 +75,8 @@ function frame() {
       event.preventDefault();
       main.focus();
     } }, 'Skip to the numbers'),
-    h('header', { class: 'side' }, h('a', { class: 'brand', href: '#/overview' }, h('img', { src: '/static/icon.svg', alt: '', width: 28, height: 28 }), h('span', {}, 'EchoPilot', h('small', { text: 'Analytics' }))), nav, h('div', { class: 'side-end' }, themeButton, leave)),
-    h('div', { class: 'page' }, isDemo && h('aside', { class: 'banner', 'aria-label': 'Demo' }, 'Made-up history, to look around. ', h('a', { href: '/', text: 'Back to your data' })), bar, main),
+    h('header', { class: 'side' }, h('a', { class: 'brand', href: '#/overview' }, h('img', { src: `${ROOT}static/icon.svg`, alt: '', width: 28, height: 28 }), h('span', {}, 'EchoPilot', h('small', { text: 'Analytics' }))), nav, h('div', { class: 'side-end' }, themeButton, leave)),
+    h('div', { class: 'page' }, isDemo && h('aside', { class: 'banner', 'aria-label': 'Demo' }, 'Made-up history, to look around. ', h('a', { href: ROOT, text: 'Back to your data' })), bar, main),
     h('div', { id: 'announcer', class: 'unseen', 'aria-live': 'polite' }), featureList());
   dark.addEventListener('change', () => {
     theme();
@@ -121,11 +121,20 @@ function render() {
   const span = h('p', { class: 'span' });
   // A made-up history ends with the day before it was made.
   const asked = isDemo && !state.end ? { ...state, end: status?.last_day ?? null } : state;
+  let counted;
+  // Why a panel about users is empty: because nobody is known, or because nothing happened.
+  const why = async (isAboutUsers, empty, own) => {
+    counted ??= query({ metric: 'event_types', ...scope(asked) }, own);
+    const { rows } = await counted;
+    const events = rows.reduce((sum, row) => sum + row.events, 0);
+    if (events === 0) return { ...empty, text: isAll(asked) ? NO_EVENTS : NOTHING };
+    return isAboutUsers && rows.every((row) => row.users === 0) ? unnamed(events) : empty;
+  };
   const context = {
-    state: asked, scope: scope(asked), signal,
+    state: asked, scope: scope(asked), signal, firstDay: status?.first_day ?? null,
     own: (own, how) => go({ own }, how),
     panel: (options) => {
-      const panel = new Panel(options);
+      const panel = new Panel({ ...options, why: (own, empty) => why(options.isAboutUsers, empty, own) });
       const old = before.get(options.name);
       // Until the new answer is there the old one stays, greyed out.
       if (old) Object.assign(panel, { last: old.last, shown: old.shown });
@@ -167,7 +176,7 @@ async function start() {
     status = await enter();
   } catch (error) {
     if (isDemo && error.status === 404) {
-      location.replace(`/${location.hash}`);
+      location.replace(ROOT + location.hash);
       return;
     }
     fill(main, h('div', { class: 'message bad', role: 'alert' }, icon('alert'), h('div', {}, h('strong', { text: 'No answer' }), h('p', { text: error.message }), h('button', { type: 'button', class: 'button', onclick: start }, icon('refresh'), 'Try again'))));

@@ -1,7 +1,8 @@
 // A panel: one question, its chart, the table behind it, and what can be taken away: CSV, PNG and the request.
 import { announce, download, fill, h, icon, toast } from './dom.js';
 import { command, address, queryCsv } from './api.js';
-import { range, shortDay } from './format.js';
+import { count, period, range, shortDay } from './format.js';
+import { naming } from './snippet.js';
 import { csv, table } from './table.js';
 
 let started;
@@ -13,8 +14,8 @@ const charts = () => { started ??= import('./charts.js'); return started; };
  * rows of the table, the option of the chart or `element` in its place, and what a screen reader says of it.
  */
 export class Panel {
-  constructor({ title, help, name, height = 300, controls, ask, tall }) {
-    Object.assign(this, { title, name, height, ask, shown: 'chart', last: null });
+  constructor({ title, help, name, height = 300, controls, ask, tall, why }) {
+    Object.assign(this, { title, name, height, ask, why, shown: 'chart', last: null });
     this.body = h('div', { class: 'panel-body' });
     this.notes = h('div', { class: 'notes' });
     this.tools = h('div', { class: 'tools' });
@@ -34,6 +35,7 @@ export class Panel {
     else this.body.classList.add('stale');
     try {
       const found = await this.ask(signal);
+      if (found.isEmpty && found.answer) found.empty = await this.why?.(signal, found.empty);
       if (signal.aborted) return;
       this.last = found;
       this.show();
@@ -91,7 +93,7 @@ export class Panel {
     if (last.answer) this.onanswer?.(last.answer);
     if (last.isEmpty) {
       this.element.dataset.state = 'empty';
-      this.put(h('div', { class: 'message' }, icon('filter'), h('div', {}, h('strong', { text: last.empty?.title ?? 'Nothing in this window' }), h('p', { text: last.empty?.text ?? 'No event of these days meets the filter. Choose more days, or remove a condition.' }))));
+      this.put(h('div', { class: 'message' }, icon('filter'), h('div', {}, h('strong', { text: last.empty?.title ?? 'Nothing in this window' }), h('p', { text: last.empty?.text ?? NOTHING }), last.empty?.code && h('pre', { tabindex: '0', text: last.empty.code }))));
       return;
     }
     this.element.dataset.state = 'ready';
@@ -169,6 +171,32 @@ export class Panel {
     download(this.fileName('png'), blob);
     announce('PNG saved');
   }
+}
+
+/** What an empty panel says that has nothing else to say. */
+export const NOTHING = 'No event of these days meets the filter. Choose more days, or remove a condition.';
+export const NO_EVENTS = 'No event happened in these days. Choose more days.';
+
+export const unnamedTitle = (events) => (events === 1 ? 'The only event has no user' : `None of the ${count(events)} events has a user`);
+
+/** What a panel about users says where events happened, and nobody is known who made them. */
+export const unnamed = (events) => ({
+  title: unnamedTitle(events), code: naming,
+  text: 'What is shown here is about users, and events without a user_id are anonymous. Let your pages say who uses them, or send a user_id with each event:',
+});
+
+/** Why a period is not whole, if it is cut. */
+export function cutText(first, { window }, isCut) {
+  if (!isCut) return null;
+  if (first < window.from) return `The window begins on ${shortDay(window.from)}`;
+  return window.partial ? 'Not over' : `The window ends on ${shortDay(window.to)}`;
+}
+
+/** The periods that the start of the window cuts, as a note; what is not over is said beside the days. */
+export function cutNotes(rows, answer, grain) {
+  const cut = rows.filter((row) => row.partial && grain !== 'day').map((row) => row.period ?? row.cohort);
+  if (!cut.length) return [];
+  return [['soft', `Cut by the window or not over, and drawn pale or dashed: ${cut.map((first) => period(first, grain)).join(', ')}.`, 'cut']];
 }
 
 /** What is not whole in an answer. */

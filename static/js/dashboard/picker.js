@@ -65,8 +65,10 @@ export function picker(state, change, known) {
       const editor = conditionEditor(filter);
       return h('form', { class: 'form', onsubmit: (event) => {
         event.preventDefault();
+        const next = editor.value();
+        if (!next) return;
         close();
-        change({ filter: editor.value() });
+        change({ filter: next });
       } }, h('p', { class: 'hint', text: 'Only events that meet all conditions are counted.' }), editor.element,
       h('div', { class: 'row' }, h('button', { class: 'button primary' }, 'Apply'), conditions.length > 0 && h('button', { type: 'button', class: 'button', onclick: () => {
         close();
@@ -115,6 +117,7 @@ function cohorts(chosen, choose) {
   const editor = conditionEditor({});
   return [list, problem, !isDemo && h('details', { class: 'more' }, h('summary', {}, 'New cohort'), h('form', { class: 'form', onsubmit: (event) => {
     event.preventDefault();
-    saveCohort({ name: name.value, did: { filter: editor.value(), at_least: Number(times.value) } }).then(() => choose(name.value), failed);
+    const wanted = editor.value();
+    if (wanted) saveCohort({ name: name.value, did: { filter: wanted, at_least: Number(times.value) } }).then(() => choose(name.value), failed);
   } }, field('Name', name), h('p', { class: 'hint', text: 'Users with at least so many events, in the days that are shown, that meet all conditions:' }), editor.element, field('Events', times), h('button', { class: 'button primary' }, 'Keep')))];
 }

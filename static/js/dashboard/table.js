@@ -1,19 +1,19 @@
 // The table behind every chart: all that the answer said, to be read by anyone and sorted.
 import { h, plain } from './dom.js';
-import { average, bytes, count, duration, isDay, longDay, number, percent } from './format.js';
+import { average, bytes, change, count, duration, isDay, longDay, number, percent } from './format.js';
 
 /** Rows that are shown; the CSV has all. */
 const MOST = 500;
 
 const LABELS = {
-  period: 'Period', dau: 'Daily', wau: '7 days', mau: '30 days', stickiness: 'Daily / 30 days', partial: 'Not over', users: 'Users', events: 'Events',
+  period: 'Period', dau: 'Daily', wau: '7 days', mau: '30 days', stickiness: 'Daily / 30 days', partial: 'Cut or not over', value: 'Value', compared: 'Days that are over', before: 'Before', change: 'Change', users: 'Users', events: 'Events',
   feature: 'Feature', event_type: 'Event type', new: 'New', returning: 'Returning', resurrecting: 'Resurrecting', dormant: 'Dormant',
   periods: 'Periods active', cumulative: 'At least so many', step: 'Step', conversion_from_first: 'Of step 1', conversion_from_previous: 'Of the step before',
   drop_off: 'Lost', breakdown: 'Group', cohort: 'Cohort', size: 'Size', from: 'From', to: 'To', sessions: 'Sessions', variant: 'Variant', exposed: 'Exposed',
   converted: 'Converted', rate: 'Rate', lift: 'Lift', p_value: 'p', chance_to_win: 'Chance to win', verdict: 'Verdict',
   'interval.low': 'Interval from', 'interval.high': 'Interval to', 'seconds_from_first.mean': 'From step 1, mean', 'seconds_from_first.median': 'From step 1, median',
-  'seconds_from_first.p90': 'From step 1, 90 %', 'seconds_from_previous.mean': 'From the step before, mean', 'seconds_from_previous.median': 'From the step before, median',
-  'seconds_from_previous.p90': 'From the step before, 90 %',
+  'seconds_from_first.p90': 'From step 1, 90%', 'seconds_from_previous.mean': 'From the step before, mean', 'seconds_from_previous.median': 'From the step before, median',
+  'seconds_from_previous.p90': 'From the step before, 90%',
 };
 const SHARES = new Set(['stickiness', 'conversion_from_first', 'conversion_from_previous', 'rate', 'lift', 'interval.low', 'interval.high', 'chance_to_win']);
 
@@ -31,6 +31,7 @@ export function written(name, value) {
   if (value === null || value === undefined) return name === 'breakdown' || name === 'feature' ? '(none)' : '–';
   if (typeof value === 'boolean') return value ? 'yes' : 'no';
   if (typeof value === 'number') {
+    if (name === 'change') return change(value);
     if (SHARES.has(name)) return percent(value);
     if (name.startsWith('seconds')) return duration(value);
     if (name.endsWith('bytes')) return bytes(value);

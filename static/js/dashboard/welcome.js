@@ -1,6 +1,7 @@
 // What is there before the first question: the key, and an empty store.
-import { get, hasKey, isDemo, listen, makeDemo, setKey } from './api.js';
+import { ROOT, get, hasKey, isDemo, listen, makeDemo, setKey } from './api.js';
 import { fill, h, icon, toast } from './dom.js';
+import { naming, snippet as tag } from './snippet.js';
 
 /** Asks for the key until the server takes it. */
 export function askKey(message) {
@@ -34,7 +35,7 @@ export function askKey(message) {
           button.disabled = false;
         }
       } },
-      h('img', { src: '/static/icon.svg', alt: '', width: 44, height: 44 }), h('h1', { id: 'key-title', text: 'EchoPilot Analytics' }),
+      h('img', { src: `${ROOT}static/icon.svg`, alt: '', width: 44, height: 44 }), h('h1', { id: 'key-title', text: 'EchoPilot Analytics' }),
       h('div', { class: 'field' }, h('label', { for: 'key', text: 'Dashboard key' }), input, h('small', { id: 'key-hint' }, 'It is in the file ', h('code', { text: 'dash_key' }), ' of the data folder, or what ', h('code', { text: 'ECHOPILOT_DASH_KEY' }), ' says. It is kept until this tab is closed.')),
       problem, button));
     document.body.append(dialog);
@@ -54,8 +55,7 @@ export async function enter() {
   }
 }
 
-const tag = () => `<script src="${location.origin}/static/js/telemetry.js"></script>`;
-const event = () => `curl '${location.origin}/api/analytics/event' \\\n  -H 'Content-Type: application/json' \\\n  -d '{"events":[{"event_type":"page_view","user_id":"user123","feature":"dashboard"}]}'`;
+const event = () => `curl '${location.origin}${ROOT}api/analytics/event' \\\n  -H 'Content-Type: application/json' \\\n  -d '{"events":[{"event_type":"page_view","user_id":"user123","feature":"dashboard"}]}'`;
 
 /** What an empty store shows: how to send the first event, and a history to look at meanwhile. It calls `first` when one comes. */
 export function empty(signal, first) {
@@ -66,7 +66,7 @@ export function empty(signal, first) {
     fill(demo, 'Making up a history…');
     try {
       await makeDemo();
-      location.assign(`/demo/${location.hash}`);
+      location.assign(`${ROOT}demo/${location.hash}`);
     } catch (error) {
       toast(error.message);
       demo.disabled = false;
@@ -77,7 +77,8 @@ export function empty(signal, first) {
     if (accepted > 0) first();
   }).catch(() => {});
   return h('div', { class: 'welcome' }, h('h1', { text: 'No events yet' }), status,
-    h('section', { class: 'panel' }, h('h2', { text: 'From a page' }), h('p', { class: 'hint', text: 'Put this into your pages: views are counted, and clicks on elements with data-track.' }), snippet(tag())),
+    h('section', { class: 'panel' }, h('h2', { text: 'From a page' }), h('p', { class: 'hint', text: 'Put this into the head of your pages: views are counted, and clicks on elements with data-track.' }), snippet(tag(`${location.origin}${ROOT}static/js/telemetry.js`)),
+      h('p', { class: 'hint', text: 'Users are counted only where the page says who uses it:' }), snippet(naming)),
     h('section', { class: 'panel' }, h('h2', { text: 'From a terminal' }), h('p', { class: 'hint', text: 'Events need no key. The answer says that it is on disk.' }), snippet(event())),
     h('section', { class: 'panel' }, h('h2', { text: 'Or look around first' }), h('p', { class: 'hint', text: 'Four months of made-up history, in a folder of its own beside your data. It never mixes with your events.' }), demo));
 }

@@ -57,7 +57,7 @@ async function askRate(signal) {
     option: (look) => ({
       animation: false, grid: { top: 12 },
       tooltip: { trigger: 'axis', axisPointer: { type: 'shadow' }, formatter: ([{ dataIndex }]) => tip(ago(rows[dataIndex]['minutes ago']), [['Events', count(rows[dataIndex].events)]]) },
-      xAxis: { type: 'category', data: rows.map((row) => row['minutes ago']), axisLabel: { interval: (place) => (minutes.length - 1 - place) % 10 === 0, formatter: (place) => (place === '0' ? 'now' : `−${place} min`) } },
+      xAxis: { type: 'category', data: rows.map((row) => row['minutes ago']), axisLabel: { interval: (place) => (minutes.length - 1 - place) % 10 === 0, formatter: (place) => (place === '0' ? 'now' : `-${place} min`) } },
       yAxis: { type: 'value', minInterval: 1, axisLabel: { formatter: brief } },
       series: [{ type: 'bar', data: minutes, barCategoryGap: '20%', itemStyle: { color: look.series[0], borderRadius: [2, 2, 0, 0] } }],
     }),

@@ -14,7 +14,7 @@ export function experiments(context) {
   const own = { exposure: {}, variant: '', goal: {}, control: '', ...state.own };
   const set = (patch) => context.own({ ...state.own, ...patch });
   const isReady = own.variant && Object.keys(own.exposure).length && Object.keys(own.goal).length;
-  const result = panel({ title: 'Result', name: 'experiment', height: 260, tall: true, ask: (signal) => (isReady ? ask(scope, own, signal) : notYet()) });
+  const result = panel({ title: 'Result', name: 'experiment', isAboutUsers: true, height: 260, tall: true, ask: (signal) => (isReady ? ask(scope, own, signal) : notYet()) });
   const text = (name, props) => h('input', { type: 'text', value: own[name], autocomplete: 'off', spellcheck: 'false', onchange: (event) => set({ [name]: event.target.value }), ...props });
   const choices = form('What was tested', own.variant ? plain(own.variant) : 'nothing yet', h('div', { class: 'fields wide' },
     h('div', { class: 'field' }, h('span', { class: 'label', text: 'Users saw it with' }), eventEditor('Exposure', own.exposure, (exposure) => set({ exposure }))),
@@ -49,16 +49,16 @@ async function ask(scope, own, signal) {
       return h('article', { class: 'arm', 'data-variant': plain(row.variant), 'data-rate': row.rate },
         h('h3', {}, named(row.variant), place === 0 && h('span', { class: 'tag', text: 'control' }), verdict && h('span', { class: `tag ${verdict[0]}`, text: verdict[1] })),
         h('strong', { class: 'figure-number', text: percent(row.rate, 2) }), h('p', { class: 'hint', text: `${count(row.converted)} of ${count(row.exposed)} users` }),
-        row.lift !== null && h('dl', {}, pair('Lift', change(row.lift)), pair('95 % interval', `${change(row.interval.low)} to ${change(row.interval.high)}`), pair('p', row.p_value < 0.0001 ? '< 0.0001' : row.p_value.toFixed(4)), pair('Chance to win', percent(row.chance_to_win))));
+        row.lift !== null && h('dl', {}, pair('Lift', change(row.lift)), pair('95% interval', `${change(row.interval.low)} to ${change(row.interval.high)}`), pair('p', row.p_value < 0.0001 ? '< 0.0001' : row.p_value.toFixed(4)), pair('Chance to win', percent(row.chance_to_win))));
     })),
     height: 70 + compared.length * 54,
     option: compared.length ? (look) => ({
       grid: { top: 10, right: 24 },
       tooltip: { trigger: 'item', formatter: ({ dataIndex }) => {
         const row = compared[dataIndex];
-        return tip(plain(row.variant), [['Lift', change(row.lift)], ['95 % interval', `${change(row.interval.low)} to ${change(row.interval.high)}`], ['Chance to win', percent(row.chance_to_win)]]);
+        return tip(plain(row.variant), [['Lift', change(row.lift)], ['95% interval', `${change(row.interval.low)} to ${change(row.interval.high)}`], ['Chance to win', percent(row.chance_to_win)]]);
       } },
-      xAxis: { type: 'value', min: -reach, max: reach, axisLabel: { showMinLabel: false, showMaxLabel: false, formatter: (share) => change(share).replace('.0 ', ' ') }, name: 'Lift', nameLocation: 'middle', nameGap: 26 },
+      xAxis: { type: 'value', min: -reach, max: reach, axisLabel: { showMinLabel: false, showMaxLabel: false, formatter: (share) => change(share).replace('.0%', '%') }, name: 'Lift', nameLocation: 'middle', nameGap: 26 },
       yAxis: { type: 'category', inverse: true, data: compared.map((_, place) => place), axisLabel: { color: look.ink, fontSize: 12, formatter: (place) => short(compared[place].variant, 18) }, splitLine: { show: false } },
       series: [{
         type: 'custom', encode: { x: [1, 2], y: 0 }, data: compared.map((row, place) => [place, row.interval.low, row.interval.high, row.lift]),

@@ -18,7 +18,7 @@ export function funnel(context) {
   const set = (patch) => context.own({ ...state.own, ...patch });
   const isReady = steps.length >= 2 && steps.every((step) => Object.keys(step).length > 0);
   const chart = panel({
-    title: 'Conversion', name: 'funnel', height: 380, tall: true,
+    title: 'Conversion', name: 'funnel', isAboutUsers: true, height: 380, tall: true,
     controls: own.breakdown ? null : segments('Times', [['first', 'From step 1'], ['previous', 'From the step before']], own.times ?? 'first', (times) => set({ times })),
     ask: (signal) => (isReady ? ask(scope, own, signal) : suggest(context, own, signal)),
   });
@@ -85,13 +85,13 @@ async function ask(scope, own, signal) {
   const times = own.times === 'previous' ? 'seconds_from_previous' : 'seconds_from_first';
   return {
     answer, rows, request: { path: 'query', body }, isEmpty: !rows.some((row) => row.users > 0),
-    empty: { title: 'Nobody entered', text: 'No known user did step 1 in these days. Anonymous events are nobody’s.' },
+    empty: { title: 'Nobody entered', text: 'No known user did step 1 in these days. Anonymous events do not count.' },
     notes: answer.exclusion_rule ? [['soft', `Exclusion: ${answer.exclusion_rule}.`, 'exclusion']] : [],
     label: total ? total.map((row, place) => `Step ${row.step}, ${titles[place]}: ${row.users} users, ${percent(row.conversion_from_first)}`).join('. ') : `${groups.length} groups.`,
     above: ends && h('div', { class: 'facts' },
       fact('conversion', 'Conversion', percent(ends.conversion_from_first), ends.conversion_from_first),
       fact('entered', 'Entered', count(rows[0].users), rows[0].users), fact('completed', 'Completed', count(ends.users), ends.users),
-      fact('median', 'Median time', duration(ends.seconds_from_first.median), ends.seconds_from_first.median), fact('p90', '90 % within', duration(ends.seconds_from_first.p90), ends.seconds_from_first.p90)),
+      fact('median', 'Median time', duration(ends.seconds_from_first.median), ends.seconds_from_first.median), fact('p90', '90% within', duration(ends.seconds_from_first.p90), ends.seconds_from_first.p90)),
     below: total && stepList(total, titles, times),
     height: own.breakdown ? 400 : 300,
     minWidth: own.steps.length * (isNarrow ? 56 : 100),
@@ -101,7 +101,7 @@ async function ask(scope, own, signal) {
       tooltip: { trigger: 'item', formatter: ({ seriesIndex, dataIndex }) => {
         const group = drawn[own.breakdown ? seriesIndex : 0];
         const row = of(group)[dataIndex];
-        return tip(`${row.step}. ${titles[dataIndex]}${own.breakdown ? ` · ${groupName(group)}` : ''}`, [['Users', count(row.users)], ['Of step 1', percent(row.conversion_from_first)], ['Of the step before', percent(row.conversion_from_previous)], ['Lost', count(row.drop_off)], ['Median from step 1', duration(row.seconds_from_first.median)], ['90 % within', duration(row.seconds_from_first.p90)]]);
+        return tip(`${row.step}. ${titles[dataIndex]}${own.breakdown ? ` · ${groupName(group)}` : ''}`, [['Users', count(row.users)], ['Of step 1', percent(row.conversion_from_first)], ['Of the step before', percent(row.conversion_from_previous)], ['Lost', count(row.drop_off)], ['Median from step 1', duration(row.seconds_from_first.median)], ['90% within', duration(row.seconds_from_first.p90)]]);
       } },
       xAxis: { type: 'category', data: titles.map((_, place) => place), axisLabel: { interval: 0, hideOverlap: false, color: look.ink, width: 94, overflow: 'truncate', formatter: (place) => (isNarrow ? Number(place) + 1 : `${Number(place) + 1}. ${short(titles[place], 22)}`) } },
       yAxis: { type: 'value', min: 0, max: 1, interval: 0.25, axisLabel: { formatter: (share) => percent(share, 0) } },
@@ -124,5 +124,5 @@ function stepList(rows, titles, times) {
     h('div', { class: 'step-name' }, h('span', { class: 'step-number', text: row.step }), named(titles[place])),
     h('strong', { text: `${count(row.users)} users` }),
     row.step === 1 ? h('span', { class: 'hint', text: 'entered' }) : h('span', { class: row.drop_off ? 'lost' : 'hint', text: `${count(row.drop_off)} lost (${percent(1 - row.conversion_from_previous)})` }),
-    h('span', { class: 'hint', text: row.step === 1 ? '' : `median ${duration(row[times].median)}, mean ${duration(row[times].mean)}, 90 % within ${duration(row[times].p90)}` }))));
+    h('span', { class: 'hint', text: row.step === 1 ? '' : `median ${duration(row[times].median)}, mean ${duration(row[times].mean)}, 90% within ${duration(row[times].p90)}` }))));
 }

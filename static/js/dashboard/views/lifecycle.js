@@ -2,7 +2,7 @@
 import { query } from '../api.js';
 import { h, segments } from '../dom.js';
 import { average, brief, count, period } from '../format.js';
-import { marks, tip } from '../panel.js';
+import { cutNotes, cutText, marks, tip } from '../panel.js';
 import { grainFor } from '../state.js';
 
 const PARTS = [['returning', 'Returning', 0, 'Active now and in the period before'], ['resurrecting', 'Resurrecting', 4, 'Active now, silent in the period before, seen earlier'], ['new', 'New', 2, 'First event ever'], ['dormant', 'Dormant', 7, 'Active in the period before, silent now']];
@@ -11,7 +11,7 @@ export function lifecycle(context) {
   const { state, scope, panel } = context;
   const grain = state.own.grain ?? grainFor(state.days, 45);
   const bars = panel({
-    title: 'Lifecycle', name: 'lifecycle', height: 420, tall: true, help: 'New + returning + resurrecting are the active users; dormant ones are below the line',
+    title: 'Lifecycle', name: 'lifecycle', isAboutUsers: true, height: 420, tall: true, help: 'New + returning + resurrecting are the active users; dormant ones are below the line',
     controls: segments('Length of a period', [['day', 'Day'], ['week', 'Week'], ['month', 'Month']], grain, (next) => context.own({ grain: next })),
     ask: (signal) => ask(scope, grain, signal),
   });
@@ -26,9 +26,9 @@ async function ask(scope, grain, signal) {
   const closed = rows.filter((row) => !row.partial);
   const lost = -sum('dormant', closed);
   const won = sum('new', closed) + sum('resurrecting', closed);
-  const facts = [...PARTS.map(([name, title, colour, hint]) => ({ name, title, value: count(Math.abs(sum(name))), number: sum(name), colour, hint })), { name: 'ratio', title: 'Gained per lost', value: lost ? average(won / lost) : '–', number: lost ? won / lost : null, hint: '(New + resurrecting) / dormant, periods that are over' }];
+  const facts = [...PARTS.map(([name, title, colour, hint]) => ({ name, title, value: count(Math.abs(sum(name))), number: sum(name), colour, hint })), { name: 'ratio', title: 'Gained per lost', value: lost ? average(won / lost) : '–', number: lost ? won / lost : null, hint: '(New + resurrecting) / dormant, whole periods' }];
   return {
-    answer, rows, request: { path: 'query', body }, isEmpty: rows.every((row) => PARTS.every(([name]) => row[name] === 0)),
+    answer, rows, request: { path: 'query', body }, notes: cutNotes(rows, answer, grain), isEmpty: rows.every((row) => PARTS.every(([name]) => row[name] === 0)),
     label: facts.map(({ title, value }) => `${title}: ${value}`).join(', '),
     above: h('div', { class: 'facts' }, facts.map(({ name, title, value, number, colour, hint }) => h('div', { class: `fact${colour === undefined ? '' : ` tone-${colour + 1}`}`, 'data-fact': name, 'data-value': number, title: hint }, h('span', { text: title }), h('strong', { text: value })))),
     option: (look) => chart(look, {}),
@@ -41,7 +41,7 @@ async function ask(scope, grain, signal) {
       ...extra,
       tooltip: { trigger: 'axis', axisPointer: { type: 'shadow' }, formatter: ([{ dataIndex }]) => {
         const row = rows[dataIndex];
-        return tip(period(row.period, grain), [...PARTS.map(([name, title, colour]) => [title, count(row[name]), look.series[colour]]), ['Active users', count(row.new + row.returning + row.resurrecting)]], row.partial && 'Not over');
+        return tip(period(row.period, grain), [...PARTS.map(([name, title, colour]) => [title, count(row[name]), look.series[colour]]), ['Active users', count(row.new + row.returning + row.resurrecting)]], cutText(row.period, answer, row.partial));
       } },
       xAxis: { type: 'category', data: rows.map((row) => row.period), axisLabel: { formatter: (day) => period(day, grain === 'month' ? grain : 'day') }, axisLine: { onZero: true } },
       yAxis: { type: 'value', axisLabel: { formatter: brief } },

@@ -1,65 +1,101 @@
 // Overview: how many people use the product, what they do, and whether that is more than before.
 import { query, usage, usagePath } from '../api.js';
+import { closedDays, isSeen, relative, wholeWeeks } from '../compare.js';
 import { h, named, segments, short, svg } from '../dom.js';
 import { addDays, average, brief, change, count, percent, period, range } from '../format.js';
-import { marks, tip } from '../panel.js';
+import { cutNotes, cutText, marks, tip, unnamedTitle } from '../panel.js';
+import { naming } from '../snippet.js';
 import { grainFor, isAll } from '../state.js';
 
-/** Parts of the window that a trend is made of. */
+/** Weeks, or more of them, that a trend is made of at most. */
 const PARTS = 10;
+const WEEK = 7;
 const TOP = 10;
+/** Features among which those that are shown are looked for in other days. */
+const WIDE = 1_000;
 
 export function overview(context) {
   const { state, scope, panel } = context;
-  const numbers = panel({ title: 'Active users', name: 'usage', height: 132, help: 'Compared with as many days before', ask: (signal) => askNumbers(state, scope, signal) });
+  const numbers = panel({ title: 'Active users', name: 'usage', height: 132, help: 'Changes are against as many days before', ask: (signal) => askNumbers(context, signal) });
   numbers.element.classList.add('cards-panel');
   const grain = state.own.grain ?? grainFor(state.days, 366);
   const overTime = panel({
     title: 'Active users over time', name: 'active-users', height: 320, tall: true,
     controls: segments('Length of a period', [['day', 'Day'], ['week', 'Week'], ['month', 'Month']], grain, (next) => context.own({ grain: next })),
-    ask: (signal) => askOverTime(scope, grain, signal),
+    isAboutUsers: true, ask: (signal) => askOverTime(scope, grain, signal),
   });
-  const features = panel({ title: 'Top features', name: 'features', height: 380, help: 'Events, their trend over the window, and the change', ask: (signal) => askFeatures(state, scope, signal) });
+  const features = panel({ title: 'Top features', name: 'features', height: 380, help: 'Events, their trend over the days that are over, and the change', ask: (signal) => askFeatures(context, signal) });
   const types = panel({ title: 'Events by type', name: 'event-types', height: 440, ask: (signal) => askTypes(scope, signal) });
   return { title: 'Overview', lead: 'Who uses the product, and what they do.', element: h('div', { class: 'grid overview' }, numbers.element, overTime.element, features.element, types.element), panels: [numbers, overTime, features, types] };
 }
 
-/** The question over the same number of days before. */
-const before = (scope, window) => ({ ...scope, end: addDays(window.from, -1) });
-const relative = (now, then) => (then ? now / then - 1 : null);
-/** The window before says something only if it is known in full, and if anything happened in it. */
-const isKnown = (answer) => answer.covered_from <= answer.window.from;
+/** The window before says something only if it is known in full. */
+const isKnown = ({ answer }) => answer.covered_from <= answer.window.from;
+const asked = (scope, { days, end }) => ({ ...scope, days, end });
+const days = ({ from, end }) => range(from, end);
 
-async function askNumbers(state, scope, signal) {
+async function askNumbers(context, signal) {
+  const { state, scope } = context;
   const all = isAll(state);
-  const read = all ? (asked) => usage({ ...state, end: asked.end }, signal).then(fromUsage) : (asked) => fromQueries(asked, signal);
-  const [now, days] = await Promise.all([read(scope), query({ metric: 'active_users', ...scope }, signal)]);
-  const then = await read(before(scope, now.answer.window));
-  const comparable = isKnown(then.answer) && then.events > 0;
-  const closed = days.rows.filter((row) => !row.partial);
+  const read = all ? ({ days: length, end }) => usage({ ...state, days: length, end }, signal).then(fromUsage) : (question) => fromQueries(question, signal);
+  const [now, daily] = await Promise.all([read(scope), query({ metric: 'active_users', ...scope }, signal)]);
+  const { window, ts } = now.answer;
+  const span = closedDays(window, ts);
+  const [compared, weekly] = await Promise.all([compareDays(context, read, now, span), compareWeeks(context, span, signal)]);
+  const closed = daily.rows.filter((row) => !row.partial);
   const last = closed.at(-1);
+  const trend = (name) => closed.map((row) => row[name]);
+  const { pair } = compared;
+  const of = (name) => pair && { now: pair.now[name], then: pair.then[name], text: `${days(span.now)} against ${days(span.then)}` };
   const cards = [
-    { name: 'dau', title: 'Daily active users', hint: 'Average per day with data', now: now.dau, then: then.dau, write: average, trend: days.rows.map((row) => row.dau) },
-    { name: 'wau', title: 'Weekly active users', hint: 'Average per week with data', now: now.wau, then: then.wau, write: average, trend: days.rows.map((row) => row.wau) },
-    { name: 'mau', title: `Users in ${state.days} ${state.days === 1 ? 'day' : 'days'}`, hint: 'Distinct users of the window (MAU)', now: now.mau, then: then.mau, write: count, trend: days.rows.map((row) => row.mau) },
-    { name: 'events', title: 'Events', hint: 'Everything that was accepted', now: now.events, then: then.events, write: count },
-    { name: 'stickiness', title: 'Stickiness', hint: last ? `Daily / 30-day users, ${period(last.period)}` : 'Daily / 30-day users', now: last?.stickiness, then: null, write: percent, trend: closed.map((row) => row.stickiness), fixed: true },
+    { name: 'dau', title: 'Daily active users', hint: 'Average per day with data', value: now.dau, compared: of('dau'), write: average, trend: trend('dau') },
+    { name: 'wau', title: 'Weekly active users', hint: `Average per week with data${now.hasCutWeeks ? '; a cut week counts as one' : ''}`, value: now.wau, compared: pair && weekly, write: average, trend: trend('wau') },
+    { name: 'mau', title: `Users in ${state.days} ${state.days === 1 ? 'day' : 'days'}`, hint: 'Distinct users of the window (MAU)', value: now.mau, compared: of('mau'), write: count, trend: trend('mau') },
+    { name: 'events', title: 'Events', hint: 'Everything that was accepted', value: now.events, compared: of('events'), write: count },
+    { name: 'stickiness', title: 'Stickiness', hint: last ? `Daily / 30-day users, ${period(last.period)}` : 'Daily / 30-day users', value: last?.stickiness, write: percent, trend: trend('stickiness'), fixed: true },
   ];
   const request = all ? { path: usagePath(state) } : { path: 'query', body: { metric: 'active_users', ...scope } };
+  const notes = [];
+  if (now.events > 0 && now.mau === 0) notes.push(['warn', `${unnamedTitle(now.events)}: users are counted only where events have a user_id. Call ${naming.replace(/;.*/, '')} in your pages.`, 'unnamed']);
+  if (!pair) notes.push(['soft', `No comparison: ${compared.because}.`, 'no-comparison']);
+  else if (!span.isWhole) notes.push(['soft', `Changes compare ${days(span.now)} with ${days(span.then)}: days that are not over are left out.`, 'compared']);
   return {
-    answer: now.answer, request: all ? request : undefined, isEmpty: now.events === 0,
-    rows: cards.filter((card) => !card.fixed).map((card) => ({ number: card.title, now: card.now, before: comparable ? card.then : null, change: comparable ? relative(card.now, card.then) : null })),
-    notes: comparable ? [] : [['soft', then.events > 0 ? 'No comparison: the days before are not known in full any more.' : 'No comparison: nothing happened in the days before.', 'no-comparison']],
-    element: () => h('div', { class: 'cards' }, cards.map((one) => card(one, comparable, then.answer.window))),
+    answer: now.answer, request: all ? request : undefined, isEmpty: now.events === 0, notes,
+    rows: cards.filter((card) => !card.fixed).map((card) => ({ number: card.title, value: card.value, compared: card.compared?.now ?? null, before: card.compared?.then ?? null, change: card.compared ? relative(card.compared.now, card.compared.then) : null })),
+    element: () => h('div', { class: 'cards' }, cards.map(card)),
   };
 }
 
-const fromUsage = (answer) => ({ answer, dau: answer.dau, wau: answer.wau, mau: answer.mau, events: answer.total_events });
+/** The numbers of the days that are over, and those of the same days before; or why there are none. */
+async function compareDays({ state, scope, firstDay }, read, now, span) {
+  if (!span) return { because: 'no day of the window is over' };
+  if (!isSeen(span.then, firstDay, state.tz)) return { because: `the first event is of ${range(firstDay, firstDay)}, and the days before it say nothing` };
+  const [closed, then] = await Promise.all([span.isWhole ? now : read(asked(scope, span.now)), read(asked(scope, span.then))]);
+  if (!isKnown(then)) return { because: 'the days before are not known in full any more' };
+  return then.events > 0 ? { pair: { now: closed, then } } : { because: 'nothing happened in the days before' };
+}
+
+/** Users of a week, on average over the whole weeks of the window, and over as many before. */
+async function compareWeeks({ state, scope, firstDay }, span, signal) {
+  const weeks = span && wholeWeeks(span.now);
+  if (!weeks || !isSeen(weeks.then, firstDay, state.tz)) return null;
+  const read = async (part) => {
+    const answer = await query({ metric: 'active_users', grain: 'week', ...asked(scope, part) }, signal);
+    return { answer, users: answer.rows.reduce((sum, row) => sum + row.users, 0) / weeks.weeks };
+  };
+  const [now, then] = await Promise.all([read(weeks.now), read(weeks.then)]);
+  if (!isKnown(then) || then.users === 0) return null;
+  return { now: now.users, then: then.users, text: `${weeks.weeks} whole ${weeks.weeks === 1 ? 'week' : 'weeks'}, ${days(weeks.now)} against ${days(weeks.then)}` };
+}
+
+const fromUsage = (answer) => ({
+  answer, dau: answer.dau, wau: answer.wau, mau: answer.mau, events: answer.total_events, hasCutWeeks: answer.partial_weeks.length > 0,
+});
 
 /** With a filter or a cohort the same numbers from the metrics that know them; days and weeks without users count as without data. */
 async function fromQueries(scope, signal) {
   const ask = (question) => query({ ...question, ...scope }, signal);
-  const [days, weeks, sticky, types] = await Promise.all([
+  const [daily, weeks, sticky, types] = await Promise.all([
     ask({ metric: 'active_users' }), ask({ metric: 'active_users', grain: 'week' }), ask({ metric: 'stickiness' }), ask({ metric: 'event_types' }),
   ]);
   const mean = (values) => {
@@ -67,19 +103,19 @@ async function fromQueries(scope, signal) {
     return some.length ? some.reduce((a, b) => a + b, 0) / some.length : 0;
   };
   return {
-    answer: types, dau: mean(days.rows.map((row) => row.dau)), wau: mean(weeks.rows.map((row) => row.users)), mau: sticky.rows[0]?.cumulative ?? 0,
-    events: types.rows.reduce((sum, row) => sum + row.events, 0),
+    answer: types, dau: mean(daily.rows.map((row) => row.dau)), wau: mean(weeks.rows.map((row) => row.users)), mau: sticky.rows[0]?.cumulative ?? 0,
+    events: types.rows.reduce((sum, row) => sum + row.events, 0), hasCutWeeks: weeks.rows.some((row) => row.partial),
   };
 }
 
-function card({ name, title, hint, now, then, write, trend }, comparable, window) {
-  const difference = comparable ? relative(now, then) : null;
+function card({ name, title, hint, value, compared, write, trend }) {
+  const difference = compared ? relative(compared.now, compared.then) : null;
   const direction = difference > 0.0005 ? 'up' : difference < -0.0005 ? 'down' : 'flat';
   return h('div', { class: 'card', 'data-card': name },
     h('h3', { text: title }),
-    h('div', { class: 'card-row' }, h('strong', { class: 'figure-number', 'data-value': now, text: write(now) }), difference !== null && h('span', {
-      class: `delta ${direction}`, 'data-delta': difference, title: `${write(then)} in ${range(window.from, window.to)}`,
-    }, h('span', { 'aria-hidden': 'true', text: { up: '▲ ', down: '▼ ', flat: '' }[direction] }), change(difference), h('span', { class: 'unseen', text: ' against the window before' }))),
+    h('div', { class: 'card-row' }, h('strong', { class: 'figure-number', 'data-value': value, text: write(value) }), difference !== null && h('span', {
+      class: `delta ${direction}`, 'data-delta': difference, title: `${write(compared.now)} against ${write(compared.then)}: ${compared.text}`,
+    }, h('span', { 'aria-hidden': 'true', text: { up: '▲ ', down: '▼ ', flat: '' }[direction] }), change(difference), h('span', { class: 'unseen', text: ' against the days before' }))),
     h('p', { class: 'hint', text: hint }),
     trend?.length > 1 && spark(trend));
 }
@@ -103,46 +139,58 @@ async function askOverTime(scope, grain, signal) {
   const lines = grain === 'day' ? LINES : [['users', grain === 'week' ? 'Users of the week' : 'Users of the month']];
   const last = rows.at(-1);
   return {
-    answer, rows, request: { path: 'query', body }, isEmpty: !rows.some((row) => lines.some(([name]) => row[name] > 0)),
-    label: `${rows.length} periods, from ${rows[0]?.period} to ${last?.period}; at the end ${lines.map(([name, title]) => `${title}: ${last?.[name]}`).join(', ')}.`,
+    answer, rows, request: { path: 'query', body }, isEmpty: !rows.some((row) => lines.some(([name]) => row[name] > 0)), notes: cutNotes(rows, answer, grain),
+    label: `${rows.length} periods, from ${rows[0]?.period} to ${last?.period}; at the end ${lines.map(([name, title]) => `${title}: ${last?.[name]}`).join(', ')}. ${rows.filter((row) => row.partial).length} of them are cut or not over.`,
     option: (look) => ({
       legend: lines.length > 1 ? { data: lines.map(([, title]) => title).reverse() } : undefined,
       grid: { top: lines.length > 1 ? 40 : 16, right: 16 },
       tooltip: { trigger: 'axis', formatter: (points) => {
         const row = rows[points[0].dataIndex];
-        return tip(period(row.period, grain), [...lines].reverse().map(([name, title]) => [title, count(row[name]), colourOf(look, lines, name)]), [row.stickiness !== undefined && `Stickiness ${percent(row.stickiness)}`, row.partial && 'Not over'].filter(Boolean).join(' · '));
+        return tip(period(row.period, grain), [...lines].reverse().map(([name, title]) => [title, count(row[name]), colourOf(look, lines, name)]), [row.stickiness !== undefined && `Stickiness ${percent(row.stickiness)}`, cutText(row.period, answer, row.partial)].filter(Boolean).join(' · '));
       } },
       xAxis: { type: 'category', boundaryGap: false, data: rows.map((row) => row.period), axisLabel: { formatter: (day) => period(day, grain === 'month' ? grain : 'day') } },
       yAxis: { type: 'value', minInterval: 1, axisLabel: { formatter: brief } },
       series: lines.flatMap(([name, title], place) => {
         const colour = colourOf(look, lines, name);
-        const cut = rows.findIndex((row) => row.partial);
-        const solid = rows.map((row, at) => (cut < 0 || at < cut ? row[name] : null));
-        const open = rows.map((row, at) => (cut >= 0 && at >= cut - 1 ? row[name] : null));
         const isDaily = name === 'dau' || name === 'users';
-        const style = { type: 'line', showSymbol: rows.length < 3, symbolSize: 5, itemStyle: { color: colour } };
+        const style = { type: 'line', name: title, symbolSize: 5, itemStyle: { color: colour } };
+        const { whole, cut } = wholeAndCut(rows);
+        const pick = ([from, to]) => rows.map((row, at) => (at >= from && at <= to ? row[name] : null));
         return [
-          { ...style, name: title, data: solid, lineStyle: { width: isDaily ? 2.2 : 1.8, color: colour }, areaStyle: isDaily ? { color: colour, opacity: 0.1 } : undefined, ...(place === 0 ? marks(rows, answer, look) : {}) },
-          ...(cut < 0 ? [] : [{ ...style, name: title, data: open, lineStyle: { width: 1.8, color: colour, type: [4, 4] }, showSymbol: rows.length - cut === 1 && cut === 0 }]),
+          { ...style, data: pick(whole), showSymbol: whole[1] - whole[0] < 2, lineStyle: { width: isDaily ? 2.2 : 1.8, color: colour }, areaStyle: isDaily ? { color: colour, opacity: 0.1 } : undefined, ...(place === 0 ? marks(rows, answer, look) : {}) },
+          // What is cut is no part of the line: dashed, and its points are hollow.
+          ...cut.map((part) => ({ ...style, data: pick(part), showSymbol: true, symbol: 'emptyCircle', symbolSize: (_, { dataIndex }) => (rows[dataIndex].partial ? 6 : 0), lineStyle: { width: 1.8, color: colour, type: [4, 4] } })),
         ];
       }),
     }),
   };
 }
 
+/** Places of the rows that are whole, and of the cut ones before and after them, each up to the whole one beside it. */
+function wholeAndCut(rows) {
+  const first = rows.findIndex((row) => !row.partial);
+  const last = rows.findLastIndex((row) => !row.partial);
+  if (first < 0) return { whole: [0, -1], cut: [[0, rows.length - 1]] };
+  return { whole: [first, last], cut: [[0, first], [last, rows.length - 1]].filter(([from, to]) => from < to) };
+}
+
 const colourOf = (look, lines, name) => look.series[{ dau: 0, users: 0, wau: 1, mau: 2 }[name] ?? 0];
 
-async function askFeatures(state, scope, signal) {
+async function askFeatures({ state, scope, firstDay }, signal) {
   const body = { metric: 'feature_usage', limit: TOP, ...scope };
   const answer = await query(body, signal);
   const { rows, window } = answer;
-  const then = await query({ ...body, limit: 1000, ...before(scope, window) }, signal);
-  const comparable = isKnown(then) && then.rows.length > 0;
-  const earlier = new Map(then.rows.map((row) => [row.feature, row.events]));
+  const span = closedDays(window, answer.ts);
+  const wide = (part) => query({ ...asked(body, part), limit: WIDE }, signal);
+  const isComparable = span && isSeen(span.then, firstDay, state.tz) && rows.length > 0;
+  const [closed, then] = isComparable ? await Promise.all([span.isWhole ? answer : wide(span.now), wide(span.then)]) : [];
+  const comparable = isComparable && isKnown({ answer: then }) && then.rows.length > 0;
+  const eventsOf = (found) => new Map(found.rows.map((row) => [row.feature, row.events]));
+  const [later, earlier] = comparable ? [eventsOf(closed), eventsOf(then)] : [];
   const isCheap = isAll(state) && state.tz === 'UTC' && rows.length > 0;
-  const trends = isCheap ? await trendsOf(scope, window, signal) : [];
+  const trends = isCheap && span ? await trendsOf(scope, span.now, signal) : [];
   const most = Math.max(...rows.map((row) => row.events), 1);
-  const found = rows.map((row) => ({ ...row, change: comparable ? relative(row.events, earlier.get(row.feature) ?? 0) : null }));
+  const found = rows.map((row) => ({ ...row, change: comparable ? relative(later.get(row.feature) ?? 0, earlier.get(row.feature) ?? 0) : null }));
   const line = (row) => {
     const fill = h('i', { class: 'meter' });
     fill.style.width = `${(row.events / most) * 100}%`;
@@ -165,12 +213,13 @@ async function askFeatures(state, scope, signal) {
   };
 }
 
-/** Events of the features in equal parts of the window. The parts read each day once, so that ten cost as much as one. */
-async function trendsOf(scope, window, signal) {
-  const parts = Math.min(PARTS, window.days);
-  const length = Math.floor(window.days / parts);
-  const ends = Array.from({ length: parts }, (_, part) => addDays(window.to, -length * (parts - 1 - part)));
-  const answers = await Promise.all(ends.map((end) => query({ ...scope, metric: 'feature_usage', limit: 1000, days: length, end }, signal)));
+/** Events of the features in equal parts of some days. The parts read each day once, so that ten cost as much as one. */
+async function trendsOf(scope, { days: all, end }, signal) {
+  // Parts of whole weeks, or the days: other parts would go up and down with the weekends.
+  const length = all < 2 * WEEK ? 1 : WEEK * Math.ceil(all / (WEEK * PARTS));
+  const parts = Math.floor(all / length);
+  const ends = Array.from({ length: parts }, (_, part) => addDays(end, -length * (parts - 1 - part)));
+  const answers = await Promise.all(ends.map((last) => query({ ...scope, metric: 'feature_usage', limit: WIDE, days: length, end: last }, signal)));
   return answers.map(({ rows }) => new Map(rows.map((row) => [row.feature, row.events])));
 }
 

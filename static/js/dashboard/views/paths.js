@@ -9,8 +9,8 @@ export function paths(context) {
   const { state, scope, panel } = context;
   const own = { by: 'user', depth: 5, limit: 15, start: {}, ...state.own };
   const set = (patch) => context.own({ ...state.own, ...patch });
-  const flow = panel({ title: 'Paths', name: 'paths', height: 480, tall: true, help: 'What follows what; repeats of one feature count once', ask: (signal) => ask(scope, own, set, signal) });
-  const whole = panel({ title: 'Most common paths', name: 'whole-paths', height: 300, ask: async (signal) => askWhole(await query(question(scope, own), signal), own) });
+  const flow = panel({ title: 'Paths', name: 'paths', isAboutUsers: true, height: 480, tall: true, help: 'What follows what; repeats of one feature count once', ask: (signal) => ask(scope, own, set, signal) });
+  const whole = panel({ title: 'Most common paths', name: 'whole-paths', isAboutUsers: true, height: 300, ask: async (signal) => askWhole(await query(question(scope, own), signal), own) });
   const choices = form('Which paths', `${own.depth} features of a ${own.by}`, h('div', { class: 'fields wide' },
     field('A path is of', select([['user', 'a user'], ['session', 'a session']], own.by, (by) => set({ by })), own.by === 'session' ? '30 minutes without an event end one' : null),
     field('Features of a path', select([2, 3, 4, 5, 6, 7, 8, 9, 10].map((depth) => [depth, depth]), own.depth, (depth) => set({ depth: Number(depth) }))),

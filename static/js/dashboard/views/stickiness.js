@@ -2,17 +2,17 @@
 import { query } from '../api.js';
 import { h, segments } from '../dom.js';
 import { brief, count, percent, period } from '../format.js';
-import { marks, tip } from '../panel.js';
+import { cutNotes, marks, tip } from '../panel.js';
 
 export function stickiness(context) {
   const { state, scope, panel } = context;
   const grain = state.own.grain ?? 'day';
   const histogram = panel({
-    title: 'Days active', name: 'stickiness', height: 340, tall: true, help: 'Users by the number of periods of the window in which they were active',
+    title: 'Days active', name: 'stickiness', isAboutUsers: true, height: 340, tall: true, help: 'Users by the number of periods of the window in which they were active',
     controls: segments('Length of a period', [['day', 'Day'], ['week', 'Week'], ['month', 'Month']], grain, (next) => context.own({ grain: next })),
     ask: (signal) => askHistogram(scope, grain, signal),
   });
-  const ratio = panel({ title: 'Daily / 30-day users', name: 'stickiness-ratio', height: 260, help: 'The share of the users of 30 days who came on the day', ask: (signal) => askRatio(scope, signal) });
+  const ratio = panel({ title: 'Daily / 30-day users', name: 'stickiness-ratio', isAboutUsers: true, height: 260, help: 'The share of the users of 30 days who came on the day', ask: (signal) => askRatio(scope, signal) });
   return { title: 'Stickiness', lead: 'How often do people come back?', element: h('div', { class: 'grid' }, histogram.element, ratio.element), panels: [histogram, ratio] };
 }
 
@@ -26,6 +26,7 @@ async function askHistogram(scope, grain, signal) {
   const once = rows[0]?.users ?? 0;
   return {
     answer, rows, request: { path: 'query', body }, isEmpty: all === 0,
+    notes: cutNotes(answer.partial_periods.map((first) => ({ period: first, partial: true })), answer, grain).map(([kind, text, name]) => [kind, text.replace(', and drawn pale or dashed', ', and counted with their days in the window'), name]),
     label: `${all} users; ${once} of them were active in one ${unit} only.`,
     option: (look) => ({
       legend: { data: ['Exactly so many', 'At least so many'] }, grid: { top: 44 },
