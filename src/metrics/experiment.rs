@@ -4,7 +4,7 @@
 //! the key is no exposure. A user exposed to several variants is counted in none and reported in the row `__multiple__`. A user
 //! has converted with a goal event at or after the first exposure; an event that is an exposure is no goal.
 //!
-//! Of each variant: `rate` = converted / exposed; `lift` = rate / rate of the control − 1; its 95 % `interval` and the
+//! Of each variant: `rate` = converted / exposed; `lift` = rate / rate of the control − 1; its 95% `interval` and the
 //! two-sided `p_value` by Welch's test with the variance p(1 − p) and the delta method for a ratio of means (as
 //! `GrowthBook` and `PostHog` do); `chance_to_win` = the posterior probability of a lift above zero under a flat prior. Below 50 exposures or
 //! 5 conversions in either arm there are numbers and no `verdict`. The row `__sample_ratio__` has the chi-square
@@ -87,7 +87,7 @@ pub struct Arm {
 pub struct Comparison {
     /// Relative difference of the rates.
     pub lift: f64,
-    /// Ends of the 95 % interval of the lift.
+    /// Ends of the 95% interval of the lift.
     pub interval: (f64, f64),
     /// Probability of such a difference, or a greater one, if there were none.
     pub p_value: f64,

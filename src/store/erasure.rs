@@ -364,7 +364,7 @@ impl Store {
         };
         let share = found as f64 * 100.0 / all as f64;
         let message = format!(
-            "{named} {found} of all {all} events, {share:.1} %; more than {} % are erased only when that is confirmed; nothing \
+            "{named} {found} of all {all} events, {share:.1}%; more than {}% are erased only when that is confirmed; nothing \
              was removed; if it is meant, ask again with the confirmation {found} (?confirm={found}, \
              \"confirm\":{found} or --confirm {found})",
             limit.percent

@@ -204,6 +204,8 @@ test('where nobody is known every view says that, and what to do', async (t) => 
       }
       if (view === 'overview') assert.match(await panel(page, 'usage').locator('[data-note="unnamed"]').textContent(), /None of the 12 events has a user.*setUserId/);
       await assertAccessible(page, view);
+      await page.setViewportSize({ width: 360, height: 740 });
+      assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth), 0, view);
       await page.close();
     }
   }

@@ -630,7 +630,7 @@ fn a_large_erasure_is_confirmed_by_the_number_of_its_events() {
             "{answer}"
         );
         let message = answer["message"].as_str().unwrap();
-        for part in ["\"large\"", "1250", "7150", "17.5 %", "5 %", "confirm=1250"] {
+        for part in ["\"large\"", "1250", "7150", "17.5%", "5%", "confirm=1250"] {
             assert!(message.contains(part), "{part}: {message}");
         }
     }

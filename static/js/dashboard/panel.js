@@ -192,11 +192,10 @@ export function cutText(first, { window }, isCut) {
   return window.partial ? 'Not over' : `The window ends on ${shortDay(window.to)}`;
 }
 
-/** The periods that the start of the window cuts, as a note; what is not over is said beside the days. */
-export function cutNotes(rows, answer, grain) {
-  const cut = rows.filter((row) => row.partial && grain !== 'day').map((row) => row.period ?? row.cohort);
-  if (!cut.length) return [];
-  return [['soft', `Cut by the window or not over, and drawn pale or dashed: ${cut.map((first) => period(first, grain)).join(', ')}.`, 'cut']];
+/** The weeks or months that are cut, as a note; a day that is not over is said beside the days. `drawn` says how they look. */
+export function cutNotes(rows, grain, drawn) {
+  const cut = rows.filter((row) => row.partial && grain !== 'day').map((row) => period(row.period ?? row.cohort, grain));
+  return cut.length ? [['soft', `Cut by the window or not over, and ${drawn}: ${cut.join(', ')}.`, 'cut']] : [];
 }
 
 /** What is not whole in an answer. */

@@ -28,7 +28,7 @@ async function ask(scope, grain, signal) {
   const won = sum('new', closed) + sum('resurrecting', closed);
   const facts = [...PARTS.map(([name, title, colour, hint]) => ({ name, title, value: count(Math.abs(sum(name))), number: sum(name), colour, hint })), { name: 'ratio', title: 'Gained per lost', value: lost ? average(won / lost) : '–', number: lost ? won / lost : null, hint: '(New + resurrecting) / dormant, whole periods' }];
   return {
-    answer, rows, request: { path: 'query', body }, notes: cutNotes(rows, answer, grain), isEmpty: rows.every((row) => PARTS.every(([name]) => row[name] === 0)),
+    answer, rows, request: { path: 'query', body }, notes: cutNotes(rows, grain, 'pale'), isEmpty: rows.every((row) => PARTS.every(([name]) => row[name] === 0)),
     label: facts.map(({ title, value }) => `${title}: ${value}`).join(', '),
     above: h('div', { class: 'facts' }, facts.map(({ name, title, value, number, colour, hint }) => h('div', { class: `fact${colour === undefined ? '' : ` tone-${colour + 1}`}`, 'data-fact': name, 'data-value': number, title: hint }, h('span', { text: title }), h('strong', { text: value })))),
     option: (look) => chart(look, {}),

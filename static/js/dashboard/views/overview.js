@@ -139,7 +139,7 @@ async function askOverTime(scope, grain, signal) {
   const lines = grain === 'day' ? LINES : [['users', grain === 'week' ? 'Users of the week' : 'Users of the month']];
   const last = rows.at(-1);
   return {
-    answer, rows, request: { path: 'query', body }, isEmpty: !rows.some((row) => lines.some(([name]) => row[name] > 0)), notes: cutNotes(rows, answer, grain),
+    answer, rows, request: { path: 'query', body }, isEmpty: !rows.some((row) => lines.some(([name]) => row[name] > 0)), notes: cutNotes(rows, grain, 'dashed'),
     label: `${rows.length} periods, from ${rows[0]?.period} to ${last?.period}; at the end ${lines.map(([name, title]) => `${title}: ${last?.[name]}`).join(', ')}. ${rows.filter((row) => row.partial).length} of them are cut or not over.`,
     option: (look) => ({
       legend: lines.length > 1 ? { data: lines.map(([, title]) => title).reverse() } : undefined,

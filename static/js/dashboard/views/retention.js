@@ -46,7 +46,7 @@ async function ask(scope, own, signal) {
   return {
     answer, rows, request: { path: 'query', body }, isEmpty: !cohorts.some((row) => row.size > 0),
     label: `${cohorts.length} cohorts. On average ${average?.cells.slice(1, 5).map((share, place) => `${unit} ${place + 1}: ${share === null ? 'not over' : percent(share)}`).join(', ')}.`,
-    notes: [['soft', 'Empty cells are not over yet; averages leave them out.', 'cells'], ...cutNotes(rows, answer, own.grain)],
+    notes: [['soft', 'Empty cells are not over yet; averages leave them out.', 'cells'], ...cutNotes(rows, own.grain, 'without a colour')],
     height: Math.max(180, 34 + shown.length * (shown.length > 24 ? 24 : 32)),
     minWidth: Math.min(150 + width * cellWidth, 4_000),
     option: (look) => ({
@@ -58,7 +58,7 @@ async function ask(scope, own, signal) {
       series: [{
         type: 'heatmap', progressive: 0, itemStyle: { borderColor: look.card, borderWidth: 2, borderRadius: 4 }, emphasis: { itemStyle: { borderColor: look.ink, borderWidth: 1 } },
         data: cells.map((cell) => ({
-          value: [cell.x, cell.y, Math.min(cell.share, top)], cell, itemStyle: { ...(cell.x === 0 && { color: look.soft }), ...(cell.row.partial && { opacity: 0.4 }) },
+          value: [cell.x, cell.y, Math.min(cell.share, top)], cell, itemStyle: cell.row.partial ? { color: look.card, borderColor: look.line, borderType: 'dashed', borderWidth: 1 } : cell.x === 0 ? { color: look.soft } : undefined,
           label: { show: true, fontSize: 11, fontWeight: cell.row.cohort === 'average' ? 600 : 400, color: cell.x === 0 || cell.row.partial ? look.ink : cell.share / top > 0.66 ? look.onHeat : look.ink, formatter: () => text(cell) },
         })),
       }],

@@ -26,7 +26,7 @@ async function askHistogram(scope, grain, signal) {
   const once = rows[0]?.users ?? 0;
   return {
     answer, rows, request: { path: 'query', body }, isEmpty: all === 0,
-    notes: cutNotes(answer.partial_periods.map((first) => ({ period: first, partial: true })), answer, grain).map(([kind, text, name]) => [kind, text.replace(', and drawn pale or dashed', ', and counted with their days in the window'), name]),
+    notes: cutNotes(answer.partial_periods.map((first) => ({ period: first, partial: true })), grain, 'counted with their days in the window'),
     label: `${all} users; ${once} of them were active in one ${unit} only.`,
     option: (look) => ({
       legend: { data: ['Exactly so many', 'At least so many'] }, grid: { top: 44 },
