@@ -1,8 +1,7 @@
 //! The search for the best attempt at a funnel, against a reference that tries every attempt there is.
 
-use echopilot_analytics::metrics::funnel::attempt::{
-    Act, Attempt, Between, MAX_STEPS, Order, Rules,
-};
+use echopilot_analytics::metrics::funnel::attempt::{Act, Attempt, Between, Order, Rules};
+use echopilot_analytics::metrics::funnel::steps::MAX_STEPS;
 use proptest::prelude::*;
 
 /// Level, completion, step 1 and the time of each step: what makes an attempt better than another.

@@ -14,7 +14,7 @@
 
 pub mod attempt;
 mod matching;
-mod steps;
+pub mod steps;
 
 use std::collections::HashMap;
 use std::ops::Range;
