@@ -142,6 +142,15 @@ pub fn due_days(segments: &[SegmentFacts], now_us: i64, effort: Effort) -> Vec<D
         .collect()
 }
 
+/// The days whose segments have names in another order than that of the log: earlier versions gave segments that were written
+/// anew later names.
+pub fn misordered_days(segments: &[SegmentFacts]) -> Vec<Day> {
+    let days = by_day(segments).into_iter();
+    days.filter(|(_, of_day)| !of_day.is_sorted_by(|a, b| a.path < b.path))
+        .map(|(day, _)| day)
+        .collect()
+}
+
 /// The live segments of each day, in the order of the log.
 pub fn by_day(segments: &[SegmentFacts]) -> BTreeMap<Day, Vec<&SegmentFacts>> {
     let mut days: BTreeMap<Day, Vec<&SegmentFacts>> = BTreeMap::new();
@@ -165,7 +174,10 @@ pub fn merge(
 ) -> Result<(PathBuf, SegmentFacts)> {
     let mut events = segment::scan(inputs)?.collect()?;
     events.rechunk_mut();
-    let name = format!("{number:08}-m");
+    let first = inputs.first().map(|first| &first.facts);
+    let name = first.map_or_else(String::new, |first| {
+        segment::name_in_place_of(first, number)
+    });
     let temp = folder.temp(&format!("{}-{name}.parquet", date(day)))?;
     let merged = segment::write_day(&temp, segment::path_of(day, &name), events)?;
     let rows: u64 = inputs.iter().map(|segment| segment.facts.rows).sum();

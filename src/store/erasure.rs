@@ -17,7 +17,7 @@ use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use super::compaction::{self, Staged};
+use super::exchange::changed_meanwhile;
 use super::folder::Folder;
 use super::manifest::Manifest;
 use super::segment::{self, Segment, SegmentFacts};
@@ -662,7 +662,7 @@ impl Store {
                 0 => None,
                 _ => {
                     events.rechunk_mut();
-                    let name = format!("{number:08}-e{}", new.len());
+                    let name = segment::name_in_place_of(&segment.facts, number);
                     let temp = self
                         .folder
                         .temp(&format!("{}-{name}.parquet", states::date(day)))?;
@@ -680,56 +680,8 @@ impl Store {
         if replaced.len() < wanted.count() {
             return Err(changed_meanwhile());
         }
-        self.replace_in_day(day, number, new, replaced)
-    }
-
-    /// Puts segments in the place of others of their day, and removes these.
-    fn replace_in_day(
-        &self,
-        day: Day,
-        number: u64,
-        new: &[(PathBuf, SegmentFacts)],
-        replaced: Vec<(Arc<Segment>, Option<SegmentFacts>)>,
-    ) -> Result<usize> {
         let mut manifest = self.lock_manifest()?;
-        let mut next = manifest.clone();
-        let of_day = compaction::by_day(&manifest.segments)
-            .remove(&day)
-            .unwrap_or_default();
-        let is_replaced =
-            |facts: &SegmentFacts| replaced.iter().any(|(old, _)| old.facts.path == facts.path);
-        // Compaction or expiry came in between: the next attempt finds what they made.
-        if of_day.iter().filter(|facts| is_replaced(facts)).count() < replaced.len() {
-            return Err(changed_meanwhile());
-        }
-        // Whoever reads them now goes on reading when their names are gone.
-        replaced.iter().try_for_each(|(old, _)| old.keep())?;
-        let stay = of_day.iter().copied().filter(|facts| !is_replaced(facts));
-        let staged = Staged::prepare(&self.folder, day, number, new, stay)?;
-        let new_of = |path: &str| {
-            let pair = replaced.iter().find(|(old, _)| old.facts.path == path);
-            pair.map(|(_, new)| new.clone())
-        };
-        next.segments = manifest
-            .segments
-            .iter()
-            .filter_map(|facts| match new_of(&facts.path) {
-                None => Some(facts.clone()),
-                Some(new) => new,
-            })
-            .collect();
-        self.commit_day(&staged, &manifest, &next)?;
-
-        let mut view = self.view.lock();
-        view.segments = std::mem::take(&mut view.segments)
-            .into_iter()
-            .filter_map(|segment| match new_of(&segment.facts.path) {
-                None => Some(segment),
-                Some(new) => new.map(|facts| Arc::new(Segment::new(self.folder.path(), facts))),
-            })
-            .collect();
-        drop(view);
-        *manifest = next;
+        let staged = self.replace_in_day(&mut manifest, day, number, new, &replaced)?;
         // Not kept for a while, as after a compaction: what is erased has to go.
         staged.remove()?;
         segment::remove_empty_days(self.folder.path(), &live_paths(&self.folder, &manifest))?;
@@ -768,11 +720,6 @@ impl Store {
         }
         Ok(removed)
     }
-}
-
-/// Expiry came in between: the next attempt finds what is left.
-fn changed_meanwhile() -> Error {
-    Error::Busy("segments changed while users were erased; it goes on by itself")
 }
 
 /// Whether a piece of the quarantine, a damaged line as JSON text within JSON, mentions a user.

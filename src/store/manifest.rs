@@ -1,6 +1,5 @@
 //! The manifest: which segments are live, and which logs they cover. Replacing it is the commit of a seal.
 
-use std::collections::HashSet;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -29,7 +28,7 @@ pub struct Manifest {
     pub sequence: u64,
     /// Number of the last rotated log whose events are all in the segments.
     pub sealed_through: u64,
-    /// The live segments; those of one day in the order in which their events were logged.
+    /// The live segments; those of one day in the order in which their events were logged, which is that of their names.
     pub segments: Vec<SegmentFacts>,
     /// The live daily states, by day.
     #[serde(default)]
@@ -112,14 +111,6 @@ impl Manifest {
         self.states.retain(|facts| !is_replaced(facts));
         self.states.extend(new);
         self.states.sort_by_key(|facts| facts.day);
-    }
-
-    /// Puts `merged` in the place of the segments with these paths.
-    pub fn replace_segments(&mut self, paths: &HashSet<String>, merged: SegmentFacts) {
-        let is_replaced = |facts: &SegmentFacts| paths.contains(facts.path.as_str());
-        let at = self.segments.iter().position(is_replaced).unwrap_or(0);
-        self.segments.retain(|facts| !is_replaced(facts));
-        self.segments.insert(at.min(self.segments.len()), merged);
     }
 
     /// Makes this the manifest of the folder, durably and at once.

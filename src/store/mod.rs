@@ -15,6 +15,7 @@ mod dictionary;
 mod draft;
 mod erasure;
 mod event_log;
+mod exchange;
 mod expiry;
 mod expiry_of_ids;
 pub mod folder;
@@ -71,6 +72,7 @@ use dedup::{RecentIds, SharedIds};
 use draft::Row;
 use erasure::Gate;
 use event_log::{EventLog, NextLog};
+use exchange::Replaced;
 use folder::{Access, Folder, Purpose};
 use live::Live;
 use manifest::Manifest;
@@ -768,14 +770,19 @@ impl Store {
     fn seal_log(&self, manifest: &mut Manifest, log: &RotatedLog) -> Result<Sealed> {
         let id = log.id()?;
         let chunks = self.view.lock().tail.of_log(id)?;
+        // The names of its segments sort behind those that are live. Its own number is not enough if a load, a compaction or an
+        // erasure has used greater ones since its rotation.
+        let number = match log.number > manifest.sequence {
+            true => log.number,
+            false => self.reserve_numbers(manifest, 1)?,
+        };
         let mut next = manifest.clone();
         next.sealed_through = log.number;
+        next.sequence = number;
         next.new_users = self.admission.new_users_of(id, next.new_users);
-        // Its own number is not enough: a compaction or erasure since its rotation may have used greater ones.
-        next.sequence = log.number.max(manifest.sequence + 1);
         let sealing = std::thread::scope(|scope| {
             let left = scope.spawn(|| seal::left_behind(&chunks));
-            let segments = log.write_segments(&self.folder);
+            let segments = log.write_segments(&self.folder, number);
             let left = left
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -789,7 +796,7 @@ impl Store {
         sealing
             .and_then(|sealing| self.commit_segments(manifest, next, sealing, mark))
             .inspect(|_| self.admission.forget_log(id))
-            .inspect_err(|_| self.remove_uncommitted(manifest, log.number))
+            .inspect_err(|_| self.remove_uncommitted(manifest, number))
     }
 
     /// Removes what a seal or load that failed left in the lake and among the states: it may have failed for lack of room.
@@ -958,6 +965,12 @@ impl Store {
         }
         let mut failed = None;
         let now_us = now.timestamp_micros();
+        let misordered = compaction::misordered_days(&self.lock_manifest()?.segments);
+        for day in misordered {
+            if let Err(error) = self.rename_in_order(day) {
+                failed = failed.or(Some(error));
+            }
+        }
         let days = compaction::due_days(&self.lock_manifest()?.segments, now_us, effort);
         for day in days {
             // The lock is free between two days, so that a seal waits for one at most.
@@ -994,7 +1007,6 @@ impl Store {
             return Ok(Compacted::Nothing);
         };
         let mut manifest = self.lock_manifest()?;
-        let mut next = manifest.clone();
         let of_day = compaction::by_day(&manifest.segments).remove(&day);
         let of_day = of_day.unwrap_or_default();
         let Some(run) = compaction::plan(&of_day, now.timestamp_micros(), effort) else {
@@ -1008,44 +1020,22 @@ impl Store {
         if run.len() == 1 && !self.folder.has_room_beside(LATE_BYTES) {
             return Ok(Compacted::Nothing);
         }
-        let inputs: HashSet<String> = of_day
+        let inputs: HashSet<&str> = of_day
             .get(run)
             .unwrap_or_default()
             .iter()
-            .map(|facts| facts.path.clone())
+            .map(|facts| facts.path.as_str())
             .collect();
-        let segments: Vec<Arc<Segment>> = {
-            let view = self.view.lock();
-            let segments = view.segments.iter();
-            segments
-                .filter(|segment| inputs.contains(&segment.facts.path))
-                .cloned()
-                .collect()
-        };
-        next.sequence += 1;
-        let (temp, merged) = compaction::merge(&self.folder, day, next.sequence, &segments)?;
-        let stay = of_day
-            .iter()
-            .copied()
-            .filter(|facts| !inputs.contains(&facts.path));
-        // Whoever reads them now, or sees them until the new one is live, goes on reading when their names are gone.
-        folder::or_remove(&temp, || segments.iter().try_for_each(|old| old.keep()))?;
-        let new_files = [(temp, merged.clone())];
-        let staged = Staged::prepare(&self.folder, day, next.sequence, &new_files, stay)?;
-        let new = Arc::new(Segment::new(self.folder.path(), merged.clone()));
-        next.replace_segments(&inputs, merged);
-        self.commit_day(&staged, &manifest, &next)?;
-
-        let mut view = self.view.lock();
-        let is_input = |segment: &Segment| inputs.contains(&segment.facts.path);
-        let at = view.segments.iter().position(|segment| is_input(segment));
-        view.segments.retain(|segment| !is_input(segment));
-        let at = at.unwrap_or(0).min(view.segments.len());
-        view.segments.insert(at, new);
-        drop(view);
-        *manifest = next;
+        let mut segments = self.view.lock().segments.clone();
+        segments.retain(|segment| inputs.contains(segment.facts.path.as_str()));
+        let replaced = segments.len();
+        let number = manifest.sequence + 1;
+        let (temp, merged) = compaction::merge(&self.folder, day, number, &segments)?;
+        let new = [(temp, merged.clone())];
+        let taken = std::iter::once(Some(merged)).chain(std::iter::repeat(None));
+        let pairs: Vec<Replaced> = segments.into_iter().zip(taken).collect();
+        let staged = self.replace_in_day(&mut manifest, day, number, &new, &pairs)?;
         self.lock_retired().push(staged);
-        let replaced = inputs.len();
         info!(
             replaced,
             "Compacted {replaced} segments of {}",

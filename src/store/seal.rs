@@ -122,15 +122,15 @@ impl RotatedLog {
         Ok((found.dev(), found.ino()))
     }
 
-    /// Writes the log's events as segments, a part of the log on each core. They are not live yet.
-    pub fn write_segments(&self, folder: &Folder) -> Result<Vec<SegmentFacts>> {
+    /// Writes the log's events as segments under a number, a part of the log on each core. They are not live yet.
+    pub fn write_segments(&self, folder: &Folder, number: u64) -> Result<Vec<SegmentFacts>> {
         let mut parts = (0_u32..).zip(recovery::parts(&self.path, PART_BYTES)?);
         let mut facts = Vec::new();
         pipeline::ordered(
             || Ok(parts.next()),
             |(place, part)| {
                 // With zeros, so that the order of names is that of the log.
-                let name = format!("{:08}-{place:04}", self.number);
+                let name = format!("{number:08}-{place:04}");
                 segment::write_days(folder, &name, &Sorted::new(self.read(part)?)?)
             },
             |written: Result<Vec<SegmentFacts>>| {

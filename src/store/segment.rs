@@ -368,12 +368,21 @@ pub fn remove_uncommitted(folder: &Folder, number: u64, live: &[SegmentFacts]) -
     remove_empty_days(folder.path(), &live)
 }
 
-/// The number in the name of a segment, by which files are older or newer than a manifest.
+/// The number under which a segment was written, by its name: by it files are older or newer than a manifest.
 pub fn number_of(path: &Path) -> Option<u64> {
-    let name = path.file_name()?.to_str()?;
-    name.split_once('-')
-        .filter(|_| shape::is_segment(name))
-        .and_then(|(number, _)| number.parse().ok())
+    let (number, _, rewritten) = shape::segment_parts(path.file_name()?.to_str()?)?;
+    rewritten.unwrap_or(number).parse().ok()
+}
+
+/// The name of a segment that is written under a number and takes the place of another, or of several of which this is the
+/// first. The names of a day's segments sort in the order of the log, by which other programs put events of one instant in
+/// order; so the new name begins as the old one does.
+pub fn name_in_place_of(first: &SegmentFacts, number: u64) -> String {
+    let file = Path::new(&first.path).file_name().unwrap_or_default();
+    match file.to_str().and_then(shape::segment_parts) {
+        Some((place, part, _)) => format!("{place}-{part}-{number:08}"),
+        None => format!("{number:08}-0000"),
+    }
 }
 
 /// Takes days that expired, of which these are the segments, out of the lake and removes them, what was damaged of them

@@ -27,13 +27,23 @@ pub fn is_day_folder(name: &str) -> bool {
         .is_some_and(|rest| day(rest).is_some())
 }
 
-/// A segment: `00000012-0003.parquet` of a seal or a load, `-m` of a compaction, `-e0` of an erasure.
+/// A segment: `00000012-0003.parquet` of a seal or a load, `00000012-0003-00000017.parquet` of what took its place in the order of
+/// names, by a compaction or an erasure. Earlier versions named these `00000017-m.parquet` and `00000017-e0.parquet`.
 pub fn is_segment(name: &str) -> bool {
-    let stem = name.strip_suffix(".parquet");
-    stem.and_then(|stem| stem.split_once('-'))
-        .is_some_and(|(number, part)| {
-            is_number(number) && (part == "m" || is_digits(part.strip_prefix('e').unwrap_or(part)))
-        })
+    segment_parts(name).is_some()
+}
+
+/// The parts of a segment's name: the number of its place in the order of names, the part behind it, and the number under which
+/// it was written anew, if it was.
+pub fn segment_parts(name: &str) -> Option<(&str, &str, Option<&str>)> {
+    let (number, rest) = name.strip_suffix(".parquet")?.split_once('-')?;
+    let (part, rewritten) = match rest.split_once('-') {
+        Some((part, rewritten)) => (part, Some(rewritten)),
+        None => (rest, None),
+    };
+    let is_part = part == "m" || is_digits(part.strip_prefix('e').unwrap_or(part));
+    let is_ours = is_number(number) && is_part && rewritten.is_none_or(is_number);
+    is_ours.then_some((number, part, rewritten))
 }
 
 /// A segment among those of other days: `dt=2026-11-26-00000012-0003.parquet`.
@@ -104,6 +114,8 @@ mod tests {
             "00000001-0012.parquet",
             "123456789-m.parquet",
             "00000002-e3.parquet",
+            "00000001-0012-00000044.parquet",
+            "00000001-m-00000044.parquet",
         ] {
             assert!(is_segment(name), "{name}");
             let of_day = format!("dt=2026-11-01-{name}");
@@ -116,6 +128,9 @@ mod tests {
             "00000001-x.parquet",
             "00000001-.parquet",
             "00000001-e.parquet",
+            "00000001-0012-.parquet",
+            "00000001-0012-44.parquet",
+            "00000001-0012-00000044-00000045.parquet",
             "1-0.parquet",
             "00000001-0.parquet.bak",
             "+0000001-0.parquet",
