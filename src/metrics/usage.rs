@@ -5,6 +5,7 @@
 //! - `wau` = the same over ISO weeks, counting only events in the window; a week cut by its edge is a week.
 //! - `mau` = distinct users of the window.
 //!
+//! Which days are not over, and which weeks the window or the present cuts, is said beside the numbers.
 //! Days are those of the reporting zone. Late events count in the day they happened. Duplicates are not in
 //! the frame. Names beyond the limits of a day, and features beyond the most used ones that are asked for, are the *rest*.
 //! Whole days of UTC are counted from daily states, in which no event is read; a reporting zone needs the

@@ -301,6 +301,31 @@ test('a filter that cannot be kept is not dropped: the editor says what is the m
   assert.deepEqual(await page.locator('.chip').allTextContents(), ['feature is reports', 'url begins with rep']);
 });
 
+test('a step keeps what its editor cannot show, and two conditions on one property', async (t) => {
+  const context = await enter(t);
+  const steps = [{ feature: ['reports', 'a, b '], 'metadata.plan': ' pro, ', 'metadata.seats': 5 }, { feature: 'inbox' }];
+  const page = await open(context, server, 'funnel', { q: { steps } });
+  const shown = async () => (await requestOf(page, 'funnel')).question.steps;
+  assert.deepEqual(await shown(), steps);
+  await page.getByLabel('Step 1: event type').selectOption('action');
+  await settled(page);
+  assert.deepEqual(await shown(), [{ ...steps[0], event_type: 'action' }, steps[1]]);
+  // The key of the other condition, which the editor does not show.
+  await page.getByLabel('Step 1: key of the metadata').fill('seats');
+  await page.getByLabel('Step 1: key of the metadata').blur();
+  await page.getByText('Another condition is about metadata.seats already').waitFor();
+  assert.deepEqual(await shown(), [{ ...steps[0], event_type: 'action' }, steps[1]]);
+  // Half a condition waits for its other half.
+  await page.getByLabel('Step 2: metadata').click();
+  await page.getByLabel('Step 2: value of the metadata').fill(' x, y ');
+  await page.getByLabel('Step 2: key of the metadata').fill('title');
+  await page.getByLabel('Step 2: key of the metadata').blur();
+  await settled(page);
+  await page.waitForURL(/title/);
+  await settled(page);
+  assert.deepEqual((await shown())[1], { feature: 'inbox', 'metadata.title': ' x, y ' });
+});
+
 test('a cohort is named, chosen, and forgotten', async (t) => {
   const context = await enter(t);
   const page = await open(context, server, 'stickiness');

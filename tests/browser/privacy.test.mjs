@@ -147,14 +147,17 @@ test('what one tab says of the user holds in all tabs', async (t) => {
   assert.deepEqual(await users('the first again'), ['ann', 'ann']);
 });
 
-test('who opts out in one tab takes along what another tab has not sent, and opts in for both', async (t) => {
+for (const where of ['in storage', 'in memory']) test(`who opts out in one tab takes along what another tab has ${where}, and opts in for both`, async (t) => {
   const { server, site, context } = await world(t, browser);
+  const isInMemory = where === 'in memory';
+  if (isInMemory) await context.addInitScript(() => { IDBFactory.prototype.open = () => { throw new DOMException('no', 'SecurityError'); }; });
   site.page('/', tag('data-page-views="off"'));
   const [page, other] = [await visit(context, site.url), await visit(context, site.url)];
   site.intercept = ({ response }) => { response.destroy(); };
   await other.evaluate(() => EchoPilot.setUserId('u'));
   await act(other, 3, 'before');
-  await until('storing', async () => (await stored(other)).length === 3);
+  if (isInMemory) await until('a failure', () => site.batches.length > 0);
+  else await until('storing', async () => (await stored(other)).length === 3);
   // The client's own listener was added before this one.
   await other.evaluate(() => {
     window.told = new Promise((resolve) => { addEventListener('storage', ({ key }) => key === 'echopilot_opt_out' && resolve()); });

@@ -1,5 +1,5 @@
 // Editors of filters: conditions on the properties of events, with the features that there are to choose from.
-import { field, fill, h, icon, id, plain, select } from './dom.js';
+import { field, fill, h, icon, id, plain, select, toast } from './dom.js';
 import { query } from './api.js';
 
 /** Features that are offered while one types. */
@@ -193,11 +193,19 @@ export function eventEditor(label, filter, onchange) {
   const rest = Object.fromEntries(Object.entries(filter).filter(([property]) => !['event_type', 'feature', metadata?.[0]].includes(property)));
   const set = (name) => (value) => {
     now[name] = value;
-    const next = { ...rest };
-    if (now.event_type) next.event_type = now.event_type;
-    if (now.feature) next.feature = now.feature;
-    if (now.key && now.value !== '') next[`metadata.${now.key}`] = now.value;
-    if (name === 'key' && !now.value) return;
+    // Half a condition waits for its other half.
+    if ((name === 'key' && now.value === '') || (name === 'value' && !now.key)) return;
+    if (`metadata.${now.key}` in rest) {
+      toast(`Another condition is about metadata.${now.key} already: nothing was changed.`);
+      return;
+    }
+    // In the order as it was, so that the same condition on the metadata is shown again.
+    const said = [['event_type', now.event_type], ['feature', now.feature], [`metadata.${now.key}`, now.key && now.value]];
+    const next = Object.fromEntries(Object.entries(filter).map(([property, test]) => [property === metadata?.[0] ? said[2][0] : property, test]));
+    for (const [property, test] of said) {
+      if (test === '') delete next[property];
+      else next[property] = test;
+    }
     onchange(next);
   };
   const [keyId, valueId] = [id('key'), id('value')];
@@ -206,11 +214,12 @@ export function eventEditor(label, filter, onchange) {
     h('div', { class: 'pair' },
       h('input', { id: keyId, type: 'text', value: now.key, placeholder: 'key', 'aria-label': `${label}: key of the metadata`, onchange: (event) => set('key')(event.target.value) }),
       h('span', { 'aria-hidden': 'true', text: 'is' }),
-      h('input', { id: valueId, type: 'text', value: typeof now.value === 'object' ? '' : String(now.value), placeholder: 'value', 'aria-label': `${label}: value of the metadata`, onchange: (event) => set('value')(event.target.value) })));
+      h('input', { id: valueId, type: 'text', value: typeof now.value === 'object' ? '' : String(now.value), placeholder: typeof now.value === 'object' ? plain(describe(metadata[0], now.value)) : 'value', 'aria-label': `${label}: value of the metadata`, onchange: (event) => set('value')(event.target.value) })));
   // A list, or another test, is kept until one types something else.
   const isText = typeof now.feature !== 'object';
+  const types = EVENT_TYPES.some(([type]) => type === now.event_type) ? EVENT_TYPES : [...EVENT_TYPES, [String(now.event_type), plain(describe('event_type', now.event_type))]];
   return h('div', { class: 'event-editor', role: 'group', 'aria-label': label },
-    select(EVENT_TYPES, now.event_type, set('event_type'), { 'aria-label': `${label}: event type` }),
+    select(types, now.event_type, set('event_type'), { 'aria-label': `${label}: event type` }),
     featureInput(isText ? now.feature : '', set('feature'), { 'aria-label': `${label}: feature`, ...(!isText && { placeholder: plain(describe('feature', now.feature)) }) }),
     details);
 }
