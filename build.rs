@@ -17,6 +17,6 @@ fn main() {
     if let Some(missing) = files.find(|path| !path.exists()) {
         let missing = missing.display();
         println!("cargo::error={missing} is missing: the dashboard is part of the binary");
-        println!("cargo::error=`make dashboard` builds it, with Node 18 or newer and npm");
+        println!("cargo::error=`make dashboard` builds it, with Node 20 or newer and npm");
     }
 }

@@ -1,5 +1,5 @@
 //! EchoPilot Analytics: product analytics in one binary. Events come in over HTTP and are on disk before they are
-//! answered; active users, feature usage and event types of any window of up to a year come out exactly.
+//! answered; active users, feature usage, funnels, retention, paths and experiments of any window of up to a year come out exactly.
 //!
 //! # The map
 //!
@@ -13,7 +13,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`engine`] | the operations that HTTP, command line and scheduler share; where store meets metrics |
-//! | [`metrics`] | pure: the closed list of questions; lazy frame of events → lazy frames of numbers, as Polars expressions |
+//! | [`metrics`] | pure: the closed list of metrics; lazy frames of events, or daily states → numbers |
 //! | [`store`] | everything that touches the data folder: log, segments, states, postings, manifest, recovery, compaction, expiry |
 //! | [`daily`] | pure: what one day leaves behind, how such states merge, and their bytes |
 //! | [`names`] | numbers for users, features and event types; who gets one is decided in [`store`], within the limits of a day |
@@ -25,8 +25,7 @@
 //! | [`cli`], [`server`], [`schedule`] | commands; start and stop of the process; jobs at their times |
 //! | [`import`], [`demo`] | existing events in; a made-up history |
 //! | [`inflate`] | compressed streams, known by their first bytes |
-//! | [`backoff`] | pauses after failures, and failures that repeat in the traces |
-//! | [`window`], [`schema`], [`digest`], [`checksum`], [`leb128`] | days and zones; columns; ids without their text; CRC-32C; numbers as bytes |
+//! //! | [`window`], [`schema`], [`digest`], [`checksum`], [`leb128`] | days and zones; columns; ids without their text; CRC-32C; numbers as bytes |
 //! | [`parquet`] | the one way in which Parquet files are written |
 //! | [`config`], [`error`], [`backoff`] | settings; the one error; when failed work is tried again and how often it is traced |
 //!

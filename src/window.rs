@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// The longest window, in days: what daily states keep.
+/// The longest window, in days.
 pub const MAX_DAYS: u16 = 365;
 /// The window of a request that names none, in days.
 pub const DEFAULT_DAYS: u16 = 30;

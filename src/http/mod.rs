@@ -137,5 +137,5 @@ pub fn router(engine: Arc<Engine>, keys: Arc<DashKeys>, door: Arc<Door>) -> Rout
         .with_state(app)
 }
 
-/// A handler's answer when nothing can go wrong any more.
+/// A handler's response, or its rejection.
 type Answer<T> = Result<T, Refusal>;

@@ -5,7 +5,7 @@
 //! - By ISO week or calendar month: `users` = distinct users of the period's days that lie in the window.
 //!
 //! Every period of the window has a row. `partial` says that the window or the present cuts the period. Late events count in
-//! the day they happened, duplicates and anonymous events never. Definitions: `spec/definitions.md`, "Active users over time".
+//! the day they happened, duplicates and anonymous events never. Definitions: `docs/metrics.md`, "Active users, stickiness, lifecycle".
 
 use std::collections::VecDeque;
 

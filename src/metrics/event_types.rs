@@ -1,6 +1,6 @@
 //! Event types: events and distinct users per type, all three always there, in funnel order.
 //!
-//! Anonymous events count as events and never as users. Definitions: `spec/definitions.md`, "Usage" and "Events".
+//! Anonymous events count as events and never as users. Definitions: `docs/metrics.md`, "Usage" and "Events".
 
 use polars::prelude::*;
 use serde::Deserialize;

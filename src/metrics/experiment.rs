@@ -9,7 +9,7 @@
 //! `GrowthBook` and `PostHog` do); `chance_to_win` = the posterior probability of a lift above zero under a flat prior. Below 50 exposures or
 //! 5 conversions in either arm there are numbers and no `verdict`. The row `__sample_ratio__` has the chi-square
 //! test of the shares that `weights` gives, or of equal ones: a small `p_value` there says that the assignment is broken and nothing else can be believed.
-//! Definitions: `spec/definitions.md`, "Paths, cohorts, experiments".
+//! Definitions: `docs/metrics.md`, "Paths and experiments".
 
 use std::collections::BTreeMap;
 

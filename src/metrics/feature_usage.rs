@@ -3,7 +3,7 @@
 //! Events without a feature add to none. Anonymous events count as events and never as users. With a breakdown each feature
 //! is split by the property of the event; a missing one is a group of its own, and beyond the 25 groups with the most events
 //! the rest is `__other__`. Events of features beyond a day's limit are in no row; the answer says how many there are as
-//! `rest`. Definitions: `spec/definitions.md`, "Usage" and "Events".
+//! `rest`. Definitions: `docs/metrics.md`, "Usage" and "Events".
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -7,7 +7,7 @@
 //!
 //! Numbers are compared by their exact values in whatever notation ([`Number`]), other values as strings: `true` equals the
 //! string `true`, and a number the string of its one notation. A string is in a range only if it is a JSON number.
-//! Definitions: `spec/definitions.md`, "Property values" and "Filters".
+//! Definitions: `docs/metrics.md`, "Property values" and "Filters".
 
 use std::borrow::Cow;
 

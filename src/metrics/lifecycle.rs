@@ -7,7 +7,7 @@
 //! Always new + returning + resurrecting = active users of the period. Every period that the window touches has a row,
 //! counted as a whole: the days before the window are read, those after it are not there. With a filter only the events
 //! that meet it exist, so that `new` is the first such event. `partial` says that the window or the
-//! present cuts the period. Definitions: `spec/definitions.md`, "Active users over time".
+//! present cuts the period. Definitions: `docs/metrics.md`, "Active users, stickiness, lifecycle".
 
 use chrono::{DateTime, Days, Utc};
 use serde::Deserialize;

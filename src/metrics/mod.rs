@@ -4,8 +4,7 @@
 //! Nothing here opens a file, reads a clock or executes a plan. A frame of events has at least the columns of
 //! [`crate::schema::COUNTED`]; texts may be strings or categoricals, because a metric only compares them.
 //!
-//! To add a metric: one file here, one variant of [`Metric`], which HTTP, command line and scheduler parse alike, its SQL in
-//! `queries/` and its answer counted by hand in `tests/golden/`.
+//! To add a metric: see `CONTRIBUTING.md`. What its numbers mean is in `docs/metrics.md`.
 
 pub mod active_users;
 pub mod cohort;
@@ -32,7 +31,7 @@ use polars::prelude::*;
 use crate::daily;
 use crate::schema;
 
-/// The questions there are. The same closed list is parsed by HTTP, command line and scheduler.
+/// The questions there are. HTTP and command line parse the same closed list.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Metric {
     /// Active users over time.

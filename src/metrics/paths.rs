@@ -7,7 +7,7 @@
 //!
 //! Of each transition: distinct users and, by session, sessions. The most used transitions of each step first, ties by
 //! name, at most `limit` of them. Whole paths to the given length are counted beside them. Events of one instant are in the
-//! order of the log. Anonymous events are nobody's. Definitions: `spec/definitions.md`, "Paths, cohorts, experiments".
+//! order of the log. Anonymous events are nobody's. Definitions: `docs/metrics.md`, "Paths and experiments".
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 

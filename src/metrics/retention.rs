@@ -9,7 +9,7 @@
 //!
 //! Events outside of the window are not counted. `partial` says that the window or the present cuts the period of a cohort,
 //! which then has fewer users than a whole one; the row `average` is of no period, and has none. Definitions:
-//! `spec/definitions.md`, "Retention".
+//! `docs/metrics.md`, "Retention".
 
 use chrono::{DateTime, Utc};
 use roaring::RoaringBitmap;

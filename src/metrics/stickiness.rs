@@ -2,7 +2,7 @@
 //!
 //! For n = 1 to the number of periods: `users` = users active in exactly n periods, `cumulative` = in at least n. A
 //! calendar week or month counts with its days that lie in the window. A row is of no period: those that the window or the
-//! present cuts are in the note `partial_periods`. Definitions: `spec/definitions.md`, "Active users over time"; the ratio of
+//! present cuts are in the note `partial_periods`. Definitions: `docs/metrics.md`, "Active users, stickiness, lifecycle"; the ratio of
 //! the same name is in [`super::active_users`].
 
 use serde::Deserialize;

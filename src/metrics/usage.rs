@@ -9,7 +9,7 @@
 //! Days are those of the reporting zone. Late events count in the day they happened. Duplicates are not in
 //! the frame. Names beyond the limits of a day, and features beyond the most used ones that are asked for, are the *rest*.
 //! Whole days of UTC are counted from daily states, in which no event is read; a reporting zone needs the
-//! events. Both ways give the same numbers. Definitions: `spec/definitions.md`, "Usage"; the user's document, "Metrics Definitions".
+//! events. Both ways give the same numbers. Definitions: `docs/metrics.md`, "Usage".
 
 use std::collections::BTreeMap;
 

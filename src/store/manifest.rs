@@ -1,4 +1,4 @@
-//! The manifest: which segments are live, and which logs they cover. Replacing it is the commit of a seal.
+//! The manifest: which segments are live, and which logs they cover. Replacing it is the commit of every job.
 
 use std::path::Path;
 

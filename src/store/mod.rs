@@ -3,8 +3,8 @@
 //!
 //! An event goes `Draft` → `writer` (group commit) → event log on disk → `admission`, which gives names their numbers → `tail` in
 //! memory → reply. `clock` says when it came, `identity` whether the log is still the one under its name. A seal moves events
-//! from log and tail to segments. Events that are imported become segments at once (`load`). A query sees segments and tail as
-//! one lazy frame. `ownership` and `shape` tell our files from those of others, `output` writes every Parquet file.
+//! from log and tail to segments. Events that are imported become segments at once (`load`). A query reads a snapshot
+//! of segments and tail, in batches or as one lazy frame. `ownership` and `shape` tell our files from those of others, `output` writes every Parquet file.
 
 mod access;
 mod admission;

@@ -10,7 +10,7 @@
 //! Of each step: users who reached it, their share of those of step 1 and of the step before, how many were lost since that
 //! one, and mean, median and 90th percentile (interpolated) of the seconds from step 1 and from the step before. With a
 //! breakdown, users are counted by the property of the first event of their attempt; a missing one is a group of its
-//! own, and beyond the greatest 25 groups the rest is `__other__`. Definitions: `spec/definitions.md`, "Funnels".
+//! own, and beyond the greatest 25 groups the rest is `__other__`. Definitions: `docs/metrics.md`, "Funnels".
 
 pub mod attempt;
 mod matching;
