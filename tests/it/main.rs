@@ -29,6 +29,7 @@ mod load;
 mod metrics;
 mod names;
 mod oracle;
+mod order;
 mod ownership;
 mod people;
 mod postings;

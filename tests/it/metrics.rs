@@ -19,7 +19,7 @@ fn root() -> &'static Path {
 }
 
 /// The request in the first line of a metric's SQL.
-fn request_of(metric: &str) -> Value {
+pub fn request_of(metric: &str) -> Value {
     let sql = std::fs::read_to_string(sql_file(metric)).expect("the metric has its SQL");
     let line = sql.lines().next().unwrap().strip_prefix("-- ").unwrap();
     let request: Value = serde_json::from_str(line).expect("line 1 is the request");
@@ -133,7 +133,7 @@ fn a_history_counted_by_hand_gives_the_numbers_that_were_counted() {
 }
 
 /// Runs the judge, which must agree.
-fn judge(arguments: &[&str]) -> Output {
+pub fn judge(arguments: &[&str]) -> Output {
     let output = python_command()
         .arg("tests/oracle/queries.py")
         .args(arguments)

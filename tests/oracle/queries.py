@@ -2,6 +2,7 @@
 
 Usage: queries.py run LAKE QUERY.sql [--days N] [--end DATE]    the rows of the query, as JSON
        queries.py compare QUERY.sql ANSWER.json LAKE            the same numbers as in an answer of the engine?
+       queries.py compare_all ANSWERS LAKE                      the same of the answers in a folder, METRIC.json each
        queries.py golden QUERY.sql GOLDEN.csv LAKE              the same numbers as were counted by hand?
        queries.py translate QUERY.sql...                        the same query in the dialects of other engines?
 
@@ -20,7 +21,8 @@ import re
 import sys
 
 EPOCH = datetime.date(1970, 1, 1)
-VIEWS = pathlib.Path(__file__).parents[2] / "queries" / "views"
+QUERIES = pathlib.Path(__file__).parents[2] / "queries"
+VIEWS = QUERIES / "views"
 DIALECTS = ("bigquery", "snowflake", "spark", "clickhouse")
 TYPES = {"DATE": datetime.date, "BIGINT": int, "TEXT": str}
 SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
@@ -287,11 +289,19 @@ def run(arguments):
 
 
 def compare(arguments):
-    query = Query(arguments.query)
-    answer = json.loads(pathlib.Path(arguments.answer).read_text())
+    return compare_answer(Query(arguments.query), pathlib.Path(arguments.answer), arguments.lake)
+
+
+def compare_all(arguments):
+    answers = sorted(pathlib.Path(arguments.answers).glob("*.json"))
+    return max([compare_answer(Query(QUERIES / f"{answer.stem}.sql"), answer, arguments.lake) for answer in answers])
+
+
+def compare_answer(query, path, lake):
+    answer = json.loads(path.read_text())
     window = answer["window"]
     query.request |= {"days": window["days"], "end": window["to"]}
-    return judge(query, arguments.lake, [flat(row) for row in answer["rows"]])
+    return judge(query, lake, [flat(row) for row in answer["rows"]])
 
 
 def golden(arguments):
@@ -376,6 +386,7 @@ def main():
     for command, names in [
         (run, ["lake", "query"]),
         (compare, ["query", "answer", "lake"]),
+        (compare_all, ["answers", "lake"]),
         (golden, ["query", "golden", "lake"]),
         (translate, []),
     ]:
