@@ -192,7 +192,7 @@ mod tests {
     fn the_format_is_the_documented_one() {
         assert_eq!(
             String::from_utf8_lossy(&line()),
-            r#"{"ts":"2025-10-21T10:00:00Z","event_type":"page_view","user_id":"user \"1\"\n","feature":"dashboard","metadata":{"referrer":"https://example.com"},"url":null,"event_id":null,"received_at":"2025-10-21T10:00:00.250Z","crc32c":"9e0d81c7"}"#
+            r#"{"ts":"2025-10-21T10:00:00.000000Z","event_type":"page_view","user_id":"user \"1\"\n","feature":"dashboard","metadata":{"referrer":"https://example.com"},"url":null,"event_id":null,"received_at":"2025-10-21T10:00:00.250000Z","crc32c":"515b17d9"}"#
         );
         assert_eq!(read_line(&line()), Ok(event()));
     }

@@ -7,7 +7,8 @@ use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch
 use arrow::ipc::writer::StreamWriter;
 use comfy_table::{CellAlignment, ContentArrangement, Table as TextTable};
 
-use super::{failed, inert};
+use super::csv::{Reader, Records};
+use super::failed;
 use crate::error::Result;
 use crate::metrics::query::QueryAnswer;
 use crate::metrics::table::{Table, Values};
@@ -18,8 +19,10 @@ use crate::parquet;
 pub enum Format {
     /// The whole answer as one JSON object.
     Json,
-    /// The rows, with a line of names.
+    /// The rows as CSV, with a line of names: each value as it is.
     Csv,
+    /// The rows as CSV for a spreadsheet: with a byte-order mark, and no string is taken for a formula.
+    CsvSpreadsheet,
     /// The rows as Parquet.
     Parquet,
     /// The rows as an Arrow IPC stream.
@@ -28,16 +31,28 @@ pub enum Format {
 
 impl Format {
     /// All of them, the first one being the default.
-    pub const ALL: [Self; 4] = [Self::Json, Self::Csv, Self::Arrow, Self::Parquet];
+    pub const ALL: [Self; 5] = [
+        Self::Json,
+        Self::Csv,
+        Self::CsvSpreadsheet,
+        Self::Arrow,
+        Self::Parquet,
+    ];
 
     /// Its media type.
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Json => "application/json",
             Self::Csv => "text/csv; charset=utf-8",
+            Self::CsvSpreadsheet => "text/csv; charset=utf-8; variant=spreadsheet",
             Self::Parquet => "application/vnd.apache.parquet",
             Self::Arrow => "application/vnd.apache.arrow.stream",
         }
+    }
+
+    /// The parameter `variant` of its media type, by which it is told from another of that type.
+    pub fn variant(self) -> Option<&'static str> {
+        (self == Self::CsvSpreadsheet).then_some("spreadsheet")
     }
 
     /// The answer in this format.
@@ -47,7 +62,8 @@ impl Format {
     pub fn encode(self, answer: &QueryAnswer) -> Result<Vec<u8>> {
         match self {
             Self::Json => serde_json::to_vec(answer).map_err(failed),
-            Self::Csv => csv(&answer.rows),
+            Self::Csv => Ok(csv(&answer.rows, Reader::Machine)),
+            Self::CsvSpreadsheet => Ok(csv(&answer.rows, Reader::Spreadsheet)),
             Self::Parquet => {
                 let mut bytes = Vec::new();
                 let mut rows = answer.rows.frame()?;
@@ -59,25 +75,21 @@ impl Format {
     }
 }
 
-fn csv(table: &Table) -> Result<Vec<u8>> {
+fn csv(table: &Table, reader: Reader) -> Vec<u8> {
     let columns = table.flat();
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    writer
-        .write_record(columns.iter().map(|(name, _)| name))
-        .map_err(failed)?;
+    let names = columns.iter().map(|(name, _)| name.as_str());
+    let mut records = Records::with_header(reader, names);
     for row in 0..table.height() {
-        let cells = columns.iter().map(|(_, values)| {
-            let cell = values.text(row).unwrap_or_default();
+        for (_, values) in &columns {
+            let value = values.text(row);
             match values.as_ref() {
-                Values::Text(_) => inert(cell),
-                _ => cell,
+                Values::Text(_) => records.string(value.as_deref()),
+                _ => records.field(value.as_deref()),
             }
-        });
-        writer
-            .write_record(cells.map(|cell| cell.into_owned()))
-            .map_err(failed)?;
+        }
+        records.end();
     }
-    writer.into_inner().map_err(failed)
+    records.into_bytes()
 }
 
 fn arrow_stream(table: &Table) -> Result<Vec<u8>> {

@@ -1,6 +1,5 @@
 //! Events as a stream of bytes, part by part, so that an export of any length takes the memory of one part.
 
-use std::borrow::Cow;
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +9,8 @@ use arrow::ipc::writer::StreamWriter;
 use polars::io::parquet::write::BatchedWriter;
 use polars::prelude::DataFrame;
 
-use super::{failed, inert};
+use super::csv::{Reader, Records};
+use super::failed;
 use crate::error::{Error, Result};
 use crate::event::timestamp;
 use crate::parquet;
@@ -28,8 +28,10 @@ const SLICE_ROWS: usize = 1 << 13;
 pub enum EventFormat {
     /// A line an event, as in the log.
     Ndjson,
-    /// A row an event, after a line of names.
+    /// A row an event, after a line of names: each value as it is.
     Csv,
+    /// The same for a spreadsheet: with a byte-order mark, and no string is taken for a formula.
+    CsvSpreadsheet,
     /// The columns of the lake as an Arrow IPC stream.
     Arrow,
     /// The columns of the lake as one Parquet file.
@@ -38,13 +40,14 @@ pub enum EventFormat {
 
 impl EventFormat {
     /// The names of all of them.
-    pub const NAMES: [&str; 4] = ["parquet", "csv", "ndjson", "arrow"];
+    pub const NAMES: [&str; 5] = ["parquet", "csv", "csv-spreadsheet", "ndjson", "arrow"];
 
     /// The format of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "parquet" => Some(Self::Parquet),
             "csv" => Some(Self::Csv),
+            "csv-spreadsheet" => Some(Self::CsvSpreadsheet),
             "ndjson" => Some(Self::Ndjson),
             "arrow" => Some(Self::Arrow),
             _ => None,
@@ -54,7 +57,7 @@ impl EventFormat {
     /// Rows that are encoded at once.
     pub fn slice_rows(self) -> usize {
         match self {
-            Self::Ndjson | Self::Csv | Self::Arrow => SLICE_ROWS,
+            Self::Ndjson | Self::Csv | Self::CsvSpreadsheet | Self::Arrow => SLICE_ROWS,
             // A slice would become a row group, or several; compressed, all rows of a segment are small.
             Self::Parquet => usize::MAX,
         }
@@ -65,6 +68,7 @@ impl EventFormat {
         match self {
             Self::Ndjson => "application/x-ndjson",
             Self::Csv => "text/csv; charset=utf-8",
+            Self::CsvSpreadsheet => "text/csv; charset=utf-8; variant=spreadsheet",
             Self::Arrow => "application/vnd.apache.arrow.stream",
             Self::Parquet => "application/vnd.apache.parquet",
         }
@@ -80,7 +84,7 @@ pub struct Encoder {
 
 enum Kind {
     Ndjson,
-    Csv,
+    Csv(Reader),
     Arrow(Box<StreamWriter<Sink>>),
     Parquet(Box<BatchedWriter<Sink>>),
 }
@@ -116,15 +120,8 @@ impl Encoder {
         let mut out = Sink::default();
         let kind = match format {
             EventFormat::Ndjson => Kind::Ndjson,
-            EventFormat::Csv => {
-                let names = csv_record(
-                    schema::lake()
-                        .iter_names()
-                        .map(|name| Cow::Borrowed(name.as_str())),
-                )?;
-                out.write_all(&names).map_err(failed)?;
-                Kind::Csv
-            }
+            EventFormat::Csv => csv(Reader::Machine, &mut out)?,
+            EventFormat::CsvSpreadsheet => csv(Reader::Spreadsheet, &mut out)?,
             EventFormat::Arrow => {
                 let writer =
                     StreamWriter::try_new(out.clone(), &arrow_schema()?).map_err(failed)?;
@@ -151,7 +148,10 @@ impl Encoder {
                 store::write_lines(events, &mut lines)?;
                 self.out.write_all(&lines).map_err(failed)?;
             }
-            Kind::Csv => self.out.write_all(&csv_rows(events)?).map_err(failed)?,
+            Kind::Csv(reader) => {
+                let rows = csv_rows(events, *reader)?;
+                self.out.write_all(&rows).map_err(failed)?;
+            }
             Kind::Arrow(writer) => writer.write(&record_batch(events)?).map_err(failed)?,
             Kind::Parquet(writer) => writer.write_batch(events)?,
         }
@@ -164,7 +164,7 @@ impl Encoder {
     /// If it cannot be ended.
     pub fn finish(self) -> Result<Vec<u8>> {
         match self.kind {
-            Kind::Ndjson | Kind::Csv => {}
+            Kind::Ndjson | Kind::Csv(_) => {}
             Kind::Arrow(mut writer) => writer.finish().map_err(failed)?,
             Kind::Parquet(writer) => drop(writer.finish()?),
         }
@@ -172,17 +172,15 @@ impl Encoder {
     }
 }
 
-fn csv_record<'a>(cells: impl Iterator<Item = Cow<'a, str>>) -> Result<Vec<u8>> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let cells: Vec<Cow<'_, str>> = cells.collect();
-    writer
-        .write_record(cells.iter().map(|cell| cell.as_bytes()))
-        .map_err(failed)?;
-    writer.into_inner().map_err(failed)
+fn csv(reader: Reader, out: &mut Sink) -> Result<Kind> {
+    let lake = schema::lake();
+    let records = Records::with_header(reader, lake.iter_names().map(|name| name.as_str()));
+    out.write_all(&records.into_bytes()).map_err(failed)?;
+    Ok(Kind::Csv(reader))
 }
 
-fn csv_rows(events: &DataFrame) -> Result<Vec<u8>> {
-    /// A column's values, as they stand in a cell.
+fn csv_rows(events: &DataFrame, reader: Reader) -> Result<Vec<u8>> {
+    /// The values of a column.
     enum Cells<'a> {
         Text(&'a polars::prelude::StringChunked),
         Instant(polars::prelude::Int64Chunked),
@@ -195,21 +193,19 @@ fn csv_rows(events: &DataFrame) -> Result<Vec<u8>> {
             Err(_) => Ok(Cells::Instant(column.to_physical_repr().i64()?.clone())),
         })
         .collect::<Result<_>>()?;
-    let mut writer = csv::Writer::from_writer(Vec::new());
+    let mut records = Records::new(reader);
     for row in 0..events.height() {
         for column in &columns {
-            let cell = match column {
-                Cells::Text(texts) => inert(Cow::Borrowed(texts.get(row).unwrap_or_default())),
-                Cells::Instant(instants) => Cow::Owned(match instants.get(row) {
-                    Some(us) => rfc3339(us),
-                    None => String::new(),
-                }),
-            };
-            writer.write_field(cell.as_bytes()).map_err(failed)?;
+            match column {
+                Cells::Text(texts) => records.string(texts.get(row)),
+                Cells::Instant(instants) => {
+                    records.field(instants.get(row).map(rfc3339).as_deref());
+                }
+            }
         }
-        writer.write_record(None::<&[u8]>).map_err(failed)?;
+        records.end();
     }
-    writer.into_inner().map_err(failed)
+    Ok(records.into_bytes())
 }
 
 fn rfc3339(ts_us: i64) -> String {

@@ -13,6 +13,7 @@ use hyper::body::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::App;
+use super::accept::preferences;
 use super::refusal::Refusal;
 
 /// A header line that is always the same.
@@ -102,18 +103,14 @@ impl Packed {
     }
 }
 
-/// Whether gzip is named, and not with a weight of nothing.
+/// Whether gzip is wanted, and not less than no coding at all.
 fn accepts_gzip(asked: &HeaderMap) -> bool {
-    list(asked, header::ACCEPT_ENCODING).any(|part| {
-        let mut part = part.split(';').map(str::trim);
-        let name = part.next().unwrap_or_default();
-        let is_refused = part.any(|weight| {
-            weight
-                .strip_prefix("q=")
-                .is_some_and(|q| q.parse() == Ok(0.0))
-        });
-        (name.eq_ignore_ascii_case("gzip") || name == "*") && !is_refused
-    })
+    let wanted = preferences(asked, &header::ACCEPT_ENCODING);
+    let named = |name: &str| wanted.iter().find(|coding| coding.is(name));
+    let gzip = named("gzip").or(named("x-gzip")).or(named("*"));
+    let gzip = gzip.map_or(0, |coding| coding.weight);
+    let identity = named("identity").map_or(0, |coding| coding.weight);
+    gzip > 0 && gzip >= identity
 }
 
 /// The members of a header's list.

@@ -4,6 +4,7 @@
 //! `axum::serve` does not have. hyper reads no further request while a response waits for the socket, so that a client that does not
 //! read holds one response. No address of a client is kept or traced.
 
+mod accept;
 mod asset;
 mod auth;
 mod body;

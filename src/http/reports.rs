@@ -1,5 +1,6 @@
 //! Questions and jobs, for those who have the dashboard key.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use axum::Json;
@@ -10,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{NaiveDate, Utc};
 use tracing::info;
 
+use super::accept::{Preference, preferences};
 use super::extract::PathText;
 use super::refusal::Refusal;
 use super::{Answer, App, body};
@@ -125,34 +127,59 @@ impl Drop for Waiting {
     }
 }
 
-/// The format that a client prefers of those there are; JSON unless it says something else.
+/// The format that a client prefers of those there are; JSON unless it says something else. Of those that it wants equally, the
+/// one that it names first.
 fn accepted(headers: &HeaderMap) -> Answer<Format> {
-    let wanted = headers
-        .get(header::ACCEPT)
-        .map_or("*/*", |value| value.to_str().unwrap_or_default());
-    let types = wanted
-        .split(',')
-        .map(|one| one.split(';').next().unwrap_or_default().trim());
-    for media_type in types {
-        let found = Format::ALL.into_iter().find(|format| {
-            let own = format.media_type().split(';').next();
-            own.is_some_and(|own| own.eq_ignore_ascii_case(media_type))
-        });
-        match found {
-            Some(format) => return Ok(format),
-            None if media_type.starts_with("*/") || media_type == "application/*" => {
-                return Ok(Format::Json);
-            }
-            None => {}
-        }
+    let ranges = preferences(headers, &header::ACCEPT);
+    let is_silent = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .all(HeaderValue::is_empty);
+    if is_silent {
+        return Ok(Format::Json);
     }
+    // The most wanted, then the one that is named first, then the first of ours.
+    let best = Format::ALL
+        .into_iter()
+        .filter_map(|format| Some((format, wanted(format, &ranges)?)))
+        .filter(|(_, (weight, _))| *weight > 0)
+        .min_by_key(|(_, (weight, place))| (Reverse(*weight), *place));
+    if let Some((format, _)) = best {
+        return Ok(format);
+    }
+    let wanted: Vec<&str> = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .map(|line| line.to_str().unwrap_or_default())
+        .collect();
+    let wanted: String = wanted.join(", ").chars().take(200).collect();
     let allowed = Format::ALL.map(Format::media_type).join(", ");
-    let wanted: String = wanted.chars().take(200).collect();
     Err(Refusal::new(
         StatusCode::NOT_ACCEPTABLE,
         "not_acceptable",
         format!("Accept is {wanted:?}; allowed are {allowed}"),
     ))
+}
+
+/// How much a format is wanted, and the place of what says so: the range that fits it most closely.
+fn wanted(format: Format, ranges: &[Preference<'_>]) -> Option<(u16, usize)> {
+    let media_type = format.media_type();
+    let name = media_type.split(';').next().unwrap_or_default();
+    let (kind, _) = name.split_once('/').unwrap_or_default();
+    let variant = format.variant();
+    let closeness = |range: &Preference<'_>| match range.parameter("variant") {
+        found if found.is_some() && range.is(name) => (found == variant).then_some(3),
+        // A variant is chosen by its name alone.
+        _ if variant.is_some() => None,
+        _ if range.is(name) => Some(2),
+        _ if range.is(&format!("{kind}/*")) => Some(1),
+        _ => range.is("*/*").then_some(0),
+    };
+    let fitting = ranges.iter().enumerate();
+    let fitting = fitting.filter_map(|(place, range)| Some((closeness(range)?, place, range)));
+    fitting
+        .min_by_key(|(closeness, place, _)| (Reverse(*closeness), *place))
+        .map(|(_, place, range)| (range.weight, place))
 }
 
 /// `GET /api/analytics/cohorts`

@@ -186,9 +186,10 @@ test('every panel gives its rows as CSV, as the server writes them, and its char
     const page = await open(context, server, view, given);
     for (const name of panels) {
       const { question } = await requestOf(page, name);
-      const response = await fetch(`${server.url}/api/analytics/query`, { method: 'POST', headers: { 'Content-Type': 'application/json', Accept: 'text/csv', 'X-Dash-Key': KEY }, body: JSON.stringify(question) });
+      const response = await fetch(`${server.url}/api/analytics/query`, { method: 'POST', headers: { 'Content-Type': 'application/json', Accept: 'text/csv; variant=spreadsheet', 'X-Dash-Key': KEY }, body: JSON.stringify(question) });
       const [csvName, csv] = await saved(page, name, 'csv');
-      assert.equal(csv.toString(), await response.text(), name);
+      assert.deepEqual(csv, Buffer.from(await response.arrayBuffer()), name);
+      assert.equal(csv.toString().charCodeAt(0), 0xFEFF, name);
       assert.match(csvName, /^echopilot-[a-z-]+-\d{4}-\d{2}-\d{2}-\d{4}-\d{2}-\d{2}\.csv$/);
       const [pngName, png] = await saved(page, name, 'png');
       assert.match(pngName, /\.png$/);

@@ -81,7 +81,7 @@ fn the_script_is_at_most_5_kb_with_gzip() {
     let server = Server::start(dir.path());
     for path in ["/static/js/telemetry.js", "/echo.js"] {
         let plain = body(get(&server, path, &[]));
-        for accepted in ["gzip", "br, gzip;q=0.5", "*", "GZIP"] {
+        for accepted in ["gzip", "br, gzip;q=0.5", "*", "GZIP", "*;q=0, gzip;q=0.1"] {
             let packed = get(&server, path, &[("accept-encoding", accepted)]);
             assert_eq!(header(&packed, "content-encoding"), ["gzip"], "{accepted}");
             let bytes = body(packed);
@@ -96,7 +96,16 @@ fn the_script_is_at_most_5_kb_with_gzip() {
                 .unwrap();
             assert_eq!(unpacked, plain);
         }
-        for accepted in ["identity", "br", "gzip;q=0", "gzip; q=0.0", ""] {
+        for accepted in [
+            "identity",
+            "br",
+            "gzip;q=0",
+            "gzip; q=0.0",
+            "",
+            "gzip;Q=0.000, *",
+            "*;q=0",
+            "identity, gzip;q=0.5",
+        ] {
             let response = get(&server, path, &[("accept-encoding", accepted)]);
             assert!(
                 header(&response, "content-encoding").is_empty(),

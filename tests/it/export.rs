@@ -482,14 +482,14 @@ fn days_without_events_are_an_empty_answer_in_every_format() {
             "days=7&end=2026-01-05&tz=Asia/Tokyo",
         ] {
             let mut files = Vec::new();
-            for format in ["ndjson", "csv", "arrow", "parquet"] {
+            for format in ["ndjson", "csv", "csv-spreadsheet", "arrow", "parquet"] {
                 let address = format!("/api/analytics/export?{window}&format={format}");
                 let (status, body) = server.get_bytes(&address, &[("x-dash-key", KEY)]);
                 assert_eq!(status, 200, "{round} {address}");
                 let text = String::from_utf8_lossy(&body);
                 match format {
                     "ndjson" => assert_eq!(text, "", "{round}"),
-                    "csv" => {
+                    "csv" | "csv-spreadsheet" => {
                         assert_eq!(text.lines().count(), 1, "{round}: {text}")
                     }
                     _ => {
@@ -538,7 +538,7 @@ fn events_stream_in_every_format_with_those_that_are_not_sealed() {
          arrow = pa.ipc.open_stream(d + '/all.arrow').read_all()\n\
          parquet = pq.read_table(d + '/all.parquet')\n\
          last = rows[-1]\n\
-         assert [last['user_id'], last['feature'], last['url']] == [\"'=1+1\", \"'@sum\", \"'+/a\"], last\n\
+         assert [last['user_id'], last['feature'], last['url']] == ['=1+1', '@sum', '+/a'], last\n\
          assert json.loads(last['metadata']) == {'a': 'x,\"y\"'}\n\
          assert arrow.to_pydict() == parquet.to_pydict()\n\
          assert sorted(str(x['user_id']) for x in lines) == sorted(str(x) for x in parquet['user_id'].to_pylist())\n\
@@ -562,6 +562,77 @@ fn events_stream_in_every_format_with_those_that_are_not_sealed() {
     );
     assert_eq!(server.get("/api/analytics/export?days=0").0, 400);
     assert_eq!(server.get_with("/api/analytics/export", &[]).0, 401);
+}
+
+#[test]
+fn csv_and_ndjson_give_back_every_value_and_times_of_one_width() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    let server = Server::start(&data);
+    let ids = [
+        "-5",
+        "=1+1",
+        "+1",
+        "@a",
+        "007",
+        "1e5",
+        "a,b",
+        "say \"x\"",
+        " blanks ",
+        "é漢🙂",
+        "NA",
+    ];
+    let day = Utc::now().date_naive() - Days::new(1);
+    let events = ids.iter().enumerate().map(|(place, id)| {
+        let fraction = ["", ".1", ".123", ".123456", ".000001"][place % 5];
+        let mut event = json!({"event_type":"action","user_id":id,"ts":format!("{day}T10:00:00{fraction}Z"),"url":id,
+            "metadata":{"a":id,"none":""}});
+        if place % 2 == 0 {
+            event["feature"] = json!(id);
+        }
+        event
+    });
+    assert_eq!(server.post(&batch(events)).0, 200);
+    for format in ["ndjson", "csv", "csv-spreadsheet", "parquet"] {
+        let address = format!("/api/analytics/export?days=2&format={format}");
+        let (status, body) = server.get_bytes(&address, &[("x-dash-key", KEY)]);
+        assert_eq!(status, 200, "{format}");
+        std::fs::write(dir.path().join(format!("all.{format}")), body).unwrap();
+    }
+    let access = server.get_bytes("/api/analytics/users/-5/events", &[("x-dash-key", KEY)]);
+    std::fs::write(dir.path().join("user.ndjson"), access.1).unwrap();
+    let counts = python(
+        "import sys, json, csv, re, duckdb, pandas as pd, pyarrow.csv as pc, pyarrow.parquet as pq, pyarrow as pa\n\
+         d = sys.argv[1]\n\
+         true = pq.read_table(d + '/all.parquet').to_pylist()\n\
+         width = re.compile(r'\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d[.]\\d{6}Z')\n\
+         text = ['event_type', 'user_id', 'feature', 'metadata', 'url', 'event_id']\n\
+         form = '%Y-%m-%dT%H:%M:%S.%fZ'\n\
+         lines = [json.loads(line) for name in ('all', 'user') for line in open(f'{d}/{name}.ndjson')]\n\
+         frame = pd.read_csv(d + '/all.csv', dtype=str, keep_default_na=False)\n\
+         rows = list(csv.DictReader(open(d + '/all.csv', newline='')))\n\
+         sheet = list(csv.DictReader(open(d + '/all.csv-spreadsheet', newline='', encoding='utf-8-sig')))\n\
+         for row in [*lines, *rows, *sheet]: assert width.fullmatch(row['ts']) and width.fullmatch(row['received_at']), row\n\
+         # Of one form, so that the form of the first is that of all.\n\
+         for column in ('ts', 'received_at'): assert pd.to_datetime(frame[column], format=form, utc=True).tolist() == [pd.Timestamp(row[column]) for row in true]\n\
+         assert [row['ts'] for row in true] == pd.read_csv(d + '/all.csv', parse_dates=['ts'])['ts'].tolist()\n\
+         same = lambda row: [row[name] or '' for name in text]\n\
+         assert [same(row) for row in rows] == [same(row) for row in true] == [same(row) for row in frame.to_dict('records')]\n\
+         # Readers that know null find it again, and empty strings beside it.\n\
+         exact = [[row[name] for name in text] for row in true]\n\
+         found = duckdb.execute(\"select \" + ', '.join(text) + \" from read_csv(?, all_varchar = true, allow_quoted_nulls = false)\", [d + '/all.csv']).fetchall()\n\
+         assert [list(row) for row in found] == exact\n\
+         assert duckdb.execute(\"select typeof(ts) from read_csv(?)\", [d + '/all.csv']).fetchone()[0].startswith('TIMESTAMP')\n\
+         options = pc.ConvertOptions(column_types={name: pa.string() for name in text}, null_values=[''], strings_can_be_null=True, quoted_strings_can_be_null=False)\n\
+         found = pc.read_csv(d + '/all.csv', convert_options=options).to_pylist()\n\
+         assert [[row[name] for name in text] for row in found] == exact\n\
+         assert open(d + '/all.csv-spreadsheet', 'rb').read(3) == b'\\xef\\xbb\\xbf' and open(d + '/all.csv', 'rb').read(3) == b'ts,'\n\
+         begins = {row['user_id'][0] for row in sheet}\n\
+         assert not begins & set('=+-@') and \"'-5\" in {row['user_id'] for row in sheet}\n\
+         print(json.dumps([len(lines), len(rows), len(sheet), len(true)]))\n",
+        &[dir.path().to_str().unwrap()],
+    );
+    assert_eq!(counts, json!([12, 11, 11, 11]));
 }
 
 #[test]

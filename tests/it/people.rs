@@ -591,7 +591,7 @@ fn an_error_in_the_middle_of_an_access_cuts_it_off() {
     assert_eq!(status, 200);
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
-    assert!(line.contains(&days_ago(2)), "{line}");
+    assert!(line.contains(&days_ago(2)[..10]), "{line}");
     // The day that comes next goes; nobody reads it now.
     let last = data.join(format!("events/dt={}", &days_ago(1)[..10]));
     for file in std::fs::read_dir(last).unwrap() {

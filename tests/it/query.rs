@@ -594,6 +594,11 @@ fn http_and_command_line_give_one_answer_in_every_format() {
     );
     let (status, _) = server.ask_as("/api/analytics/query", &question, "image/png");
     assert_eq!(status, 406);
+    let spreadsheet = server.ask_as(
+        "/api/analytics/query",
+        &question,
+        "text/csv; variant=spreadsheet",
+    );
     server.stop();
     let by_command = run_json(dir.path(), &["query", &question.to_string()]);
     for field in ["metric", "window", "covered_from", "rows"] {
@@ -604,7 +609,13 @@ fn http_and_command_line_give_one_answer_in_every_format() {
         by_http["rows"][1]["seconds_from_first"],
         json!({"mean": 3, "median": 3, "p90": 3})
     );
-    for (format, answer) in [("csv", csv), ("arrow", arrow), ("parquet", parquet)] {
+    let answers = [
+        ("csv", csv),
+        ("csv-spreadsheet", spreadsheet),
+        ("arrow", arrow),
+        ("parquet", parquet),
+    ];
+    for (format, answer) in answers {
         assert_eq!(answer.0, 200);
         let output = run(
             dir.path(),
@@ -626,7 +637,7 @@ fn http_and_command_line_give_one_answer_in_every_format() {
 }
 
 #[test]
-fn a_name_that_looks_like_a_formula_is_inert_in_csv() {
+fn a_name_that_looks_like_a_formula_is_inert_for_spreadsheets_and_as_it_is_for_programs() {
     let dir = folder();
     let server = Server::start(dir.path());
     server.post(&batch(yesterday(&[(
@@ -637,13 +648,103 @@ fn a_name_that_looks_like_a_formula_is_inert_in_csv() {
         "/",
         json!({}),
     )])));
-    let (_, csv) = server.ask_as(
-        "/api/analytics/query",
-        &json!({"metric":"feature_usage","days":2}),
-        "text/csv",
+    for (media_type, start, feature) in [
+        ("text/csv", "feature,", "\n\"=HYPERLINK(\"\"x\"\")\","),
+        (
+            "text/csv;variant=spreadsheet",
+            "\u{FEFF}feature,",
+            "\n\"'=HYPERLINK(\"\"x\"\")\",",
+        ),
+    ] {
+        let (_, csv) = server.ask_as(
+            "/api/analytics/query",
+            &json!({"metric":"feature_usage","days":2}),
+            media_type,
+        );
+        let csv = String::from_utf8(csv).unwrap();
+        assert!(csv.starts_with(start) && csv.contains(feature), "{csv}");
+    }
+}
+
+#[test]
+fn the_format_is_the_one_that_the_client_wants_most_and_never_one_of_weight_zero() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let question = json!({"metric":"event_types","days":2});
+    let (arrow, parquet) = (
+        "application/vnd.apache.arrow.stream",
+        "application/vnd.apache.parquet",
     );
-    let csv = String::from_utf8(csv).unwrap();
-    assert!(csv.contains("\"'=HYPERLINK(\"\"x\"\")\""), "{csv}");
+    let (json, csv, sheet) = (
+        "application/json",
+        "text/csv; charset=utf-8",
+        "text/csv; charset=utf-8; variant=spreadsheet",
+    );
+    for (accept, expected) in [
+        (&[][..], json),
+        (&[""], json),
+        (&["*/*"], json),
+        (
+            &["text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"],
+            json,
+        ),
+        (&["text/csv"], csv),
+        (&["TEXT/CSV;charset=UTF-8"], csv),
+        (&["text/*"], csv),
+        (&["text/csv, application/json"], csv),
+        (&["application/json, text/csv"], json),
+        (&["text/csv;q=0.1, application/json;q=0.2"], json),
+        (&["application/json;q=0, */*"], csv),
+        (&["application/json;q=0,text/csv;q=0.000, */*;q=0.5"], arrow),
+        (&["application/*, application/json;q=0"], arrow),
+        (&["text/csv;q=0.5, application/*;q=0.4"], csv),
+        (&["*/*;q=0, application/vnd.apache.parquet"], parquet),
+        (
+            &["*/*;q=0.1, application/vnd.apache.parquet;q=0.9, text/*;q=0.95"],
+            csv,
+        ),
+        (
+            &[
+                "application/json;q=0",
+                "text/csv;q=0",
+                "application/vnd.apache.parquet",
+            ],
+            parquet,
+        ),
+        (&["text/csv; variant=spreadsheet"], sheet),
+        (
+            &["text/csv;variant=\"spreadsheet\";q=0.9, application/json;q=0.8"],
+            sheet,
+        ),
+        (&["text/csv;variant=spreadsheet;q=0, text/csv;q=0.2"], csv),
+        (&["*/*;q=0"], ""),
+        (&["application/json;q=0"], ""),
+        (&["text/csv;variant=paper"], ""),
+        (&["application/json;q=0.0, text/html"], ""),
+        (&["image/png", "text/html;level=1"], ""),
+        (&["application/json;q=high"], ""),
+    ] {
+        let mut request = ureq::post(format!("{}/api/analytics/query", server.url))
+            .config()
+            .http_status_as_error(false)
+            .accept("")
+            .build()
+            .header("x-dash-key", KEY)
+            .header("content-type", "application/json");
+        for line in accept {
+            request = request.header("accept", *line);
+        }
+        let response = request.send(question.to_string()).unwrap();
+        let found = response.headers()["content-type"].to_str().unwrap();
+        match expected {
+            "" => assert_eq!(response.status(), 406, "{accept:?}: {found}"),
+            expected => assert_eq!(
+                (response.status().as_u16(), found),
+                (200, expected),
+                "{accept:?}"
+            ),
+        }
+    }
 }
 
 #[test]

@@ -85,9 +85,9 @@ export function query(question, signal) {
   return inTurn(signal, async () => (await post('query', question, signal)).json());
 }
 
-/** The same as a CSV file. */
+/** The same as a CSV file for a spreadsheet. */
 export async function queryCsv(question) {
-  return (await post('query', question, undefined, 'text/csv')).blob();
+  return (await post('query', question, undefined, 'text/csv; variant=spreadsheet')).blob();
 }
 
 const post = (path, body, signal, accept = 'application/json') => send(`${BASE}/${path}`, {

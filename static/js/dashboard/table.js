@@ -83,15 +83,18 @@ export function table(rows, caption) {
     left > 0 && h('p', { class: 'hint', text: `${count(left)} more rows are in the CSV.` }));
 }
 
-/** Rows as CSV, for answers that the server gives as JSON alone. A name that a spreadsheet would take for a formula is inert. */
+/**
+ * Rows as CSV for a spreadsheet, for answers that the server gives as JSON alone: with a byte-order mark, no string is taken for a
+ * formula, and an empty string differs from null.
+ */
 export function csv(rows) {
   const flatRows = rows.map((row) => new Map(flat(row)));
   const names = [...new Set(flatRows.flatMap((row) => [...row.keys()]))];
   const cell = (value) => {
     let text = value === null || value === undefined ? '' : typeof value === 'object' ? JSON.stringify(value) : String(value);
     if (typeof value === 'string' && /^[=+\-@\u0000-\u001f]/.test(text)) text = `'${text}`;
-    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+    return value === '' || /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   const lines = [names, ...flatRows.map((row) => names.map((name) => row.get(name)))].map((line) => line.map(cell).join(','));
-  return new Blob([`${lines.join('\r\n')}\r\n`], { type: 'text/csv' });
+  return new Blob([`\uFEFF${lines.join('\r\n')}\r\n`], { type: 'text/csv' });
 }

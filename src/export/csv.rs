@@ -1,0 +1,133 @@
+//! Tables as CSV: for machines, which read back what was written, and for spreadsheets.
+//!
+//! Null is an empty field and an empty string is `""`, so that the two differ. A field is quoted where it has a comma, a quote or
+//! a line break, as RFC 4180 says; records end with a line feed.
+
+use std::borrow::Cow;
+
+/// Who reads the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// A program: every value is as it was.
+    Machine,
+    /// A spreadsheet: a byte-order mark says that the file is UTF-8, and no string is taken for a formula.
+    Spreadsheet,
+}
+
+/// Without it, spreadsheets take the bytes for those of the system's code page.
+const BYTE_ORDER_MARK: &[u8] = "\u{FEFF}".as_bytes();
+
+/// Records of a CSV file that is being written.
+pub struct Records {
+    reader: Reader,
+    bytes: Vec<u8>,
+    is_first_field: bool,
+}
+
+impl Records {
+    /// The records that come after others.
+    pub fn new(reader: Reader) -> Self {
+        Self {
+            reader,
+            bytes: Vec::new(),
+            is_first_field: true,
+        }
+    }
+
+    /// The beginning of a file: the names of its columns.
+    pub fn with_header<'a>(reader: Reader, names: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut records = Self::new(reader);
+        if reader == Reader::Spreadsheet {
+            records.bytes.extend_from_slice(BYTE_ORDER_MARK);
+        }
+        for name in names {
+            records.string(Some(name));
+        }
+        records.end();
+        records
+    }
+
+    /// Adds a field with a string, which may be from anybody.
+    pub fn string(&mut self, value: Option<&str>) {
+        match (self.reader, value) {
+            (Reader::Spreadsheet, Some(value)) => self.field(Some(&inert(value))),
+            _ => self.field(value),
+        }
+    }
+
+    /// Adds a field with a value that has a form of its own: a number, a time.
+    pub fn field(&mut self, value: Option<&str>) {
+        if !std::mem::take(&mut self.is_first_field) {
+            self.bytes.push(b',');
+        }
+        let Some(value) = value else {
+            return;
+        };
+        let is_special = |byte: u8| matches!(byte, b',' | b'"' | b'\r' | b'\n');
+        if !value.is_empty() && !value.bytes().any(is_special) {
+            self.bytes.extend_from_slice(value.as_bytes());
+            return;
+        }
+        self.bytes.push(b'"');
+        self.bytes
+            .extend_from_slice(value.replace('"', "\"\"").as_bytes());
+        self.bytes.push(b'"');
+    }
+
+    /// Ends a record.
+    pub fn end(&mut self) {
+        self.bytes.push(b'\n');
+        self.is_first_field = true;
+    }
+
+    /// What was written.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+/// A string that no spreadsheet takes for a formula.
+fn inert(text: &str) -> Cow<'_, str> {
+    let begins = |start: char| matches!(start, '=' | '+' | '-' | '@') || start.is_control();
+    match text.starts_with(begins) {
+        true => Cow::Owned(format!("'{text}")),
+        false => Cow::Borrowed(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(reader: Reader) -> String {
+        let mut records = Records::with_header(reader, ["name", "-5"]);
+        for value in [
+            None,
+            Some(""),
+            Some("-5"),
+            Some("=1+1"),
+            Some("a,\"b\"\r\n"),
+        ] {
+            records.string(value);
+            records.field(Some("-5"));
+            records.end();
+        }
+        String::from_utf8(records.into_bytes()).unwrap_or_default()
+    }
+
+    #[test]
+    fn machines_read_what_was_written_and_null_differs_from_an_empty_string() {
+        assert_eq!(
+            written(Reader::Machine),
+            "name,-5\n,-5\n\"\",-5\n-5,-5\n=1+1,-5\n\"a,\"\"b\"\"\r\n\",-5\n"
+        );
+    }
+
+    #[test]
+    fn spreadsheets_get_a_byte_order_mark_and_no_formula_in_a_string() {
+        assert_eq!(
+            written(Reader::Spreadsheet),
+            "\u{FEFF}name,'-5\n,-5\n\"\",-5\n'-5,-5\n'=1+1,-5\n\"a,\"\"b\"\"\r\n\",-5\n"
+        );
+    }
+}
