@@ -669,7 +669,11 @@
   const api = { q: { push: (...waiting) => waiting.forEach(make) } };
   Object.keys(calls).forEach((name) => { api[name] = (...values) => make([name, ...values]); });
   window.EchoPilot = api;
-  if (stub) stub.q.forEach(make);
+  if (stub) {
+    stub.q.forEach(make);
+    // For code that kept the list.
+    stub.q.push = api.q.push;
+  }
   // What earlier pages left: at once, again when the last one has surely ended, and when the lease is over of what it sent
   // as it ended.
   flush();

@@ -224,6 +224,10 @@ test('below a path of a proxy everything is there, and what the page shows names
   // Takes the prefix away, as proxies do; whatever is asked for beside it is not there.
   const strays = [];
   const proxy = http.createServer((request, response) => {
+    if (request.url === '/site') {
+      response.writeHead(200, { 'Content-Type': 'text/html' }).end(`<!doctype html><title>site</title>${snippet('/tools/stats/static/js/telemetry.js')}`);
+      return;
+    }
     if (!request.url.startsWith('/tools/stats/')) {
       if (request.url !== '/favicon.ico') strays.push(request.url);
       response.writeHead(404).end();
@@ -258,9 +262,12 @@ test('below a path of a proxy everything is there, and what the page shows names
   await page.getByRole('link', { name: 'Back to your data' }).click();
   await page.waitForURL(`${mounted.url}/`);
   await page.getByText('No events yet').waitFor();
-  // The first event comes over the stream of live events.
-  await post(mounted, [{ event_type: 'action', user_id: 'u', feature: 'f' }]);
+  // The first event is that of a page beside it with the snippet, and comes over the stream of live events.
+  const site = await context.newPage();
+  await site.goto(`${origin}/site`);
   await settled(page);
+  assert.deepEqual(await server.features('page_view'), ['site']);
+  await post(mounted, [{ event_type: 'action', user_id: 'u', feature: 'f' }]);
   for (const view of VIEWS) {
     const shown = await open(context, mounted, view, OWN[view]);
     if (view === 'overview') {

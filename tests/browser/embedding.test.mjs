@@ -91,7 +91,7 @@ test('calls made before the script is there are kept', async (t) => {
 
 /** A page with the snippet, whose handlers use every method as pages do, the promises too. */
 const HANDLERS = `${snippet('/static/js/telemetry.js')}<script>
-  const { track } = EchoPilot;
+  const { track, q } = EchoPilot;
   ${naming}
   const done = [];
   const handler = async () => {
@@ -100,6 +100,7 @@ const HANDLERS = `${snippet('/static/js/telemetry.js')}<script>
     EchoPilot.page('by hand');
     EchoPilot.init({ clicks: 'off' });
     EchoPilot.q.push(['track', 'action', 'pushed']);
+    q.push(['track', 'action', 'kept list']);
     await EchoPilot.flush();
     EchoPilot.flush().then(() => done.push('paid'));
     done.push('went on');
@@ -136,12 +137,12 @@ test('with the snippet, a script that comes late makes all calls made before it,
   await page.waitForFunction(() => done.length === 2);
   come();
   await page.waitForFunction(() => !Array.isArray(EchoPilot.q));
-  await server.counts(5, page);
+  await server.counts(6, page);
   await page.click('button');
-  await server.counts(9, page);
+  await server.counts(11, page);
   assert.deepEqual(errors, []);
   const { feature_usage: usage, mau } = await server.usage();
-  assert.deepEqual([usage, mau], [{ 'by hand': 2, 'kept reference': 2, pushed: 2, signup: 2, shop: 1 }, 1]);
+  assert.deepEqual([usage, mau], [{ 'by hand': 2, 'kept list': 2, 'kept reference': 2, pushed: 2, signup: 2, shop: 1 }, 1]);
 });
 
 test('the snippet after the script, or twice, changes nothing', async (t) => {

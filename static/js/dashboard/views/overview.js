@@ -49,7 +49,7 @@ async function askNumbers(context, signal) {
   const of = (name) => pair && { now: pair.now[name], then: pair.then[name], text: `${days(span.now)} against ${days(span.then)}` };
   const cards = [
     { name: 'dau', title: 'Daily active users', hint: 'Average per day with data', value: now.dau, compared: of('dau'), write: average, trend: trend('dau') },
-    { name: 'wau', title: 'Weekly active users', hint: `Average per week with data${now.hasCutWeeks ? '; a cut week counts as one' : ''}`, value: now.wau, compared: pair && weekly, write: average, trend: trend('wau') },
+    { name: 'wau', title: 'Weekly active users', hint: `Average per week with data${now.hasCutWeeks ? ', cut ones too' : ''}`, value: now.wau, compared: pair && weekly, write: average, trend: trend('wau') },
     { name: 'mau', title: `Users in ${state.days} ${state.days === 1 ? 'day' : 'days'}`, hint: 'Distinct users of the window (MAU)', value: now.mau, compared: of('mau'), write: count, trend: trend('mau') },
     { name: 'events', title: 'Events', hint: 'Everything that was accepted', value: now.events, compared: of('events'), write: count },
     { name: 'stickiness', title: 'Stickiness', hint: last ? `Daily / 30-day users, ${period(last.period)}` : 'Daily / 30-day users', value: last?.stickiness, write: percent, trend: trend('stickiness'), fixed: true },
