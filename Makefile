@@ -39,7 +39,7 @@ test-browser: build static/node_modules/installed tests/browser/node_modules/ins
 	npm --prefix static run --silent check
 	npm --prefix tests/browser run --silent test
 
-# Coverage-guided, for a bounded time: bodies of requests, and logs after damage.
+# Coverage-guided, for a bounded time: bodies of requests, compressed streams, logs after damage, and broken JSON.
 fuzz: tools dashboard
 	tests/fuzz/run $(FUZZ_SECONDS)
 

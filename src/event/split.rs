@@ -10,6 +10,9 @@ use serde::de::IgnoredAny;
 
 /// Brackets of a list that are tried as its end when an event before it cannot be delimited.
 const TRIED_ENDS: usize = 16;
+/// How often, on average, a byte of a text may be passed over for an event whose end lies before it. Few texts need two; where
+/// quotes and brackets were put so that each event seems to go on to the end, it would be as often as there are events.
+const MAX_PASSES: usize = 8;
 
 /// How the events of a text are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +50,7 @@ pub fn layout(start: &[u8], is_whole: bool) -> Layout {
     if value_end(first, 0).is_ok() {
         return Layout::Lines;
     }
-    let Walked::Open(open) = walk(first, 0) else {
+    let (Walked::Open(open), _) = walk(first, 0) else {
         return Layout::Lines;
     };
     match lines.next() {
@@ -77,6 +80,8 @@ pub struct Splitter {
     sent_at: Option<Range<usize>>,
     containers: usize,
     bare_events: usize,
+    /// Bytes that were looked through to find the ends of broken events.
+    passed: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -106,6 +111,7 @@ impl Splitter {
     /// Forgets the text up to its position, which its owner takes away.
     pub fn rebase(&mut self) {
         self.at = 0;
+        self.passed = 0;
         self.sent_at = None;
     }
 
@@ -175,7 +181,7 @@ impl Splitter {
     /// An event, or whatever is in its place, outside of any list.
     fn bare_event(&mut self, text: &[u8], is_whole: bool) -> Step {
         let start = self.at;
-        let end = match event_end(text, start, is_whole) {
+        let end = match self.event_end(text, start, is_whole) {
             End::At(end) => end,
             End::More => return Step::More,
             End::Nowhere | End::CutOff => line_end(text, start).unwrap_or(text.len()),
@@ -200,7 +206,7 @@ impl Splitter {
     /// An event of a list, or whatever is in its place, with what follows it up to the next one.
     fn listed_event(&mut self, text: &[u8], is_whole: bool, around: Around) -> Step {
         let start = self.at;
-        let end = match event_end(text, start, is_whole) {
+        let end = match self.event_end(text, start, is_whole) {
             End::At(end) => end,
             End::More => return Step::More,
             End::CutOff => return Step::Broken(start),
@@ -246,7 +252,7 @@ impl Splitter {
         let end = match value_end(text, value) {
             // A number at the end of the text may go on.
             Ok(end) if is_whole || end < text.len() => end,
-            _ => match event_end(text, value, is_whole) {
+            _ => match self.event_end(text, value, is_whole) {
                 End::At(end) => end,
                 _ => return broken(self.at),
             },
@@ -316,29 +322,37 @@ enum End {
     CutOff,
 }
 
-fn event_end(text: &[u8], start: usize, is_whole: bool) -> End {
-    match value_end(text, start) {
-        Ok(end) if is_whole || end < text.len() => return End::At(end),
-        Ok(_) => return End::More,
-        Err(Fault::EndsEarly) if !is_whole => return End::More,
-        Err(_) => {}
-    }
-    let walked = walk(text, start);
-    let found = match &walked {
-        &Walked::Closed { end, quotes_fit } => match quotes_fit {
-            true => Some(end),
-            false => next_event(text, start, end).or(Some(end)),
-        },
-        &Walked::Word(end) => (end < text.len() || is_whole).then_some(end),
-        &Walked::NewEvent(at) => Some(before_comma(text, start, at)),
-        Walked::Open(open) if open.fits => None,
-        Walked::Mismatch | Walked::Open(_) => next_event(text, start, text.len()),
-    };
-    match (found, walked) {
-        (Some(end), _) => End::At(end),
-        (None, _) if !is_whole => End::More,
-        (None, Walked::Open(open)) if open.fits => End::CutOff,
-        (None, _) => End::Nowhere,
+impl Splitter {
+    /// Finds the end of what begins at a place.
+    fn event_end(&mut self, text: &[u8], start: usize, is_whole: bool) -> End {
+        match value_end(text, start) {
+            Ok(end) if is_whole || end < text.len() => return End::At(end),
+            Ok(_) => return End::More,
+            Err(Fault::EndsEarly) if !is_whole => return End::More,
+            Err(_) => {}
+        }
+        let (walked, stopped) = walk(text, start);
+        // It went at least as far as the reader of JSON.
+        self.passed += stopped - start;
+        if self.passed > MAX_PASSES * text.len() {
+            return End::CutOff;
+        }
+        let found = match &walked {
+            Walked::Closed { quotes_fit: true } => Some(stopped),
+            Walked::Closed { quotes_fit: false } => {
+                next_event(text, start, stopped).or(Some(stopped))
+            }
+            Walked::Word => (stopped < text.len() || is_whole).then_some(stopped),
+            Walked::NewEvent => Some(before_comma(text, start, stopped)),
+            Walked::Open(open) if open.fits => None,
+            Walked::Mismatch | Walked::Open(_) => next_event(text, start, text.len()),
+        };
+        match (found, walked) {
+            (Some(end), _) => End::At(end),
+            (None, _) if !is_whole => End::More,
+            (None, Walked::Open(open)) if open.fits => End::CutOff,
+            (None, _) => End::Nowhere,
+        }
     }
 }
 
@@ -363,11 +377,11 @@ fn value_end(text: &[u8], at: usize) -> Result<usize, Fault> {
 /// How far the brackets and quotes of a value that is no JSON go.
 enum Walked {
     /// Its last bracket is closed. Quotes fit if what follows each string may follow a string.
-    Closed { end: usize, quotes_fit: bool },
-    /// It is no object, list or string, and ends here.
-    Word(usize),
-    /// Here an object begins where a key should: its own bracket was left out.
-    NewEvent(usize),
+    Closed { quotes_fit: bool },
+    /// It is no object, list or string.
+    Word,
+    /// An object begins where a key should: its own bracket was left out.
+    NewEvent,
     /// A bracket closes what was not opened.
     Mismatch,
     /// The text ends within it.
@@ -396,59 +410,58 @@ impl Open {
     }
 }
 
-fn walk(text: &[u8], start: usize) -> Walked {
+/// Follows brackets and quotes from a place on. Where it stopped, too.
+fn walk(text: &[u8], start: usize) -> (Walked, usize) {
     if !matches!(text.get(start), Some(b'{' | b'[' | b'"')) {
         let rest = text.get(start..).unwrap_or_default();
         let ends = |byte: &u8| matches!(byte, b',' | b']' | b'}' | b'{' | b'\n');
         // Where it begins with one of these it has at least that.
         let length = rest.iter().skip(1).position(ends);
-        return Walked::Word(length.map_or(text.len(), |length| start + 1 + length));
+        let end = length.map_or(text.len(), |length| start + 1 + length);
+        return (Walked::Word, end);
     }
     let mut open = Vec::new();
     let mut last = b' ';
     let mut quotes_fit = true;
+    let mut in_string = false;
     let mut at = start;
     while let Some(&byte) = text.get(at) {
         let mut end = at + 1;
         match byte {
             b'"' => {
                 let Some(after) = string_end(text, at) else {
-                    let innermost = open.last().copied().unwrap_or_default();
-                    return Walked::Open(Open {
-                        in_string: true,
-                        fits: false,
-                        innermost,
-                        last,
-                    });
+                    in_string = true;
+                    break;
                 };
                 let next = text.get(skip_blank(text, after));
                 quotes_fit &= matches!(next, None | Some(b':' | b',' | b'}' | b']'));
                 end = after;
             }
-            b'{' if last == b',' && open.last() == Some(&b'{') => return Walked::NewEvent(at),
+            b'{' if last == b',' && open.last() == Some(&b'{') => return (Walked::NewEvent, at),
             b'{' | b'[' => open.push(byte),
             b'}' | b']' => {
                 let opening = if byte == b'}' { b'{' } else { b'[' };
                 if open.pop() != Some(opening) {
-                    return Walked::Mismatch;
+                    return (Walked::Mismatch, at);
                 }
             }
             _ => {}
         }
         if open.is_empty() {
-            return Walked::Closed { end, quotes_fit };
+            return (Walked::Closed { quotes_fit }, end);
         }
         if !is_blank(byte) {
             last = byte;
         }
         at = end;
     }
-    Walked::Open(Open {
-        in_string: false,
-        fits: quotes_fit,
+    let open = Open {
+        in_string,
+        fits: quotes_fit && !in_string,
         innermost: open.last().copied().unwrap_or_default(),
         last,
-    })
+    };
+    (Walked::Open(open), text.len())
 }
 
 /// Where an event that cannot be delimited by itself ends, as the next one shows: an object that begins, before `limit`, where

@@ -22,7 +22,7 @@ fuzz_target!(|body: &[u8]| {
         assert_eq!(line.pop(), Some(b'\n'));
         assert!(!line.contains(&b'\n') && !line.contains(&0));
         let again = read_event(&line).map(|raw| raw.judge(NOW_US, 0));
-        assert_eq!(again, Ok(Verdict::Accepted(event.clone())));
+        assert_eq!(again, Ok(Verdict::Accepted(event.clone(), Vec::new())));
         assert_eq!(read_line(&line), Ok(event));
     }
 });

@@ -7,6 +7,8 @@ pub mod checksum;
 pub mod error;
 #[path = "../../../src/event/mod.rs"]
 pub mod event;
+#[path = "../../../src/inflate.rs"]
+pub mod inflate;
 #[path = "../../../src/store/scan.rs"]
 pub mod scan;
 #[path = "../../../src/window.rs"]
