@@ -397,6 +397,12 @@ test('lifecycle, experiments and the engine sum up what their tables say', async
   const arms = (await ask(server, { metric: 'experiment', ...EXPERIMENT, days: 60 })).rows.filter((row) => !row.variant.startsWith('__'));
   const shown = await trial.locator('[data-variant]').evaluateAll((found) => found.map((arm) => [arm.dataset.variant, Number(arm.dataset.rate)]));
   assert.deepEqual(shown, arms.map((arm) => [arm.variant, arm.rate]));
+  const shares = arms.map((arm) => `${arm.variant}: ${arm.exposed}`).join(', ');
+  const weights = Object.fromEntries(arms.map((arm) => [arm.variant, arm.exposed]));
+  const shared = await open(context, server, 'experiments', { days: 60, q: { ...EXPERIMENT, shares } });
+  const { rows: weighted } = await ask(server, { metric: 'experiment', ...EXPERIMENT, weights, days: 60 });
+  assert.equal(weighted.at(-1).p_value, 1);
+  assertTable(await tableOf(shared, 'experiment'), weighted, 'experiment with shares');
   const engine = await open(context, server, 'engine');
   const status = await getJson(server, '/api/analytics/status');
   const value = (name) => engine.locator(`[data-card="${name}"]`).getAttribute('data-value').then(Number);

@@ -1,5 +1,5 @@
 // Experiments: which variant converts better, and how sure that is.
-import { query } from '../api.js';
+import { Failure, query } from '../api.js';
 import { eventEditor } from '../conditions.js';
 import { field, h, named, plain, short } from '../dom.js';
 import { change, count, percent } from '../format.js';
@@ -11,7 +11,7 @@ const VERDICTS = { better: ['good', 'Better'], worse: ['bad', 'Worse'], no_diffe
 
 export function experiments(context) {
   const { state, scope, panel } = context;
-  const own = { exposure: {}, variant: '', goal: {}, control: '', ...state.own };
+  const own = { exposure: {}, variant: '', goal: {}, control: '', shares: '', ...state.own };
   const set = (patch) => context.own({ ...state.own, ...patch });
   const isReady = own.variant && Object.keys(own.exposure).length && Object.keys(own.goal).length;
   const result = panel({ title: 'Result', name: 'experiment', isAboutUsers: true, height: 260, tall: true, ask: (signal) => (isReady ? ask(scope, own, signal) : notYet()) });
@@ -20,14 +20,24 @@ export function experiments(context) {
     h('div', { class: 'field' }, h('span', { class: 'label', text: 'Users saw it with' }), eventEditor('Exposure', own.exposure, (exposure) => set({ exposure }))),
     field('Metadata key of the variant', text('variant', { placeholder: 'such as variant' })),
     h('div', { class: 'field' }, h('span', { class: 'label', text: 'The goal is' }), eventEditor('Goal', own.goal, (goal) => set({ goal }))),
-    field('Control', text('control', { placeholder: 'the first by name' }))));
+    field('Control', text('control', { placeholder: 'the first by name' })),
+    field('Shares of users', text('shares', { placeholder: 'equal, or control:9, new:1' }))));
   return { title: 'Experiments', lead: 'Which variant is better, and how sure is that?', element: h('div', { class: 'grid' }, choices, result.element), panels: [result] };
 }
 
 const notYet = () => ({ rows: [], isEmpty: true, empty: { title: 'Say what was tested', text: 'Name the event with which users see a variant, the key of its metadata that names the variant, and the goal. Each user counts in the first variant seen; users of several are left out and reported.' } });
 
+/** The weights of `control:9, new:1`, each behind the last colon. */
+function weights(shares) {
+  return Object.fromEntries(shares.split(',').map((share) => {
+    const [, variant, weight] = share.match(/^\s*(.*\S)\s*:\s*([\d.]+)\s*$/) || [];
+    if (!variant) throw new Failure(400, 'bad_shares', `“${share.trim()}” is no share; they are written as control:9, new:1.`);
+    return [variant, Number(weight)];
+  }));
+}
+
 async function ask(scope, own, signal) {
-  const body = { metric: 'experiment', exposure: own.exposure, variant: own.variant, goal: own.goal, ...(own.control && { control: own.control }), ...scope };
+  const body = { metric: 'experiment', exposure: own.exposure, variant: own.variant, goal: own.goal, ...(own.control && { control: own.control }), ...(own.shares && { weights: weights(own.shares) }), ...scope };
   const answer = await query(body, signal);
   const { rows } = answer;
   const arms = rows.filter((row) => !row.variant.startsWith('__'));
@@ -36,7 +46,11 @@ async function ask(scope, own, signal) {
   const [control] = arms;
   const compared = arms.filter((row) => row.lift !== null);
   const notes = [];
-  if (ratio?.p_value !== null && ratio?.p_value < BROKEN) notes.push(['bad', `The arms are of unequal size (p ${ratio.p_value < 0.0001 ? '< 0.0001' : ratio.p_value.toFixed(4)} for equal shares). If they were meant to be equal, the assignment is broken and nothing below can be believed.`, 'sample-ratio']);
+  if (ratio?.p_value !== null && ratio?.p_value < BROKEN) {
+    const chance = ratio.p_value < 0.0001 ? '< 0.0001' : ratio.p_value.toFixed(4);
+    const said = own.shares ? `The arms are far from their shares (p ${chance}). The` : `The arms are of unequal size (p ${chance} for equal shares). If they were not meant to be equal, say their shares; otherwise the`;
+    notes.push(['bad', `${said} assignment is broken and nothing below can be believed.`, 'sample-ratio']);
+  }
   if (multiple?.exposed) notes.push(['soft', `${count(multiple.exposed)} users saw several variants and are counted in none.`, 'multiple']);
   if (compared.some((row) => row.verdict === null)) notes.push(['soft', 'No verdict below 50 exposed or 5 converted users in an arm.', 'too-few']);
   const reach = Math.max(...compared.flatMap((row) => [Math.abs(row.interval.low), Math.abs(row.interval.high)]), 0.05) * 1.1;
