@@ -118,6 +118,8 @@ const SEAL_AGE: Duration = Duration::from_secs(10 * 60);
 /// What a start found waiting in the open log is sealed so long after it: soon, because a server that is killed often would
 /// never seal it, and not while the first requests after the start wait.
 const FOUND_AGE: Duration = Duration::from_secs(10);
+/// Segments whose ids are read back at once: enough to keep all cores busy.
+const SEGMENTS_AT_ONCE: usize = 256;
 
 /// The open store. Dropping it commits what is queued and frees the folder.
 pub struct Store {
@@ -1337,10 +1339,22 @@ fn recent_ids(
             Err(error) => return Err(error),
         }
     }
-    if needed.is_empty() {
-        return Ok(recent);
+    // Some at a time: no more files are mapped than are being read.
+    for needed in needed.chunks(SEGMENTS_AT_ONCE) {
+        add_recent_ids(&mut recent, needed, maker, since_us, newest_us)?;
     }
-    let ids = segment::scan(&needed)?
+    Ok(recent)
+}
+
+/// Adds the ids of events that were received since an instant, in µs.
+fn add_recent_ids(
+    recent: &mut RecentIds,
+    segments: &[Arc<Segment>],
+    maker: &DraftMaker,
+    since_us: i64,
+    newest_us: i64,
+) -> Result<()> {
+    let ids = segment::scan(segments)?
         .select([
             col(schema::EVENT_ID),
             col(schema::EVENT_TYPE),
@@ -1366,7 +1380,7 @@ fn recent_ids(
             recent.insert(key, received_at_us.min(newest_us));
         }
     }
-    Ok(recent)
+    Ok(())
 }
 
 impl From<PolarsError> for Error {

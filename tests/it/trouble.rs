@@ -21,6 +21,7 @@ use crate::harness::{
     KEY, PATIENCE, Server, batch, echopilot, engine, event, folder, ingest, log_lines, log_path,
     run, run_json, unsealed_demo,
 };
+use crate::metrics::request_of;
 
 /// A job of the command line, and where it is run.
 struct Job {
@@ -948,6 +949,18 @@ fn ten_thousand_segments_need_few_descriptors() {
         json(&["query", funnel])["rows"].clone()
     };
     let before = ask(&json);
+    // By states, by events, and what needs metadata.
+    for metric in ["active_users", "paths", "experiment"] {
+        let mut request = request_of(metric);
+        request["days"] = json!(days);
+        request["end"] = json!(Utc::now().date_naive().to_string());
+        let answer = json(&["query", &request.to_string()]);
+        assert_eq!(answer["ok"], true, "{metric}");
+    }
+    assert_eq!(
+        json(&["rollup"])["days"].as_array().unwrap().len() as i64,
+        days
+    );
     let access = run_limited(&data, &["user", "access", "user_3"]);
     assert_eq!(access.split(|&byte| byte == b'\n').count() as i64 - 1, days);
     assert_eq!(json(&["rebuild"])["changed"], 0);
@@ -956,7 +969,27 @@ fn ten_thousand_segments_need_few_descriptors() {
         json(&["export", "--to", export.to_str().unwrap()])["events"],
         events
     );
-    // A server answers the same, one question after another.
+    // An erasure, as many late events, and corrected rollups.
+    let receipt = json(&["user", "erase", "user_26"]);
+    assert_eq!(receipt["events"], days, "{receipt}");
+    let late = dir.path().join("late");
+    let lines: Vec<String> = (1..=days)
+        .map(|day| {
+            let ts = (today_number() - day) * 86_400;
+            json!({"ts":ts,"event_type":"action","user_id":"late","event_id":format!("{day}")})
+                .to_string()
+        })
+        .collect();
+    std::fs::write(&late, lines.join("\n")).unwrap();
+    let import = ["import", late.to_str().unwrap()];
+    assert_eq!(json(&import)["accepted"], days);
+    // Their ids are read back.
+    assert_eq!(json(&import)["duplicates"], days);
+    assert_eq!(
+        json(&["rollup"])["days"].as_array().unwrap().len() as i64,
+        days
+    );
+    // A server answers the same, one query after another and several at once.
     let mut command = limited(&data, 256);
     let mut server = Server::start_with_its_key(command.env("ECHOPILOT_DASH_KEY", KEY));
     let descriptors = Descriptors::of(server.id());
@@ -975,6 +1008,23 @@ fn ten_thousand_segments_need_few_descriptors() {
         ),
         (200, events)
     );
+    let at_once = [
+        "usage?days=365&tz=Asia/Tokyo",
+        "usage?days=365&tz=Europe/Berlin",
+        "usage?days=365",
+        "export?days=365&format=csv",
+        "export?days=365&format=parquet",
+        "status",
+    ];
+    std::thread::scope(|scope| {
+        for path in at_once {
+            let url = format!("{}/api/analytics/{path}", server.url);
+            scope.spawn(move || {
+                let asked = ureq::get(url).header("x-dash-key", KEY).call();
+                assert!(asked.unwrap().body_mut().read_to_vec().is_ok(), "{path}");
+            });
+        }
+    });
     let receipt = server.delete("/api/analytics/users/user_27").1;
     assert_eq!(receipt["events"], days, "{receipt}");
     let most = descriptors.most();
@@ -989,6 +1039,11 @@ fn ten_thousand_segments_need_few_descriptors() {
         (&json!(days), &json!([]))
     );
     assert_eq!(json(&zone)["total_events"], events - days);
+    assert_eq!(json(&["expire"])["ok"], true);
+}
+
+fn today_number() -> i64 {
+    i64::from(Utc::now().date_naive().to_epoch_days())
 }
 
 #[test]
