@@ -69,6 +69,9 @@ enum Command {
     #[command(subcommand)]
     Cohort(CohortCommand),
     /// Write the events as Parquet for a warehouse, with what it needs to load them
+    ///
+    /// Each table has a folder of its own: `events`, `daily_rollups`, `daily_features`. `export.json` names the files of the
+    /// export and is replaced in one step; no file name is ever used twice.
     Export(ExportArgs),
     /// Everything that is stored of a user, or erase users
     #[command(subcommand)]

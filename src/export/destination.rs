@@ -1,6 +1,6 @@
 //! Where an export goes: a folder, or a bucket of object storage. Both get whole files alone: a file is made beside, and gets
 //! its name when it is all there and durable. The files of one export are all made before the first of them gets its name
-//! ([`Destination::stage`], [`Destination::publish_staged`]), so that the time in which a reader that lists the folder finds old
+//! (`stage`, `publish_staged`), so that the time in which a reader that lists the folder finds old
 //! and new ones is as short as it can be.
 
 use std::collections::{BTreeMap, BTreeSet};

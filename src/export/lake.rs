@@ -3,7 +3,7 @@
 //! An export changes what is there in one step, which is the replacement of the list:
 //!
 //! 1. The list says which files are about to be written (`pending`), so that the next export knows them for its own.
-//! 2. All new files are made beside the export ([`Destination::stage`]). Their names were never used before.
+//! 2. All new files are made beside the export. Their names were never used before.
 //! 3. They get their names, and the list names them instead of the old ones.
 //! 4. What the list does not name any more is removed.
 //!

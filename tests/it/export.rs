@@ -398,7 +398,13 @@ fn an_export_in_the_layout_of_an_earlier_version_is_cleaned_by_the_next_one() {
     let to = dir.path().join("out");
     unsealed_demo(&data, 200, 3, 1);
     run_json(&data, &["rollup"]);
+    let expired = Utc::now().date_naive() - Days::new(100);
+    let event = json!({"event_type":"action","user_id":"ann","ts":format!("{expired}T10:00:00Z")});
+    let file = dir.path().join("expires");
+    std::fs::write(&file, event.to_string()).unwrap();
+    run_json(&data, &["import", file.to_str().unwrap()]);
     export(&data, &to, &[]);
+    assert_eq!(run_json(&data, &["expire"])["events"], 1);
     let path = to.join("export.json");
     let list: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     let mut days = list["days"].clone();
@@ -427,9 +433,12 @@ fn an_export_in_the_layout_of_an_earlier_version_is_cleaned_by_the_next_one() {
         (&again["days"], &again["unchanged"]),
         (&json!(3), &json!(0))
     );
-    assert_eq!(listed_events(&to), Some(200));
+    assert_eq!(listed_events(&to), Some(201));
     let files = table_files(&to);
-    assert_eq!(files.len(), 5, "{files:?}");
+    assert_eq!(files.len(), 6, "{files:?}");
+    // The day that is in the export alone, too.
+    let is_old = |name: &&String| name.ends_with("part-00000.parquet");
+    assert_eq!(files.iter().find(is_old), None);
     for table in ["daily_rollups", "daily_features"] {
         assert_eq!(contents(&to.join(table)).len(), 1, "{table}");
     }
