@@ -55,7 +55,7 @@ impl Engine {
     /// are.
     ///
     /// # Errors
-    /// If a segment is damaged or a file cannot be written; what is done stays done.
+    /// If a segment is damaged or a file cannot be written; then the export is what it was before.
     pub fn export(
         &self,
         request: &ExportRequest,
