@@ -40,7 +40,7 @@
 //!    says, and nothing depends on them.
 //! 5. A failed sync ends all writing until a restart; a full disk refuses whole requests and heals by itself.
 //! 6. Segments and states never change; the manifest alone says which are live, and replacing it is the commit. Another
-//!    program that lists the lake sees no event twice.
+//!    program that lists the lake sees no event twice, and a day's files in the order of the log.
 //! 7. No number is made from damaged bytes: lines and files carry checksums, which are checked before use.
 //! 8. The number of a user is the same for ever ([`store`] keeps the dictionary).
 //! 9. No clock alone deletes anything, and `received_at` never goes back.

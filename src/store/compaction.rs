@@ -9,6 +9,9 @@
 //! pyarrow do too when they open the file, and pass over it without a word when they only look at it in the same
 //! instant. No order of steps that other programs see by names can prevent that, so folders are exchanged once a night,
 //! and at other times only when a day has very many files.
+//!
+//! The names of a day's files sort in the order of the log: a joined one begins with the name of the first of those that it
+//! takes the place of. Where an earlier version gave others, the files are given new names first, in the same way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
