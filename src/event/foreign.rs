@@ -24,6 +24,8 @@ const MARKS: [(&[u8], &str); 19] = [
 ];
 /// Where a tar archive says that it is one.
 const TAR_MARK: std::ops::Range<usize> = 257..262;
+/// First bytes in which binary data has a zero.
+const HEAD_BYTES: usize = 1024;
 /// Characters of a first line that are shown.
 const SHOWN_CHARS: usize = 60;
 
@@ -40,19 +42,29 @@ pub fn charset(start: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What a text without events looks like, with what to do about it where that is known.
-pub fn looks_like(start: &[u8]) -> String {
+/// What a file is that is no UTF-8 text, whatever lines are in it.
+pub fn format(start: &[u8]) -> Option<String> {
     if let Some(charset) = charset(start) {
-        return format!("{charset} text; convert it to UTF-8, as with iconv");
+        return Some(format!(
+            "{charset} text; convert it to UTF-8, as with iconv"
+        ));
     }
     if let Some((_, what)) = MARKS.iter().find(|(mark, _)| start.starts_with(mark)) {
-        return (*what).to_owned();
+        return Some((*what).to_owned());
     }
     if start.get(TAR_MARK) == Some(b"ustar") {
-        return "a tar archive; unpack it first".to_owned();
+        return Some("a tar archive; unpack it first".to_owned());
     }
-    if start.contains(&0) {
-        return "binary data".to_owned();
+    // In a text of events it is a fault of one of them.
+    let begins_as_json = matches!(start.trim_ascii_start().first(), Some(b'{' | b'['));
+    let head = start.get(..HEAD_BYTES).unwrap_or(start);
+    (!begins_as_json && head.contains(&0)).then(|| "binary data".to_owned())
+}
+
+/// What a text without events looks like, with what to do about it where that is known.
+pub fn looks_like(start: &[u8]) -> String {
+    if let Some(format) = format(start) {
+        return format;
     }
     let first = start.trim_ascii_start();
     let first = first.split(|byte| matches!(byte, b'\n' | b'\r')).next();

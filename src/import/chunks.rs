@@ -112,8 +112,8 @@ impl<R: BufRead> Chunks<R> {
         let is_whole = !self.read(START_BYTES)?;
         let text = without_mark(&self.pending);
         let mark = self.pending.len() - text.len();
-        // A text with zeros between its letters would pass for lines.
-        let layout = match foreign::charset(text) {
+        // Archives hold lines of the files in them, of which not all are whole.
+        let layout = match foreign::format(text) {
             Some(_) => Layout::Foreign,
             None => split::layout(text, is_whole),
         };
@@ -317,12 +317,15 @@ mod tests {
 
     #[test]
     fn what_is_no_json_is_named_and_not_read_further() {
+        let mut tar = [&[0; 512][..], EVENT.as_bytes(), b"\n", EVENT.as_bytes()].concat();
+        tar[257..262].copy_from_slice(b"ustar");
         let csv = "ts,event_type\n2025-10-21,action\n".repeat(100_000);
         for (text, says) in [
             (csv.as_bytes(), "CSV"),
             (b"PAR1\x15\x04\x15", "Parquet"),
             (b"\xff\xfe{\0\"\0a\0", "UTF-16"),
             (b"\0\0\0\0", "binary"),
+            (&tar, "tar"),
         ] {
             let (found, fault) = records(text);
             assert!(found.is_empty(), "{says}");
