@@ -110,7 +110,7 @@ pub struct Gzip<R>(Member<R>);
 
 #[derive(Default)]
 enum Member<R> {
-    Inside(GzDecoder<R>),
+    Inside(Box<GzDecoder<R>>),
     After(R),
     #[default]
     Failed,
@@ -119,7 +119,7 @@ enum Member<R> {
 impl<R: BufRead> Gzip<R> {
     /// A stream that begins with a member.
     pub fn new(reader: R) -> Self {
-        Self(Member::Inside(GzDecoder::new(reader)))
+        Self(Member::Inside(Box::new(GzDecoder::new(reader))))
     }
 }
 
@@ -142,7 +142,7 @@ impl<R: BufRead> Read for Gzip<R> {
                         skip_zeros(&mut reader)?;
                         self.0 = Member::After(reader);
                     }
-                    Some(_) => self.0 = Member::Inside(GzDecoder::new(reader)),
+                    Some(_) => self.0 = Member::Inside(Box::new(GzDecoder::new(reader))),
                     None => {
                         self.0 = Member::After(reader);
                         return Ok(0);

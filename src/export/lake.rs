@@ -222,7 +222,7 @@ impl<'a> Export<'a> {
             |written: Result<(&SealedDay, ExportedDay)>| {
                 let (day, written) = written?;
                 self.list.staged.insert(day.day, written);
-                if self.list.staged.len() % DAYS_PER_SAVE == 0 {
+                if self.list.staged.len().is_multiple_of(DAYS_PER_SAVE) {
                     self.save()?;
                 }
                 done += day.rows();

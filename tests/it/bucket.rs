@@ -131,7 +131,7 @@ fn an_export_to_a_bucket_has_every_event_and_only_changes_are_sent_again() {
     }
     let is_unfinished = |name: &&str| name.contains(".echopilot-tmp");
     assert!(
-        !objects.iter().any(|name| is_unfinished(&name)),
+        !objects.iter().any(|name| is_unfinished(name)),
         "{objects:?}"
     );
     assert!(!data.join("tmp/upload").exists());

@@ -300,7 +300,7 @@ fn late_events_of_every_kind_correct_the_lines_whose_period_has_them() {
         (event(2, "cid", "new"), RollupScope::Day(day(2))),
         (event(1, "cid", "f"), RollupScope::Day(day(20))),
     ] {
-        ingest(&open, &[late.clone()], now());
+        ingest(&open, std::slice::from_ref(&late), now());
         let first = if late["ts"]
             .as_str()
             .unwrap()
