@@ -130,10 +130,7 @@ fn an_export_to_a_bucket_has_every_event_and_only_changes_are_sent_again() {
         assert!(is_there, "{expected} of {objects:?}");
     }
     let is_unfinished = |name: &&str| name.contains(".echopilot-tmp");
-    assert!(
-        !objects.iter().any(|name| is_unfinished(name)),
-        "{objects:?}"
-    );
+    assert!(!objects.iter().any(is_unfinished), "{objects:?}");
     assert!(!data.join("tmp/upload").exists());
 
     let again = s3.exported(&data, &["--since", "last"]);
