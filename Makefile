@@ -1,9 +1,14 @@
 # The two commands: `make run` starts the server, `make test` runs every test.
-# Both install what they need on a Debian machine that has Rust, Node and Python.
+# Both install what they need on a Debian machine that has Rust, and name it where there is no apt.
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/echopilot-target
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 VENV := .venv
+
+# Installs Debian packages.
+apt = { command -v apt-get >/dev/null || { echo 'Missing, and no apt to install it: $(1)' >&2; exit 1; }; \
+	$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq $(1); }
+
 FUZZ_SECONDS ?= 20
 
 .PHONY: run build client dashboard test test-rust test-browser fuzz lint bench clean
@@ -29,13 +34,12 @@ test: test-rust test-browser fuzz
 
 test-rust: tools dashboard $(VENV)/installed
 	@dpkg -s libfaketime >/dev/null 2>&1 && [ -x /usr/sbin/nginx ] \
-		|| { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq libfaketime nginx-light; }
+		|| $(call apt,libfaketime nginx-light)
 	cargo test --release --locked
 
 # The client and the dashboard in a real browser, against the real server.
 test-browser: build static/node_modules/installed tests/browser/node_modules/installed
-	@command -v chromium >/dev/null \
-		|| { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
+	@command -v chromium >/dev/null || $(call apt,chromium)
 	npm --prefix static run --silent check
 	npm --prefix tests/browser run --silent test
 
@@ -46,6 +50,7 @@ fuzz: tools dashboard
 lint: tools dashboard
 	cargo fmt --check
 	cargo clippy --release --locked --all-targets -- -D warnings
+	python3 tests/lint/import_cycles.py
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --locked --no-deps
 
 # The numbers of docs/performance.md. Takes some minutes and 10 GB of disk.
@@ -87,18 +92,17 @@ mutants: dashboard $(VENV)/installed
 .PHONY: tools
 tools:
 	@command -v cc >/dev/null && command -v c++ >/dev/null && command -v make >/dev/null \
-		|| { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq build-essential; }
+		|| $(call apt,build-essential)
 
 $(VENV)/installed: tests/requirements.txt tests/requirements-old.txt
-	@python3 -m venv $(VENV) 2>/dev/null \
-		|| { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv && python3 -m venv $(VENV); }
+	@python3 -m venv $(VENV) 2>/dev/null || { $(call apt,python3-venv) && python3 -m venv $(VENV); }
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	rm -rf $(VENV)/old-readers
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --target $(VENV)/old-readers -r tests/requirements-old.txt
 	@touch $@
 
 %/node_modules/installed: %/package-lock.json
-	@command -v npm >/dev/null || { echo 'Node 20 and npm are missing: the dashboard is built with them.' >&2; exit 1; }
+	@command -v npm >/dev/null || $(call apt,nodejs npm)
 	npm --prefix $* ci --silent --no-audit --no-fund
 	@touch $@
 

@@ -2,6 +2,7 @@
 
 mod base_path;
 mod listen;
+mod neutral_path;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use ipnet::IpNet;
 
 pub use base_path::BasePath;
 pub use listen::Listen;
+pub use neutral_path::NeutralPath;
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
@@ -399,50 +401,6 @@ impl FromStr for TrustedProxies {
     }
 }
 
-/// A path of plain names, outside those that the server has for itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NeutralPath(String);
-
-impl NeutralPath {
-    /// Characters of a path; it is part of the script.
-    const MAX_LENGTH: usize = 100;
-    /// First names of the server's own paths, now and later.
-    const TAKEN: [&str; 6] = ["api", "demo", "static", "health", "metrics", "openapi.json"];
-
-    /// The path, from its slash on.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for NeutralPath {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let is_plain = |name: &str| {
-            let mut characters = name.bytes().peekable();
-            characters.peek().is_some_and(u8::is_ascii_alphanumeric)
-                && characters.all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-        };
-        let names = text.strip_prefix('/').filter(|names| {
-            text.len() <= Self::MAX_LENGTH
-                && names.split('/').all(is_plain)
-                && !names
-                    .split('/')
-                    .take(1)
-                    .any(|name| Self::TAKEN.contains(&name))
-        });
-        names.map(|_| Self(text.to_owned())).ok_or_else(|| {
-            format!(
-                "allowed is a path such as /echo or /a/b, of letters, digits, '-', '_' and '.', up to {} characters, \
-                 that does not begin with any of: {}",
-                Self::MAX_LENGTH,
-                Self::TAKEN.map(|name| format!("/{name}")).join(", ")
-            )
-        })
-    }
-}
-
 /// When an event counts as accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Durability {
@@ -511,34 +469,6 @@ mod tests {
         assert_eq!("".parse(), Ok(TrustedProxies::default()));
         for bad in ["10.0.0.0/33", "proxy.example", "10.0.0"] {
             assert!(bad.parse::<TrustedProxies>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_neutral_path_is_plain_and_takes_no_path_of_the_server() {
-        for good in ["/echo", "/a/b-c_d.e", "/9", "/apis"] {
-            assert_eq!(good.parse().map(|NeutralPath(path)| path), Ok(good.into()));
-        }
-        let long = format!("/{}", "a".repeat(100));
-        for bad in [
-            "",
-            "/",
-            "echo",
-            "/a/",
-            "//a",
-            "/..",
-            "/a/../b",
-            "/a b",
-            "/{x}",
-            "/a?b",
-            "/é",
-            "/api/x",
-            "/static",
-            "/health/live",
-            "/metrics",
-            &long,
-        ] {
-            assert!(bad.parse::<NeutralPath>().is_err(), "{bad}");
         }
     }
 }

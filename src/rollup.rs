@@ -17,7 +17,8 @@ use crate::daily::Day;
 use crate::digest::Digester;
 use crate::error::{Error, Result};
 use crate::metrics::usage::UsageNumbers;
-use crate::store::folder::{self, Folder};
+use crate::store::files;
+use crate::store::folder::Folder;
 
 /// The rollup log's name in the data folder.
 pub const FILE_NAME: &str = "analytics.ndjson";
@@ -176,7 +177,7 @@ fn each_line(folder: &Folder, mut visit: impl FnMut(&[u8], Kind) -> Result<()>) 
     if !path.exists() {
         return Ok(());
     }
-    let file = folder::open(&path)?;
+    let file = files::open(&path)?;
     let mut log = BufReader::new(file);
     let mut line = Vec::new();
     loop {

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::NeutralPath;
+use super::neutral_path::NeutralPath;
 
 /// A path of plain names, without a slash at its end; the root has no name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use chrono::NaiveDate;
 use polars::prelude::*;
 use roaring::RoaringBitmap;
 
@@ -84,6 +85,11 @@ const EVENTS: &str = "events";
 pub fn day_of(ts_us: i64) -> Day {
     // Accepted instants lie within two years of the server's clock.
     i32::try_from(ts_us.div_euclid(DAY_US)).unwrap_or(if ts_us < 0 { Day::MIN } else { Day::MAX })
+}
+
+/// The date of a day.
+pub fn date(day: Day) -> NaiveDate {
+    NaiveDate::from_epoch_days(day).unwrap_or_default()
 }
 
 /// The calendar day of an instant in its column's zone, as an expression.

@@ -10,7 +10,7 @@ use super::Engine;
 use crate::config::StoreConfig;
 use crate::demo::Demo;
 use crate::error::{Error, Result};
-use crate::store::folder;
+use crate::store::files;
 
 /// The folder's name in the data folder.
 const FOLDER: &str = "demo";
@@ -92,7 +92,7 @@ impl DemoFolder {
                 // A part of it would pass for the history.
                 *engine = None;
                 drop(demo);
-                folder::remove_all(&self.config.data_dir)?;
+                files::remove_all(&self.config.data_dir)?;
                 return Err(error);
             }
         }

@@ -10,10 +10,10 @@ use super::{Cancel, Engine};
 use crate::error::{Error, Result};
 use crate::export::destination::{Destination, Readers, Root};
 use crate::export::events::{Encoder, EventFormat};
-use crate::export::lake::{self, Export, Exported, Scope, Since, Source};
-use crate::export::list;
-use crate::export::rollups::{self, Rollups};
+use crate::export::lake::{Export, Exported, Scope, Since, Source};
+use crate::export::rollups::Rollups;
 use crate::export::warehouse::Warehouse;
+use crate::export::{layout, list};
 use crate::rollup;
 use crate::store::folder::{Access, Folder, Purpose};
 use crate::store::{self, FOLDERS, MARK_FILE, Mark, SealedDay, Verified};
@@ -253,8 +253,8 @@ fn check_target(to: &Path, data_dir: &Path) -> Result<bool> {
     let written = Warehouse::ALL.map(Warehouse::name);
     let written = written
         .into_iter()
-        .chain([lake::EVENTS_DIR])
-        .chain(rollups::DIRS);
+        .chain([layout::EVENTS_DIR])
+        .chain(layout::ROLLUP_DIRS);
     for name in written {
         if data_dir.starts_with(target.join(name)) {
             return refused("would have files of the export among those of the data folder");

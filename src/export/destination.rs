@@ -24,7 +24,7 @@ use tokio::runtime::Runtime;
 
 use crate::checksum;
 use crate::error::{Error, Result};
-use crate::store::folder;
+use crate::store::files;
 
 /// The folder of unfinished files, in the export folder or bucket.
 const TEMP_DIR: &str = ".echopilot-tmp";
@@ -107,7 +107,7 @@ impl Destination {
         match self {
             Self::Folder(root) => {
                 let path = root.path.join(name);
-                checksum::of_file(&folder::open(&path)?, &path).map(Some)
+                checksum::of_file(&files::open(&path)?, &path).map(Some)
             }
             Self::Bucket(_) => Ok(None),
         }
@@ -133,7 +133,7 @@ impl Destination {
     /// Writes a small file, whole or not at all.
     pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         let temp = self.temp(&name.replace('/', "-"))?;
-        folder::or_remove(&temp, || write_synced(&temp, content))?;
+        files::or_remove(&temp, || write_synced(&temp, content))?;
         self.publish(&temp, name)
     }
 
@@ -146,7 +146,7 @@ impl Destination {
                 return Err(root.in_the_way(&dir));
             }
             Self::Folder(root) => root.make(&dir)?,
-            Self::Bucket(_) => folder::make_private(&dir).map_err(Error::io("create", &dir))?,
+            Self::Bucket(_) => files::make_private(&dir).map_err(Error::io("create", &dir))?,
         }
         Ok(dir.join(name))
     }
@@ -160,7 +160,7 @@ impl Destination {
             }
             Self::Bucket(bucket) => {
                 bucket.upload(temp, name)?;
-                folder::remove(temp)
+                files::remove(temp)
             }
         }
     }
@@ -168,10 +168,10 @@ impl Destination {
     /// Makes a file that will have this name: `write` writes it to the path that it gets, durably.
     pub(super) fn stage<T>(&self, name: &str, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
         let temp = self.staged_path(name)?;
-        let written = folder::or_remove(&temp, || write(&temp))?;
+        let written = files::or_remove(&temp, || write(&temp))?;
         if let Self::Bucket(bucket) = self {
             bucket.upload(&temp, &format!("{TEMP_DIR}/{}", staged_name(name)))?;
-            folder::remove(&temp)?;
+            files::remove(&temp)?;
         }
         Ok(written)
     }
@@ -217,7 +217,7 @@ impl Destination {
     /// Removes a file.
     pub(super) fn remove(&self, name: &str) -> Result<()> {
         match self {
-            Self::Folder(root) => folder::remove(&root.path.join(name)),
+            Self::Folder(root) => files::remove(&root.path.join(name)),
             Self::Bucket(bucket) => bucket.remove(name),
         }
     }
@@ -241,10 +241,9 @@ impl Destination {
             if !is_folder(&dir) {
                 return Ok(());
             }
-            for inner in folder::list(&dir)? {
+            for inner in files::list(&dir)? {
                 let name = inner.file_name().unwrap_or_default().to_string_lossy();
-                if name.starts_with("dt=") && is_folder(&inner) && folder::list(&inner)?.is_empty()
-                {
+                if name.starts_with("dt=") && is_folder(&inner) && files::list(&inner)?.is_empty() {
                     fs::remove_dir(&inner).map_err(Error::io("remove", &inner))?;
                 }
             }
@@ -259,7 +258,7 @@ impl Destination {
     pub fn clear_temp(&self) -> Result<()> {
         let dir = self.temp_dir();
         match dir.exists() {
-            true => folder::remove_all(&dir).and_then(|()| folder::sync_parent(&dir)),
+            true => files::remove_all(&dir).and_then(|()| files::sync_parent(&dir)),
             false => Ok(()),
         }
     }
@@ -317,8 +316,8 @@ impl Root {
             let inside = above.take_while(|dir| dir.starts_with(&self.path));
             folders.extend(inside.map(Path::to_owned));
         }
-        folders.iter().try_for_each(|dir| folder::sync(dir))?;
-        folder::sync_parent(&self.path)
+        folders.iter().try_for_each(|dir| files::sync(dir))?;
+        files::sync_parent(&self.path)
     }
 
     fn publish_staged(&self, names: &[String]) -> Result<()> {
@@ -334,7 +333,7 @@ impl Root {
         match (self.readers, dir.parent()) {
             (Readers::Owner, Some(parent)) if !dir.is_dir() => {
                 self.make(parent)?;
-                folder::make_private(dir).map_err(Error::io("create", dir))
+                files::make_private(dir).map_err(Error::io("create", dir))
             }
             _ => fs::create_dir_all(dir).map_err(Error::io("create", dir)),
         }
@@ -357,7 +356,7 @@ impl Root {
             here => here.map_err(Error::io("look at", path))?,
         };
         if here.is_dir() {
-            let inside = folder::list(path)?;
+            let inside = files::list(path)?;
             return inside.iter().try_for_each(|path| self.list(path, found));
         }
         if let Some(name) = path.strip_prefix(&self.path).ok().and_then(Path::to_str) {

@@ -21,14 +21,13 @@ use serde::Serialize;
 use tracing::warn;
 
 use super::destination::Destination;
-use super::list::{self, ExportList, ExportedDay, ExportedFile, RunId, Signed};
-use super::rollups::{self, Rollups};
+use super::layout::{self, EVENTS_DIR, ROLLUP_DIRS, RunId, is_rollup_table};
+use super::list::{self, ExportList, ExportedDay, ExportedFile, Signed};
+use super::rollups::Rollups;
 use super::warehouse::Warehouse;
 use crate::error::{Error, Result};
-use crate::store::{self, Mark, PartFacts, SealedDay, folder, pipeline};
+use crate::store::{self, Mark, PartFacts, SealedDay, files, pipeline};
 
-/// The folder of the events, in the export folder.
-pub const EVENTS_DIR: &str = "events";
 /// A file has at most about so many bytes: the upper end of what warehouses like to load.
 const PART_BYTES: u64 = 200 << 20;
 /// Days after which the list is written, so that an export that is cut off makes few of them again.
@@ -104,7 +103,7 @@ impl<'a> Export<'a> {
         let list = ExportList::load(to, source.mark)?;
         let mut present = BTreeMap::new();
         let warehouses = Warehouse::ALL.map(Warehouse::name);
-        let tables = [EVENTS_DIR].into_iter().chain(rollups::DIRS);
+        let tables = [EVENTS_DIR].into_iter().chain(ROLLUP_DIRS);
         for dir in tables.chain(warehouses) {
             present.extend(to.list(dir)?);
         }
@@ -206,7 +205,7 @@ impl<'a> Export<'a> {
             .into_iter()
             .partition(|day| staged.contains_key(&day.day));
         self.others = others;
-        self.others.extend(rollups::paths(&self.run));
+        self.others.extend(layout::rollup_paths(&self.run));
         let mut names = self.others.clone();
         names.extend(to_make.iter().flat_map(|day| part_names(day, &self.run)));
         names.extend(files_of(&staged).map(|file| file.path.clone()));
@@ -240,7 +239,7 @@ impl<'a> Export<'a> {
             exported.removed = self.gone.len();
         }
         self.rewrite_expired(
-            |path, temp| match list::is_old_part(&path.to_string_lossy()) {
+            |path, temp| match layout::is_old_part(&path.to_string_lossy()) {
                 true => store::rewrite(path, temp).map(Some),
                 false => Ok(None),
             },
@@ -265,7 +264,7 @@ impl<'a> Export<'a> {
     /// If a file cannot be written or removed.
     pub fn finish(mut self) -> Result<()> {
         let staged = std::mem::take(&mut self.list.staged);
-        let tables = self.others.iter().filter(|name| rollups::is_table(name));
+        let tables = self.others.iter().filter(|name| is_rollup_table(name));
         let of_days = files_of(&staged).map(|file| &file.path);
         let names: Vec<String> = of_days.chain(tables).cloned().collect();
         self.to.publish_staged(&names)?;
@@ -276,7 +275,7 @@ impl<'a> Export<'a> {
         let gone = std::mem::take(&mut self.gone);
         self.list.days.retain(|day, _| !gone.contains(day));
         if !self.others.is_empty() {
-            self.list.files.retain(|name| !rollups::is_table(name));
+            self.list.files.retain(|name| !is_rollup_table(name));
             self.list.files.append(&mut self.others);
         }
         let named = self.list.files_of_export();
@@ -344,10 +343,10 @@ impl<'a> Export<'a> {
                 if !self.present.contains_key(&file.path) || !self.owned.contains(&file.path) {
                     continue;
                 }
-                let name = list::part_path(day, place, &self.run);
+                let name = layout::part_path(day, place, &self.run);
                 let path = root.path.join(&file.path);
                 let temp = self.to.staged_path(&name)?;
-                let written = folder::or_remove(&temp, || rewrite(&path, &temp))?;
+                let written = files::or_remove(&temp, || rewrite(&path, &temp))?;
                 if let Some(facts) = written {
                     names.insert(name.clone());
                     *file = ExportedFile { path: name, facts };
@@ -396,7 +395,7 @@ impl<'a> Export<'a> {
                 && !exported
                     .files
                     .iter()
-                    .any(|file| list::is_old_part(&file.path))
+                    .any(|file| layout::is_old_part(&file.path))
         })
     }
 
@@ -457,7 +456,7 @@ impl<'a> Export<'a> {
         for name in files.iter().filter(|name| !names.contains(*name)) {
             if self.owned.contains(name) {
                 self.remove(name)?;
-            } else if list::day_of(name).is_some() && self.is_copy(name)? {
+            } else if layout::day_of(name).is_some() && self.is_copy(name)? {
                 self.to.remove(name)?;
             } else if is_in_table(name) {
                 strangers.push(name);
@@ -506,7 +505,7 @@ fn is_as_listed(
 
 fn is_in_table(name: &str) -> bool {
     let dir = name.split('/').next().unwrap_or_default();
-    dir == EVENTS_DIR || rollups::DIRS.contains(&dir)
+    dir == EVENTS_DIR || ROLLUP_DIRS.contains(&dir)
 }
 
 fn files_of(days: &BTreeMap<NaiveDate, ExportedDay>) -> impl Iterator<Item = &ExportedFile> {
@@ -516,14 +515,14 @@ fn files_of(days: &BTreeMap<NaiveDate, ExportedDay>) -> impl Iterator<Item = &Ex
 fn part_names(day: &SealedDay, run: &RunId) -> Vec<String> {
     let parts = day.parts(PART_BYTES).len();
     (0..parts)
-        .map(|place| list::part_path(day.day, place, run))
+        .map(|place| layout::part_path(day.day, place, run))
         .collect()
 }
 
 fn write_day(day: &SealedDay, to: &Destination, run: &RunId) -> Result<ExportedDay> {
     let mut files = Vec::new();
     for (place, part) in day.parts(PART_BYTES).iter().enumerate() {
-        let path = list::part_path(day.day, place, run);
+        let path = layout::part_path(day.day, place, run);
         let facts = to.stage(&path, |temp| part.write(temp))?;
         files.push(ExportedFile { path, facts });
     }

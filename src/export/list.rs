@@ -5,15 +5,13 @@
 //! an earlier version wrote has neither; of its files, those are believed that have the size and the checksum that it gives.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use chrono::NaiveDate;
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 
 use super::destination::Destination;
-use super::lake::EVENTS_DIR;
-use super::rollups;
+use super::layout::{OLD_ROLLUPS, day_of, is_rollup_table};
 use super::warehouse::Warehouse;
 use crate::checksum::{self, LineCheck, Mismatch};
 use crate::error::{Error, Result};
@@ -152,7 +150,7 @@ impl ExportList {
         text.pop();
         let signature = hmac::sign(&mark_key(mark), &text);
         text.extend_from_slice(SIGNATURE_KEY);
-        text.extend(hex(signature.as_ref()).bytes());
+        text.extend(hex::encode(signature.as_ref()).bytes());
         text.push(b'"');
         checksum::close_object(&mut text, 0);
         text.push(b'\n');
@@ -192,79 +190,10 @@ impl ExportList {
             .find(|(day, path)| match (day, day_of(path)) {
                 (Some(day), of_path) => of_path != Some(*day),
                 (None, Some(_)) => false,
-                (None, None) => !fixed.contains(*path) && !rollups::is_table(path),
+                (None, None) => !fixed.contains(*path) && !is_rollup_table(path),
             })
             .map(|(_, path)| path)
     }
-}
-
-/// What the names of the files of one export have in common, and those of no other.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunId(String);
-
-impl RunId {
-    /// A new one.
-    ///
-    /// # Errors
-    /// If the system has no randomness.
-    pub fn new() -> Result<Self> {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(|error| {
-            Error::io("name", Path::new(FILE_NAME))(std::io::Error::other(error))
-        })?;
-        Ok(Self(hex(&random)))
-    }
-}
-
-/// The name of a part of a table. No export writes it a second time.
-pub fn part_name(place: usize, run: &RunId) -> String {
-    format!("part-{place:05}-{}.parquet", run.0)
-}
-
-/// Whether a name is one that [`part_name`] makes.
-pub fn is_part(name: &str) -> bool {
-    let parts = name
-        .strip_prefix("part-")
-        .and_then(|rest| rest.strip_suffix(".parquet"))
-        .and_then(|rest| rest.split_once('-'));
-    parts.is_some_and(|(place, run)| {
-        // As `hex` writes it, in lower case.
-        let is_run =
-            unhex(run.as_bytes()).is_some_and(|bytes| bytes.len() == 8 && hex(&bytes) == run);
-        is_run
-            && place
-                .parse()
-                .is_ok_and(|place| part_name(place, &RunId(run.to_owned())) == name)
-    })
-}
-
-/// The path of a part of a day.
-pub fn part_path(day: NaiveDate, place: usize, run: &RunId) -> String {
-    format!("{EVENTS_DIR}/dt={day}/{}", part_name(place, run))
-}
-
-/// Whether a path is that of a part of a day of an earlier version, which wrote it again and again, and with string views.
-pub fn is_old_part(path: &str) -> bool {
-    let name = path.rsplit('/').next().unwrap_or_default();
-    let place = name
-        .strip_prefix("part-")
-        .and_then(|rest| rest.strip_suffix(".parquet"));
-    place.is_some_and(|place| {
-        let number: Option<usize> = place.parse().ok();
-        number.is_some_and(|number| format!("{number:05}") == place)
-    })
-}
-
-/// The day of a path, if it is that of a part of a day.
-pub fn day_of(path: &str) -> Option<NaiveDate> {
-    let mut names = path.split('/');
-    let (dir, folder, file) = (names.next()?, names.next()?, names.next()?);
-    let day = NaiveDate::parse_from_str(folder.strip_prefix("dt=")?, "%Y-%m-%d").ok()?;
-    let is_ours = dir == EVENTS_DIR
-        && format!("dt={day}") == folder
-        && names.next().is_none()
-        && (is_part(file) || is_old_part(file));
-    is_ours.then_some(day)
 }
 
 /// The names of all files beside those of days.
@@ -272,7 +201,7 @@ fn fixed_names() -> BTreeSet<String> {
     let of_warehouses = Warehouse::ALL
         .iter()
         .flat_map(|warehouse| warehouse.names());
-    let old_rollups = rollups::OLD_NAMES.map(str::to_owned);
+    let old_rollups = OLD_ROLLUPS.map(str::to_owned);
     of_warehouses.chain(old_rollups).collect()
 }
 
@@ -291,61 +220,10 @@ fn is_signed(object: &[u8], mark: &Mark) -> bool {
     let signature = rest
         .get(SIGNATURE_KEY.len()..)
         .and_then(|rest| rest.split(|&byte| byte == b'"').next())
-        .and_then(unhex);
+        .and_then(|digits| hex::decode(digits).ok());
     signature.is_some_and(|signature| hmac::verify(&mark_key(mark), body, &signature).is_ok())
 }
 
 fn mark_key(mark: &Mark) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, mark.key.as_bytes())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
-    let (pairs, rest) = digits.as_chunks::<2>();
-    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    pairs
-        .iter()
-        .map(byte)
-        .collect::<Option<_>>()
-        .filter(|_| rest.is_empty())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_paths_that_an_export_makes_are_taken() -> Result<()> {
-        let day = NaiveDate::from_ymd_opt(2026, 11, 26).unwrap_or_default();
-        let run = RunId::new()?;
-        assert_eq!(day_of(&part_path(day, 3, &run)), Some(day));
-        assert!(!is_old_part(&part_path(day, 3, &run)));
-        let old = "events/dt=2026-11-26/part-00000.parquet";
-        assert!(day_of(old).is_some() && is_old_part(old));
-        for path in [
-            "../victim.txt",
-            "/etc/passwd",
-            "events/dt=2026-11-26/../../part-00000.parquet",
-            "events/dt=2026-11-26/part-0.parquet",
-            "events/dt=2026-11-26/part-00000.parquet/x",
-            "events/dt=2026-11-26/part-+0000.parquet",
-            "events/dt=2026-11-26/part-00000-.parquet",
-            "events/dt=2026-11-26/part-00000-0123456789ABCDEF.parquet",
-            "events/dt=2026-11-26/part-00000-0123456789abcdeg.parquet",
-            "events/dt=2026-11-26/part-00000-0123456789abcdef0.parquet",
-            "events/dt=2026-11-26/part-0-0123456789abcdef.parquet",
-            "events/dt=2026-1-2/part-00000.parquet",
-            "events/dt=2026-11-26/data.parquet",
-            "other/dt=2026-11-26/part-00000.parquet",
-            "events//part-00000.parquet",
-            "",
-        ] {
-            assert_eq!(day_of(path), None, "{path}");
-        }
-        assert_ne!(RunId::new()?, run);
-        Ok(())
-    }
 }

@@ -6,6 +6,7 @@ pub mod csv;
 pub mod destination;
 pub mod events;
 pub mod lake;
+pub mod layout;
 pub mod list;
 pub mod rollups;
 pub mod warehouse;

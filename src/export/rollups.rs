@@ -7,23 +7,11 @@ use polars::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::list::{self, RunId};
+use super::layout::{FEATURES_DIR, ROLLUPS_DIR, RunId, path};
 use crate::checksum::{self, LineCheck};
 use crate::error::Result;
 use crate::event::EventType;
 use crate::parquet;
-
-/// The folder of the table with a row a day, in the export folder.
-const ROLLUPS_DIR: &str = "daily_rollups";
-/// The folder of the table with a row a day and feature.
-const FEATURES_DIR: &str = "daily_features";
-/// Their folders.
-pub const DIRS: [&str; 2] = [ROLLUPS_DIR, FEATURES_DIR];
-/// Files of earlier versions, which had both tables in one folder, where readers took them for one.
-pub const OLD_NAMES: [&str; 2] = [
-    "daily_rollups/daily_rollups.parquet",
-    "daily_rollups/feature_usage.parquet",
-];
 
 /// A line of the rollup log, as far as a table has it.
 #[derive(Deserialize)]
@@ -43,21 +31,6 @@ pub struct Rollups {
     /// Number of days.
     pub days: usize,
     tables: [(&'static str, DataFrame); 2],
-}
-
-/// The paths of the tables in the export folder.
-pub fn paths(run: &RunId) -> [String; 2] {
-    DIRS.map(|dir| path(dir, run))
-}
-
-fn path(dir: &str, run: &RunId) -> String {
-    format!("{dir}/{}", list::part_name(0, run))
-}
-
-/// Whether a path is that of a file of one of the tables, of this version or an earlier one.
-pub fn is_table(path: &str) -> bool {
-    let is_part = |(dir, name)| DIRS.contains(&dir) && list::is_part(name);
-    OLD_NAMES.contains(&path) || path.split_once('/').is_some_and(is_part)
 }
 
 impl Rollups {

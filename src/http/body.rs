@@ -11,14 +11,12 @@ use hyper::body::{Body as _, Bytes};
 use super::Answer;
 use super::limits::Places;
 use super::refusal::Refusal;
-use super::service::BodyError;
+use super::wire::{BodyError, MAX_WIRE_BYTES};
 use crate::error::Error;
 use crate::event::foreign;
 use crate::event::text::without_mark;
 use crate::inflate::{Form, Gzip};
 
-/// Bytes of a body on the wire: a hundred events with all the metadata they may have.
-pub const MAX_WIRE_BYTES: usize = 2 << 20;
 /// Bytes of a body once inflated. A compressed bomb is cut here, having cost this much memory.
 pub const MAX_INFLATED_BYTES: usize = 4 << 20;
 /// Time for the whole body: a client that sends a byte a second holds no connection for ever.

@@ -9,6 +9,14 @@ use super::clients::{Client, Clients};
 use super::refusal::Refusal;
 use crate::config::TrustedProxies;
 
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+pub struct Peer {
+    pub client: Arc<Client>,
+    /// Whether it is a proxy whose word is taken for the address of the client.
+    pub is_proxy: bool,
+}
+
 /// The header in which proxies name the addresses that a request came through.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 

@@ -3,6 +3,7 @@
 use axum::Router;
 
 use super::asset::{Asset, Line};
+use super::path::INGEST_PATH;
 use super::{App, event};
 use crate::config::ServeConfig;
 
@@ -10,7 +11,6 @@ use crate::config::ServeConfig;
 const SOURCE: &str = include_str!("../../static/js/telemetry.min.js");
 /// Where the script says that it is, and that events go. Under the neutral path it says that path instead.
 const SCRIPT_PATH: &str = "/static/js/telemetry.js";
-pub(super) const INGEST_PATH: &str = "/api/analytics/event";
 
 const HEADERS: &[Line] = &[
     ("content-type", "text/javascript; charset=utf-8"),

@@ -1,42 +1,25 @@
-//! The public door: accepts connections within limits, ends those that must go, and stops.
+//! The public door: how many connections may be open, which must go for others, and how far a stop is.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
-use hyper::server::conn::http1;
-use hyper_util::rt::TokioTimer;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore, watch};
-use tracing::{info, warn};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tracing::warn;
 
-use super::caller::{Caller, forwarded_for};
-use super::client::INGEST_PATH;
+use super::caller::{Caller, Peer, forwarded_for};
 use super::clients::Clients;
-use super::connection;
+use super::path::INGEST_PATH;
 use super::progress::Progress;
 use super::refusal::Refusal;
-use super::service::{Peer, Service};
 use crate::config::ServeConfig;
 use crate::engine::LimitStatus;
 
 /// Time for the head of a request, and how long an idle connection is kept.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time that open requests have to finish once the server was told to stop: most take milliseconds, and a commit that takes as
-/// long is a disk that hangs.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time that connections have to end once they were cut.
-const CUT_TIMEOUT: Duration = Duration::from_millis(500);
-/// Pause after the system refused a connection, so that a lack of descriptors does not spin, and until those that were asked to
-/// end have ended.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How often clients that use nothing are forgotten.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// A connection that waits for a request is not ended sooner for another: its first one may be on its way.
 const LEAST_WAIT: Duration = Duration::from_millis(20);
 /// Where no connection could be ended for another, none is looked for again for so long: looking costs some 100 µs.
@@ -46,8 +29,6 @@ const EVICTED_SHARE: usize = 100;
 /// Of the descriptors that are kept for files, one of so many is for a connection that was told that there is no room for it: it takes
 /// one for a second.
 const TURNED_AWAY_SHARE: u64 = 4;
-/// Least time between two lines of the trace about connections that cannot be accepted.
-const TRACE_INTERVAL: Duration = Duration::from_secs(60);
 /// Descriptors that are kept for files where there are enough; otherwise half of them.
 const FILES_RESERVED: u64 = 512;
 
@@ -186,7 +167,7 @@ impl Door {
     }
 
     /// Whether so many are about to end that others wait for them: each still has its descriptor.
-    fn is_crowded(&self) -> bool {
+    pub fn is_crowded(&self) -> bool {
         self.leaving.load(Ordering::Relaxed) > self.evicted_at_once()
     }
 
@@ -267,143 +248,71 @@ fn descriptors(wanted: usize) -> (usize, u64) {
     (most, reserved)
 }
 
-/// Serves until `stop` resolves, then lets open requests finish for three seconds and cuts the rest.
-pub async fn serve(
-    listeners: Vec<TcpListener>,
-    router: Router,
-    door: Arc<Door>,
-    stop: impl Future<Output = ()>,
-) {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(super::MAX_HEAD_BYTES)
-        .max_headers(super::MAX_HEADERS);
-    let mut stop = std::pin::pin!(stop);
-    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
-    let mut next_id = 0;
-    let (mut failures, mut traced) = (0, None::<Instant>);
-    loop {
-        let is_crowded = door.is_crowded();
-        let accepted = tokio::select! {
-            accepted = accept(&listeners), if !is_crowded => accepted,
-            () = door.closed.notified(), if is_crowded => continue,
-            () = tokio::time::sleep(ACCEPT_PAUSE), if is_crowded => continue,
-            _ = sweep.tick() => {
-                door.clients.sweep(Instant::now());
-                continue;
-            }
-            () = &mut stop => break,
-        };
-        match accepted {
-            Ok((stream, address)) => {
-                next_id += 1;
-                admit(&http, stream, address, &router, &door, next_id);
-            }
-            Err(error) => {
-                failures += 1;
-                if traced.is_none_or(|at| at.elapsed() >= TRACE_INTERVAL) {
-                    warn!(%error, failures, "Cannot accept a connection ({failures} times): {error}");
-                    (traced, failures) = (Some(Instant::now()), 0);
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    drop(listeners);
-    info!("Stopping: no new connections, open requests finish");
-    door.phase.send_replace(Phase::Finishing);
-    if !door.wait_until_closed(FINISH_TIMEOUT).await {
-        warn!("Some requests did not finish in time and were cut off");
-        door.phase.send_replace(Phase::Cut);
-        door.wait_until_closed(CUT_TIMEOUT).await;
-    }
-}
-
-/// The next connection to any of the addresses.
-async fn accept(listeners: &[TcpListener]) -> std::io::Result<(TcpStream, SocketAddr)> {
-    std::future::poll_fn(|context| {
-        let accepted = listeners
-            .iter()
-            .map(|listener| listener.poll_accept(context));
-        let mut ready = accepted.filter(Poll::is_ready);
-        ready.next().unwrap_or(Poll::Pending)
-    })
-    .await
-}
-
 impl Door {
+    /// Counts a connection from an address, under a number of its own; or says why it cannot be served.
+    ///
+    /// # Errors
+    /// If the client or all clients together have too many.
+    pub fn open(self: &Arc<Self>, address: IpAddr, id: u64) -> Result<Opened, Refusal> {
+        let peer = Peer {
+            client: self.clients.of(address),
+            is_proxy: self.config.trusted_proxies.contain(address),
+        };
+        if !peer.is_proxy && !self.clients.connect(&peer.client) {
+            return Err(Refusal::too_many(
+                "too_many_connections",
+                "this client has too many connections",
+                Duration::from_secs(1),
+            ));
+        }
+        if !self.make_room() {
+            if !peer.is_proxy {
+                self.clients.disconnect(&peer.client);
+            }
+            return Err(Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "busy",
+                "the server has too many connections; try again in a second",
+            ));
+        }
+        let progress = Arc::new(Progress::new());
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.lock_connections().insert(id, progress.clone());
+        Ok(Opened {
+            door: self.clone(),
+            progress,
+            peer,
+            id,
+        })
+    }
+
+    /// A place among connections that are turned away and still open, if there is one.
+    pub fn place_to_turn_away(&self) -> Option<OwnedSemaphorePermit> {
+        self.turned_away.clone().try_acquire_owned().ok()
+    }
+
+    /// Resolves when a connection has ended.
+    pub async fn one_closed(&self) {
+        self.closed.notified().await;
+    }
+
+    /// Forgets clients that use nothing.
+    pub fn sweep(&self) {
+        self.clients.sweep(Instant::now());
+    }
+
+    /// Says how far a stop is.
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
     /// Waits until no connection is open; false if some still are.
-    async fn wait_until_closed(&self, timeout: Duration) -> bool {
+    pub async fn wait_until_closed(&self, timeout: Duration) -> bool {
         let closed = async {
             while self.open.load(Ordering::Relaxed) > 0 {
                 self.closed.notified().await;
             }
         };
         tokio::time::timeout(timeout, closed).await.is_ok()
-    }
-}
-
-/// Begins to serve a connection, or turns it away with an answer.
-fn admit(
-    http: &http1::Builder,
-    stream: TcpStream,
-    address: SocketAddr,
-    router: &Router,
-    door: &Arc<Door>,
-    id: u64,
-) {
-    let address = address.ip();
-    let peer = Peer {
-        client: door.clients.of(address),
-        is_proxy: door.config.trusted_proxies.contain(address),
-    };
-    if !peer.is_proxy && !door.clients.connect(&peer.client) {
-        let refusal = Refusal::too_many(
-            "too_many_connections",
-            "this client has too many connections",
-            Duration::from_secs(1),
-        );
-        return turn_away(door, stream, &refusal);
-    }
-    if !door.make_room() {
-        if !peer.is_proxy {
-            door.clients.disconnect(&peer.client);
-        }
-        let refusal = Refusal::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "busy",
-            "the server has too many connections; try again in a second",
-        );
-        return turn_away(door, stream, &refusal);
-    }
-    let progress = Arc::new(Progress::new());
-    door.open.fetch_add(1, Ordering::Relaxed);
-    door.lock_connections().insert(id, progress.clone());
-    let service = Service {
-        router: router.clone(),
-        door: door.clone(),
-        progress: progress.clone(),
-        peer: peer.clone(),
-    };
-    let opened = Opened {
-        door: door.clone(),
-        progress,
-        peer,
-        id,
-    };
-    tokio::spawn(connection::serve(http.clone(), stream, service, opened));
-}
-
-/// Answers and closes a connection without reading a request.
-fn turn_away(door: &Door, stream: TcpStream, refusal: &Refusal) {
-    // The answer fits into the empty buffer of a new socket. A client that is gone needs none.
-    let _ = stream.try_write(&refusal.raw());
-    // Closed at once, the client's own bytes could destroy the answer on their way.
-    if let Ok(place) = door.turned_away.clone().try_acquire_owned() {
-        tokio::spawn(async move {
-            connection::linger(stream).await;
-            drop(place);
-        });
     }
 }

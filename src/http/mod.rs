@@ -21,6 +21,7 @@ mod event;
 mod export;
 mod extract;
 mod limits;
+mod listener;
 mod live;
 mod ops;
 mod path;
@@ -32,6 +33,7 @@ mod stream;
 mod streamed;
 mod users;
 mod weak_key;
+mod wire;
 
 use std::sync::Arc;
 
@@ -45,8 +47,9 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use crate::engine::{DemoFolder, Engine, LimitStatus};
 
 pub use auth::DashKeys;
-pub use door::{Door, serve};
+pub use door::Door;
 use limits::Places;
+pub use listener::serve;
 use refusal::Refusal;
 
 /// Bytes of a request's head; browsers send up to 8 kB of cookies.

@@ -7,6 +7,9 @@ use axum::http::uri::{PathAndQuery, Uri};
 
 use crate::config::BasePath;
 
+/// Where events are sent.
+pub const INGEST_PATH: &str = "/api/analytics/event";
+
 /// Paths whose next part names something of the user, which is taken as it is.
 const NAMED: [&str; 2] = ["/api/analytics/users", "/api/analytics/cohorts"];
 /// A page whose relative addresses need the slash at its end.

@@ -1,11 +1,9 @@
 //! The service of one connection: what is checked of each request before the routes see it.
 
 use std::convert::Infallible;
-use std::error::Error as StdError;
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::Body;
@@ -16,12 +14,11 @@ use hyper::service::Service as HyperService;
 use hyper_util::service::TowerToHyperService;
 
 use super::auth;
-use super::body::MAX_WIRE_BYTES;
-use super::caller::{self, Room};
-use super::clients::Client;
+use super::caller::{self, Peer};
 use super::door::Door;
 use super::path::{self, Routed};
 use super::progress::Progress;
+use super::wire::RequestBody;
 
 /// Answers the requests of a connection.
 pub struct Service {
@@ -29,14 +26,6 @@ pub struct Service {
     pub door: Arc<Door>,
     pub progress: Arc<Progress>,
     pub peer: Peer,
-}
-
-/// Who is at the other end of a connection.
-#[derive(Clone)]
-pub struct Peer {
-    pub client: Arc<Client>,
-    /// Whether it is a proxy whose word is taken for the address of the client.
-    pub is_proxy: bool,
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
@@ -102,81 +91,6 @@ async fn answer(
         caller.count_wrong_key();
     }
     response
-}
-
-/// The body of a request, which takes room of its client as it arrives.
-pub struct RequestBody {
-    body: Incoming,
-    room: Room,
-    progress: Arc<Progress>,
-}
-
-/// Why a body was not received.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyError {
-    /// The client sends too much at once.
-    TooManyBytes,
-    /// It ended before it was whole.
-    EndedEarly,
-}
-
-impl BodyError {
-    /// The reason, if it is one of ours.
-    pub fn of(error: &(dyn StdError + 'static)) -> Option<Self> {
-        let mut error = Some(error);
-        while let Some(one) = error {
-            if let Some(reason) = one.downcast_ref() {
-                return Some(*reason);
-            }
-            error = one.source();
-        }
-        None
-    }
-}
-
-impl fmt::Display for BodyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::TooManyBytes => "the client sends too much at once",
-            Self::EndedEarly => "the body ended early",
-        })
-    }
-}
-
-impl StdError for BodyError {}
-
-impl HttpBody for RequestBody {
-    type Data = Bytes;
-    type Error = Box<dyn StdError + Send + Sync>;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
-            // Whatever came before the end was passed on already.
-            ready!(self.progress.poll_ended(context));
-            return Poll::Ready(Some(Err(BodyError::EndedEarly.into())));
-        };
-        let Some(frame) = frame else {
-            return Poll::Ready(None);
-        };
-        let frame = frame.map_err(|_| BodyError::EndedEarly)?;
-        let bytes = frame.data_ref().map_or(0, Bytes::len);
-        // What is beyond the limit of a body is thrown away.
-        if !self.room.take(bytes, MAX_WIRE_BYTES) {
-            return Poll::Ready(Some(Err(BodyError::TooManyBytes.into())));
-        }
-        Poll::Ready(Some(Ok(frame)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 /// The body of a response, which tells its connection when it was handed over.

@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use polars::prelude::*;
 
-use super::erasure::{is_any, mentions};
-use super::event_log::FILE_NAME as EVENT_LOG_FILE;
+use super::erased::is_any;
+use super::erasure::mentions;
 use super::rows::write_lines;
 use super::segment::{self, Segment};
+use super::shape::{EVENT_LOG_FILE, QUARANTINE_FILE};
 use super::tail::Chunk;
-use super::{QUARANTINE_FILE, Store, view};
+use super::{Store, view};
 use crate::daily::{Day, day_of};
 use crate::error::{Error, Result};
 use crate::{event, schema};

@@ -21,9 +21,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use polars::prelude::*;
 use roaring::RoaringBitmap;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::draft::{Draft, DraftMaker, DraftRow, Name, Row};
+use super::draft::{Draft, DraftMaker, DraftRow, Name};
+use super::manifest::NewUsers;
+use super::row::Row;
 use crate::config::NameLimits;
 use crate::daily::{Day, day_of};
 use crate::digest::{Digest, DigestSet, Digester};
@@ -59,15 +61,6 @@ impl RestCounts {
         self.users += other.users;
         self.metadata_keys += other.metadata_keys;
     }
-}
-
-/// How many new users were admitted on the day of the newest one.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NewUsers {
-    /// The day, by `received_at`, as days since 1970-01-01.
-    pub day: Day,
-    /// How many.
-    pub users: u32,
 }
 
 /// How far the limits of names are used.

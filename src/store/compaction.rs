@@ -15,27 +15,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::NaiveDate;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tracing::warn;
 
-use super::folder::{self, Folder, Left};
+use super::files::{self, Left};
+use super::folder::Folder;
 use super::manifest::Manifest;
 use super::segment::{self, FORMAT, LAKE_DIR, Segment, SegmentFacts};
-use super::shape;
-use super::states::date;
+use super::shape::{self, COMPACTING_DIR};
+use crate::daily::date;
 use crate::daily::{Day, day_of};
 use crate::error::{Error, Result};
 use crate::window::HOUR_US;
 
-/// Where the folder of a day is prepared, in the data folder.
-const COMPACTING_DIR: &str = "compacting";
 /// A joined segment has at most so many rows: some MB.
 const FULL_ROWS: u64 = 1 << 19;
 /// So many segments of similar size become one in the night.
@@ -241,9 +238,9 @@ impl Staged {
         stay: impl Iterator<Item = &'a SegmentFacts>,
     ) -> Result<()> {
         let staged = &self.staged;
-        folder::make_private(root).map_err(Error::io("create", root))?;
-        folder::make_private(staged).map_err(Error::io("create", staged))?;
-        folder::sync_parent(root)?;
+        files::make_private(root).map_err(Error::io("create", root))?;
+        files::make_private(staged).map_err(Error::io("create", staged))?;
+        files::sync_parent(root)?;
         let place = |facts: &SegmentFacts| {
             let file = Path::new(&facts.path).file_name().unwrap_or_default();
             staged.join(file)
@@ -253,10 +250,10 @@ impl Staged {
             std::fs::hard_link(&path, place(facts)).map_err(Error::io("link", &path))?;
         }
         for (temp, facts) in new {
-            folder::publish(temp, &place(facts))?;
+            files::publish(temp, &place(facts))?;
         }
-        folder::sync_parent(&staged.join(LAKE_DIR))?;
-        folder::sync_parent(staged)
+        files::sync_parent(&staged.join(LAKE_DIR))?;
+        files::sync_parent(staged)
     }
 
     /// Exchanges the folder with the one in the lake, durably and in one step. Done twice, nothing has changed.
@@ -265,8 +262,7 @@ impl Staged {
     /// If the file system cannot; then nothing has changed.
     pub fn exchange(&self) -> Result<()> {
         self.exchange_names()?;
-        let synced =
-            folder::sync_parent(&self.live).and_then(|()| folder::sync_parent(&self.staged));
+        let synced = files::sync_parent(&self.live).and_then(|()| files::sync_parent(&self.staged));
         if synced.is_err() {
             self.exchange_names()?;
         }
@@ -283,21 +279,21 @@ impl Staged {
     /// # Errors
     /// If it cannot be removed.
     pub fn remove(&self) -> Result<()> {
-        if folder::remove_ours(&self.staged, shape::is_segment)? == Left::Others {
+        if files::remove_ours(&self.staged, shape::is_segment)? == Left::Others {
             self.give_back()?;
         }
-        folder::sync_parent(&self.staged)
+        files::sync_parent(&self.staged)
     }
 
     /// Puts files that the store did not write back into the lake, where they were before the folders were exchanged.
     fn give_back(&self) -> Result<()> {
-        for path in folder::list(&self.staged)? {
+        for path in files::list(&self.staged)? {
             let place = self.live.join(path.file_name().unwrap_or_default());
             if self.live.is_dir() && !place.exists() {
                 std::fs::rename(&path, &place).map_err(Error::io("rename to", &place))?;
             }
         }
-        match folder::list(&self.staged)?.is_empty() {
+        match files::list(&self.staged)?.is_empty() {
             true => std::fs::remove_dir(&self.staged).map_err(Error::io("remove", &self.staged)),
             false => {
                 warn!(folder = %self.staged.display(), "Left files that the store did not write");
@@ -314,8 +310,8 @@ impl Staged {
 /// If the folders cannot be read or changed.
 pub fn finish(folder: &Folder, manifest: &Manifest) -> Result<()> {
     let days = by_day(&manifest.segments);
-    for staged in folder::list(&folder.path().join(COMPACTING_DIR))? {
-        let Some(prepared) = prepared_day(&staged) else {
+    for staged in files::list(&folder.path().join(COMPACTING_DIR))? {
+        let Some(prepared) = segment::prepared_day(&staged) else {
             continue;
         };
         let day = &prepared.to_string();
@@ -341,29 +337,11 @@ pub fn finish(folder: &Folder, manifest: &Manifest) -> Result<()> {
             let path = staged.live.join(name);
             std::fs::hard_link(staged.staged.join(name), &path)
                 .map_err(Error::io("link", &path))?;
-            folder::sync_parent(&path)?;
+            files::sync_parent(&path)?;
         }
         staged.remove()?;
     }
     Ok(())
-}
-
-/// The file of a live segment that is not in the lake but in a folder beside it, where a crash left it: it is what the manifest
-/// says wherever it is.
-pub fn prepared_file(root: &Path, day: Day, live: &Path) -> Option<File> {
-    let name = live.file_name()?;
-    let folders = folder::list(&root.join(COMPACTING_DIR)).ok()?;
-    folders
-        .iter()
-        .filter(|folder| prepared_day(folder) == Some(date(day)))
-        .find_map(|folder| folder::open(&folder.join(name)).ok())
-}
-
-/// The day of a folder that was prepared; none if it is something else.
-fn prepared_day(path: &Path) -> Option<NaiveDate> {
-    let is_folder = path.symlink_metadata().is_ok_and(|found| found.is_dir());
-    let name = path.file_name()?.to_str()?;
-    shape::prepared_day(name).filter(|_| is_folder)
 }
 
 /// Whether the folder of a day in the lake has the live segments and nothing else: only then it can be exchanged.
@@ -430,7 +408,7 @@ impl Retired {
 }
 
 fn file_names(dir: &Path) -> Result<BTreeSet<OsString>> {
-    let paths = folder::list(dir)?;
+    let paths = files::list(dir)?;
     Ok(paths
         .iter()
         .filter_map(|path| path.file_name().map(Into::into))

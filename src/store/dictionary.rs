@@ -9,7 +9,8 @@ use std::path::Path;
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
-use super::folder::{self, Folder};
+use super::files;
+use super::folder::Folder;
 use crate::error::{Error, Result};
 use crate::event::{lines, text};
 use crate::names::Numbering;
@@ -111,13 +112,13 @@ pub fn extend(
     }
     let path = folder.path().join(facts.file_name());
     let is_new = !path.exists();
-    let file = folder::open_in_place(&path)?;
+    let file = files::open_in_place(&path)?;
     file.write_all_at(&added, facts.bytes)
         .and_then(|()| file.set_len(facts.bytes + added.len() as u64))
         .and_then(|()| file.sync_all())
         .map_err(Error::io("write", &path))?;
     if is_new {
-        folder::sync_parent(&path)?;
+        files::sync_parent(&path)?;
     }
     Ok(DictionaryFacts {
         users: until,
@@ -204,7 +205,7 @@ pub fn restore(
 /// # Errors
 /// If the folder cannot be listed or changed.
 pub fn remove_others(folder: &Folder, facts: DictionaryFacts) -> Result<()> {
-    for path in folder::list(folder.path())? {
+    for path in files::list(folder.path())? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let generation = name
             .strip_prefix("users-")
@@ -212,7 +213,7 @@ pub fn remove_others(folder: &Folder, facts: DictionaryFacts) -> Result<()> {
         let is_ours =
             name == FILE_NAME || generation.is_some_and(|number| number.parse::<u32>().is_ok());
         if is_ours && facts.users > 0 && name != facts.file_name() {
-            folder::remove(&path)?;
+            files::remove(&path)?;
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::erasure::Gate;
+use super::erased::Gate;
 use super::pseudonym::Pseudonyms;
 use crate::digest::{Digest, Digester};
 use crate::event::{self, Event, EventType, path};
@@ -54,17 +54,6 @@ pub(super) struct DraftRow {
     pub key: Option<Digest>,
     /// Where the keys of its metadata begin among those of the draft, and how many there are.
     pub metadata_keys: (usize, u8),
-}
-
-/// What the store keeps in memory of one admitted event.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Row {
-    pub ts_us: i64,
-    pub event_type: EventType,
-    /// Number of the user in [`Names`]; `None` is anonymous.
-    pub user: Option<u32>,
-    /// Number of the feature in [`Names`].
-    pub feature: Option<u32>,
 }
 
 impl Name {

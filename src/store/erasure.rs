@@ -8,8 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 use polars::prelude::*;
 use ring::hmac;
@@ -17,20 +16,20 @@ use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
+use super::erased::{Gate, hash, is_any};
 use super::exchange::changed_meanwhile;
 use super::folder::Folder;
 use super::manifest::Manifest;
 use super::segment::{self, Segment, SegmentFacts};
+use super::shape::{ERASURES_FILE, QUARANTINE_FILE};
 use super::states::{self, StateFile};
-use super::{QUARANTINE_FILE, Store, dictionary, live_paths, live_states, pipeline, view};
+use super::{Store, dictionary, live_paths, live_states, pipeline, view};
 use crate::daily::{self, DailyState, Day};
 use crate::error::{Error, Result};
 use crate::event::text;
-use crate::names::{Names, Numbering};
+use crate::names::Names;
 use crate::schema;
 
-/// Its name in the data folder.
-pub(super) const FILE_NAME: &str = "erasures.json";
 /// Bytes of the key of the hashes.
 const KEY_BYTES: usize = 32;
 /// Ids shorter than this are looked for with their quotes, because they are part of many texts.
@@ -74,139 +73,13 @@ pub struct Erased {
     pub quarantined: usize,
 }
 
-/// Who is erased: asked for every event that comes in.
-#[derive(Clone, Default)]
-pub(super) struct Gate {
-    /// Whether anybody ever was: without a lock, for the many stores where nobody was.
-    is_used: Arc<AtomicBool>,
-    closed: Arc<RwLock<Closed>>,
-}
-
-#[derive(Default)]
-struct Closed {
-    key: Option<hmac::Key>,
-    hashes: HashSet<String>,
-    /// Numbers that erased users have in this process.
-    numbers: RoaringBitmap,
-    /// Those of them whose erasure has not ended.
-    pending: RoaringBitmap,
-    /// Users whom the states have forgotten and whose events may still be there.
-    hidden: Vec<String>,
-}
-
-impl Gate {
-    /// Whether a user is erased.
-    pub fn is_erased(&self, user: &str, users: &Numbering) -> bool {
-        if !self.is_used.load(Ordering::Acquire) {
-            return false;
-        }
-        let closed = self.read();
-        match closed.key {
-            None => false,
-            // One who has a number is known; a hash takes longer.
-            Some(ref key) => match users.find(user) {
-                Some(number) => closed.numbers.contains(number),
-                None => closed.hashes.contains(&hash(key, user)),
-            },
-        }
-    }
-
-    /// The numbers that erased users have in this process.
-    pub fn numbers(&self) -> RoaringBitmap {
-        self.read().numbers.clone()
-    }
-
-    /// The numbers of users whose erasure has ended: nothing has them any more.
-    pub fn ended(&self) -> RoaringBitmap {
-        let closed = self.read();
-        &closed.numbers - &closed.pending
-    }
-
-    /// Says that all erasures have ended.
-    fn end(&self) {
-        let mut closed = self.write();
-        closed.pending.clear();
-        closed.hidden.clear();
-    }
-
-    /// Events that are not those of users whom the states have forgotten, where there are such: an expression on the
-    /// users' ids.
-    pub fn visible(&self) -> Option<Expr> {
-        let closed = self.read();
-        let hidden: Vec<&str> = closed.hidden.iter().map(String::as_str).collect();
-        (!hidden.is_empty()).then(|| is_any(&hidden).not())
-    }
-
-    /// The same on the users' numbers.
-    pub fn visible_numbers(&self) -> Option<Expr> {
-        let closed = self.read();
-        let pending: Vec<u32> = closed.pending.iter().collect();
-        let pending = Series::new(PlSmallStr::EMPTY, pending);
-        (!closed.hidden.is_empty()).then(|| {
-            let is_hidden = col(schema::USER_ID).is_in(lit(pending).implode(false), false);
-            is_hidden.fill_null(lit(false)).not()
-        })
-    }
-
-    /// Says that states have forgotten these users, and no others.
-    fn hide(&self, users: &[&str]) {
-        self.write().hidden = users.iter().map(|&user| user.to_owned()).collect();
-    }
-
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Closed> {
-        // It is only ever changed in one step.
-        self.closed
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Closed> {
-        self.closed
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn set(&self, erasures: &Erasures, users: &Numbering) -> Result<()> {
-        let mut numbers = RoaringBitmap::new();
-        for user in &erasures.pending {
-            // One without a number gets one, so that no event that is on its way brings another.
-            numbers.insert(users.number(user)?);
-        }
-        let mut closed = self.write();
-        closed.key = erasures.key();
-        closed.hashes = erasures.erased.iter().cloned().collect();
-        closed.numbers |= &numbers;
-        closed.pending = numbers;
-        self.is_used.store(closed.key.is_some(), Ordering::Release);
-        Ok(())
-    }
-}
-
-/// The events of some users.
-pub(super) fn is_any(users: &[&str]) -> Expr {
-    let users = Series::new(PlSmallStr::EMPTY, users);
-    col(schema::USER_ID)
-        .cast(DataType::String)
-        .is_in(lit(users).implode(false), false)
-        .fill_null(lit(false))
-}
-
-fn hash(key: &hmac::Key, user: &str) -> String {
-    hex(hmac::sign(key, user.as_bytes()).as_ref())
-}
-
-/// Bytes as text.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 impl Erasures {
     fn load(folder: &Folder) -> Result<Self> {
-        folder.read_json(FILE_NAME)
+        folder.read_json(ERASURES_FILE)
     }
 
     fn save(&self, folder: &Folder) -> Result<()> {
-        folder.replace_json(FILE_NAME, self)
+        folder.replace_json(ERASURES_FILE, self)
     }
 
     fn key(&self) -> Option<hmac::Key> {
@@ -217,9 +90,9 @@ impl Erasures {
         if self.key.is_empty() {
             let mut key = [0; KEY_BYTES];
             getrandom::fill(&mut key).map_err(|error| {
-                Error::io("make a key for", FILE_NAME.as_ref())(std::io::Error::other(error))
+                Error::io("make a key for", ERASURES_FILE.as_ref())(std::io::Error::other(error))
             })?;
-            self.key = hex(&key);
+            self.key = hex::encode(key);
         }
         if let Some(key) = self.key() {
             self.erased
@@ -237,9 +110,14 @@ impl Erasures {
 /// If the list of erasures or a state cannot be read.
 pub(super) fn gate(folder: &Folder, manifest: &Manifest, names: &Names) -> Result<Gate> {
     let gate = Gate::default();
-    folder.upgrade_json::<Erasures>(FILE_NAME)?;
+    folder.upgrade_json::<Erasures>(ERASURES_FILE)?;
     let erasures = Erasures::load(folder)?;
-    gate.set(&erasures, &names.users)?;
+    gate.set(
+        erasures.key(),
+        &erasures.erased,
+        &erasures.pending,
+        &names.users,
+    )?;
     let numbers = gate.numbers();
     let mut is_forgotten = true;
     if !erasures.pending.is_empty() {
@@ -308,7 +186,12 @@ impl Store {
         };
         erasures.begin(users)?;
         erasures.save(&self.folder)?;
-        self.gate.set(&erasures, &self.names().users)?;
+        self.gate.set(
+            erasures.key(),
+            &erasures.erased,
+            &erasures.pending,
+            &self.names().users,
+        )?;
         // They are invisible from here on.
         pipeline::beside(|| self.erase_pending(erasures, reach, last))
     }
@@ -665,7 +548,7 @@ impl Store {
                     let name = segment::name_in_place_of(&segment.facts, number);
                     let temp = self
                         .folder
-                        .temp(&format!("{}-{name}.parquet", states::date(day)))?;
+                        .temp(&format!("{}-{name}.parquet", daily::date(day)))?;
                     let facts = segment::write_day(&temp, segment::path_of(day, &name), events)?;
                     new.push((temp, facts.clone()));
                     Some(facts)
@@ -673,7 +556,7 @@ impl Store {
             };
             replaced.push((segment.clone(), kept));
         }
-        let of_this_day = format!("{}/dt={}/", segment::LAKE_DIR, states::date(day));
+        let of_this_day = format!("{}/dt={}/", segment::LAKE_DIR, daily::date(day));
         let wanted = affected
             .iter()
             .filter(|path| path.starts_with(&of_this_day));

@@ -10,16 +10,14 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::folder;
+use super::files;
 use super::identity::{self, DISPLACED};
+use super::shape::{EVENT_LOG_FILE, NEXT_LOG_FILE};
 use crate::config::Durability;
 use crate::error::{Error, Result, is_no_room};
 
-/// The open log's name in the data folder.
-pub const FILE_NAME: &str = "analytics_events.ndjson";
-
-/// The name of the log that comes next, in the data folder, while it is prepared.
-pub(super) const NEXT_FILE_NAME: &str = "analytics_events.next.ndjson";
+/// Bytes of lines that are written and synced together.
+pub const GROUP_BYTES: usize = 4 << 20;
 
 /// The open event log, at its end.
 pub(super) struct EventLog {
@@ -35,10 +33,10 @@ pub(super) struct EventLog {
 impl EventLog {
     /// Opens the log for appending; it is made if it does not exist.
     pub fn open(path: &Path, durability: Durability) -> Result<Self> {
-        let file = folder::open_in_place(path)?;
+        let file = files::open_in_place(path)?;
         let length = file.metadata().map_err(Error::io("read", path))?.len();
-        let reader = folder::open(path)?;
-        folder::sync_parent(path)?;
+        let reader = files::open(path)?;
+        files::sync_parent(path)?;
         Ok(Self {
             path: path.to_owned(),
             file,
@@ -55,9 +53,9 @@ impl EventLog {
             // A store of which all is sealed may have none.
             false => Path::new("/dev/null"),
         };
-        let file = folder::open(path)?;
+        let file = files::open(path)?;
         let length = file.metadata().map_err(Error::io("read", path))?.len();
-        let reader = folder::open(path)?;
+        let reader = files::open(path)?;
         Ok(Self {
             path: path.to_owned(),
             file,
@@ -129,7 +127,7 @@ impl EventLog {
             rename(&self.path, aside)?;
         }
         let renamed = match &next.aside {
-            Some(aside) => folder::sync_parent(aside),
+            Some(aside) => files::sync_parent(aside),
             None => Ok(()),
         }
         .and_then(|()| rename(&next.log.path, &self.path));
@@ -153,7 +151,7 @@ impl EventLog {
 /// If it cannot be looked at.
 pub(super) fn id_of(log: &File) -> Result<(u64, u64)> {
     let found = log.metadata();
-    let found = found.map_err(Error::io("look at", FILE_NAME.as_ref()))?;
+    let found = found.map_err(Error::io("look at", EVENT_LOG_FILE.as_ref()))?;
     Ok((found.dev(), found.ino()))
 }
 
@@ -173,7 +171,7 @@ impl NextLog {
     /// # Errors
     /// If a file cannot be made; then nothing has changed.
     pub fn prepare(folder: &Path, aside: &Path) -> Result<Self> {
-        let path = folder.join(NEXT_FILE_NAME);
+        let path = folder.join(NEXT_LOG_FILE);
         let log = EventLog::open(&path, Durability::Sync)?;
         if log.length > 0 {
             return Err(Error::Damaged {
@@ -181,12 +179,12 @@ impl NextLog {
                 message: "it should be empty; restart to take its events up".into(),
             });
         }
-        let open = folder.join(FILE_NAME);
+        let open = folder.join(EVENT_LOG_FILE);
         let aside = match std::fs::hard_link(&open, aside) {
             Err(error) if is_no_link(&error) => Some(aside.to_owned()),
             linked => {
                 linked.map_err(Error::io("link", &open))?;
-                folder::sync_parent(aside)?;
+                files::sync_parent(aside)?;
                 None
             }
         };
@@ -199,7 +197,7 @@ impl NextLog {
 /// # Errors
 /// If the folder cannot be synced.
 pub(super) fn sync_rotation(folder: &Path) -> Result<()> {
-    folder::sync_parent(&folder.join(FILE_NAME))
+    files::sync_parent(&folder.join(EVENT_LOG_FILE))
 }
 
 fn is_no_link(error: &IoError) -> bool {

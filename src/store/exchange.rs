@@ -9,8 +9,8 @@ use super::Store;
 use super::compaction::{self, Staged};
 use super::manifest::Manifest;
 use super::segment::{self, Segment, SegmentFacts};
-use super::states::date;
 use crate::daily::Day;
+use crate::daily::date;
 use crate::error::{Error, Result};
 
 /// A segment that goes, and what takes its place; of several that become one, it is that of the first.

@@ -2,34 +2,26 @@
 //!
 //! Whose a folder is, is judged before anything is written (`ownership`). One that cannot be written is read as it is.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
-use super::manifest::FILE_NAME as MANIFEST_FILE;
+use super::files::{self, IsChecked, Left, MODE_BITS};
 use super::ownership::{self, MARK_FILE, Mark, Owner};
-use super::{event_log, shape};
-use crate::checksum::{self, LineCheck, Mismatch};
+use super::shape::{self, EVENT_LOG_FILE, MANIFEST_FILE, TEMP_DIR};
+use crate::checksum;
 use crate::error::{Error, Result};
 
 /// Says who holds the folder, for the message that the second process prints. It is not the lock: the lock
 /// is on the folder itself, which cannot be deleted from under us, and ends with the process.
 const HOLDER_FILE: &str = "holder";
-/// Unfinished files. On the same file system as the folder, so that a rename publishes them.
-pub(crate) const TEMP_DIR: &str = ".echopilot-tmp";
 /// Where earlier versions had them.
 const OLD_TEMP_DIR: &str = "tmp";
-/// Whatever the umask is, nobody but the owner reads a file of the store.
-const FILE_MODE: u32 = 0o600;
-const DIR_MODE: u32 = 0o700;
-/// Bits of a mode that let somebody in.
-const MODE_BITS: u32 = 0o777;
 const OTHERS: u32 = 0o077;
 const WRITERS: u32 = 0o222;
 
@@ -172,7 +164,7 @@ impl Folder {
     /// Changes what a second process is told about this one. On a full disk it is told less.
     pub fn describe_holder(&self, holder: &str) {
         let path = self.path.join(HOLDER_FILE);
-        let written = create(&path)
+        let written = files::create(&path)
             .and_then(|mut file| writeln!(file, "{holder}").map_err(Error::io("write", &path)));
         if let Err(error) = written {
             warn!("Cannot say who holds the data folder: {error}");
@@ -191,7 +183,7 @@ impl Folder {
     pub fn temp(&self, name: &str) -> Result<PathBuf> {
         self.check_writable()?;
         let dir = self.path.join(TEMP_DIR);
-        make_private(&dir).map_err(Error::io("create", &dir))?;
+        files::make_private(&dir).map_err(Error::io("create", &dir))?;
         Ok(dir.join(name))
     }
 
@@ -202,8 +194,8 @@ impl Folder {
     /// If any step fails; then the file is the old or the new one, and whole.
     pub fn replace(&self, name: &str, content: &[u8]) -> Result<()> {
         let temp = self.temp(name)?;
-        write_synced(&temp, content)?;
-        or_remove(&temp, || publish(&temp, &self.path.join(name)))
+        files::write_synced(&temp, content)?;
+        files::or_remove(&temp, || files::publish(&temp, &self.path.join(name)))
     }
 
     /// Puts what `write` writes in place of the file `name`, as [`Folder::replace`] does. It need not be in memory.
@@ -216,15 +208,15 @@ impl Folder {
         write: impl FnOnce(&mut dyn Write) -> Result<()>,
     ) -> Result<()> {
         let temp = self.temp(name)?;
-        or_remove(&temp, || {
-            let file = create(&temp)?;
+        files::or_remove(&temp, || {
+            let file = files::create(&temp)?;
             let mut out = BufWriter::new(&file);
             write(&mut out)?;
             out.flush().map_err(Error::io("write", &temp))?;
             drop(out);
             file.sync_all().map_err(Error::io("sync", &temp))
         })?;
-        or_remove(&temp, || publish(&temp, &self.path.join(name)))
+        files::or_remove(&temp, || files::publish(&temp, &self.path.join(name)))
     }
 
     /// Puts a value, as readable JSON with a checksum, in place of the file `name`, as [`Folder::replace`] does.
@@ -243,7 +235,7 @@ impl Folder {
     /// # Errors
     /// If it cannot be read, and [`Error::Damaged`] if it is not what was written.
     pub fn read_json<T: DeserializeOwned + Default>(&self, name: &str) -> Result<T> {
-        Ok(read_json(&self.path.join(name))?.map_or_else(T::default, |(value, _)| value))
+        Ok(files::read_json(&self.path.join(name))?.map_or_else(T::default, |(value, _)| value))
     }
 
     /// Gives the small file `name` a checksum if an earlier version wrote it.
@@ -251,7 +243,7 @@ impl Folder {
     /// # Errors
     /// As [`Folder::read_json`] and [`Folder::replace`].
     pub fn upgrade_json<T: DeserializeOwned + Serialize>(&self, name: &str) -> Result<()> {
-        match read_json::<T>(&self.path.join(name))? {
+        match files::read_json::<T>(&self.path.join(name))? {
             Some((value, IsChecked::No)) if self.access == Access::ReadWrite => {
                 self.replace_json(name, &value)
             }
@@ -265,8 +257,8 @@ impl Folder {
         let Ok(probe) = self.temp("probe") else {
             return false;
         };
-        let fits =
-            create(&probe).is_ok_and(|mut file| file.write_all(&vec![0; PROBE_BYTES]).is_ok());
+        let fits = files::create(&probe)
+            .is_ok_and(|mut file| file.write_all(&vec![0; PROBE_BYTES]).is_ok());
         // It is cleared at the next start if it cannot be removed now.
         let _ = fs::remove_file(&probe);
         fits
@@ -285,14 +277,14 @@ impl Folder {
 
     /// What an earlier process left unfinished was never published.
     fn clear_temp(&self) -> Result<()> {
-        remove_all(&self.path.join(TEMP_DIR))
+        files::remove_all(&self.path.join(TEMP_DIR))
     }
 
     /// Removes what an earlier version left unfinished. Its folder has a name that others use too: what is not ours by its
     /// own name stays.
     fn clear_old_temp(&self) {
         let dir = self.path.join(OLD_TEMP_DIR);
-        match remove_ours(&dir, shape::is_unfinished) {
+        match files::remove_ours(&dir, shape::is_unfinished) {
             Ok(Left::Nothing) => {}
             Ok(Left::Others) => warn!(
                 "{} has files that the store did not write; they are left alone",
@@ -328,7 +320,7 @@ impl Folder {
         {
             changed += make_tree_private(&self.path.join(name));
         }
-        for path in list(&self.path).unwrap_or_default() {
+        for path in files::list(&self.path).unwrap_or_default() {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if shape::is_dictionary(&name) {
                 changed += make_tree_private(&path);
@@ -359,7 +351,7 @@ fn make_tree_private(path: &Path) -> usize {
         changed += usize::from(fs::set_permissions(path, private).is_ok());
     }
     if found.is_dir() {
-        let inside = list(path).unwrap_or_default();
+        let inside = files::list(path).unwrap_or_default();
         changed += inside
             .iter()
             .map(|path| make_tree_private(path))
@@ -370,13 +362,13 @@ fn make_tree_private(path: &Path) -> usize {
 
 /// Makes the data folder, durably, for its owner alone; those that it lies in are not ours and have their usual modes.
 fn make_data_folder(path: &Path) -> Result<()> {
-    let missing = missing_folders(path);
+    let missing = files::missing_folders(path);
     missing
         .get(1)
         .map_or(Ok(()), fs::create_dir_all)
-        .and_then(|()| make_private(path))
+        .and_then(|()| files::make_private(path))
         .map_err(Error::io("create the data folder", path))?;
-    missing.into_iter().try_for_each(sync_parent)
+    missing.into_iter().try_for_each(files::sync_parent)
 }
 
 fn lock_folder(lock: &File, path: &Path, access: Access) -> Result<()> {
@@ -411,7 +403,7 @@ pub fn access_of(path: &Path) -> Access {
         mode.is_ok_and(|mode| mode & WRITERS != 0)
             && rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
     };
-    let files = [MANIFEST_FILE, event_log::FILE_NAME].map(|name| path.join(name));
+    let files = [MANIFEST_FILE, EVENT_LOG_FILE].map(|name| path.join(name));
     let mut files = files.iter().filter(|path| path.exists());
     match is_writable(path) && files.all(|path| is_writable(path)) {
         true => Access::ReadWrite,
@@ -432,299 +424,6 @@ impl Drop for Folder {
         // Closing the file would not free the folder while a child process, just forked, has it open too.
         let _ = self.lock.unlock();
     }
-}
-
-/// Gives a finished and synced file its final name, durably.
-///
-/// # Errors
-/// If the rename or the sync of the folder fails.
-pub fn publish(temp: &Path, path: &Path) -> Result<()> {
-    fs::rename(temp, path).map_err(Error::io("rename to", path))?;
-    sync_parent(path)
-}
-
-/// Writes a file and syncs what is in it; its name is durable when its folder is synced.
-///
-/// # Errors
-/// If a step fails; then there is no such file.
-pub fn write_synced(path: &Path, content: &[u8]) -> Result<()> {
-    or_remove(path, || {
-        let mut file = create(path)?;
-        file.write_all(content).map_err(Error::io("write", path))?;
-        file.sync_all().map_err(Error::io("sync", path))
-    })
-}
-
-/// Does work on an unfinished file, which must not stay on a disk that may be full, or with what is to be erased, if that
-/// fails.
-///
-/// # Errors
-/// Those of the work.
-pub fn or_remove<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    work().inspect_err(|_| {
-        // It is cleared at the next start if it cannot be removed now.
-        let _ = fs::remove_file(path);
-    })
-}
-
-/// Creates a file, or empties it, that its owner alone can read, whatever the umask is. A symbolic link is not followed.
-///
-/// # Errors
-/// If it cannot be created.
-pub fn create(path: &Path) -> Result<File> {
-    let file = private_options()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .open(path);
-    file.and_then(|file| ensure_mode(&file, FILE_MODE).map(|()| file))
-        .map_err(Error::io("create", path))
-}
-
-/// Opens a file to be written in place, and creates it if there is none. A symbolic link is not followed.
-///
-/// # Errors
-/// If it cannot be opened.
-pub fn open_in_place(path: &Path) -> Result<File> {
-    let is_new = !path.exists();
-    let file = private_options()
-        .create(true)
-        .read(true)
-        .write(true)
-        .open(path);
-    file.and_then(|file| {
-        if is_new {
-            ensure_mode(&file, FILE_MODE)?;
-        }
-        Ok(file)
-    })
-    .map_err(Error::io("open", path))
-}
-
-/// Opens a file to read it. A symbolic link is not followed.
-///
-/// # Errors
-/// If it cannot be opened.
-pub fn open(path: &Path) -> Result<File> {
-    private_options()
-        .read(true)
-        .open(path)
-        .map_err(Error::io("open", path))
-}
-
-fn private_options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options
-        .mode(FILE_MODE)
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-    options
-}
-
-/// A strange umask takes rights from the owner too.
-fn ensure_mode(file: &File, mode: u32) -> std::io::Result<()> {
-    match file.metadata()?.mode() & MODE_BITS == mode {
-        true => Ok(()),
-        false => file.set_permissions(Permissions::from_mode(mode)),
-    }
-}
-
-/// Makes a folder that its owner alone can enter, in one that is there; one that is there stays as it is.
-///
-/// # Errors
-/// If it cannot be made.
-pub fn make_private(dir: &Path) -> std::io::Result<()> {
-    match DirBuilder::new().mode(DIR_MODE).create(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => ensure_mode(&File::open(dir)?, DIR_MODE),
-    }
-}
-
-/// Makes a folder, durably and for its owner alone, where there is none, and those that it lies in.
-///
-/// # Errors
-/// If it cannot be made.
-pub fn make(dir: &Path) -> Result<()> {
-    let missing = missing_folders(dir);
-    for dir in missing.iter().rev() {
-        make_private(dir).map_err(Error::io("create the folder", dir))?;
-    }
-    missing.into_iter().try_for_each(sync_parent)
-}
-
-/// A folder and those that it lies in, as far as they are not there; the innermost first.
-fn missing_folders(dir: &Path) -> Vec<&Path> {
-    dir.ancestors()
-        .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
-        .collect()
-}
-
-/// Removes a folder with all that is in it, where there is one. A symbolic link in its place is removed, and not what it
-/// points to.
-///
-/// # Errors
-/// If it cannot be removed.
-pub fn remove_all(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("clear", dir)(error))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// What is left of a folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Left {
-    /// It is gone.
-    Nothing,
-    /// It has files that are not ours.
-    Others,
-}
-
-/// Removes the files of a folder that are ours by their names, the folders of days among them, and the folder if it is empty
-/// then. Symbolic links are not followed.
-///
-/// # Errors
-/// If something of ours cannot be removed.
-pub fn remove_ours(dir: &Path, is_ours: fn(&str) -> bool) -> Result<Left> {
-    match fs::symlink_metadata(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Left::Nothing),
-        found if found.as_ref().is_ok_and(|found| !found.is_dir()) => return Ok(Left::Others),
-        found => found.map(drop).map_err(Error::io("look at", dir))?,
-    }
-    let mut left = Left::Nothing;
-    for path in list(dir)? {
-        let found = fs::symlink_metadata(&path).map_err(Error::io("look at", &path))?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        match is_ours(&name) {
-            true if found.is_file() => {
-                fs::remove_file(&path).map_err(Error::io("remove", &path))?;
-            }
-            true if found.is_dir() && shape::is_day_folder(&name) => {
-                if remove_ours(&path, shape::is_segment)? == Left::Others {
-                    left = Left::Others;
-                }
-            }
-            _ => left = Left::Others,
-        }
-    }
-    if left == Left::Nothing {
-        fs::remove_dir(dir).map_err(Error::io("remove", dir))?;
-    }
-    Ok(left)
-}
-
-/// Whether there is a file of that name; a symbolic link or anything else is none.
-///
-/// # Errors
-/// If it cannot be looked at.
-pub fn is_file(path: &Path) -> Result<bool> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        found => Ok(found.map_err(Error::io("look at", path))?.is_file()),
-    }
-}
-
-/// Whether a small file has a checksum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IsChecked {
-    /// It has one, which is right.
-    Yes,
-    /// An earlier version wrote it.
-    No,
-}
-
-/// The value in a small JSON file; none if there is no such file.
-///
-/// # Errors
-/// If it cannot be read, and [`Error::Damaged`] if it is not what was written. A file with a checksum is never taken for one
-/// that an earlier version wrote, wherever it is damaged: it has another shape than any value.
-pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<(T, IsChecked)>> {
-    let damaged = |message: String| Error::Damaged {
-        file: path.to_owned(),
-        message,
-    };
-    let text = match fs::read(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        read => read.map_err(Error::io("read", path))?,
-    };
-    let (json, is_checked) = match checksum::unwrap(&text) {
-        Ok(json) => (json, IsChecked::Yes),
-        Err(Mismatch::Missing) => (text.as_slice(), IsChecked::No),
-        Err(Mismatch::Wrong) => {
-            return Err(damaged("its checksum does not match; restore it".into()));
-        }
-    };
-    let value = serde_json::from_slice(json)
-        .map_err(|error| damaged(format!("it is not what was written ({error}); restore it")))?;
-    Ok(Some((value, is_checked)))
-}
-
-/// Checks a small JSON file, whatever its value is; there need not be one.
-///
-/// # Errors
-/// As [`read_json`].
-pub fn check_json(path: &Path) -> Result<()> {
-    let text = match fs::read(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        read => read.map_err(Error::io("read", path))?,
-    };
-    match checksum::check_file(&text) {
-        LineCheck::Damaged(why) => Err(Error::Damaged {
-            file: path.to_owned(),
-            message: format!("{why}; restore it"),
-        }),
-        LineCheck::Right | LineCheck::Unchecked => Ok(()),
-    }
-}
-
-/// The paths in a folder; none if there is no such folder.
-///
-/// # Errors
-/// If it cannot be listed.
-pub fn list(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(Error::io("list", dir))?,
-    };
-    entries
-        .map(|entry| Ok(entry.map_err(Error::io("list", dir))?.path()))
-        .collect()
-}
-
-/// Removes a file, durably: without the folder's sync a power cut would bring it back.
-///
-/// # Errors
-/// If it cannot be removed; that it is gone already is no error.
-pub fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("remove", path)(error))
-        }
-        _ => sync_parent(path),
-    }
-}
-
-/// Makes the names in the folder of `path` durable.
-///
-/// # Errors
-/// If the folder cannot be synced.
-pub fn sync_parent(path: &Path) -> Result<()> {
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    sync(parent.unwrap_or(Path::new(".")))
-}
-
-/// Makes the names in a folder durable.
-///
-/// # Errors
-/// If it cannot be synced.
-pub fn sync(dir: &Path) -> Result<()> {
-    File::open(dir)
-        .and_then(|folder| folder.sync_all())
-        .map_err(Error::io("sync the folder", dir))
 }
 
 #[cfg(test)]

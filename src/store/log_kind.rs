@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use super::folder;
+use super::files;
 use super::scan::read_chunk;
 use crate::error::{Error, Result};
 use crate::event::LINE_START;
@@ -46,7 +46,7 @@ pub fn of(path: &Path) -> Result<LogKind> {
         }
     }
     let mut head = Vec::new();
-    let file: File = folder::open(path)?;
+    let file: File = files::open(path)?;
     file.take(HEAD_BYTES)
         .read_to_end(&mut head)
         .map_err(Error::io("read", path))?;

@@ -4,20 +4,28 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::admission::NewUsers;
 use super::clock::ClockFacts;
 use super::dictionary::DictionaryFacts;
 use super::expiry::ExpiryFacts;
 use super::folder::Folder;
 use super::segment::SegmentFacts;
+use super::shape::MANIFEST_FILE;
 use super::states::StateFacts;
 use crate::checksum;
+use crate::daily::Day;
 use crate::error::{Error, Result};
 
-/// Its name in the data folder.
-pub const FILE_NAME: &str = "manifest.json";
 /// The format that this program writes. A newer one is refused; older ones are read for ever.
 const VERSION: u32 = 1;
+
+/// How many new users were admitted on the day of the newest one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewUsers {
+    /// The day, by `received_at`, as days since 1970-01-01.
+    pub day: Day,
+    /// How many.
+    pub users: u32,
+}
 
 /// The state of the sealed part of the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +81,7 @@ impl Manifest {
     /// # Errors
     /// [`Error::Damaged`] if it is not what was written, or was written by a newer program.
     pub fn load(folder: &Path) -> Result<Self> {
-        let path = folder.join(FILE_NAME);
+        let path = folder.join(MANIFEST_FILE);
         let text = match std::fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Ok(Self::default());
@@ -123,7 +131,7 @@ impl Manifest {
         text.pop();
         checksum::close_object(&mut text, 0);
         text.push(b'\n');
-        folder.replace(FILE_NAME, &text)
+        folder.replace(MANIFEST_FILE, &text)
     }
 }
 
@@ -148,7 +156,7 @@ mod tests {
         };
         manifest.commit(&folder)?;
         assert_eq!(Manifest::load(dir.path())?, manifest);
-        let path = dir.path().join(FILE_NAME);
+        let path = dir.path().join(MANIFEST_FILE);
         let text = std::fs::read_to_string(&path).expect("just written");
         std::fs::write(&path, text.replace('7', "8")).expect("a writable folder");
         assert!(matches!(

@@ -4,7 +4,8 @@
 //! An event goes `Draft` → `writer` (group commit) → event log on disk → `admission`, which gives names their numbers → `tail` in
 //! memory → reply. `clock` says when it came, `identity` whether the log is still the one under its name. A seal moves events
 //! from log and tail to segments. Events that are imported become segments at once (`load`). A query reads a snapshot
-//! of segments and tail, in batches or as one lazy frame. `ownership` and `shape` tell our files from those of others, `output` writes every Parquet file.
+//! of segments and tail, in batches or as one lazy frame. `ownership` and `shape` tell our files from those of others, `files`
+//! changes files durably, and `output` writes every Parquet file.
 
 mod access;
 mod admission;
@@ -13,11 +14,13 @@ mod compaction;
 mod dedup;
 mod dictionary;
 mod draft;
+mod erased;
 mod erasure;
 mod event_log;
 mod exchange;
 mod expiry;
 mod expiry_of_ids;
+pub mod files;
 pub mod folder;
 mod identity;
 mod live;
@@ -33,6 +36,8 @@ mod quarantine;
 mod rate;
 mod rebuild;
 mod recovery;
+mod rotation;
+mod row;
 mod rows;
 pub mod scan;
 mod seal;
@@ -60,7 +65,7 @@ use serde::Serialize;
 use tracing::{error, info, warn};
 
 use crate::config::StoreConfig;
-use crate::daily::{Activities, DailyState, Day, day_of};
+use crate::daily::{Activities, DailyState, Day, date, day_of};
 use crate::digest::Digester;
 use crate::error::{Error, Result};
 use crate::names::Names;
@@ -69,15 +74,16 @@ use admission::Admission;
 use clock::TrustedClock;
 use compaction::{Compacted, Retired, Staged};
 use dedup::{RecentIds, SharedIds};
-use draft::Row;
-use erasure::Gate;
+use erased::Gate;
 use event_log::{EventLog, NextLog};
 use exchange::Replaced;
 use folder::{Access, Folder, Purpose};
 use live::Live;
 use manifest::Manifest;
 use rebuild::StateOf;
-use seal::{FailedSeals, RotatedLog, Rotation, Sealing, WaitingLogs};
+use rotation::{RotatedLog, WaitingLogs};
+use row::Row;
+use seal::{FailedSeals, Rotation, Sealing};
 use segment::{Segment, SegmentFacts};
 use states::StateFile;
 use tail::{LogPart, SealMark, Tail};
@@ -89,18 +95,17 @@ pub use clock::Received;
 pub use compaction::Effort;
 pub use draft::{Draft, DraftMaker};
 pub use erasure::{Erased, ErasureLimit};
-pub use event_log::FILE_NAME as EVENT_LOG_FILE;
 pub use expiry::{Clock, Expired, ExpiryFacts, Retention};
 pub use identity::is_displaced;
 pub use live::{Commit, Watch};
 pub use load::Part;
 pub use ownership::{FOLDERS, MARK_FILE, Mark};
-pub use quarantine::QUARANTINE_FILE;
 pub use rate::Accepted;
 pub use rebuild::Rebuilt;
 pub use recovery::Recovered;
 pub use rows::write_lines;
 pub use segment::LAKE_DIR;
+pub use shape::EVENT_LOG_FILE;
 pub use snapshot::{PartFacts, SealedDay, rewrite, rewrite_without};
 pub use verify::{Verified, verify};
 pub use view::{Batch, Columns, DayParts};
@@ -278,7 +283,7 @@ impl Store {
         let mut tail = Tail::new(names.clone());
         let mut recovered = Recovered::default();
         for path in recovery::logs_to_read(&folder, &manifest)? {
-            let file = Arc::new(folder::open(&path)?);
+            let file = Arc::new(files::open(&path)?);
             let found = recovery::recover(&folder, &path, &maker, now, |draft, bytes| {
                 clock.note(draft.rows.iter().map(|row| row.received_at_us));
                 let mut admitted = admission.lock();
@@ -543,7 +548,7 @@ impl Store {
         let view = self.view.lock();
         let sealed = view.states.keys().next().copied();
         let unsealed = view.tail.first_ts_us().map(day_of);
-        sealed.into_iter().chain(unsealed).min().map(states::date)
+        sealed.into_iter().chain(unsealed).min().map(date)
     }
 
     /// The day of the newest event.
@@ -551,7 +556,7 @@ impl Store {
         let view = self.view.lock();
         let sealed = view.states.keys().next_back().copied();
         let unsealed = view.tail.last_ts_us().map(day_of);
-        sealed.into_iter().chain(unsealed).max().map(states::date)
+        sealed.into_iter().chain(unsealed).max().map(date)
     }
 
     /// What expired so far.
@@ -926,7 +931,7 @@ impl Store {
             Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => error,
             Err(error) => return Err(error),
         };
-        let date = states::date(day);
+        let date = date(day);
         if expiry.raw_from.is_none_or(|raw_from| date >= raw_from) {
             warn!("{error}; it is made anew from its segments");
             return self.state_of(&segments, day, &[]).map(Some);
@@ -1038,11 +1043,7 @@ impl Store {
         let pairs: Vec<Replaced> = segments.into_iter().zip(taken).collect();
         let staged = self.replace_in_day(&mut manifest, day, number, &new, &pairs)?;
         self.lock_retired().push(staged);
-        info!(
-            replaced,
-            "Compacted {replaced} segments of {}",
-            states::date(day)
-        );
+        info!(replaced, "Compacted {replaced} segments of {}", date(day));
         Ok(Compacted::Some)
     }
 
@@ -1081,12 +1082,12 @@ impl Store {
             return Ok(());
         }
         let temp = postings::write(&self.folder, segment, self.names())?;
-        folder::or_remove(&temp, || {
+        files::or_remove(&temp, || {
             // It may have expired meanwhile.
             let manifest = self.lock_manifest()?;
             match is_live(&manifest) {
                 true => postings::publish(&self.folder, &temp, segment),
-                false => folder::remove(&temp),
+                false => files::remove(&temp),
             }
         })
     }
@@ -1158,7 +1159,7 @@ impl Store {
             .day_of_expiry(today)
             .map_err(|last_on| expiry::clock_jump(today, last_on))?;
         let horizon = expiry::horizon(as_of, retention);
-        let day = |facts: &SegmentFacts| states::date(day_of(facts.first_ts_us));
+        let day = |facts: &SegmentFacts| date(day_of(facts.first_ts_us));
         next.segments.retain(|facts| day(facts) >= horizon.raw_from);
         next.states.retain(|facts| facts.day >= horizon.states_from);
         let segments = manifest.segments.len() - next.segments.len();
@@ -1193,7 +1194,7 @@ impl Store {
         let gone: Vec<Arc<Segment>>;
         (gone, view.segments) = std::mem::take(&mut view.segments)
             .into_iter()
-            .partition(|segment| states::date(segment.day()) < horizon.raw_from);
+            .partition(|segment| date(segment.day()) < horizon.raw_from);
         let replaced = view.set_states(live_states(&self.folder, &next));
         view.expiry = next.expiry;
         drop(view);
@@ -1291,14 +1292,14 @@ fn remove_leftovers(folder: &Folder, manifest: &Manifest) -> Result<()> {
         // The log of an unfinished seal is still there, and will be sealed again.
         if number > manifest.sequence && !waiting.iter().any(|log| log.number == number) {
             return Err(Error::Damaged {
-                file: folder.path().join(manifest::FILE_NAME),
+                file: folder.path().join(shape::MANIFEST_FILE),
                 message: format!(
                     "{} is not in it and is newer; restore the manifest that belongs to it",
                     path.display()
                 ),
             });
         }
-        folder::remove(&path)?;
+        files::remove(&path)?;
     }
     segment::remove_empty_days(folder.path(), &live)?;
     remove_covered(folder, manifest)?;
@@ -1311,7 +1312,7 @@ fn remove_covered(folder: &Folder, manifest: &Manifest) -> Result<()> {
     RotatedLog::list(folder.path())?
         .iter()
         .filter(|log| log.number <= manifest.sealed_through)
-        .try_for_each(|log| folder::remove(&log.path))
+        .try_for_each(|log| files::remove(&log.path))
 }
 
 /// The event ids in the segments that a new event may still repeat. A damaged segment does not stop the

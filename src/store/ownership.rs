@@ -8,12 +8,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::erasure::hex;
-use super::event_log::{FILE_NAME as EVENT_LOG_FILE, NEXT_FILE_NAME};
+use super::files;
 use super::log_kind::{self, LogKind};
-use super::manifest::FILE_NAME as MANIFEST_FILE;
-use super::quarantine::QUARANTINE_FILE;
-use super::{folder, shape};
+use super::shape::{
+    self, ERASURES_FILE, EVENT_LOG_FILE, MANIFEST_FILE, NEXT_LOG_FILE, QUARANTINE_FILE,
+};
 use crate::checksum;
 use crate::error::{Error, Result};
 
@@ -41,7 +40,7 @@ const OF_NOBODY: [&str; 7] = [
 
 /// Folders of ours.
 pub const FOLDERS: [&str; 7] = [
-    folder::TEMP_DIR,
+    shape::TEMP_DIR,
     "events",
     "states",
     "postings",
@@ -53,8 +52,7 @@ pub const FOLDERS: [&str; 7] = [
 /// The rollup log.
 pub const ROLLUP_LOG: &str = "analytics.ndjson";
 /// Files of one JSON value and a checksum.
-pub const SMALL_FILES: [&str; 3] = [ERASURES, COHORTS, ROLLUP_SOURCES];
-const ERASURES: &str = super::erasure::FILE_NAME;
+pub const SMALL_FILES: [&str; 3] = [ERASURES_FILE, COHORTS, ROLLUP_SOURCES];
 const COHORTS: &str = "cohorts.json";
 const ROLLUP_SOURCES: &str = "rollup_sources.json";
 
@@ -63,10 +61,10 @@ pub const FILES: [&str; 10] = [
     MARK_FILE,
     MANIFEST_FILE,
     EVENT_LOG_FILE,
-    NEXT_FILE_NAME,
+    NEXT_LOG_FILE,
     ROLLUP_LOG,
     QUARANTINE_FILE,
-    ERASURES,
+    ERASURES_FILE,
     COHORTS,
     ROLLUP_SOURCES,
     "holder",
@@ -109,8 +107,8 @@ impl Mark {
         random(&mut key)?;
         Ok(Self {
             format: FORMAT,
-            store: hex(&id),
-            key: hex(&key),
+            store: hex::encode(id),
+            key: hex::encode(key),
         })
     }
 
@@ -120,7 +118,7 @@ impl Mark {
     /// [`Error::Damaged`] if it is not what was written, or was written by a newer program.
     pub fn load(root: &Path) -> Result<Option<Self>> {
         let path = root.join(MARK_FILE);
-        if !folder::is_file(&path)? {
+        if !files::is_file(&path)? {
             return Ok(None);
         }
         let damaged = |message: &str| Error::Damaged {
@@ -154,9 +152,9 @@ pub fn look(root: &Path) -> Result<Owner> {
         return Ok(Owner::Marked(mark));
     }
     let (mut strangers, mut unproven) = (Vec::new(), Vec::new());
-    for path in folder::list(root)? {
+    for path in files::list(root)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        match OF_NOBODY.contains(&name.as_ref()) || name == folder::TEMP_DIR {
+        match OF_NOBODY.contains(&name.as_ref()) || name == shape::TEMP_DIR {
             true => {}
             false if is_of_earlier_version(&name) => unproven.push(name.into_owned()),
             false => strangers.push(name.into_owned()),
@@ -222,15 +220,15 @@ fn has_evidence(root: &Path, log: &LogKind) -> Result<bool> {
     if matches!(log, LogKind::Ours) || is_manifest() || is_rollup_log() {
         return Ok(true);
     }
-    for path in folder::list(&root.join("sealing"))? {
+    for path in files::list(&root.join("sealing"))? {
         if shape::rotated_log(&file_name(&path)).is_some() && log_kind::of(&path)? == LogKind::Ours
         {
             return Ok(true);
         }
     }
-    for day in folder::list(&root.join("events"))? {
+    for day in files::list(&root.join("events"))? {
         if shape::is_day_folder(&file_name(&day)) {
-            let files = folder::list(&day).unwrap_or_default();
+            let files = files::list(&day).unwrap_or_default();
             if files.iter().any(|path| shape::is_segment(&file_name(path))) {
                 return Ok(true);
             }
@@ -242,7 +240,7 @@ fn has_evidence(root: &Path, log: &LogKind) -> Result<bool> {
 /// Whether it is what an earlier version left that had accepted nothing yet: an empty log, and nothing in our folders.
 fn is_fresh(root: &Path) -> bool {
     let is_empty = |name: &str| {
-        let found = folder::list(&root.join(name)).unwrap_or_default();
+        let found = files::list(&root.join(name)).unwrap_or_default();
         found
             .iter()
             .all(|path| shape::is_unfinished(&file_name(path)))
@@ -270,9 +268,9 @@ pub fn report_strangers(root: &Path) -> Result<()> {
         ("damaged", shape::is_segment_of_day),
     ];
     for (folder, is_ours) in folders {
-        for path in folder::list(&root.join(folder))? {
+        for path in files::list(&root.join(folder))? {
             let inside = match path.is_dir() {
-                true => folder::list(&path)?,
+                true => files::list(&path)?,
                 false => Vec::new(),
             };
             strangers.extend(
@@ -305,7 +303,7 @@ fn file_name(path: &Path) -> String {
 /// The first bytes of a file; none if it is none.
 fn head(path: &Path) -> Vec<u8> {
     let mut head = Vec::new();
-    if folder::is_file(path).unwrap_or(false)
+    if files::is_file(path).unwrap_or(false)
         && let Ok(file) = File::open(path)
     {
         // What cannot be read proves nothing.
@@ -320,7 +318,7 @@ fn head(path: &Path) -> Vec<u8> {
 /// # Errors
 /// [`Error::Damaged`] with the name and what to do.
 pub fn check_places(root: &Path) -> Result<()> {
-    for path in folder::list(root)? {
+    for path in files::list(root)? {
         let name = file_name(&path);
         let is_folder = FOLDERS.contains(&name.as_str());
         if !is_folder && !FILES.contains(&name.as_str()) && !shape::is_dictionary(&name) {

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use polars::prelude::*;
 use tracing::warn;
 
+use super::files;
 use super::folder::{self, Access, Folder};
 use super::segment::{self, Segment, SegmentFacts};
 use super::shape;
@@ -75,7 +76,7 @@ fn file_name(segment: &SegmentFacts) -> String {
 /// [`crate::error::Error::Damaged`] if the segment is, and if the file cannot be written.
 pub fn write(folder: &Folder, segment: &Arc<Segment>, names: &Names) -> Result<PathBuf> {
     let temp = folder.temp(&file_name(&segment.facts))?;
-    folder::write_synced(&temp, &encode(segment, names)?)?;
+    files::write_synced(&temp, &encode(segment, names)?)?;
     Ok(temp)
 }
 
@@ -86,8 +87,8 @@ pub fn write(folder: &Folder, segment: &Arc<Segment>, names: &Names) -> Result<P
 pub fn publish(folder: &Folder, temp: &Path, segment: &Segment) -> Result<()> {
     let path = path_of(segment);
     let dir = folder.path().join(DIR);
-    folder::make(&dir)?;
-    folder::publish(temp, &path)
+    files::make(&dir)?;
+    files::publish(temp, &path)
 }
 
 fn encode(segment: &Arc<Segment>, names: &Names) -> Result<Vec<u8>> {
@@ -164,7 +165,7 @@ pub fn read(segment: &Segment, features: &[String], uses: &mut Uses) -> bool {
     });
     if read.is_err() && folder::access_of(segment.root()) == Access::ReadWrite {
         // What cannot be removed is looked at in vain again.
-        let _ = folder::remove(&path);
+        let _ = files::remove(&path);
     }
     read.is_ok_and(|has_list| has_list)
 }
@@ -183,7 +184,7 @@ pub fn verify(segment: &Segment) -> Result<(), String> {
 
 /// Bytes of all of them.
 pub fn bytes(folder: &Folder) -> u64 {
-    let files = folder::list(&folder.path().join(DIR)).unwrap_or_default();
+    let files = files::list(&folder.path().join(DIR)).unwrap_or_default();
     let lengths = files.iter().filter_map(|path| path.metadata().ok());
     lengths.map(|found| found.len()).sum()
 }
@@ -197,10 +198,10 @@ pub fn remove_others(folder: &Folder, live: &[SegmentFacts]) -> Result<()> {
         .iter()
         .map(|segment| file_name(segment).into())
         .collect();
-    for path in folder::list(&folder.path().join(DIR))? {
+    for path in files::list(&folder.path().join(DIR))? {
         let name = path.file_name().unwrap_or_default();
         if name.to_str().is_some_and(shape::is_postings) && !live.contains(name) {
-            folder::remove(&path)?;
+            files::remove(&path)?;
         }
     }
     Ok(())

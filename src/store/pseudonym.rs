@@ -5,7 +5,6 @@ use std::path::Path;
 
 use ring::hmac;
 
-use super::erasure::hex;
 use super::manifest::Manifest;
 use crate::config::StoreConfig;
 use crate::error::{Error, Result};
@@ -114,12 +113,12 @@ impl Pseudonyms {
         }
         let tag = hmac::sign(&self.key, user.as_bytes());
         let kept = tag.as_ref().get(..HASH_BYTES).unwrap_or_default();
-        format!("{PREFIX}{}", hex(kept))
+        format!("{PREFIX}{}", hex::encode(kept))
     }
 
     /// What tells this key from others.
     pub fn fingerprint(&self) -> String {
         let tag = hmac::sign(&self.key, FINGERPRINTED);
-        hex(tag.as_ref().get(..FINGERPRINT_BYTES).unwrap_or_default())
+        hex::encode(tag.as_ref().get(..FINGERPRINT_BYTES).unwrap_or_default())
     }
 }

@@ -9,14 +9,12 @@ use std::path::Path;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
-use super::erasure::hex;
-use super::folder::{self, Folder};
+use super::files;
+use super::folder::Folder;
+use super::shape::QUARANTINE_FILE;
 use crate::checksum::{self, LineCheck};
 use crate::error::{Error, Result};
 use crate::event::lines;
-
-/// Its name in the data folder.
-pub const QUARANTINE_FILE: &str = "quarantine.ndjson";
 
 /// A damaged piece of a log.
 pub struct Piece {
@@ -53,7 +51,7 @@ pub fn keep(folder: &Folder, file: &str, pieces: &[Piece], now: DateTime<Utc>) -
     }
     folder.check_writable()?;
     let path = folder.path().join(QUARANTINE_FILE);
-    let quarantine = folder::open_in_place(&path)?;
+    let quarantine = files::open_in_place(&path)?;
     let mut added = Vec::new();
     if !ends_whole(&quarantine).map_err(Error::io("read", &path))? {
         added.push(b'\n');
@@ -69,7 +67,7 @@ pub fn keep(folder: &Folder, file: &str, pieces: &[Piece], now: DateTime<Utc>) -
             bytes: piece.bytes.len() as u64,
             reason: piece.reason,
             raw: &raw,
-            hex: (!is_text).then(|| hex(&piece.bytes)),
+            hex: (!is_text).then(|| hex::encode(&piece.bytes)),
         };
         // Writing to memory cannot fail.
         let _ = serde_json::to_writer(&mut added, &line);
@@ -85,7 +83,7 @@ pub fn keep(folder: &Folder, file: &str, pieces: &[Piece], now: DateTime<Utc>) -
             file.sync_all()
         });
     appended.map_err(Error::io("write", &path))?;
-    folder::sync_parent(&path)
+    files::sync_parent(&path)
 }
 
 /// Whether nothing, or a whole line, is at the end.

@@ -11,11 +11,12 @@ use tracing::info;
 
 use super::admission::MAX_FEATURES;
 use super::dictionary;
-use super::erasure::is_any;
+use super::erased::is_any;
 use super::folder::Folder;
 use super::manifest::Manifest;
 use super::segment::{self, Segment};
-use super::states::{self, StateFacts, StateFile, date};
+use super::states::{self, StateFacts, StateFile};
+use crate::daily::date;
 use crate::daily::{self, DailyState, Day};
 use crate::digest::{Digest, DigestMap, Digester};
 use crate::error::{Error, Result};

@@ -18,15 +18,16 @@ use serde::Serialize;
 use tracing::warn;
 
 use super::draft::{Draft, DraftMaker};
-use super::event_log::{FILE_NAME as EVENT_LOG_FILE, NEXT_FILE_NAME};
-use super::folder::{self, Access, Folder};
+use super::event_log::GROUP_BYTES;
+use super::files;
+use super::folder::{Access, Folder};
 use super::log_kind::{self, LogKind};
 use super::manifest::Manifest;
 use super::pipeline;
-use super::quarantine::{self, Piece, QUARANTINE_FILE};
+use super::quarantine::{self, Piece};
+use super::rotation::RotatedLog;
 use super::scan::{Damage, Scan, read_chunk};
-use super::seal::RotatedLog;
-use super::writer::GROUP_BYTES;
+use super::shape::{EVENT_LOG_FILE, NEXT_LOG_FILE, QUARANTINE_FILE};
 use crate::error::{Error, Result};
 use crate::event::Event;
 
@@ -79,7 +80,7 @@ pub(super) fn logs_to_read(folder: &Folder, manifest: &Manifest) -> Result<Vec<P
     let waiting = RotatedLog::list(folder.path())?;
     let names = match folder.access() {
         Access::ReadWrite => &[EVENT_LOG_FILE][..],
-        Access::ReadOnly => &[EVENT_LOG_FILE, NEXT_FILE_NAME],
+        Access::ReadOnly => &[EVENT_LOG_FILE, NEXT_LOG_FILE],
     };
     let logs = waiting
         .into_iter()
@@ -123,7 +124,7 @@ pub(super) fn recover(
         start += length;
         sink(draft, bytes)
     })?;
-    let log = folder::open(path)?;
+    let log = files::open(path)?;
     let torn = Torn::of(&log, path, &scan)?;
     check_damage(path, &scan, &torn)?;
     let recovered = Recovered {
@@ -241,7 +242,7 @@ pub(super) fn scan_file<T: Send>(
 
 /// The bytes of a log in parts of whole lines, each of so many bytes or a few more.
 pub(super) fn parts(path: &Path, bytes: u64) -> Result<Vec<Range<u64>>> {
-    let file = folder::open(path)?;
+    let file = files::open(path)?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
     let mut log = BufReader::new(file);
     let mut parts = Vec::new();
@@ -277,7 +278,7 @@ pub(super) fn scan_part(
 /// Sets the damage aside, then makes the log whole: blanks inside, a cut at the end. What cannot be set aside stays in the log,
 /// where lines that follow it are found all the same.
 fn mend(folder: &Folder, path: &Path, scan: &Scan, torn: &Torn, now: DateTime<Utc>) -> Result<()> {
-    let log = folder::open_in_place(path)?;
+    let log = files::open_in_place(path)?;
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     let kept = pieces(&log, path, scan, torn)
         .and_then(|pieces| quarantine::keep(folder, &file, &pieces, now));
@@ -335,7 +336,7 @@ struct Chunk {
 
 impl Chunks {
     fn open(path: &Path, part: Range<u64>) -> Result<Self> {
-        let mut file = folder::open(path)?;
+        let mut file = files::open(path)?;
         file.seek(SeekFrom::Start(part.start))
             .map_err(Error::io("read", path))?;
         Ok(Self {

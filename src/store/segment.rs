@@ -9,15 +9,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use chrono::NaiveDate;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
+use super::files;
 use super::folder::{self, Access, Folder};
 use super::output::{Output, Written};
-use super::states::date;
-use super::{compaction, shape};
+use super::shape::{self, COMPACTING_DIR};
 use crate::checksum;
+use crate::daily::date;
 use crate::daily::{Day, day_of};
 use crate::digest::{DigestMap, Digester};
 use crate::error::{Error, Result};
@@ -158,7 +160,7 @@ impl Segment {
         match File::open(&path) {
             // An exchange of folders that was cut off has left it beside the lake.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                compaction::prepared_file(&self.root, self.day(), &path).ok_or_else(|| {
+                prepared_file(&self.root, self.day(), &path).ok_or_else(|| {
                     self.damaged("it is missing; look for it in damaged, or restore it")
                 })
             }
@@ -298,9 +300,9 @@ impl Segment {
             return Ok(());
         }
         let dir = self.root.join(DAMAGED_DIR);
-        folder::make(&dir)?;
-        folder::publish(&path, &dir.join(self.facts.file_name()))?;
-        folder::sync_parent(&path)
+        files::make(&dir)?;
+        files::publish(&path, &dir.join(self.facts.file_name()))?;
+        files::sync_parent(&path)
     }
 
     fn damaged(&self, message: &str) -> Error {
@@ -318,7 +320,7 @@ impl Segment {
 pub fn files(root: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for day in days(root)? {
-        files.extend(folder::list(&day)?);
+        files.extend(files::list(&day)?);
     }
     Ok(files)
 }
@@ -326,7 +328,7 @@ pub fn files(root: &Path) -> Result<Vec<PathBuf>> {
 /// The folders of the lake's days.
 fn days(root: &Path) -> Result<Vec<PathBuf>> {
     let mut days = Vec::new();
-    for path in folder::list(&root.join(LAKE_DIR))? {
+    for path in files::list(&root.join(LAKE_DIR))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let is_folder = path.symlink_metadata().is_ok_and(|found| found.is_dir());
         if shape::is_day_folder(&name) && is_folder {
@@ -343,9 +345,9 @@ fn days(root: &Path) -> Result<Vec<PathBuf>> {
 pub fn remove_empty_days(root: &Path, live: &HashSet<PathBuf>) -> Result<()> {
     let wanted: HashSet<&Path> = live.iter().filter_map(|path| path.parent()).collect();
     for day in days(root)? {
-        if !wanted.contains(day.as_path()) && folder::list(&day)?.is_empty() {
+        if !wanted.contains(day.as_path()) && files::list(&day)?.is_empty() {
             std::fs::remove_dir(&day).map_err(Error::io("remove", &day))?;
-            folder::sync_parent(&day)?;
+            files::sync_parent(&day)?;
         }
     }
     Ok(())
@@ -362,7 +364,7 @@ pub fn remove_uncommitted(folder: &Folder, number: u64, live: &[SegmentFacts]) -
         .collect();
     for path in files(folder.path())? {
         if number_of(&path) == Some(number) && !live.contains(&path) {
-            folder::remove(&path)?;
+            files::remove(&path)?;
         }
     }
     remove_empty_days(folder.path(), &live)
@@ -405,30 +407,30 @@ pub fn remove_days(folder: &Folder, segments: &[Arc<Segment>]) -> Result<()> {
         let name = format!("dt={}", date(day));
         let live = lake.join(&name);
         let has_others = |path: &PathBuf| number_of(path).is_none();
-        if folder::list(&live)?.iter().any(has_others) {
+        if files::list(&live)?.iter().any(has_others) {
             warn!(folder = %live.display(), "A day expired; files there that the store did not write are left");
-            folder::remove_ours(&live, shape::is_segment)?;
+            files::remove_ours(&live, shape::is_segment)?;
         } else if live.exists() {
             let moved = folder.temp(&name).and_then(|temp| {
-                folder::publish(&live, &temp)?;
+                files::publish(&live, &temp)?;
                 Ok(temp)
             });
             let removed = match moved {
                 // Where there is no room for another name its files go one by one, in sight of others.
                 Err(Error::DiskFull) => live.clone(),
                 moved => {
-                    folder::sync_parent(&live)?;
+                    files::sync_parent(&live)?;
                     moved?
                 }
             };
             std::fs::remove_dir_all(&removed).map_err(Error::io("remove", &removed))?;
-            folder::sync_parent(&live)?;
+            files::sync_parent(&live)?;
         }
-        for path in folder::list(&folder.path().join(DAMAGED_DIR))? {
+        for path in files::list(&folder.path().join(DAMAGED_DIR))? {
             let of_day = path.file_name().and_then(OsStr::to_str);
             if of_day.is_some_and(|file| file.starts_with(&name) && shape::is_segment_of_day(file))
             {
-                folder::remove(&path)?;
+                files::remove(&path)?;
             }
         }
     }
@@ -474,7 +476,7 @@ pub fn write_days(folder: &Folder, name: &str, events: &Sorted) -> Result<Vec<Se
     let mut files: Vec<(PathBuf, SegmentFacts)> = Vec::new();
     let written = events.days().try_for_each(|(day, events)| {
         let temp = folder.temp(&format!("{}-{name}.parquet", date(day)))?;
-        let facts = folder::or_remove(&temp, || write_sorted(&temp, path_of(day, name), events))?;
+        let facts = files::or_remove(&temp, || write_sorted(&temp, path_of(day, name), events))?;
         files.push((temp, facts));
         Ok(())
     });
@@ -583,22 +585,22 @@ pub fn path_of(day: Day, name: &str) -> String {
 /// Gives finished files, one of each day, their places in the lake, durably.
 fn publish(folder: &Folder, files: &[(PathBuf, SegmentFacts)]) -> Result<()> {
     let lake = folder.path().join(LAKE_DIR);
-    folder::make(&lake)?;
+    files::make(&lake)?;
     let mut has_new_day = false;
     for (temp, facts) in files {
         let path = folder.path().join(&facts.path);
         let day = path.parent().unwrap_or(&lake);
         if !day.exists() {
-            folder::make_private(day).map_err(Error::io("create", day))?;
+            files::make_private(day).map_err(Error::io("create", day))?;
             has_new_day = true;
         }
         std::fs::rename(temp, &path).map_err(Error::io("rename to", &path))?;
     }
     for (_, facts) in files {
-        folder::sync_parent(&folder.path().join(&facts.path))?;
+        files::sync_parent(&folder.path().join(&facts.path))?;
     }
     match has_new_day {
-        true => folder::sync(&lake),
+        true => files::sync(&lake),
         false => Ok(()),
     }
 }
@@ -610,7 +612,7 @@ fn publish(folder: &Folder, files: &[(PathBuf, SegmentFacts)]) -> Result<()> {
 pub fn write_day(temp: &Path, path: String, events: DataFrame) -> Result<SegmentFacts> {
     let sorted = Sorted::new(events)?;
     match sorted.lengths.len() {
-        1 => folder::or_remove(temp, || write_sorted(temp, path, sorted.events)),
+        1 => files::or_remove(temp, || write_sorted(temp, path, sorted.events)),
         _ => Err(Error::Query("events of one day are of several".into())),
     }
 }
@@ -627,7 +629,7 @@ fn row_group_rows(events: &DataFrame) -> Result<usize> {
 /// events is about what a user did: groups are found next to each other, and one user's events are in one row group.
 fn write_sorted(temp: &Path, path: String, mut events: DataFrame) -> Result<SegmentFacts> {
     let rows = row_group_rows(&events)?;
-    let output = Output::new(folder::create(temp)?, temp);
+    let output = Output::new(files::create(temp)?, temp);
     let Written { bytes, crc32c } = output.write(|out| {
         parquet::writer(out, events.schema())?
             .with_row_group_size(Some(rows))
@@ -657,4 +659,22 @@ fn span_us(events: &DataFrame, name: &str) -> Result<(i64, i64)> {
         instants.min().unwrap_or_default(),
         instants.max().unwrap_or_default(),
     ))
+}
+
+/// The file of a live segment that is not in the lake but in a folder beside it, where a crash left it: it is what the manifest
+/// says wherever it is.
+fn prepared_file(root: &Path, day: Day, live: &Path) -> Option<File> {
+    let name = live.file_name()?;
+    let folders = files::list(&root.join(COMPACTING_DIR)).ok()?;
+    folders
+        .iter()
+        .filter(|folder| prepared_day(folder) == Some(date(day)))
+        .find_map(|folder| files::open(&folder.join(name)).ok())
+}
+
+/// The day of a folder that was prepared; none if it is something else.
+pub fn prepared_day(path: &Path) -> Option<NaiveDate> {
+    let is_folder = path.symlink_metadata().is_ok_and(|found| found.is_dir());
+    let name = path.file_name()?.to_str()?;
+    shape::prepared_day(name).filter(|_| is_folder)
 }

@@ -3,6 +3,21 @@
 
 use chrono::NaiveDate;
 
+/// Unfinished files, in the data folder. On its file system, so that a rename publishes them.
+pub const TEMP_DIR: &str = ".echopilot-tmp";
+/// The open event log.
+pub const EVENT_LOG_FILE: &str = "analytics_events.ndjson";
+/// The log that comes next, while it is prepared.
+pub const NEXT_LOG_FILE: &str = "analytics_events.next.ndjson";
+/// The manifest.
+pub const MANIFEST_FILE: &str = "manifest.json";
+/// What was damaged in logs.
+pub const QUARANTINE_FILE: &str = "quarantine.ndjson";
+/// Who is erased.
+pub const ERASURES_FILE: &str = "erasures.json";
+/// Where the folder of a day is prepared.
+pub const COMPACTING_DIR: &str = "compacting";
+
 /// Digits of a number in a name; more where the number needs them.
 const DIGITS: usize = 8;
 

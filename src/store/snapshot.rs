@@ -9,11 +9,11 @@ use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Store;
-use super::erasure::is_any;
+use super::erased::is_any;
 use super::output::Output;
 use super::segment::{self, FORMAT, Segment, Sorted};
-use super::states::date;
 use crate::checksum;
+use crate::daily::date;
 use crate::error::{Error, Result};
 use crate::parquet;
 use crate::schema;

@@ -8,9 +8,10 @@ use chrono::NaiveDate;
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
-use super::folder::{self, Folder};
+use super::files;
+use super::folder::Folder;
 use super::{pipeline, shape};
-use crate::daily::{self, Activity, DailyState, Day};
+use crate::daily::{self, Activity, DailyState, Day, date};
 use crate::error::{Error, Result};
 use crate::names::{Names, REST_FEATURE};
 
@@ -127,11 +128,6 @@ impl StateFile {
     }
 }
 
-/// The date of a day.
-pub fn date(day: Day) -> NaiveDate {
-    NaiveDate::from_epoch_days(day).unwrap_or_default()
-}
-
 /// Writes the states of days as `next` gives them, several at once; nobody sees them before a manifest names them. The number
 /// makes the names of their files new.
 ///
@@ -144,7 +140,7 @@ pub fn write(
     next: impl FnMut() -> Result<Option<(Day, DailyState)>> + Send,
 ) -> Result<Vec<StateFacts>> {
     let dir = folder.path().join(DIR);
-    folder::make(&dir)?;
+    files::make(&dir)?;
     let mut written = Vec::new();
     let all_written = pipeline::ordered_on(
         (pipeline::cores() * FILES_PER_CORE).min(MAX_OPEN_FILES),
@@ -155,7 +151,7 @@ pub fn write(
                 file: path.clone().into(),
                 message,
             })?;
-            folder::write_synced(&folder.path().join(&path), &bytes)?;
+            files::write_synced(&folder.path().join(&path), &bytes)?;
             Ok(StateFacts {
                 day: date(day),
                 path,
@@ -172,7 +168,7 @@ pub fn write(
     if let Err(error) = all_written {
         // Those that were written, some of which nobody heard of. What stays the next start removes.
         let ours = format!("-{number:08}.state");
-        for path in folder::list(&dir)? {
+        for path in files::list(&dir)? {
             if path.to_string_lossy().ends_with(&ours) {
                 let _ = std::fs::remove_file(&path);
             }
@@ -180,7 +176,7 @@ pub fn write(
         return Err(error);
     }
     if !written.is_empty() {
-        folder::sync_parent(&dir.join(DIR))?;
+        files::sync_parent(&dir.join(DIR))?;
     }
     Ok(written)
 }
@@ -204,7 +200,7 @@ pub fn remove(folder: &Folder, replaced: Vec<Arc<StateFile>>, live: &[StateFacts
         .map(|facts| folder.path().join(&facts.path))
         .collect();
     let mut removed = false;
-    for path in folder::list(&dir)? {
+    for path in files::list(&dir)? {
         let name = path.file_name().and_then(|name| name.to_str());
         let is_ours = name.is_some_and(shape::is_state);
         if is_ours && !live.contains(&path) {
@@ -213,7 +209,7 @@ pub fn remove(folder: &Folder, replaced: Vec<Arc<StateFile>>, live: &[StateFacts
         }
     }
     match removed {
-        true => folder::sync_parent(&dir.join(DIR)),
+        true => files::sync_parent(&dir.join(DIR)),
         false => Ok(()),
     }
 }

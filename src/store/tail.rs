@@ -11,10 +11,11 @@ use std::sync::{Arc, OnceLock};
 
 use polars::prelude::*;
 
-use super::draft::Row;
-use super::event_log::{FILE_NAME, id_of};
+use super::event_log::id_of;
+use super::row::Row;
 use super::rows::LakeRows;
 use super::scan::read_chunk;
+use super::shape::EVENT_LOG_FILE;
 use crate::daily::{self, DailyState, Day};
 use crate::error::{Error, Result};
 use crate::names::{Names, REST_FEATURE};
@@ -78,7 +79,7 @@ impl LogPart {
         let mut lines = vec![0; (self.bytes.end - self.bytes.start) as usize];
         self.file
             .read_exact_at(&mut lines, self.bytes.start)
-            .map_err(Error::io("read", FILE_NAME.as_ref()))?;
+            .map_err(Error::io("read", EVENT_LOG_FILE.as_ref()))?;
         let mut rows = LakeRows::for_lines(lines.len());
         read_chunk(&lines, |event| {
             rows.push(event);
@@ -245,7 +246,7 @@ impl Chunk {
         match read.height() == self.frame.height() {
             true => Ok(read),
             false => Err(Error::Damaged {
-                file: FILE_NAME.into(),
+                file: EVENT_LOG_FILE.into(),
                 message: format!(
                     "{} events of {} can be read; restart to set the damage aside",
                     read.height(),

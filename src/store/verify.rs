@@ -6,14 +6,16 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::dictionary;
-use super::folder::{self, Folder, Purpose};
+use super::files;
+use super::folder::{Folder, Purpose};
 use super::manifest::Manifest;
 use super::ownership;
 use super::postings;
-use super::quarantine::{self, QUARANTINE_FILE};
+use super::quarantine;
 use super::recovery;
 use super::scan::read_chunk;
 use super::segment::Segment;
+use super::shape::QUARANTINE_FILE;
 use super::states::StateFile;
 use crate::error::{Error, Result};
 use crate::names::Names;
@@ -78,7 +80,7 @@ pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
         verify_log(&log, &mut verified)?;
     }
     for name in ownership::SMALL_FILES {
-        verified.check(folder::check_json(&folder.path().join(name)))?;
+        verified.check(files::check_json(&folder.path().join(name)))?;
     }
     for name in [QUARANTINE_FILE, ownership::ROLLUP_LOG] {
         verified

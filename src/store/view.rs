@@ -8,11 +8,11 @@ use std::time::Instant;
 use polars::prelude::*;
 use roaring::RoaringBitmap;
 
-use super::erasure::Gate;
+use super::erased::Gate;
 use super::expiry::ExpiryFacts;
 use super::pipeline;
 use super::postings::{self, Uses};
-use super::seal::WaitingLogs;
+use super::rotation::WaitingLogs;
 use super::segment::{self, Segment};
 use super::states::{StateFacts, StateFile};
 use super::tail::{Chunk, Tail};

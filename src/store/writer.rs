@@ -16,12 +16,13 @@ use tracing::{error, info, warn};
 
 use super::admission::{Admission, RestCounts};
 use super::dedup::{RecentIds, SharedIds};
-use super::draft::{Draft, DraftRow, Row};
-use super::erasure::Gate;
-use super::event_log::{EventLog, NextLog};
+use super::draft::{Draft, DraftRow};
+use super::erased::Gate;
+use super::event_log::{EventLog, GROUP_BYTES, NextLog};
 use super::identity;
 use super::live::Live;
 use super::rate::{Accepted, Rate};
+use super::row::Row;
 use super::tail::LogPart;
 use super::view::SharedView;
 use crate::error::{Error, Result};
@@ -30,8 +31,6 @@ use crate::error::{Error, Result};
 const QUEUE_REQUESTS: usize = 4_096;
 /// Bytes that may wait: a few seconds of a slow disk.
 const QUEUE_BYTES: usize = 64 << 20;
-/// A group is closed at this size, so that the first of it need not wait for a long write.
-pub(super) const GROUP_BYTES: usize = 4 << 20;
 /// A commit that takes longer is a disk that hangs; a slow one needs a tenth of it.
 const LONG_COMMIT: Duration = Duration::from_secs(5);
 /// Least time between two looks for room on a full disk.

@@ -1,0 +1,167 @@
+//! Rotated logs: moved aside under a number, where they wait to be sealed.
+
+use std::collections::VecDeque;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::files;
+use super::shape::{self, EVENT_LOG_FILE, NEXT_LOG_FILE};
+use crate::error::{Error, Result};
+
+/// Where rotated logs wait to be sealed, in the data folder.
+const SEALING_DIR: &str = "sealing";
+
+/// A log that was moved aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RotatedLog {
+    pub number: u64,
+    pub path: PathBuf,
+}
+
+impl RotatedLog {
+    /// The path for a log of that number, in a folder that is there.
+    pub fn prepare(folder: &Path, number: u64) -> Result<PathBuf> {
+        let dir = folder.join(SEALING_DIR);
+        files::make_private(&dir).map_err(Error::io("create", &dir))?;
+        files::sync_parent(&dir)?;
+        Ok(dir.join(format!("{number:08}.ndjson")))
+    }
+
+    /// The logs that lie aside, in order; the open log is none of them, also while it has a second name.
+    pub fn list(folder: &Path) -> Result<Vec<Self>> {
+        let open = Self::of_open_log(folder)?;
+        let mut logs = Self::all(folder)?;
+        logs.retain(|log| open.as_ref() != Some(&log.path));
+        Ok(logs)
+    }
+
+    /// Ends a rotation that was cut off, when a store is opened whose segments cover the logs up to that number: with events
+    /// in the next log it had come to its last step, without them it is undone.
+    pub fn finish_rotation(folder: &Path, sealed_through: u64) -> Result<()> {
+        let next = folder.join(NEXT_LOG_FILE);
+        let bytes = metadata(&next)?.map(|found| found.len());
+        match (bytes.unwrap_or(0), Self::of_open_log(folder)?) {
+            (0, _) => {
+                Self::undo_rotation(folder)?;
+                bytes.map_or(Ok(()), |_| files::remove(&next))
+            }
+            (_, Some(_)) => files::publish(&next, &folder.join(EVENT_LOG_FILE)),
+            // No rotation leaves this; a copy of the folder may have made two files of the two names.
+            (_, None) => {
+                let last = Self::all(folder)?.last().map_or(0, |log| log.number);
+                files::publish(&next, &Self::prepare(folder, last.max(sealed_through) + 1)?)
+            }
+        }
+    }
+
+    /// Takes its second name from the open log, if a rotation has left one.
+    pub fn undo_rotation(folder: &Path) -> Result<()> {
+        match Self::of_open_log(folder)? {
+            Some(path) => files::remove(&path),
+            None => Ok(()),
+        }
+    }
+
+    fn of_open_log(folder: &Path) -> Result<Option<PathBuf>> {
+        let Some(open) = inode(&folder.join(EVENT_LOG_FILE))? else {
+            return Ok(None);
+        };
+        for log in Self::all(folder)? {
+            if inode(&log.path)? == Some(open) {
+                return Ok(Some(log.path));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The files that have the name of a log that lies aside, in order.
+    fn all(folder: &Path) -> Result<Vec<Self>> {
+        let dir = folder.join(SEALING_DIR);
+        let mut logs = Vec::new();
+        for path in files::list(&dir)? {
+            let name = path.file_name().and_then(|name| name.to_str());
+            if let Some(number) = name.and_then(shape::rotated_log) {
+                logs.push(Self { number, path });
+            }
+        }
+        logs.sort_by_key(|log| log.number);
+        Ok(logs)
+    }
+
+    /// What tells its file from all others.
+    ///
+    /// # Errors
+    /// If the file cannot be looked at.
+    pub fn id(&self) -> Result<(u64, u64)> {
+        let found = std::fs::metadata(&self.path).map_err(Error::io("look at", &self.path))?;
+        Ok((found.dev(), found.ino()))
+    }
+}
+
+/// The rotated logs that wait to be sealed.
+#[derive(Debug, Default)]
+pub struct WaitingLogs {
+    /// Their bytes, oldest first.
+    lengths: VecDeque<u64>,
+    /// Since when the oldest event in them waits.
+    pub since: Option<Instant>,
+    /// When the store was opened, while what it found in its logs waits.
+    pub found: Option<Instant>,
+}
+
+impl WaitingLogs {
+    /// Those that are there when a store is opened.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub fn found(folder: &Path, has_events: bool) -> Result<Self> {
+        let now = has_events.then(Instant::now);
+        let lengths = RotatedLog::list(folder)?.into_iter();
+        Ok(Self {
+            lengths: lengths
+                .map(|log| Ok(metadata(&log.path)?.map_or(0, |found| found.len())))
+                .collect::<Result<_>>()?,
+            since: now,
+            found: now,
+        })
+    }
+
+    /// How many there are.
+    pub fn logs(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Their bytes.
+    pub fn bytes(&self) -> u64 {
+        self.lengths.iter().sum()
+    }
+
+    /// Adds the log that was open.
+    pub fn rotated(&mut self, bytes: u64, since: Option<Instant>) {
+        self.lengths.push_back(bytes);
+        self.since = self.since.or(since);
+        self.found = None;
+    }
+
+    /// Takes out the oldest.
+    pub fn sealed(&mut self) {
+        self.lengths.pop_front();
+        if self.lengths.is_empty() {
+            self.since = None;
+        }
+    }
+}
+
+fn metadata(path: &Path) -> Result<Option<Metadata>> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some).map_err(Error::io("look at", path)),
+    }
+}
+
+/// What makes a file another one; `None` if there is no such file.
+fn inode(path: &Path) -> Result<Option<(u64, u64)>> {
+    Ok(metadata(path)?.map(|found| (found.dev(), found.ino())))
+}
