@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{NaiveDate, Utc};
-use clap::{Args, Parser, Subcommand};
+use clap::builder::StyledStr;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
@@ -214,7 +215,40 @@ struct DemoArgs {
     seed: u64,
 }
 
+/// The command with help as it is read on a terminal: what doc comments mark as code stands without its backticks.
+fn plain(command: clap::Command) -> clap::Command {
+    let without = |text: Option<&StyledStr>| text.map(|text| text.to_string().replace('`', ""));
+    let (about, long_about) = (
+        without(command.get_about()),
+        without(command.get_long_about()),
+    );
+    let mut command = command.mut_args(|arg| {
+        let (help, long_help) = (without(arg.get_help()), without(arg.get_long_help()));
+        let mut arg = arg;
+        if let Some(help) = help {
+            arg = arg.help(help);
+        }
+        if let Some(long_help) = long_help {
+            arg = arg.long_help(long_help);
+        }
+        arg
+    });
+    if let Some(about) = about {
+        command = command.about(about);
+    }
+    if let Some(long_about) = long_about {
+        command = command.long_about(long_about);
+    }
+    command.mut_subcommands(plain)
+}
+
 impl Cli {
+    /// The command of the arguments of this process; ends it where they are wrong or ask for help.
+    pub fn of_arguments() -> Self {
+        let matches = plain(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Runs the command and prints what went wrong, if anything.
     pub fn run(self) -> ExitCode {
         let hint = self.command.hint();

@@ -11,6 +11,7 @@ pub enum Warehouse {
     #[default]
     Plain,
     /// Google `BigQuery`.
+    #[value(help = "Google BigQuery")]
     Bigquery,
     /// Snowflake.
     Snowflake,

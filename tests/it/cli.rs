@@ -12,19 +12,29 @@ fn stderr(output: &std::process::Output) -> String {
 }
 
 #[test]
-fn help_fits_eighty_columns() {
+fn help_fits_eighty_columns_and_has_no_markup() {
     let dir = folder();
-    for arguments in [
-        &["--help"][..],
-        &["serve", "--help"],
-        &["import", "--help"],
-        &["usage", "--help"],
-        &["rollup", "--help"],
-        &["seal", "--help"],
-        &["verify", "--help"],
-        &["demo", "--help"],
+    for command in [
+        "",
+        "serve",
+        "import",
+        "usage",
+        "query",
+        "cohort",
+        "cohort set",
+        "export",
+        "user",
+        "user erase",
+        "user access",
+        "rollup",
+        "seal",
+        "rebuild",
+        "expire",
+        "verify",
+        "demo",
     ] {
-        let output = run(dir.path(), arguments);
+        let arguments: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
+        let output = run(dir.path(), &arguments);
         assert!(output.status.success());
         let text = String::from_utf8(output.stdout).unwrap();
         let longest = text
@@ -32,6 +42,7 @@ fn help_fits_eighty_columns() {
             .max_by_key(|line| line.chars().count())
             .unwrap();
         assert!(longest.chars().count() <= 80, "{arguments:?}: {longest}");
+        assert!(!text.contains('`'), "{arguments:?}: {text}");
     }
 }
 
