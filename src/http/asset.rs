@@ -12,8 +12,8 @@ use flate2::read::GzEncoder;
 use hyper::body::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::App;
 use super::accept::preferences;
+use super::extract::Shared;
 use super::refusal::Refusal;
 
 /// A header line that is always the same.
@@ -43,7 +43,7 @@ impl Asset {
     }
 
     /// Its route.
-    pub fn route(self) -> MethodRouter<App> {
+    pub fn route(self) -> MethodRouter<Shared> {
         get(move |request: Request| async move { self.answer(request.headers()) })
             .fallback(|| async { Refusal::method_not_allowed() })
     }

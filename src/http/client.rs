@@ -3,8 +3,9 @@
 use axum::Router;
 
 use super::asset::{Asset, Line};
+use super::event;
+use super::extract::Shared;
 use super::path::INGEST_PATH;
-use super::{App, event};
 use crate::config::ServeConfig;
 
 /// Made from `static/js/telemetry.js` by `make client`; a test tells when it is not.
@@ -25,7 +26,7 @@ const HEADERS: &[Line] = &[
 ];
 
 /// The routes of script and ingest, under their own paths and the neutral ones.
-pub fn routes(config: &ServeConfig) -> Router<App> {
+pub fn routes(config: &ServeConfig) -> Router<Shared> {
     let ingest_path = config.neutral_path.as_str();
     let script_path = format!("{ingest_path}.js");
     let neutral_source = SOURCE

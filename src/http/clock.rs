@@ -1,22 +1,16 @@
 //! `POST /api/analytics/clock?confirm=DATE`: a person says that the clock is right.
 
-use axum::extract::{RawQuery, State};
-use axum::http::HeaderMap;
+use axum::extract::RawQuery;
 use chrono::Utc;
 
-use super::App;
+use super::extract::Keyed;
 use super::reports::{Report, parameters, run_beside};
 use crate::engine::ClockAnswer;
 use crate::error::Error;
 use crate::window::parse_day;
 
 /// Believes the clock, if the date is today's by it.
-pub async fn confirm(
-    State(app): State<App>,
-    headers: HeaderMap,
-    RawQuery(query): RawQuery,
-) -> Report<ClockAnswer> {
-    app.keys.check(&headers)?;
+pub async fn confirm(Keyed(app): Keyed, RawQuery(query): RawQuery) -> Report<ClockAnswer> {
     let fields = parameters(&query.unwrap_or_default(), &["confirm"])?;
     let date = fields
         .first()

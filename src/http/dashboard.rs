@@ -4,8 +4,8 @@ use axum::Router;
 use axum::response::Redirect;
 use axum::routing::get;
 
-use super::App;
 use super::asset::{Asset, Line};
+use super::extract::Shared;
 
 /// Browsers ask each time whether a file has changed, so that page and scripts are of one version.
 const FRESH: Line = ("cache-control", "no-cache");
@@ -48,7 +48,7 @@ macro_rules! built {
 const INDEX: &str = include_str!("../../static/dist/index.html");
 
 /// The routes of the page. Under `/demo/` the same page shows the demo's folder.
-pub fn routes() -> Router<App> {
+pub fn routes() -> Router<Shared> {
     let demo = INDEX.replace("\"static/", "\"../static/");
     let file = |path, asset: Asset| Router::new().route(path, asset.route());
     Router::new()

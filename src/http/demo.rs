@@ -4,41 +4,39 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Uri};
+use axum::extract::Request;
+use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use chrono::Utc;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 
-use super::extract::PathText;
+use super::extract::{Keyed, PathText, Shared};
 use super::refusal::Refusal;
 use super::reports::{self, Report, run_beside};
 use super::{Answer, App};
 use crate::engine::DemoAnswer;
 
 /// The routes.
-pub fn routes() -> Router<App> {
+pub fn routes() -> Router<Shared> {
     Router::new()
         .route("/api/analytics/demo", post(fill))
         .route("/demo/api/analytics/{question}", any(ask))
 }
 
 /// Fills the folder, unless it is filled already.
-async fn fill(State(app): State<App>, headers: HeaderMap) -> Report<DemoAnswer> {
-    app.keys.check(&headers)?;
+async fn fill(Keyed(app): Keyed) -> Report<DemoAnswer> {
     let demo = app.demo.clone();
     run_beside(&app, move |_| demo.fill(Utc::now())).await
 }
 
 /// Passes a question on to the same handlers, with the demo's engine in the place of the real one.
 async fn ask(
-    State(app): State<App>,
+    Keyed(app): Keyed,
     PathText(question): PathText,
     mut request: Request,
 ) -> Answer<Response> {
-    app.keys.check(request.headers())?;
     let demo = app.demo.clone();
     let opened = tokio::task::spawn_blocking(move || demo.open(Utc::now())).await;
     let Ok(engine) = opened else {
@@ -49,14 +47,14 @@ async fn ask(
     let target = format!("/{question}{}", query.unwrap_or_default());
     *request.uri_mut() = target.parse::<Uri>().map_err(|_| Refusal::not_found())?;
     let app = App { engine, ..app };
-    let answered = TowerToHyperService::new(questions().with_state(app))
+    let answered = TowerToHyperService::new(questions().with_state(Shared::new(app)))
         .call(request)
         .await;
     Ok(answered.into_response())
 }
 
 /// What the demo answers: everything that only reads.
-fn questions() -> Router<App> {
+fn questions() -> Router<Shared> {
     Router::new()
         .route("/usage", get(reports::usage))
         .route("/query", post(reports::query))

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
@@ -11,8 +11,10 @@ use chrono::Utc;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::caller::Caller;
+use super::door::Door;
+use super::extract::{Public, Shared};
 use super::refusal::Refusal;
-use super::{Answer, App, body};
+use super::{Answer, body};
 use crate::config::Origins;
 use crate::event;
 
@@ -23,24 +25,24 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// The route, with its own rules for other sites.
-pub fn route(origins: &Origins) -> MethodRouter<App> {
+pub fn route(origins: &Origins) -> MethodRouter<Shared> {
     post(ingest)
         .fallback(|| async { Refusal::method_not_allowed() })
         .layer(sites(origins))
 }
 
 /// Takes a batch of events and answers once the accepted ones are on disk.
-async fn ingest(State(app): State<App>, request: Request) -> Answer<Response> {
+async fn ingest(public: Public, request: Request) -> Answer<Response> {
     let (head, body) = request.into_parts();
-    check_origin(&app, &head.headers)?;
-    let body = body::read_json(&app.bodies, &head.headers, body).await?;
+    check_origin(public.door(), &head.headers)?;
+    let body = body::read_json(public.bodies(), &head.headers, body).await?;
     // Before anything is kept of the events.
-    app.engine.store().check_writable()?;
+    public.check_writable()?;
     let batch = event::read_batch(&body)?;
     if let Some(caller) = head.extensions.get::<Caller>() {
         caller.take_events(batch.events.len())?;
     }
-    let pending = app.engine.ingest_batch(batch, Utc::now())?;
+    let pending = public.ingest(batch, Utc::now())?;
     // What waits for the disk is counted by the queue; the body is not.
     drop(body);
     let answer = tokio::time::timeout(COMMIT_TIMEOUT, pending.answer())
@@ -61,15 +63,14 @@ async fn ingest(State(app): State<App>, request: Request) -> Answer<Response> {
 }
 
 /// Lets a page of a listed site pass, and what is no page.
-fn check_origin(app: &App, headers: &HeaderMap) -> Answer<()> {
+fn check_origin(door: &Door, headers: &HeaderMap) -> Answer<()> {
     for origin in headers.get_all(header::ORIGIN) {
-        if !app
-            .door
+        if !door
             .config()
             .origins
             .allow(origin.to_str().unwrap_or_default())
         {
-            app.door.count_rejected_origin();
+            door.count_rejected_origin();
             return Err(Refusal::new(
                 StatusCode::FORBIDDEN,
                 "origin_not_allowed",

@@ -1,23 +1,19 @@
 //! `GET /api/analytics/export?days=&end=&tz=&format=`: the events of a window as a stream.
 
-use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::extract::RawQuery;
+use axum::http::HeaderValue;
 use axum::response::Response;
 use chrono::Utc;
 
+use super::Answer;
+use super::extract::Keyed;
 use super::reports::{parameters, window_of};
 use super::streamed::streamed;
-use super::{Answer, App};
 use crate::error::Error;
 use crate::export::events::EventFormat;
 
 /// Streams the events. What goes wrong before the first part is a refusal; later it cuts the answer off.
-pub async fn export(
-    State(app): State<App>,
-    headers: HeaderMap,
-    RawQuery(query): RawQuery,
-) -> Answer<Response> {
-    app.keys.check(&headers)?;
+pub async fn export(Keyed(app): Keyed, RawQuery(query): RawQuery) -> Answer<Response> {
     let mut fields = parameters(&query.unwrap_or_default(), &["days", "end", "tz", "format"])?;
     let mut format = EventFormat::Parquet;
     for (_, name) in fields.extract_if(.., |(field, _)| field == "format") {

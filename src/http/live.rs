@@ -8,13 +8,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::{Bytes, Frame};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
-use super::{Answer, App};
+use super::Answer;
+use super::extract::Keyed;
 use crate::store::{Commit, Watch};
 
 /// Least time between two messages: as fast as an eye follows.
@@ -25,8 +25,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 const QUEUE: usize = 2;
 
 /// Answers with a stream that ends with the server.
-pub async fn live(State(app): State<App>, headers: HeaderMap) -> Answer<Response> {
-    app.keys.check(&headers)?;
+pub async fn live(Keyed(app): Keyed) -> Answer<Response> {
     let (before, watch) = app.engine.store().watch()?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::spawn(tell(before, watch, sender));

@@ -48,6 +48,7 @@ use crate::engine::{DemoFolder, Engine, LimitStatus};
 
 pub use auth::DashKeys;
 pub use door::Door;
+use extract::Shared;
 use limits::Places;
 pub use listener::serve;
 use refusal::Refusal;
@@ -138,7 +139,7 @@ pub fn router(engine: Arc<Engine>, keys: Arc<DashKeys>, door: Arc<Door>) -> Rout
         ))
         // Bodies are read by `body::read_json`, which knows the limits of a compressed one as well.
         .layer(DefaultBodyLimit::disable())
-        .with_state(app)
+        .with_state(Shared::new(app))
 }
 
 /// A handler's response, or its rejection.

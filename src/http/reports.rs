@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{RawQuery, State};
+use axum::extract::RawQuery;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{NaiveDate, Utc};
 use tracing::info;
 
 use super::accept::{Preference, preferences};
-use super::extract::PathText;
+use super::extract::{Keyed, PathText};
 use super::refusal::Refusal;
 use super::{Answer, App, body};
 use crate::engine::{
@@ -35,12 +35,7 @@ pub(super) const NO_STORE: [(HeaderName, HeaderValue); 1] =
 pub(super) type Report<T> = Answer<([(HeaderName, HeaderValue); 1], Json<T>)>;
 
 /// `GET /api/analytics/usage?days=&end=&tz=&limit=`
-pub async fn usage(
-    State(app): State<App>,
-    headers: HeaderMap,
-    RawQuery(query): RawQuery,
-) -> Report<UsageAnswer> {
-    app.keys.check(&headers)?;
+pub async fn usage(Keyed(app): Keyed, RawQuery(query): RawQuery) -> Report<UsageAnswer> {
     let query = query.unwrap_or_default();
     let mut fields = parameters(&query, &["days", "end", "tz", "limit"])?;
     let mut features = MAX_FEATURES;
@@ -59,12 +54,7 @@ pub async fn usage(
 }
 
 /// `POST /api/analytics/rollup?day=`
-pub async fn rollup(
-    State(app): State<App>,
-    headers: HeaderMap,
-    RawQuery(query): RawQuery,
-) -> Report<RollupAnswer> {
-    app.keys.check(&headers)?;
+pub async fn rollup(Keyed(app): Keyed, RawQuery(query): RawQuery) -> Report<RollupAnswer> {
     let mut scope = RollupScope::Closed;
     for (field, value) in parameters(&query.unwrap_or_default(), &["day"])? {
         if field == "day" {
@@ -76,8 +66,7 @@ pub async fn rollup(
 }
 
 /// `GET /api/analytics/status`
-pub async fn status(State(app): State<App>, headers: HeaderMap) -> Report<StatusAnswer> {
-    app.keys.check(&headers)?;
+pub async fn status(Keyed(app): Keyed) -> Report<StatusAnswer> {
     let limits = app.limits();
     let wrong_keys = app.door.wrong_keys();
     run_beside(&app, move |engine| {
@@ -90,8 +79,7 @@ pub async fn status(State(app): State<App>, headers: HeaderMap) -> Report<Status
 }
 
 /// `POST /api/analytics/query`, in the format that `Accept` asks for. It is given up when the client closes the connection.
-pub async fn query(State(app): State<App>, headers: HeaderMap, body: Body) -> Answer<Response> {
-    app.keys.check(&headers)?;
+pub async fn query(Keyed(app): Keyed, headers: HeaderMap, body: Body) -> Answer<Response> {
     let format = accepted(&headers)?;
     let body = body::read_json(&app.bodies, &headers, body).await?;
     let query = Query::parse(&body)?;
@@ -183,18 +171,16 @@ fn wanted(format: Format, ranges: &[Preference<'_>]) -> Option<(u16, usize)> {
 }
 
 /// `GET /api/analytics/cohorts`
-pub async fn cohorts(State(app): State<App>, headers: HeaderMap) -> Report<CohortsAnswer> {
-    app.keys.check(&headers)?;
+pub async fn cohorts(Keyed(app): Keyed) -> Report<CohortsAnswer> {
     run_beside(&app, |engine| engine.cohorts().map(CohortsAnswer::from)).await
 }
 
 /// `POST /api/analytics/cohorts`: keeps a cohort, in the place of one of that name.
 pub async fn set_cohort(
-    State(app): State<App>,
+    Keyed(app): Keyed,
     headers: HeaderMap,
     body: Body,
 ) -> Report<CohortsAnswer> {
-    app.keys.check(&headers)?;
     let body = body::read_json(&app.bodies, &headers, body).await?;
     let cohort = Cohort::parse(&body)?;
     run_beside(&app, |engine| {
@@ -204,12 +190,7 @@ pub async fn set_cohort(
 }
 
 /// `DELETE /api/analytics/cohorts/{name}`
-pub async fn remove_cohort(
-    State(app): State<App>,
-    headers: HeaderMap,
-    PathText(name): PathText,
-) -> Report<CohortsAnswer> {
-    app.keys.check(&headers)?;
+pub async fn remove_cohort(Keyed(app): Keyed, PathText(name): PathText) -> Report<CohortsAnswer> {
     run_beside(&app, move |engine| {
         engine.remove_cohort(&name).map(CohortsAnswer::from)
     })

@@ -1,26 +1,21 @@
 //! Access and erasure: what the person who answers a request under the GDPR needs.
 
 use axum::body::Body;
-use axum::extract::{RawQuery, State};
+use axum::extract::RawQuery;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use chrono::Utc;
 use serde::Deserialize;
 
-use super::extract::PathText;
+use super::extract::{Keyed, PathText};
 use super::reports::{Report, parameters, run_beside};
 use super::streamed::streamed;
-use super::{Answer, App, body};
+use super::{Answer, body};
 use crate::engine::EraseAnswer;
 use crate::error::Error;
 
 /// `GET /api/analytics/users/{id}/events`: every event of a user as NDJSON, as a stream.
-pub async fn access(
-    State(app): State<App>,
-    headers: HeaderMap,
-    PathText(user): PathText,
-) -> Answer<Response> {
-    app.keys.check(&headers)?;
+pub async fn access(Keyed(app): Keyed, PathText(user): PathText) -> Answer<Response> {
     let Some(permit) = app.accesses.try_take(1) else {
         return Err(Error::Busy("the events of too many users are being sent").into());
     };
@@ -34,12 +29,10 @@ pub async fn access(
 
 /// `DELETE /api/analytics/users/{id}?confirm=`: erases a user; the answer is the receipt.
 pub async fn erase(
-    State(app): State<App>,
-    headers: HeaderMap,
+    Keyed(app): Keyed,
     PathText(user): PathText,
     RawQuery(query): RawQuery,
 ) -> Report<EraseAnswer> {
-    app.keys.check(&headers)?;
     let confirmed = parameters(&query.unwrap_or_default(), &["confirm"])?
         .first()
         .map(|(_, events)| {
@@ -57,18 +50,13 @@ pub async fn erase(
 }
 
 /// `POST /api/analytics/erasures` with `{"users":[…],"confirm":EVENTS}`: erases many at once.
-pub async fn erase_many(
-    State(app): State<App>,
-    headers: HeaderMap,
-    body: Body,
-) -> Report<EraseAnswer> {
+pub async fn erase_many(Keyed(app): Keyed, headers: HeaderMap, body: Body) -> Report<EraseAnswer> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Users {
         users: Vec<String>,
         confirm: Option<u64>,
     }
-    app.keys.check(&headers)?;
     let body = body::read_json(&app.bodies, &headers, body).await?;
     let Users { users, confirm } = serde_json::from_slice(&body).map_err(|error| {
         Error::bad_input(
