@@ -222,9 +222,8 @@ fn plain(command: clap::Command) -> clap::Command {
         without(command.get_about()),
         without(command.get_long_about()),
     );
-    let mut command = command.mut_args(|arg| {
+    let mut command = command.mut_args(|mut arg| {
         let (help, long_help) = (without(arg.get_help()), without(arg.get_long_help()));
-        let mut arg = arg;
         if let Some(help) = help {
             arg = arg.help(help);
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
 use chrono::Utc;
@@ -85,9 +85,10 @@ fn check_origin(door: &Door, headers: &HeaderMap) -> Answer<()> {
 /// credentials, as beacons always do, which nothing here looks at; a browser then wants its own origin named.
 fn sites(origins: &Origins) -> CorsLayer {
     let origins = origins.clone();
-    let is_allowed = move |origin: &HeaderValue| origins.allow(origin.to_str().unwrap_or_default());
+    let origins =
+        AllowOrigin::predicate(move |origin, _| origins.allow(origin.to_str().unwrap_or_default()));
     CorsLayer::new()
-        .allow_origin(AllowOrigin::predicate(move |origin, _| is_allowed(origin)))
+        .allow_origin(origins)
         .allow_credentials(true)
         .allow_private_network(true)
         .allow_methods([Method::POST])

@@ -33,8 +33,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
 use super::expiry::{ExpiryFacts, MAX_STEP_DAYS};
-use crate::daily::date;
-use crate::daily::day_of;
+use crate::daily::{date, day_of};
 use crate::error::{Error, Result};
 use crate::window::{DAY_US, HOUR_US};
 

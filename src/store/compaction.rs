@@ -28,8 +28,7 @@ use super::folder::Folder;
 use super::manifest::Manifest;
 use super::segment::{self, FORMAT, LAKE_DIR, Segment, SegmentFacts};
 use super::shape::{self, COMPACTING_DIR};
-use crate::daily::date;
-use crate::daily::{Day, day_of};
+use crate::daily::{Day, date, day_of};
 use crate::error::{Error, Result};
 use crate::window::HOUR_US;
 

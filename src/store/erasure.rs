@@ -27,7 +27,7 @@ use super::{Store, dictionary, live_paths, live_states, pipeline, view};
 use crate::daily::{self, DailyState, Day};
 use crate::error::{Error, Result};
 use crate::event::text;
-use crate::names::Names;
+use crate::names::{Names, Numbering};
 use crate::schema;
 
 /// Bytes of the key of the hashes.
@@ -82,6 +82,11 @@ impl Erasures {
         folder.replace_json(ERASURES_FILE, self)
     }
 
+    /// Tells the gate who is erased.
+    fn tell(&self, gate: &Gate, users: &Numbering) -> Result<()> {
+        gate.set(self.key(), &self.erased, &self.pending, users)
+    }
+
     fn key(&self) -> Option<hmac::Key> {
         (!self.key.is_empty()).then(|| hmac::Key::new(hmac::HMAC_SHA256, self.key.as_bytes()))
     }
@@ -112,12 +117,7 @@ pub(super) fn gate(folder: &Folder, manifest: &Manifest, names: &Names) -> Resul
     let gate = Gate::default();
     folder.upgrade_json::<Erasures>(ERASURES_FILE)?;
     let erasures = Erasures::load(folder)?;
-    gate.set(
-        erasures.key(),
-        &erasures.erased,
-        &erasures.pending,
-        &names.users,
-    )?;
+    erasures.tell(&gate, &names.users)?;
     let numbers = gate.numbers();
     let mut is_forgotten = true;
     if !erasures.pending.is_empty() {
@@ -186,12 +186,7 @@ impl Store {
         };
         erasures.begin(users)?;
         erasures.save(&self.folder)?;
-        self.gate.set(
-            erasures.key(),
-            &erasures.erased,
-            &erasures.pending,
-            &self.names().users,
-        )?;
+        erasures.tell(&self.gate, &self.names().users)?;
         // They are invisible from here on.
         pipeline::beside(|| self.erase_pending(erasures, reach, last))
     }

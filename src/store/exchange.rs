@@ -9,8 +9,7 @@ use super::Store;
 use super::compaction::{self, Staged};
 use super::manifest::Manifest;
 use super::segment::{self, Segment, SegmentFacts};
-use crate::daily::Day;
-use crate::daily::date;
+use crate::daily::{Day, date};
 use crate::error::{Error, Result};
 
 /// A segment that goes, and what takes its place; of several that become one, it is that of the first.

@@ -22,8 +22,7 @@ use super::rows::LakeRows;
 use super::segment::{self, SegmentFacts, Sorted};
 use super::tail::Chunk;
 use crate::backoff::Backoff;
-use crate::daily::date;
-use crate::daily::{self, DailyState, Day, day_of};
+use crate::daily::{self, DailyState, Day, date, day_of};
 use crate::error::{Error, Result};
 
 /// So much more room than after a seal that found none may be enough for the next one: what a few events take.
