@@ -427,3 +427,24 @@ pub fn sample(name: &str) -> Option<PathBuf> {
     );
     None
 }
+
+/// The features of random histories: those that the queries of `queries/` ask for, and none.
+pub const FEATURES: [&str; 6] = [
+    "home",
+    "catalog",
+    "product_view",
+    "add_to_cart",
+    "purchase",
+    "",
+];
+
+/// Random numbers below a bound, the same for a seed in every run.
+pub fn numbers_below(seed: u64) -> impl FnMut(u64) -> u64 {
+    let mut state = seed;
+    move |bound| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % bound
+    }
+}

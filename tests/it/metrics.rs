@@ -11,7 +11,7 @@ use echopilot_analytics::store::Effort;
 use echopilot_analytics::window::WindowRequest;
 use serde_json::{Value, json};
 
-use crate::harness::{engine, folder, ingest, run_json, sample};
+use crate::harness::{FEATURES, engine, folder, ingest, numbers_below, run_json, sample};
 use crate::oracle::python_command;
 
 fn root() -> &'static Path {
@@ -191,21 +191,7 @@ fn real_histories_give_the_numbers_of_the_sql_in_duckdb() {
 
 /// Events of few users at few instants, so that there are ties of every kind.
 fn crowded_history(events: u64, seed: u64) -> String {
-    const FEATURES: [&str; 6] = [
-        "home",
-        "catalog",
-        "product_view",
-        "add_to_cart",
-        "purchase",
-        "",
-    ];
-    let mut state = seed;
-    let mut below = |bound: u64| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) % bound
-    };
+    let mut below = numbers_below(seed);
     let now = Utc::now().timestamp() / 3_600 * 3_600;
     let mut lines = String::new();
     for id in 0..events {
@@ -218,7 +204,11 @@ fn crowded_history(events: u64, seed: u64) -> String {
             [json!(-10.5), json!(-1050e-2)],
             [json!(10), json!(10.0)],
         ];
-        let platform = if user % 5 == 0 { below(3) } else { user % 3 };
+        let platform = if user.is_multiple_of(5) {
+            below(3)
+        } else {
+            user % 3
+        };
         let platform = &platforms[platform as usize][below(2) as usize];
         let event = json!({
             "ts": now - below(60 * 24) as i64 * 3_600 - 86_400,

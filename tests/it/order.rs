@@ -13,7 +13,7 @@ use echopilot_analytics::store::{Clock, Effort, Retention};
 use serde_json::{Value, json};
 
 use crate::faults::{copy, with_fault};
-use crate::harness::{echopilot, engine, folder, ingest, run_json};
+use crate::harness::{FEATURES, echopilot, engine, folder, ingest, numbers_below, run_json};
 use crate::metrics::{judge, request_of};
 
 /// When the stores are looked at first.
@@ -318,22 +318,8 @@ fn segments_with_names_of_an_earlier_version_are_renamed_in_the_order_of_the_log
 
 #[test]
 fn after_random_jobs_the_sql_says_what_the_engine_says() {
-    const FEATURES: [&str; 6] = [
-        "home",
-        "catalog",
-        "product_view",
-        "add_to_cart",
-        "purchase",
-        "",
-    ];
     for seed in 1..=4_u64 {
-        let mut state = seed;
-        let mut below = move |bound: u64| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) % bound
-        };
+        let mut below = numbers_below(seed);
         let dir = folder();
         let mut open = engine(dir.path(), start());
         let mut done = Vec::new();
@@ -344,8 +330,11 @@ fn after_random_jobs_the_sql_says_what_the_engine_says() {
                 .map(|_| {
                     let feature = FEATURES[below(6) as usize];
                     let user = below(14);
-                    let platform = ["desktop", "mobile"]
-                        [if user % 5 == 0 { below(2) } else { user % 2 } as usize];
+                    let platform = ["desktop", "mobile"][if user.is_multiple_of(5) {
+                        below(2)
+                    } else {
+                        user % 2
+                    } as usize];
                     let days_before = match below(8) {
                         0 => 20 + below(30) as i64,
                         other => (other % 3) as i64 + 1,
