@@ -19,6 +19,19 @@ run: build
 build: tools dashboard
 	cargo build --release --locked
 
+# The program without line tables, which gdb and backtraces find in the file beside it. Packagers set DESTDIR.
+PREFIX ?= /usr/local
+BIN := $(DESTDIR)$(PREFIX)/bin
+.PHONY: install uninstall
+install: build
+	install -d $(BIN) $(BIN)/.debug
+	objcopy --only-keep-debug $(CARGO_TARGET_DIR)/release/echopilot $(BIN)/.debug/echopilot.debug
+	objcopy --strip-all --add-gnu-debuglink=$(BIN)/.debug/echopilot.debug \
+		$(CARGO_TARGET_DIR)/release/echopilot $(BIN)/echopilot.new
+	mv $(BIN)/echopilot.new $(BIN)/echopilot
+uninstall:
+	rm -f $(BIN)/echopilot $(BIN)/.debug/echopilot.debug
+
 # The browser client as the server sends it; kept beside its source, so that the server builds without Node.
 client: static/node_modules/installed
 	npm --prefix static run --silent build
