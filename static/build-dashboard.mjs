@@ -6,15 +6,33 @@ import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 
 const here = (name) => fileURLToPath(new URL(name, import.meta.url));
-const options = { bundle: true, format: 'esm', minify: true, target: 'es2022', charset: 'utf8', legalComments: 'none', logLevel: 'warning' };
+const options = {
+  bundle: true,
+  format: 'esm',
+  minify: true,
+  target: 'es2022',
+  charset: 'utf8',
+  legalComments: 'none',
+  logLevel: 'warning',
+};
 /** Bytes with gzip that a first visit may cost. */
 const LIMITS = { 'dashboard.js': 40 << 10, 'charts.js': 230 << 10, 'dashboard.css': 10 << 10 };
 
 await rm(here('dist'), { recursive: true, force: true });
 await mkdir(here('dist'));
 await Promise.all([
-  build({ ...options, entryPoints: [here('js/dashboard/main.js')], outfile: here('dist/dashboard.js'), external: ['./charts.js'] }),
-  build({ ...options, entryPoints: [here('js/dashboard/charts.js')], outfile: here('dist/charts.js'), banner: { js: '/* Apache ECharts and ZRender: Apache-2.0 and BSD-3-Clause, see their NOTICE */' } }),
+  build({
+    ...options,
+    entryPoints: [here('js/dashboard/main.js')],
+    outfile: here('dist/dashboard.js'),
+    external: ['./charts.js'],
+  }),
+  build({
+    ...options,
+    entryPoints: [here('js/dashboard/charts.js')],
+    outfile: here('dist/charts.js'),
+    banner: { js: '/* Apache ECharts and ZRender: Apache-2.0 and BSD-3-Clause, see their NOTICE */' },
+  }),
   build({ ...options, entryPoints: [here('css/dashboard.css')], outfile: here('dist/dashboard.css') }),
   cp(here('icon.svg'), here('dist/icon.svg')),
 ]);

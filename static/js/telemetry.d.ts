@@ -27,7 +27,9 @@ declare global {
 
   type EchoPilotFeature = keyof EchoPilotFeatures extends never ? string : Extract<keyof EchoPilotFeatures, string>;
 
-  type EchoPilotMetadataOf<Feature> = Feature extends keyof EchoPilotFeatures ? EchoPilotFeatures[Feature] : EchoPilotMetadata;
+  type EchoPilotMetadataOf<Feature> = Feature extends keyof EchoPilotFeatures
+    ? EchoPilotFeatures[Feature]
+    : EchoPilotMetadata;
 
   /** Each is also an attribute of the script's tag: `data-page-views="off"`. */
   interface EchoPilotSettings {

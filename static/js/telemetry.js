@@ -45,7 +45,8 @@
 
   // The escapes of one character: of ASCII without controls, and without a percent sign before what would then be an escape;
   // or of two to four bytes.
-  const ESCAPES = /%(?:[3-6][\da-f]|2[0-46-9a-f]|7[\da-e]|25(?![\da-f]{2})|[cd][\da-f]%[89ab][\da-f]|(?:e[\da-f]|f[\da-f]%[89ab][\da-f])(?:%[89ab][\da-f]){2})/gi;
+  const ESCAPES =
+    /%(?:[3-6][\da-f]|2[0-46-9a-f]|7[\da-e]|25(?![\da-f]{2})|[cd][\da-f]%[89ab][\da-f]|(?:e[\da-f]|f[\da-f]%[89ab][\da-f])(?:%[89ab][\da-f]){2})/gi;
 
   const USER_KEY = 'echopilot_user';
   const OPT_OUT_KEY = 'echopilot_opt_out';
@@ -79,7 +80,9 @@
     if (settings.endpoint !== endpoint) {
       // Each has a store of its own.
       database = null;
-      queue.forEach((record) => { record.stored = NOT_STORED; });
+      queue.forEach((record) => {
+        record.stored = NOT_STORED;
+      });
       saveSoon();
     }
     if ('userId' in settings) setUserId(settings.userId);
@@ -89,8 +92,12 @@
   // Privacy: who must not be counted, and who must stay unknown.
 
   const signal = navigator.globalPrivacyControl || (navigator.doNotTrack || window.doNotTrack) === '1';
-  const isBot = navigator.webdriver || /bot|crawl|spider|headless/i.test(navigator.userAgent) ||
-    window.Cypress || window._phantom || window.__nightmare;
+  const isBot =
+    navigator.webdriver ||
+    /bot|crawl|spider|headless/i.test(navigator.userAgent) ||
+    window.Cypress ||
+    window._phantom ||
+    window.__nightmare;
   // What could not be written where all tabs read it, and holds in this page alone.
   const unwritten = new Map();
   if (signal) remember(USER_KEY, null);
@@ -257,14 +264,16 @@
       return await new Promise((resolve, reject) => {
         setTimeout(reject, STORAGE_TIMEOUT_MS);
         database = database || openDatabase();
-        database.then((opened) => {
-          const transaction = opened.transaction('events', mode);
-          const request = work(transaction.objectStore('events'));
-          transaction.oncomplete = () => resolve(request && request.result);
-          transaction.onerror = transaction.onabort = reject;
-          // Without this the end of the page could undo it.
-          if (transaction.commit) transaction.commit();
-        }).catch(reject);
+        database
+          .then((opened) => {
+            const transaction = opened.transaction('events', mode);
+            const request = work(transaction.objectStore('events'));
+            transaction.oncomplete = () => resolve(request && request.result);
+            transaction.onerror = transaction.onabort = reject;
+            // Without this the end of the page could undo it.
+            if (transaction.commit) transaction.commit();
+          })
+          .catch(reject);
       });
     } catch (error) {
       database = null;
@@ -274,10 +283,11 @@
     }
   }
 
-  const put = (records, gone = []) => transact('readwrite', (events) => {
-    gone.forEach(({ id }) => events.delete(id));
-    records.forEach(({ id, json, until }) => events.put({ id, json, until }));
-  });
+  const put = (records, gone = []) =>
+    transact('readwrite', (events) => {
+      gone.forEach(({ id }) => events.delete(id));
+      records.forEach(({ id, json, until }) => events.put({ id, json, until }));
+    });
 
   function saveSoon() {
     if (isSaving) return;
@@ -290,9 +300,16 @@
     const records = [...queue.values()].filter((record) => record.stored === NOT_STORED);
     // A page that is only prepared may never be seen: nothing of it is kept.
     if (!records.length || document.prerendering || isSilent()) return;
-    records.forEach((record) => { record.stored = STORING; });
-    const state = await put(records).then(() => STORED, () => NOT_STORED);
-    records.forEach((record) => { record.stored = state; });
+    records.forEach((record) => {
+      record.stored = STORING;
+    });
+    const state = await put(records).then(
+      () => STORED,
+      () => NOT_STORED,
+    );
+    records.forEach((record) => {
+      record.stored = state;
+    });
     if (failures > 1) await trim();
   }
 
@@ -336,7 +353,10 @@
   function forget(records, changed = []) {
     records.forEach(({ id }) => queue.delete(id));
     return put(changed, records).then(
-      () => changed.forEach((record) => { record.stored = STORED; }),
+      () =>
+        changed.forEach((record) => {
+          record.stored = STORED;
+        }),
       () => records.forEach(({ id }) => answered.add(id)),
     );
   }
@@ -383,14 +403,23 @@
   // One cut at a time, of all pages: two would count twice what both take out. What another page cuts it cuts for all.
   function trim() {
     if (cutting) {
-      cutAgain = cutAgain || cutting.then(() => { cutAgain = null; return trim(); });
+      cutAgain =
+        cutAgain ||
+        cutting.then(() => {
+          cutAgain = null;
+          return trim();
+        });
       return cutAgain;
     }
     const lock = `echopilot cut ${settings.endpoint}`;
     const cut = navigator.locks
       ? navigator.locks.request(lock, { ifAvailable: true }, (held) => held && cutOldest()).catch(cutOldest)
       : cutOldest();
-    cutting = cut.catch(() => {}).finally(() => { cutting = null; });
+    cutting = cut
+      .catch(() => {})
+      .finally(() => {
+        cutting = null;
+      });
     return cutting;
   }
 
@@ -416,19 +445,23 @@
 
   function flush() {
     if (running) return running.then(flush);
-    running = inTurn(drain).finally(() => { running = null; });
+    running = inTurn(drain).finally(() => {
+      running = null;
+    });
     return running;
   }
 
   // One tab at a time. Where that is not to be had, two may send the same event, which the server counts once.
   function inTurn(work) {
     if (!navigator.locks) return work();
-    return navigator.locks.request(`echopilot ${settings.endpoint}`, { ifAvailable: true }, (lock) => {
-      turnsMissed = lock ? 0 : turnsMissed + 1;
-      if (!lock && turnsMissed <= MAX_TURNS_MISSED) return wake(now() + DEBOUNCE_MS);
-      // A page that is left must not hold the turn, or the browser could not keep it for a way back.
-      return Promise.race([work(), left]);
-    }).catch(work);
+    return navigator.locks
+      .request(`echopilot ${settings.endpoint}`, { ifAvailable: true }, (lock) => {
+        turnsMissed = lock ? 0 : turnsMissed + 1;
+        if (!lock && turnsMissed <= MAX_TURNS_MISSED) return wake(now() + DEBOUNCE_MS);
+        // A page that is left must not hold the turn, or the browser could not keep it for a way back.
+        return Promise.race([work(), left]);
+      })
+      .catch(work);
   }
 
   async function drain() {
@@ -472,7 +505,13 @@
     try {
       // As text, because a browser asks another site's leave first for anything else.
       const { signal: stop } = abort;
-      const response = await fetch(settings.endpoint, { method: 'POST', body, keepalive, credentials: 'omit', signal: stop });
+      const response = await fetch(settings.endpoint, {
+        method: 'POST',
+        body,
+        keepalive,
+        credentials: 'omit',
+        signal: stop,
+      });
       status = response.status;
       retryAfter = response.headers.get('Retry-After');
       answer = await response.json();
@@ -531,7 +570,9 @@
     }
     // Where nothing arrives, the next page need not wait.
     if (leased.length && !failures && navigator.onLine) {
-      leased.forEach((record) => { record.until = time + LEASE_MS; });
+      leased.forEach((record) => {
+        record.until = time + LEASE_MS;
+      });
       put(leased).catch(() => {});
     }
     if (isEnd) {
@@ -555,13 +596,14 @@
   let lastPlace;
 
   // A path as people read it. Escapes that are no UTF-8, and those of characters that mean something in a path, stay.
-  const path = () => (location.pathname + (isOn('hash') ? location.hash : '')).replace(ESCAPES, (escape) => {
-    try {
-      return decodeURI(escape);
-    } catch {
-      return escape;
-    }
-  });
+  const path = () =>
+    (location.pathname + (isOn('hash') ? location.hash : '')).replace(ESCAPES, (escape) => {
+      try {
+        return decodeURI(escape);
+      } catch {
+        return escape;
+      }
+    });
   const place = () => path() + location.search;
 
   function page(feature) {
@@ -623,7 +665,11 @@
     track('action', feature, { action: action || (type === 'submit' ? type : 'click') });
   }
 
-  const enter = () => { left = new Promise((resolve) => { release = resolve; }); };
+  const enter = () => {
+    left = new Promise((resolve) => {
+      release = resolve;
+    });
+  };
 
   enter();
   if (script) init(script.dataset);
@@ -667,7 +713,9 @@
     }
   };
   const api = { q: { push: (...waiting) => waiting.forEach(make) } };
-  Object.keys(calls).forEach((name) => { api[name] = (...values) => make([name, ...values]); });
+  Object.keys(calls).forEach((name) => {
+    api[name] = (...values) => make([name, ...values]);
+  });
   window.EchoPilot = api;
   if (stub) {
     stub.q.forEach(make);

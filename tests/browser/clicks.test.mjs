@@ -4,7 +4,9 @@ import { after, before, test } from 'node:test';
 import { openBrowser, tag, until, visit, world } from './harness.mjs';
 
 let browser;
-before(async () => { browser = await openBrowser(); });
+before(async () => {
+  browser = await openBrowser();
+});
 after(() => browser.close());
 
 /** A page with this body, and `acted`, which waits for these acts as `feature action`. */
@@ -13,29 +15,38 @@ async function clickable(t, body) {
   site.page('/next', '<p>next</p>');
   const page = await visit(context, site.page('/', `${tag('data-page-views="off"')}${body}`));
   const acted = async (...acts) => {
-    await server.counts(acts.length, ...(await page.evaluate(() => Boolean(window.EchoPilot)) ? [page] : []));
+    await server.counts(acts.length, ...((await page.evaluate(() => Boolean(window.EchoPilot))) ? [page] : []));
     const events = await server.events();
-    assert.deepEqual(events.map(({ feature, metadata }) => `${feature} ${metadata.action}`), acts);
+    assert.deepEqual(
+      events.map(({ feature, metadata }) => `${feature} ${metadata.action}`),
+      acts,
+    );
     assert.ok(events.every(({ event_type: type }) => type === 'action'));
   };
   return { server, site, context, page, acted };
 }
 
 test('the names come from data-track and data-action, of the nearest element that has one', async (t) => {
-  const { page, acted } = await clickable(t, `
+  const { page, acted } = await clickable(
+    t,
+    `
     <button id="plain" data-track="save">x</button>
     <button id="named" data-track="pricing" data-action="navigate"><b><i id="deep">x</i></b></button>
     <div data-track="card"><button id="inner" data-track="buy">x</button>
       <button id="share" data-action="share">x</button><p id="text">x</p></div>
     <button id="bare" data-action="close">x</button>
-    <button id="empty" data-track="">x</button><button id="none">x</button>`);
+    <button id="empty" data-track="">x</button><button id="none">x</button>`,
+  );
   for (const id of ['plain', 'deep', 'inner', 'share', 'text', 'bare', 'empty', 'none']) await page.click(`#${id}`);
   await acted('save click', 'pricing navigate', 'buy click', 'card share', 'card click', 'close close');
 });
 
 test('a click on a child of a link: it navigates as it would, and is one event', async (t) => {
-  const { server, site, page } = await clickable(t, `<a href="/next" data-track="link"><svg width="20" height="20">
-    <rect id="child" width="20" height="20"/></svg></a>`);
+  const { server, site, page } = await clickable(
+    t,
+    `<a href="/next" data-track="link"><svg width="20" height="20">
+    <rect id="child" width="20" height="20"/></svg></a>`,
+  );
   await page.click('#child');
   await page.waitForURL('**/next');
   await server.counts(1);
@@ -55,7 +66,10 @@ test('a middle click and a click with Control open a new tab, and are one event 
 });
 
 test('the right button is no click', async (t) => {
-  const { page, acted } = await clickable(t, '<a href="/next" data-track="link">x</a><button data-track="b">x</button>');
+  const { page, acted } = await clickable(
+    t,
+    '<a href="/next" data-track="link">x</a><button data-track="b">x</button>',
+  );
   await page.click('a', { button: 'right' });
   await page.click('button', { button: 'right' });
   await page.click('button');
@@ -63,23 +77,31 @@ test('the right button is no click', async (t) => {
 });
 
 test('a page that stops or prevents its clicks does not hide them', async (t) => {
-  const { page, acted } = await clickable(t, `<a href="/next" data-track="link">x</a><script>
+  const { page, acted } = await clickable(
+    t,
+    `<a href="/next" data-track="link">x</a><script>
     document.querySelector('a').addEventListener('click', (event) => {
       event.preventDefault();
       event.stopImmediatePropagation();
-    });</script>`);
+    });</script>`,
+  );
   await page.click('a');
   assert.equal(new URL(page.url()).pathname, '/');
   await acted('link click');
 });
 
 test('nothing is ever prevented', async (t) => {
-  const { page, acted } = await clickable(t, `<label data-track="box"><input type="checkbox" id="box"> x</label>
-    <button data-track="b">x</button>`);
+  const { page, acted } = await clickable(
+    t,
+    `<label data-track="box"><input type="checkbox" id="box"> x</label>
+    <button data-track="b">x</button>`,
+  );
   const prevented = await page.evaluate(() => {
     window.prevented = 0;
     for (const type of ['click', 'auxclick', 'submit']) {
-      addEventListener(type, (event) => { window.prevented += event.defaultPrevented; });
+      addEventListener(type, (event) => {
+        window.prevented += event.defaultPrevented;
+      });
     }
     document.querySelector('button').click();
     return window.prevented;
@@ -106,18 +128,24 @@ test('elements made later, in shadow trees, and used by keyboard', async (t) => 
 });
 
 test('a label counts once, whether its control is inside or elsewhere', async (t) => {
-  const { page, acted } = await clickable(t, `
+  const { page, acted } = await clickable(
+    t,
+    `
     <div data-track="outer"><label id="inside"><b>x</b><input type="radio"></label></div>
-    <label id="elsewhere" for="far" data-track="label">x</label><input id="far" type="checkbox">`);
+    <label id="elsewhere" for="far" data-track="label">x</label><input id="far" type="checkbox">`,
+  );
   await page.click('#inside b');
   await page.click('#elsewhere');
   await acted('outer click', 'label click');
 });
 
 test('a form counts when it is sent, and what is typed is never read', async (t) => {
-  const { server, page } = await clickable(t, `
+  const { server, page } = await clickable(
+    t,
+    `
     <form data-track="signup" action="/next"><input name="email" data-track="field"><p>text</p>
-      <button>Sign up</button></form>`);
+      <button>Sign up</button></form>`,
+  );
   await page.click('p');
   await page.fill('input', 'someone@example.com');
   await page.click('input');

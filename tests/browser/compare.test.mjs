@@ -28,8 +28,16 @@ test('which day goes on is a matter of the zone, and of the window that ends in 
   assert.equal(dayIn('Pacific/Auckland', instant), '2026-11-26');
   assert.equal(closedDays(window('2026-11-25', 7), instant).isWhole, true);
   assert.equal(closedDays(window('2026-11-25', 7, 'America/New_York'), instant).now.end, '2026-11-24');
-  assert.deepEqual(closedDays(window('2026-12-01', 10), instant).now, { from: '2026-11-22', end: '2026-11-25', days: 4 });
-  assert.deepEqual(closedDays(window('2026-12-01', 10), instant).then, { from: '2026-11-12', end: '2026-11-15', days: 4 });
+  assert.deepEqual(closedDays(window('2026-12-01', 10), instant).now, {
+    from: '2026-11-22',
+    end: '2026-11-25',
+    days: 4,
+  });
+  assert.deepEqual(closedDays(window('2026-12-01', 10), instant).then, {
+    from: '2026-11-12',
+    end: '2026-11-15',
+    days: 4,
+  });
   assert.equal(closedDays(window('2026-11-26', 1), instant), null);
   assert.equal(closedDays(window('2026-12-31', 10), instant), null);
 });
@@ -66,8 +74,18 @@ test('days before the first event, and its own, are not compared with', () => {
 });
 
 test('percent and sign are written as in English', () => {
-  assert.deepEqual([0.139, 0, 1, 0.0004, 15.878, null, undefined, NaN].map((share) => percent(share)), ['13.9%', '0.0%', '100.0%', '0.0%', '1,587.8%', '–', '–', '–']);
-  assert.deepEqual([0.139, -0.146, 0, -0.00001, 5.878, null].map(change), ['+13.9%', '-14.6%', '0.0%', '0.0%', '+587.8%', '–']);
+  assert.deepEqual(
+    [0.139, 0, 1, 0.0004, 15.878, null, undefined, NaN].map((share) => percent(share)),
+    ['13.9%', '0.0%', '100.0%', '0.0%', '1,587.8%', '–', '–', '–'],
+  );
+  assert.deepEqual([0.139, -0.146, 0, -0.00001, 5.878, null].map(change), [
+    '+13.9%',
+    '-14.6%',
+    '0.0%',
+    '0.0%',
+    '+587.8%',
+    '–',
+  ]);
   assert.equal(percent(0.5, 0), '50%');
   assert.equal(relative(3, 0), null);
 });

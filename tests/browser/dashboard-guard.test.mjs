@@ -2,7 +2,21 @@
 import assert from 'node:assert/strict';
 import http from 'node:http';
 import { after, before, test } from 'node:test';
-import { VIEWS, address, ask, assertAccessible, demoServer, getJson, open, panel, post, requestOf, settled, tableOf, visitor } from './dashboard.mjs';
+import {
+  VIEWS,
+  address,
+  ask,
+  assertAccessible,
+  demoServer,
+  getJson,
+  open,
+  panel,
+  post,
+  requestOf,
+  settled,
+  tableOf,
+  visitor,
+} from './dashboard.mjs';
 import { naming, snippet } from '../../static/js/dashboard/snippet.js';
 import { KEY, Server, openBrowser, until } from './harness.mjs';
 
@@ -60,7 +74,18 @@ test('the key is asked for once, kept for the tab, sent in the header, and nowhe
     assert.ok(isQuestion ? [KEY, 'not the key of this server'].includes(sent) : sent === undefined, request.url());
     assert.ok(!(request.postData() ?? '').includes(KEY));
   }
-  assert.deepEqual(await page.evaluate((key) => [document.cookie, JSON.stringify(localStorage).includes(key), document.documentElement.outerHTML.includes(key), Object.values(sessionStorage).includes(key)], KEY), ['', false, false, true]);
+  assert.deepEqual(
+    await page.evaluate(
+      (key) => [
+        document.cookie,
+        JSON.stringify(localStorage).includes(key),
+        document.documentElement.outerHTML.includes(key),
+        Object.values(sessionStorage).includes(key),
+      ],
+      KEY,
+    ),
+    ['', false, false, true],
+  );
   const other = await context.newPage();
   await other.goto(address(filled, 'overview'));
   await other.getByLabel('Dashboard key').waitFor();
@@ -85,8 +110,20 @@ test('a key that is changed while the page is open is asked for again', async (t
 });
 
 const HOSTILE = [
-  '<img src=x onerror="window.ran=1;alert(1)">', '"><script>window.ran=1</script>', 'javascript:window.ran=1', '{{constructor.constructor("window.ran=1")()}}', '${window.ran=1}',
-  '\u202egnp.exe\u202c', 'a\u200bb\u2066c\u2069', '__proto__', 'constructor', '{a|b}{name|x}', '<svg/onload=window.ran=1>', "' onmouseover='window.ran=1", '&lt;b&gt;', '%3Cscript%3E',
+  '<img src=x onerror="window.ran=1;alert(1)">',
+  '"><script>window.ran=1</script>',
+  'javascript:window.ran=1',
+  '{{constructor.constructor("window.ran=1")()}}',
+  '${window.ran=1}',
+  '\u202egnp.exe\u202c',
+  'a\u200bb\u2066c\u2069',
+  '__proto__',
+  'constructor',
+  '{a|b}{name|x}',
+  '<svg/onload=window.ran=1>',
+  "' onmouseover='window.ran=1",
+  '&lt;b&gt;',
+  '%3Cscript%3E',
 ];
 
 test('a name from an event is never more than a text', async (t) => {
@@ -94,15 +131,30 @@ test('a name from an event is never more than a text', async (t) => {
   const context = await enter(t, server);
   const live = await open(context, server, 'live');
   await live.locator('[data-live="on"]').waitFor();
-  const events = HOSTILE.flatMap((name, place) => [0, 1].map((later) => ({
-    event_type: ['page_view', 'conversion'][later], user_id: `${name}${place % 3}`, feature: name, url: name, metadata: { [name]: name, variant: name }, ts: new Date(Date.now() - 60_000 * (40 - place * 2 - later)).toISOString(),
-  })));
+  const events = HOSTILE.flatMap((name, place) =>
+    [0, 1].map((later) => ({
+      event_type: ['page_view', 'conversion'][later],
+      user_id: `${name}${place % 3}`,
+      feature: name,
+      url: name,
+      metadata: { [name]: name, variant: name },
+      ts: new Date(Date.now() - 60_000 * (40 - place * 2 - later)).toISOString(),
+    })),
+  );
   await post(server, events);
-  await until('all events', async () => await live.locator('.live-table tbody tr').count() === events.length);
+  await until('all events', async () => (await live.locator('.live-table tbody tr').count()) === events.length);
   const bidi = /[\u202a-\u202e\u2066-\u2069\u200b]/u;
   const check = async (page, what) => {
     assert.equal(await page.evaluate(() => window.ran), undefined, what);
-    assert.equal(await page.locator('img:not([src="/static/icon.svg"]), body script, iframe, object, embed, [onerror], [onload], [onmouseover]').count(), 0, what);
+    assert.equal(
+      await page
+        .locator(
+          'img:not([src="/static/icon.svg"]), body script, iframe, object, embed, [onerror], [onload], [onmouseover]',
+        )
+        .count(),
+      0,
+      what,
+    );
     assert.equal(await page.locator('a[href^="javascript"]').count(), 0, what);
     assert.ok(!bidi.test(await page.evaluate(() => document.body.innerText)), `${what}: unseen characters are shown`);
     assert.deepEqual(await page.evaluate(() => window.violations), [], what);
@@ -111,16 +163,27 @@ test('a name from an event is never more than a text', async (t) => {
   assert.ok((await live.locator('.live-table').innerText()).includes(HOSTILE[0]));
   assert.ok((await live.locator('.live-table').innerText()).includes('⟨U+202E⟩gnp.exe⟨U+202C⟩'));
   const shown = {
-    funnel: { q: { steps: HOSTILE.slice(0, 4).map((feature) => ({ feature })), order: 'any', breakdown: `metadata.${HOSTILE[0]}` } },
-    experiments: { q: { exposure: { event_type: 'page_view' }, variant: 'variant', goal: { event_type: 'conversion' } } },
-    paths: { q: { limit: 50, depth: 10 } }, retention: { days: 7, q: { start: { feature: HOSTILE[0] } } }, stickiness: { filter: { [`metadata.${HOSTILE[0]}`]: HOSTILE[0], feature: HOSTILE.slice(0, 6) } },
+    funnel: {
+      q: {
+        steps: HOSTILE.slice(0, 4).map((feature) => ({ feature })),
+        order: 'any',
+        breakdown: `metadata.${HOSTILE[0]}`,
+      },
+    },
+    experiments: {
+      q: { exposure: { event_type: 'page_view' }, variant: 'variant', goal: { event_type: 'conversion' } },
+    },
+    paths: { q: { limit: 50, depth: 10 } },
+    retention: { days: 7, q: { start: { feature: HOSTILE[0] } } },
+    stickiness: { filter: { [`metadata.${HOSTILE[0]}`]: HOSTILE[0], feature: HOSTILE.slice(0, 6) } },
   };
   for (const view of VIEWS) {
     const page = await open(context, server, view, shown[view]);
     await check(page, view);
     for (const canvas of await page.locator('canvas').all()) {
       const box = await canvas.boundingBox();
-      for (const share of [0.15, 0.35, 0.55, 0.75]) await page.mouse.move(box.x + box.width * share, box.y + box.height * share);
+      for (const share of [0.15, 0.35, 0.55, 0.75])
+        await page.mouse.move(box.x + box.width * share, box.y + box.height * share);
     }
     for (const tool of await page.locator('[data-tool="table"]').all()) await tool.click();
     for (const tool of await page.locator('[data-tool="request"]').all()) {
@@ -134,7 +197,10 @@ test('a name from an event is never more than a text', async (t) => {
   const page = await open(context, server, 'overview', { days: 2 });
   const names = await panel(page, 'features').locator('.name').allTextContents();
   assert.equal(names.length, 10);
-  assert.equal(names[0].replaceAll(/⟨U\+([0-9A-F]+)⟩/g, (_, code) => String.fromCodePoint(parseInt(code, 16))), rows[0].feature);
+  assert.equal(
+    names[0].replaceAll(/⟨U\+([0-9A-F]+)⟩/g, (_, code) => String.fromCodePoint(parseInt(code, 16))),
+    rows[0].feature,
+  );
   const cohorts = await open(context, server, 'overview', { days: 2, filter: { feature: HOSTILE[0] } });
   await cohorts.locator('[data-pick="cohort"]').click();
   await cohorts.getByText('New cohort').click();
@@ -150,7 +216,13 @@ test('a name from an event is never more than a text', async (t) => {
 
 test('an address that somebody made to do harm does none', async (t) => {
   const context = await enter(t, filled);
-  for (const given of [{ tz: HOSTILE[0] }, { cohort: HOSTILE[0] }, { filter: { [HOSTILE[0]]: HOSTILE[1] } }, { q: { steps: [{ feature: { evil: HOSTILE[0] } }, { __proto__: HOSTILE[0], feature: [HOSTILE[0]] }] } }, { end: HOSTILE[2] }]) {
+  for (const given of [
+    { tz: HOSTILE[0] },
+    { cohort: HOSTILE[0] },
+    { filter: { [HOSTILE[0]]: HOSTILE[1] } },
+    { q: { steps: [{ feature: { evil: HOSTILE[0] } }, { __proto__: HOSTILE[0], feature: [HOSTILE[0]] }] } },
+    { end: HOSTILE[2] },
+  ]) {
     const page = await open(context, filled, 'funnel', { ...OWN.funnel, ...given });
     assert.equal(await page.evaluate(() => window.ran), undefined);
     assert.equal(await page.locator('[onerror], body script').count(), 0);
@@ -161,14 +233,16 @@ test('an address that somebody made to do harm does none', async (t) => {
 test('no text becomes HTML, whoever asks for it', async (t) => {
   const context = await enter(t, filled);
   const page = await open(context, filled, 'overview');
-  const outcomes = await page.evaluate(() => ['<b>x</b>', ''].map((text) => {
-    try {
-      document.createElement('div').innerHTML = text;
-      return 'done';
-    } catch (error) {
-      return error.name;
-    }
-  }));
+  const outcomes = await page.evaluate(() =>
+    ['<b>x</b>', ''].map((text) => {
+      try {
+        document.createElement('div').innerHTML = text;
+        return 'done';
+      } catch (error) {
+        return error.name;
+      }
+    }),
+  );
   assert.deepEqual(outcomes, ['TypeError', 'done']);
 });
 
@@ -190,22 +264,55 @@ test('an empty store says how to send the first event, and shows it when it come
 
 test('where nobody is known every view says that, and what to do', async (t) => {
   const server = await serve(t);
-  await post(server, Array.from({ length: 12 }, (_, n) => ({ event_type: ['page_view', 'action', 'conversion'][n % 3], feature: ['home', 'cart'][n % 2], metadata: { variant: 'a' }, ts: new Date(Date.now() - n * 3_600_000).toISOString() })));
+  await post(
+    server,
+    Array.from({ length: 12 }, (_, n) => ({
+      event_type: ['page_view', 'action', 'conversion'][n % 3],
+      feature: ['home', 'cart'][n % 2],
+      metadata: { variant: 'a' },
+      ts: new Date(Date.now() - n * 3_600_000).toISOString(),
+    })),
+  );
   const context = await enter(t, server);
-  const given = { funnel: { q: { steps: [{ feature: 'home' }, { feature: 'cart' }] } }, experiments: { q: { exposure: { event_type: 'page_view' }, variant: 'variant', goal: { event_type: 'conversion' } } } };
-  const panels = { overview: ['active-users'], lifecycle: ['lifecycle'], stickiness: ['stickiness', 'stickiness-ratio'], funnel: ['funnel'], retention: ['retention'], paths: ['paths', 'whole-paths'], experiments: ['experiment'] };
+  const given = {
+    funnel: { q: { steps: [{ feature: 'home' }, { feature: 'cart' }] } },
+    experiments: {
+      q: { exposure: { event_type: 'page_view' }, variant: 'variant', goal: { event_type: 'conversion' } },
+    },
+  };
+  const panels = {
+    overview: ['active-users'],
+    lifecycle: ['lifecycle'],
+    stickiness: ['stickiness', 'stickiness-ratio'],
+    funnel: ['funnel'],
+    retention: ['retention'],
+    paths: ['paths', 'whole-paths'],
+    experiments: ['experiment'],
+  };
   for (const [view, names] of Object.entries(panels)) {
     for (const filter of [{}, { event_type: ['page_view', 'conversion', 'action'] }]) {
-      const page = await open(context, server, view, { days: 7, ...given[view], ...(Object.keys(filter).length && { filter }) });
+      const page = await open(context, server, view, {
+        days: 7,
+        ...given[view],
+        ...(Object.keys(filter).length && { filter }),
+      });
       for (const name of names) {
         const text = await panel(page, name).textContent();
         assert.match(text, /None of the 12 events has a user/, `${view}: ${name}`);
         assert.ok(text.includes("EchoPilot.setUserId('user_12345')") && !text.includes('meets the filter'), text);
       }
-      if (view === 'overview') assert.match(await panel(page, 'usage').locator('[data-note="unnamed"]').textContent(), /None of the 12 events has a user.*setUserId/);
+      if (view === 'overview')
+        assert.match(
+          await panel(page, 'usage').locator('[data-note="unnamed"]').textContent(),
+          /None of the 12 events has a user.*setUserId/,
+        );
       await assertAccessible(page, view);
       await page.setViewportSize({ width: 360, height: 740 });
-      assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth), 0, view);
+      assert.equal(
+        await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth),
+        0,
+        view,
+      );
       await page.close();
     }
   }
@@ -225,7 +332,9 @@ test('below a path of a proxy everything is there, and what the page shows names
   const strays = [];
   const proxy = http.createServer((request, response) => {
     if (request.url === '/site') {
-      response.writeHead(200, { 'Content-Type': 'text/html' }).end(`<!doctype html><title>site</title>${snippet('/tools/stats/static/js/telemetry.js')}`);
+      response
+        .writeHead(200, { 'Content-Type': 'text/html' })
+        .end(`<!doctype html><title>site</title>${snippet('/tools/stats/static/js/telemetry.js')}`);
       return;
     }
     if (!request.url.startsWith('/tools/stats/')) {
@@ -233,18 +342,27 @@ test('below a path of a proxy everything is there, and what the page shows names
       response.writeHead(404).end();
       return;
     }
-    const onward = http.request(server.url + request.url.slice('/tools/stats'.length), { method: request.method, headers: request.headers, agent: false }, (answer) => {
-      response.writeHead(answer.statusCode, answer.headers);
-      answer.pipe(response);
-    });
+    const onward = http.request(
+      server.url + request.url.slice('/tools/stats'.length),
+      { method: request.method, headers: request.headers, agent: false },
+      (answer) => {
+        response.writeHead(answer.statusCode, answer.headers);
+        answer.pipe(response);
+      },
+    );
     onward.on('error', () => response.destroy());
     request.pipe(onward);
   });
-  await new Promise((resolve) => { proxy.listen(0, '127.0.0.1', resolve); });
-  t.after(() => new Promise((resolve) => {
-    proxy.close(resolve);
-    proxy.closeAllConnections();
-  }));
+  await new Promise((resolve) => {
+    proxy.listen(0, '127.0.0.1', resolve);
+  });
+  t.after(
+    () =>
+      new Promise((resolve) => {
+        proxy.close(resolve);
+        proxy.closeAllConnections();
+      }),
+  );
   const origin = `http://127.0.0.1:${proxy.address().port}`;
   const mounted = { url: `${origin}/tools/stats` };
   const context = await enter(t, mounted);
@@ -290,10 +408,17 @@ test('a button makes a history up, beside the data and apart from it', async (t)
   await page.waitForURL(/\/demo\//);
   await settled(page);
   await page.getByText('Made-up history, to look around.').waitFor();
-  const { rows } = await ask(server, { metric: 'active_users', days: 30, end: (await getJson(server, '/demo/api/analytics/status')).last_day }, '/demo/api/analytics');
+  const { rows } = await ask(
+    server,
+    { metric: 'active_users', days: 30, end: (await getJson(server, '/demo/api/analytics/status')).last_day },
+    '/demo/api/analytics',
+  );
   assert.ok(rows.every((row) => row.dau > 0));
   const shown = await tableOf(page, 'active-users');
-  assert.deepEqual(shown.map((row) => row.filter((cell) => typeof cell === 'number')), rows.map(({ dau, wau, mau, stickiness }) => [dau, wau, mau, stickiness]));
+  assert.deepEqual(
+    shown.map((row) => row.filter((cell) => typeof cell === 'number')),
+    rows.map(({ dau, wau, mau, stickiness }) => [dau, wau, mau, stickiness]),
+  );
   for (const view of VIEWS) await (await open(context, server, view, OWN[view], '/demo/')).close();
   await page.getByRole('link', { name: 'Back to your data' }).click();
   await page.getByText('No events yet').waitFor();
@@ -302,20 +427,41 @@ test('a button makes a history up, beside the data and apart from it', async (t)
 
 test('live events appear as they are accepted, newest first, and wait while one reads', async (t) => {
   const server = await serve(t);
-  await post(server, [{ event_type: 'page_view', user_id: 'before', feature: 'first', metadata: { plan: 'pro', n: 1.5 } }]);
+  await post(server, [
+    { event_type: 'page_view', user_id: 'before', feature: 'first', metadata: { plan: 'pro', n: 1.5 } },
+  ]);
   const context = await enter(t, server);
   const page = await open(context, server, 'live');
   const rows = page.locator('.live-table tbody tr');
-  await until('the event before', async () => await rows.count() === 1);
-  assert.deepEqual((await rows.first().locator('td').allTextContents()).slice(1), ['Page view', 'first', 'before', '–', 'plan: pro, n: 1.5']);
-  for (let n = 0; n < 5; n += 1) await post(server, [{ event_type: 'action', user_id: `u${n}`, feature: 'f' }, { event_type: 'conversion', feature: 'g', url: '/here' }]);
-  await until('all events', async () => await rows.count() === 11);
-  assert.deepEqual((await rows.first().locator('td').allTextContents()).slice(1), ['Conversion', 'g', 'anonymous', '/here', '–']);
+  await until('the event before', async () => (await rows.count()) === 1);
+  assert.deepEqual((await rows.first().locator('td').allTextContents()).slice(1), [
+    'Page view',
+    'first',
+    'before',
+    '–',
+    'plan: pro, n: 1.5',
+  ]);
+  for (let n = 0; n < 5; n += 1)
+    await post(server, [
+      { event_type: 'action', user_id: `u${n}`, feature: 'f' },
+      { event_type: 'conversion', feature: 'g', url: '/here' },
+    ]);
+  await until('all events', async () => (await rows.count()) === 11);
+  assert.deepEqual((await rows.first().locator('td').allTextContents()).slice(1), [
+    'Conversion',
+    'g',
+    'anonymous',
+    '/here',
+    '–',
+  ]);
   assert.equal(await page.locator('[data-accepted]').getAttribute('data-accepted'), '10');
   await page.getByRole('button', { name: 'Pause' }).click();
   await post(server, [{ event_type: 'action', user_id: 'later', feature: 'f' }]);
-  await until('the event at the server', async () => (await getJson(server, '/api/analytics/status')).accepted.since_start === 12);
-  await until('the event in the page', async () => await page.locator('[data-accepted="11"]').count() === 1);
+  await until(
+    'the event at the server',
+    async () => (await getJson(server, '/api/analytics/status')).accepted.since_start === 12,
+  );
+  await until('the event in the page', async () => (await page.locator('[data-accepted="11"]').count()) === 1);
   assert.equal(await rows.count(), 11);
   await page.getByRole('button', { name: 'Go on' }).click();
   assert.equal(await rows.count(), 12);
@@ -389,7 +535,8 @@ for (const colorScheme of ['light', 'dark']) {
 test('everything can be done with the keyboard', async (t) => {
   const context = await enter(t, filled);
   const page = await open(context, filled, 'overview');
-  const focused = () => page.evaluate(() => document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent);
+  const focused = () =>
+    page.evaluate(() => document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent);
   const tabTo = async (what) => {
     for (let n = 0; n < 60; n += 1) {
       await page.keyboard.press('Tab');
@@ -432,11 +579,18 @@ test('everything can be done with the keyboard', async (t) => {
 });
 
 test('no view is wider than the screen, from phone to wide', async (t) => {
-  for (const [width, height] of [[360, 740], [768, 1024], [1366, 768], [2560, 1440]]) {
+  for (const [width, height] of [
+    [360, 740],
+    [768, 1024],
+    [1366, 768],
+    [2560, 1440],
+  ]) {
     const context = await enter(t, filled, { viewport: { width, height } });
     for (const view of VIEWS) {
       const page = await open(context, filled, view, OWN[view]);
-      const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      const over = await page.evaluate(
+        () => document.documentElement.scrollWidth - document.documentElement.clientWidth,
+      );
       assert.ok(over <= 0, `${view} at ${width}: ${over} too wide`);
       await page.close();
     }

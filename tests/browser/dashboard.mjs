@@ -10,25 +10,47 @@ import { KEY, PATIENCE_MS, PROGRAM, Server } from './harness.mjs';
 /** A folder with files to serve instead of those in the binary: quicker while one works on the dashboard. */
 const STATIC = process.env.ECHOPILOT_TEST_STATIC;
 
-export const VIEWS = ['overview', 'lifecycle', 'stickiness', 'funnel', 'retention', 'paths', 'experiments', 'live', 'engine'];
+export const VIEWS = [
+  'overview',
+  'lifecycle',
+  'stickiness',
+  'funnel',
+  'retention',
+  'paths',
+  'experiments',
+  'live',
+  'engine',
+];
 
 /** Runs a command of the program in a folder. */
-export const command = (folder, ...given) => promisify(execFile)(PROGRAM, [...given, '--data-dir', folder], { env: { PATH: process.env.PATH } });
+export const command = (folder, ...given) =>
+  promisify(execFile)(PROGRAM, [...given, '--data-dir', folder], { env: { PATH: process.env.PATH } });
 
 /** A server over a made-up history, the same each time but for its dates. */
-export const demoServer = (settings) => Server.start({
-  settings, prepare: (folder) => command(folder, 'demo', '--events', '20000', '--days', '70', '--users', '400', '--features', '14', '--seed', '7'),
-});
+export const demoServer = (settings) =>
+  Server.start({
+    settings,
+    prepare: (folder) =>
+      command(folder, 'demo', '--events', '20000', '--days', '70', '--users', '400', '--features', '14', '--seed', '7'),
+  });
 
 /** Sends events, at most a hundred. */
 export async function post(server, events) {
-  const response = await fetch(`${server.url}/api/analytics/event`, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ events }) });
+  const response = await fetch(`${server.url}/api/analytics/event`, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json' },
+    body: JSON.stringify({ events }),
+  });
   assert.equal(response.status, 200, await response.text());
 }
 
 /** A question, asked as a program would. */
 export async function ask(server, question, base = '/api/analytics') {
-  const response = await fetch(`${server.url}${base}/query`, { method: 'POST', headers: { 'Content-Type': 'application/json', 'X-Dash-Key': KEY }, body: JSON.stringify(question) });
+  const response = await fetch(`${server.url}${base}/query`, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json', 'X-Dash-Key': KEY },
+    body: JSON.stringify(question),
+  });
   const answer = await response.json();
   assert.equal(response.status, 200, answer.message);
   return answer;
@@ -41,17 +63,24 @@ export async function getJson(server, place) {
 }
 
 /** A row without nesting, in the order of the columns. */
-export const flat = (row) => Object.values(row).flatMap((value) => (value && typeof value === 'object' ? flat(value) : [value]));
+export const flat = (row) =>
+  Object.values(row).flatMap((value) => (value && typeof value === 'object' ? flat(value) : [value]));
 
 /** A visitor who has the key, unless `key` is null. Whatever a page complains about is in `complaints`. */
 export async function visitor(browser, server, { key = KEY, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1366, height: 800 }, ...options });
   context.complaints = [];
   context.setDefaultTimeout(PATIENCE_MS);
-  if (key) await context.addInitScript((value) => location.protocol.startsWith('http') && sessionStorage.setItem('echopilot.key', value), key);
+  if (key)
+    await context.addInitScript(
+      (value) => location.protocol.startsWith('http') && sessionStorage.setItem('echopilot.key', value),
+      key,
+    );
   await context.addInitScript(() => {
     window.violations = [];
-    document.addEventListener('securitypolicyviolation', ({ violatedDirective, sample }) => window.violations.push(`${violatedDirective}: ${sample}`));
+    document.addEventListener('securitypolicyviolation', ({ violatedDirective, sample }) =>
+      window.violations.push(`${violatedDirective}: ${sample}`),
+    );
   });
   if (STATIC) {
     await context.route(/\/static\/(dashboard|charts|icon)\.[a-z]+$/, async (route) => {
@@ -72,7 +101,12 @@ export async function visitor(browser, server, { key = KEY, ...options } = {}) {
 
 /** The address of a view. */
 export const address = (server, view, given = {}, base = '/') => {
-  const search = new URLSearchParams(Object.entries(given).map(([name, value]) => [name, typeof value === 'object' ? JSON.stringify(value) : String(value)]));
+  const search = new URLSearchParams(
+    Object.entries(given).map(([name, value]) => [
+      name,
+      typeof value === 'object' ? JSON.stringify(value) : String(value),
+    ]),
+  );
   return `${server.url}${base}#/${view}${search.size ? `?${search}` : ''}`;
 };
 
@@ -80,7 +114,15 @@ export const address = (server, view, given = {}, base = '/') => {
 export async function settled(page) {
   await page.waitForFunction(() => {
     const panels = [...document.querySelectorAll('[data-panel]')];
-    return panels.length > 0 && panels.every((panel) => ['ready', 'empty', 'error'].includes(panel.dataset.state) && !panel.hasAttribute('aria-busy') && (!panel.querySelector('.canvas') || panel.querySelector('canvas')));
+    return (
+      panels.length > 0 &&
+      panels.every(
+        (panel) =>
+          ['ready', 'empty', 'error'].includes(panel.dataset.state) &&
+          !panel.hasAttribute('aria-busy') &&
+          (!panel.querySelector('.canvas') || panel.querySelector('canvas')),
+      )
+    );
   });
   return page;
 }
@@ -98,7 +140,7 @@ export async function requestOf(page, name) {
   await panel(page, name).locator('[data-tool="request"]').click();
   const dialog = page.locator('dialog[open]');
   const json = dialog.locator('[data-request="json"]');
-  const question = await json.count() ? JSON.parse(await json.textContent()) : null;
+  const question = (await json.count()) ? JSON.parse(await json.textContent()) : null;
   const curl = await dialog.locator('[data-request="curl"]').textContent();
   await dialog.getByRole('button', { name: 'Close' }).click();
   return { question, curl };
@@ -108,7 +150,15 @@ export async function requestOf(page, name) {
 export async function tableOf(page, name) {
   const toggle = panel(page, name).locator('[data-tool="table"]');
   await toggle.click();
-  const rows = await panel(page, name).locator('tbody tr').evaluateAll((found) => found.map((row) => [...row.children].map((cell) => (cell.dataset.value === undefined ? cell.textContent : Number(cell.dataset.value)))));
+  const rows = await panel(page, name)
+    .locator('tbody tr')
+    .evaluateAll((found) =>
+      found.map((row) =>
+        [...row.children].map((cell) =>
+          cell.dataset.value === undefined ? cell.textContent : Number(cell.dataset.value),
+        ),
+      ),
+    );
   await toggle.click();
   return rows;
 }
@@ -125,8 +175,14 @@ export function assertTable(shown, rows, what) {
 
 /** Fails if the page does not keep the rules that axe knows. */
 export async function assertAccessible(page, what) {
-  if (!await page.evaluate(() => 'axe' in window)) await page.evaluate(axe.source);
+  if (!(await page.evaluate(() => 'axe' in window))) await page.evaluate(axe.source);
   const found = await page.evaluate(() => window.axe.run(document, { resultTypes: ['violations'] }));
-  const violations = found.violations.map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map((node) => `${node.target} ${node.any.map((one) => one.message)}`).join(' | ')}`);
+  const violations = found.violations.map(
+    ({ id, nodes }) =>
+      `${id}: ${nodes
+        .slice(0, 3)
+        .map((node) => `${node.target} ${node.any.map((one) => one.message)}`)
+        .join(' | ')}`,
+  );
   assert.deepEqual(violations, [], what);
 }

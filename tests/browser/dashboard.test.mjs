@@ -2,7 +2,19 @@
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
-import { address, ask, assertTable, demoServer, getJson, open, panel, requestOf, settled, tableOf, visitor } from './dashboard.mjs';
+import {
+  address,
+  ask,
+  assertTable,
+  demoServer,
+  getJson,
+  open,
+  panel,
+  requestOf,
+  settled,
+  tableOf,
+  visitor,
+} from './dashboard.mjs';
 import { KEY, openBrowser } from './harness.mjs';
 
 let browser;
@@ -25,7 +37,12 @@ async function enter(t, options) {
   return context;
 }
 
-const EXPERIMENT = { exposure: { event_type: 'page_view' }, variant: 'plan', goal: { event_type: 'conversion' }, control: 'pro' };
+const EXPERIMENT = {
+  exposure: { event_type: 'page_view' },
+  variant: 'plan',
+  goal: { event_type: 'conversion' },
+  control: 'pro',
+};
 
 /** Each view with its panels that ask a question, and what is asked. */
 const QUESTIONS = [
@@ -35,11 +52,37 @@ const QUESTIONS = [
   ['lifecycle', { days: 30 }, ['lifecycle']],
   ['lifecycle', { days: 60, q: { grain: 'month' }, filter: { event_type: 'action' } }, ['lifecycle']],
   ['stickiness', { days: 21 }, ['stickiness']],
-  ['funnel', { q: { steps: [{ feature: 'dashboard' }, { event_type: 'action', feature: 'reports' }, { event_type: 'conversion' }], within: '3d' } }, ['funnel']],
-  ['funnel', { q: { steps: [{ feature: 'dashboard' }, { feature: 'reports' }], order: 'any', breakdown: 'metadata.plan' } }, ['funnel']],
-  ['funnel', { q: { steps: [{ feature: 'dashboard' }, { feature: 'reports' }], exclude: [{ filter: { feature: 'inbox' }, between: [1, 2] }] } }, ['funnel']],
+  [
+    'funnel',
+    {
+      q: {
+        steps: [{ feature: 'dashboard' }, { event_type: 'action', feature: 'reports' }, { event_type: 'conversion' }],
+        within: '3d',
+      },
+    },
+    ['funnel'],
+  ],
+  [
+    'funnel',
+    { q: { steps: [{ feature: 'dashboard' }, { feature: 'reports' }], order: 'any', breakdown: 'metadata.plan' } },
+    ['funnel'],
+  ],
+  [
+    'funnel',
+    {
+      q: {
+        steps: [{ feature: 'dashboard' }, { feature: 'reports' }],
+        exclude: [{ filter: { feature: 'inbox' }, between: [1, 2] }],
+      },
+    },
+    ['funnel'],
+  ],
   ['retention', { days: 56 }, ['retention']],
-  ['retention', { days: 14, q: { cohort: 'recurring', returning: 'on_or_after', start: { event_type: 'action' } } }, ['retention']],
+  [
+    'retention',
+    { days: 14, q: { cohort: 'recurring', returning: 'on_or_after', start: { event_type: 'action' } } },
+    ['retention'],
+  ],
   ['paths', {}, ['paths']],
   ['paths', { q: { by: 'session', depth: 3, limit: 5, start: { feature: 'inbox' } } }, ['paths']],
   ['experiments', { days: 60, q: EXPERIMENT }, ['experiment']],
@@ -73,21 +116,36 @@ test('the cards are the usage of the window, and the days of it that are over ag
   const [closed, then] = [await usage(13, day(today, -1)), await usage(13, day(today, -15))];
   const card = (name) => page.locator(`[data-card="${name}"]`);
   const delta = (name) => card(name).locator('[data-delta]').getAttribute('data-delta').then(Number);
-  for (const [name, key] of [['dau', 'dau'], ['wau', 'wau'], ['mau', 'mau'], ['events', 'total_events']]) {
+  for (const [name, key] of [
+    ['dau', 'dau'],
+    ['wau', 'wau'],
+    ['mau', 'mau'],
+    ['events', 'total_events'],
+  ]) {
     assert.equal(Number(await card(name).locator('[data-value]').getAttribute('data-value')), now[key], name);
     if (name !== 'wau') assert.equal(await delta(name), closed[key] / then[key] - 1, name);
   }
   // One whole week, or two, against as many before.
-  const weeks = (await ask(server, { metric: 'active_users', grain: 'week', days: 14 })).rows.filter((row) => !row.partial);
-  const before = (await ask(server, { metric: 'active_users', grain: 'week', days: 7 * weeks.length, end: day(weeks[0].period, -1) })).rows;
+  const weeks = (await ask(server, { metric: 'active_users', grain: 'week', days: 14 })).rows.filter(
+    (row) => !row.partial,
+  );
+  const before = (
+    await ask(server, { metric: 'active_users', grain: 'week', days: 7 * weeks.length, end: day(weeks[0].period, -1) })
+  ).rows;
   const sum = (rows) => rows.reduce((users, row) => users + row.users, 0);
   assert.equal(before.length, weeks.length);
   assert.ok(before.every((row) => !row.partial));
   assert.equal(await delta('wau'), sum(weeks) / sum(before) - 1);
   assert.match(await card('events').locator('.delta').innerText(), /^(▲ \+|▼ -)\d+\.\d%/);
-  assert.match(await panel(page, 'usage').locator('[data-note="compared"]').textContent(), /days that are not over are left out/);
+  assert.match(
+    await panel(page, 'usage').locator('[data-note="compared"]').textContent(),
+    /days that are not over are left out/,
+  );
   const days = (await ask(server, { metric: 'active_users', days: 14 })).rows;
-  assert.equal(Number(await card('stickiness').locator('[data-value]').getAttribute('data-value')), days.at(-2).stickiness);
+  assert.equal(
+    Number(await card('stickiness').locator('[data-value]').getAttribute('data-value')),
+    days.at(-2).stickiness,
+  );
   const shown = await requestOf(page, 'usage');
   assert.match(shown.curl, /usage\?days=14/);
 });
@@ -96,9 +154,20 @@ test('a window of days that are over is compared as it is', async (t) => {
   const context = await enter(t);
   const { last_day: last } = await getJson(server, '/api/analytics/status');
   const page = await open(context, server, 'overview', { days: 21, end: last });
-  const [now, then] = [await getJson(server, `/api/analytics/usage?days=21&end=${last}`), await getJson(server, `/api/analytics/usage?days=21&end=${day(last, -21)}`)];
-  for (const [name, key] of [['dau', 'dau'], ['mau', 'mau'], ['events', 'total_events']]) {
-    assert.equal(Number(await page.locator(`[data-card="${name}"] [data-delta]`).getAttribute('data-delta')), now[key] / then[key] - 1, name);
+  const [now, then] = [
+    await getJson(server, `/api/analytics/usage?days=21&end=${last}`),
+    await getJson(server, `/api/analytics/usage?days=21&end=${day(last, -21)}`),
+  ];
+  for (const [name, key] of [
+    ['dau', 'dau'],
+    ['mau', 'mau'],
+    ['events', 'total_events'],
+  ]) {
+    assert.equal(
+      Number(await page.locator(`[data-card="${name}"] [data-delta]`).getAttribute('data-delta')),
+      now[key] / then[key] - 1,
+      name,
+    );
   }
   assert.equal(await page.locator('[data-note="compared"]').count(), 0);
 });
@@ -107,10 +176,16 @@ test('nothing is compared with days before the first event, nor with a day that 
   const context = await enter(t);
   const { first_day: first, last_day: last } = await getJson(server, '/api/analytics/status');
   // The store is 70 days old: of the 40 days before these 40, it has seen 30.
-  for (const [given, says] of [[{ days: 40, end: last }, /the first event is of/], [{ days: 35, end: last }, /the first event is of/], [{ days: 40, end: last, filter: { event_type: 'action' } }, /the first event is of/], [{ days: 1 }, /no day of the window is over/]]) {
+  for (const [given, says] of [
+    [{ days: 40, end: last }, /the first event is of/],
+    [{ days: 35, end: last }, /the first event is of/],
+    [{ days: 40, end: last, filter: { event_type: 'action' } }, /the first event is of/],
+    [{ days: 1 }, /no day of the window is over/],
+  ]) {
     const page = await open(context, server, 'overview', given);
-    const isEmpty = await panel(page, 'usage').getAttribute('data-state') === 'empty';
-    if (!isEmpty) assert.equal(await page.locator('[data-delta], .rank .delta:not(:empty)').count(), 0, JSON.stringify(given));
+    const isEmpty = (await panel(page, 'usage').getAttribute('data-state')) === 'empty';
+    if (!isEmpty)
+      assert.equal(await page.locator('[data-delta], .rank .delta:not(:empty)').count(), 0, JSON.stringify(given));
     assert.match(await panel(page, 'usage').locator('[data-note="no-comparison"]').textContent(), says);
     await page.close();
   }
@@ -126,7 +201,10 @@ test('periods that are cut are drawn as such, and no part of trends', async (t) 
   const given = { days: 30, end: thursday, q: { grain: 'week' } };
   const page = await open(context, server, 'overview', given);
   const { rows } = await ask(server, { metric: 'active_users', grain: 'week', days: 30, end: thursday });
-  assert.deepEqual(rows.map((row) => row.partial), [true, false, false, false, true]);
+  assert.deepEqual(
+    rows.map((row) => row.partial),
+    [true, false, false, false, true],
+  );
   const note = await panel(page, 'active-users').locator('[data-note="cut"]').textContent();
   assert.equal(note.match(/Week of/g).length, 2);
   assertTable(await tableOf(page, 'active-users'), rows, 'active users');
@@ -136,16 +214,29 @@ test('periods that are cut are drawn as such, and no part of trends', async (t) 
   await page.getByText(/The window begins on/).waitFor();
   await page.mouse.move(box.x + box.width - 90, box.y + box.height / 2);
   await page.getByText(/The window ends on/).waitFor();
-  for (const [view, name] of [['lifecycle', 'lifecycle'], ['retention', 'retention'], ['stickiness', 'stickiness']]) {
+  for (const [view, name] of [
+    ['lifecycle', 'lifecycle'],
+    ['retention', 'retention'],
+    ['stickiness', 'stickiness'],
+  ]) {
     const other = await open(context, server, view, given);
-    assert.equal((await panel(other, name).locator('[data-note="cut"]').textContent()).match(/Week of/g).length, 2, view);
+    assert.equal(
+      (await panel(other, name).locator('[data-note="cut"]').textContent()).match(/Week of/g).length,
+      2,
+      view,
+    );
     await other.close();
   }
   // Gained per lost is of the whole weeks.
   const lifecycle = await open(context, server, 'lifecycle', given);
-  const whole = (await ask(server, { metric: 'lifecycle', grain: 'week', days: 30, end: thursday })).rows.filter((row) => !row.partial);
+  const whole = (await ask(server, { metric: 'lifecycle', grain: 'week', days: 30, end: thursday })).rows.filter(
+    (row) => !row.partial,
+  );
   const sum = (name) => whole.reduce((total, row) => total + row[name], 0);
-  assert.equal(Number(await lifecycle.locator('[data-fact="ratio"]').getAttribute('data-value')), (sum('new') + sum('resurrecting')) / -sum('dormant'));
+  assert.equal(
+    Number(await lifecycle.locator('[data-fact="ratio"]').getAttribute('data-value')),
+    (sum('new') + sum('resurrecting')) / -sum('dormant'),
+  );
 });
 
 test('with a cohort or a filter the cards count only what it lets through', async (t) => {
@@ -156,8 +247,13 @@ test('with a cohort or a filter the cards count only what it lets through', asyn
   const types = await ask(server, { metric: 'event_types', days: 14, filter });
   const value = (name) => page.locator(`[data-card="${name}"] [data-value]`).getAttribute('data-value').then(Number);
   assert.equal(await value('mau'), sticky.rows[0].cumulative);
-  assert.equal(await value('events'), types.rows.reduce((sum, row) => sum + row.events, 0));
-  const days = (await ask(server, { metric: 'active_users', days: 14, filter })).rows.map((row) => row.dau).filter(Boolean);
+  assert.equal(
+    await value('events'),
+    types.rows.reduce((sum, row) => sum + row.events, 0),
+  );
+  const days = (await ask(server, { metric: 'active_users', days: 14, filter })).rows
+    .map((row) => row.dau)
+    .filter(Boolean);
   assert.equal(await value('dau'), days.reduce((a, b) => a + b) / days.length);
 });
 
@@ -165,18 +261,39 @@ test('top features have their events, users and change', async (t) => {
   const context = await enter(t);
   const page = await open(context, server, 'overview', { days: 20 });
   const { rows, window } = await ask(server, { metric: 'feature_usage', days: 20, limit: 10 });
-  const eventsOf = async (end) => new Map((await ask(server, { metric: 'feature_usage', days: 19, end })).rows.map((row) => [row.feature, row.events]));
+  const eventsOf = async (end) =>
+    new Map(
+      (await ask(server, { metric: 'feature_usage', days: 19, end })).rows.map((row) => [row.feature, row.events]),
+    );
   const [closed, then] = [await eventsOf(day(window.to, -1)), await eventsOf(day(window.to, -21))];
-  const shown = await panel(page, 'features').locator('li').evaluateAll((found) => found.map((line) => [line.querySelector('.name').textContent, Number(line.dataset.featureEvents), line.querySelectorAll('svg').length]));
-  assert.deepEqual(shown, rows.map((row) => [row.feature, row.events, 1]));
+  const shown = await panel(page, 'features')
+    .locator('li')
+    .evaluateAll((found) =>
+      found.map((line) => [
+        line.querySelector('.name').textContent,
+        Number(line.dataset.featureEvents),
+        line.querySelectorAll('svg').length,
+      ]),
+    );
+  assert.deepEqual(
+    shown,
+    rows.map((row) => [row.feature, row.events, 1]),
+  );
   const table = await tableOf(page, 'features');
-  assertTable(table, rows.map((row) => ({ ...row, change: closed.get(row.feature) / then.get(row.feature) - 1 })), 'features');
+  assertTable(
+    table,
+    rows.map((row) => ({ ...row, change: closed.get(row.feature) / then.get(row.feature) - 1 })),
+    'features',
+  );
 });
 
 test('every panel gives its rows as CSV, as the server writes them, and its chart as PNG', async (t) => {
   const context = await enter(t, { acceptDownloads: true });
   const saved = async (page, name, tool) => {
-    const [download] = await Promise.all([page.waitForEvent('download'), panel(page, name).locator(`[data-tool="${tool}"]`).click()]);
+    const [download] = await Promise.all([
+      page.waitForEvent('download'),
+      panel(page, name).locator(`[data-tool="${tool}"]`).click(),
+    ]);
     return [download.suggestedFilename(), await readFile(await download.path())];
   };
   const seen = new Set();
@@ -186,10 +303,14 @@ test('every panel gives its rows as CSV, as the server writes them, and its char
     const page = await open(context, server, view, given);
     for (const name of panels) {
       const { question } = await requestOf(page, name);
-      const response = await fetch(`${server.url}/api/analytics/query`, { method: 'POST', headers: { 'Content-Type': 'application/json', Accept: 'text/csv; variant=spreadsheet', 'X-Dash-Key': KEY }, body: JSON.stringify(question) });
+      const response = await fetch(`${server.url}/api/analytics/query`, {
+        method: 'POST',
+        headers: { 'Content-Type': 'application/json', Accept: 'text/csv; variant=spreadsheet', 'X-Dash-Key': KEY },
+        body: JSON.stringify(question),
+      });
       const [csvName, csv] = await saved(page, name, 'csv');
       assert.deepEqual(csv, Buffer.from(await response.arrayBuffer()), name);
-      assert.equal(csv.toString().charCodeAt(0), 0xFEFF, name);
+      assert.equal(csv.toString().charCodeAt(0), 0xfeff, name);
       assert.match(csvName, /^echopilot-[a-z-]+-\d{4}-\d{2}-\d{2}-\d{4}-\d{2}-\d{2}\.csv$/);
       const [pngName, png] = await saved(page, name, 'png');
       assert.match(pngName, /\.png$/);
@@ -198,7 +319,11 @@ test('every panel gives its rows as CSV, as the server writes them, and its char
     }
     await page.close();
   }
-  for (const [view, name] of [['live', 'live-rate'], ['engine', 'rate'], ['overview', 'features']]) {
+  for (const [view, name] of [
+    ['live', 'live-rate'],
+    ['engine', 'rate'],
+    ['overview', 'features'],
+  ]) {
     const page = await open(context, server, view);
     const [, png] = await saved(page, name, 'png');
     assert.equal(png.subarray(1, 4).toString(), 'PNG', name);
@@ -217,7 +342,7 @@ test('what is chosen at the top is in the address, and the address shows it to s
   await page.locator('[data-pick="days"]').click();
   await page.getByLabel('Number of days').fill('10');
   await page.getByLabel('Last day').fill('2026-01-01');
-  await page.getByRole('button', { name: 'Show' , exact: true }).click();
+  await page.getByRole('button', { name: 'Show', exact: true }).click();
   assert.match(page.url(), /days=10&end=2026-01-01/);
   await page.locator('[data-pick="days"]').click();
   await page.getByRole('button', { name: 'Last 7 days' }).click();
@@ -236,7 +361,12 @@ test('what is chosen at the top is in the address, and the address shows it to s
   assertTable(await tableOf(page, 'active-users'), rows, 'active users');
   const shared = page.url();
   assert.ok(!shared.includes(KEY));
-  const other = await settled(await (await enter(t)).newPage().then(async (fresh) => { await fresh.goto(shared); return fresh; }));
+  const other = await settled(
+    await (await enter(t)).newPage().then(async (fresh) => {
+      await fresh.goto(shared);
+      return fresh;
+    }),
+  );
   assertTable(await tableOf(other, 'active-users'), rows, 'active users of the other');
   await page.goBack();
   await settled(page);
@@ -251,9 +381,20 @@ test('what is chosen at the top is in the address, and the address shows it to s
 test('a value with a comma or blanks at its ends survives opening and applying a filter', async (t) => {
   const context = await enter(t);
   for (const filter of [
-    { 'metadata.title': 'Hello, world' }, { feature: ' reports ' }, { feature: ['a, b', ' c', 'd '] }, { 'metadata.note': '' }, { 'metadata.lines': 'one\ntwo' }, { 'metadata.seats': 5 }, { 'metadata.beta': [true, 'true', 1.5] },
-    { url: { prefix: ' /docs, ' } }, { 'metadata.seats': { min: 0, max: 1.5 } }, { 'metadata.a': { exists: false }, 'metadata.b': { exists: true } }, { event_type: ['action', 'conversion'] }, { event_type: { prefix: 'a' }, feature: '"quoted", twice' },
-    { feature: { prefix: '' } }, { feature: { contains: 'x, y' }, 'metadata.p': { not: ['a', ' b'] } },
+    { 'metadata.title': 'Hello, world' },
+    { feature: ' reports ' },
+    { feature: ['a, b', ' c', 'd '] },
+    { 'metadata.note': '' },
+    { 'metadata.lines': 'one\ntwo' },
+    { 'metadata.seats': 5 },
+    { 'metadata.beta': [true, 'true', 1.5] },
+    { url: { prefix: ' /docs, ' } },
+    { 'metadata.seats': { min: 0, max: 1.5 } },
+    { 'metadata.a': { exists: false }, 'metadata.b': { exists: true } },
+    { event_type: ['action', 'conversion'] },
+    { event_type: { prefix: 'a' }, feature: '"quoted", twice' },
+    { feature: { prefix: '' } },
+    { feature: { contains: 'x, y' }, 'metadata.p': { not: ['a', ' b'] } },
   ]) {
     const page = await open(context, server, 'stickiness', { filter });
     const before = page.url();
@@ -269,7 +410,9 @@ test('a value with a comma or blanks at its ends survives opening and applying a
   await page.getByRole('button', { name: 'Apply' }).click();
   await settled(page);
   assert.deepEqual(await page.locator('.chip').allTextContents(), ['feature is “ Hello, world ”']);
-  assert.deepEqual(JSON.parse(new URLSearchParams(page.url().split('?')[1]).get('filter')), { feature: ' Hello, world ' });
+  assert.deepEqual(JSON.parse(new URLSearchParams(page.url().split('?')[1]).get('filter')), {
+    feature: ' Hello, world ',
+  });
 });
 
 test('a filter that cannot be kept is not dropped: the editor says what is the matter', async (t) => {
@@ -304,7 +447,10 @@ test('a filter that cannot be kept is not dropped: the editor says what is the m
 
 test('a step keeps what its editor cannot show, and two conditions on one property', async (t) => {
   const context = await enter(t);
-  const steps = [{ feature: ['reports', 'a, b '], 'metadata.plan': ' pro, ', 'metadata.seats': 5 }, { feature: 'inbox' }];
+  const steps = [
+    { feature: ['reports', 'a, b '], 'metadata.plan': ' pro, ', 'metadata.seats': 5 },
+    { feature: 'inbox' },
+  ];
   const page = await open(context, server, 'funnel', { q: { steps } });
   const shown = async () => (await requestOf(page, 'funnel')).question.steps;
   assert.deepEqual(await shown(), steps);
@@ -354,32 +500,59 @@ test('a funnel is built step by step', async (t) => {
   // It begins with the two features that are used most.
   await page.waitForURL(/steps/);
   await settled(page);
-  const { rows: [first, second, third] } = await ask(server, { metric: 'feature_usage', days: 90, limit: 3 });
+  const {
+    rows: [first, second, third],
+  } = await ask(server, { metric: 'feature_usage', days: 90, limit: 3 });
   assert.equal(await page.getByLabel('Step 1: feature').inputValue(), first.feature);
   await page.getByLabel('Step 2: feature').focus();
-  await page.waitForFunction((name) => [...document.querySelectorAll('#known-features option')].some((option) => option.value === name), third.feature);
+  await page.waitForFunction(
+    (name) => [...document.querySelectorAll('#known-features option')].some((option) => option.value === name),
+    third.feature,
+  );
   await page.getByRole('button', { name: 'Add a step' }).click();
   await page.getByText('One more step').waitFor();
   const change = async (act) => {
     await act();
     await settled(page);
   };
-  await change(async () => { await page.getByLabel('Step 3: feature').fill(third.feature); await page.getByLabel('Step 3: feature').blur(); });
+  await change(async () => {
+    await page.getByLabel('Step 3: feature').fill(third.feature);
+    await page.getByLabel('Step 3: feature').blur();
+  });
   await change(() => page.getByLabel('Step 3: event type').selectOption('action'));
-  await change(async () => { await page.getByLabel('Conversion window', { exact: true }).fill('5'); await page.getByLabel('Conversion window', { exact: true }).blur(); });
+  await change(async () => {
+    await page.getByLabel('Conversion window', { exact: true }).fill('5');
+    await page.getByLabel('Conversion window', { exact: true }).blur();
+  });
   await change(() => page.getByLabel('Order').selectOption('strict'));
   await change(() => page.getByRole('button', { name: 'Move step 3 up' }).click());
-  await change(async () => { await page.getByLabel('Excluded feature').fill('calendar'); await page.getByLabel('Excluded feature').blur(); });
+  await change(async () => {
+    await page.getByLabel('Excluded feature').fill('calendar');
+    await page.getByLabel('Excluded feature').blur();
+  });
   const { question } = await requestOf(page, 'funnel');
   assert.deepEqual(question, {
-    metric: 'funnel', steps: [{ feature: first.feature }, { event_type: 'action', feature: third.feature }, { feature: second.feature }], within: '5d', order: 'strict', exclude: [{ filter: { feature: 'calendar' } }], days: 30,
+    metric: 'funnel',
+    steps: [{ feature: first.feature }, { event_type: 'action', feature: third.feature }, { feature: second.feature }],
+    within: '5d',
+    order: 'strict',
+    exclude: [{ filter: { feature: 'calendar' } }],
+    days: 30,
   });
   const { rows, exclusion_rule: rule } = await ask(server, question);
   assert.ok((await panel(page, 'funnel').locator('[data-note="exclusion"]').textContent()).includes(rule));
   assertTable(await tableOf(page, 'funnel'), rows, 'funnel');
-  assert.equal(Number(await page.locator('[data-fact="conversion"]').getAttribute('data-value')), rows[2].conversion_from_first);
-  const users = await page.locator('[data-step]').evaluateAll((steps) => steps.map((step) => Number(step.dataset.users)));
-  assert.deepEqual(users, rows.map((row) => row.users));
+  assert.equal(
+    Number(await page.locator('[data-fact="conversion"]').getAttribute('data-value')),
+    rows[2].conversion_from_first,
+  );
+  const users = await page
+    .locator('[data-step]')
+    .evaluateAll((steps) => steps.map((step) => Number(step.dataset.users)));
+  assert.deepEqual(
+    users,
+    rows.map((row) => row.users),
+  );
   await change(() => page.getByLabel('Breakdown').selectOption('event_type'));
   const broken = await requestOf(page, 'funnel');
   assert.equal(broken.question.breakdown, 'event_type');
@@ -391,12 +564,23 @@ test('lifecycle, experiments and the engine sum up what their tables say', async
   const page = await open(context, server, 'lifecycle', { days: 28, q: { grain: 'week' } });
   const { rows } = await ask(server, { metric: 'lifecycle', grain: 'week', days: 28 });
   for (const name of ['new', 'returning', 'resurrecting', 'dormant']) {
-    assert.equal(Number(await page.locator(`[data-fact="${name}"]`).getAttribute('data-value')), rows.reduce((sum, row) => sum + row[name], 0), name);
+    assert.equal(
+      Number(await page.locator(`[data-fact="${name}"]`).getAttribute('data-value')),
+      rows.reduce((sum, row) => sum + row[name], 0),
+      name,
+    );
   }
   const trial = await open(context, server, 'experiments', { days: 60, q: EXPERIMENT });
-  const arms = (await ask(server, { metric: 'experiment', ...EXPERIMENT, days: 60 })).rows.filter((row) => !row.variant.startsWith('__'));
-  const shown = await trial.locator('[data-variant]').evaluateAll((found) => found.map((arm) => [arm.dataset.variant, Number(arm.dataset.rate)]));
-  assert.deepEqual(shown, arms.map((arm) => [arm.variant, arm.rate]));
+  const arms = (await ask(server, { metric: 'experiment', ...EXPERIMENT, days: 60 })).rows.filter(
+    (row) => !row.variant.startsWith('__'),
+  );
+  const shown = await trial
+    .locator('[data-variant]')
+    .evaluateAll((found) => found.map((arm) => [arm.dataset.variant, Number(arm.dataset.rate)]));
+  assert.deepEqual(
+    shown,
+    arms.map((arm) => [arm.variant, arm.rate]),
+  );
   const shares = arms.map((arm) => `${arm.variant}: ${arm.exposed}`).join(', ');
   const weights = Object.fromEntries(arms.map((arm) => [arm.variant, arm.exposed]));
   const shared = await open(context, server, 'experiments', { days: 60, q: { ...EXPERIMENT, shares } });
@@ -407,7 +591,10 @@ test('lifecycle, experiments and the engine sum up what their tables say', async
   const status = await getJson(server, '/api/analytics/status');
   const value = (name) => engine.locator(`[data-card="${name}"]`).getAttribute('data-value').then(Number);
   assert.equal(await value('events'), status.store.sealed_events + status.store.log_events);
-  assert.equal(await value('bytes'), status.store.sealed_bytes + status.store.state_bytes + status.store.postings_bytes + status.store.log_bytes);
+  assert.equal(
+    await value('bytes'),
+    status.store.sealed_bytes + status.store.state_bytes + status.store.postings_bytes + status.store.log_bytes,
+  );
   assert.equal(await value('waiting'), status.waiting.events);
 });
 
@@ -419,7 +606,10 @@ test('a table is sorted by what one clicks on', async (t) => {
   const names = () => features.locator('tbody th').allTextContents();
   const byEvents = await names();
   await features.getByRole('button', { name: 'Feature', exact: true }).click();
-  assert.deepEqual(await names(), [...byEvents].sort((a, b) => a.localeCompare(b)));
+  assert.deepEqual(
+    await names(),
+    [...byEvents].sort((a, b) => a.localeCompare(b)),
+  );
   await features.getByRole('button', { name: 'Events', exact: true }).click();
   assert.deepEqual(await names(), byEvents);
   assert.equal(await features.locator('[aria-sort="descending"]').count(), 1);

@@ -4,7 +4,9 @@ import { after, before, test } from 'node:test';
 import { Site, act, folderFor, openBrowser, openProfile, stored, tag, until, visit, world } from './harness.mjs';
 
 let browser;
-before(async () => { browser = await openBrowser(); });
+before(async () => {
+  browser = await openBrowser();
+});
 after(() => browser.close());
 
 test('ten thousand events in a loop are all counted, in batches the server takes, in order', async (t) => {
@@ -15,7 +17,10 @@ test('ten thousand events in a loop are all counted, in batches the server takes
   assert.ok(site.batches.every(({ events, bytes }) => events.length <= 100 && bytes <= 30_200));
   const sent = site.batches.flatMap(({ events }) => events).filter(({ feature }) => feature === 'act');
   const numbers = sent.map(({ metadata }) => metadata.n);
-  assert.deepEqual(numbers, [...numbers].sort((a, b) => a - b));
+  assert.deepEqual(
+    numbers,
+    [...numbers].sort((a, b) => a - b),
+  );
   assert.equal(numbers.length, 10_000, 'nothing was sent twice');
   assert.deepEqual(await stored(page), []);
 });
@@ -24,17 +29,20 @@ test('events that keep coming are sent after five seconds, and after one of quie
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/', tag('data-page-views="off"')));
   const began = performance.now();
-  const made = await page.evaluate(() => new Promise((resolve) => {
-    const start = performance.now();
-    let count = 0;
-    const timer = setInterval(() => {
-      EchoPilot.track('action', 'tick');
-      count += 1;
-      if (performance.now() - start < 12_000) return;
-      clearInterval(timer);
-      resolve(count);
-    }, 100);
-  }));
+  const made = await page.evaluate(
+    () =>
+      new Promise((resolve) => {
+        const start = performance.now();
+        let count = 0;
+        const timer = setInterval(() => {
+          EchoPilot.track('action', 'tick');
+          count += 1;
+          if (performance.now() - start < 12_000) return;
+          clearInterval(timer);
+          resolve(count);
+        }, 100);
+      }),
+  );
   const ended = performance.now();
   await server.counts(made, page);
   const [first, second] = site.batches;
@@ -111,15 +119,18 @@ test('what is cut while attempts fail, in two tabs at once, is counted once', as
   const pages = [await visit(context, site.page('/')), await visit(context, site.url)];
   await server.counts(2, ...pages);
   await server.down();
-  const rounds = (page) => page.evaluate(async () => {
-    for (let round = 0; round < 60; round += 1) {
-      const attempt = EchoPilot.flush();
-      for (let n = 0; n < 5; n += 1) EchoPilot.track('action', 'act');
-      await new Promise((resolve) => { setTimeout(resolve, Math.random() * 10); });
-      for (let n = 0; n < 5; n += 1) EchoPilot.track('action', 'act');
-      await attempt;
-    }
-  });
+  const rounds = (page) =>
+    page.evaluate(async () => {
+      for (let round = 0; round < 60; round += 1) {
+        const attempt = EchoPilot.flush();
+        for (let n = 0; n < 5; n += 1) EchoPilot.track('action', 'act');
+        await new Promise((resolve) => {
+          setTimeout(resolve, Math.random() * 10);
+        });
+        for (let n = 0; n < 5; n += 1) EchoPilot.track('action', 'act');
+        await attempt;
+      }
+    });
   await Promise.all(pages.map(rounds));
   const lost = async () => {
     const records = await stored(pages[0]);
@@ -203,7 +214,9 @@ test('the whole browser is killed: its next start sends what was left', async (t
   await act(page, 80);
   await until('storing', async () => (await stored(page)).length === 81);
   const session = await first.browser().newBrowserCDPSession();
-  const gone = new Promise((resolve) => { first.on('close', resolve); });
+  const gone = new Promise((resolve) => {
+    first.on('close', resolve);
+  });
   session.send('Browser.crash').catch(() => {});
   await gone;
   site.intercept = null;
@@ -245,9 +258,12 @@ test('two tabs, of which one is closed at once', async (t) => {
 test('a page that navigates at once after a click', async (t) => {
   const { server, site, context } = await world(t, browser);
   site.page('/next');
-  site.page('/', `${tag()}<a id="plain" href="/next" data-track="plain">go</a>
+  site.page(
+    '/',
+    `${tag()}<a id="plain" href="/next" data-track="plain">go</a>
     <button id="code" data-track="code">go</button><script>
-    document.getElementById('code').addEventListener('click', () => { location.href = '/next'; });</script>`);
+    document.getElementById('code').addEventListener('click', () => { location.href = '/next'; });</script>`,
+  );
   for (let n = 0; n < 5; n += 1) {
     for (const id of ['plain', 'code']) {
       const page = await visit(context, site.url);
@@ -283,9 +299,13 @@ test('three times 30 KB made while the page ends: what does not fit into the bud
   site.page('/next', tag('data-page-views="off"'));
   const page = await visit(context, site.page('/', tag('data-page-views="off"')));
   await page.evaluate(() => {
-    addEventListener('pagehide', () => {
-      for (let n = 0; n < 90; n += 1) EchoPilot.track('action', 'large', { n, text: 'x'.repeat(800) });
-    }, true);
+    addEventListener(
+      'pagehide',
+      () => {
+        for (let n = 0; n < 90; n += 1) EchoPilot.track('action', 'large', { n, text: 'x'.repeat(800) });
+      },
+      true,
+    );
   });
   await page.goto(`${site.url}/next`);
   await server.counts(90, page);
@@ -295,7 +315,12 @@ test('three times 30 KB made while the page ends: what does not fit into the bud
 test('a page that is left while the server is down and IndexedDB does not answer leaves its events to the next page', async (t) => {
   const { server, site, context } = await world(t, browser);
   await context.addInitScript(() => {
-    if (location.pathname === '/') Object.defineProperty(window, 'indexedDB', { get() { throw new DOMException('no', 'UnknownError'); } });
+    if (location.pathname === '/')
+      Object.defineProperty(window, 'indexedDB', {
+        get() {
+          throw new DOMException('no', 'UnknownError');
+        },
+      });
   });
   site.page('/next', tag('data-page-views="off"'));
   const page = await visit(context, site.page('/', tag('data-page-views="off"')));
@@ -325,7 +350,9 @@ test('three times 30 KB at once, while another script has used up what may outli
   site.page('/elsewhere');
   const page = await visit(context, site.page('/', tag('data-page-views="off"')));
   let letGo;
-  const held = new Promise((resolve) => { letGo = resolve; });
+  const held = new Promise((resolve) => {
+    letGo = resolve;
+  });
   const own = site.answer.bind(site);
   site.answer = async (request, response) => {
     if (!request.url.startsWith('/other')) return own(request, response);
@@ -346,7 +373,9 @@ test('three times 30 KB at once, while another script has used up what may outli
 
 test('a beacon that is refused is sent by other means', async (t) => {
   const { server, site, context } = await world(t, browser);
-  await context.addInitScript(() => { navigator.sendBeacon = () => false; });
+  await context.addInitScript(() => {
+    navigator.sendBeacon = () => false;
+  });
   const page = await visit(context, site.page('/'));
   await act(page, 30);
   await page.close({ runBeforeUnload: true });
@@ -407,8 +436,12 @@ test('a database handle that died is opened anew', async (t) => {
   });
   const page = await visit(context, site.page('/'));
   await server.counts(1, page);
-  site.intercept = ({ response }) => { response.destroy(); };
-  await page.evaluate(() => { window.opened.forEach((database) => database.close()); });
+  site.intercept = ({ response }) => {
+    response.destroy();
+  };
+  await page.evaluate(() => {
+    window.opened.forEach((database) => database.close());
+  });
   await act(page, 15);
   await until('storing', async () => (await stored(page)).length === 15);
   site.intercept = null;
@@ -419,7 +452,11 @@ test('storage that throws: events are sent from memory', async (t) => {
   const { server, site, context } = await world(t, browser);
   await context.addInitScript(() => {
     for (const name of ['indexedDB', 'localStorage', 'sessionStorage']) {
-      Object.defineProperty(window, name, { get() { throw new DOMException('no', 'SecurityError'); } });
+      Object.defineProperty(window, name, {
+        get() {
+          throw new DOMException('no', 'SecurityError');
+        },
+      });
     }
     LockManager.prototype.request = () => Promise.reject(new DOMException('no', 'SecurityError'));
   });
@@ -444,7 +481,9 @@ test('a frame without an origin, as previews and mail readers make them', async 
 
 test('storage that never answers: events are sent from memory', async (t) => {
   const { server, site, context } = await world(t, browser);
-  await context.addInitScript(() => { IDBFactory.prototype.open = () => ({}); });
+  await context.addInitScript(() => {
+    IDBFactory.prototype.open = () => ({});
+  });
   const page = await visit(context, site.page('/'));
   await act(page, 5);
   await server.counts(6);
@@ -479,8 +518,12 @@ test('429 with Retry-After from another origin: not a moment sooner', async (t) 
 
 test('pauses after failures are random and grow', async (t) => {
   const { server, site, context } = await world(t, browser);
-  await context.addInitScript(() => { Math.random = () => 0.99; });
-  site.intercept = ({ response }) => { response.destroy(); };
+  await context.addInitScript(() => {
+    Math.random = () => 0.99;
+  });
+  site.intercept = ({ response }) => {
+    response.destroy();
+  };
   const page = await visit(context, site.page('/'));
   await until('four attempts', () => site.batches.length >= 4);
   const pauses = site.batches.slice(1).map(({ at }, n) => at - site.batches[n].at);
@@ -502,7 +545,7 @@ test('a batch that is too large for a proxy is halved, and one event that still 
   assert.deepEqual(await stored(page), []);
 });
 
-test('an answer that is not the server\'s own is not believed', async (t) => {
+test("an answer that is not the server's own is not believed", async (t) => {
   const { server, site, context } = await world(t, browser);
   let answers = 0;
   site.intercept = ({ pass }) => {
@@ -535,7 +578,10 @@ test('an event the server refuses is named in the console and holds up no other'
     EchoPilot.track('action', 'text', 'text');
   });
   await server.counts(5, page);
-  await page.evaluate(() => { EchoPilot.track('tap', 'x'); return EchoPilot.flush(); });
+  await page.evaluate(() => {
+    EchoPilot.track('tap', 'x');
+    return EchoPilot.flush();
+  });
   assert.deepEqual(await stored(page), []);
   assert.ok(warnings.filter((text) => text.includes('refused')).length === 2, warnings.join('\n'));
   await server.counts(5, page);

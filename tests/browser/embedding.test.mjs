@@ -5,7 +5,9 @@ import { naming, snippet } from '../../static/js/dashboard/snippet.js';
 import { act, openBrowser, tag, until, visit, world } from './harness.mjs';
 
 let browser;
-before(async () => { browser = await openBrowser(); });
+before(async () => {
+  browser = await openBrowser();
+});
 after(() => browser.close());
 
 /** Opens a page and counts its view and one more act; nothing may be said in the console. */
@@ -26,10 +28,16 @@ async function works(t, html, headers = {}) {
 test('the example of the documentation works as it stands', async (t) => {
   const { server, site, context } = await world(t, browser);
   site.page('/pricing');
-  const page = await visit(context, site.page('/dashboard', `${tag()}
+  const page = await visit(
+    context,
+    site.page(
+      '/dashboard',
+      `${tag()}
     <script>EchoPilot.track('action', 'button_click', { button_id: 'submit-btn', form_name: 'contact' });</script>
     <button data-track="submit_form" data-action="click">Submit</button>
-    <a href="/pricing" data-track="pricing_page" data-action="navigate">View Pricing</a>`));
+    <a href="/pricing" data-track="pricing_page" data-action="navigate">View Pricing</a>`,
+    ),
+  );
   await page.evaluate(() => EchoPilot.setUserId('user_12345'));
   await page.click('button');
   await page.click('a');
@@ -44,27 +52,44 @@ test('a plain script from another origin', (t) => works(t, (server) => tag('', s
 test('a plain script, loaded late', (t) => works(t, () => tag('async')));
 test('a deferred script', (t) => works(t, () => tag('defer')));
 test('a module from another origin', (t) => works(t, (server) => tag('type="module"', server)));
-test('a module\'s own settings', async (t) => {
+test("a module's own settings", async (t) => {
   const { server } = await works(t, (url) => tag('type="module" data-user-id="m"', url));
   assert.equal((await server.usage()).mau, 1);
 });
-test('an import in a module of the page', (t) => works(t, (server) => `<script type="module">
+test('an import in a module of the page', (t) =>
+  works(
+    t,
+    (server) => `<script type="module">
   import '${server}/static/js/telemetry.js';
-  EchoPilot.setUserId('u');</script>`));
-test('a page that only lets in what says that it may come', (t) => works(t, (server) => tag('', server), {
-  'Cross-Origin-Embedder-Policy': 'require-corp', 'Cross-Origin-Opener-Policy': 'same-origin',
-}));
-test('a strict policy, own origin', (t) => works(t, () => tag(), {
-  'Content-Security-Policy': `default-src 'none'; script-src 'self'; connect-src 'self';
+  EchoPilot.setUserId('u');</script>`,
+  ));
+test('a page that only lets in what says that it may come', (t) =>
+  works(t, (server) => tag('', server), {
+    'Cross-Origin-Embedder-Policy': 'require-corp',
+    'Cross-Origin-Opener-Policy': 'same-origin',
+  }));
+test('a strict policy, own origin', (t) =>
+  works(t, () => tag(), {
+    'Content-Security-Policy': `default-src 'none'; script-src 'self'; connect-src 'self';
     require-trusted-types-for 'script'; trusted-types 'none'`.replaceAll('\n', ' '),
-}));
-test('a strict policy, other origin', (t) => works(t, (server) => tag('', server), (server) => ({
-  'Content-Security-Policy': `default-src 'none'; script-src ${server}; connect-src ${server};
+  }));
+test('a strict policy, other origin', (t) =>
+  works(
+    t,
+    (server) => tag('', server),
+    (server) => ({
+      'Content-Security-Policy': `default-src 'none'; script-src ${server}; connect-src ${server};
     require-trusted-types-for 'script'`.replaceAll('\n', ' '),
-})));
-test('a strict policy with a nonce', (t) => works(t, (server) => tag('nonce="n"', server), (server) => ({
-  'Content-Security-Policy': `default-src 'none'; script-src 'nonce-n' 'strict-dynamic'; connect-src ${server}`,
-})));
+    }),
+  ));
+test('a strict policy with a nonce', (t) =>
+  works(
+    t,
+    (server) => tag('nonce="n"', server),
+    (server) => ({
+      'Content-Security-Policy': `default-src 'none'; script-src 'nonce-n' 'strict-dynamic'; connect-src ${server}`,
+    }),
+  ));
 
 test('a policy that forbids sending does not break the page', async (t) => {
   const { server, site, context } = await world(t, browser);
@@ -81,9 +106,15 @@ test('a policy that forbids sending does not break the page', async (t) => {
 
 test('calls made before the script is there are kept', async (t) => {
   const { server, site, context } = await world(t, browser);
-  const page = await visit(context, site.page('/', `<script>
+  const page = await visit(
+    context,
+    site.page(
+      '/',
+      `<script>
     window.EchoPilot ||= { q: [] };
-    EchoPilot.q.push(['setUserId', 'early'], ['track', 'action', 'first', { n: 1 }]);</script>${tag('async')}`));
+    EchoPilot.q.push(['setUserId', 'early'], ['track', 'action', 'first', { n: 1 }]);</script>${tag('async')}`,
+    ),
+  );
   await server.counts(2, page);
   const { mau, feature_usage: usage } = await server.usage();
   assert.deepEqual([mau, usage], [1, { '/': 1, first: 1 }]);
@@ -126,7 +157,9 @@ test('with the snippet, a script that comes late makes all calls made before it,
   const errors = [];
   context.on('weberror', (error) => errors.push(String(error.error())));
   let come;
-  const late = new Promise((resolve) => { come = resolve; });
+  const late = new Promise((resolve) => {
+    come = resolve;
+  });
   await context.route('**/telemetry.js', async (route) => {
     await late;
     await route.continue();
@@ -142,7 +175,10 @@ test('with the snippet, a script that comes late makes all calls made before it,
   await server.counts(11, page);
   assert.deepEqual(errors, []);
   const { feature_usage: usage, mau } = await server.usage();
-  assert.deepEqual([usage, mau], [{ 'by hand': 2, 'kept list': 2, 'kept reference': 2, pushed: 2, signup: 2, shop: 1 }, 1]);
+  assert.deepEqual(
+    [usage, mau],
+    [{ 'by hand': 2, 'kept list': 2, 'kept reference': 2, pushed: 2, signup: 2, shop: 1 }, 1],
+  );
 });
 
 test('the snippet after the script, or twice, changes nothing', async (t) => {
@@ -159,10 +195,19 @@ test('whatever a page gives, nothing is thrown into it', async (t) => {
   const page = await context.newPage();
   const errors = [];
   context.on('weberror', (error) => errors.push(String(error.error())));
-  await page.goto(site.page('/', `<script>window.EchoPilot = { q: [null, 'track', ['nothing'], ['track', 'action', 'early']] };</script>${tag()}`));
+  await page.goto(
+    site.page(
+      '/',
+      `<script>window.EchoPilot = { q: [null, 'track', ['nothing'], ['track', 'action', 'early']] };</script>${tag()}`,
+    ),
+  );
   await until('the client', () => page.evaluate(() => typeof EchoPilot.track === 'function'));
   await page.evaluate(() => {
-    const hostile = { toString() { throw new Error('no text'); } };
+    const hostile = {
+      toString() {
+        throw new Error('no text');
+      },
+    };
     EchoPilot.setUserId(hostile);
     EchoPilot.page(hostile);
     EchoPilot.track('action', hostile);
@@ -195,9 +240,15 @@ const GIVEN = {
   instance: ['new (class { constructor() { this.plan = "pro"; } })()', { plan: 'pro' }],
   'own form': ['({ secret: 1, toJSON: () => ({ shown: 2 }) })', { shown: 2 }],
   bare: ["Object.assign(Object.create(null), { plan: 'pro' })", { plan: 'pro' }],
-  plain: ["({ plan: 'pro', since: new Date(0), list: [1], none: null, skipped: undefined })", { plan: 'pro', since: '1970-01-01T00:00:00.000Z', list: [1], none: null }],
+  plain: [
+    "({ plan: 'pro', since: new Date(0), list: [1], none: null, skipped: undefined })",
+    { plan: 'pro', since: '1970-01-01T00:00:00.000Z', list: [1], none: null },
+  ],
   'long text': ["'x'.repeat(50000)", { cut: true }],
-  'long in an object': ["({ plan: 'pro', body: '\u00e9'.repeat(9000), more: 'y'.repeat(9000) })", { plan: 'pro', more: 'y'.repeat(9000), cut: true }],
+  'long in an object': [
+    "({ plan: 'pro', body: '\u00e9'.repeat(9000), more: 'y'.repeat(9000) })",
+    { plan: 'pro', more: 'y'.repeat(9000), cut: true },
+  ],
 };
 
 test('metadata that is no object never costs the event: it is the value, or left out', async (t) => {
@@ -217,7 +268,15 @@ test('metadata that is no object never costs the event: it is the value, or left
 
 test('with the rules of a block list active, the neutral path works', async (t) => {
   const { server, site, context } = await world(t, browser);
-  for (const rule of ['api/analytics/**', 'analytics/event**', 'telemetry*', 'track*', 'collect*', 'stats*', 'events*']) {
+  for (const rule of [
+    'api/analytics/**',
+    'analytics/event**',
+    'telemetry*',
+    'track*',
+    'collect*',
+    'stats*',
+    'events*',
+  ]) {
     await context.route(`**/${rule}`, (route) => route.abort('blockedbyclient'));
   }
   const blocked = await context.newPage();
@@ -234,8 +293,14 @@ test('with the rules of a block list active, the neutral path works', async (t) 
 
 test('settings by call: another place for events', async (t) => {
   const { server, site, context } = await world(t, browser);
-  const page = await visit(context, site.page('/', `${tag()}<script>
-    EchoPilot.init({ endpoint: '/echo', userId: 'u', pageViews: false });</script>`));
+  const page = await visit(
+    context,
+    site.page(
+      '/',
+      `${tag()}<script>
+    EchoPilot.init({ endpoint: '/echo', userId: 'u', pageViews: false });</script>`,
+    ),
+  );
   await act(page, 2);
   await server.counts(2, page);
   assert.ok(site.batches.every(({ pathname }) => pathname === '/echo'));
@@ -253,14 +318,21 @@ test('settings by the tag: another place for events', async (t) => {
 for (const hours of [2, -2]) {
   test(`a clock that is ${hours} hours off: times are right to the second`, async (t) => {
     const { server, site, context } = await world(t, browser);
-    await context.addInitScript((off) => {
-      const Real = Date;
-      Date = class extends Real {
-        constructor(...values) { super(...(values.length ? values : [Real.now() + off])); }
+    await context.addInitScript(
+      (off) => {
+        const Real = Date;
+        Date = class extends Real {
+          constructor(...values) {
+            super(...(values.length ? values : [Real.now() + off]));
+          }
 
-        static now() { return Real.now() + off; }
-      };
-    }, hours * 3600 * 1000);
+          static now() {
+            return Real.now() + off;
+          }
+        };
+      },
+      hours * 3600 * 1000,
+    );
     const page = await visit(context, site.page('/'));
     const before = Date.now();
     await act(page, 5);

@@ -12,8 +12,14 @@ const TARGET = process.env.CARGO_TARGET_DIR ?? path.join(homedir(), '.cache/echo
 export const PROGRAM = path.join(TARGET, 'release/echopilot');
 const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
 const FLAGS = [
-  '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-  '--disable-component-update', '--disable-sync',
+  '--headless',
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
 ];
 export const KEY = 'a-key-for-the-tests';
 /** Longest wait for anything that should happen soon. */
@@ -29,7 +35,9 @@ export async function until(what, look) {
     const seen = await look();
     if (seen) return seen;
     assert.ok(performance.now() < deadline, `${what} did not happen in time`);
-    await new Promise((resolve) => { setTimeout(resolve, 20); });
+    await new Promise((resolve) => {
+      setTimeout(resolve, 20);
+    });
   }
 }
 
@@ -90,7 +98,10 @@ export class Server {
   /** What is stored, in the order in which it happened. */
   async events() {
     const log = await readFile(path.join(this.folder, 'analytics_events.ndjson'), 'utf8');
-    const events = log.split('\n').filter((line) => line.trim()).map((line) => JSON.parse(line));
+    const events = log
+      .split('\n')
+      .filter((line) => line.trim())
+      .map((line) => JSON.parse(line));
     return events.sort((a, b) => Date.parse(a.ts) - Date.parse(b.ts));
   }
 
@@ -124,12 +135,19 @@ export class Site {
   static async start(server) {
     const site = new Site();
     Object.assign(site, {
-      server, pages: new Map(), intercept: null, batches: [], methods: [], reports: [],
+      server,
+      pages: new Map(),
+      intercept: null,
+      batches: [],
+      methods: [],
+      reports: [],
     });
     site.http = http.createServer((request, response) => {
       site.answer(request, response).catch(() => response.destroy());
     });
-    await new Promise((resolve) => { site.http.listen(0, '127.0.0.1', resolve); });
+    await new Promise((resolve) => {
+      site.http.listen(0, '127.0.0.1', resolve);
+    });
     site.url = `http://127.0.0.1:${site.http.address().port}`;
     return site;
   }
@@ -193,7 +211,9 @@ export class Site {
 
   async stop() {
     this.http.closeAllConnections();
-    await new Promise((resolve) => { this.http.close(resolve); });
+    await new Promise((resolve) => {
+      this.http.close(resolve);
+    });
   }
 }
 
@@ -204,7 +224,8 @@ async function readAll(stream) {
 }
 
 /** The script's tag. */
-export const tag = (attributes = '', from = '') => `<script src="${from}/static/js/telemetry.js" ${attributes}></script>`;
+export const tag = (attributes = '', from = '') =>
+  `<script src="${from}/static/js/telemetry.js" ${attributes}></script>`;
 
 /** A browser for one file of tests. */
 export async function openBrowser() {
@@ -219,7 +240,9 @@ export async function openProfile(folder) {
 /** A browser that nobody watches, as tools switch off what they cannot follow: its pages drive themselves. */
 export function openUnwatched(folder, url) {
   const browser = spawn(CHROMIUM, [...FLAGS, `--user-data-dir=${folder}`, url], { stdio: 'ignore', detached: true });
-  const ended = new Promise((resolve) => { browser.on('exit', resolve); });
+  const ended = new Promise((resolve) => {
+    browser.on('exit', resolve);
+  });
   return async () => {
     process.kill(-browser.pid, 'SIGKILL');
     await ended;
@@ -230,7 +253,7 @@ export function openUnwatched(folder, url) {
 export async function world(t, browser, options = {}) {
   const server = await Server.start();
   const site = await Site.start(server);
-  const context = browser && await browser.newContext(options);
+  const context = browser && (await browser.newContext(options));
   t.after(async () => {
     await context?.close();
     await site.stop();
@@ -255,21 +278,31 @@ export async function visit(context, url) {
 }
 
 /** Records `count` actions in a loop. */
-export const act = (page, count, feature = 'act') => page.evaluate(([times, name]) => {
-  for (let n = 0; n < times; n += 1) EchoPilot.track('action', name, { n });
-}, [count, feature]);
+export const act = (page, count, feature = 'act') =>
+  page.evaluate(
+    ([times, name]) => {
+      for (let n = 0; n < times; n += 1) EchoPilot.track('action', name, { n });
+    },
+    [count, feature],
+  );
 
 /** The records in the browser's store, of this site and its default endpoint. */
-export const stored = (page) => page.evaluate(async () => {
-  const databases = await indexedDB.databases();
-  const all = await Promise.all(databases.map(({ name }) => new Promise((resolve, reject) => {
-    const request = indexedDB.open(name);
-    request.onerror = reject;
-    request.onsuccess = () => {
-      const records = request.result.transaction('events').objectStore('events').getAll();
-      records.onsuccess = () => resolve(records.result);
-      request.result.close();
-    };
-  })));
-  return all.flat();
-});
+export const stored = (page) =>
+  page.evaluate(async () => {
+    const databases = await indexedDB.databases();
+    const all = await Promise.all(
+      databases.map(
+        ({ name }) =>
+          new Promise((resolve, reject) => {
+            const request = indexedDB.open(name);
+            request.onerror = reject;
+            request.onsuccess = () => {
+              const records = request.result.transaction('events').objectStore('events').getAll();
+              records.onsuccess = () => resolve(records.result);
+              request.result.close();
+            };
+          }),
+      ),
+    );
+    return all.flat();
+  });

@@ -4,7 +4,9 @@ import { after, before, test } from 'node:test';
 import { Server, Site, openBrowser, until } from './harness.mjs';
 
 let browser;
-before(async () => { browser = await openBrowser(); });
+before(async () => {
+  browser = await openBrowser();
+});
 after(() => browser.close());
 
 /** A server, and a page of another origin. */
@@ -26,28 +28,56 @@ async function apart(t, settings) {
 const WAYS = {
   'a beacon of JSON': (url, body) => navigator.sendBeacon(url, new Blob([body], { type: 'application/json' })) && 200,
   'a beacon of text': (url, body) => navigator.sendBeacon(url, body) && 200,
-  'a beacon of a form type': (url, body) => navigator.sendBeacon(url, new URLSearchParams({ x: 1 }))
-    && navigator.sendBeacon(url, new Blob([body], { type: 'application/x-www-form-urlencoded' })) && 200,
-  'fetch with credentials': async (url, body) => (await fetch(url, {
-    method: 'POST', body, credentials: 'include', headers: { 'Content-Type': 'application/json' },
-  })).status,
-  'fetch without credentials': async (url, body) => (await fetch(url, {
-    method: 'POST', body, credentials: 'omit', headers: { 'Content-Type': 'application/json' },
-  })).status,
-  'fetch with headers of its own': async (url, body) => (await fetch(url, {
-    method: 'POST', body, credentials: 'include', headers: { 'X-Request-Id': '1', Authorization: 'Bearer x' },
-  })).status,
-  'fetch that outlives the page': async (url, body) => (await fetch(url, {
-    method: 'POST', body, credentials: 'include', keepalive: true, headers: { 'Content-Type': 'application/json' },
-  })).status,
-  'XHR with credentials': (url, body) => new Promise((resolve) => {
-    const request = new XMLHttpRequest();
-    request.open('POST', url);
-    request.withCredentials = true;
-    request.setRequestHeader('Content-Type', 'application/json');
-    request.onloadend = () => resolve(request.status);
-    request.send(body);
-  }),
+  'a beacon of a form type': (url, body) =>
+    navigator.sendBeacon(url, new URLSearchParams({ x: 1 })) &&
+    navigator.sendBeacon(url, new Blob([body], { type: 'application/x-www-form-urlencoded' })) &&
+    200,
+  'fetch with credentials': async (url, body) =>
+    (
+      await fetch(url, {
+        method: 'POST',
+        body,
+        credentials: 'include',
+        headers: { 'Content-Type': 'application/json' },
+      })
+    ).status,
+  'fetch without credentials': async (url, body) =>
+    (
+      await fetch(url, {
+        method: 'POST',
+        body,
+        credentials: 'omit',
+        headers: { 'Content-Type': 'application/json' },
+      })
+    ).status,
+  'fetch with headers of its own': async (url, body) =>
+    (
+      await fetch(url, {
+        method: 'POST',
+        body,
+        credentials: 'include',
+        headers: { 'X-Request-Id': '1', Authorization: 'Bearer x' },
+      })
+    ).status,
+  'fetch that outlives the page': async (url, body) =>
+    (
+      await fetch(url, {
+        method: 'POST',
+        body,
+        credentials: 'include',
+        keepalive: true,
+        headers: { 'Content-Type': 'application/json' },
+      })
+    ).status,
+  'XHR with credentials': (url, body) =>
+    new Promise((resolve) => {
+      const request = new XMLHttpRequest();
+      request.open('POST', url);
+      request.withCredentials = true;
+      request.setRequestHeader('Content-Type', 'application/json');
+      request.onloadend = () => resolve(request.status);
+      request.send(body);
+    }),
 };
 const BODY = JSON.stringify({ events: [{ event_type: 'action', feature: 'apart' }] });
 
@@ -56,13 +86,14 @@ for (const [name, way] of Object.entries(WAYS)) {
     const { server, page } = await apart(t);
     const send = `(${way})(${JSON.stringify(`${server.url}/api/analytics/event`)}, ${JSON.stringify(BODY)})`;
     assert.equal(await page.evaluate(send), 200);
-    await until('the event', async () => await server.count() === 1);
+    await until('the event', async () => (await server.count()) === 1);
   });
 }
 
 test('a page that is not listed sends nothing, one that is listed does', async (t) => {
   const { server, site, page } = await apart(t, { ECHOPILOT_ORIGINS: 'https://shop.example' });
-  const send = (url) => page.evaluate(`(${WAYS['fetch with credentials']})(
+  const send = (url) =>
+    page.evaluate(`(${WAYS['fetch with credentials']})(
     ${JSON.stringify(`${url}/api/analytics/event`)}, ${JSON.stringify(BODY)})`);
   await assert.rejects(send(server.url));
   assert.equal(await server.count(), 0);

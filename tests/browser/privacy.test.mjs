@@ -4,11 +4,14 @@ import { after, before, test } from 'node:test';
 import { act, openBrowser, stored, tag, until, visit, world } from './harness.mjs';
 
 let browser;
-before(async () => { browser = await openBrowser(); });
+before(async () => {
+  browser = await openBrowser();
+});
 after(() => browser.close());
 
 /** All that the browser remembers of a visitor. */
-const remembered = (page) => page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie]));
+const remembered = (page) =>
+  page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie]));
 const NOTHING = '[{},{},""]';
 
 test('a visitor is anonymous, and nothing is remembered of them', async (t) => {
@@ -26,7 +29,9 @@ test('who opts out takes along what a page left as it ended', async (t) => {
   const { site, context } = await world(t, browser);
   site.page('/without', '');
   const page = await visit(context, site.page('/', tag('data-page-views="off"')));
-  await page.evaluate(() => { addEventListener('pagehide', () => EchoPilot.track('action', 'last')); });
+  await page.evaluate(() => {
+    addEventListener('pagehide', () => EchoPilot.track('action', 'last'));
+  });
   await page.goto(`${site.url}/without`);
   assert.match(await remembered(page), /last/);
   await page.goto(site.page('/out', `<script>window.EchoPilot = { q: [['optOut']] };</script>${tag()}`));
@@ -49,16 +54,22 @@ test('a user is one on later pages too, until the page says otherwise', async (t
   await page.close();
   page = await visit(context, `${site.url}/later`);
   await server.counts(4, page);
-  assert.deepEqual((await server.events()).map(({ user_id: user }) => user), ['user_12345', 'user_12345', null, null]);
+  assert.deepEqual(
+    (await server.events()).map(({ user_id: user }) => user),
+    ['user_12345', 'user_12345', null, null],
+  );
 });
 
-test('the page can say who it is by the script\'s tag', async (t) => {
+test("the page can say who it is by the script's tag", async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/', tag('data-user-id="u7"')));
   await server.counts(1, page);
   await page.goto(site.page('/', tag('data-user-id=""')));
   await server.counts(2, page);
-  assert.deepEqual((await server.events()).map(({ user_id: user }) => user), ['u7', null]);
+  assert.deepEqual(
+    (await server.events()).map(({ user_id: user }) => user),
+    ['u7', null],
+  );
 });
 
 for (const [signal, define] of [
@@ -78,7 +89,10 @@ for (const [signal, define] of [
     await page.evaluate(() => EchoPilot.setUserId('u'));
     await act(page, 3);
     await server.counts(5, page);
-    assert.deepEqual((await server.events()).map(({ user_id: user }) => user), ['u', null, null, null, null]);
+    assert.deepEqual(
+      (await server.events()).map(({ user_id: user }) => user),
+      ['u', null, null, null, null],
+    );
     assert.equal(await remembered(page), NOTHING);
   });
 
@@ -104,7 +118,9 @@ test('who opts out is forgotten and not counted, here and in other tabs, until t
   const page = await visit(context, site.url);
   const other = await visit(context, site.url);
   await page.evaluate(() => EchoPilot.setUserId('u'));
-  site.intercept = ({ response }) => { response.destroy(); };
+  site.intercept = ({ response }) => {
+    response.destroy();
+  };
   await act(page, 5);
   await until('storing', async () => (await stored(page)).length === 5);
   await page.evaluate(() => EchoPilot.optOut());
@@ -147,37 +163,52 @@ test('what one tab says of the user holds in all tabs', async (t) => {
   assert.deepEqual(await users('the first again'), ['ann', 'ann']);
 });
 
-for (const where of ['in storage', 'in memory']) test(`who opts out in one tab takes along what another tab has ${where}, and opts in for both`, async (t) => {
-  const { server, site, context } = await world(t, browser);
-  const isInMemory = where === 'in memory';
-  if (isInMemory) await context.addInitScript(() => { IDBFactory.prototype.open = () => { throw new DOMException('no', 'SecurityError'); }; });
-  site.page('/', tag('data-page-views="off"'));
-  const [page, other] = [await visit(context, site.url), await visit(context, site.url)];
-  site.intercept = ({ response }) => { response.destroy(); };
-  await other.evaluate(() => EchoPilot.setUserId('u'));
-  await act(other, 3, 'before');
-  if (isInMemory) await until('a failure', () => site.batches.length > 0);
-  else await until('storing', async () => (await stored(other)).length === 3);
-  // The client's own listener was added before this one.
-  await other.evaluate(() => {
-    window.told = new Promise((resolve) => { addEventListener('storage', ({ key }) => key === 'echopilot_opt_out' && resolve()); });
+for (const where of ['in storage', 'in memory'])
+  test(`who opts out in one tab takes along what another tab has ${where}, and opts in for both`, async (t) => {
+    const { server, site, context } = await world(t, browser);
+    const isInMemory = where === 'in memory';
+    if (isInMemory)
+      await context.addInitScript(() => {
+        IDBFactory.prototype.open = () => {
+          throw new DOMException('no', 'SecurityError');
+        };
+      });
+    site.page('/', tag('data-page-views="off"'));
+    const [page, other] = [await visit(context, site.url), await visit(context, site.url)];
+    site.intercept = ({ response }) => {
+      response.destroy();
+    };
+    await other.evaluate(() => EchoPilot.setUserId('u'));
+    await act(other, 3, 'before');
+    if (isInMemory) await until('a failure', () => site.batches.length > 0);
+    else await until('storing', async () => (await stored(other)).length === 3);
+    // The client's own listener was added before this one.
+    await other.evaluate(() => {
+      window.told = new Promise((resolve) => {
+        addEventListener('storage', ({ key }) => key === 'echopilot_opt_out' && resolve());
+      });
+    });
+    await page.evaluate(() => EchoPilot.optOut());
+    await other.evaluate(() => window.told);
+    await act(other, 3, 'opted out');
+    await page.evaluate(() => EchoPilot.optIn());
+    site.intercept = null;
+    await act(other, 1, 'after');
+    await server.counts(1, other, page);
+    assert.deepEqual(
+      (await server.events()).map(({ feature, user_id: user }) => [feature, user]),
+      [['after', null]],
+    );
   });
-  await page.evaluate(() => EchoPilot.optOut());
-  await other.evaluate(() => window.told);
-  await act(other, 3, 'opted out');
-  await page.evaluate(() => EchoPilot.optIn());
-  site.intercept = null;
-  await act(other, 1, 'after');
-  await server.counts(1, other, page);
-  assert.deepEqual((await server.events()).map(({ feature, user_id: user }) => [feature, user]), [['after', null]]);
-});
 
 test('a user that cannot be written holds for the page, until another tab says otherwise', async (t) => {
   const { server, site, context } = await world(t, browser);
   site.page('/', tag('data-page-views="off"'));
   const [page, other] = [await visit(context, site.url), await visit(context, site.url)];
   await page.evaluate(() => {
-    Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); };
+    Storage.prototype.setItem = () => {
+      throw new DOMException('full', 'QuotaExceededError');
+    };
     EchoPilot.setUserId('ann');
     EchoPilot.track('action', 'full');
   });
@@ -195,7 +226,11 @@ test('a user that cannot be written holds for the page, until another tab says o
 test('opting out holds for the page where storage throws', async (t) => {
   const { server, site, context } = await world(t, browser);
   await context.addInitScript(() => {
-    Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError'); } });
+    Object.defineProperty(window, 'localStorage', {
+      get() {
+        throw new DOMException('no', 'SecurityError');
+      },
+    });
   });
   const page = await visit(context, site.page('/', tag('data-page-views="off"')));
   await page.evaluate(() => EchoPilot.optOut());
@@ -210,7 +245,9 @@ test('a machine is marked, a person is not', async (t) => {
   site.page('/');
   await visit(context, site.url);
   await server.counts(1);
-  const person = await browser.newContext({ userAgent: 'Mozilla/5.0 (X11; Linux x86_64) Chrome/156.0.0.0 Safari/537.36' });
+  const person = await browser.newContext({
+    userAgent: 'Mozilla/5.0 (X11; Linux x86_64) Chrome/156.0.0.0 Safari/537.36',
+  });
   t.after(() => person.close());
   await person.addInitScript(() => Object.defineProperty(navigator, 'webdriver', { value: false }));
   await visit(person, site.url);
@@ -220,7 +257,10 @@ test('a machine is marked, a person is not', async (t) => {
   await crawler.addInitScript(() => Object.defineProperty(navigator, 'webdriver', { value: false }));
   await visit(crawler, site.url);
   await server.counts(3);
-  assert.deepEqual((await server.events()).map(({ metadata }) => metadata.bot), [true, undefined, true]);
+  assert.deepEqual(
+    (await server.events()).map(({ metadata }) => metadata.bot),
+    [true, undefined, true],
+  );
 });
 
 test('no cookie goes along', async (t) => {

@@ -4,7 +4,9 @@ import { after, before, test } from 'node:test';
 import { act, folderFor, openBrowser, openUnwatched, stored, tag, until, visit, world } from './harness.mjs';
 
 let browser;
-before(async () => { browser = await openBrowser(); });
+before(async () => {
+  browser = await openBrowser();
+});
 after(() => browser.close());
 
 /** Runs an unwatched browser for the time of a test. */
@@ -22,7 +24,9 @@ test('a view has the path as its feature, the place as its url, and the other si
   await server.counts(1, page);
   site.page('/', '<a href="/shop/shoes/?q=secret#part">go</a>');
   await page.goto(site.url.replace('127.0.0.1', 'localhost'));
-  await page.evaluate((url) => { document.querySelector('a').href = url; }, `${site.url}/shop/shoes/?q=secret#part`);
+  await page.evaluate((url) => {
+    document.querySelector('a').href = url;
+  }, `${site.url}/shop/shoes/?q=secret#part`);
   await page.click('a');
   await server.counts(2);
   site.page('/', tag());
@@ -31,7 +35,10 @@ test('a view has the path as its feature, the place as its url, and the other si
   const [typed, linked, root] = await server.events();
   assert.deepEqual([typed.event_type, typed.feature, typed.url], ['page_view', 'shop/shoes', '/shop/shoes/']);
   assert.equal(typed.metadata.referrer, undefined);
-  assert.deepEqual([linked.url, linked.metadata.referrer], ['/shop/shoes/', site.url.replace('127.0.0.1', 'localhost')]);
+  assert.deepEqual(
+    [linked.url, linked.metadata.referrer],
+    ['/shop/shoes/', site.url.replace('127.0.0.1', 'localhost')],
+  );
   assert.equal(root.feature, '/');
   assert.ok(!JSON.stringify(await server.events()).includes('secret'));
 });
@@ -56,10 +63,14 @@ test('a path in another script is readable, and cut at a character', async (t) =
     [`/${'d'.repeat(199)}%`]: `${'d'.repeat(199)}%`,
   };
   const page = await visit(context, site.page('/', tag('data-page-views="off"')));
-  await page.evaluate((all) => all.forEach((place) => {
-    history.pushState({}, '', place);
-    EchoPilot.page();
-  }), Object.keys(places));
+  await page.evaluate(
+    (all) =>
+      all.forEach((place) => {
+        history.pushState({}, '', place);
+        EchoPilot.page();
+      }),
+    Object.keys(places),
+  );
   await server.counts(Object.keys(places).length, page);
   assert.deepEqual(await server.features('page_view'), Object.values(places));
   const [first] = await server.events();
@@ -69,26 +80,35 @@ test('a path in another script is readable, and cut at a character', async (t) =
 test('a route behind # is readable too, and a feature of the page is cut at a character', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/%C3%BC', tag('data-hash')));
-  await page.evaluate(() => new Promise((resolve) => {
-    addEventListener('hashchange', resolve, { once: true });
-    location.hash = '#/größe';
-  }));
+  await page.evaluate(
+    () =>
+      new Promise((resolve) => {
+        addEventListener('hashchange', resolve, { once: true });
+        location.hash = '#/größe';
+      }),
+  );
   await page.evaluate(() => EchoPilot.track('action', '😀'.repeat(201)));
   await server.counts(3, page);
-  assert.deepEqual((await server.events()).map(({ feature }) => feature), ['ü', 'ü#/größe', '😀'.repeat(200)]);
+  assert.deepEqual(
+    (await server.events()).map(({ feature }) => feature),
+    ['ü', 'ü#/größe', '😀'.repeat(200)],
+  );
 });
 
 test('a way back through the back/forward cache is one more view', async (t) => {
   const { server, site } = await world(t);
   site.page('/b', `${tag()}<script>addEventListener('load', () => setTimeout(() => history.back()));</script>`);
-  site.page('/a', `${tag()}<script>
+  site.page(
+    '/a',
+    `${tag()}<script>
     EchoPilot.track('action', 'before');
     addEventListener('pageshow', async ({ persisted }) => {
       if (persisted) EchoPilot.track('action', 'after');
       await fetch('/report?persisted=' + persisted);
       // The browser does not keep a page with a transaction under way; that one is sent from it is the next test's matter.
       if (!persisted) EchoPilot.flush().then(() => { location.href = '/b'; });
-    });</script>`);
+    });</script>`,
+  );
   await unwatched(t, `${site.url}/a`);
   await until('the way back', () => site.reports.length === 2);
   assert.deepEqual(site.reports, ['persisted=false', 'persisted=true'], 'the browser kept the page');
@@ -100,7 +120,9 @@ test('a way back through the back/forward cache is one more view', async (t) => 
 test('a page that sends while it is left still goes into the back/forward cache', async (t) => {
   const { server, site } = await world(t);
   let began;
-  const sending = new Promise((resolve) => { began = resolve; });
+  const sending = new Promise((resolve) => {
+    began = resolve;
+  });
   site.cue = sending;
   site.intercept = async ({ pass }) => {
     began();
@@ -108,9 +130,12 @@ test('a page that sends while it is left still goes into the back/forward cache'
     return pass();
   };
   site.page('/b', `${tag()}<script>fetch('/report?b').then(() => setTimeout(() => history.back(), 0));</script>`);
-  site.page('/a', `${tag()}<script>
+  site.page(
+    '/a',
+    `${tag()}<script>
     fetch('/cue').then(() => { location.href = '/b'; });
-    addEventListener('pageshow', ({ persisted }) => persisted && fetch('/report?persisted'));</script>`);
+    addEventListener('pageshow', ({ persisted }) => persisted && fetch('/report?persisted'));</script>`,
+  );
   await unwatched(t, `${site.url}/a`);
   await until('the way back', () => site.reports.includes('persisted'));
   await server.counts(3);
@@ -120,16 +145,21 @@ test('a page that sends while it is left still goes into the back/forward cache'
 test('a prerendered page is a view when it is activated, and never before', async (t) => {
   const { server, site } = await world(t);
   let go;
-  site.cue = new Promise((resolve) => { go = resolve; });
+  site.cue = new Promise((resolve) => {
+    go = resolve;
+  });
   const prepared = `${tag()}<script>
     EchoPilot.track('action', 'early');
     fetch('/report?' + location.pathname + ' prerendering=' + document.prerendering);</script>`;
   site.page('/second', prepared);
   site.page('/never', prepared);
-  site.page('/first', `${tag()}
+  site.page(
+    '/first',
+    `${tag()}
     <script type="speculationrules">
       {"prerender":[{"source":"list","urls":["/second","/never"],"eagerness":"immediate"}]}</script>
-    <script>fetch('/cue').then(() => { location.href = '/second'; });</script>`);
+    <script>fetch('/cue').then(() => { location.href = '/second'; });</script>`,
+  );
   await unwatched(t, `${site.url}/first`);
   await until('both to be prepared', () => site.reports.length === 2);
   assert.deepEqual([...site.reports].sort(), ['/never prerendering=true', '/second prerendering=true']);
@@ -173,9 +203,10 @@ for (const api of ['the Navigation API', 'history alone']) {
   test(`single-page apps by ${api}: a view for each new path or query, on the way back as well`, async (t) => {
     const { server, page } = await app(t);
     await page.evaluate(async () => {
-      const popped = () => new Promise((resolve) => {
-        addEventListener('popstate', () => setTimeout(resolve), { once: true });
-      });
+      const popped = () =>
+        new Promise((resolve) => {
+          addEventListener('popstate', () => setTimeout(resolve), { once: true });
+        });
       history.pushState({}, '', '/one');
       history.pushState({}, '', '/one');
       history.pushState({}, '', '/one#part');
@@ -216,10 +247,13 @@ for (const api of ['the Navigation API', 'history alone']) {
 
   test(`routes behind # by ${api} are views where the page says so`, async (t) => {
     const { server, page } = await app(t, 'data-hash');
-    await page.evaluate(() => new Promise((resolve) => {
-      addEventListener('hashchange', resolve, { once: true });
-      location.hash = '#/cart';
-    }));
+    await page.evaluate(
+      () =>
+        new Promise((resolve) => {
+          addEventListener('hashchange', resolve, { once: true });
+          location.hash = '#/cart';
+        }),
+    );
     await server.counts(2, page);
     assert.deepEqual(await server.features('page_view'), ['/', '#/cart']);
     assert.equal((await server.events()).at(-1).url, '/#/cart');
@@ -228,8 +262,14 @@ for (const api of ['the Navigation API', 'history alone']) {
 
 test('a navigation that a framework takes over is one view', async (t) => {
   const { server, site, context } = await world(t, browser);
-  const page = await visit(context, site.page('/', `${tag()}<a href="/next" data-track="link">go</a><script>
-    navigation.addEventListener('navigate', (event) => event.intercept({ handler: async () => {} }));</script>`));
+  const page = await visit(
+    context,
+    site.page(
+      '/',
+      `${tag()}<a href="/next" data-track="link">go</a><script>
+    navigation.addEventListener('navigate', (event) => event.intercept({ handler: async () => {} }));</script>`,
+    ),
+  );
   await page.click('a');
   await server.counts(3, page);
   assert.deepEqual(await server.features('page_view'), ['/', 'next']);

@@ -41,7 +41,9 @@ const waiting = [];
 
 async function turn(signal) {
   if (running >= AT_ONCE) {
-    await new Promise((resolve) => { waiting.push(resolve); });
+    await new Promise((resolve) => {
+      waiting.push(resolve);
+    });
   }
   running += 1;
   if (signal?.aborted) {
@@ -59,7 +61,10 @@ async function send(path, options = {}) {
   let response;
   try {
     response = await fetch(path, {
-      ...options, cache: 'no-store', credentials: 'omit', headers: { ...options.headers, 'X-Dash-Key': key ?? '' },
+      ...options,
+      cache: 'no-store',
+      credentials: 'omit',
+      headers: { ...options.headers, 'X-Dash-Key': key ?? '' },
     });
   } catch (error) {
     if (error.name === 'AbortError') throw error;
@@ -68,7 +73,11 @@ async function send(path, options = {}) {
   if (response.ok) return response;
   const refusal = await response.json().catch(() => ({}));
   if (response.status === 401) document.dispatchEvent(new CustomEvent('key-refused'));
-  throw new Failure(response.status, refusal.error ?? 'failed', refusal.message ?? `The server answered ${response.status}.`);
+  throw new Failure(
+    response.status,
+    refusal.error ?? 'failed',
+    refusal.message ?? `The server answered ${response.status}.`,
+  );
 }
 
 async function inTurn(signal, work) {
@@ -90,9 +99,13 @@ export async function queryCsv(question) {
   return (await post('query', question, undefined, 'text/csv; variant=spreadsheet')).blob();
 }
 
-const post = (path, body, signal, accept = 'application/json') => send(`${BASE}/${path}`, {
-  method: 'POST', signal, body: JSON.stringify(body), headers: { 'Content-Type': 'application/json', Accept: accept },
-});
+const post = (path, body, signal, accept = 'application/json') =>
+  send(`${BASE}/${path}`, {
+    method: 'POST',
+    signal,
+    body: JSON.stringify(body),
+    headers: { 'Content-Type': 'application/json', Accept: accept },
+  });
 
 /** The answer to a GET. */
 export const get = (path, signal) => inTurn(signal, async () => (await send(`${BASE}/${path}`, { signal })).json());
@@ -107,7 +120,8 @@ export function usagePath({ days, end, tz }) {
 }
 
 export const saveCohort = async (cohort) => (await post('cohorts', cohort)).json();
-export const removeCohort = async (name) => (await send(`${BASE}/cohorts/${encodeURIComponent(name)}`, { method: 'DELETE' })).json();
+export const removeCohort = async (name) =>
+  (await send(`${BASE}/cohorts/${encodeURIComponent(name)}`, { method: 'DELETE' })).json();
 export const makeDemo = async () => (await send(`${ROOT}api/analytics/demo`, { method: 'POST' })).json();
 
 /** The request as a command line; the key stays a variable. */
@@ -133,7 +147,11 @@ export async function listen(path, signal, onmessage) {
     for (const message of messages) {
       const fields = message.split('\n').filter((line) => line && !line.startsWith(':'));
       if (!fields.length) continue;
-      const of = (name) => fields.filter((line) => line.startsWith(`${name}: `)).map((line) => line.slice(name.length + 2)).join('\n');
+      const of = (name) =>
+        fields
+          .filter((line) => line.startsWith(`${name}: `))
+          .map((line) => line.slice(name.length + 2))
+          .join('\n');
       onmessage(of('event'), JSON.parse(of('data')));
     }
   }

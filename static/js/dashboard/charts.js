@@ -1,13 +1,34 @@
 // The parts of Apache ECharts that are used, in the colours of the page. A file of its own, loaded beside the first numbers.
 import { BarChart, CustomChart, HeatmapChart, LineChart, SankeyChart, ScatterChart } from 'echarts/charts';
-import { AriaComponent, GridComponent, LegendComponent, MarkAreaComponent, MarkLineComponent, TooltipComponent, VisualMapComponent } from 'echarts/components';
+import {
+  AriaComponent,
+  GridComponent,
+  LegendComponent,
+  MarkAreaComponent,
+  MarkLineComponent,
+  TooltipComponent,
+  VisualMapComponent,
+} from 'echarts/components';
 import { getInstanceByDom, init, use } from 'echarts/core';
 import { LabelLayout } from 'echarts/features';
 import { CanvasRenderer } from 'echarts/renderers';
 
 use([
-  BarChart, CustomChart, HeatmapChart, LineChart, SankeyChart, ScatterChart, AriaComponent, GridComponent, LegendComponent,
-  MarkAreaComponent, MarkLineComponent, TooltipComponent, VisualMapComponent, LabelLayout, CanvasRenderer,
+  BarChart,
+  CustomChart,
+  HeatmapChart,
+  LineChart,
+  SankeyChart,
+  ScatterChart,
+  AriaComponent,
+  GridComponent,
+  LegendComponent,
+  MarkAreaComponent,
+  MarkLineComponent,
+  TooltipComponent,
+  VisualMapComponent,
+  LabelLayout,
+  CanvasRenderer,
 ]);
 
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif';
@@ -17,41 +38,85 @@ export function colours() {
   const style = getComputedStyle(document.documentElement);
   const of = (name) => style.getPropertyValue(`--${name}`).trim();
   return {
-    ink: of('ink'), muted: of('muted'), line: of('line'), card: of('card'), accent: of('accent'), soft: of('soft'), accentInk: of('accent-ink'),
+    ink: of('ink'),
+    muted: of('muted'),
+    line: of('line'),
+    card: of('card'),
+    accent: of('accent'),
+    soft: of('soft'),
+    accentInk: of('accent-ink'),
     series: [1, 2, 3, 4, 5, 6, 7, 8].map((place) => of(`series-${place}`)),
     heat: [0, 1, 2, 3, 4].map((place) => of(`heat-${place}`)),
-    onHeat: of('on-heat'), good: of('good'), bad: of('bad'), warn: of('warn'),
+    onHeat: of('on-heat'),
+    good: of('good'),
+    bad: of('bad'),
+    warn: of('warn'),
   };
 }
 
 const calm = () => matchMedia('(prefers-reduced-motion: reduce)').matches;
 
 function base(option, look) {
-  const axis = (given) => given && ({
-    ...given,
-    axisLine: { lineStyle: { color: look.line }, ...given.axisLine },
-    axisTick: { show: false, ...given.axisTick },
-    axisLabel: { color: look.muted, fontSize: 11, hideOverlap: true, ...given.axisLabel },
-    splitLine: { lineStyle: { color: look.line, opacity: 0.7 }, ...given.splitLine },
-    nameTextStyle: { color: look.muted, fontSize: 11, ...given.nameTextStyle },
-  });
+  const axis = (given) =>
+    given && {
+      ...given,
+      axisLine: { lineStyle: { color: look.line }, ...given.axisLine },
+      axisTick: { show: false, ...given.axisTick },
+      axisLabel: { color: look.muted, fontSize: 11, hideOverlap: true, ...given.axisLabel },
+      splitLine: { lineStyle: { color: look.line, opacity: 0.7 }, ...given.splitLine },
+      nameTextStyle: { color: look.muted, fontSize: 11, ...given.nameTextStyle },
+    };
   const each = (value) => (Array.isArray(value) ? value.map(axis) : axis(value));
   return {
-    animation: !calm(), animationDuration: 350, animationDurationUpdate: 250,
+    animation: !calm(),
+    animationDuration: 350,
+    animationDurationUpdate: 250,
     color: look.series,
     textStyle: { fontFamily: FONT, color: look.ink },
     ...option,
     ...(option.xAxis && { xAxis: each(option.xAxis) }),
     ...(option.yAxis && { yAxis: each(option.yAxis) }),
-    ...(option.grid !== null && { grid: { left: 8, right: 16, top: 16, bottom: 8, outerBoundsMode: 'same', outerBoundsContain: 'axisLabel', ...option.grid } }),
+    ...(option.grid !== null && {
+      grid: {
+        left: 8,
+        right: 16,
+        top: 16,
+        bottom: 8,
+        outerBoundsMode: 'same',
+        outerBoundsContain: 'axisLabel',
+        ...option.grid,
+      },
+    }),
     ...(option.legend && {
-      legend: { type: 'scroll', icon: 'roundRect', itemWidth: 10, itemHeight: 10, itemGap: 16, left: 0, top: 0, textStyle: { color: look.muted, fontSize: 12 }, inactiveColor: look.line, ...option.legend },
+      legend: {
+        type: 'scroll',
+        icon: 'roundRect',
+        itemWidth: 10,
+        itemHeight: 10,
+        itemGap: 16,
+        left: 0,
+        top: 0,
+        textStyle: { color: look.muted, fontSize: 12 },
+        inactiveColor: look.line,
+        ...option.legend,
+      },
     }),
     ...(option.tooltip && {
       tooltip: {
-        confine: true, appendTo: undefined, backgroundColor: look.card, borderColor: look.line, borderWidth: 1, padding: 0, className: 'tip',
-        textStyle: { color: look.ink, fontFamily: FONT, fontSize: 12 }, transitionDuration: 0, shadowBlur: 0,
-        axisPointer: { lineStyle: { color: look.muted, type: 'dashed' }, shadowStyle: { color: look.muted, opacity: 0.08 } },
+        confine: true,
+        appendTo: undefined,
+        backgroundColor: look.card,
+        borderColor: look.line,
+        borderWidth: 1,
+        padding: 0,
+        className: 'tip',
+        textStyle: { color: look.ink, fontFamily: FONT, fontSize: 12 },
+        transitionDuration: 0,
+        shadowBlur: 0,
+        axisPointer: {
+          lineStyle: { color: look.muted, type: 'dashed' },
+          shadowStyle: { color: look.muted, opacity: 0.08 },
+        },
         ...option.tooltip,
       },
     }),
@@ -102,5 +167,7 @@ export async function picture(option, { title, note, width, height }) {
   context.drawImage(drawn, 16, top, width, height);
   chart.dispose();
   space.remove();
-  return new Promise((resolve) => { canvas.toBlob(resolve, 'image/png'); });
+  return new Promise((resolve) => {
+    canvas.toBlob(resolve, 'image/png');
+  });
 }

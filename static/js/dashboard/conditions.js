@@ -9,11 +9,13 @@ let features = null;
 
 /** The features of the last quarter, most used first; asked for once. */
 export function knownFeatures() {
-  features ??= query({ metric: 'feature_usage', days: 90, limit: OFFERED })
-    .then(({ rows }) => rows.map(({ feature }) => feature), () => {
+  features ??= query({ metric: 'feature_usage', days: 90, limit: OFFERED }).then(
+    ({ rows }) => rows.map(({ feature }) => feature),
+    () => {
       features = null;
       return [];
-    });
+    },
+  );
   return features;
 }
 
@@ -28,21 +30,42 @@ async function offer() {
   const list = document.getElementById(listId);
   if (!list || list.dataset.filled) return;
   list.dataset.filled = 'true';
-  fill(list, (await knownFeatures()).map((feature) => h('option', { value: feature })));
+  fill(
+    list,
+    (await knownFeatures()).map((feature) => h('option', { value: feature })),
+  );
 }
 
 /** A text input that offers features. */
 export function featureInput(value, onchange, props = {}) {
   return h('input', {
-    type: 'text', value: value ?? '', list: listId, maxlength: 200, autocomplete: 'off', spellcheck: 'false', placeholder: 'any feature', ...props,
-    onfocus: offer, onchange: (event) => onchange(event.target.value),
+    type: 'text',
+    value: value ?? '',
+    list: listId,
+    maxlength: 200,
+    autocomplete: 'off',
+    spellcheck: 'false',
+    placeholder: 'any feature',
+    ...props,
+    onfocus: offer,
+    onchange: (event) => onchange(event.target.value),
   });
 }
 
-export const EVENT_TYPES = [['', 'any event'], ['page_view', 'page view'], ['action', 'action'], ['conversion', 'conversion']];
+export const EVENT_TYPES = [
+  ['', 'any event'],
+  ['page_view', 'page view'],
+  ['action', 'action'],
+  ['conversion', 'conversion'],
+];
 
 /** A value as people read it: in quotes where its ends could not be seen. */
-const shown = (value) => (typeof value === 'string' && (value === '' || value !== value.trim()) ? `“${value}”` : typeof value === 'object' ? JSON.stringify(value) : String(value));
+const shown = (value) =>
+  typeof value === 'string' && (value === '' || value !== value.trim())
+    ? `“${value}”`
+    : typeof value === 'object'
+      ? JSON.stringify(value)
+      : String(value);
 
 /** What a test is, if the editor knows it. */
 function kindOf(test) {
@@ -58,8 +81,12 @@ function kindOf(test) {
 export function describe(property, test) {
   const name = property.startsWith('metadata.') ? property.slice(9) : property.replace('_', ' ');
   return `${name} ${{
-    is: () => `is ${[test].flat().map(shown).join(' or ')}`, prefix: () => `begins with ${shown(test.prefix)}`, there: () => 'is there', missing: () => 'is missing',
-    range: () => `is ${test.min ?? '…'} to ${test.max ?? '…'}`, other: () => shown(test),
+    is: () => `is ${[test].flat().map(shown).join(' or ')}`,
+    prefix: () => `begins with ${shown(test.prefix)}`,
+    there: () => 'is there',
+    missing: () => 'is missing',
+    range: () => `is ${test.min ?? '…'} to ${test.max ?? '…'}`,
+    other: () => shown(test),
   }[kindOf(test)]()}`;
 }
 
@@ -69,8 +96,19 @@ export function describeFilter(filter) {
   return all.length ? all.map(([property, test]) => describe(property, test)).join(' and ') : 'any event';
 }
 
-const PROPERTIES = [['event_type', 'Event type'], ['feature', 'Feature'], ['url', 'URL'], ['metadata', 'Metadata…']];
-const TESTS = [['is', 'is one of'], ['prefix', 'begins with'], ['range', 'is between'], ['there', 'is there'], ['missing', 'is missing']];
+const PROPERTIES = [
+  ['event_type', 'Event type'],
+  ['feature', 'Feature'],
+  ['url', 'URL'],
+  ['metadata', 'Metadata…'],
+];
+const TESTS = [
+  ['is', 'is one of'],
+  ['prefix', 'begins with'],
+  ['range', 'is between'],
+  ['there', 'is there'],
+  ['missing', 'is missing'],
+];
 
 /** A value to edit. What is not changed stays what it was: a number, or a text that no input can hold. */
 const entry = (value) => ({ text: String(value), value });
@@ -81,9 +119,14 @@ function parts(property, test) {
   const isMetadata = property.startsWith('metadata.');
   const kind = kindOf(test);
   return {
-    property: isMetadata ? 'metadata' : property, key: isMetadata ? property.slice(9) : '', test: kind,
-    values: kind === 'is' ? [test].flat().map(entry) : [blank()], prefix: kind === 'prefix' ? entry(test.prefix) : blank(),
-    min: test?.min ?? '', max: test?.max ?? '', other: kind === 'other' ? test : null,
+    property: isMetadata ? 'metadata' : property,
+    key: isMetadata ? property.slice(9) : '',
+    test: kind,
+    values: kind === 'is' ? [test].flat().map(entry) : [blank()],
+    prefix: kind === 'prefix' ? entry(test.prefix) : blank(),
+    min: test?.min ?? '',
+    max: test?.max ?? '',
+    other: kind === 'other' ? test : null,
   };
 }
 
@@ -96,7 +139,8 @@ function whole({ property, key, test, values, prefix, min, max, other }) {
   if (property === 'metadata' && !key) return { problem: 'Name the key of the metadata.' };
   if (test === 'other') return { test: other };
   if (test === 'there' || test === 'missing') return { test: { exists: test === 'there' } };
-  if (test === 'prefix') return prefix.value === undefined ? { problem: 'Say how it begins.' } : { test: { prefix: prefix.value } };
+  if (test === 'prefix')
+    return prefix.value === undefined ? { problem: 'Say how it begins.' } : { test: { prefix: prefix.value } };
   if (test === 'range') {
     const limits = {};
     if (min !== '') limits.min = Number(min);
@@ -118,13 +162,28 @@ export function conditionEditor(filter) {
   const isUntouched = (row) => row === offered && JSON.stringify(row) === JSON.stringify(fresh());
   const element = h('div', { class: 'conditions' });
   const show = (focus) => {
-    fill(element, rows.map((row, place) => editRow(row, `Condition ${place + 1}`, show, () => {
-      rows.splice(place, 1);
-      show();
-    })), h('button', { type: 'button', class: 'link', onclick: () => {
-      rows.push(fresh());
-      show();
-    } }, icon('plus'), 'Add a condition'));
+    fill(
+      element,
+      rows.map((row, place) =>
+        editRow(row, `Condition ${place + 1}`, show, () => {
+          rows.splice(place, 1);
+          show();
+        }),
+      ),
+      h(
+        'button',
+        {
+          type: 'button',
+          class: 'link',
+          onclick: () => {
+            rows.push(fresh());
+            show();
+          },
+        },
+        icon('plus'),
+        'Add a condition',
+      ),
+    );
     if (focus) element.querySelector(focus)?.focus();
   };
   show();
@@ -136,7 +195,8 @@ export function conditionEditor(filter) {
       const { test, problem } = whole(row);
       const name = nameOf(row);
       if (problem) row.problem = problem;
-      else if (found.has(name)) row.problem = `Another condition is about ${name} already, and there can be one for each property: make one of the two.`;
+      else if (found.has(name))
+        row.problem = `Another condition is about ${name} already, and there can be one for each property: make one of the two.`;
       else found.set(name, test);
     }
     const isWrong = rows.some((row) => row.problem);
@@ -151,46 +211,115 @@ function editRow(row, label, show, remove) {
     row[name] = value;
     if (redraw) show();
   };
-  const text = (name, props = {}) => h('input', { type: 'text', value: row[name], autocomplete: 'off', spellcheck: 'false', ...props, oninput: (event) => set(name)(event.target.value) });
+  const text = (name, props = {}) =>
+    h('input', {
+      type: 'text',
+      value: row[name],
+      autocomplete: 'off',
+      spellcheck: 'false',
+      ...props,
+      oninput: (event) => set(name)(event.target.value),
+    });
   const one = (held, change, props) => {
-    const input = { value: held.text, ...props, oninput: ({ target }) => change(target.value === '' ? blank() : typed(target.value)) };
-    return row.property === 'feature' ? featureInput(held.text, () => {}, input) : h('input', { type: 'text', autocomplete: 'off', spellcheck: 'false', ...input });
+    const input = {
+      value: held.text,
+      ...props,
+      oninput: ({ target }) => change(target.value === '' ? blank() : typed(target.value)),
+    };
+    return row.property === 'feature'
+      ? featureInput(held.text, () => {}, input)
+      : h('input', { type: 'text', autocomplete: 'off', spellcheck: 'false', ...input });
   };
-  const values = () => [row.values.map((held, place) => {
-    const name = `${label}: value${place ? ` ${place + 1}` : ''}`;
-    const change = (next) => { row.values[place] = next; };
-    if (row.property === 'event_type') {
-      const known = EVENT_TYPES.some(([type]) => type === held.text) ? EVENT_TYPES : [...EVENT_TYPES, [held.text, held.text]];
-      return select(known.map(([type, title]) => [type, type ? title : 'choose…']), held.text, (type) => change(type ? typed(type) : blank()), { 'aria-label': name });
-    }
-    return one(held, change, { 'aria-label': name, placeholder: place ? 'or this value' : 'value' });
-  }), h('button', { type: 'button', class: 'link', 'aria-label': `${label}: or another value`, onclick: () => {
-    row.values.push(blank());
-    show(`[aria-label="${label}: value ${row.values.length}"]`);
-  } }, icon('plus'), 'or')];
+  const values = () => [
+    row.values.map((held, place) => {
+      const name = `${label}: value${place ? ` ${place + 1}` : ''}`;
+      const change = (next) => {
+        row.values[place] = next;
+      };
+      if (row.property === 'event_type') {
+        const known = EVENT_TYPES.some(([type]) => type === held.text)
+          ? EVENT_TYPES
+          : [...EVENT_TYPES, [held.text, held.text]];
+        return select(
+          known.map(([type, title]) => [type, type ? title : 'choose…']),
+          held.text,
+          (type) => change(type ? typed(type) : blank()),
+          { 'aria-label': name },
+        );
+      }
+      return one(held, change, { 'aria-label': name, placeholder: place ? 'or this value' : 'value' });
+    }),
+    h(
+      'button',
+      {
+        type: 'button',
+        class: 'link',
+        'aria-label': `${label}: or another value`,
+        onclick: () => {
+          row.values.push(blank());
+          show(`[aria-label="${label}: value ${row.values.length}"]`);
+        },
+      },
+      icon('plus'),
+      'or',
+    ),
+  ];
   const value = () => {
     if (row.test === 'there' || row.test === 'missing') return null;
     if (row.test === 'other') return h('code', { text: plain(JSON.stringify(row.other)) });
-    if (row.test === 'range') return ['least', 'greatest'].map((word, place) => text(place ? 'max' : 'min', { type: 'number', step: 'any', 'aria-label': `${label}: ${word}`, placeholder: word }));
-    if (row.test === 'prefix') return one(row.prefix, (next) => { row.prefix = next; }, { 'aria-label': `${label}: value`, placeholder: 'begins with' });
+    if (row.test === 'range')
+      return ['least', 'greatest'].map((word, place) =>
+        text(place ? 'max' : 'min', {
+          type: 'number',
+          step: 'any',
+          'aria-label': `${label}: ${word}`,
+          placeholder: word,
+        }),
+      );
+    if (row.test === 'prefix')
+      return one(
+        row.prefix,
+        (next) => {
+          row.prefix = next;
+        },
+        { 'aria-label': `${label}: value`, placeholder: 'begins with' },
+      );
     return values();
   };
-  const properties = PROPERTIES.some(([name]) => name === row.property) ? PROPERTIES : [...PROPERTIES, [row.property, row.property]];
-  return h('div', { class: 'condition', role: 'group', 'aria-label': label },
+  const properties = PROPERTIES.some(([name]) => name === row.property)
+    ? PROPERTIES
+    : [...PROPERTIES, [row.property, row.property]];
+  return h(
+    'div',
+    { class: 'condition', role: 'group', 'aria-label': label },
     select(properties, row.property, set('property', true), { 'aria-label': `${label}: property` }),
     row.property === 'metadata' && text('key', { 'aria-label': `${label}: key of the metadata`, placeholder: 'key' }),
-    select(row.other === null ? TESTS : [...TESTS, ['other', 'as it was']], row.test, set('test', true), { 'aria-label': `${label}: test` }),
+    select(row.other === null ? TESTS : [...TESTS, ['other', 'as it was']], row.test, set('test', true), {
+      'aria-label': `${label}: test`,
+    }),
     value(),
-    h('button', { type: 'button', class: 'tool', 'aria-label': `Remove ${label.toLowerCase()}`, onclick: remove }, icon('close')),
-    row.problem && h('p', { class: 'note bad', role: 'alert' }, icon('alert'), row.problem));
+    h(
+      'button',
+      { type: 'button', class: 'tool', 'aria-label': `Remove ${label.toLowerCase()}`, onclick: remove },
+      icon('close'),
+    ),
+    row.problem && h('p', { class: 'note bad', role: 'alert' }, icon('alert'), row.problem),
+  );
 }
 
 /** A step, a start, a goal: event type, feature, and one condition on the metadata. */
 export function eventEditor(label, filter, onchange) {
   const metadata = Object.entries(filter).find(([property]) => property.startsWith('metadata.'));
-  const now = { event_type: filter.event_type ?? '', feature: filter.feature ?? '', key: metadata?.[0].slice(9) ?? '', value: metadata?.[1] ?? '' };
+  const now = {
+    event_type: filter.event_type ?? '',
+    feature: filter.feature ?? '',
+    key: metadata?.[0].slice(9) ?? '',
+    value: metadata?.[1] ?? '',
+  };
   // What these three controls cannot show is kept as it is.
-  const rest = Object.fromEntries(Object.entries(filter).filter(([property]) => !['event_type', 'feature', metadata?.[0]].includes(property)));
+  const rest = Object.fromEntries(
+    Object.entries(filter).filter(([property]) => !['event_type', 'feature', metadata?.[0]].includes(property)),
+  );
   const set = (name) => (value) => {
     now[name] = value;
     // Half a condition waits for its other half.
@@ -200,8 +329,14 @@ export function eventEditor(label, filter, onchange) {
       return;
     }
     // In the order as it was, so that the same condition on the metadata is shown again.
-    const said = [['event_type', now.event_type], ['feature', now.feature], [`metadata.${now.key}`, now.key && now.value]];
-    const next = Object.fromEntries(Object.entries(filter).map(([property, test]) => [property === metadata?.[0] ? said[2][0] : property, test]));
+    const said = [
+      ['event_type', now.event_type],
+      ['feature', now.feature],
+      [`metadata.${now.key}`, now.key && now.value],
+    ];
+    const next = Object.fromEntries(
+      Object.entries(filter).map(([property, test]) => [property === metadata?.[0] ? said[2][0] : property, test]),
+    );
     for (const [property, test] of said) {
       if (test === '') delete next[property];
       else next[property] = test;
@@ -210,30 +345,75 @@ export function eventEditor(label, filter, onchange) {
   };
   const [keyId, valueId] = [id('key'), id('value')];
   const hasMetadata = Boolean(metadata);
-  const details = h('details', { class: 'more', open: hasMetadata }, h('summary', { 'aria-label': `${label}: metadata` }, hasMetadata ? 'metadata' : '+ metadata'),
-    h('div', { class: 'pair' },
-      h('input', { id: keyId, type: 'text', value: now.key, placeholder: 'key', 'aria-label': `${label}: key of the metadata`, onchange: (event) => set('key')(event.target.value) }),
+  const details = h(
+    'details',
+    { class: 'more', open: hasMetadata },
+    h('summary', { 'aria-label': `${label}: metadata` }, hasMetadata ? 'metadata' : '+ metadata'),
+    h(
+      'div',
+      { class: 'pair' },
+      h('input', {
+        id: keyId,
+        type: 'text',
+        value: now.key,
+        placeholder: 'key',
+        'aria-label': `${label}: key of the metadata`,
+        onchange: (event) => set('key')(event.target.value),
+      }),
       h('span', { 'aria-hidden': 'true', text: 'is' }),
-      h('input', { id: valueId, type: 'text', value: typeof now.value === 'object' ? '' : String(now.value), placeholder: typeof now.value === 'object' ? plain(describe(metadata[0], now.value)) : 'value', 'aria-label': `${label}: value of the metadata`, onchange: (event) => set('value')(event.target.value) })));
+      h('input', {
+        id: valueId,
+        type: 'text',
+        value: typeof now.value === 'object' ? '' : String(now.value),
+        placeholder: typeof now.value === 'object' ? plain(describe(metadata[0], now.value)) : 'value',
+        'aria-label': `${label}: value of the metadata`,
+        onchange: (event) => set('value')(event.target.value),
+      }),
+    ),
+  );
   // A list, or another test, is kept until one types something else.
   const isText = typeof now.feature !== 'object';
-  const types = EVENT_TYPES.some(([type]) => type === now.event_type) ? EVENT_TYPES : [...EVENT_TYPES, [String(now.event_type), plain(describe('event_type', now.event_type))]];
-  return h('div', { class: 'event-editor', role: 'group', 'aria-label': label },
+  const types = EVENT_TYPES.some(([type]) => type === now.event_type)
+    ? EVENT_TYPES
+    : [...EVENT_TYPES, [String(now.event_type), plain(describe('event_type', now.event_type))]];
+  return h(
+    'div',
+    { class: 'event-editor', role: 'group', 'aria-label': label },
     select(types, now.event_type, set('event_type'), { 'aria-label': `${label}: event type` }),
-    featureInput(isText ? now.feature : '', set('feature'), { 'aria-label': `${label}: feature`, ...(!isText && { placeholder: plain(describe('feature', now.feature)) }) }),
-    details);
+    featureInput(isText ? now.feature : '', set('feature'), {
+      'aria-label': `${label}: feature`,
+      ...(!isText && { placeholder: plain(describe('feature', now.feature)) }),
+    }),
+    details,
+  );
 }
 
 /** What groups are made by. */
 export function breakdownEditor(value, onchange) {
   const isMetadata = value?.startsWith('metadata.');
-  const key = h('input', { type: 'text', value: isMetadata ? value.slice(9) : '', placeholder: 'key', 'aria-label': 'Key of the metadata to break down by', onchange: (event) => event.target.value && onchange(`metadata.${event.target.value}`) });
-  key.hidden = !isMetadata;
-  const choice = select([['', 'No breakdown'], ['event_type', 'Event type'], ['feature', 'Feature'], ['url', 'URL'], ['metadata', 'Metadata…']], isMetadata ? 'metadata' : value ?? '', (next) => {
-    key.hidden = next !== 'metadata';
-    if (next === 'metadata') key.focus();
-    else onchange(next || null);
+  const key = h('input', {
+    type: 'text',
+    value: isMetadata ? value.slice(9) : '',
+    placeholder: 'key',
+    'aria-label': 'Key of the metadata to break down by',
+    onchange: (event) => event.target.value && onchange(`metadata.${event.target.value}`),
   });
+  key.hidden = !isMetadata;
+  const choice = select(
+    [
+      ['', 'No breakdown'],
+      ['event_type', 'Event type'],
+      ['feature', 'Feature'],
+      ['url', 'URL'],
+      ['metadata', 'Metadata…'],
+    ],
+    isMetadata ? 'metadata' : (value ?? ''),
+    (next) => {
+      key.hidden = next !== 'metadata';
+      if (next === 'metadata') key.focus();
+      else onchange(next || null);
+    },
+  );
   const shown = field('Breakdown', choice);
   shown.append(key);
   return shown;

@@ -9,10 +9,13 @@ export function h(tag, props = {}, ...children) {
     if (value === undefined || value === null || value === false) continue;
     if (name === 'text') element.textContent = value;
     else if (name.startsWith('on')) element.addEventListener(name.slice(2), value);
-    else if (['value', 'checked', 'disabled', 'selected', 'open', 'indeterminate'].includes(name)) element[name] = value;
+    else if (['value', 'checked', 'disabled', 'selected', 'open', 'indeterminate'].includes(name))
+      element[name] = value;
     else element.setAttribute(name, value === true ? '' : String(value));
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -33,7 +36,8 @@ const ICONS = {
   paths: 'M4 6h4c5 0 4 12 9 12h3M4 18h4c2.500 0 3.500-3 4.500-6S14.500 6 17 6h3',
   experiments: 'M9 4h6M10 4v6l-5 8a1.500 1.500 0 0 0 1.300 2h11.400a1.500 1.500 0 0 0 1.300-2l-5-8V4M8 15h8',
   live: 'M12 12m-2 0a2 2 0 1 0 4 0 2 2 0 1 0-4 0M7.800 16.200a6 6 0 0 1 0-8.400m8.400 0a6 6 0 0 1 0 8.400M5 19a10 10 0 0 1 0-14m14 0a10 10 0 0 1 0 14',
-  engine: 'M4 7c0-1.700 3.600-3 8-3s8 1.300 8 3-3.600 3-8 3-8-1.300-8-3zm0 0v10c0 1.700 3.600 3 8 3s8-1.300 8-3V7M4 12c0 1.700 3.600 3 8 3s8-1.300 8-3',
+  engine:
+    'M4 7c0-1.700 3.600-3 8-3s8 1.300 8 3-3.600 3-8 3-8-1.300-8-3zm0 0v10c0 1.700 3.600 3 8 3s8-1.300 8-3V7M4 12c0 1.700 3.600 3 8 3s8-1.300 8-3',
   chart: 'M4 20V4m0 16h16M8 16l4-5 3 3 5-7',
   table: 'M4 5h16v14H4zm0 5h16M4 14.500h16M10 5v14',
   download: 'M12 4v11m0 0 4-4m-4 4-4-4M5 20h14',
@@ -47,7 +51,8 @@ const ICONS = {
   filter: 'M4 6h16M7 12h10m-7 6h4',
   calendar: 'M5 6h14v14H5zm0 4h14M9 3v4m6-4v4',
   globe: 'M12 12m-8 0a8 8 0 1 0 16 0 8 8 0 1 0-16 0M4 12h16M12 4c3 2.500 3 13.500 0 16-3-2.500-3-13.500 0-16',
-  users: 'M9 11a3.500 3.500 0 1 0 0-7 3.500 3.500 0 0 0 0 7zm-6 9c0-3.500 2.500-6 6-6s6 2.500 6 6m1-9.500a3 3 0 0 0 0-6M17 14c2.500.500 4 2.800 4 6',
+  users:
+    'M9 11a3.500 3.500 0 1 0 0-7 3.500 3.500 0 0 0 0 7zm-6 9c0-3.500 2.500-6 6-6s6 2.500 6 6m1-9.500a3 3 0 0 0 0-6M17 14c2.500.500 4 2.800 4 6',
   key: 'M8 16m-4 0a4 4 0 1 0 8 0 4 4 0 1 0-8 0m7-3 8-8m-3 3 2.500 2.500M14 10l2 2',
   theme: 'M12 4a8 8 0 1 0 0 16zM12 4a8 8 0 0 1 0 16',
   pause: 'M8 5v14m8-14v14',
@@ -60,15 +65,23 @@ const ICONS = {
 
 /** A drawing that says nothing to screen readers; the control around it does. */
 export function icon(name) {
-  return svg('svg', { viewBox: '0 0 24 24', class: 'icon', 'aria-hidden': 'true', focusable: 'false' }, svg('path', { d: ICONS[name] }));
+  return svg(
+    'svg',
+    { viewBox: '0 0 24 24', class: 'icon', 'aria-hidden': 'true', focusable: 'false' },
+    svg('path', { d: ICONS[name] }),
+  );
 }
 
 /** Characters that are not seen, or that turn what follows around. */
-const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/gu;
+const UNSEEN =
+  /[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/gu;
 
 /** A name that came from an event, with every unseen character made visible. */
 export function plain(name) {
-  return String(name).replace(UNSEEN, (character) => `⟨U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}⟩`);
+  return String(name).replace(
+    UNSEEN,
+    (character) => `⟨U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}⟩`,
+  );
 }
 
 /** The same, cut to fit a chart. */
@@ -92,20 +105,37 @@ export const id = (prefix) => `${prefix}-${(ids += 1)}`;
 /** A labelled control. */
 export function field(label, control, hint) {
   control.id ||= id('field');
-  return h('div', { class: 'field' }, h('label', { for: control.id, text: label }), control, hint && h('small', { text: hint }));
+  return h(
+    'div',
+    { class: 'field' },
+    h('label', { for: control.id, text: label }),
+    control,
+    hint && h('small', { text: hint }),
+  );
 }
 
 /** A list to choose from: `[value, label]` pairs. */
 export function select(options, value, onchange, props = {}) {
-  return h('select', { ...props, onchange: (event) => onchange(event.target.value) },
-    options.map(([option, label]) => h('option', { value: option, selected: String(option) === String(value) }, label)));
+  return h(
+    'select',
+    { ...props, onchange: (event) => onchange(event.target.value) },
+    options.map(([option, label]) => h('option', { value: option, selected: String(option) === String(value) }, label)),
+  );
 }
 
 /** Buttons of which one is pressed. */
 export function segments(label, options, value, onchange) {
-  const buttons = options.map(([option, text]) => h('button', {
-    type: 'button', 'aria-pressed': String(option === value), onclick: () => onchange(option),
-  }, text));
+  const buttons = options.map(([option, text]) =>
+    h(
+      'button',
+      {
+        type: 'button',
+        'aria-pressed': String(option === value),
+        onclick: () => onchange(option),
+      },
+      text,
+    ),
+  );
   return h('div', { class: 'segments', role: 'group', 'aria-label': label }, buttons);
 }
 

@@ -6,8 +6,19 @@ const tenth = new Intl.NumberFormat(LANGUAGE, { maximumFractionDigits: 1 });
 const exact = new Intl.NumberFormat(LANGUAGE, { maximumFractionDigits: 6 });
 const compact = new Intl.NumberFormat(LANGUAGE, { notation: 'compact', maximumFractionDigits: 1 });
 const day = new Intl.DateTimeFormat(LANGUAGE, { day: 'numeric', month: 'short', timeZone: 'UTC' });
-const dayAndYear = new Intl.DateTimeFormat(LANGUAGE, { day: 'numeric', month: 'short', year: 'numeric', timeZone: 'UTC' });
-const weekday = new Intl.DateTimeFormat(LANGUAGE, { weekday: 'short', day: 'numeric', month: 'short', year: 'numeric', timeZone: 'UTC' });
+const dayAndYear = new Intl.DateTimeFormat(LANGUAGE, {
+  day: 'numeric',
+  month: 'short',
+  year: 'numeric',
+  timeZone: 'UTC',
+});
+const weekday = new Intl.DateTimeFormat(LANGUAGE, {
+  weekday: 'short',
+  day: 'numeric',
+  month: 'short',
+  year: 'numeric',
+  timeZone: 'UTC',
+});
 const month = new Intl.DateTimeFormat(LANGUAGE, { month: 'short', year: 'numeric', timeZone: 'UTC' });
 
 export const NONE = '–';
@@ -18,7 +29,13 @@ export const average = (value) => (there(value) ? tenth.format(value) : NONE);
 export const number = (value) => (there(value) ? exact.format(value) : NONE);
 export const brief = (value) => (there(value) ? compact.format(value) : NONE);
 
-const shares = (digits, options) => new Intl.NumberFormat(LANGUAGE, { style: 'percent', minimumFractionDigits: digits, maximumFractionDigits: digits, ...options });
+const shares = (digits, options) =>
+  new Intl.NumberFormat(LANGUAGE, {
+    style: 'percent',
+    minimumFractionDigits: digits,
+    maximumFractionDigits: digits,
+    ...options,
+  });
 const percents = [shares(0), shares(1), shares(2)];
 const changes = shares(1, { signDisplay: 'exceptZero' });
 
@@ -41,7 +58,8 @@ export function period(text, grain = 'day') {
 }
 
 /** Both ends of a range of days. */
-export const range = (from, to) => (from === to ? dayAndYear.format(date(from)) : `${shortDay(from)} – ${dayAndYear.format(date(to))}`);
+export const range = (from, to) =>
+  from === to ? dayAndYear.format(date(from)) : `${shortDay(from)} – ${dayAndYear.format(date(to))}`;
 
 export function addDays(text, days) {
   const moved = date(text);
@@ -51,7 +69,12 @@ export function addDays(text, days) {
 
 /** The day of an instant in a zone. */
 export function dayIn(tz, instant) {
-  const parts = new Intl.DateTimeFormat(LANGUAGE, { year: 'numeric', month: '2-digit', day: '2-digit', timeZone: tz }).formatToParts(new Date(instant));
+  const parts = new Intl.DateTimeFormat(LANGUAGE, {
+    year: 'numeric',
+    month: '2-digit',
+    day: '2-digit',
+    timeZone: tz,
+  }).formatToParts(new Date(instant));
   const of = (type) => parts.find((part) => part.type === type).value;
   return `${of('year')}-${of('month')}-${of('day')}`;
 }
@@ -80,5 +103,10 @@ export function bytes(value) {
 
 /** A time of day in a zone. */
 export function clock(instant, tz) {
-  return new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', second: '2-digit', timeZone: tz }).format(new Date(instant));
+  return new Intl.DateTimeFormat('en-GB', {
+    hour: '2-digit',
+    minute: '2-digit',
+    second: '2-digit',
+    timeZone: tz,
+  }).format(new Date(instant));
 }

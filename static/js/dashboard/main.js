@@ -18,10 +18,24 @@ import { stickiness } from './views/stickiness.js';
 import { askKey, empty, enter } from './welcome.js';
 
 // Nothing here makes HTML of a text. The chart library empties elements by an empty text; that alone is let through.
-window.trustedTypes?.createPolicy('default', { createHTML: (text) => (text === '' ? '' : null), createScript: () => null, createScriptURL: () => null });
+window.trustedTypes?.createPolicy('default', {
+  createHTML: (text) => (text === '' ? '' : null),
+  createScript: () => null,
+  createScriptURL: () => null,
+});
 
 const VIEWS = { overview, lifecycle, stickiness, funnel, retention, paths, experiments, live, engine };
-const NAMES = { overview: 'Overview', lifecycle: 'Lifecycle', stickiness: 'Stickiness', funnel: 'Funnel', retention: 'Retention', paths: 'Paths', experiments: 'Experiments', live: 'Live', engine: 'Engine' };
+const NAMES = {
+  overview: 'Overview',
+  lifecycle: 'Lifecycle',
+  stickiness: 'Stickiness',
+  funnel: 'Funnel',
+  retention: 'Retention',
+  paths: 'Paths',
+  experiments: 'Experiments',
+  live: 'Live',
+  engine: 'Engine',
+};
 /** Views that are about now and not about a window. */
 const NOW = new Set(['live', 'engine']);
 /** Longest time that charts wait for the numbers of the first panel. */
@@ -55,29 +69,77 @@ function theme(next) {
 }
 
 function frame() {
-  const themeButton = h('button', { type: 'button', class: 'tool', onclick: () => {
-    const now = document.documentElement.dataset.choice;
-    label(theme(THEMES[(THEMES.indexOf(now) + 1) % THEMES.length]));
-    redraw();
-  } });
+  const themeButton = h('button', {
+    type: 'button',
+    class: 'tool',
+    onclick: () => {
+      const now = document.documentElement.dataset.choice;
+      label(theme(THEMES[(THEMES.indexOf(now) + 1) % THEMES.length]));
+      redraw();
+    },
+  });
   const label = (now) => {
     themeButton.title = `Colours: ${now}`;
     themeButton.setAttribute('aria-label', `Colours: ${now}`);
     fill(themeButton, icon('theme'));
   };
   label(theme());
-  const leave = h('button', { type: 'button', class: 'tool', title: 'Forget the key', 'aria-label': 'Forget the key', onclick: () => {
-    setKey(null);
-    location.reload();
-  } }, icon('key'));
-  fill(document.body,
-    h('a', { class: 'skip', href: '#main', onclick: (event) => {
-      event.preventDefault();
-      main.focus();
-    } }, 'Skip to the numbers'),
-    h('header', { class: 'side' }, h('a', { class: 'brand', href: '#/overview' }, h('img', { src: `${ROOT}static/icon.svg`, alt: '', width: 28, height: 28 }), h('span', {}, 'EchoPilot', h('small', { text: 'Analytics' }))), nav, h('div', { class: 'side-end' }, themeButton, leave)),
-    h('div', { class: 'page' }, isDemo && h('aside', { class: 'banner', 'aria-label': 'Demo' }, 'Made-up history, to look around. ', h('a', { href: ROOT, text: 'Back to your data' })), bar, main),
-    h('div', { id: 'announcer', class: 'unseen', 'aria-live': 'polite' }), featureList());
+  const leave = h(
+    'button',
+    {
+      type: 'button',
+      class: 'tool',
+      title: 'Forget the key',
+      'aria-label': 'Forget the key',
+      onclick: () => {
+        setKey(null);
+        location.reload();
+      },
+    },
+    icon('key'),
+  );
+  fill(
+    document.body,
+    h(
+      'a',
+      {
+        class: 'skip',
+        href: '#main',
+        onclick: (event) => {
+          event.preventDefault();
+          main.focus();
+        },
+      },
+      'Skip to the numbers',
+    ),
+    h(
+      'header',
+      { class: 'side' },
+      h(
+        'a',
+        { class: 'brand', href: '#/overview' },
+        h('img', { src: `${ROOT}static/icon.svg`, alt: '', width: 28, height: 28 }),
+        h('span', {}, 'EchoPilot', h('small', { text: 'Analytics' })),
+      ),
+      nav,
+      h('div', { class: 'side-end' }, themeButton, leave),
+    ),
+    h(
+      'div',
+      { class: 'page' },
+      isDemo &&
+        h(
+          'aside',
+          { class: 'banner', 'aria-label': 'Demo' },
+          'Made-up history, to look around. ',
+          h('a', { href: ROOT, text: 'Back to your data' }),
+        ),
+      bar,
+      main,
+    ),
+    h('div', { id: 'announcer', class: 'unseen', 'aria-live': 'polite' }),
+    featureList(),
+  );
   dark.addEventListener('change', () => {
     theme();
     redraw();
@@ -94,7 +156,21 @@ function go(patch, how = 'push') {
 }
 
 function navigation() {
-  fill(nav, Object.entries(NAMES).map(([view, name]) => h('a', { href: write({ ...state, view, own: {} }), 'aria-current': view === state.view ? 'page' : null, 'data-view': view }, icon(view), h('span', { text: name }))));
+  fill(
+    nav,
+    Object.entries(NAMES).map(([view, name]) =>
+      h(
+        'a',
+        {
+          href: write({ ...state, view, own: {} }),
+          'aria-current': view === state.view ? 'page' : null,
+          'data-view': view,
+        },
+        icon(view),
+        h('span', { text: name }),
+      ),
+    ),
+  );
   nav.querySelector('[aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' });
 }
 
@@ -102,9 +178,11 @@ function navigation() {
 function focusMark() {
   const element = document.activeElement;
   if (!element || element === document.body || element === main) return null;
-  const name = (one) => one.getAttribute('aria-label') ?? one.closest('.field')?.querySelector('label')?.textContent ?? one.textContent;
+  const name = (one) =>
+    one.getAttribute('aria-label') ?? one.closest('.field')?.querySelector('label')?.textContent ?? one.textContent;
   const [tag, text] = [element.tagName, name(element)];
-  return () => [...document.querySelectorAll(tag)].find((other) => name(other) === text)?.focus({ preventScroll: true });
+  return () =>
+    [...document.querySelectorAll(tag)].find((other) => name(other) === text)?.focus({ preventScroll: true });
 }
 
 function render() {
@@ -131,7 +209,10 @@ function render() {
     return isAboutUsers && rows.every((row) => row.users === 0) ? unnamed(events) : empty;
   };
   const context = {
-    state: asked, scope: scope(asked), signal, firstDay: status?.first_day ?? null,
+    state: asked,
+    scope: scope(asked),
+    signal,
+    firstDay: status?.first_day ?? null,
     own: (own, how) => go({ own }, how),
     panel: (options) => {
       const panel = new Panel({ ...options, why: (own, empty) => why(options.isAboutUsers, empty, own) });
@@ -139,7 +220,18 @@ function render() {
       // Until the new answer is there the old one stays, greyed out.
       if (old) Object.assign(panel, { last: old.last, shown: old.shown });
       if (old?.last) panel.show();
-      panel.onanswer = ({ window }) => fill(span, h('span', { text: range(window.from, window.to) }), window.partial && h('span', { class: 'running', 'data-note': 'partial' }, icon('clock'), 'the last day is not over, its numbers still grow'));
+      panel.onanswer = ({ window }) =>
+        fill(
+          span,
+          h('span', { text: range(window.from, window.to) }),
+          window.partial &&
+            h(
+              'span',
+              { class: 'running', 'data-note': 'partial' },
+              icon('clock'),
+              'the last day is not over, its numbers still grow',
+            ),
+        );
       panels.set(options.name, panel);
       return panel;
     },
@@ -147,21 +239,33 @@ function render() {
   if (isEmptyStore() && !NOW.has(state.view)) {
     shown = { view: null, panels };
     fill(bar);
-    fill(main, empty(signal, () => {
-      status = null;
-      start();
-    }));
+    fill(
+      main,
+      empty(signal, () => {
+        status = null;
+        start();
+      }),
+    );
     return;
   }
   const view = VIEWS[state.view](context);
   fill(bar, NOW.has(state.view) ? null : picker(state, go));
-  fill(main, h('div', { class: 'head' }, h('h1', { text: view.title }), h('p', { class: 'lead', text: view.lead }), span), view.element);
+  fill(
+    main,
+    h('div', { class: 'head' }, h('h1', { text: view.title }), h('p', { class: 'lead', text: view.lead }), span),
+    view.element,
+  );
   shown = { view: state.view, panels };
   if (!isSame) scrollTo(0, 0);
   focus?.();
   // Drawing keeps the page busy: the numbers of the first panel come before the charts of the others, unless they take long.
   const [first, ...others] = view.panels;
-  const after = Promise.race([first?.load(signal), new Promise((resolve) => { setTimeout(resolve, HOLD_MS); })]);
+  const after = Promise.race([
+    first?.load(signal),
+    new Promise((resolve) => {
+      setTimeout(resolve, HOLD_MS);
+    }),
+  ]);
   for (const panel of others) {
     panel.after = after;
     panel.load(signal);
@@ -179,7 +283,21 @@ async function start() {
       location.replace(ROOT + location.hash);
       return;
     }
-    fill(main, h('div', { class: 'message bad', role: 'alert' }, icon('alert'), h('div', {}, h('strong', { text: 'No answer' }), h('p', { text: error.message }), h('button', { type: 'button', class: 'button', onclick: start }, icon('refresh'), 'Try again'))));
+    fill(
+      main,
+      h(
+        'div',
+        { class: 'message bad', role: 'alert' },
+        icon('alert'),
+        h(
+          'div',
+          {},
+          h('strong', { text: 'No answer' }),
+          h('p', { text: error.message }),
+          h('button', { type: 'button', class: 'button', onclick: start }, icon('refresh'), 'Try again'),
+        ),
+      ),
+    );
     return;
   }
   render();

@@ -7,7 +7,10 @@ import { csv, table } from './table.js';
 
 let started;
 /** The charts: fetched with the page, started when the first is drawn, because starting them keeps the page busy. */
-const charts = () => { started ??= import('./charts.js'); return started; };
+const charts = () => {
+  started ??= import('./charts.js');
+  return started;
+};
 
 /**
  * `ask(signal)` answers `{answer, rows, request: {path, body}, option(look), label, isEmpty, empty, notes, above}`: the
@@ -20,9 +23,19 @@ export class Panel {
     this.notes = h('div', { class: 'notes' });
     this.tools = h('div', { class: 'tools' });
     const heading = h('h2', { text: title });
-    this.element = h('section', { class: `panel${tall ? ' tall' : ''}`, 'aria-label': title, 'data-panel': name },
-      h('header', {}, h('div', { class: 'panel-title' }, heading, help && h('p', { class: 'hint', text: help })), controls && h('div', { class: 'controls' }, controls), this.tools),
-      this.notes, this.body);
+    this.element = h(
+      'section',
+      { class: `panel${tall ? ' tall' : ''}`, 'aria-label': title, 'data-panel': name },
+      h(
+        'header',
+        {},
+        h('div', { class: 'panel-title' }, heading, help && h('p', { class: 'hint', text: help })),
+        controls && h('div', { class: 'controls' }, controls),
+        this.tools,
+      ),
+      this.notes,
+      this.body,
+    );
     this.element.panel = this;
   }
 
@@ -57,7 +70,17 @@ export class Panel {
   }
 
   skeleton() {
-    const box = h('div', { class: 'skeleton', role: 'status' }, h('span', { class: 'unseen', text: `${this.title}: loading` }), h('i'), h('i'), h('i'), h('i'), h('i'), h('i'));
+    const box = h(
+      'div',
+      { class: 'skeleton', role: 'status' },
+      h('span', { class: 'unseen', text: `${this.title}: loading` }),
+      h('i'),
+      h('i'),
+      h('i'),
+      h('i'),
+      h('i'),
+      h('i'),
+    );
     box.style.height = `${this.height}px`;
     return box;
   }
@@ -68,9 +91,26 @@ export class Panel {
     fill(this.tools);
     fill(this.notes);
     const isInput = error.status === 400;
-    this.put(h('div', { class: 'message bad', role: 'alert' }, icon('alert'), h('div', {},
-      h('strong', { text: isInput ? 'This question cannot be answered' : 'No answer' }), h('p', { text: error.message ?? String(error) }),
-      !isInput && h('button', { type: 'button', class: 'button', onclick: () => this.load(this.signal) }, icon('refresh'), 'Try again'))));
+    this.put(
+      h(
+        'div',
+        { class: 'message bad', role: 'alert' },
+        icon('alert'),
+        h(
+          'div',
+          {},
+          h('strong', { text: isInput ? 'This question cannot be answered' : 'No answer' }),
+          h('p', { text: error.message ?? String(error) }),
+          !isInput &&
+            h(
+              'button',
+              { type: 'button', class: 'button', onclick: () => this.load(this.signal) },
+              icon('refresh'),
+              'Try again',
+            ),
+        ),
+      ),
+    );
   }
 
   /** Shows the last answer; what had the focus has it again. */
@@ -93,7 +133,20 @@ export class Panel {
     if (last.answer) this.onanswer?.(last.answer);
     if (last.isEmpty) {
       this.element.dataset.state = 'empty';
-      this.put(h('div', { class: 'message' }, icon('filter'), h('div', {}, h('strong', { text: last.empty?.title ?? 'Nothing in this window' }), h('p', { text: last.empty?.text ?? NOTHING }), last.empty?.code && h('pre', { tabindex: '0', text: last.empty.code }))));
+      this.put(
+        h(
+          'div',
+          { class: 'message' },
+          icon('filter'),
+          h(
+            'div',
+            {},
+            h('strong', { text: last.empty?.title ?? 'Nothing in this window' }),
+            h('p', { text: last.empty?.text ?? NOTHING }),
+            last.empty?.code && h('pre', { tabindex: '0', text: last.empty.code }),
+          ),
+        ),
+      );
       return;
     }
     this.element.dataset.state = 'ready';
@@ -132,18 +185,32 @@ export class Panel {
 
   toolButtons() {
     const { last } = this;
-    const tool = (name, label, onclick, props = {}) => h('button', { type: 'button', class: 'tool', title: label, 'aria-label': `${label}: ${this.title}`, onclick, ...props }, icon(name));
+    const tool = (name, label, onclick, props = {}) =>
+      h(
+        'button',
+        { type: 'button', class: 'tool', title: label, 'aria-label': `${label}: ${this.title}`, onclick, ...props },
+        icon(name),
+      );
     const isTable = this.shown === 'table';
     const other = isTable ? ['chart', 'Show the chart'] : ['table', 'Show the table'];
     return [
-      !last.isEmpty && tool(other[0], other[1], () => {
-        this.shown = isTable ? 'chart' : 'table';
-        this.show();
-        this.tools.querySelector('button').focus();
-      }, { 'data-tool': 'table' }),
+      !last.isEmpty &&
+        tool(
+          other[0],
+          other[1],
+          () => {
+            this.shown = isTable ? 'chart' : 'table';
+            this.show();
+            this.tools.querySelector('button').focus();
+          },
+          { 'data-tool': 'table' },
+        ),
       !last.isEmpty && tool('download', 'Download CSV', () => this.saveCsv(), { 'data-tool': 'csv' }),
-      !last.isEmpty && (last.option || last.picture) && tool('image', 'Download PNG', () => this.savePicture(), { 'data-tool': 'png' }),
-      last.request && tool('code', 'Show the request', () => showRequest(this.title, last.request), { 'data-tool': 'request' }),
+      !last.isEmpty &&
+        (last.option || last.picture) &&
+        tool('image', 'Download PNG', () => this.savePicture(), { 'data-tool': 'png' }),
+      last.request &&
+        tool('code', 'Show the request', () => showRequest(this.title, last.request), { 'data-tool': 'request' }),
     ];
   }
 
@@ -167,7 +234,12 @@ export class Panel {
     const { picture } = await charts();
     const { window } = this.last.answer ?? {};
     const note = window ? `${range(window.from, window.to)}, ${window.tz}` : '';
-    const blob = await picture(this.last.picture ?? this.last.option, { title: this.title, note, width: Math.max(this.last.minWidth ?? 0, 960), height: this.last.height ?? this.height });
+    const blob = await picture(this.last.picture ?? this.last.option, {
+      title: this.title,
+      note,
+      width: Math.max(this.last.minWidth ?? 0, 960),
+      height: this.last.height ?? this.height,
+    });
     download(this.fileName('png'), blob);
     announce('PNG saved');
   }
@@ -177,11 +249,13 @@ export class Panel {
 export const NOTHING = 'No event of these days meets the filter. Choose more days, or remove a condition.';
 export const NO_EVENTS = 'No event happened in these days. Choose more days.';
 
-export const unnamedTitle = (events) => (events === 1 ? 'The only event has no user' : `None of the ${count(events)} events has a user`);
+export const unnamedTitle = (events) =>
+  events === 1 ? 'The only event has no user' : `None of the ${count(events)} events has a user`;
 
 /** What a panel about users says where events happened, and nobody is known who made them. */
 export const unnamed = (events) => ({
-  title: unnamedTitle(events), code: naming,
+  title: unnamedTitle(events),
+  code: naming,
   text: 'What is shown here is about users, and events without a user_id are anonymous. Let your pages say who uses them, or send a user_id with each event:',
 });
 
@@ -194,7 +268,9 @@ export function cutText(first, { window }, isCut) {
 
 /** The weeks or months that are cut, as a note; a day that is not over is said beside the days. `drawn` says how they look. */
 export function cutNotes(rows, grain, drawn) {
-  const cut = rows.filter((row) => row.partial && grain !== 'day').map((row) => period(row.period ?? row.cohort, grain));
+  const cut = rows
+    .filter((row) => row.partial && grain !== 'day')
+    .map((row) => period(row.period ?? row.cohort, grain));
   return cut.length ? [['soft', `Cut by the window or not over, and ${drawn}: ${cut.join(', ')}.`, 'cut']] : [];
 }
 
@@ -203,25 +279,63 @@ function notesOf({ answer, notes = [] }) {
   const found = [...notes];
   const { window, covered_from: covered } = answer ?? {};
   if (window && covered > window.from) {
-    found.unshift(['warn', covered > window.to ? 'These days have expired: nothing is known of them any more.' : `Known from ${shortDay(covered)} on: what is older has expired, and is not in these numbers.`, 'covered']);
+    found.unshift([
+      'warn',
+      covered > window.to
+        ? 'These days have expired: nothing is known of them any more.'
+        : `Known from ${shortDay(covered)} on: what is older has expired, and is not in these numbers.`,
+      'covered',
+    ]);
   }
-  return found.map(([kind, text, name]) => h('p', { class: `note ${kind}`, 'data-note': name }, icon(kind === 'soft' ? 'clock' : 'alert'), text));
+  return found.map(([kind, text, name]) =>
+    h('p', { class: `note ${kind}`, 'data-note': name }, icon(kind === 'soft' ? 'clock' : 'alert'), text),
+  );
 }
 
 /** Shows a request, ready to copy. */
 export function showRequest(title, request) {
   const body = request.body && JSON.stringify(request.body, null, 2);
-  const copy = (text, label) => h('button', {
-    type: 'button', class: 'button', onclick: async () => {
-      await navigator.clipboard.writeText(text).then(() => toast('Copied'), () => toast('The browser does not let this page copy; select the text.'));
-    },
-  }, icon('copy'), label);
+  const copy = (text, label) =>
+    h(
+      'button',
+      {
+        type: 'button',
+        class: 'button',
+        onclick: async () => {
+          await navigator.clipboard.writeText(text).then(
+            () => toast('Copied'),
+            () => toast('The browser does not let this page copy; select the text.'),
+          );
+        },
+      },
+      icon('copy'),
+      label,
+    );
   const asCommand = command(request);
-  const dialog = h('dialog', { class: 'dialog wide', 'aria-label': `Request of ${title}`, onclose: () => dialog.remove() },
-    h('header', {}, h('h2', { text: `Request: ${title}` }), h('button', { type: 'button', class: 'tool', 'aria-label': 'Close', onclick: () => dialog.close() }, icon('close'))),
-    h('p', { class: 'hint' }, `${body ? 'POST' : 'GET'} `, h('code', { text: address(request.path) }), ' with your key in the header X-Dash-Key. Accept text/csv, an Arrow stream or Parquet give the same rows in those formats.'),
+  const dialog = h(
+    'dialog',
+    { class: 'dialog wide', 'aria-label': `Request of ${title}`, onclose: () => dialog.remove() },
+    h(
+      'header',
+      {},
+      h('h2', { text: `Request: ${title}` }),
+      h(
+        'button',
+        { type: 'button', class: 'tool', 'aria-label': 'Close', onclick: () => dialog.close() },
+        icon('close'),
+      ),
+    ),
+    h(
+      'p',
+      { class: 'hint' },
+      `${body ? 'POST' : 'GET'} `,
+      h('code', { text: address(request.path) }),
+      ' with your key in the header X-Dash-Key. Accept text/csv, an Arrow stream or Parquet give the same rows in those formats.',
+    ),
     body && [h('pre', { tabindex: '0', 'data-request': 'json', text: body }), copy(body, 'Copy JSON')],
-    h('pre', { tabindex: '0', 'data-request': 'curl', text: asCommand }), copy(asCommand, 'Copy as curl'));
+    h('pre', { tabindex: '0', 'data-request': 'curl', text: asCommand }),
+    copy(asCommand, 'Copy as curl'),
+  );
   document.body.append(dialog);
   dialog.showModal();
 }
@@ -232,18 +346,32 @@ const opened = new Map();
 /** What a view can be asked, folded away where there is little room. */
 export function form(title, summary, ...content) {
   const open = opened.get(title) ?? (matchMedia('(min-width: 901px)').matches || summary === 'nothing yet');
-  const details = h('details', { class: 'fold', open, ontoggle: () => opened.set(title, details.open) },
-    h('summary', {}, h('h2', { text: title }), h('span', { class: 'hint', text: summary }), icon('down')), content);
+  const details = h(
+    'details',
+    { class: 'fold', open, ontoggle: () => opened.set(title, details.open) },
+    h('summary', {}, h('h2', { text: title }), h('span', { class: 'hint', text: summary }), icon('down')),
+    content,
+  );
   return h('section', { class: 'panel form-panel', 'aria-label': title }, details);
 }
 
 /** The rows of a tooltip: a heading and pairs. */
 export function tip(heading, pairs, foot) {
-  return h('div', { class: 'tip-body' }, h('strong', { text: heading }), h('dl', {}, pairs.map(([name, value, colour]) => {
-    const swatch = h('i', { class: 'swatch' });
-    if (colour) swatch.style.background = colour;
-    return h('div', {}, h('dt', {}, colour && swatch, h('bdi', { text: name })), h('dd', { text: value }));
-  })), foot && h('p', { text: foot }));
+  return h(
+    'div',
+    { class: 'tip-body' },
+    h('strong', { text: heading }),
+    h(
+      'dl',
+      {},
+      pairs.map(([name, value, colour]) => {
+        const swatch = h('i', { class: 'swatch' });
+        if (colour) swatch.style.background = colour;
+        return h('div', {}, h('dt', {}, colour && swatch, h('bdi', { text: name })), h('dd', { text: value }));
+      }),
+    ),
+    foot && h('p', { text: foot }),
+  );
 }
 
 /** The last period that is not over, and days that are not known in full, as marks behind a chart. */
@@ -251,6 +379,10 @@ export function marks(rows, answer, look) {
   const areas = [];
   const { window, covered_from: covered } = answer;
   const place = rows.findIndex(({ period }) => period >= covered);
-  if (covered > window.from && place !== 0) areas.push([{ xAxis: 0, itemStyle: { color: look.warn, opacity: 0.08 } }, { xAxis: place < 0 ? rows.length - 1 : place }]);
+  if (covered > window.from && place !== 0)
+    areas.push([
+      { xAxis: 0, itemStyle: { color: look.warn, opacity: 0.08 } },
+      { xAxis: place < 0 ? rows.length - 1 : place },
+    ]);
   return areas.length ? { markArea: { silent: true, animation: false, data: areas } } : {};
 }

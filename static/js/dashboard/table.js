@@ -6,16 +6,63 @@ import { average, bytes, change, count, duration, isDay, longDay, number, percen
 const MOST = 500;
 
 const LABELS = {
-  period: 'Period', dau: 'Daily', wau: '7 days', mau: '30 days', stickiness: 'Daily / 30 days', partial: 'Cut or not over', value: 'Value', compared: 'Days that are over', before: 'Before', change: 'Change', users: 'Users', events: 'Events',
-  feature: 'Feature', event_type: 'Event type', new: 'New', returning: 'Returning', resurrecting: 'Resurrecting', dormant: 'Dormant',
-  periods: 'Periods active', cumulative: 'At least so many', step: 'Step', conversion_from_first: 'Of step 1', conversion_from_previous: 'Of the step before',
-  drop_off: 'Lost', breakdown: 'Group', cohort: 'Cohort', size: 'Size', from: 'From', to: 'To', sessions: 'Sessions', variant: 'Variant', exposed: 'Exposed',
-  converted: 'Converted', rate: 'Rate', lift: 'Lift', p_value: 'p', chance_to_win: 'Chance to win', verdict: 'Verdict',
-  'interval.low': 'Interval from', 'interval.high': 'Interval to', 'seconds_from_first.mean': 'From step 1, mean', 'seconds_from_first.median': 'From step 1, median',
-  'seconds_from_first.p90': 'From step 1, 90%', 'seconds_from_previous.mean': 'From the step before, mean', 'seconds_from_previous.median': 'From the step before, median',
+  period: 'Period',
+  dau: 'Daily',
+  wau: '7 days',
+  mau: '30 days',
+  stickiness: 'Daily / 30 days',
+  partial: 'Cut or not over',
+  value: 'Value',
+  compared: 'Days that are over',
+  before: 'Before',
+  change: 'Change',
+  users: 'Users',
+  events: 'Events',
+  feature: 'Feature',
+  event_type: 'Event type',
+  new: 'New',
+  returning: 'Returning',
+  resurrecting: 'Resurrecting',
+  dormant: 'Dormant',
+  periods: 'Periods active',
+  cumulative: 'At least so many',
+  step: 'Step',
+  conversion_from_first: 'Of step 1',
+  conversion_from_previous: 'Of the step before',
+  drop_off: 'Lost',
+  breakdown: 'Group',
+  cohort: 'Cohort',
+  size: 'Size',
+  from: 'From',
+  to: 'To',
+  sessions: 'Sessions',
+  variant: 'Variant',
+  exposed: 'Exposed',
+  converted: 'Converted',
+  rate: 'Rate',
+  lift: 'Lift',
+  p_value: 'p',
+  chance_to_win: 'Chance to win',
+  verdict: 'Verdict',
+  'interval.low': 'Interval from',
+  'interval.high': 'Interval to',
+  'seconds_from_first.mean': 'From step 1, mean',
+  'seconds_from_first.median': 'From step 1, median',
+  'seconds_from_first.p90': 'From step 1, 90%',
+  'seconds_from_previous.mean': 'From the step before, mean',
+  'seconds_from_previous.median': 'From the step before, median',
   'seconds_from_previous.p90': 'From the step before, 90%',
 };
-const SHARES = new Set(['stickiness', 'conversion_from_first', 'conversion_from_previous', 'rate', 'lift', 'interval.low', 'interval.high', 'chance_to_win']);
+const SHARES = new Set([
+  'stickiness',
+  'conversion_from_first',
+  'conversion_from_previous',
+  'rate',
+  'lift',
+  'interval.low',
+  'interval.high',
+  'chance_to_win',
+]);
 
 /** A row without nesting, as in the CSV. */
 export function flat(row, prefix = '') {
@@ -49,14 +96,26 @@ export function table(rows, caption) {
   const isNumber = (name) => flatRows.some((row) => typeof row.get(name) === 'number');
   const body = h('tbody');
   let sorted = null;
-  const show = (list) => body.replaceChildren(...list.slice(0, MOST).map((row) => h('tr', {}, names.map((name, place) => {
-    const value = row.get(name);
-    const text = written(name, value);
-    const props = { class: isNumber(name) ? 'number' : null, 'data-value': typeof value === 'number' ? value : null };
-    return place === 0
-      ? h('th', { scope: 'row', ...props }, h('bdi', {}, text))
-      : h('td', props, h('bdi', {}, text));
-  }))));
+  const show = (list) =>
+    body.replaceChildren(
+      ...list.slice(0, MOST).map((row) =>
+        h(
+          'tr',
+          {},
+          names.map((name, place) => {
+            const value = row.get(name);
+            const text = written(name, value);
+            const props = {
+              class: isNumber(name) ? 'number' : null,
+              'data-value': typeof value === 'number' ? value : null,
+            };
+            return place === 0
+              ? h('th', { scope: 'row', ...props }, h('bdi', {}, text))
+              : h('td', props, h('bdi', {}, text));
+          }),
+        ),
+      ),
+    );
   const sort = (name, heading) => {
     const descending = sorted?.name === name ? !sorted.descending : isNumber(name);
     sorted = { name, descending };
@@ -78,9 +137,12 @@ export function table(rows, caption) {
   });
   show(flatRows);
   const left = flatRows.length - MOST;
-  return h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': caption },
+  return h(
+    'div',
+    { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': caption },
     h('table', {}, h('caption', { class: 'unseen', text: caption }), h('thead', {}, h('tr', {}, headings)), body),
-    left > 0 && h('p', { class: 'hint', text: `${count(left)} more rows are in the CSV.` }));
+    left > 0 && h('p', { class: 'hint', text: `${count(left)} more rows are in the CSV.` }),
+  );
 }
 
 /**
@@ -91,10 +153,13 @@ export function csv(rows) {
   const flatRows = rows.map((row) => new Map(flat(row)));
   const names = [...new Set(flatRows.flatMap((row) => [...row.keys()]))];
   const cell = (value) => {
-    let text = value === null || value === undefined ? '' : typeof value === 'object' ? JSON.stringify(value) : String(value);
+    let text =
+      value === null || value === undefined ? '' : typeof value === 'object' ? JSON.stringify(value) : String(value);
     if (typeof value === 'string' && /^[=+\-@\u0000-\u001f]/.test(text)) text = `'${text}`;
     return value === '' || /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
-  const lines = [names, ...flatRows.map((row) => names.map((name) => row.get(name)))].map((line) => line.map(cell).join(','));
+  const lines = [names, ...flatRows.map((row) => names.map((name) => row.get(name)))].map((line) =>
+    line.map(cell).join(','),
+  );
   return new Blob([`\uFEFF${lines.join('\r\n')}\r\n`], { type: 'text/csv' });
 }

@@ -7,37 +7,70 @@ import { naming, snippet as tag } from './snippet.js';
 export function askKey(message) {
   return new Promise((resolve) => {
     const problem = h('p', { class: 'note bad', role: 'alert', hidden: !message }, message ?? '');
-    const input = h('input', { type: 'password', id: 'key', name: 'key', autocomplete: 'off', required: true, spellcheck: 'false', 'aria-describedby': 'key-hint' });
+    const input = h('input', {
+      type: 'password',
+      id: 'key',
+      name: 'key',
+      autocomplete: 'off',
+      required: true,
+      spellcheck: 'false',
+      'aria-describedby': 'key-hint',
+    });
     const button = h('button', { class: 'button primary' }, 'Open the dashboard');
-    const dialog = h('dialog', { class: 'dialog key-dialog', 'aria-labelledby': 'key-title', oncancel: (event) => event.preventDefault() },
-      h('form', { class: 'form', onsubmit: async (event) => {
-        event.preventDefault();
-        button.disabled = true;
-        setKey(input.value.trim());
-        try {
-          const status = await get('status');
-          dialog.close();
-          dialog.remove();
-          resolve(status);
-        } catch (error) {
-          // The demo's folder may not be there yet; the key is right all the same.
-          if (error.status === 404 && isDemo) {
-            dialog.close();
-            dialog.remove();
-            resolve(null);
-            return;
-          }
-          setKey(null);
-          problem.hidden = false;
-          problem.textContent = error.status === 401 ? 'The server does not know this key.' : error.message;
-          input.select();
-        } finally {
-          button.disabled = false;
-        }
-      } },
-      h('img', { src: `${ROOT}static/icon.svg`, alt: '', width: 44, height: 44 }), h('h1', { id: 'key-title', text: 'EchoPilot Analytics' }),
-      h('div', { class: 'field' }, h('label', { for: 'key', text: 'Dashboard key' }), input, h('small', { id: 'key-hint' }, 'It is in the file ', h('code', { text: 'dash_key' }), ' of the data folder, or what ', h('code', { text: 'ECHOPILOT_DASH_KEY' }), ' says. It is kept until this tab is closed.')),
-      problem, button));
+    const dialog = h(
+      'dialog',
+      { class: 'dialog key-dialog', 'aria-labelledby': 'key-title', oncancel: (event) => event.preventDefault() },
+      h(
+        'form',
+        {
+          class: 'form',
+          onsubmit: async (event) => {
+            event.preventDefault();
+            button.disabled = true;
+            setKey(input.value.trim());
+            try {
+              const status = await get('status');
+              dialog.close();
+              dialog.remove();
+              resolve(status);
+            } catch (error) {
+              // The demo's folder may not be there yet; the key is right all the same.
+              if (error.status === 404 && isDemo) {
+                dialog.close();
+                dialog.remove();
+                resolve(null);
+                return;
+              }
+              setKey(null);
+              problem.hidden = false;
+              problem.textContent = error.status === 401 ? 'The server does not know this key.' : error.message;
+              input.select();
+            } finally {
+              button.disabled = false;
+            }
+          },
+        },
+        h('img', { src: `${ROOT}static/icon.svg`, alt: '', width: 44, height: 44 }),
+        h('h1', { id: 'key-title', text: 'EchoPilot Analytics' }),
+        h(
+          'div',
+          { class: 'field' },
+          h('label', { for: 'key', text: 'Dashboard key' }),
+          input,
+          h(
+            'small',
+            { id: 'key-hint' },
+            'It is in the file ',
+            h('code', { text: 'dash_key' }),
+            ' of the data folder, or what ',
+            h('code', { text: 'ECHOPILOT_DASH_KEY' }),
+            ' says. It is kept until this tab is closed.',
+          ),
+        ),
+        problem,
+        button,
+      ),
+    );
     document.body.append(dialog);
     dialog.showModal();
     input.focus();
@@ -55,30 +88,94 @@ export async function enter() {
   }
 }
 
-const event = () => `curl '${location.origin}${ROOT}api/analytics/event' \\\n  -H 'Content-Type: application/json' \\\n  -d '{"events":[{"event_type":"page_view","user_id":"user123","feature":"dashboard"}]}'`;
+const event = () =>
+  `curl '${location.origin}${ROOT}api/analytics/event' \\\n  -H 'Content-Type: application/json' \\\n  -d '{"events":[{"event_type":"page_view","user_id":"user123","feature":"dashboard"}]}'`;
 
 /** What an empty store shows: how to send the first event, and a history to look at meanwhile. It calls `first` when one comes. */
 export function empty(signal, first) {
-  const status = h('p', { class: 'live-status', 'data-live': 'on', role: 'status' }, h('i', { class: 'dot' }), h('span', { text: 'Waiting for the first event…' }));
-  const snippet = (text) => h('div', { class: 'snippet' }, h('pre', { tabindex: '0', text }), h('button', { type: 'button', class: 'button', onclick: () => navigator.clipboard.writeText(text).then(() => toast('Copied'), () => toast('Select the text to copy it.')) }, icon('copy'), 'Copy'));
-  const demo = h('button', { type: 'button', class: 'button', 'data-action': 'demo', onclick: async () => {
-    demo.disabled = true;
-    fill(demo, 'Making up a history…');
-    try {
-      await makeDemo();
-      location.assign(`${ROOT}demo/${location.hash}`);
-    } catch (error) {
-      toast(error.message);
-      demo.disabled = false;
-      fill(demo, 'Look around with made-up data');
-    }
-  } }, 'Look around with made-up data');
+  const status = h(
+    'p',
+    { class: 'live-status', 'data-live': 'on', role: 'status' },
+    h('i', { class: 'dot' }),
+    h('span', { text: 'Waiting for the first event…' }),
+  );
+  const snippet = (text) =>
+    h(
+      'div',
+      { class: 'snippet' },
+      h('pre', { tabindex: '0', text }),
+      h(
+        'button',
+        {
+          type: 'button',
+          class: 'button',
+          onclick: () =>
+            navigator.clipboard.writeText(text).then(
+              () => toast('Copied'),
+              () => toast('Select the text to copy it.'),
+            ),
+        },
+        icon('copy'),
+        'Copy',
+      ),
+    );
+  const demo = h(
+    'button',
+    {
+      type: 'button',
+      class: 'button',
+      'data-action': 'demo',
+      onclick: async () => {
+        demo.disabled = true;
+        fill(demo, 'Making up a history…');
+        try {
+          await makeDemo();
+          location.assign(`${ROOT}demo/${location.hash}`);
+        } catch (error) {
+          toast(error.message);
+          demo.disabled = false;
+          fill(demo, 'Look around with made-up data');
+        }
+      },
+    },
+    'Look around with made-up data',
+  );
   listen('live', signal, (name, { accepted }) => {
     if (accepted > 0) first();
   }).catch(() => {});
-  return h('div', { class: 'welcome' }, h('h1', { text: 'No events yet' }), status,
-    h('section', { class: 'panel' }, h('h2', { text: 'From a page' }), h('p', { class: 'hint', text: 'Put this into the head of your pages: views are counted, and clicks on elements with data-track.' }), snippet(tag(`${location.origin}${ROOT}static/js/telemetry.js`)),
-      h('p', { class: 'hint', text: 'Users are counted only where the page says who uses it:' }), snippet(naming)),
-    h('section', { class: 'panel' }, h('h2', { text: 'From a terminal' }), h('p', { class: 'hint', text: 'Events need no key. The answer says that it is on disk.' }), snippet(event())),
-    h('section', { class: 'panel' }, h('h2', { text: 'Or look around first' }), h('p', { class: 'hint', text: 'Four months of made-up history, in a folder of its own beside your data. It never mixes with your events.' }), demo));
+  return h(
+    'div',
+    { class: 'welcome' },
+    h('h1', { text: 'No events yet' }),
+    status,
+    h(
+      'section',
+      { class: 'panel' },
+      h('h2', { text: 'From a page' }),
+      h('p', {
+        class: 'hint',
+        text: 'Put this into the head of your pages: views are counted, and clicks on elements with data-track.',
+      }),
+      snippet(tag(`${location.origin}${ROOT}static/js/telemetry.js`)),
+      h('p', { class: 'hint', text: 'Users are counted only where the page says who uses it:' }),
+      snippet(naming),
+    ),
+    h(
+      'section',
+      { class: 'panel' },
+      h('h2', { text: 'From a terminal' }),
+      h('p', { class: 'hint', text: 'Events need no key. The answer says that it is on disk.' }),
+      snippet(event()),
+    ),
+    h(
+      'section',
+      { class: 'panel' },
+      h('h2', { text: 'Or look around first' }),
+      h('p', {
+        class: 'hint',
+        text: 'Four months of made-up history, in a folder of its own beside your data. It never mixes with your events.',
+      }),
+      demo,
+    ),
+  );
 }

@@ -8,8 +8,19 @@ const EVERY_MS = 5_000;
 
 export function engine(context) {
   const { state, panel } = context;
-  const facts = panel({ title: 'State of the engine', name: 'status', height: 260, ask: (signal) => askFacts(state.tz, signal) });
-  const rate = panel({ title: 'Accepted per minute', name: 'rate', height: 260, help: 'Each of the last 60 minutes', ask: askRate });
+  const facts = panel({
+    title: 'State of the engine',
+    name: 'status',
+    height: 260,
+    ask: (signal) => askFacts(state.tz, signal),
+  });
+  const rate = panel({
+    title: 'Accepted per minute',
+    name: 'rate',
+    height: 260,
+    help: 'Each of the last 60 minutes',
+    ask: askRate,
+  });
   const start = (signal) => {
     const tick = setInterval(() => {
       // Nothing moves away under whoever reads a table.
@@ -20,7 +31,13 @@ export function engine(context) {
     }, EVERY_MS);
     signal.addEventListener('abort', () => clearInterval(tick));
   };
-  return { title: 'Engine', lead: 'Is everything taken, and how far behind is what other programs see?', element: h('div', { class: 'grid' }, facts.element, rate.element), panels: [facts, rate], start };
+  return {
+    title: 'Engine',
+    lead: 'Is everything taken, and how far behind is what other programs see?',
+    element: h('div', { class: 'grid' }, facts.element, rate.element),
+    panels: [facts, rate],
+    start,
+  };
 }
 
 async function askFacts(tz, signal) {
@@ -29,22 +46,97 @@ async function askFacts(tz, signal) {
   const onDisk = store.sealed_bytes + store.state_bytes + store.postings_bytes + store.log_bytes;
   const isBehind = rollup.last_day !== null && rollup.last_day < rollup.due_day;
   const cards = [
-    ['writable', 'Events', status.writable ? 'accepted' : 'refused', status.writable ? 'The disk takes them' : 'The disk does not take them: see /health/ready', status.writable ? 'good' : 'bad'],
-    ['last_minute', 'Last minute', count(accepted.last_minute), `${count(accepted.since_start)} since the start`, null, accepted.last_minute],
-    ['waiting', 'Waiting to be sealed', count(waiting.events), waiting.since ? `The oldest since ${clock(waiting.since, tz)}, ${duration(waiting.seconds)}` : 'The lake has everything', null, waiting.events],
-    ['rollup', 'Last rollup', rollup.last_day ? shortDay(rollup.last_day) : 'none yet', isBehind ? `Due is ${longDay(rollup.due_day)}` : 'Nothing is due', isBehind ? 'warn' : 'good'],
-    ['events', 'Stored events', brief(store.sealed_events + store.log_events), `${count(store.sealed_events + store.log_events)} in ${count(store.segments)} segments and the log`, null, store.sealed_events + store.log_events],
-    ['bytes', 'On disk', bytes(onDisk), store.sealed_events ? `${(store.sealed_bytes / store.sealed_events).toFixed(1)} bytes an event in the lake` : 'log, lake, daily states and postings', null, onDisk],
+    [
+      'writable',
+      'Events',
+      status.writable ? 'accepted' : 'refused',
+      status.writable ? 'The disk takes them' : 'The disk does not take them: see /health/ready',
+      status.writable ? 'good' : 'bad',
+    ],
+    [
+      'last_minute',
+      'Last minute',
+      count(accepted.last_minute),
+      `${count(accepted.since_start)} since the start`,
+      null,
+      accepted.last_minute,
+    ],
+    [
+      'waiting',
+      'Waiting to be sealed',
+      count(waiting.events),
+      waiting.since
+        ? `The oldest since ${clock(waiting.since, tz)}, ${duration(waiting.seconds)}`
+        : 'The lake has everything',
+      null,
+      waiting.events,
+    ],
+    [
+      'rollup',
+      'Last rollup',
+      rollup.last_day ? shortDay(rollup.last_day) : 'none yet',
+      isBehind ? `Due is ${longDay(rollup.due_day)}` : 'Nothing is due',
+      isBehind ? 'warn' : 'good',
+    ],
+    [
+      'events',
+      'Stored events',
+      brief(store.sealed_events + store.log_events),
+      `${count(store.sealed_events + store.log_events)} in ${count(store.segments)} segments and the log`,
+      null,
+      store.sealed_events + store.log_events,
+    ],
+    [
+      'bytes',
+      'On disk',
+      bytes(onDisk),
+      store.sealed_events
+        ? `${(store.sealed_bytes / store.sealed_events).toFixed(1)} bytes an event in the lake`
+        : 'log, lake, daily states and postings',
+      null,
+      onDisk,
+    ],
   ];
   const rows = [
-    ['Version', status.version], ['Open since', status.opened_at], ['Events accepted', status.writable], ['Accepted in the last minute', accepted.last_minute], ['Accepted since the start', accepted.since_start],
-    ['Events waiting to be sealed', waiting.events], ['Waiting since', waiting.since], ['Events in segments', store.sealed_events], ['Segments', store.segments], ['Bytes of segments', store.sealed_bytes],
-    ['Daily states', store.states], ['Bytes of daily states', store.state_bytes], ['Bytes of postings', store.postings_bytes], ['Bytes of the open log', store.log_bytes], ['First day', status.first_day], ['Newest day', status.last_day], ['All events kept from', status.raw_from ?? 'the first day'],
-    ['Daily states kept from', status.states_from ?? 'the first day'], ['Last rollup', rollup.last_day], ['Rollup due', rollup.due_day], ['Watching live', status.watchers],
+    ['Version', status.version],
+    ['Open since', status.opened_at],
+    ['Events accepted', status.writable],
+    ['Accepted in the last minute', accepted.last_minute],
+    ['Accepted since the start', accepted.since_start],
+    ['Events waiting to be sealed', waiting.events],
+    ['Waiting since', waiting.since],
+    ['Events in segments', store.sealed_events],
+    ['Segments', store.segments],
+    ['Bytes of segments', store.sealed_bytes],
+    ['Daily states', store.states],
+    ['Bytes of daily states', store.state_bytes],
+    ['Bytes of postings', store.postings_bytes],
+    ['Bytes of the open log', store.log_bytes],
+    ['First day', status.first_day],
+    ['Newest day', status.last_day],
+    ['All events kept from', status.raw_from ?? 'the first day'],
+    ['Daily states kept from', status.states_from ?? 'the first day'],
+    ['Last rollup', rollup.last_day],
+    ['Rollup due', rollup.due_day],
+    ['Watching live', status.watchers],
   ].map(([what, value]) => ({ what, value: typeof value === 'number' ? number(value) : value }));
   return {
-    rows, request: { path: 'status' },
-    element: () => h('div', { class: 'cards six' }, cards.map(([name, title, value, hint, tone, exact]) => h('div', { class: `card${tone ? ` ${tone}` : ''}`, 'data-card': name, 'data-value': exact }, h('h3', { text: title }), h('strong', { class: 'figure-number', text: value }), h('p', { class: 'hint', text: hint })))),
+    rows,
+    request: { path: 'status' },
+    element: () =>
+      h(
+        'div',
+        { class: 'cards six' },
+        cards.map(([name, title, value, hint, tone, exact]) =>
+          h(
+            'div',
+            { class: `card${tone ? ` ${tone}` : ''}`, 'data-card': name, 'data-value': exact },
+            h('h3', { text: title }),
+            h('strong', { class: 'figure-number', text: value }),
+            h('p', { class: 'hint', text: hint }),
+          ),
+        ),
+      ),
   };
 }
 
@@ -53,13 +145,35 @@ async function askRate(signal) {
   const { per_minute: minutes } = status.accepted;
   const rows = minutes.map((events, place) => ({ 'minutes ago': minutes.length - 1 - place, events }));
   return {
-    rows, request: { path: 'status' }, label: `${minutes.at(-1)} in the last minute, at most ${Math.max(...minutes)}.`,
+    rows,
+    request: { path: 'status' },
+    label: `${minutes.at(-1)} in the last minute, at most ${Math.max(...minutes)}.`,
     option: (look) => ({
-      animation: false, grid: { top: 12 },
-      tooltip: { trigger: 'axis', axisPointer: { type: 'shadow' }, formatter: ([{ dataIndex }]) => tip(ago(rows[dataIndex]['minutes ago']), [['Events', count(rows[dataIndex].events)]]) },
-      xAxis: { type: 'category', data: rows.map((row) => row['minutes ago']), axisLabel: { interval: (place) => (minutes.length - 1 - place) % 10 === 0, formatter: (place) => (place === '0' ? 'now' : `-${place} min`) } },
+      animation: false,
+      grid: { top: 12 },
+      tooltip: {
+        trigger: 'axis',
+        axisPointer: { type: 'shadow' },
+        formatter: ([{ dataIndex }]) =>
+          tip(ago(rows[dataIndex]['minutes ago']), [['Events', count(rows[dataIndex].events)]]),
+      },
+      xAxis: {
+        type: 'category',
+        data: rows.map((row) => row['minutes ago']),
+        axisLabel: {
+          interval: (place) => (minutes.length - 1 - place) % 10 === 0,
+          formatter: (place) => (place === '0' ? 'now' : `-${place} min`),
+        },
+      },
       yAxis: { type: 'value', minInterval: 1, axisLabel: { formatter: brief } },
-      series: [{ type: 'bar', data: minutes, barCategoryGap: '20%', itemStyle: { color: look.series[0], borderRadius: [2, 2, 0, 0] } }],
+      series: [
+        {
+          type: 'bar',
+          data: minutes,
+          barCategoryGap: '20%',
+          itemStyle: { color: look.series[0], borderRadius: [2, 2, 0, 0] },
+        },
+      ],
     }),
   };
 }

@@ -7,37 +7,96 @@ import { form, tip } from '../panel.js';
 
 /** A share of samples below which the assignment cannot be believed. */
 const BROKEN = 0.001;
-const VERDICTS = { better: ['good', 'Better'], worse: ['bad', 'Worse'], no_difference: ['flat', 'No difference shown'] };
+const VERDICTS = {
+  better: ['good', 'Better'],
+  worse: ['bad', 'Worse'],
+  no_difference: ['flat', 'No difference shown'],
+};
 
 export function experiments(context) {
   const { state, scope, panel } = context;
   const own = { exposure: {}, variant: '', goal: {}, control: '', shares: '', ...state.own };
   const set = (patch) => context.own({ ...state.own, ...patch });
   const isReady = own.variant && Object.keys(own.exposure).length && Object.keys(own.goal).length;
-  const result = panel({ title: 'Result', name: 'experiment', isAboutUsers: true, height: 260, tall: true, ask: (signal) => (isReady ? ask(scope, own, signal) : notYet()) });
-  const text = (name, props) => h('input', { type: 'text', value: own[name], autocomplete: 'off', spellcheck: 'false', onchange: (event) => set({ [name]: event.target.value }), ...props });
-  const choices = form('What was tested', own.variant ? plain(own.variant) : 'nothing yet', h('div', { class: 'fields wide' },
-    h('div', { class: 'field' }, h('span', { class: 'label', text: 'Users saw it with' }), eventEditor('Exposure', own.exposure, (exposure) => set({ exposure }))),
-    field('Metadata key of the variant', text('variant', { placeholder: 'such as variant' })),
-    h('div', { class: 'field' }, h('span', { class: 'label', text: 'The goal is' }), eventEditor('Goal', own.goal, (goal) => set({ goal }))),
-    field('Control', text('control', { placeholder: 'the first by name' })),
-    field('Shares of users', text('shares', { placeholder: 'equal, or control:9, new:1' }))));
-  return { title: 'Experiments', lead: 'Which variant is better, and how sure is that?', element: h('div', { class: 'grid' }, choices, result.element), panels: [result] };
+  const result = panel({
+    title: 'Result',
+    name: 'experiment',
+    isAboutUsers: true,
+    height: 260,
+    tall: true,
+    ask: (signal) => (isReady ? ask(scope, own, signal) : notYet()),
+  });
+  const text = (name, props) =>
+    h('input', {
+      type: 'text',
+      value: own[name],
+      autocomplete: 'off',
+      spellcheck: 'false',
+      onchange: (event) => set({ [name]: event.target.value }),
+      ...props,
+    });
+  const choices = form(
+    'What was tested',
+    own.variant ? plain(own.variant) : 'nothing yet',
+    h(
+      'div',
+      { class: 'fields wide' },
+      h(
+        'div',
+        { class: 'field' },
+        h('span', { class: 'label', text: 'Users saw it with' }),
+        eventEditor('Exposure', own.exposure, (exposure) => set({ exposure })),
+      ),
+      field('Metadata key of the variant', text('variant', { placeholder: 'such as variant' })),
+      h(
+        'div',
+        { class: 'field' },
+        h('span', { class: 'label', text: 'The goal is' }),
+        eventEditor('Goal', own.goal, (goal) => set({ goal })),
+      ),
+      field('Control', text('control', { placeholder: 'the first by name' })),
+      field('Shares of users', text('shares', { placeholder: 'equal, or control:9, new:1' })),
+    ),
+  );
+  return {
+    title: 'Experiments',
+    lead: 'Which variant is better, and how sure is that?',
+    element: h('div', { class: 'grid' }, choices, result.element),
+    panels: [result],
+  };
 }
 
-const notYet = () => ({ rows: [], isEmpty: true, empty: { title: 'Say what was tested', text: 'Name the event with which users see a variant, the key of its metadata that names the variant, and the goal. Each user counts in the first variant seen; users of several are left out and reported.' } });
+const notYet = () => ({
+  rows: [],
+  isEmpty: true,
+  empty: {
+    title: 'Say what was tested',
+    text: 'Name the event with which users see a variant, the key of its metadata that names the variant, and the goal. Each user counts in the first variant seen; users of several are left out and reported.',
+  },
+});
 
 /** The weights of `control:9, new:1`, each behind the last colon. */
 function weights(shares) {
-  return Object.fromEntries(shares.split(',').map((share) => {
-    const [, variant, weight] = share.match(/^\s*(.*\S)\s*:\s*([\d.]+)\s*$/) || [];
-    if (!variant) throw new Failure(400, 'bad_shares', `“${share.trim()}” is no share; they are written as control:9, new:1.`);
-    return [variant, Number(weight)];
-  }));
+  return Object.fromEntries(
+    shares.split(',').map((share) => {
+      const [, variant, weight] = share.match(/^\s*(.*\S)\s*:\s*([\d.]+)\s*$/) || [];
+      if (!variant)
+        throw new Failure(400, 'bad_shares', `“${share.trim()}” is no share; they are written as control:9, new:1.`);
+      return [variant, Number(weight)];
+    }),
+  );
 }
 
 async function ask(scope, own, signal) {
-  const body = { metric: 'experiment', exposure: own.exposure, variant: own.variant, goal: own.goal, ...(own.control && { control: own.control }), ...(own.shares && { weights: weights(own.shares) }), ...scope };
+  const body = {
+    metric: 'experiment',
+    exposure: own.exposure,
+    variant: own.variant,
+    goal: own.goal,
+    ...(own.control && { control: own.control }),
+    ...(own.shares && { weights: weights(own.shares) }),
+    ...scope,
+  };
   const answer = await query(body, signal);
   const { rows } = answer;
   const arms = rows.filter((row) => !row.variant.startsWith('__'));
@@ -48,48 +107,143 @@ async function ask(scope, own, signal) {
   const notes = [];
   if (ratio?.p_value !== null && ratio?.p_value < BROKEN) {
     const chance = ratio.p_value < 0.0001 ? '< 0.0001' : ratio.p_value.toFixed(4);
-    const said = own.shares ? `The arms are far from their shares (p ${chance}). The` : `The arms are of unequal size (p ${chance} for equal shares). If they were not meant to be equal, say their shares; otherwise the`;
+    const said = own.shares
+      ? `The arms are far from their shares (p ${chance}). The`
+      : `The arms are of unequal size (p ${chance} for equal shares). If they were not meant to be equal, say their shares; otherwise the`;
     notes.push(['bad', `${said} assignment is broken and nothing below can be believed.`, 'sample-ratio']);
   }
-  if (multiple?.exposed) notes.push(['soft', `${count(multiple.exposed)} users saw several variants and are counted in none.`, 'multiple']);
-  if (compared.some((row) => row.verdict === null)) notes.push(['soft', 'No verdict below 50 exposed or 5 converted users in an arm.', 'too-few']);
-  const reach = Math.max(...compared.flatMap((row) => [Math.abs(row.interval.low), Math.abs(row.interval.high)]), 0.05) * 1.1;
+  if (multiple?.exposed)
+    notes.push(['soft', `${count(multiple.exposed)} users saw several variants and are counted in none.`, 'multiple']);
+  if (compared.some((row) => row.verdict === null))
+    notes.push(['soft', 'No verdict below 50 exposed or 5 converted users in an arm.', 'too-few']);
+  const reach =
+    Math.max(...compared.flatMap((row) => [Math.abs(row.interval.low), Math.abs(row.interval.high)]), 0.05) * 1.1;
   return {
-    answer, rows, request: { path: 'query', body }, notes, isEmpty: arms.length === 0,
-    empty: { title: 'Nobody was exposed', text: 'No event of these days is an exposure that names a variant under that key.' },
-    label: compared.map((row) => `${plain(row.variant)} against ${plain(control.variant)}: ${change(row.lift)}, interval ${change(row.interval.low)} to ${change(row.interval.high)}`).join('. '),
-    above: h('div', { class: 'arms' }, arms.map((row, place) => {
-      const verdict = VERDICTS[row.verdict];
-      return h('article', { class: 'arm', 'data-variant': plain(row.variant), 'data-rate': row.rate },
-        h('h3', {}, named(row.variant), place === 0 && h('span', { class: 'tag', text: 'control' }), verdict && h('span', { class: `tag ${verdict[0]}`, text: verdict[1] })),
-        h('strong', { class: 'figure-number', text: percent(row.rate, 2) }), h('p', { class: 'hint', text: `${count(row.converted)} of ${count(row.exposed)} users` }),
-        row.lift !== null && h('dl', {}, pair('Lift', change(row.lift)), pair('95% interval', `${change(row.interval.low)} to ${change(row.interval.high)}`), pair('p', row.p_value < 0.0001 ? '< 0.0001' : row.p_value.toFixed(4)), pair('Chance to win', percent(row.chance_to_win))));
-    })),
+    answer,
+    rows,
+    request: { path: 'query', body },
+    notes,
+    isEmpty: arms.length === 0,
+    empty: {
+      title: 'Nobody was exposed',
+      text: 'No event of these days is an exposure that names a variant under that key.',
+    },
+    label: compared
+      .map(
+        (row) =>
+          `${plain(row.variant)} against ${plain(control.variant)}: ${change(row.lift)}, interval ${change(row.interval.low)} to ${change(row.interval.high)}`,
+      )
+      .join('. '),
+    above: h(
+      'div',
+      { class: 'arms' },
+      arms.map((row, place) => {
+        const verdict = VERDICTS[row.verdict];
+        return h(
+          'article',
+          { class: 'arm', 'data-variant': plain(row.variant), 'data-rate': row.rate },
+          h(
+            'h3',
+            {},
+            named(row.variant),
+            place === 0 && h('span', { class: 'tag', text: 'control' }),
+            verdict && h('span', { class: `tag ${verdict[0]}`, text: verdict[1] }),
+          ),
+          h('strong', { class: 'figure-number', text: percent(row.rate, 2) }),
+          h('p', { class: 'hint', text: `${count(row.converted)} of ${count(row.exposed)} users` }),
+          row.lift !== null &&
+            h(
+              'dl',
+              {},
+              pair('Lift', change(row.lift)),
+              pair('95% interval', `${change(row.interval.low)} to ${change(row.interval.high)}`),
+              pair('p', row.p_value < 0.0001 ? '< 0.0001' : row.p_value.toFixed(4)),
+              pair('Chance to win', percent(row.chance_to_win)),
+            ),
+        );
+      }),
+    ),
     height: 70 + compared.length * 54,
-    option: compared.length ? (look) => ({
-      grid: { top: 10, right: 24 },
-      tooltip: { trigger: 'item', formatter: ({ dataIndex }) => {
-        const row = compared[dataIndex];
-        return tip(plain(row.variant), [['Lift', change(row.lift)], ['95% interval', `${change(row.interval.low)} to ${change(row.interval.high)}`], ['Chance to win', percent(row.chance_to_win)]]);
-      } },
-      xAxis: { type: 'value', min: -reach, max: reach, axisLabel: { showMinLabel: false, showMaxLabel: false, formatter: (share) => change(share).replace('.0%', '%') }, name: 'Lift', nameLocation: 'middle', nameGap: 26 },
-      yAxis: { type: 'category', inverse: true, data: compared.map((_, place) => place), axisLabel: { color: look.ink, fontSize: 12, formatter: (place) => short(compared[place].variant, 18) }, splitLine: { show: false } },
-      series: [{
-        type: 'custom', encode: { x: [1, 2], y: 0 }, data: compared.map((row, place) => [place, row.interval.low, row.interval.high, row.lift]),
-        markLine: { silent: true, symbol: 'none', label: { show: false }, lineStyle: { color: look.muted, type: 'solid' }, data: [{ xAxis: 0 }] },
-        renderItem: (_, api) => {
-          const [low, high, middle] = [1, 2, 3].map((place) => api.coord([api.value(place), api.value(0)]));
-          const lift = api.value(3);
-          const colour = api.value(1) > 0 ? look.good : api.value(2) < 0 ? look.bad : look.series[0];
-          return { type: 'group', children: [
-            { type: 'rect', shape: { x: low[0], y: low[1] - 9, width: high[0] - low[0], height: 18, r: 9 }, style: { fill: colour, opacity: 0.22 } },
-            { type: 'circle', shape: { cx: middle[0], cy: middle[1], r: 5 }, style: { fill: colour } },
-            { type: 'text', style: { x: middle[0], y: middle[1] - 22, text: change(lift), fill: look.ink, align: 'center', font: '600 11px system-ui' } },
-          ] };
-        },
-      }],
-    }) : undefined,
-    ...(compared.length ? {} : { element: () => h('p', { class: 'hint', text: 'There is one variant only: nothing to compare it with.' }) }),
+    option: compared.length
+      ? (look) => ({
+          grid: { top: 10, right: 24 },
+          tooltip: {
+            trigger: 'item',
+            formatter: ({ dataIndex }) => {
+              const row = compared[dataIndex];
+              return tip(plain(row.variant), [
+                ['Lift', change(row.lift)],
+                ['95% interval', `${change(row.interval.low)} to ${change(row.interval.high)}`],
+                ['Chance to win', percent(row.chance_to_win)],
+              ]);
+            },
+          },
+          xAxis: {
+            type: 'value',
+            min: -reach,
+            max: reach,
+            axisLabel: {
+              showMinLabel: false,
+              showMaxLabel: false,
+              formatter: (share) => change(share).replace('.0%', '%'),
+            },
+            name: 'Lift',
+            nameLocation: 'middle',
+            nameGap: 26,
+          },
+          yAxis: {
+            type: 'category',
+            inverse: true,
+            data: compared.map((_, place) => place),
+            axisLabel: { color: look.ink, fontSize: 12, formatter: (place) => short(compared[place].variant, 18) },
+            splitLine: { show: false },
+          },
+          series: [
+            {
+              type: 'custom',
+              encode: { x: [1, 2], y: 0 },
+              data: compared.map((row, place) => [place, row.interval.low, row.interval.high, row.lift]),
+              markLine: {
+                silent: true,
+                symbol: 'none',
+                label: { show: false },
+                lineStyle: { color: look.muted, type: 'solid' },
+                data: [{ xAxis: 0 }],
+              },
+              renderItem: (_, api) => {
+                const [low, high, middle] = [1, 2, 3].map((place) => api.coord([api.value(place), api.value(0)]));
+                const lift = api.value(3);
+                const colour = api.value(1) > 0 ? look.good : api.value(2) < 0 ? look.bad : look.series[0];
+                return {
+                  type: 'group',
+                  children: [
+                    {
+                      type: 'rect',
+                      shape: { x: low[0], y: low[1] - 9, width: high[0] - low[0], height: 18, r: 9 },
+                      style: { fill: colour, opacity: 0.22 },
+                    },
+                    { type: 'circle', shape: { cx: middle[0], cy: middle[1], r: 5 }, style: { fill: colour } },
+                    {
+                      type: 'text',
+                      style: {
+                        x: middle[0],
+                        y: middle[1] - 22,
+                        text: change(lift),
+                        fill: look.ink,
+                        align: 'center',
+                        font: '600 11px system-ui',
+                      },
+                    },
+                  ],
+                };
+              },
+            },
+          ],
+        })
+      : undefined,
+    ...(compared.length
+      ? {}
+      : { element: () => h('p', { class: 'hint', text: 'There is one variant only: nothing to compare it with.' }) }),
   };
 }
 

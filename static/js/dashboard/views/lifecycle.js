@@ -5,17 +5,41 @@ import { average, brief, count, period } from '../format.js';
 import { cutNotes, cutText, marks, tip } from '../panel.js';
 import { grainFor } from '../state.js';
 
-const PARTS = [['returning', 'Returning', 0, 'Active now and in the period before'], ['resurrecting', 'Resurrecting', 4, 'Active now, silent in the period before, seen earlier'], ['new', 'New', 2, 'First event ever'], ['dormant', 'Dormant', 7, 'Active in the period before, silent now']];
+const PARTS = [
+  ['returning', 'Returning', 0, 'Active now and in the period before'],
+  ['resurrecting', 'Resurrecting', 4, 'Active now, silent in the period before, seen earlier'],
+  ['new', 'New', 2, 'First event ever'],
+  ['dormant', 'Dormant', 7, 'Active in the period before, silent now'],
+];
 
 export function lifecycle(context) {
   const { state, scope, panel } = context;
   const grain = state.own.grain ?? grainFor(state.days, 45);
   const bars = panel({
-    title: 'Lifecycle', name: 'lifecycle', isAboutUsers: true, height: 420, tall: true, help: 'New + returning + resurrecting are the active users; dormant ones are below the line',
-    controls: segments('Length of a period', [['day', 'Day'], ['week', 'Week'], ['month', 'Month']], grain, (next) => context.own({ grain: next })),
+    title: 'Lifecycle',
+    name: 'lifecycle',
+    isAboutUsers: true,
+    height: 420,
+    tall: true,
+    help: 'New + returning + resurrecting are the active users; dormant ones are below the line',
+    controls: segments(
+      'Length of a period',
+      [
+        ['day', 'Day'],
+        ['week', 'Week'],
+        ['month', 'Month'],
+      ],
+      grain,
+      (next) => context.own({ grain: next }),
+    ),
     ask: (signal) => ask(scope, grain, signal),
   });
-  return { title: 'Lifecycle', lead: 'Is the product gaining people, or only replacing those it loses?', element: h('div', { class: 'grid' }, bars.element), panels: [bars] };
+  return {
+    title: 'Lifecycle',
+    lead: 'Is the product gaining people, or only replacing those it loses?',
+    element: h('div', { class: 'grid' }, bars.element),
+    panels: [bars],
+  };
 }
 
 async function ask(scope, grain, signal) {
@@ -26,11 +50,47 @@ async function ask(scope, grain, signal) {
   const closed = rows.filter((row) => !row.partial);
   const lost = -sum('dormant', closed);
   const won = sum('new', closed) + sum('resurrecting', closed);
-  const facts = [...PARTS.map(([name, title, colour, hint]) => ({ name, title, value: count(Math.abs(sum(name))), number: sum(name), colour, hint })), { name: 'ratio', title: 'Gained per lost', value: lost ? average(won / lost) : '–', number: lost ? won / lost : null, hint: '(New + resurrecting) / dormant, whole periods' }];
+  const facts = [
+    ...PARTS.map(([name, title, colour, hint]) => ({
+      name,
+      title,
+      value: count(Math.abs(sum(name))),
+      number: sum(name),
+      colour,
+      hint,
+    })),
+    {
+      name: 'ratio',
+      title: 'Gained per lost',
+      value: lost ? average(won / lost) : '–',
+      number: lost ? won / lost : null,
+      hint: '(New + resurrecting) / dormant, whole periods',
+    },
+  ];
   return {
-    answer, rows, request: { path: 'query', body }, notes: cutNotes(rows, grain, 'pale'), isEmpty: rows.every((row) => PARTS.every(([name]) => row[name] === 0)),
+    answer,
+    rows,
+    request: { path: 'query', body },
+    notes: cutNotes(rows, grain, 'pale'),
+    isEmpty: rows.every((row) => PARTS.every(([name]) => row[name] === 0)),
     label: facts.map(({ title, value }) => `${title}: ${value}`).join(', '),
-    above: h('div', { class: 'facts' }, facts.map(({ name, title, value, number, colour, hint }) => h('div', { class: `fact${colour === undefined ? '' : ` tone-${colour + 1}`}`, 'data-fact': name, 'data-value': number, title: hint }, h('span', { text: title }), h('strong', { text: value })))),
+    above: h(
+      'div',
+      { class: 'facts' },
+      facts.map(({ name, title, value, number, colour, hint }) =>
+        h(
+          'div',
+          {
+            class: `fact${colour === undefined ? '' : ` tone-${colour + 1}`}`,
+            'data-fact': name,
+            'data-value': number,
+            title: hint,
+          },
+          h('span', { text: title }),
+          h('strong', { text: value }),
+        ),
+      ),
+    ),
     option: (look) => chart(look, {}),
     // The facts above the chart are its legend; a picture has no facts.
     picture: (look) => chart(look, { legend: { data: PARTS.map(([, title]) => title) }, grid: { top: 44 } }),
@@ -39,15 +99,41 @@ async function ask(scope, grain, signal) {
   function chart(look, extra) {
     return {
       ...extra,
-      tooltip: { trigger: 'axis', axisPointer: { type: 'shadow' }, formatter: ([{ dataIndex }]) => {
-        const row = rows[dataIndex];
-        return tip(period(row.period, grain), [...PARTS.map(([name, title, colour]) => [title, count(row[name]), look.series[colour]]), ['Active users', count(row.new + row.returning + row.resurrecting)]], cutText(row.period, answer, row.partial));
-      } },
-      xAxis: { type: 'category', data: rows.map((row) => row.period), axisLabel: { formatter: (day) => period(day, grain === 'month' ? grain : 'day') }, axisLine: { onZero: true } },
+      tooltip: {
+        trigger: 'axis',
+        axisPointer: { type: 'shadow' },
+        formatter: ([{ dataIndex }]) => {
+          const row = rows[dataIndex];
+          return tip(
+            period(row.period, grain),
+            [
+              ...PARTS.map(([name, title, colour]) => [title, count(row[name]), look.series[colour]]),
+              ['Active users', count(row.new + row.returning + row.resurrecting)],
+            ],
+            cutText(row.period, answer, row.partial),
+          );
+        },
+      },
+      xAxis: {
+        type: 'category',
+        data: rows.map((row) => row.period),
+        axisLabel: { formatter: (day) => period(day, grain === 'month' ? grain : 'day') },
+        axisLine: { onZero: true },
+      },
       yAxis: { type: 'value', axisLabel: { formatter: brief } },
       series: PARTS.map(([name, title, colour], place) => ({
-        name: title, type: 'bar', stack: 'all', barCategoryGap: '22%', barMaxWidth: 56, itemStyle: { color: look.series[colour] },
-        data: rows.map((row) => ({ value: row[name], itemStyle: row.partial ? { opacity: 0.45, borderColor: look.series[colour], borderType: 'dashed', borderWidth: 1 } : undefined })),
+        name: title,
+        type: 'bar',
+        stack: 'all',
+        barCategoryGap: '22%',
+        barMaxWidth: 56,
+        itemStyle: { color: look.series[colour] },
+        data: rows.map((row) => ({
+          value: row[name],
+          itemStyle: row.partial
+            ? { opacity: 0.45, borderColor: look.series[colour], borderType: 'dashed', borderWidth: 1 }
+            : undefined,
+        })),
         ...(place === 0 ? marks(rows, answer, look) : {}),
       })),
     };

@@ -9,17 +9,80 @@ export function paths(context) {
   const { state, scope, panel } = context;
   const own = { by: 'user', depth: 5, limit: 15, start: {}, ...state.own };
   const set = (patch) => context.own({ ...state.own, ...patch });
-  const flow = panel({ title: 'Paths', name: 'paths', isAboutUsers: true, height: 480, tall: true, help: 'What follows what; repeats of one feature count once', ask: (signal) => ask(scope, own, set, signal) });
-  const whole = panel({ title: 'Most common paths', name: 'whole-paths', isAboutUsers: true, height: 300, ask: async (signal) => askWhole(await query(question(scope, own), signal), own) });
-  const choices = form('Which paths', `${own.depth} features of a ${own.by}`, h('div', { class: 'fields wide' },
-    field('A path is of', select([['user', 'a user'], ['session', 'a session']], own.by, (by) => set({ by })), own.by === 'session' ? '30 minutes without an event end one' : null),
-    field('Features of a path', select([2, 3, 4, 5, 6, 7, 8, 9, 10].map((depth) => [depth, depth]), own.depth, (depth) => set({ depth: Number(depth) }))),
-    field('Transitions of a step', select([5, 10, 15, 25, 50].map((limit) => [limit, `the ${limit} most used`]), own.limit, (limit) => set({ limit: Number(limit) }))),
-    h('div', { class: 'field' }, h('span', { class: 'label', text: 'Begins with' }), eventEditor('Start', own.start, (start) => set({ start })))));
-  return { title: 'Paths', lead: 'What do people do next?', element: h('div', { class: 'grid' }, choices, flow.element, whole.element), panels: [flow, whole] };
+  const flow = panel({
+    title: 'Paths',
+    name: 'paths',
+    isAboutUsers: true,
+    height: 480,
+    tall: true,
+    help: 'What follows what; repeats of one feature count once',
+    ask: (signal) => ask(scope, own, set, signal),
+  });
+  const whole = panel({
+    title: 'Most common paths',
+    name: 'whole-paths',
+    isAboutUsers: true,
+    height: 300,
+    ask: async (signal) => askWhole(await query(question(scope, own), signal), own),
+  });
+  const choices = form(
+    'Which paths',
+    `${own.depth} features of a ${own.by}`,
+    h(
+      'div',
+      { class: 'fields wide' },
+      field(
+        'A path is of',
+        select(
+          [
+            ['user', 'a user'],
+            ['session', 'a session'],
+          ],
+          own.by,
+          (by) => set({ by }),
+        ),
+        own.by === 'session' ? '30 minutes without an event end one' : null,
+      ),
+      field(
+        'Features of a path',
+        select(
+          [2, 3, 4, 5, 6, 7, 8, 9, 10].map((depth) => [depth, depth]),
+          own.depth,
+          (depth) => set({ depth: Number(depth) }),
+        ),
+      ),
+      field(
+        'Transitions of a step',
+        select(
+          [5, 10, 15, 25, 50].map((limit) => [limit, `the ${limit} most used`]),
+          own.limit,
+          (limit) => set({ limit: Number(limit) }),
+        ),
+      ),
+      h(
+        'div',
+        { class: 'field' },
+        h('span', { class: 'label', text: 'Begins with' }),
+        eventEditor('Start', own.start, (start) => set({ start })),
+      ),
+    ),
+  );
+  return {
+    title: 'Paths',
+    lead: 'What do people do next?',
+    element: h('div', { class: 'grid' }, choices, flow.element, whole.element),
+    panels: [flow, whole],
+  };
 }
 
-const question = (scope, own) => ({ metric: 'paths', depth: own.depth, limit: own.limit, ...(own.by !== 'user' && { by: own.by }), ...(Object.keys(own.start).length && { start: own.start }), ...scope });
+const question = (scope, own) => ({
+  metric: 'paths',
+  depth: own.depth,
+  limit: own.limit,
+  ...(own.by !== 'user' && { by: own.by }),
+  ...(Object.keys(own.start).length && { start: own.start }),
+  ...scope,
+});
 
 async function ask(scope, own, set, signal) {
   const body = question(scope, own);
@@ -39,27 +102,78 @@ async function ask(scope, own, set, signal) {
     nodes.set(node(step, from), [step, from]);
     nodes.set(node(step + 1, to), [step + 1, to]);
   }
-  const most = Math.max(...Array.from({ length: depths }, (_, depth) => [...nodes.values()].filter(([step]) => step === depth + 1).length), 1);
+  const most = Math.max(
+    ...Array.from({ length: depths }, (_, depth) => [...nodes.values()].filter(([step]) => step === depth + 1).length),
+    1,
+  );
   return {
-    answer, rows, request: { path: 'query', body }, isEmpty: rows.length === 0,
+    answer,
+    rows,
+    request: { path: 'query', body },
+    isEmpty: rows.length === 0,
     empty: { title: 'No paths', text: 'No known user went from one feature to another in these days.' },
-    notes: [['soft', `The ${own.limit} most used transitions of each step are drawn; the others are left out.`, 'limit']],
+    notes: [
+      ['soft', `The ${own.limit} most used transitions of each step are drawn; the others are left out.`, 'limit'],
+    ],
     label: `${rows.length} transitions. The most used first step: ${rows[0] ? `${plain(rows[0].from)} to ${plain(rows[0].to)}, ${rows[0][key]} ${key}` : 'none'}.`,
     height: Math.max(360, Math.min(most * 44, 900)),
     minWidth: depths * 150,
     onclick: ({ dataType, data }) => dataType === 'node' && set({ start: { feature: data.feature } }),
     option: (look) => ({
       grid: null,
-      tooltip: { trigger: 'item', formatter: ({ dataType, data, value }) => (dataType === 'node'
-        ? tip(plain(data.feature), [[`At step ${data.step}`, `${count(value)} ${key}`, data.itemStyle.color]], 'Click: paths that begin here')
-        : tip(`${plain(data.from)} → ${plain(data.to)}`, [[key === 'users' ? 'Users' : 'Sessions', count(data.value)], ['Step', `${data.step} → ${data.step + 1}`]])) },
-      series: [{
-        type: 'sankey', left: 4, right: 110, top: 8, bottom: 8, nodeWidth: 12, nodeGap: 12, draggable: false, layoutIterations: 48, emphasis: { focus: 'adjacency' },
-        label: { color: look.ink, fontSize: 11, width: 100, overflow: 'truncate', textBorderColor: look.card, textBorderWidth: 2, formatter: ({ data }) => short(data.feature, 18) },
-        lineStyle: { color: 'source', opacity: 0.28, curveness: 0.5 },
-        data: [...nodes].map(([name, [step, feature]]) => ({ name, feature, step, depth: step - 1, itemStyle: { color: look.series[order.get(feature) % look.series.length], borderWidth: 0 } })),
-        links: rows.map((row) => ({ source: node(row.step, row.from), target: node(row.step + 1, row.to), value: row[key], from: row.from, to: row.to, step: row.step })),
-      }],
+      tooltip: {
+        trigger: 'item',
+        formatter: ({ dataType, data, value }) =>
+          dataType === 'node'
+            ? tip(
+                plain(data.feature),
+                [[`At step ${data.step}`, `${count(value)} ${key}`, data.itemStyle.color]],
+                'Click: paths that begin here',
+              )
+            : tip(`${plain(data.from)} → ${plain(data.to)}`, [
+                [key === 'users' ? 'Users' : 'Sessions', count(data.value)],
+                ['Step', `${data.step} → ${data.step + 1}`],
+              ]),
+      },
+      series: [
+        {
+          type: 'sankey',
+          left: 4,
+          right: 110,
+          top: 8,
+          bottom: 8,
+          nodeWidth: 12,
+          nodeGap: 12,
+          draggable: false,
+          layoutIterations: 48,
+          emphasis: { focus: 'adjacency' },
+          label: {
+            color: look.ink,
+            fontSize: 11,
+            width: 100,
+            overflow: 'truncate',
+            textBorderColor: look.card,
+            textBorderWidth: 2,
+            formatter: ({ data }) => short(data.feature, 18),
+          },
+          lineStyle: { color: 'source', opacity: 0.28, curveness: 0.5 },
+          data: [...nodes].map(([name, [step, feature]]) => ({
+            name,
+            feature,
+            step,
+            depth: step - 1,
+            itemStyle: { color: look.series[order.get(feature) % look.series.length], borderWidth: 0 },
+          })),
+          links: rows.map((row) => ({
+            source: node(row.step, row.from),
+            target: node(row.step + 1, row.to),
+            value: row[key],
+            from: row.from,
+            to: row.to,
+            step: row.step,
+          })),
+        },
+      ],
     }),
   };
 }
@@ -69,12 +183,33 @@ function askWhole(answer, own) {
   const most = Math.max(...found.map((path) => path.users), 1);
   const total = found.reduce((sum, path) => sum + path.users, 0);
   return {
-    answer: { window: answer.window, covered_from: answer.window.from }, isEmpty: found.length === 0,
-    rows: found.map(({ path, users }) => ({ users, ...Object.fromEntries(Array.from({ length: own.depth }, (_, place) => [`feature ${place + 1}`, path[place] ?? null])) })),
-    element: () => h('ol', { class: 'rank path-rank' }, found.slice(0, 12).map(({ path, users }) => {
-      const fill = h('i', { class: 'meter' });
-      fill.style.width = `${(users / most) * 100}%`;
-      return h('li', {}, h('div', { class: 'path' }, path.map((feature) => named(feature, 'path-part'))), h('div', { class: 'rank-bar' }, fill), h('strong', { class: 'rank-number', text: count(users), title: percent(users / total) }));
+    answer: { window: answer.window, covered_from: answer.window.from },
+    isEmpty: found.length === 0,
+    rows: found.map(({ path, users }) => ({
+      users,
+      ...Object.fromEntries(
+        Array.from({ length: own.depth }, (_, place) => [`feature ${place + 1}`, path[place] ?? null]),
+      ),
     })),
+    element: () =>
+      h(
+        'ol',
+        { class: 'rank path-rank' },
+        found.slice(0, 12).map(({ path, users }) => {
+          const fill = h('i', { class: 'meter' });
+          fill.style.width = `${(users / most) * 100}%`;
+          return h(
+            'li',
+            {},
+            h(
+              'div',
+              { class: 'path' },
+              path.map((feature) => named(feature, 'path-part')),
+            ),
+            h('div', { class: 'rank-bar' }, fill),
+            h('strong', { class: 'rank-number', text: count(users), title: percent(users / total) }),
+          );
+        }),
+      ),
   };
 }

@@ -8,12 +8,38 @@ export function stickiness(context) {
   const { state, scope, panel } = context;
   const grain = state.own.grain ?? 'day';
   const histogram = panel({
-    title: 'Days active', name: 'stickiness', isAboutUsers: true, height: 340, tall: true, help: 'Users by the number of periods of the window in which they were active',
-    controls: segments('Length of a period', [['day', 'Day'], ['week', 'Week'], ['month', 'Month']], grain, (next) => context.own({ grain: next })),
+    title: 'Days active',
+    name: 'stickiness',
+    isAboutUsers: true,
+    height: 340,
+    tall: true,
+    help: 'Users by the number of periods of the window in which they were active',
+    controls: segments(
+      'Length of a period',
+      [
+        ['day', 'Day'],
+        ['week', 'Week'],
+        ['month', 'Month'],
+      ],
+      grain,
+      (next) => context.own({ grain: next }),
+    ),
     ask: (signal) => askHistogram(scope, grain, signal),
   });
-  const ratio = panel({ title: 'Daily / 30-day users', name: 'stickiness-ratio', isAboutUsers: true, height: 260, help: 'The share of the users of 30 days who came on the day', ask: (signal) => askRatio(scope, signal) });
-  return { title: 'Stickiness', lead: 'How often do people come back?', element: h('div', { class: 'grid' }, histogram.element, ratio.element), panels: [histogram, ratio] };
+  const ratio = panel({
+    title: 'Daily / 30-day users',
+    name: 'stickiness-ratio',
+    isAboutUsers: true,
+    height: 260,
+    help: 'The share of the users of 30 days who came on the day',
+    ask: (signal) => askRatio(scope, signal),
+  });
+  return {
+    title: 'Stickiness',
+    lead: 'How often do people come back?',
+    element: h('div', { class: 'grid' }, histogram.element, ratio.element),
+    panels: [histogram, ratio],
+  };
 }
 
 async function askHistogram(scope, grain, signal) {
@@ -25,20 +51,62 @@ async function askHistogram(scope, grain, signal) {
   const named = (n) => `${n} ${unit}${n === 1 ? '' : 's'}`;
   const once = rows[0]?.users ?? 0;
   return {
-    answer, rows, request: { path: 'query', body }, isEmpty: all === 0,
-    notes: cutNotes(answer.partial_periods.map((first) => ({ period: first, partial: true })), grain, 'counted with their days in the window'),
+    answer,
+    rows,
+    request: { path: 'query', body },
+    isEmpty: all === 0,
+    notes: cutNotes(
+      answer.partial_periods.map((first) => ({ period: first, partial: true })),
+      grain,
+      'counted with their days in the window',
+    ),
     label: `${all} users; ${once} of them were active in one ${unit} only.`,
     option: (look) => ({
-      legend: { data: ['Exactly so many', 'At least so many'] }, grid: { top: 44 },
-      tooltip: { trigger: 'axis', axisPointer: { type: 'shadow' }, formatter: ([{ dataIndex }]) => {
-        const row = rows[dataIndex];
-        return tip(named(row.periods), [['Exactly', `${count(row.users)} · ${percent(row.users / all)}`, look.series[0]], ['At least', `${count(row.cumulative)} · ${percent(row.cumulative / all)}`, look.series[1]]]);
-      } },
-      xAxis: { type: 'category', data: rows.map((row) => row.periods), axisLabel: { formatter: (n) => (n === '1' ? `1 ${unit}` : n) } },
-      yAxis: [{ type: 'value', minInterval: 1, axisLabel: { formatter: brief } }, { type: 'value', min: 0, max: 1, splitLine: { show: false }, axisLabel: { formatter: (share) => percent(share, 0) } }],
+      legend: { data: ['Exactly so many', 'At least so many'] },
+      grid: { top: 44 },
+      tooltip: {
+        trigger: 'axis',
+        axisPointer: { type: 'shadow' },
+        formatter: ([{ dataIndex }]) => {
+          const row = rows[dataIndex];
+          return tip(named(row.periods), [
+            ['Exactly', `${count(row.users)} · ${percent(row.users / all)}`, look.series[0]],
+            ['At least', `${count(row.cumulative)} · ${percent(row.cumulative / all)}`, look.series[1]],
+          ]);
+        },
+      },
+      xAxis: {
+        type: 'category',
+        data: rows.map((row) => row.periods),
+        axisLabel: { formatter: (n) => (n === '1' ? `1 ${unit}` : n) },
+      },
+      yAxis: [
+        { type: 'value', minInterval: 1, axisLabel: { formatter: brief } },
+        {
+          type: 'value',
+          min: 0,
+          max: 1,
+          splitLine: { show: false },
+          axisLabel: { formatter: (share) => percent(share, 0) },
+        },
+      ],
       series: [
-        { name: 'Exactly so many', type: 'bar', data: rows.map((row) => row.users), barMaxWidth: 44, itemStyle: { color: look.series[0], borderRadius: [3, 3, 0, 0] } },
-        { name: 'At least so many', type: 'line', yAxisIndex: 1, showSymbol: rows.length < 3, data: rows.map((row) => row.cumulative / (all || 1)), lineStyle: { color: look.series[1], width: 2 }, itemStyle: { color: look.series[1] } },
+        {
+          name: 'Exactly so many',
+          type: 'bar',
+          data: rows.map((row) => row.users),
+          barMaxWidth: 44,
+          itemStyle: { color: look.series[0], borderRadius: [3, 3, 0, 0] },
+        },
+        {
+          name: 'At least so many',
+          type: 'line',
+          yAxisIndex: 1,
+          showSymbol: rows.length < 3,
+          data: rows.map((row) => row.cumulative / (all || 1)),
+          lineStyle: { color: look.series[1], width: 2 },
+          itemStyle: { color: look.series[1] },
+        },
       ],
     }),
   };
@@ -47,25 +115,63 @@ async function askHistogram(scope, grain, signal) {
 async function askRatio(scope, signal) {
   const body = { metric: 'active_users', ...scope };
   const answer = await query(body, signal);
-  const rows = answer.rows.map(({ period: day, dau, mau, stickiness: ratio, partial }) => ({ period: day, dau, mau, stickiness: ratio, partial }));
+  const rows = answer.rows.map(({ period: day, dau, mau, stickiness: ratio, partial }) => ({
+    period: day,
+    dau,
+    mau,
+    stickiness: ratio,
+    partial,
+  }));
   const closed = rows.filter((row) => !row.partial && row.mau > 0);
   const mean = closed.reduce((sum, row) => sum + row.stickiness, 0) / (closed.length || 1);
   return {
-    answer, rows, request: { path: 'query', body }, isEmpty: rows.every((row) => row.mau === 0),
+    answer,
+    rows,
+    request: { path: 'query', body },
+    isEmpty: rows.every((row) => row.mau === 0),
     label: `On average ${percent(mean)}.`,
     option: (look) => ({
       grid: { top: 20 },
-      tooltip: { trigger: 'axis', formatter: ([{ dataIndex }]) => {
-        const row = rows[dataIndex];
-        return tip(period(row.period), [['Stickiness', percent(row.stickiness), look.series[0]], ['Daily', count(row.dau)], ['30 days', count(row.mau)]], row.partial && 'Not over');
-      } },
-      xAxis: { type: 'category', boundaryGap: false, data: rows.map((row) => row.period), axisLabel: { formatter: (day) => period(day) } },
+      tooltip: {
+        trigger: 'axis',
+        formatter: ([{ dataIndex }]) => {
+          const row = rows[dataIndex];
+          return tip(
+            period(row.period),
+            [
+              ['Stickiness', percent(row.stickiness), look.series[0]],
+              ['Daily', count(row.dau)],
+              ['30 days', count(row.mau)],
+            ],
+            row.partial && 'Not over',
+          );
+        },
+      },
+      xAxis: {
+        type: 'category',
+        boundaryGap: false,
+        data: rows.map((row) => row.period),
+        axisLabel: { formatter: (day) => period(day) },
+      },
       yAxis: { type: 'value', axisLabel: { formatter: (share) => percent(share, 0) } },
-      series: [{
-        type: 'line', showSymbol: rows.length < 3, data: rows.map((row) => (row.partial ? null : row.stickiness)), lineStyle: { width: 2, color: look.series[0] }, itemStyle: { color: look.series[0] }, areaStyle: { color: look.series[0], opacity: 0.1 },
-        markLine: { silent: true, symbol: 'none', lineStyle: { color: look.muted, type: 'dashed' }, label: { formatter: `mean ${percent(mean)}`, color: look.muted, position: 'insideStartTop' }, data: [{ yAxis: mean }] },
-        ...marks(rows, answer, look),
-      }],
+      series: [
+        {
+          type: 'line',
+          showSymbol: rows.length < 3,
+          data: rows.map((row) => (row.partial ? null : row.stickiness)),
+          lineStyle: { width: 2, color: look.series[0] },
+          itemStyle: { color: look.series[0] },
+          areaStyle: { color: look.series[0], opacity: 0.1 },
+          markLine: {
+            silent: true,
+            symbol: 'none',
+            lineStyle: { color: look.muted, type: 'dashed' },
+            label: { formatter: `mean ${percent(mean)}`, color: look.muted, position: 'insideStartTop' },
+            data: [{ yAxis: mean }],
+          },
+          ...marks(rows, answer, look),
+        },
+      ],
     }),
   };
 }
