@@ -105,7 +105,10 @@ def unread(program):
             longest = max(longest, seconds)
         peak = server.peak()
         server.stop()
-    print(f"200 clients that read nothing: peak {peak:.0f} MB, another client waits {1_000 * longest:.0f} ms at most", flush=True)
+    print(
+        f"200 clients that read nothing: peak {peak:.0f} MB, another client waits {1_000 * longest:.0f} ms at most",
+        flush=True,
+    )
 
 
 def main():

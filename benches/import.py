@@ -45,14 +45,18 @@ def compare(folder, path, events):
         ours.append(run("import", path, "--data-dir", os.path.join(folder, f"store{number}"))[0])
         to_memory.append(duckdb_runs(table))
         to_database.append(duckdb_runs(table, os.path.join(folder, f"database{number}")))
-        to_parquet.append(duckdb_runs(f"""
+        to_parquet.append(
+            duckdb_runs(f"""
             copy (select *, ts::date as dt from {lines} order by dt, user_id, ts)
-            to '{os.path.join(folder, f"lake{number}")}' (format parquet, compression zstd, partition_by (dt))"""))
+            to '{os.path.join(folder, f"lake{number}")}' (format parquet, compression zstd, partition_by (dt))""")
+        )
     print(f"  echopilot import (durable, sealed): {events / statistics.median(ours):,.0f} events/s")
     for name, theirs in [("to memory", to_memory), ("to its database", to_database), ("to Parquet by day", to_parquet)]:
         ratios = sorted(t / o for o, t in zip(ours, theirs))
-        print(f"  DuckDB {duckdb.__version__} read_json {name}: {events / statistics.median(theirs):,.0f} events/s; "
-              f"ratio, round by round: {', '.join(f'{r:.2f}' for r in ratios)}")
+        print(
+            f"  DuckDB {duckdb.__version__} read_json {name}: {events / statistics.median(theirs):,.0f} events/s; "
+            f"ratio, round by round: {', '.join(f'{r:.2f}' for r in ratios)}"
+        )
 
 
 with tempfile.TemporaryDirectory(dir=".") as folder:

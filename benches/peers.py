@@ -77,7 +77,8 @@ def polars_usage(lake, first, end):
         pl.col("ts") >= bound(f"{first} 00:00:00"), pl.col("ts") < bound(f"{end} 00:00:00")
     )
     active = (
-        events.select(day=pl.col("ts").dt.date(), user=pl.col("user_id")).unique()
+        events.select(day=pl.col("ts").dt.date(), user=pl.col("user_id"))
+        .unique()
         .with_columns(week=pl.col("day").dt.truncate("1w"))
     )
     known = active.filter(pl.col("user").is_not_null())
@@ -116,26 +117,37 @@ def folder_bytes(path):
 
 
 def measure(program, folder, events):
-    made = subprocess.run(
-        [program, "demo", "--data-dir", folder, "--events", str(events), "--users", "1000000", "--days", "365"],
-        capture_output=True,
-        check=True,
-    ) if not os.path.exists(folder) else None
+    made = (
+        subprocess.run(
+            [program, "demo", "--data-dir", folder, "--events", str(events), "--users", "1000000", "--days", "365"],
+            capture_output=True,
+            check=True,
+        )
+        if not os.path.exists(folder)
+        else None
+    )
     lake, states = folder_bytes(f"{folder}/events"), folder_bytes(f"{folder}/states")
-    print(f"\n{events:,} events: lake {lake / events:.1f} bytes an event, states {states / lake:.1%} of it, "
-          f"dictionary {os.path.getsize(f'{folder}/users.ndjson') / 1e6:.0f} MB")
+    print(
+        f"\n{events:,} events: lake {lake / events:.1f} bytes an event, states {states / lake:.1%} of it, "
+        f"dictionary {os.path.getsize(f'{folder}/users.ndjson') / 1e6:.0f} MB"
+    )
     server = Server(program, folder)
     newest = max(name[3:] for name in os.listdir(f"{folder}/events"))
     first_answer, answer = server.ask(f"usage?days=365&end={newest}")
     warm = [server.ask(f"usage?days=365&end={newest}")[0] for _ in range(WARM_QUESTIONS)]
     month = [server.ask(f"usage?days=30&end={newest}")[0] for _ in range(WARM_QUESTIONS)]
-    print(f"  EchoPilot: start {server.start_seconds:.2f} s, first answer {first_answer * 1e3:.0f} ms, "
-          f"365 days {milliseconds(warm)}, 30 days {milliseconds(month)}, peak {server.peak():.0f} MB")
+    print(
+        f"  EchoPilot: start {server.start_seconds:.2f} s, first answer {first_answer * 1e3:.0f} ms, "
+        f"365 days {milliseconds(warm)}, 30 days {milliseconds(month)}, peak {server.peak():.0f} MB"
+    )
     server.stop()
     window = answer["window"]
     first, end = window["from"], os.popen(f"date -u -d '{window['to']} +1 day' +%F").read().strip()
     ours = [
-        [answer[key] for key in ("total_events", "unique_days", "unique_weeks", "mau", "users_per_day", "users_per_week")],
+        [
+            answer[key]
+            for key in ("total_events", "unique_days", "unique_weeks", "mau", "users_per_day", "users_per_week")
+        ],
         answer["feature_usage"],
         {name: count for name, count in answer["funnel_steps"].items() if count},
     ]
@@ -155,8 +167,10 @@ def measure(program, folder, events):
             continue
         assert all(found["answer"] == ours for found in rounds), (peer, rounds[0]["answer"], ours)
         seconds = statistics.median(found["seconds"] for found in rounds)
-        print(f"  {peer}: {seconds:.1f} s, peak {rounds[0]['peak']:,.0f} MB, equal answer; "
-              f"{seconds / statistics.median(warm):,.0f} times as long")
+        print(
+            f"  {peer}: {seconds:.1f} s, peak {rounds[0]['peak']:,.0f} MB, equal answer; "
+            f"{seconds / statistics.median(warm):,.0f} times as long"
+        )
 
 
 if sys.argv[1] == "--peer":

@@ -50,7 +50,13 @@ class Loaded(Server):
         """Sends batches of 100 events at a steady pace. Time counts from when a batch was due."""
         connection = http.client.HTTPConnection(self.url.removeprefix("http://"))
         events = [
-            {"event_type": "action", "user_id": f"sender_{number}_{place}", "feature": "dashboard", "url": "/a", "metadata": {"plan": "pro"}}
+            {
+                "event_type": "action",
+                "user_id": f"sender_{number}_{place}",
+                "feature": "dashboard",
+                "url": "/a",
+                "metadata": {"plan": "pro"},
+            }
             for place in range(100)
         ]
         body = json.dumps({"events": events})
@@ -101,7 +107,9 @@ def clickhouse(sql):
     import chdb
 
     sql += " settings max_threads = 2, session_timezone = 'UTC'"
-    return lambda: [tuple(json.loads(line)) for line in chdb.query(sql, "JSONCompactEachRow").bytes().decode().splitlines()]
+    return lambda: [
+        tuple(json.loads(line)) for line in chdb.query(sql, "JSONCompactEachRow").bytes().decode().splitlines()
+    ]
 
 
 def clickhouse_funnel(lake):
@@ -121,7 +129,9 @@ def polars_funnel(lake):
 
     columns = polars.col("user_id", "feature", "ts")
     acts = polars.scan_parquet(f"{lake}/*/*.parquet", hive_partitioning=False)
-    acts = acts.filter(polars.col("feature").is_in(STEPS), polars.col("user_id").is_not_null()).select(columns).sort("ts")
+    acts = (
+        acts.filter(polars.col("feature").is_in(STEPS), polars.col("user_id").is_not_null()).select(columns).sort("ts")
+    )
     within = polars.col("ts") - polars.col("start") <= polars.duration(days=7)
 
     def ask():
@@ -151,8 +161,12 @@ def polars_filter(lake):
 
     key, value = FILTER
     events = polars.scan_parquet(f"{lake}/*/*.parquet", hive_partitioning=False)
-    events = events.filter(polars.col("metadata").str.json_path_match(f"$.{key}") == value, polars.col("feature").is_not_null())
-    counted = events.group_by("feature").agg(polars.len().alias("n"), polars.col("user_id").drop_nulls().n_unique().alias("users"))
+    events = events.filter(
+        polars.col("metadata").str.json_path_match(f"$.{key}") == value, polars.col("feature").is_not_null()
+    )
+    counted = events.group_by("feature").agg(
+        polars.len().alias("n"), polars.col("user_id").drop_nulls().n_unique().alias("users")
+    )
     counted = counted.sort(["n", "feature"], descending=[True, False]).head(100)
     return lambda: counted.collect(engine="streaming").rows()
 
@@ -175,26 +189,41 @@ def main(program, events, folder):
         ("event types", {"metric": "event_types"}),
         ("feature usage", {"metric": "feature_usage"}),
         ("funnel of three features, 7 days", {"metric": "funnel", "steps": steps, "within": "7d"}),
-        ("feature usage with a metadata filter", {"metric": "feature_usage", "filter": {f"metadata.{FILTER[0]}": FILTER[1]}}),
+        (
+            "feature usage with a metadata filter",
+            {"metric": "feature_usage", "filter": {f"metadata.{FILTER[0]}": FILTER[1]}},
+        ),
     ]
     print(f"{events:,} events, 365 days to {last}")
     for name, question in questions:
         times = [server.ask("query", {**question, "days": 365, "end": last})[0] for _ in range(ROUNDS)]
-        print(f"  {name}: median {statistics.median(times) * 1e3:,.0f} ms, first {times[0] * 1e3:,.0f} ms; peak {server.peak():,.0f} MB")
+        print(
+            f"  {name}: median {statistics.median(times) * 1e3:,.0f} ms, first {times[0] * 1e3:,.0f} ms; peak {server.peak():,.0f} MB"
+        )
     first = min(name[3:] for name in os.listdir(lake))
 
     def ask(question):
         return server.ask("query", {**question, "days": 365, "end": last})[1]["rows"]
 
     (funnel, funnel_question), (filtered, filtered_question) = questions[-2:]
-    in_turns(funnel, {
-        "EchoPilot": lambda: [row["users"] for row in ask(funnel_question)],
-        "DuckDB": duckdb_funnel(lake, first, last), "ClickHouse": clickhouse_funnel(lake), "Polars": polars_funnel(lake),
-    })
-    in_turns(filtered, {
-        "EchoPilot": lambda: [tuple(row.values()) for row in ask(filtered_question)],
-        "DuckDB": duckdb_filter(lake), "ClickHouse": clickhouse_filter(lake), "Polars": polars_filter(lake),
-    })
+    in_turns(
+        funnel,
+        {
+            "EchoPilot": lambda: [row["users"] for row in ask(funnel_question)],
+            "DuckDB": duckdb_funnel(lake, first, last),
+            "ClickHouse": clickhouse_funnel(lake),
+            "Polars": polars_funnel(lake),
+        },
+    )
+    in_turns(
+        filtered,
+        {
+            "EchoPilot": lambda: [tuple(row.values()) for row in ask(filtered_question)],
+            "DuckDB": duckdb_filter(lake),
+            "ClickHouse": clickhouse_filter(lake),
+            "Polars": polars_filter(lake),
+        },
+    )
     server.stop()
     out = f"{folder}-export"
     seconds, _ = command(program, folder, "export", "--to", out)
@@ -207,9 +236,14 @@ def main(program, events, folder):
     user = many[4_999]
     print(f"  access to one user: {command(program, copy, 'user', 'access', user)[0]:.1f} s")
     server = Loaded(program, copy)
-    for name, users in ("one user", [user]), ("1,000 users", [user for user in many[:: len(many) // 1_000] if user][:1_000]):
+    for name, users in (
+        ("one user", [user]),
+        ("1,000 users", [user for user in many[:: len(many) // 1_000] if user][:1_000]),
+    ):
         seconds, (median, p99, longest) = server.erase(users)
-        print(f"  erasure of {name}: {seconds:.1f} s; 20,000 events/s meanwhile: p50 {median:.1f} ms, p99 {p99:.1f} ms, longest {longest:.0f} ms")
+        print(
+            f"  erasure of {name}: {seconds:.1f} s; 20,000 events/s meanwhile: p50 {median:.1f} ms, p99 {p99:.1f} ms, longest {longest:.0f} ms"
+        )
     server.stop()
     shutil.rmtree(copy)
 
@@ -229,7 +263,8 @@ def in_turns(name, engines):
         ratios = sorted(theirs / our for theirs, our in zip(of_engine, ours))
         print(
             f"  {name}, in turns: {engine} {statistics.median(of_engine):.2f} s, the same numbers; times ours: "
-            f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True,
+            f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+            flush=True,
         )
 
 

@@ -22,7 +22,10 @@ class Server:
         started = time.monotonic()
         self.child = subprocess.Popen(
             [program, "serve", "--data-dir", folder, "--listen", "127.0.0.1:0", *options],
-            env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         self.url = next(line.split()[-1] for line in self.child.stderr if "answers at" in line)
         self.start_seconds = time.monotonic() - started
@@ -39,7 +42,9 @@ class Server:
     def ask(self, path, body=None):
         """Seconds until the answer, and the answer. `path` is below /api/analytics."""
         headers = {"X-Dash-Key": KEY, "Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.url}/api/analytics/{path}", body and json.dumps(body).encode(), headers)
+        request = urllib.request.Request(
+            f"{self.url}/api/analytics/{path}", body and json.dumps(body).encode(), headers
+        )
         started = time.monotonic()
         with urllib.request.urlopen(request) as response:
             answer = response.read()

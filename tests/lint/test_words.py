@@ -46,9 +46,13 @@ class Words(unittest.TestCase):
         self.assertEqual(found("rust", 'let a = r#"the "first" answer of it"#;'), [(1, "answer")])
 
     def test_quotes_in_characters_and_patterns_do_not_hide_what_follows(self):
-        self.assertEqual(found("rust", "let a = '\"'; // An answer.\nfn f<'a>(b: &'a str) {} // Text."), [(1, "answer"), (2, "Text")])
+        self.assertEqual(
+            found("rust", "let a = '\"'; // An answer.\nfn f<'a>(b: &'a str) {} // Text."), [(1, "answer"), (2, "Text")]
+        )
         self.assertEqual(found("javascript", "a.replace(/[\"'`]/g, '') // An answer.\n"), [(1, "answer")])
-        self.assertEqual(found("shell", "# Don't.\n# An answer.\necho \"it's refused\"\n"), [(2, "answer"), (3, "refused")])
+        self.assertEqual(
+            found("shell", "# Don't.\n# An answer.\necho \"it's refused\"\n"), [(2, "answer"), (3, "refused")]
+        )
 
     def test_slashes_of_a_url_are_not_a_comment(self):
         self.assertEqual(found("javascript", "get('https://answer/b'); // Refused."), [(1, "Refused")])
@@ -76,10 +80,14 @@ class Words(unittest.TestCase):
         self.assertEqual(found("markdown", "A text with `text`.\n```\ntext\n```\n[a](text/b)\n"), [(1, "text")])
 
     def test_words_that_are_right_in_their_place_stay(self):
-        right = "// Plain text, a text file, in fact; a count of users is no longer needed; acts as one; question mark.\n"
+        right = (
+            "// Plain text, a text file, in fact; a count of users is no longer needed; acts as one; question mark.\n"
+        )
         self.assertEqual(found("javascript", right), [])
         self.assertEqual(found("javascript", "// The number of users, and that of its users.\n"), [])
-        self.assertEqual(found("javascript", "// The number of a user is no id.\n"), [(1, "is no id"), (1, "number of a user")])
+        self.assertEqual(
+            found("javascript", "// The number of a user is no id.\n"), [(1, "is no id"), (1, "number of a user")]
+        )
 
     def test_riddle_is_found_in_the_first_line_of_a_doc_comment_alone(self):
         self.assertEqual(found("rust", "/// Whether it is there.\nfn a() {}\n"), [(1, "Whether")])
@@ -105,7 +113,7 @@ class Words(unittest.TestCase):
         self.assertIsNone(language_of(Path("a.png"), ""))
 
     def test_offsets_stay_true(self):
-        content = "let a = 1;\n/// One.\n/// Two.\nfn b() { \"three four\" }\n"
+        content = 'let a = 1;\n/// One.\n/// Two.\nfn b() { "three four" }\n'
         for _, offset, string in passages("rust", content):
             for at, character in enumerate(string):
                 self.assertIn(character, (" ", content[offset + at]))

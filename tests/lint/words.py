@@ -231,7 +231,9 @@ def files(names):
 def main(arguments):
     """Prints the findings; returns the exit status."""
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    names = arguments or subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    names = (
+        arguments or subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    )
     total = 0
     for file in files(names):
         relative = str(file.relative_to(ROOT)) if file.is_relative_to(ROOT) else str(file)

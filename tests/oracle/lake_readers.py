@@ -16,8 +16,12 @@ import pyarrow.dataset
 lake = sys.argv[1]
 files = f"{lake}/*/*.parquet"
 READERS = {
-    "duckdb": lambda: duckdb.execute(f"select count(*), count(distinct event_id) from read_parquet('{files}')").fetchone(),
-    "polars": lambda: polars.scan_parquet(files).select(polars.len(), polars.col("event_id").n_unique()).collect().row(0),
+    "duckdb": lambda: duckdb.execute(
+        f"select count(*), count(distinct event_id) from read_parquet('{files}')"
+    ).fetchone(),
+    "polars": lambda: (
+        polars.scan_parquet(files).select(polars.len(), polars.col("event_id").n_unique()).collect().row(0)
+    ),
     "pyarrow": lambda: distinct(pyarrow.dataset.dataset(lake, partitioning="hive").to_table(["event_id"])["event_id"]),
     "pandas": lambda: distinct(pandas.read_parquet(lake, columns=["event_id"])["event_id"]),
 }

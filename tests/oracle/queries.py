@@ -193,7 +193,8 @@ def retention(rows, request):
 
 def paths(rows, _):
     return [
-        {"step": row["step"], "from": row["from_feature"], "to": row["to_feature"], "users": row["users"]} for row in rows
+        {"step": row["step"], "from": row["from_feature"], "to": row["to_feature"], "users": row["users"]}
+        for row in rows
     ]
 
 
@@ -201,7 +202,10 @@ def experiment(rows, _):
     *arms, multiple = rows
     total = sum(arm["exposed"] for arm in arms)
     return [
-        *({**pick(arm, "variant", "exposed", "converted"), "rate": ratio(arm["converted"], arm["exposed"])} for arm in arms),
+        *(
+            {**pick(arm, "variant", "exposed", "converted"), "rate": ratio(arm["converted"], arm["exposed"])}
+            for arm in arms
+        ),
         pick(multiple, "variant", "exposed"),
         {"variant": "__sample_ratio__", "exposed": total},
     ]

@@ -7,7 +7,7 @@ set -eu
 here=$(dirname "$0")
 gcloud storage rsync --recursive --delete-unmatched-destination-objects "$here/../events" "gs://$BUCKET/$PREFIX/events"
 bq load --replace --source_format=PARQUET --parquet_enable_list_inference=false \
-  --hive_partitioning_mode=CUSTOM \
-  --hive_partitioning_source_uri_prefix="gs://$BUCKET/$PREFIX/events/{dt:DATE}" \
-  --time_partitioning_field=dt --clustering_fields=user_id \
-  "$DATASET.lake" "gs://$BUCKET/$PREFIX/events/*"
+    --hive_partitioning_mode=CUSTOM \
+    --hive_partitioning_source_uri_prefix="gs://$BUCKET/$PREFIX/events/{dt:DATE}" \
+    --time_partitioning_field=dt --clustering_fields=user_id \
+    "$DATASET.lake" "gs://$BUCKET/$PREFIX/events/*"
