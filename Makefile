@@ -80,10 +80,10 @@ bench-peers: build $(VENV)/installed
 	$(VENV)/bin/python benches/peers.py $(CARGO_TARGET_DIR)/release/echopilot
 
 # Questions about a year of 100 million events, export and erasure. Takes ten minutes and 10 GB of disk.
-.PHONY: bench-questions
-bench-questions: build $(VENV)/installed
+.PHONY: bench-queries
+bench-queries: build $(VENV)/installed
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r benches/requirements.txt
-	$(VENV)/bin/python benches/questions.py $(CARGO_TARGET_DIR)/release/echopilot
+	$(VENV)/bin/python benches/queries.py $(CARGO_TARGET_DIR)/release/echopilot
 
 # What strangers and crashes cost: memory under names without number, load beside thousands of clients that hold connections
 # (twenty minutes), and a start with two million events that wait to be sealed.

@@ -1,10 +1,10 @@
-"""Load beside clients that hold connections: idle ones, slow ones, queries, rollups and erasures. What is lost, and who waits.
+"""Ingest under load from clients that hold connections, with queries, rollups and erasures: lost events and latencies.
 
 Usage: hold.py ECHOPILOT [EVENTS_PER_SECOND [SECONDS]]      (from `make bench-hold`; default 1,667 for 600 s)
 
-10,000 idle connections and 1,000 clients that send one byte a second, from twenty addresses of this machine, come back when
-they are closed. Beside them events come at a steady rate in batches of 100 with ids, URLs and metadata, an open loop: a late
-answer delays no other batch. Every event that was answered must be there at the end.
+10,000 idle connections and 1,000 clients that send one byte a second, from twenty addresses of this machine, reconnect
+when they are closed. Meanwhile events are sent at a steady rate in batches of 100 with ids, URLs and metadata, in an
+open loop: a late response delays no other batch. Every acknowledged event must be stored at the end.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ CONNECTIONS = 64
 
 
 def template(number):
-    """A batch with a place for what makes its ids unique."""
+    """Returns a batch whose ids hold a placeholder, which the sender replaces to make them unique."""
     rng = random.Random(number)
     events = [
         {
@@ -94,7 +94,7 @@ async def request(reader, writer, method, path, body=b"", key=False):
 
 
 class Pool:
-    """Connections for requests; one that failed is opened again."""
+    """A pool of connections for requests; a failed one is opened again."""
 
     def __init__(self, port, size):
         self.port = port
@@ -110,7 +110,7 @@ class Pool:
                     pair = pair or await asyncio.open_connection("127.0.0.1", self.port)
                     return await request(*pair, *what, **how)
                 except (OSError, asyncio.IncompleteReadError, IndexError):
-                    # An idle connection that the server closed meanwhile; ids keep a second attempt from counting twice.
+                    # The server closed an idle connection. Ids keep a second attempt from counting twice.
                     pair = None
             return 0, b""
         finally:
@@ -118,7 +118,7 @@ class Pool:
 
 
 async def hold(port):
-    """The clients that hold connections, in a process of their own: what they cost is not to be waited for by the others."""
+    """Runs the clients that hold connections. Their process is another one, so that they do not delay the measured."""
     open_now = [0]
     held = [idle(port, place, open_now) for place in range(IDLE)]
     held += [slow(port, place) for place in range(SLOW)]
@@ -135,56 +135,56 @@ async def main():
     seconds = int(sys.argv[3]) if len(sys.argv) > 3 else 600
     with tempfile.TemporaryDirectory(dir=".", prefix=".tmp-hold-") as folder:
         server = Server(program, folder, "--limit-client-events", "0", "--limit-connections", str(IDLE + SLOW + 1_000))
-        holder = subprocess.Popen(
+        idle_clients = subprocess.Popen(
             [sys.executable, __file__, "--hold", str(server.port)], stdout=subprocess.PIPE, text=True
         )
-        idle_now = holder.stdout.readline().strip()
+        idle_now = idle_clients.stdout.readline().strip()
         print(f"{idle_now} idle connections: {server.memory():.0f} MB", flush=True)
 
         templates = [template(number) for number in range(50)]
         users = sorted({event["user_id"] for event in json.loads(templates[0])["events"] if event["user_id"]})
         pool, keyed = Pool(server.port, CONNECTIONS), Pool(server.port, 4)
         waits, usage, memory = [], {30: [], 365: []}, []
-        counts = {"logged": 0, "duplicates": 0, "refused": 0, "erased": 0, "erasures": 0, "rollups": 0}
+        counts = {"logged": 0, "duplicates": 0, "rejected": 0, "erased": 0, "erasures": 0, "rollups": 0}
         end = time.monotonic() + seconds
 
         async def send(number):
             body = templates[number % len(templates)].replace(b"@@@@@@@@", b"%08x" % number)
             started = time.monotonic()
-            status, answer = await pool.ask("POST", "/api/analytics/event", body)
+            status, response = await pool.ask("POST", "/api/analytics/event", body)
             waits.append(time.monotonic() - started)
             if status == 200:
-                answer = json.loads(answer)
-                counts["logged"] += answer["logged"]
-                counts["duplicates"] += answer["duplicates"]
+                outcome = json.loads(response)
+                counts["logged"] += outcome["logged"]
+                counts["duplicates"] += outcome["duplicates"]
             else:
-                counts["refused"] += BATCH
+                counts["rejected"] += BATCH
 
         async def ask():
-            turn = 0
+            number = 0
             while time.monotonic() < end:
-                days = (30, 365)[turn % 2]
+                days = (30, 365)[number % 2]
                 started = time.monotonic()
                 status, _ = await keyed.ask("GET", f"/api/analytics/usage?days={days}", key=True)
                 assert status == 200, status
                 usage[days].append(time.monotonic() - started)
                 memory.append(server.memory())
-                turn += 1
+                number += 1
                 await asyncio.sleep(1)
 
         async def jobs():
-            turn = 0
+            number = 0
             while time.monotonic() < end:
                 await asyncio.sleep(15)
-                user = users[turn % len(users)]
-                status, answer = await keyed.ask("DELETE", f"/api/analytics/users/{user}", key=True)
-                assert status == 200, (status, answer)
-                counts["erased"] += json.loads(answer)["events"]
+                user = users[number % len(users)]
+                status, response = await keyed.ask("DELETE", f"/api/analytics/users/{user}", key=True)
+                assert status == 200, (status, response)
+                counts["erased"] += json.loads(response)["events"]
                 counts["erasures"] += 1
                 status, _ = await keyed.ask("POST", "/api/analytics/rollup", key=True)
                 assert status == 200, status
                 counts["rollups"] += 1
-                turn += 1
+                number += 1
 
         others = [asyncio.create_task(ask()), asyncio.create_task(jobs())]
         sends, number, started = set(), 0, time.monotonic()
@@ -197,14 +197,17 @@ async def main():
                 number += 1
             await asyncio.sleep(0.002)
         await asyncio.gather(*sends, *others)
-        holder.kill()
-        holder.wait()
-        _, answer = await keyed.ask("GET", "/api/analytics/usage?days=2", key=True)
-        kept = json.loads(answer)["total_events"]
+        idle_clients.kill()
+        idle_clients.wait()
+        _, response = await keyed.ask("GET", "/api/analytics/usage?days=2", key=True)
+        kept = json.loads(response)["total_events"]
         peak = server.peak()
         server.stop()
     expected = counts["logged"] - counts["erased"]
-    ms = lambda values, share: 1_000 * sorted(values)[min(int(len(values) * share), len(values) - 1)]
+
+    def ms(values, share):
+        return 1_000 * sorted(values)[min(int(len(values) * share), len(values) - 1)]
+
     print(f"offered {number * BATCH / seconds:,.0f}/s for {seconds} s; {counts}")
     print(f"kept {kept:,}, expected {expected:,}: lost {max(expected - kept, 0)}, twice {max(kept - expected, 0)}")
     print(f"ingest p50 {ms(waits, 0.5):.1f} ms, p99 {ms(waits, 0.99):.1f} ms, longest {1_000 * max(waits):.0f} ms")

@@ -1,11 +1,10 @@
-"""Hostile clients: responses that nobody reads, and millions of distinct users, features and event ids, sent by anybody. What the
-server holds afterwards.
+"""Memory of the server under hostile clients: unread responses, and millions of distinct users, features and event ids.
 
 Usage: hostile.py ECHOPILOT [SCALE]      (from `make bench-hostile`; SCALE 1 is 5 M users, 1 M features, 5 M ids)
 
-Each kind of name has a server and a folder of its own: `year` sends the features over the 365 days that are kept, below the
-limit of a day. Prints for each the rate, the memory of the server while it is fed and after it was asked, the size of the
-answers of usage and feature usage, and the time and the memory of the next start until the first answer.
+Each kind of name has its own server and folder. "features of a year" spreads the features over the 365 days that are
+kept, below the limit of a day. Prints for each kind the rate, the server's memory after ingest and after queries, the
+size of the responses to usage and feature usage, and the time and memory of the next start until its first response.
 """
 
 import contextlib
@@ -58,11 +57,11 @@ def send(server, make, numbers):
             connection.request(
                 "POST", "/api/analytics/event", f'{{"events":[{events}]}}', {"Content-Type": "application/json"}
             )
-            answer = connection.getresponse()
-            answer.read()
-            if answer.status == 200:
+            response = connection.getresponse()
+            response.read()
+            if response.status == 200:
                 break
-            time.sleep(float(answer.headers.get("Retry-After", 1)))
+            time.sleep(float(response.headers.get("Retry-After", 1)))
 
 
 def ask(server, path, body=None):
@@ -70,12 +69,12 @@ def ask(server, path, body=None):
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
     headers = {"X-Dash-Key": KEY, "Content-Type": "application/json"}
     connection.request("POST" if body else "GET", path, json.dumps(body) if body else None, headers)
-    answer = connection.getresponse()
-    size = len(answer.read())
-    return answer.status, size, time.monotonic() - started
+    response = connection.getresponse()
+    size = len(response.read())
+    return response.status, size, time.monotonic() - started
 
 
-def question_all(server):
+def query_all(server):
     found = {}
     for name, path, body in [
         ("usage of 30 days", "/api/analytics/usage?days=30", None),
@@ -89,7 +88,7 @@ def question_all(server):
 
 
 def unread(program):
-    """200 clients that pipeline 700 requests each and read nothing, and how long another client waits meanwhile."""
+    """Runs 200 clients that pipeline 700 requests each and read nothing, and measures how long another client waits."""
     requests = b"GET /static/charts.js HTTP/1.1\r\nHost: a\r\n\r\n" * 700
     with tempfile.TemporaryDirectory(dir=".", prefix=".tmp-hostile-") as folder:
         server = Server(program, folder)
@@ -122,16 +121,16 @@ def main():
             server = Server(program, folder, *options)
             started = time.monotonic()
             step = -(-count // SENDERS)
-            shares = [range(start, min(start + step, count)) for start in range(0, count, step)]
-            threads = [threading.Thread(target=send, args=(server, make, share)) for share in shares]
+            parts = [range(start, min(start + step, count)) for start in range(0, count, step)]
+            threads = [threading.Thread(target=send, args=(server, make, part)) for part in parts]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
             rate = count / (time.monotonic() - started)
             fed = server.peak()
-            answers = question_all(server)
-            asked = server.peak()
+            responses = query_all(server)
+            queried = server.peak()
             server.stop()
             started = time.monotonic()
             server = Server(program, folder, *options)
@@ -139,10 +138,12 @@ def main():
             start = time.monotonic() - started
             again = server.peak()
             server.stop()
-        print(f"{kind}: {count:,} events, {rate:,.0f}/s; peak {fed:.0f} MB fed, {asked:.0f} MB asked")
-        for name, answer in answers.items():
-            print(f"    {name}: {answer}")
-        print(f"    next start to first answer: {start:.1f} s, peak {again:.0f} MB", flush=True)
+        print(
+            f"{kind}: {count:,} events, {rate:,.0f}/s; peak {fed:.0f} MB after ingest, {queried:.0f} MB after queries"
+        )
+        for name, response in responses.items():
+            print(f"    {name}: {response}")
+        print(f"    next start to first response: {start:.1f} s, peak {again:.0f} MB", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""Import of NDJSON, sealing included, beside DuckDB reading the same file in the same run: to memory alone, to a database of its
-own on disk, and to Parquet of each day in the order of our segments, without a sync; all without ids and without states.
+"""Rate of an NDJSON import, sealing included, compared with DuckDB reading the same file in the same run.
+
+DuckDB reads it to memory, to its own database on disk, and to a Parquet file for each day in the order of our segments,
+without a sync. All are without ids and without daily states.
 
 Usage: import.py ECHOPILOT [EVENTS]      (from `make bench`)
 """
@@ -19,7 +21,7 @@ ROUNDS = 5
 
 
 def run(*arguments):
-    """Seconds and peak resident MB of one command."""
+    """Runs a command; returns its seconds and its peak resident MB."""
     started = time.monotonic()
     child = subprocess.Popen([program, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, used = os.wait4(child.pid, 0)
@@ -28,7 +30,7 @@ def run(*arguments):
 
 
 def duckdb_runs(statement, database=":memory:"):
-    """Seconds that DuckDB takes on two threads, until the database is closed."""
+    """Runs a statement in DuckDB on two threads; returns the seconds until the database is closed."""
     started = time.monotonic()
     with duckdb.connect(database) as db:
         db.execute("set threads = 2")
@@ -52,7 +54,7 @@ def compare(folder, path, events):
         )
     print(f"  echopilot import (durable, sealed): {events / statistics.median(ours):,.0f} events/s")
     for name, theirs in [("to memory", to_memory), ("to its database", to_database), ("to Parquet by day", to_parquet)]:
-        ratios = sorted(t / o for o, t in zip(ours, theirs))
+        ratios = sorted(t / o for o, t in zip(ours, theirs, strict=True))
         print(
             f"  DuckDB {duckdb.__version__} read_json {name}: {events / statistics.median(theirs):,.0f} events/s; "
             f"ratio, round by round: {', '.join(f'{r:.2f}' for r in ratios)}"
@@ -65,6 +67,7 @@ with tempfile.TemporaryDirectory(dir=".") as folder:
     lines = os.path.join(folder, "lines.ndjson")
     duckdb.execute("set timezone = 'UTC'")
     duckdb.execute(f"""
-        copy (select strftime(ts, '%Y-%m-%dT%H:%M:%S.%fZ') as ts, event_type, user_id, feature, metadata::json as metadata, url
+        copy (select strftime(ts, '%Y-%m-%dT%H:%M:%S.%fZ') as ts, event_type, user_id, feature,
+                     metadata::json as metadata, url
               from read_parquet('{made}/events/*/*.parquet') order by read_parquet.ts) to '{lines}' (format json)""")
     compare(folder, lines, events)

@@ -1,11 +1,12 @@
-"""Usage of a year, beside DuckDB, ClickHouse and Polars reading the same lake on the same cores in the same run.
+"""Usage of a year, compared with DuckDB, ClickHouse and Polars reading the same lake on the same cores in the same run.
 
 Usage: peers.py ECHOPILOT [EVENTS]...      (from `make bench-peers`; default 1, 10 and 100 million)
 
-For each history: the server answers over HTTP, first cold, then warm; then each peer answers the same question in a
-process of its own. All answers must be equal. `peers.py --peer NAME LAKE FROM TO` is such a process.
+For each history the server is queried over HTTP, first cold, then warm; then each peer runs the same query in its own
+process, which is `peers.py --peer NAME LAKE FROM TO`. All results must be equal.
 """
 
+import datetime
 import json
 import os
 import resource
@@ -18,7 +19,7 @@ import time
 from server import Server
 
 ROUNDS = 3
-WARM_QUESTIONS = 300
+WARM_QUERIES = 300
 
 SQL = """
 with e as (
@@ -41,11 +42,11 @@ def duckdb_usage(lake, first, end):
 
     db = duckdb.connect()
     db.execute("set threads = 2; set timezone = 'UTC'")
-    names = dict(
-        lake=f"read_parquet('{lake}')",
-        first=f"timestamptz '{first} 00:00:00+00'",
-        end=f"timestamptz '{end} 00:00:00+00'",
-    )
+    names = {
+        "lake": f"read_parquet('{lake}')",
+        "first": f"timestamptz '{first} 00:00:00+00'",
+        "end": f"timestamptz '{end} 00:00:00+00'",
+    }
     totals = db.execute(SQL.format(day="cast(ts as date)", week="date_trunc('week', ts)", **names)).fetchone()
     return totals, *(dict(db.execute(GROUPS.format(column=c, **names)).fetchall()) for c in ("feature", "event_type"))
 
@@ -53,11 +54,11 @@ def duckdb_usage(lake, first, end):
 def clickhouse_usage(lake, first, end):
     import chdb
 
-    names = dict(
-        lake=f"file('{lake}', Parquet)",
-        first=f"toDateTime64('{first} 00:00:00', 6, 'UTC')",
-        end=f"toDateTime64('{end} 00:00:00', 6, 'UTC')",
-    )
+    names = {
+        "lake": f"file('{lake}', Parquet)",
+        "first": f"toDateTime64('{first} 00:00:00', 6, 'UTC')",
+        "end": f"toDateTime64('{end} 00:00:00', 6, 'UTC')",
+    }
 
     def rows(sql):
         settings = " settings max_threads = 2, session_timezone = 'UTC', use_hive_partitioning = 0"
@@ -72,7 +73,9 @@ def clickhouse_usage(lake, first, end):
 def polars_usage(lake, first, end):
     import polars as pl
 
-    bound = lambda day: pl.lit(day).str.to_datetime(time_unit="us", time_zone="UTC")
+    def bound(day):
+        return pl.lit(day).str.to_datetime(time_unit="us", time_zone="UTC")
+
     events = pl.scan_parquet(lake, hive_partitioning=False).filter(
         pl.col("ts") >= bound(f"{first} 00:00:00"), pl.col("ts") < bound(f"{end} 00:00:00")
     )
@@ -104,7 +107,7 @@ def as_peer(name, lake, first, end):
     totals, features, types = PEERS[name](lake, first, end)
     seconds = time.monotonic() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "peak": peak, "answer": [list(totals), features, types]}))
+    print(json.dumps({"seconds": seconds, "peak": peak, "result": [list(totals), features, types]}))
 
 
 def milliseconds(seconds):
@@ -117,15 +120,9 @@ def folder_bytes(path):
 
 
 def measure(program, folder, events):
-    made = (
-        subprocess.run(
-            [program, "demo", "--data-dir", folder, "--events", str(events), "--users", "1000000", "--days", "365"],
-            capture_output=True,
-            check=True,
-        )
-        if not os.path.exists(folder)
-        else None
-    )
+    if not os.path.exists(folder):
+        demo = ["demo", "--data-dir", folder, "--events", str(events), "--users", "1000000", "--days", "365"]
+        subprocess.run([program, *demo], capture_output=True, check=True)
     lake, states = folder_bytes(f"{folder}/events"), folder_bytes(f"{folder}/states")
     print(
         f"\n{events:,} events: lake {lake / events:.1f} bytes an event, states {states / lake:.1%} of it, "
@@ -133,23 +130,22 @@ def measure(program, folder, events):
     )
     server = Server(program, folder)
     newest = max(name[3:] for name in os.listdir(f"{folder}/events"))
-    first_answer, answer = server.ask(f"usage?days=365&end={newest}")
-    warm = [server.ask(f"usage?days=365&end={newest}")[0] for _ in range(WARM_QUESTIONS)]
-    month = [server.ask(f"usage?days=30&end={newest}")[0] for _ in range(WARM_QUESTIONS)]
+    first_seconds, response = server.ask(f"usage?days=365&end={newest}")
+    warm = [server.ask(f"usage?days=365&end={newest}")[0] for _ in range(WARM_QUERIES)]
+    month = [server.ask(f"usage?days=30&end={newest}")[0] for _ in range(WARM_QUERIES)]
     print(
-        f"  EchoPilot: start {server.start_seconds:.2f} s, first answer {first_answer * 1e3:.0f} ms, "
+        f"  EchoPilot: start {server.start_seconds:.2f} s, first response {first_seconds * 1e3:.0f} ms, "
         f"365 days {milliseconds(warm)}, 30 days {milliseconds(month)}, peak {server.peak():.0f} MB"
     )
     server.stop()
-    window = answer["window"]
-    first, end = window["from"], os.popen(f"date -u -d '{window['to']} +1 day' +%F").read().strip()
+    window = response["window"]
+    first = window["from"]
+    end = (datetime.date.fromisoformat(window["to"]) + datetime.timedelta(days=1)).isoformat()
+    totals = ("total_events", "unique_days", "unique_weeks", "mau", "users_per_day", "users_per_week")
     ours = [
-        [
-            answer[key]
-            for key in ("total_events", "unique_days", "unique_weeks", "mau", "users_per_day", "users_per_week")
-        ],
-        answer["feature_usage"],
-        {name: count for name, count in answer["funnel_steps"].items() if count},
+        [response[name] for name in totals],
+        response["feature_usage"],
+        {name: count for name, count in response["funnel_steps"].items() if count},
     ]
     for peer in PEERS:
         rounds = []
@@ -160,15 +156,15 @@ def measure(program, folder, events):
                 text=True,
             )
             if child.returncode:
-                print(f"  {peer}: no answer: {child.stderr.strip().splitlines()[-1:]}")
+                print(f"  {peer}: no result: {child.stderr.strip().splitlines()[-1:]}")
                 break
             rounds.append(json.loads(child.stdout))
         if not rounds:
             continue
-        assert all(found["answer"] == ours for found in rounds), (peer, rounds[0]["answer"], ours)
+        assert all(found["result"] == ours for found in rounds), (peer, rounds[0]["result"], ours)
         seconds = statistics.median(found["seconds"] for found in rounds)
         print(
-            f"  {peer}: {seconds:.1f} s, peak {rounds[0]['peak']:,.0f} MB, equal answer; "
+            f"  {peer}: {seconds:.1f} s, peak {rounds[0]['peak']:,.0f} MB, equal result; "
             f"{seconds / statistics.median(warm):,.0f} times as long"
         )
 

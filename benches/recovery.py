@@ -1,11 +1,12 @@
-"""Start with events that wait to be sealed: from the start of the process to the first answer.
+"""Start of the server with events that wait to be sealed: time from the start of the process to the first response.
 
 Usage: recovery.py ECHOPILOT [EVENTS]      (from `make bench-recovery`; default 2 million)
 
-The lake's folder is kept from being made while the server is fed, so that no seal ends; then the server is killed. Events are
-as clients send them, with ids, URLs and metadata. The median of five starts, each killed again.
+A file in the place of the lake's folder fails every seal during ingest; then the server is killed. Events have ids,
+URLs and metadata, as those of clients do. Prints the median of five starts, each of which is killed again.
 """
 
+import http.client
 import os
 import statistics
 import sys
@@ -14,6 +15,7 @@ import threading
 
 from hold import BATCH, template
 from hostile import ask
+
 from server import Server
 
 STARTS = 5
@@ -21,16 +23,14 @@ SENDERS = 4
 
 
 def feed(port, numbers):
-    import http.client
-
     templates = [template(number) for number in range(50)]
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     for number in numbers:
         body = templates[number % len(templates)].replace(b"@@@@@@@@", b"%08x" % number)
         connection.request("POST", "/api/analytics/event", body, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        answer.read()
-        assert answer.status == 200, answer.status
+        response = connection.getresponse()
+        response.read()
+        assert response.status == 200, response.status
 
 
 def main():

@@ -1,4 +1,4 @@
-"""The server that a bench asks."""
+"""Starts the server for a bench, and sends it requests."""
 
 import json
 import os
@@ -27,10 +27,10 @@ class Server:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self.url = next(line.split()[-1] for line in self.child.stderr if "answers at" in line)
+        self.url = next(line[line.index("http://") :].split()[0] for line in self.child.stderr if "http://" in line)
         self.start_seconds = time.monotonic() - started
         self.port = int(self.url.rsplit(":", 1)[1])
-        # A server that nobody listens to waits when the pipe is full.
+        # The server would block on a full pipe.
         self.listener = threading.Thread(target=self._drain, daemon=True)
         self.listener.start()
 
@@ -40,18 +40,18 @@ class Server:
                 print(line.rstrip(), flush=True)
 
     def ask(self, path, body=None):
-        """Seconds until the answer, and the answer. `path` is below /api/analytics."""
+        """Sends a request; returns the seconds until its response, and the response. `path` is below /api/analytics."""
         headers = {"X-Dash-Key": KEY, "Content-Type": "application/json"}
         request = urllib.request.Request(
             f"{self.url}/api/analytics/{path}", body and json.dumps(body).encode(), headers
         )
         started = time.monotonic()
         with urllib.request.urlopen(request) as response:
-            answer = response.read()
-        return time.monotonic() - started, json.loads(answer)
+            body = response.read()
+        return time.monotonic() - started, json.loads(body)
 
     def memory(self, field="VmRSS"):
-        """MB of memory; VmRSS is now, VmHWM the peak."""
+        """Returns MB of memory: VmRSS is the current value, VmHWM the peak."""
         with open(f"/proc/{self.child.pid}/status") as status:
             return next(int(line.split()[1]) for line in status if line.startswith(field)) / 1024
 

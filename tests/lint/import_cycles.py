@@ -2,8 +2,9 @@
 
 Usage: import_cycles.py [SRC]
 
-An edge leads from a file to each module that its `use` declarations and paths name, tests left out. A module and those inside
-of its folder are different nodes, except that `mod.rs` may name its own children and what they export. Exit code 1 names the cycles.
+An edge leads from a file to each module that its `use` declarations and paths name, unit tests excluded. A module and
+the modules in its folder are different nodes, except that `mod.rs` may name its own children and their exports. Prints
+the cycles and exits with 1 if there is one.
 """
 
 import pathlib
@@ -12,7 +13,7 @@ import sys
 
 
 def modules(src):
-    """The file of each module, by its path from the crate."""
+    """Returns the file of each module, by its path from the crate."""
     found = {}
     for file in sorted(src.rglob("*.rs")):
         parts = list(file.relative_to(src).with_suffix("").parts)
@@ -23,7 +24,7 @@ def modules(src):
 
 
 def code(file):
-    """The text of a file without comments, strings and unit tests."""
+    """Returns the source of a file without comments, strings and unit tests."""
     text = file.read_text()
     text = re.sub(r'"(?:\\.|[^"\\])*"', '""', text, flags=re.S)
     text = re.sub(r"//[^\n]*", "", text)
@@ -31,14 +32,14 @@ def code(file):
 
 
 def paths(text):
-    """Every path in `use` declarations, braces expanded, and every path that begins at the crate or a parent."""
+    """Yields the paths in `use` declarations, with braces expanded, and those that begin at the crate or a parent."""
     for use in re.findall(r"\buse\s+([^;]+);", text):
         yield from expand(re.sub(r"\s+", " ", use))
     yield from re.findall(r"\b(?:crate|super)(?:::\w+)+", re.sub(r"\buse\s+[^;]+;", "", text))
 
 
 def expand(use):
-    """`a::{b, c::{d}}` as `a::b`, `a::c::d`."""
+    """Yields `a::b` and `a::c::d` for `a::{b, c::{d}}`."""
     match = re.match(r"([^{]*)\{(.*)\}\s*$", use)
     if not match:
         yield use.split(" as ")[0].strip()
@@ -56,7 +57,7 @@ def expand(use):
 
 
 def targets(module, file, known):
-    """The modules that a module names."""
+    """Yields the modules that a module names."""
     for path in paths(code(file)):
         parts = path.split("::")
         if parts[0] == "crate":
@@ -74,14 +75,14 @@ def targets(module, file, known):
         while place and tuple(place) not in known:
             place.pop()
         target = tuple(place)
-        # What `mod.rs` has of its children is its own business.
+        # `mod.rs` may name its children.
         is_child = target[: len(module)] == module and file.name in ("mod.rs", "lib.rs", "main.rs")
         if target and target != module and not is_child:
             yield target
 
 
 def cycles(edges):
-    """Groups of modules that reach each other (Tarjan)."""
+    """Returns the groups of modules that reach each other (Tarjan)."""
     index, low, stack, found = {}, {}, [], []
 
     def visit(node):
@@ -119,4 +120,5 @@ def main():
     sys.exit(bool(found))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,9 @@
 """The word list finds its terms wherever people read them, and nowhere else."""
 
 import unittest
+from pathlib import Path
 
 from words import findings, language_of, passages
-from pathlib import Path
 
 
 def found(language, content):

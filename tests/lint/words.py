@@ -80,7 +80,8 @@ GRAMMARS = {
     r"|`(?:\\.|\$\{(?:[^{}`]|\{[^{}]*\}|`(?:\\.|[^`\\])*`)*\}|[^`\\])*`)"
     r"|(?P<skipped>(?:[=(,:;!&|?{}\[+]|\breturn)\s*/(?![/*])(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n\[])+/[dgimsuvy]*)",
     "css": r"(?P<comment>/\*.*?\*/)",
-    "python": rf'[rR]?"""(?P<doc>.*?)"""|(?P<text>[bfruBFRU]*(?:{STRING}|\'(?:\\.|[^\'\\\n])*\'))|(?P<comment>\#[^\n]*)',
+    "python": rf'[rR]?"""(?P<doc>.*?)"""|(?P<text>[bfruBFRU]*(?:{STRING}|\'(?:\\.|[^\'\\\n])*\'))'
+    r"|(?P<comment>\#[^\n]*)",
     "sql": r"(?P<comment>--[^\n]*)|(?P<skipped>'[^']*')",
     "c": rf"(?P<text>{STRING})|(?P<comment>{SLASHES})|(?P<skipped>'(?:\\.|[^'\\\n])+')",
     "shell": rf"(?P<comment>{HASH})|(?P<text>{LINE_STRING})",
@@ -93,7 +94,8 @@ GRAMMARS = {name: re.compile(grammar, re.S | re.M) for name, grammar in GRAMMARS
 SUFFIXES = {
     ".rs": "rust", ".js": "javascript", ".mjs": "javascript", ".ts": "javascript", ".css": "css", ".py": "python",
     ".sql": "sql", ".c": "c", ".sh": "shell", ".toml": "settings", ".yml": "settings", ".yaml": "settings",
-    ".service": "settings", ".timer": "settings", ".conf": "settings", ".html": "html", ".json": "json", ".md": "markdown",
+    ".service": "settings", ".timer": "settings", ".conf": "settings", ".html": "html", ".json": "json",
+    ".md": "markdown",
 }  # fmt: skip
 TEST_NAMES = {
     "rust": re.compile(r"#\[test\]\s*(?:#\[[^\n]*\]\s*|//[^\n]*\s*)*fn (\w+)"),
@@ -170,7 +172,7 @@ def comment(run, start):
     marker, offset, string = run
     kind = "doc" if marker in ("///", "//!", "/**") else "comment"
     string = re.sub(r"^[ \t]*(//[/!]?|/?\*+/?|--|#+|;)", lambda found: blank(found[0]), string, flags=re.M)
-    yield kind, start + offset, without(r"```.*?```|`[^`]*?`|\]\([^)\s]*\)", string)
+    yield kind, start + offset, without(r"```.*?```|`[^`]*?`|\]\([^)\s]*\)|\bparam \w+ [A-Z]+", string)
 
 
 def in_one_line(string):

@@ -1,9 +1,9 @@
-"""What people do with a table in a file, with each Arrow reader that is there.
+"""Common operations on a table in a file, with each installed Arrow reader.
 
-Usage: arrow_readers.py NAME=PATH…      NAME is a column of strings, or empty. The path is a Parquet file, or an Arrow stream if
-                                        it ends with .arrow. Prints the versions, and what was found in each file.
+Usage: arrow_readers.py NAME=PATH…      NAME is a column of strings, or empty. PATH is a Parquet file, or, if it ends
+                                        with .arrow, an Arrow stream. Prints the versions, and the results by file.
 
-It runs with old readers too (`tests/requirements-old.txt`), so it uses only what these know.
+It also runs with old readers (`tests/requirements-old.txt`), so it uses only functions that these have.
 """
 
 import json
@@ -18,14 +18,14 @@ import pyarrow.parquet as pq
 
 
 def types_of(schema):
-    """The types of the columns; views are what many readers cannot work with."""
+    """Returns the types of the columns. Views are not allowed, because many readers cannot work with them."""
     types = {field.name: str(field.type) for field in schema}
     assert not any("view" in name for name in types.values()), types
     return types
 
 
 def with_pyarrow(table, name, value):
-    """How many rows have the value."""
+    """Counts the rows with the value."""
     assert table.sort_by(name).num_rows == table.num_rows
     assert table.take([0]).num_rows == 1
     pc.dictionary_encode(table[name])
@@ -34,7 +34,7 @@ def with_pyarrow(table, name, value):
     counts = {
         table.filter(pc.equal(table[name], value)).num_rows,
         table.select([name]).join(keys, name, join_type="inner").num_rows,
-        dict(zip(grouped[name], grouped[f"{name}_count"]))[value],
+        dict(zip(grouped[name], grouped[f"{name}_count"], strict=True))[value],
     }
     assert len(counts) == 1, counts
     return counts.pop()
@@ -64,7 +64,7 @@ def read(name, path):
             found["equal"] = with_pyarrow(table, name, first(table[name]))
         return found
     found = {"types": types_of(pq.ParquetFile(path).schema_arrow)}
-    # As a file of its own: the name of its folder is no column.
+    # As a single file, so that the name of its folder does not become a column.
     with open(path, "rb") as file:
         table = pq.read_table(file)
     with open(path, "rb") as file:

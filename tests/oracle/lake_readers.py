@@ -1,6 +1,7 @@
 """Counts the rows of a lake with three engines, again and again, until its standard input ends.
 
-Usage: lake_readers.py LAKE      A line of JSON for each count: engine, rows, distinct ids, and how often a file was gone so far.
+Usage: lake_readers.py LAKE      Prints a line of JSON for each count: engine, rows, distinct ids, and the number of
+                                 attempts so far in which a file was missing.
 """
 
 import json
@@ -44,7 +45,7 @@ while not last:
                 rows, ids = count()
                 break
             except Exception as error:
-                # A folder that was listed before it was exchanged.
+                # A folder was listed and then replaced.
                 missing = ("No such file", "No files found", "not found", "Cannot open file", "cannot find")
                 if not isinstance(error, FileNotFoundError) and not any(text in str(error) for text in missing):
                     raise

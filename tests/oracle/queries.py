@@ -1,12 +1,12 @@
-"""Metrics of a lake, computed by DuckDB from the portable SQL in `queries/`: the independent judge.
+"""Metrics of a lake, computed by DuckDB from the portable SQL in `queries/`: an independent implementation.
 
-Usage: queries.py run LAKE QUERY.sql [--days N] [--end DATE]    the rows of the query, as JSON
-       queries.py compare QUERY.sql ANSWER.json LAKE            the same numbers as in an answer of the engine?
-       queries.py compare_all ANSWERS LAKE                      the same of the answers in a folder, METRIC.json each
-       queries.py golden QUERY.sql GOLDEN.csv LAKE              the same numbers as were counted by hand?
-       queries.py translate QUERY.sql...                        the same query in the dialects of other engines?
+Usage: queries.py run LAKE QUERY.sql [--days N] [--end DATE]    prints the rows of the query, as JSON
+       queries.py compare QUERY.sql RESULT.json LAKE            compares the rows with a result of the engine
+       queries.py compare_all RESULTS LAKE                      the same for the results in a folder, METRIC.json each
+       queries.py golden QUERY.sql GOLDEN.csv LAKE              compares the rows with those counted by hand
+       queries.py translate QUERY.sql...                        translates the query to other dialects and back
 
-LAKE is a folder with dt=YYYY-MM-DD/*.parquet. The request is line 1 of the query; a window that is given replaces its own.
+LAKE is a folder with dt=YYYY-MM-DD/*.parquet. The request is line 1 of the query; options replace its window.
 Exit codes: 0 done or equal, 1 different, 2 wrong usage.
 """
 
@@ -26,24 +26,24 @@ VIEWS = QUERIES / "views"
 DIALECTS = ("bigquery", "snowflake", "spark", "clickhouse")
 TYPES = {"DATE": datetime.date, "BIGINT": int, "TEXT": str}
 SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-# Columns that hold text, whatever it looks like.
-TEXTS = {"period", "cohort", "feature", "event_type", "from", "to", "variant"}
+# Columns of strings. A cell of any other column is a number if it can be read as one.
+STRINGS = {"period", "cohort", "feature", "event_type", "from", "to", "variant"}
 
 
 class Query:
-    """A file of `queries/`: the request that it answers, its parameters and its text."""
+    """A file of `queries/`: its request, its parameters and its SQL."""
 
     def __init__(self, path):
-        text = pathlib.Path(path).read_text()
-        self.request = json.loads(text.splitlines()[0].removeprefix("-- "))
-        self.types = dict(re.findall(r"^-- param (\w+) (\w+) \w", text, re.M))
-        self.text = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--"))
-        used = set(re.findall(r":(\w+)", self.text))
+        content = pathlib.Path(path).read_text()
+        self.request = json.loads(content.splitlines()[0].removeprefix("-- "))
+        self.types = dict(re.findall(r"^-- param (\w+) (\w+) \w", content, re.M))
+        self.sql = "\n".join(line for line in content.splitlines() if not line.lstrip().startswith("--"))
+        used = set(re.findall(r":(\w+)", self.sql))
         if used != set(self.types):
             sys.exit(f"{path}: declared and used parameters differ: {sorted(used ^ set(self.types))}")
 
     def values(self):
-        """The values of the parameters, as the request gives them."""
+        """Returns the values of the parameters, from the request."""
         known = parameters(self.request)
         values = {name: known[name] for name in self.types}
         for name, value in values.items():
@@ -52,21 +52,21 @@ class Query:
         return values
 
     def run(self, lake):
-        """The rows over a lake, as dictionaries."""
+        """Returns the rows over a lake, as dictionaries."""
         import duckdb
 
         db = duckdb.connect()
         view = (VIEWS / "duckdb.sql").read_text()
         for hole, value in {"lake": lake, "variant": self.request.get("variant", "variant")}.items():
-            view = view.replace("{%s}" % hole, str(value).replace("'", "''"))
+            view = view.replace(f"{{{hole}}}", str(value).replace("'", "''"))
         db.execute(view)
-        answer = db.execute(re.sub(r":(\w+)", r"$\1", self.text), self.values())
-        names = [column[0] for column in answer.description]
-        return [dict(zip(names, row)) for row in answer.fetchall()]
+        result = db.execute(re.sub(r":(\w+)", r"$\1", self.sql), self.values())
+        names = [column[0] for column in result.description]
+        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
 def parameters(request):
-    """The value of each parameter that the request gives."""
+    """Returns the value of each parameter that the request gives."""
     last = datetime.date.fromisoformat(request["end"])
     first = last - datetime.timedelta(days=request["days"] - 1)
     values = {
@@ -96,7 +96,7 @@ def parameters(request):
 
 
 def only(condition, key):
-    """The value of a filter that has one property and one value."""
+    """Returns the value of a filter with one property and one value."""
     if list(condition) != [key] or not isinstance(condition[key], str):
         sys.exit(f"filter {json.dumps(condition)}: the query can only bind one {key}")
     return condition[key]
@@ -118,7 +118,7 @@ def ratio(part, whole):
     return part / whole if whole else 0
 
 
-# From the rows of a query to what can be judged of the engine's rows, by the names of its CSV.
+# From the rows of a query to the columns of the engine's CSV that can be compared.
 
 
 def active_users(rows, _):
@@ -146,14 +146,14 @@ def stickiness(rows, _):
 
 
 def funnel(rows, _):
-    """Two rows of the query, from step 1 and from the previous step, make one of the engine."""
+    """Makes a row of the engine from two of the query: since step 1, and since the previous step."""
     by_step = {}
     for row in rows:
         by_step.setdefault(row["step"], {})[row["since"]] = row
-    judged = []
+    table = []
     for step, since in sorted(by_step.items()):
         users = since["first"]["users"]
-        first, previous = (judged[0]["users"], judged[-1]["users"]) if judged else (users, users)
+        first, previous = (table[0]["users"], table[-1]["users"]) if table else (users, users)
         row = {
             "step": step,
             "users": users,
@@ -166,16 +166,16 @@ def funnel(rows, _):
             row[f"seconds_from_{name}_mean"] = times and times["sum_us"] / (users * 1_000_000)
             row[f"seconds_from_{name}_median"] = times and times["median_2us"] / 2_000_000
             row[f"seconds_from_{name}_p90"] = times and times["p90_10us"] / 10_000_000
-        judged.append(row)
-    return judged
+        table.append(row)
+    return table
 
 
 def retention(rows, request):
-    """A row of the query is a cell of the engine; what has none is null."""
+    """Makes a cell of the engine from each row of the query; a cell without a row is null."""
     window = parameters(request)
     weeks = range(window["from_week"], window["to_week"] + 1, 7)
     cells = {(row["cohort_num"], row["weeks_later"]): row["users"] for row in rows}
-    judged = [
+    table = [
         {
             "cohort": date(week),
             "size": cells[week, 0],
@@ -183,12 +183,12 @@ def retention(rows, request):
         }
         for week in weeks
     ]
-    average = {"cohort": "average", "size": sum(row["size"] for row in judged)}
+    average = {"cohort": "average", "size": sum(row["size"] for row in table)}
     for later in range(len(weeks)):
-        complete = [row for row in judged if row[f"cell_{later}"] is not None]
+        complete = [row for row in table if row[f"cell_{later}"] is not None]
         size = sum(row["size"] for row in complete)
         average[f"cell_{later}"] = sum(row[f"cell_{later}"] for row in complete) / size if size else None
-    return [*judged, average]
+    return [*table, average]
 
 
 def paths(rows, _):
@@ -232,7 +232,7 @@ def pick(row, *names):
 
 
 def flat(row):
-    """A row of the engine's JSON with the columns of its CSV."""
+    """Returns a row of the engine's JSON with the columns of its CSV."""
     cells = {}
     for name, value in row.items():
         if isinstance(value, dict):
@@ -240,7 +240,7 @@ def flat(row):
         elif name == "cells":
             cells |= {f"cell_{number}": cell for number, cell in enumerate(value)}
         elif name == "interval":
-            cells |= dict(zip(("interval_low", "interval_high"), value or (None, None)))
+            cells |= dict(zip(("interval_low", "interval_high"), value or (None, None), strict=True))
         else:
             cells[name] = value
     return cells
@@ -248,7 +248,7 @@ def flat(row):
 
 def read_csv(path):
     def value(name, cell):
-        if cell == "" or name in TEXTS:
+        if cell == "" or name in STRINGS:
             return cell or None
         try:
             return json.loads(cell)
@@ -260,25 +260,25 @@ def read_csv(path):
 
 
 def differences(expected, found):
-    """A line for each judged number that is not the same; what the query says nothing about is not judged."""
+    """Yields a line for each number that differs. Columns that the query does not have are not compared."""
     for place, (ours, theirs) in enumerate(itertools.zip_longest(expected, found), start=1):
         if ours is None or theirs is None:
-            yield f"row {place}: the query says {ours}, the engine {theirs}"
+            yield f"row {place}: {ours} by the query, {theirs} by the engine"
             continue
         for name, number in ours.items():
             if not same(number, theirs.get(name)):
-                yield f"row {place}, {name}: the query says {number}, the engine {theirs.get(name)}; row: {theirs}"
+                yield f"row {place}, {name}: {number} by the query, {theirs.get(name)} by the engine; row: {theirs}"
 
 
 def same(number, found):
-    """Whole numbers and texts are equal; quotients have been divided, so they are equal but for the last digits."""
+    """Compares cells. Quotients may differ in the last digits; whole numbers and strings must be equal."""
     if isinstance(number, float) and isinstance(found, (int, float)):
         return math.isclose(number, found, rel_tol=1e-12, abs_tol=1e-9)
     return number == found and isinstance(found, bool) == isinstance(number, bool)
 
 
-def judge(query, lake, found):
-    """Prints what differs, and says by the exit code whether something does."""
+def compare_rows(query, lake, found):
+    """Prints the differences; returns the exit code."""
     metric = METRICS[query.request["metric"]]
     lines = list(differences(metric(query.run(lake), query.request), found))
     print("\n".join(lines) or f"{metric.__name__}: {len(found)} rows are equal")
@@ -293,27 +293,27 @@ def run(arguments):
 
 
 def compare(arguments):
-    return compare_answer(Query(arguments.query), pathlib.Path(arguments.answer), arguments.lake)
+    return compare_result(Query(arguments.query), pathlib.Path(arguments.result), arguments.lake)
 
 
 def compare_all(arguments):
-    answers = sorted(pathlib.Path(arguments.answers).glob("*.json"))
-    return max([compare_answer(Query(QUERIES / f"{answer.stem}.sql"), answer, arguments.lake) for answer in answers])
+    results = sorted(pathlib.Path(arguments.results).glob("*.json"))
+    return max([compare_result(Query(QUERIES / f"{result.stem}.sql"), result, arguments.lake) for result in results])
 
 
-def compare_answer(query, path, lake):
-    answer = json.loads(path.read_text())
-    window = answer["window"]
+def compare_result(query, path, lake):
+    result = json.loads(path.read_text())
+    window = result["window"]
     query.request |= {"days": window["days"], "end": window["to"]}
-    return judge(query, lake, [flat(row) for row in answer["rows"]])
+    return compare_rows(query, lake, [flat(row) for row in result["rows"]])
 
 
 def golden(arguments):
-    return judge(Query(arguments.query), arguments.lake, read_csv(arguments.golden))
+    return compare_rows(Query(arguments.query), arguments.lake, read_csv(arguments.golden))
 
 
 def translate(arguments):
-    """Each query, written for each dialect, is read back as the same query, and each column is one of a view."""
+    """Checks that each query reads back unchanged from each dialect, and that the views have its columns."""
     from sqlglot.errors import SqlglotError
 
     failed = False
@@ -333,11 +333,11 @@ def translate_to(dialect, query):
     from sqlglot import ErrorLevel, exp, parse_one
     from sqlglot.optimizer.qualify import qualify
 
-    def tree(text, read):
-        return parse_one(text, read=read, error_level=ErrorLevel.RAISE)
+    def tree(sql, read):
+        return parse_one(sql, read=read, error_level=ErrorLevel.RAISE)
 
     def plain(node):
-        """Without what may be spelled in two ways: parameters, parentheses, and where nulls go, of which none is sorted."""
+        """Removes what has two spellings: parameters, parentheses, and the order of nulls, which are never sorted."""
         if isinstance(node, (exp.Placeholder, exp.Parameter)):
             return exp.Placeholder(this=node.name)
         if isinstance(node, exp.Paren):
@@ -347,7 +347,7 @@ def translate_to(dialect, query):
         return node
 
     def bound(node):
-        """As a client of the dialect binds it."""
+        """Writes a parameter as a client of the dialect binds it."""
         if isinstance(node, exp.Placeholder) and dialect == "bigquery":
             return exp.Parameter(this=exp.var(node.name))
         if isinstance(node, exp.Placeholder) and dialect == "clickhouse":
@@ -355,7 +355,7 @@ def translate_to(dialect, query):
             return exp.Placeholder(this=node.name, kind=exp.var(kind))
         return node
 
-    original = tree(query.text, None)
+    original = tree(query.sql, None)
     written = original.transform(bound).sql(dialect=dialect, unsupported_level=ErrorLevel.RAISE)
     back = tree(written, dialect)
     if original.transform(plain) != back.transform(plain):
@@ -365,15 +365,15 @@ def translate_to(dialect, query):
 
 
 def view_columns(dialect):
-    """The columns of the two views, which must be those of DuckDB's."""
+    """Returns the columns of the two views, which must be those of DuckDB's."""
     from sqlglot import exp, parse_one
 
     def columns(of):
-        text = (VIEWS / f"{of}.sql").read_text()
-        text = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
-        text = re.sub(r"\{source\}|\{dataset\}\.", lambda hole: "lake" if hole[0] == "{source}" else "", text)
+        sql = (VIEWS / f"{of}.sql").read_text()
+        sql = "\n".join(line for line in sql.splitlines() if not line.startswith("--"))
+        sql = re.sub(r"\{source\}|\{dataset\}\.", lambda hole: "lake" if hole[0] == "{source}" else "", sql)
         found = {}
-        for statement in text.split(";"):
+        for statement in sql.split(";"):
             if re.search(r"create or replace (temporary )?view (events|numbers)", statement):
                 view = parse_one(statement, read=of)
                 found[view.find(exp.Table).name] = view.expression.named_selects
@@ -389,8 +389,8 @@ def main():
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command, names in [
         (run, ["lake", "query"]),
-        (compare, ["query", "answer", "lake"]),
-        (compare_all, ["answers", "lake"]),
+        (compare, ["query", "result", "lake"]),
+        (compare_all, ["results", "lake"]),
         (golden, ["query", "golden", "lake"]),
         (translate, []),
     ]:

@@ -1,5 +1,7 @@
-"""Prints the objects of the bucket, the events of the export in it, and the users with their events, as pyarrow reads them; then
-the same events by the list of the export, and what of the list is missing."""
+"""Prints the objects of the bucket, and the events and users of the export in it, as pyarrow reads them.
+
+Then the number of events by the list of the export, and the listed files that are missing.
+"""
 
 import json
 import sys

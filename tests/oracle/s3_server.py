@@ -1,7 +1,7 @@
-"""An S3 that others wrote, with one bucket named `lake`. Fails each n-th request by its own fault, as services do.
+"""An S3 server (moto) with one bucket named `lake`. Fails each n-th request with 503, as services do.
 
-Prints its address, tells at `/seen` what it was asked, and ends with its standard input. After `/hold?N` the N-th request from
-then on, and those after it, wait until `/release`; `/held` tells whether one waits.
+Prints its address, returns the requests so far at `/seen`, and ends with its standard input. After `/hold?N` the N-th
+request from then on, and those after it, wait until `/release`; `/held` returns whether one waits.
 """
 
 import json
@@ -44,7 +44,7 @@ class Flaky:
             if self.hold_at and len(self.seen) >= self.hold_at:
                 self.open.clear()
         if not self.open.wait(60):
-            raise TimeoutError("nobody released what is held")
+            raise TimeoutError("a held request was not released")
         if fails:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response("503 Slow Down", [("Content-Length", "0")])

@@ -1,4 +1,4 @@
-"""Usage of a window, computed by DuckDB from the lake and the lines of the event log: the independent judge.
+"""Usage of a window, computed by DuckDB from the lake and the lines of the event log: an independent implementation.
 
 Usage: usage.py DATA_DIR FROM TO TZ      (days, both included, of the zone)
 """

@@ -1,15 +1,17 @@
-"""Questions about a year of 100 million events, export, access and erasure; a funnel and a filter beside other engines.
+"""Queries of a year of 100 million events, export, access, erasure; a funnel and a filter compared with other engines.
 
-Usage: questions.py ECHOPILOT [EVENTS]      (from `make bench-questions`; default 100 million)
+Usage: queries.py ECHOPILOT [EVENTS]      (from `make bench-queries`; default 100 million)
 
-The history is that of `echopilot demo`: 365 days, up to 1 M users. The server answers over HTTP; DuckDB, ClickHouse (chdb) and
-Polars read the same lake on the same cores in the same run. The funnel is `queries/funnel.sql` in DuckDB and `windowFunnel` in
-ClickHouse, and an as-of join a step in Polars. They take turns, and all counts must be equal. BENCH_FOLDER keeps the history.
+The history is that of `echopilot demo`: 365 days, up to 1 M users. The server is queried over HTTP; DuckDB, ClickHouse
+(chdb) and Polars read the same lake on the same cores in the same run, one after the other. The funnel is
+`queries/funnel.sql` in DuckDB, `windowFunnel` in ClickHouse, and an as-of join for each step in Polars. All counts must
+be equal. BENCH_FOLDER keeps the history.
 """
 
 import http.client
 import json
 import os
+import pathlib
 import shutil
 import statistics
 import subprocess
@@ -23,18 +25,19 @@ import duckdb
 from server import ENVIRONMENT, Server
 
 ROUNDS = 5
-# What is sent while users are erased: 20,000 events a second.
+# Load during erasures: 20,000 events a second.
 SENDERS = 8
 SEND_EVERY = 0.04
 STEPS = ["calendar", "projects", "tasks"]
 FILTER = ("plan", "pro")
+QUERIES = pathlib.Path(__file__).parents[1] / "queries"
 
 
 class Loaded(Server):
-    """The server, while others send events."""
+    """A server that receives events meanwhile."""
 
     def erase(self, users):
-        """Seconds of an erasure, and how long answers to ingest took meanwhile: median, p99 and longest, in ms."""
+        """Erases users; returns the seconds, and the median, p99 and longest latency of ingest meanwhile, in ms."""
         stop, latencies = threading.Event(), []
         senders = [threading.Thread(target=self.send, args=(number, stop, latencies)) for number in range(SENDERS)]
         for sender in senders:
@@ -64,9 +67,9 @@ class Loaded(Server):
         while not stop.is_set():
             time.sleep(max(0, due - time.monotonic()))
             connection.request("POST", "/api/analytics/event", body)
-            answer = connection.getresponse()
-            assert answer.status == 200, answer.read()
-            answer.read()
+            response = connection.getresponse()
+            body_read = response.read()
+            assert response.status == 200, body_read
             latencies.append(time.monotonic() - due)
             due += SEND_EVERY
         connection.close()
@@ -79,8 +82,8 @@ def command(program, folder, *arguments):
 
 
 def duckdb_funnel(lake, first, last):
-    sql = open(os.path.join(os.path.dirname(__file__), "../queries/funnel.sql")).read()
-    views = open(os.path.join(os.path.dirname(__file__), "../queries/views/duckdb.sql")).read()
+    sql = (QUERIES / "funnel.sql").read_text()
+    views = (QUERIES / "views/duckdb.sql").read_text()
     db = duckdb.connect()
     db.execute("set threads = 2; set timezone = 'UTC'")
     db.execute(views.replace("{lake}", lake).replace("{variant}", "variant"))
@@ -115,7 +118,8 @@ def clickhouse(sql):
 def clickhouse_funnel(lake):
     steps = ", ".join(f"feature = '{step}'" for step in STEPS)
     levels = f"""
-        select user_id, windowFunnel(toUInt64({7 * 86_400_000_000}))(toUInt64(toUnixTimestamp64Micro(ts)), {steps}) as level
+        select user_id,
+            windowFunnel(toUInt64({7 * 86_400_000_000}))(toUInt64(toUnixTimestamp64Micro(ts)), {steps}) as level
         from file('{lake}/*/*.parquet', Parquet)
         where user_id is not null and feature in ({", ".join(f"'{step}'" for step in STEPS)})
         group by user_id"""
@@ -128,15 +132,14 @@ def polars_funnel(lake):
     import polars
 
     columns = polars.col("user_id", "feature", "ts")
-    acts = polars.scan_parquet(f"{lake}/*/*.parquet", hive_partitioning=False)
-    acts = (
-        acts.filter(polars.col("feature").is_in(STEPS), polars.col("user_id").is_not_null()).select(columns).sort("ts")
-    )
+    lake_events = polars.scan_parquet(f"{lake}/*/*.parquet", hive_partitioning=False)
+    is_step = polars.col("feature").is_in(STEPS) & polars.col("user_id").is_not_null()
+    events = lake_events.filter(is_step).select(columns).sort("ts")
     within = polars.col("ts") - polars.col("start") <= polars.duration(days=7)
 
     def ask():
-        # Each act continues the attempt with the latest act of the step before, which has the latest start.
-        of_step = acts.collect(engine="streaming").partition_by("feature", as_dict=True, include_key=False)
+        # Each event continues the attempt with the latest event of the previous step, which has the latest start.
+        of_step = events.collect(engine="streaming").partition_by("feature", as_dict=True, include_key=False)
         reached = of_step[STEPS[0],].with_columns(start="ts")
         users = [reached["user_id"].n_unique()]
         for step in STEPS[1:]:
@@ -180,7 +183,7 @@ def main(program, events, folder):
     last = max(name[3:] for name in os.listdir(lake))
     server = Server(program, folder)
     steps = [{"feature": step} for step in STEPS]
-    questions = [
+    queries = [
         ("active users by day", {"metric": "active_users"}),
         ("lifecycle by day", {"metric": "lifecycle"}),
         ("stickiness", {"metric": "stickiness"}),
@@ -195,21 +198,20 @@ def main(program, events, folder):
         ),
     ]
     print(f"{events:,} events, 365 days to {last}")
-    for name, question in questions:
-        times = [server.ask("query", {**question, "days": 365, "end": last})[0] for _ in range(ROUNDS)]
-        print(
-            f"  {name}: median {statistics.median(times) * 1e3:,.0f} ms, first {times[0] * 1e3:,.0f} ms; peak {server.peak():,.0f} MB"
-        )
+    for name, query in queries:
+        times = [server.ask("query", {**query, "days": 365, "end": last})[0] for _ in range(ROUNDS)]
+        median, first = statistics.median(times) * 1e3, times[0] * 1e3
+        print(f"  {name}: median {median:,.0f} ms, first {first:,.0f} ms; peak {server.peak():,.0f} MB")
     first = min(name[3:] for name in os.listdir(lake))
 
-    def ask(question):
-        return server.ask("query", {**question, "days": 365, "end": last})[1]["rows"]
+    def ask(query):
+        return server.ask("query", {**query, "days": 365, "end": last})[1]["rows"]
 
-    (funnel, funnel_question), (filtered, filtered_question) = questions[-2:]
+    (funnel, funnel_query), (filtered, filtered_query) = queries[-2:]
     in_turns(
         funnel,
         {
-            "EchoPilot": lambda: [row["users"] for row in ask(funnel_question)],
+            "EchoPilot": lambda: [row["users"] for row in ask(funnel_query)],
             "DuckDB": duckdb_funnel(lake, first, last),
             "ClickHouse": clickhouse_funnel(lake),
             "Polars": polars_funnel(lake),
@@ -218,7 +220,7 @@ def main(program, events, folder):
     in_turns(
         filtered,
         {
-            "EchoPilot": lambda: [tuple(row.values()) for row in ask(filtered_question)],
+            "EchoPilot": lambda: [tuple(row.values()) for row in ask(filtered_query)],
             "DuckDB": duckdb_filter(lake),
             "ClickHouse": clickhouse_filter(lake),
             "Polars": polars_filter(lake),
@@ -241,26 +243,25 @@ def main(program, events, folder):
         ("1,000 users", [user for user in many[:: len(many) // 1_000] if user][:1_000]),
     ):
         seconds, (median, p99, longest) = server.erase(users)
-        print(
-            f"  erasure of {name}: {seconds:.1f} s; 20,000 events/s meanwhile: p50 {median:.1f} ms, p99 {p99:.1f} ms, longest {longest:.0f} ms"
-        )
+        latencies = f"p50 {median:.1f} ms, p99 {p99:.1f} ms, longest {longest:.0f} ms"
+        print(f"  erasure of {name}: {seconds:.1f} s; 20,000 events/s meanwhile: {latencies}")
     server.stop()
     shutil.rmtree(copy)
 
 
 def in_turns(name, engines):
-    """Asks one engine after the other, some rounds; all answers must be equal. Ours is the first."""
+    """Runs one engine after the other, in rounds; all results must be equal. Ours is the first."""
     times = {engine: [] for engine in engines}
     for _ in range(ROUNDS):
-        answers = []
+        results = []
         for engine, ask in engines.items():
             started = time.monotonic()
-            answers.append(ask())
+            results.append(ask())
             times[engine].append(time.monotonic() - started)
-            assert answers[-1] == answers[0], (engine, answers[-1][:3], answers[0][:3])
+            assert results[-1] == results[0], (engine, results[-1][:3], results[0][:3])
     ours = next(iter(times.values()))
     for engine, of_engine in times.items():
-        ratios = sorted(theirs / our for theirs, our in zip(of_engine, ours))
+        ratios = sorted(theirs / our for theirs, our in zip(of_engine, ours, strict=True))
         print(
             f"  {name}, in turns: {engine} {statistics.median(of_engine):.2f} s, the same numbers; times ours: "
             f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
