@@ -1,5 +1,6 @@
-// How soon the dashboard shows its first numbers over a large history: `node benches/first_view.mjs DATA_DIR [DAYS]...`, after
-// `echopilot demo --data-dir DATA_DIR --events 100000000 --users 1000000 --days 365`. Each time a new tab, the key already given.
+// Measures the time until the dashboard shows its first numbers over a large history, each time in a new tab with the key:
+// `node benches/first_view.mjs DATA_DIR [DAYS]...`, after
+// `echopilot demo --data-dir DATA_DIR --events 100000000 --users 1000000 --days 365`.
 import { Server, openBrowser } from '../tests/browser/harness.mjs';
 import { address, visitor } from '../tests/browser/dashboard.mjs';
 
@@ -12,8 +13,8 @@ await server.up('127.0.0.1:0');
 const browser = await openBrowser();
 try {
   for (const days of windows.length ? windows : ['30', '365']) {
-    const context = await visitor(browser, server);
-    // When the number is painted: the second frame after it came begins with the first one done.
+    const context = await visitor(browser);
+    // The number is painted when the second frame after its arrival begins.
     await context.addInitScript(() => {
       window.painted = new Promise((resolve) => {
         new MutationObserver((_, observer) => {

@@ -1,5 +1,5 @@
-// Makes js/telemetry.min.js, which the server sends, from js/telemetry.js, which people read. With --check it only tells
-// whether the two belong together and the result is small enough.
+// Minifies js/telemetry.js to js/telemetry.min.js, which the server sends. With --check it fails if the two do not belong
+// together. In both cases it fails if the result is too large.
 import { readFile, writeFile } from 'node:fs/promises';
 import { gzipSync } from 'node:zlib';
 import { transform } from 'esbuild';

@@ -1,7 +1,7 @@
 /**
  * Types of EchoPilot's client, `static/js/telemetry.js`.
  *
- * An application can name its features and what belongs to each; then names that are not in the list are errors:
+ * An application can list its features with their metadata; then other names are errors:
  *
  *     declare global {
  *       interface EchoPilotFeatures {
@@ -20,8 +20,8 @@ declare global {
   type EchoPilotEventType = 'page_view' | 'action' | 'conversion';
 
   /**
-   * What an application adds to an event: at most 16 KB as JSON, 100 keys, depth 5. No personal data. A value that is no
-   * object (a text, a number, a list, a date) would be sent as its `value`; of more than 16 KB the largest values are left out.
+   * The metadata of an event: at most 16 KB as JSON, 100 keys, depth 5. No personal data. A value that is not an object (a
+   * string, a number, a list, a date) is sent as `value`; above 16 KB the largest values are left out.
    */
   type EchoPilotMetadata = Record<string, unknown>;
 
@@ -35,15 +35,15 @@ declare global {
   interface EchoPilotSettings {
     /** Where events go; by default the server that the script came from. */
     endpoint?: string;
-    /** Who uses the page, as `setUserId`. */
+    /** The user, as with `setUserId`. */
     userId?: string | null;
-    /** Page views by themselves; default on. */
+    /** Automatic page views; default on. */
     pageViews?: boolean | 'on' | 'off';
-    /** Clicks and sent forms by `data-track` and `data-action`; default on. */
+    /** Clicks and submitted forms, by `data-track` and `data-action`; default on. */
     clicks?: boolean | 'on' | 'off';
-    /** The part of the address after `#` is a page of its own; default off. */
+    /** The part of the address after `#` is a separate page; default off. */
     hash?: boolean | 'on' | 'off';
-    /** `history.replaceState` is a page view too; default off. */
+    /** `history.replaceState` is also a page view; default off. */
     replaceState?: boolean | 'on' | 'off';
     /** A visitor whose browser sends Global Privacy Control or Do Not Track: `anonymous` (default), or not counted at all. */
     gpc?: 'anonymous' | 'off';
@@ -58,21 +58,21 @@ declare global {
     ): void;
     /** Records a page view, by default of the page's path. */
     page(feature?: EchoPilotFeature): void;
-    /** Events from now on are this user's, in all tabs and on later pages too; `null`: anonymous again. */
+    /** Sets the user of later events, in all tabs and on later pages; `null` makes them anonymous again. */
     setUserId(id: string | null): void;
     /** Changes settings. */
     init(settings: EchoPilotSettings): void;
-    /** Sends now; resolves when all is sent, or cannot be at the moment. */
+    /** Sends now; resolves when everything is sent, or cannot be sent at the moment. */
     flush(): Promise<void>;
-    /** Forgets the visitor and what was not sent yet, and records nothing in this browser from now on. */
+    /** Deletes the user and the events that were not sent yet, and records nothing in this browser from now on. */
     optOut(): Promise<void>;
     /** Undoes `optOut`. */
     optIn(): void;
-    /** Makes calls as a stub keeps them, so that code which pushes to its list may run early or late. */
+    /** Makes calls in the form in which a stub queues them, so that code may push to the queue at any time. */
     q: { push(...calls: unknown[][]): void };
   }
 
-  /** Calls made before the script is there: `window.EchoPilot ||= { q: [] }; EchoPilot.q.push(['track', 'action', 'x'])`, or by the stub's methods. */
+  /** Queue of calls made before the script is loaded: `window.EchoPilot ||= { q: [] }; EchoPilot.q.push(['track', 'action', 'x'])`, or by the stub's methods. */
   interface EchoPilotStub extends Partial<Omit<EchoPilotClient, 'q'>> {
     q: unknown[][];
   }

@@ -1,50 +1,49 @@
 /*
- * EchoPilot's client: what visitors of a page do, as events at the server, each exactly once.
+ * EchoPilot's client: sends the actions of a page's visitors to the server as events, each exactly once.
  *
- * An event is stored in the browser when it is made and forgotten when the server has answered it. Between the two it may
- * be sent as often as needed, by any page of this origin, because its id is made once and the server counts an id once.
- * So whatever ends in the middle (request, page, browser, network, server), nothing is lost and nothing is counted twice.
+ * An event is stored in the browser when it is created and deleted when the server has acknowledged it. In between any page
+ * of this origin may send it any number of times, because it keeps its id and the server counts an id once. Whatever fails
+ * (request, page, browser, network, server), nothing is lost and nothing is counted twice.
  *
- * It never throws into the page, never prevents an action of the visitor, never reads what is typed, and keeps no id of a
- * visitor until the page gives one. The server takes comments and indentation away before it sends this file: whole lines
- * of comment only, and no text that runs over several lines.
+ * It never throws into the page, never prevents an action of the visitor, never reads input, and keeps no id of a visitor
+ * until the page sets one. The server sends `telemetry.min.js`, which `make client` makes from this file.
  */
 (() => {
   'use strict';
 
-  // The server writes its neutral paths here when this file is asked for under its neutral name.
+  // The server replaces these with its alternative paths when this file is requested under its alternative name.
   const SCRIPT_PATH = '/static/js/telemetry.js';
   const INGEST_PATH = '/api/analytics/event';
 
-  // Quiet after an event before it is sent, and the longest wait while events keep coming.
+  // Pause after an event before it is sent, and the longest wait while events keep coming.
   const DEBOUNCE_MS = 1000;
   const MAX_WAIT_MS = 5000;
-  // A batch: what the server takes, and little enough for a request that outlives its page.
+  // A batch: within the server's limits, and small enough for a request that outlives its page.
   const MAX_BATCH_EVENTS = 100;
   const MAX_BATCH_BYTES = 30000;
-  // Bytes on their way that outlive the page. Browsers allow 64 KiB, which all scripts of the page share.
+  // Bytes in requests that outlive the page. Browsers allow 64 KiB, which all scripts of the page share.
   const MAX_KEEPALIVE_BYTES = 48000;
-  // Events kept while the server cannot be reached; and for how long: an id counts once within 7 days.
+  // Limit and age of the events that are kept while the server is unreachable. An id is counted once within 7 days.
   const MAX_RETRY_EVENTS = 100;
   const MAX_AGE_MS = 7 * 24 * 3600 * 1000;
-  // Pauses after failures: random, up to twice as long each time, up to the cap. The server may ask for more.
+  // Pauses after failures: random, up to twice as long each time, up to a maximum. The server may request longer ones.
   const BACKOFF_MS = 1000;
   const MAX_BACKOFF_MS = 60000;
   const MAX_RETRY_AFTER_MS = 300000;
   const REQUEST_TIMEOUT_MS = 30000;
-  // What was sent while its page ended has no answer. Other pages leave it alone for so long, then send it again.
+  // Events sent while their page ended get no response. Other pages wait for this time and then send them again.
   const LEASE_MS = 60000;
-  // Storage that does not answer in time is given up: its events stay in memory.
+  // Storage that takes longer is no longer used: events then stay in memory.
   const STORAGE_TIMEOUT_MS = 2000;
-  // Turns that another tab may keep from this one: a tab that the browser has frozen would keep them for ever.
-  const MAX_TURNS_MISSED = 30;
+  // Attempts to get the lock before this tab sends without it: a tab that the browser has frozen never releases it.
+  const MAX_LOCK_ATTEMPTS = 30;
   const MAX_FEATURE_LENGTH = 200;
   const MAX_URL_LENGTH = 2048;
-  // What the server takes of an event's metadata, less what is added here.
+  // The server's limit for the metadata of an event, less what is added here.
   const MAX_METADATA_BYTES = 16000;
 
-  // The escapes of one character: of ASCII without controls, and without a percent sign before what would then be an escape;
-  // or of two to four bytes.
+  // Escapes of one character: ASCII without control characters, and without a percent sign that would form another escape; or
+  // two to four bytes.
   const ESCAPES =
     /%(?:[3-6][\da-f]|2[0-46-9a-f]|7[\da-e]|25(?![\da-f]{2})|[cd][\da-f]%[89ab][\da-f]|(?:e[\da-f]|f[\da-f]%[89ab][\da-f])(?:%[89ab][\da-f]){2})/gi;
 
@@ -52,7 +51,7 @@
   const OPT_OUT_KEY = 'echopilot_opt_out';
 
   const stub = window.EchoPilot;
-  // A second copy of this script in one page would count everything twice. The list of a stub is an array, ours is not.
+  // A second copy of this script in a page would count everything twice. The queue of a stub is an array, ours is not.
   if (stub && !Array.isArray(stub.q)) return;
 
   const warn = (...what) => console.warn('EchoPilot:', ...what);
@@ -60,7 +59,7 @@
 
   // Settings: attributes of the script's tag, or `init`.
 
-  // A module is not told which script it is; its stack is.
+  // A module does not know its own URL, but its stack trace does.
   const ownUrl = () => (new Error().stack.match(/https?:\/\/\S+?(?=:\d+:\d+)/) || [''])[0];
   const source = (document.currentScript || {}).src || ownUrl();
   const script = document.currentScript || [...document.scripts].find((other) => other.src && other.src === source);
@@ -78,7 +77,7 @@
     const { endpoint } = settings;
     Object.assign(settings, options);
     if (settings.endpoint !== endpoint) {
-      // Each has a store of its own.
+      // Each endpoint has its own store.
       database = null;
       queue.forEach((record) => {
         record.stored = NOT_STORED;
@@ -89,7 +88,7 @@
     delete settings.userId;
   }
 
-  // Privacy: who must not be counted, and who must stay unknown.
+  // Privacy: visitors that are not counted, and those that stay anonymous.
 
   const signal = navigator.globalPrivacyControl || (navigator.doNotTrack || window.doNotTrack) === '1';
   const isBot =
@@ -98,7 +97,7 @@
     window.Cypress ||
     window._phantom ||
     window.__nightmare;
-  // What could not be written where all tabs read it, and holds in this page alone.
+  // Values that could not be written to the shared storage; they apply to this page only.
   const unwritten = new Map();
   if (signal) remember(USER_KEY, null);
 
@@ -127,7 +126,7 @@
     remember(USER_KEY, signal || isSilent() || id == null || id === '' ? null : String(id));
   }
 
-  // What another tab says is newer than what this page could not write, and who opts out there is forgotten here.
+  // A value of another tab is newer than one that this page could not write. An opt-out there applies here too.
   function changedElsewhere({ key }) {
     unwritten.delete(key);
     if (isSilent()) queue.clear();
@@ -147,7 +146,7 @@
 
   // Events.
 
-  // This page's events that were not answered, by id, in the order they were made.
+  // This page's unacknowledged events, by id, in the order of creation.
   const queue = new Map();
   let isEnding = false;
   let lastMs = 0;
@@ -156,7 +155,7 @@
   let waitingEvents = 0;
   let waitingBytes = 0;
 
-  // A UUIDv7 (RFC 9562, 5.7) with a counter: ids sort in the order they were made.
+  // A UUIDv7 (RFC 9562, 5.7) with a counter: ids sort in the order of creation.
   function makeId() {
     const ms = Math.max(Date.now(), lastMs);
     sameMs = ms > lastMs ? 0 : sameMs + 1;
@@ -173,24 +172,24 @@
   const idTime = (ms) => hex(ms, 12).replace(/^.{8}/, '$&-');
   const byteLength = (text) => new TextEncoder().encode(text).length;
 
-  // The first characters of a text. An escape that stayed in a path is not cut through.
+  // The first characters of a string. An escape at the end is kept whole or removed.
   function cut(text, length) {
     const kept = [...text.slice(0, 2 * length)].slice(0, length).join('');
-    const escape = kept.search(/%[\da-f]?$/i);
-    return escape >= 0 && /^%[\da-f]{2}/i.test(text.slice(escape)) ? kept.slice(0, escape) : kept;
+    const end = kept.search(/%[\da-f]?$/i);
+    return end >= 0 && /^%[\da-f]{2}/i.test(text.slice(end)) ? kept.slice(0, end) : kept;
   }
 
-  // Metadata is an object. Another value, also one that writes itself as such (a date), is its `value`.
+  // Metadata is an object. Any other value, such as a string or a date, becomes its `value`.
   function readMetadata(given) {
     let read = {};
     try {
-      // Nothing, a function and a symbol have no JSON.
+      // `undefined`, a function and a symbol have no JSON.
       const value = JSON.parse(JSON.stringify(given) || null);
       if (value !== null) read = typeof value === 'object' && !Array.isArray(value) ? value : { value };
       const sizes = Object.keys(read).map((key) => [byteLength(JSON.stringify([key, read[key]])), key]);
       let size = sizes.reduce((sum, [bytes]) => sum + bytes, 0);
       if (size > MAX_METADATA_BYTES) warn('metadata was cut: it has', size, 'bytes');
-      // The largest go first, as they would at the server.
+      // The largest values are removed first, as the server does.
       for (const [bytes, key] of sizes.sort(([a], [b]) => b - a)) {
         if (size <= MAX_METADATA_BYTES) break;
         size -= bytes;
@@ -198,7 +197,7 @@
         read.cut = true;
       }
     } catch (error) {
-      warn('metadata that is no JSON was left out:', error);
+      warn('metadata without a JSON form was left out:', error);
     }
     return isBot ? { ...read, bot: true } : read;
   }
@@ -218,8 +217,8 @@
     const bytes = byteLength(json);
     const record = { id: event.event_id, json, until: 0, stored: NOT_STORED };
     queue.set(record.id, record);
-    // Made by the page's own handler of its end, after ours.
-    if (isEnding) leaveBehind([record]);
+    // Created by the page's own handler of its end, after ours.
+    if (isEnding) writeLeft([record]);
     saveSoon();
     waitingSince = waitingSince || now();
     waitingEvents += 1;
@@ -228,7 +227,7 @@
     wake(isFull ? now() : Math.min(now() + DEBOUNCE_MS, waitingSince + MAX_WAIT_MS));
   }
 
-  // The store: a record for each event that was not answered, of all pages of this origin. `until` is the end of its lease.
+  // The store: a record for each unacknowledged event, of all pages of this origin. `until` is the end of its lease.
 
   const NOT_STORED = 0;
   const STORING = 1;
@@ -239,8 +238,8 @@
   let saved = Promise.resolve();
   let cutting = null;
   let cutAgain = null;
-  // What was answered but could not be taken from the store.
-  const answered = new Set();
+  // Ids that were acknowledged but could not be deleted from the store.
+  const acknowledged = new Set();
 
   function openDatabase() {
     return new Promise((resolve, reject) => {
@@ -257,7 +256,7 @@
     });
   }
 
-  // One transaction. A handle may have died since it was opened, as happens in long-lived tabs: it is opened anew once.
+  // Runs a transaction. The connection may be closed, as happens in long-lived tabs: it is reopened once.
   async function transact(mode, work, isLast) {
     if (isStorageBroken) throw new Error('no storage');
     try {
@@ -270,7 +269,7 @@
             const request = work(transaction.objectStore('events'));
             transaction.oncomplete = () => resolve(request && request.result);
             transaction.onerror = transaction.onabort = reject;
-            // Without this the end of the page could undo it.
+            // Without this the end of the page could roll it back.
             if (transaction.commit) transaction.commit();
           })
           .catch(reject);
@@ -298,7 +297,7 @@
   async function save() {
     isSaving = false;
     const records = [...queue.values()].filter((record) => record.stored === NOT_STORED);
-    // A page that is only prepared may never be seen: nothing of it is kept.
+    // A prerendered page may never be shown: nothing of it is stored.
     if (!records.length || document.prerendering || isSilent()) return;
     records.forEach((record) => {
       record.stored = STORING;
@@ -313,8 +312,8 @@
     if (failures > 1) await trim();
   }
 
-  // The store cannot be waited for while a page ends. What it may not have taken is written where that needs no waiting; the
-  // next page puts it into the store.
+  // A page that ends cannot wait for the store. Events that may not be in it are written to the synchronous storage, and
+  // the next page moves them to the store.
 
   const leftPrefix = () => `echopilot ${settings.endpoint} `;
 
@@ -334,22 +333,22 @@
     }
   }
 
-  function leaveBehind(records) {
+  function writeLeft(records) {
     if (records.length) remember(leftPrefix() + records[0].id, JSON.stringify(records));
   }
 
-  async function takeUp() {
+  async function moveLeft() {
     const left = leftKeys().map((key) => [key, recall(key)]);
     left.flatMap(readLeft).forEach((record) => {
       if (!queue.has(record.id)) queue.set(record.id, { ...record, stored: NOT_STORED });
     });
     if (left.length) saveSoon();
     await saved;
-    // A page that came back may have written anew meanwhile.
-    left.forEach(([key, text]) => recall(key) === text && remember(key, null));
+    // A page that came back may have written again meanwhile.
+    for (const [key, text] of left) if (recall(key) === text) remember(key, null);
   }
 
-  // Some go, and what is `changed` stays as it is now, in one step.
+  // Deletes records and stores `changed` ones, in one transaction.
   function forget(records, changed = []) {
     records.forEach(({ id }) => queue.delete(id));
     return put(changed, records).then(
@@ -357,14 +356,14 @@
         changed.forEach((record) => {
           record.stored = STORED;
         }),
-      () => records.forEach(({ id }) => answered.add(id)),
+      () => records.forEach(({ id }) => acknowledged.add(id)),
     );
   }
 
-  // What waits to be sent, of all pages, oldest first: all of it, or `limit` of what is stored.
+  // Events of all pages that wait to be sent, oldest first: all, or `limit` of the stored ones.
   async function waiting(limit) {
     const time = Date.now();
-    const isFree = ({ id, until }) => until <= time && !inFlight.has(id) && !answered.has(id);
+    const isFree = ({ id, until }) => until <= time && !inFlight.has(id) && !acknowledged.has(id);
     let stored = [];
     let isInMemoryAlone = () => true;
     try {
@@ -372,19 +371,19 @@
       stored = await transact('readonly', (events) => events.index('until').getAll(free, limit));
       isInMemoryAlone = (record) => record.stored !== STORED;
       if (stored.length !== limit) {
-        // This page stored it and it is gone: another tab has sent it.
+        // An event that this page stored, and that is no longer there, was sent by another tab.
         const ids = new Set(stored.map(({ id }) => id));
         queue.forEach((record, id) => isInMemoryAlone(record) || !isFree(record) || ids.has(id) || queue.delete(id));
       }
     } catch {
-      // The copies in memory are all there is.
+      // Only the copies in memory are left.
     }
     const all = [...stored, ...[...queue.values()].filter(isInMemoryAlone)];
     const records = new Map(all.map((record) => [record.id, record]));
     return [...records.values()].filter(isFree).sort((a, b) => (a.id < b.id ? -1 : 1));
   }
 
-  // Keeps the newest; the oldest of them says how many were lost before it.
+  // Keeps the newest events; the oldest of them gets the number of lost ones.
   async function cutOldest() {
     const all = await waiting();
     const lost = all.splice(0, all.length - MAX_RETRY_EVENTS);
@@ -400,7 +399,7 @@
     await forget(lost, [first]);
   }
 
-  // One cut at a time, of all pages: two would count twice what both take out. What another page cuts it cuts for all.
+  // One page cuts at a time, for all pages: two would count lost events twice.
   function trim() {
     if (cutting) {
       cutAgain =
@@ -432,7 +431,7 @@
   let failures = 0;
   let retryAt = 0;
   let toldToWaitUntil = 0;
-  let turnsMissed = 0;
+  let lockAttempts = 0;
   let running = null;
   let timer;
   let release;
@@ -445,20 +444,20 @@
 
   function flush() {
     if (running) return running.then(flush);
-    running = inTurn(drain).finally(() => {
+    running = locked(drain).finally(() => {
       running = null;
     });
     return running;
   }
 
-  // One tab at a time. Where that is not to be had, two may send the same event, which the server counts once.
-  function inTurn(work) {
+  // One tab sends at a time. Without locks two may send the same event, which the server counts once.
+  function locked(work) {
     if (!navigator.locks) return work();
     return navigator.locks
       .request(`echopilot ${settings.endpoint}`, { ifAvailable: true }, (lock) => {
-        turnsMissed = lock ? 0 : turnsMissed + 1;
-        if (!lock && turnsMissed <= MAX_TURNS_MISSED) return wake(now() + DEBOUNCE_MS);
-        // A page that is left must not hold the turn, or the browser could not keep it for a way back.
+        lockAttempts = lock ? 0 : lockAttempts + 1;
+        if (!lock && lockAttempts <= MAX_LOCK_ATTEMPTS) return wake(now() + DEBOUNCE_MS);
+        // A page that is left must release the lock, or the browser cannot keep it in the back-forward cache.
         return Promise.race([work(), left]);
       })
       .catch(work);
@@ -467,7 +466,7 @@
   async function drain() {
     waitingSince = waitingEvents = waitingBytes = 0;
     if (isSilent() || document.prerendering) return;
-    await takeUp();
+    await moveLeft();
     while (!isSilent() && now() >= toldToWaitUntil) {
       const all = await waiting(MAX_BATCH_EVENTS);
       const tooOld = all.filter(({ id }) => id < idTime(Date.now() - MAX_AGE_MS));
@@ -490,7 +489,7 @@
     return `{"sent_at":"${new Date().toISOString()}","events":[${events}]}`;
   };
 
-  // Sends a batch and says whether to go on with the next.
+  // Sends a batch; returns true to go on with the next one.
   async function deliver(records) {
     const body = bodyOf(records);
     const bytes = byteLength(body);
@@ -500,10 +499,10 @@
     if (keepalive) inFlightBytes += bytes;
     records.forEach((record) => inFlight.set(record.id, keepalive && record));
     let status = 0;
-    let answer = {};
+    let result = {};
     let retryAfter = null;
     try {
-      // As text, because a browser asks another site's leave first for anything else.
+      // As plain text, because for other types a browser sends a preflight request to another site first.
       const { signal: stop } = abort;
       const response = await fetch(settings.endpoint, {
         method: 'POST',
@@ -514,39 +513,39 @@
       });
       status = response.status;
       retryAfter = response.headers.get('Retry-After');
-      answer = await response.json();
+      result = await response.json();
     } catch {
-      // No answer, or not the server's own: a proxy's page, the log-in of a public network.
+      // No response, or not one of the server: the page of a proxy, the log-in of a public network.
     }
     clearTimeout(timeout);
     if (keepalive) inFlightBytes -= bytes;
     records.forEach(({ id }) => inFlight.delete(id));
 
     const isTooLarge = status === 413;
-    // The server's own word on these events. Anything else may pass: a path that is not there yet, a proxy, an overload.
-    const isJudged = typeof answer.ok === 'boolean' && /^(200|400|401|403|415|422)$/.test(status);
+    // A final result of the server for these events. Other failures may be temporary: a missing path, a proxy, an overload.
+    const isFinal = typeof result.ok === 'boolean' && /^(200|400|401|403|415|422)$/.test(status);
     if (isTooLarge && records.length > 1) {
       batchLimit = records.length >> 1;
-    } else if (isTooLarge || isJudged) {
+    } else if (isTooLarge || isFinal) {
       failures = retryAt = 0;
-      if (!answer.ok || answer.rejected) warn('the server refused', answer);
+      if (!result.ok || result.rejected) warn('the server rejected', result);
       await forget(records);
     } else {
       failures += 1;
       // Seconds, or a date.
-      const told = isNaN(retryAfter) ? Date.parse(retryAfter) - Date.now() : retryAfter * 1000;
+      const told = Number.isNaN(Number(retryAfter)) ? Date.parse(retryAfter) - Date.now() : retryAfter * 1000;
       const pause = Math.max(0, Math.min(told || 0, MAX_RETRY_AFTER_MS));
       toldToWaitUntil = now() + pause;
       retryAt = toldToWaitUntil + Math.random() * Math.min(BACKOFF_MS * 2 ** (failures - 1), MAX_BACKOFF_MS);
       wake(retryAt);
-      // One failure may be a restart; after two the server cannot be reached.
+      // One failure may be a restart; after two the server counts as unreachable.
       if (failures > 1) await trim();
       return false;
     }
     return true;
   }
 
-  // The page is hidden or ends, perhaps for good. What fits is sent at once; the rest is in the store.
+  // The page is hidden or ends, perhaps for good. Events that fit are sent at once; the rest is in the store.
   function leave({ type }) {
     const isEnd = type === 'pagehide';
     if (isEnd) begin();
@@ -563,12 +562,12 @@
         beaconBytes += bytes;
         leased.push(...batch);
       } else {
-        // The only way to learn that it arrived, if the page lives on.
+        // If the page lives on, only this way it learns that the events arrived.
         deliver(batch);
       }
       rest = rest.slice(batch.length);
     }
-    // Where nothing arrives, the next page need not wait.
+    // If the server is unreachable, the next page need not wait.
     if (leased.length && !failures && navigator.onLine) {
       leased.forEach((record) => {
         record.until = time + LEASE_MS;
@@ -577,7 +576,7 @@
     }
     if (isEnd) {
       isEnding = true;
-      leaveBehind([...queue.values()].filter(({ stored }) => stored !== STORED));
+      writeLeft([...queue.values()].filter(({ stored }) => stored !== STORED));
       release();
     }
   }
@@ -595,13 +594,13 @@
   let hasBegun = false;
   let lastPlace;
 
-  // A path as people read it. Escapes that are no UTF-8, and those of characters that mean something in a path, stay.
+  // The path, decoded. Escapes that are not UTF-8, and those of characters with a meaning in a path, stay.
   const path = () =>
-    (location.pathname + (isOn('hash') ? location.hash : '')).replace(ESCAPES, (escape) => {
+    (location.pathname + (isOn('hash') ? location.hash : '')).replace(ESCAPES, (code) => {
       try {
-        return decodeURI(escape);
+        return decodeURI(code);
       } catch {
-        return escape;
+        return code;
       }
     });
   const place = () => path() + location.search;
@@ -613,9 +612,9 @@
     track('page_view', feature || path().replace(/^\/+|\/+$/g, '') || '/', metadata);
   }
 
-  // The first view: when the page is seen, and when its own scripts have had the chance to say who sees it.
+  // The first page view: when the page is visible, and its own scripts had the chance to set the user.
   function begin() {
-    // A prepared page is hidden too.
+    // A prerendered page is hidden too.
     if (hasBegun || document.visibilityState === 'hidden') return;
     hasBegun = true;
     lastPlace = place();
@@ -628,7 +627,7 @@
     if (hasBegun && isOn('pageViews') && from !== lastPlace && (type !== 'replace' || isOn('replaceState'))) page();
   }
 
-  function watchHistory() {
+  function followHistory() {
     if (window.navigation) {
       navigation.addEventListener('currententrychange', ({ navigationType: type }) => type && moved(type));
       return;
@@ -646,10 +645,10 @@
     addEventListener('popstate', () => moved('traverse'));
   }
 
-  // Clicks and sent forms: one event for an act, named by the nearest element that has a name.
+  // Clicks and submitted forms: one event for each, named after the nearest element with a name.
   function act(event) {
     const { type, target, button } = event;
-    // Of the other buttons only the middle one opens a link.
+    // Of the other mouse buttons only the middle one opens a link.
     if (!isOn('clicks') || (type === 'auxclick' && button !== 1)) return;
     const elements = event.composedPath().filter((node) => node.dataset);
     const label = elements.find((node) => node.control);
@@ -657,7 +656,7 @@
     if (label && label.contains(label.control) && !elements.includes(label.control)) return;
     const named = elements.findIndex(({ dataset }) => dataset.track || dataset.action);
     const isForm = elements[named] && elements[named].tagName === 'FORM';
-    // A form counts when it is sent, not at each click in it.
+    // A form counts when it is submitted, not at each click in it.
     if (named < 0 || (type === 'submit' ? elements[named] !== target : isForm)) return;
     const { track: name, action } = elements[named].dataset;
     const outer = elements.slice(named).find(({ dataset }) => dataset.track);
@@ -673,7 +672,7 @@
 
   enter();
   if (script) init(script.dataset);
-  watchHistory();
+  followHistory();
   ['click', 'auxclick', 'submit'].forEach((type) => addEventListener(type, act, true));
   addEventListener('storage', changedElsewhere);
   addEventListener('pagehide', leave);
@@ -703,7 +702,7 @@
   else setTimeout(begin);
 
   const calls = { track, page, setUserId, init, flush, optOut, optIn };
-  // Whatever the page gives, nothing is thrown into it.
+  // Never throws, whatever the arguments are.
   const make = (call) => {
     try {
       const [name, ...values] = call;
@@ -719,11 +718,11 @@
   window.EchoPilot = api;
   if (stub) {
     stub.q.forEach(make);
-    // For code that kept the list.
+    // For code that kept the queue.
     stub.q.push = api.q.push;
   }
-  // What earlier pages left: at once, again when the last one has surely ended, and when the lease is over of what it sent
-  // as it ended.
+  // Sends the events of earlier pages: at once, again when the last page has certainly ended, and after the lease of the
+  // events that it sent as it ended.
   flush();
   wake(now() + DEBOUNCE_MS);
   setTimeout(flush, LEASE_MS);

@@ -1,4 +1,4 @@
-// Clicks: one event for one act, and the visitor never notices.
+// Clicks: one event for each action, and no effect that the visitor notices.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { openBrowser, tag, until, visit, world } from './harness.mjs';
@@ -9,7 +9,7 @@ before(async () => {
 });
 after(() => browser.close());
 
-/** A page with this body, and `acted`, which waits for these acts as `feature action`. */
+/** Opens a page with this body. `acted` waits for actions, written as `feature action`. */
 async function clickable(t, body) {
   const { server, site, context } = await world(t, browser);
   site.page('/next', '<p>next</p>');
@@ -26,14 +26,14 @@ async function clickable(t, body) {
   return { server, site, context, page, acted };
 }
 
-test('the names come from data-track and data-action, of the nearest element that has one', async (t) => {
+test('the names come from data-track and data-action of the nearest element that has one', async (t) => {
   const { page, acted } = await clickable(
     t,
     `
     <button id="plain" data-track="save">x</button>
     <button id="named" data-track="pricing" data-action="navigate"><b><i id="deep">x</i></b></button>
     <div data-track="card"><button id="inner" data-track="buy">x</button>
-      <button id="share" data-action="share">x</button><p id="text">x</p></div>
+      <button id="share" data-action="share">x</button><p id="paragraph">x</p></div>
     <button id="bare" data-action="close">x</button>
     <button id="empty" data-track="">x</button><button id="none">x</button>`,
   );
@@ -41,7 +41,7 @@ test('the names come from data-track and data-action, of the nearest element tha
   await acted('save click', 'pricing navigate', 'buy click', 'card share', 'card click', 'close close');
 });
 
-test('a click on a child of a link: it navigates as it would, and is one event', async (t) => {
+test('a click on a child of a link navigates and is one event', async (t) => {
   const { server, site, page } = await clickable(
     t,
     `<a href="/next" data-track="link"><svg width="20" height="20">
@@ -65,7 +65,7 @@ test('a middle click and a click with Control open a new tab, and are one event 
   await acted('link click', 'link click');
 });
 
-test('the right button is no click', async (t) => {
+test('a click with the right button is not counted', async (t) => {
   const { page, acted } = await clickable(
     t,
     '<a href="/next" data-track="link">x</a><button data-track="b">x</button>',
@@ -112,11 +112,11 @@ test('nothing is ever prevented', async (t) => {
   await acted('b click', 'box click');
 });
 
-test('elements made later, in shadow trees, and used by keyboard', async (t) => {
+test('clicks on later elements, in shadow trees and by keyboard are counted', async (t) => {
   const { page, acted } = await clickable(t, '<div id="host" data-track="host"></div>');
   await page.evaluate(() => {
     document.body.insertAdjacentHTML('beforeend', '<button id="later" data-track="later">x</button>');
-    const inside = '<button id="shadow" data-track="shadow"><b>x</b></button><p>text</p>';
+    const inside = '<button id="shadow" data-track="shadow"><b>x</b></button><p>paragraph</p>';
     document.getElementById('host').attachShadow({ mode: 'open' }).innerHTML = inside;
   });
   await page.click('#later');
@@ -139,11 +139,11 @@ test('a label counts once, whether its control is inside or elsewhere', async (t
   await acted('outer click', 'label click');
 });
 
-test('a form counts when it is sent, and what is typed is never read', async (t) => {
+test('a form counts when it is submitted, and its input is never read', async (t) => {
   const { server, page } = await clickable(
     t,
     `
-    <form data-track="signup" action="/next"><input name="email" data-track="field"><p>text</p>
+    <form data-track="signup" action="/next"><input name="email" data-track="field"><p>paragraph</p>
       <button>Sign up</button></form>`,
   );
   await page.click('p');
@@ -158,7 +158,7 @@ test('a form counts when it is sent, and what is typed is never read', async (t)
   assert.ok(!JSON.stringify(events).includes('example.com'));
 });
 
-test('clicks can be left to the page', async (t) => {
+test('automatic clicks can be switched off', async (t) => {
   const { server, site, context } = await world(t, browser);
   const script = tag('data-clicks="off" data-page-views="off"');
   const page = await visit(context, site.page('/', `${script}<button data-track="b">x</button>`));

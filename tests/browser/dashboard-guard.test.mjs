@@ -1,4 +1,4 @@
-// The dashboard: the key, names that want to be programs, an empty store, what fails, and whoever uses it without a mouse.
+// The dashboard: the key, names with code in them, an empty store, failures, and use without a mouse.
 import assert from 'node:assert/strict';
 import http from 'node:http';
 import { after, before, test } from 'node:test';
@@ -31,8 +31,8 @@ after(async () => {
   await filled.stop();
 });
 
-async function enter(t, server, options) {
-  const context = await visitor(browser, server, options);
+async function enter(t, options) {
+  const context = await visitor(browser, options);
   t.after(async () => {
     assert.deepEqual(context.complaints, []);
     await context.close();
@@ -59,14 +59,14 @@ test('the key is asked for once, kept for the tab, sent in the header, and nowhe
   const input = page.getByLabel('Dashboard key');
   await input.fill('not the key of this server');
   await page.getByRole('button', { name: 'Open the dashboard' }).click();
-  await page.getByText('The server does not know this key.').waitFor();
-  assert.equal(await page.locator('[data-panel]').count(), 0, 'nothing is shown');
+  await page.getByText('This key is not valid.').waitFor();
+  assert.equal(await page.locator('[data-panel]').count(), 0, 'no data is shown');
   await input.fill(KEY);
   await page.keyboard.press('Enter');
   await settled(page);
   await page.reload();
   await settled(page);
-  assert.equal(await page.locator('dialog').count(), 0, 'it is not asked for again');
+  assert.equal(await page.locator('dialog').count(), 0, 'the key is not asked for again');
   for (const request of requests) {
     assert.ok(!request.url().includes(KEY), request.url());
     const isQuestion = new URL(request.url()).pathname.startsWith('/api/');
@@ -97,13 +97,13 @@ test('the key is asked for once, kept for the tab, sent in the header, and nowhe
 test('a key that is changed while the page is open is asked for again', async (t) => {
   const server = await serve(t);
   await post(server, [{ event_type: 'action', user_id: 'u', feature: 'f' }]);
-  const context = await enter(t, server);
+  const context = await enter(t);
   const page = await open(context, server, 'overview');
   await server.down();
   server.settings = { ECHOPILOT_DASH_KEY: 'another-key-for-the-tests' };
   await server.again();
   await page.locator('[data-view="lifecycle"]').click();
-  await page.getByText('does not know the key of this tab any more').waitFor();
+  await page.getByText('The key of this tab is no longer valid.').waitFor();
   await page.getByLabel('Dashboard key').fill('another-key-for-the-tests');
   await page.keyboard.press('Enter');
   await settled(page);
@@ -114,6 +114,7 @@ const HOSTILE = [
   '"><script>window.ran=1</script>',
   'javascript:window.ran=1',
   '{{constructor.constructor("window.ran=1")()}}',
+  // biome-ignore lint/suspicious/noTemplateCurlyInString: a name that a template engine would run
   '${window.ran=1}',
   '\u202egnp.exe\u202c',
   'a\u200bb\u2066c\u2069',
@@ -126,9 +127,9 @@ const HOSTILE = [
   '%3Cscript%3E',
 ];
 
-test('a name from an event is never more than a text', async (t) => {
+test('a name from an event is never run or parsed as HTML', async (t) => {
   const server = await serve(t);
-  const context = await enter(t, server);
+  const context = await enter(t);
   const live = await open(context, server, 'live');
   await live.locator('[data-live="on"]').waitFor();
   const events = HOSTILE.flatMap((name, place) =>
@@ -156,7 +157,10 @@ test('a name from an event is never more than a text', async (t) => {
       what,
     );
     assert.equal(await page.locator('a[href^="javascript"]').count(), 0, what);
-    assert.ok(!bidi.test(await page.evaluate(() => document.body.innerText)), `${what}: unseen characters are shown`);
+    assert.ok(
+      !bidi.test(await page.evaluate(() => document.body.innerText)),
+      `${what}: invisible characters are not escaped`,
+    );
     assert.deepEqual(await page.evaluate(() => window.violations), [], what);
   };
   await check(live, 'live');
@@ -206,7 +210,7 @@ test('a name from an event is never more than a text', async (t) => {
   await cohorts.getByText('New cohort').click();
   await cohorts.getByLabel('Name').fill(HOSTILE[0]);
   await cohorts.getByLabel('Condition 1: value').fill(HOSTILE[2]);
-  await cohorts.getByRole('button', { name: 'Keep' }).click();
+  await cohorts.getByRole('button', { name: 'Save' }).click();
   await cohorts.waitForURL(/cohort=/);
   await settled(cohorts);
   await cohorts.locator('[data-pick="cohort"]').click();
@@ -214,7 +218,7 @@ test('a name from an event is never more than a text', async (t) => {
   await check(cohorts, 'cohorts');
 });
 
-test('an address that somebody made to do harm does none', async (t) => {
+test('a malicious address has no effect', async (t) => {
   const context = await enter(t, filled);
   for (const given of [
     { tz: HOSTILE[0] },
@@ -230,7 +234,7 @@ test('an address that somebody made to do harm does none', async (t) => {
   }
 });
 
-test('no text becomes HTML, whoever asks for it', async (t) => {
+test('no string becomes HTML, even if a script of the page asks for it', async (t) => {
   const context = await enter(t, filled);
   const page = await open(context, filled, 'overview');
   const outcomes = await page.evaluate(() =>
@@ -246,9 +250,9 @@ test('no text becomes HTML, whoever asks for it', async (t) => {
   assert.deepEqual(outcomes, ['TypeError', 'done']);
 });
 
-test('an empty store says how to send the first event, and shows it when it comes', async (t) => {
+test('an empty store shows how to send the first event, and then shows that event', async (t) => {
   const server = await serve(t);
-  const context = await enter(t, server);
+  const context = await enter(t);
   const page = await context.newPage();
   await page.goto(address(server, 'overview'));
   await page.getByText('No events yet').waitFor();
@@ -262,7 +266,7 @@ test('an empty store says how to send the first event, and shows it when it come
   assert.equal(await page.locator('[data-card="mau"] [data-value]').getAttribute('data-value'), '1');
 });
 
-test('where nobody is known every view says that, and what to do', async (t) => {
+test('without users every view explains how to set them', async (t) => {
   const server = await serve(t);
   await post(
     server,
@@ -273,7 +277,7 @@ test('where nobody is known every view says that, and what to do', async (t) => 
       ts: new Date(Date.now() - n * 3_600_000).toISOString(),
     })),
   );
-  const context = await enter(t, server);
+  const context = await enter(t);
   const given = {
     funnel: { q: { steps: [{ feature: 'home' }, { feature: 'cart' }] } },
     experiments: {
@@ -316,7 +320,7 @@ test('where nobody is known every view says that, and what to do', async (t) => 
       await page.close();
     }
   }
-  // Where nothing happened that is what they say.
+  // Without events the views say that instead.
   const past = await open(context, server, 'lifecycle', { days: 7, end: '2026-01-31' });
   assert.match(await panel(past, 'lifecycle').textContent(), /No event happened in these days/);
   const filtered = await open(context, server, 'lifecycle', { days: 7, filter: { feature: 'nothing' } });
@@ -326,9 +330,9 @@ test('where nobody is known every view says that, and what to do', async (t) => 
   assert.equal(await panel(known, 'lifecycle').getAttribute('data-state'), 'ready');
 });
 
-test('below a path of a proxy everything is there, and what the page shows names that path', async (t) => {
+test('the dashboard works below a path of a proxy, and its snippets contain that path', async (t) => {
   const server = await serve(t);
-  // Takes the prefix away, as proxies do; whatever is asked for beside it is not there.
+  // Removes the prefix, as proxies do. Other paths are not found.
   const strays = [];
   const proxy = http.createServer((request, response) => {
     if (request.url === '/site') {
@@ -380,7 +384,7 @@ test('below a path of a proxy everything is there, and what the page shows names
   await page.getByRole('link', { name: 'Back to your data' }).click();
   await page.waitForURL(`${mounted.url}/`);
   await page.getByText('No events yet').waitFor();
-  // The first event is that of a page beside it with the snippet, and comes over the stream of live events.
+  // The first event is of a page with the snippet, and arrives by the stream of live events.
   const site = await context.newPage();
   await site.goto(`${origin}/site`);
   await settled(page);
@@ -399,15 +403,15 @@ test('below a path of a proxy everything is there, and what the page shows names
   assert.deepEqual(strays, []);
 });
 
-test('a button makes a history up, beside the data and apart from it', async (t) => {
+test('a button generates a demo in a separate folder', async (t) => {
   const server = await serve(t);
-  const context = await enter(t, server);
+  const context = await enter(t);
   const page = await context.newPage();
   await page.goto(address(server, 'overview'));
   await page.locator('[data-action="demo"]').click();
   await page.waitForURL(/\/demo\//);
   await settled(page);
-  await page.getByText('Made-up history, to look around.').waitFor();
+  await page.getByText('Demo with a synthetic history.').waitFor();
   const { rows } = await ask(
     server,
     { metric: 'active_users', days: 30, end: (await getJson(server, '/demo/api/analytics/status')).last_day },
@@ -425,12 +429,12 @@ test('a button makes a history up, beside the data and apart from it', async (t)
   assert.equal(await server.count(), 0);
 });
 
-test('live events appear as they are accepted, newest first, and wait while one reads', async (t) => {
+test('live events appear as they are accepted, newest first, and can be paused', async (t) => {
   const server = await serve(t);
   await post(server, [
     { event_type: 'page_view', user_id: 'before', feature: 'first', metadata: { plan: 'pro', n: 1.5 } },
   ]);
-  const context = await enter(t, server);
+  const context = await enter(t);
   const page = await open(context, server, 'live');
   const rows = page.locator('.live-table tbody tr');
   await until('the event before', async () => (await rows.count()) === 1);
@@ -463,7 +467,7 @@ test('live events appear as they are accepted, newest first, and wait while one 
   );
   await until('the event in the page', async () => (await page.locator('[data-accepted="11"]').count()) === 1);
   assert.equal(await rows.count(), 11);
-  await page.getByRole('button', { name: 'Go on' }).click();
+  await page.getByRole('button', { name: 'Resume' }).click();
   assert.equal(await rows.count(), 12);
   await server.down();
   await page.getByText('Trying again').waitFor();
@@ -473,17 +477,17 @@ test('live events appear as they are accepted, newest first, and wait while one 
   await page.getByText('after the restart').waitFor();
 });
 
-test('what fails says so, and can be tried again', async (t) => {
+test('a failure is shown, and can be tried again', async (t) => {
   const server = await demoServer();
   t.after(() => server.stop());
-  const context = await enter(t, server);
+  const context = await enter(t);
   const page = await open(context, server, 'overview');
   await server.down();
   await page.locator('[data-view="lifecycle"]').click();
   await settled(page);
   const lifecycle = panel(page, 'lifecycle');
   assert.equal(await lifecycle.getAttribute('data-state'), 'error');
-  await page.getByText('The server does not answer').waitFor();
+  await page.getByText('The server does not respond').waitFor();
   await assertAccessible(page, 'an error');
   await server.again();
   await lifecycle.getByRole('button', { name: 'Try again' }).click();
@@ -491,11 +495,11 @@ test('what fails says so, and can be tried again', async (t) => {
   assert.equal(await lifecycle.getAttribute('data-state'), 'ready');
 });
 
-test('days that have expired and days that are not over are told', async (t) => {
+test('expired days and days that are not over are noted', async (t) => {
   const server = await demoServer({ ECHOPILOT_RAW_RETENTION_DAYS: '10' });
   t.after(() => server.stop());
   await until('the expiry', async () => (await getJson(server, '/api/analytics/status')).raw_from !== null);
-  const context = await enter(t, server);
+  const context = await enter(t);
   const page = await open(context, server, 'funnel', OWN.funnel);
   await panel(page, 'funnel').locator('[data-note="covered"]').waitFor();
   await page.locator('[data-note="partial"]').waitFor();
@@ -508,7 +512,7 @@ test('days that have expired and days that are not over are told', async (t) => 
 });
 
 for (const colorScheme of ['light', 'dark']) {
-  test(`every view keeps the rules of accessibility, ${colorScheme}`, async (t) => {
+  test(`every view meets the accessibility rules, ${colorScheme}`, async (t) => {
     const context = await enter(t, filled, { colorScheme });
     for (const view of VIEWS) {
       const page = await open(context, filled, view, OWN[view]);
@@ -545,7 +549,7 @@ test('everything can be done with the keyboard', async (t) => {
     assert.fail(`${what} is not reached`);
   };
   await page.keyboard.press('Tab');
-  assert.equal(await focused(), 'Skip to the numbers');
+  assert.equal(await focused(), 'Skip to the content');
   await page.keyboard.press('Enter');
   assert.equal(await page.evaluate(() => document.activeElement.id), 'main');
   await page.reload();
@@ -560,7 +564,7 @@ test('everything can be done with the keyboard', async (t) => {
   await page.getByRole('button', { name: 'Last 7 days' }).waitFor();
   assert.equal(await focused(), 'Last 7 days');
   await page.keyboard.press('Escape');
-  assert.ok((await focused()).startsWith('Days: '), 'the way back');
+  assert.ok((await focused()).startsWith('Days: '), 'going back');
   await tabTo('Week');
   await page.keyboard.press('Enter');
   await page.waitForURL(/week/);
@@ -597,7 +601,7 @@ test('no view is wider than the screen, from phone to wide', async (t) => {
   }
 });
 
-test('the first view is there soon', async (t) => {
+test('the first view appears soon', async (t) => {
   const context = await enter(t, filled);
   const times = [];
   for (let n = 0; n < 5; n += 1) {
@@ -609,6 +613,6 @@ test('the first view is there soon', async (t) => {
   }
   times.sort((a, b) => a - b);
   t.diagnostic(`the cards after ${times.map((time) => `${Math.round(time)} ms`).join(', ')}`);
-  // Half a second on a machine of its own; this bound holds on one that is busy with other tests.
+  // Half a second on an idle machine; this bound also holds on one that is busy with other tests.
   assert.ok(times[0] < 2_000, `at best ${times[0]} ms`);
 });

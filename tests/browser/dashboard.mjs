@@ -1,4 +1,4 @@
-// The dashboard in a browser: how a test opens it, and how it reads the numbers on the screen.
+// Opens the dashboard in a browser, and reads the numbers on the screen.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
@@ -7,7 +7,7 @@ import { promisify } from 'node:util';
 import axe from 'axe-core';
 import { KEY, PATIENCE_MS, PROGRAM, Server } from './harness.mjs';
 
-/** A folder with files to serve instead of those in the binary: quicker while one works on the dashboard. */
+/** A folder with files to serve instead of those in the binary, for quick changes of the dashboard. */
 const STATIC = process.env.ECHOPILOT_TEST_STATIC;
 
 export const VIEWS = [
@@ -26,7 +26,7 @@ export const VIEWS = [
 export const command = (folder, ...given) =>
   promisify(execFile)(PROGRAM, [...given, '--data-dir', folder], { env: { PATH: process.env.PATH } });
 
-/** A server over a made-up history, the same each time but for its dates. */
+/** Starts a server over a synthetic history, which is the same each time except for its dates. */
 export const demoServer = (settings) =>
   Server.start({
     settings,
@@ -44,7 +44,7 @@ export async function post(server, events) {
   assert.equal(response.status, 200, await response.text());
 }
 
-/** A question, asked as a program would. */
+/** Sends a query as a program would. */
 export async function ask(server, question, base = '/api/analytics') {
   const response = await fetch(`${server.url}${base}/query`, {
     method: 'POST',
@@ -66,8 +66,8 @@ export async function getJson(server, place) {
 export const flat = (row) =>
   Object.values(row).flatMap((value) => (value && typeof value === 'object' ? flat(value) : [value]));
 
-/** A visitor who has the key, unless `key` is null. Whatever a page complains about is in `complaints`. */
-export async function visitor(browser, server, { key = KEY, ...options } = {}) {
+/** A browser context with the key, unless `key` is null. Errors and warnings of its pages are in `complaints`. */
+export async function visitor(browser, { key = KEY, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1366, height: 800 }, ...options });
   context.complaints = [];
   context.setDefaultTimeout(PATIENCE_MS);
@@ -99,7 +99,7 @@ export async function visitor(browser, server, { key = KEY, ...options } = {}) {
   return context;
 }
 
-/** The address of a view. */
+/** Returns the address of a view. */
 export const address = (server, view, given = {}, base = '/') => {
   const search = new URLSearchParams(
     Object.entries(given).map(([name, value]) => [
@@ -110,7 +110,7 @@ export const address = (server, view, given = {}, base = '/') => {
   return `${server.url}${base}#/${view}${search.size ? `?${search}` : ''}`;
 };
 
-/** Waits until every panel has an answer. */
+/** Waits until every panel has a result. */
 export async function settled(page) {
   await page.waitForFunction(() => {
     const panels = [...document.querySelectorAll('[data-panel]')];
@@ -135,7 +135,7 @@ export async function open(context, server, view, given, base) {
 
 export const panel = (page, name) => page.locator(`[data-panel="${name}"]`);
 
-/** The request that a panel shows. */
+/** Returns the request that a panel shows. */
 export async function requestOf(page, name) {
   await panel(page, name).locator('[data-tool="request"]').click();
   const dialog = page.locator('dialog[open]');
@@ -146,7 +146,7 @@ export async function requestOf(page, name) {
   return { question, curl };
 }
 
-/** The numbers of a panel's table, row by row; null where there is none. The panel shows its chart again after. */
+/** Reads the numbers of a panel's table, row by row, with null for other cells. The panel then shows its chart again. */
 export async function tableOf(page, name) {
   const toggle = panel(page, name).locator('[data-tool="table"]');
   await toggle.click();
@@ -163,7 +163,7 @@ export async function tableOf(page, name) {
   return rows;
 }
 
-/** What the table should show of the rows of an answer: numbers as they are, and whatever for the rest. */
+/** The numbers that a table should show for the rows of a result, with null for other cells. */
 export function assertTable(shown, rows, what) {
   assert.equal(shown.length, Math.min(rows.length, 500), `rows of ${what}`);
   rows.slice(0, 500).forEach((row, place) => {
@@ -173,7 +173,7 @@ export function assertTable(shown, rows, what) {
   });
 }
 
-/** Fails if the page does not keep the rules that axe knows. */
+/** Fails if the page violates a rule of axe. */
 export async function assertAccessible(page, what) {
   if (!(await page.evaluate(() => 'axe' in window))) await page.evaluate(axe.source);
   const found = await page.evaluate(() => window.axe.run(document, { resultTypes: ['violations'] }));

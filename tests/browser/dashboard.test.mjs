@@ -1,4 +1,4 @@
-// The dashboard: what is on the screen is what the API says, in every view.
+// The dashboard: the numbers on the screen are those of the API, in every view.
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
@@ -29,7 +29,7 @@ after(async () => {
 });
 
 async function enter(t, options) {
-  const context = await visitor(browser, server, options);
+  const context = await visitor(browser, options);
   t.after(async () => {
     assert.deepEqual(context.complaints, []);
     await context.close();
@@ -44,7 +44,7 @@ const EXPERIMENT = {
   control: 'pro',
 };
 
-/** Each view with its panels that ask a question, and what is asked. */
+/** The views, their panels with a query, and the requests. */
 const QUESTIONS = [
   ['overview', {}, ['active-users', 'event-types']],
   ['overview', { days: 14, tz: 'Asia/Tokyo', filter: { 'metadata.platform': 'web' } }, ['active-users', 'event-types']],
@@ -89,7 +89,7 @@ const QUESTIONS = [
 ];
 
 for (const [view, given, panels] of QUESTIONS) {
-  test(`${view} shows what the API answers: ${JSON.stringify(given)}`, async (t) => {
+  test(`${view} shows the result of the API: ${JSON.stringify(given)}`, async (t) => {
     const context = await enter(t);
     const page = await open(context, server, view, given);
     for (const name of panels) {
@@ -106,13 +106,13 @@ for (const [view, given, panels] of QUESTIONS) {
   });
 }
 
-test('the cards are the usage of the window, and the days of it that are over against the same days before', async (t) => {
+test('the cards show the usage of the window, and compare its days that are over with the same days before', async (t) => {
   const context = await enter(t);
   const page = await open(context, server, 'overview', { days: 14 });
   const usage = (days, end) => getJson(server, `/api/analytics/usage?days=${days}${end ? `&end=${end}` : ''}`);
   const now = await usage(14);
   const today = now.window.to;
-  // Today is not over, and so neither is it compared nor the day two weeks ago.
+  // Today is not over, so neither today nor the day two weeks ago is compared.
   const [closed, then] = [await usage(13, day(today, -1)), await usage(13, day(today, -15))];
   const card = (name) => page.locator(`[data-card="${name}"]`);
   const delta = (name) => card(name).locator('[data-delta]').getAttribute('data-delta').then(Number);
@@ -125,7 +125,7 @@ test('the cards are the usage of the window, and the days of it that are over ag
     assert.equal(Number(await card(name).locator('[data-value]').getAttribute('data-value')), now[key], name);
     if (name !== 'wau') assert.equal(await delta(name), closed[key] / then[key] - 1, name);
   }
-  // One whole week, or two, against as many before.
+  // One complete week, or two, against as many before.
   const weeks = (await ask(server, { metric: 'active_users', grain: 'week', days: 14 })).rows.filter(
     (row) => !row.partial,
   );
@@ -150,7 +150,7 @@ test('the cards are the usage of the window, and the days of it that are over ag
   assert.match(shown.curl, /usage\?days=14/);
 });
 
-test('a window of days that are over is compared as it is', async (t) => {
+test('a window of days that are over is compared in full', async (t) => {
   const context = await enter(t);
   const { last_day: last } = await getJson(server, '/api/analytics/status');
   const page = await open(context, server, 'overview', { days: 21, end: last });
@@ -172,7 +172,7 @@ test('a window of days that are over is compared as it is', async (t) => {
   assert.equal(await page.locator('[data-note="compared"]').count(), 0);
 });
 
-test('nothing is compared with days before the first event, nor with a day that goes on', async (t) => {
+test('nothing is compared with days before the first event, nor with a day that is not over', async (t) => {
   const context = await enter(t);
   const { first_day: first, last_day: last } = await getJson(server, '/api/analytics/status');
   // The store is 70 days old: of the 40 days before these 40, it has seen 30.
@@ -193,7 +193,7 @@ test('nothing is compared with days before the first event, nor with a day that 
   assert.equal(await whole.locator('.card [data-delta]').count(), 4, 'from the day after the first event on');
 });
 
-test('periods that are cut are drawn as such, and no part of trends', async (t) => {
+test('incomplete periods are drawn as such, and are not part of trends', async (t) => {
   const context = await enter(t);
   const { last_day: last } = await getJson(server, '/api/analytics/status');
   // Ends with a Thursday: the window begins inside a week and ends inside one.
@@ -227,7 +227,7 @@ test('periods that are cut are drawn as such, and no part of trends', async (t) 
     );
     await other.close();
   }
-  // Gained per lost is of the whole weeks.
+  // Gained per lost is of the complete weeks.
   const lifecycle = await open(context, server, 'lifecycle', given);
   const whole = (await ask(server, { metric: 'lifecycle', grain: 'week', days: 30, end: thursday })).rows.filter(
     (row) => !row.partial,
@@ -239,7 +239,7 @@ test('periods that are cut are drawn as such, and no part of trends', async (t) 
   );
 });
 
-test('with a cohort or a filter the cards count only what it lets through', async (t) => {
+test('with a cohort or a filter the cards count only matching events', async (t) => {
   const context = await enter(t);
   const filter = { feature: 'reports' };
   const page = await open(context, server, 'overview', { days: 14, filter });
@@ -287,7 +287,7 @@ test('top features have their events, users and change', async (t) => {
   );
 });
 
-test('every panel gives its rows as CSV, as the server writes them, and its chart as PNG', async (t) => {
+test('every panel downloads its rows as the CSV of the server, and its chart as PNG', async (t) => {
   const context = await enter(t, { acceptDownloads: true });
   const saved = async (page, name, tool) => {
     const [download] = await Promise.all([
@@ -333,7 +333,7 @@ test('every panel gives its rows as CSV, as the server writes them, and its char
   }
 });
 
-test('what is chosen at the top is in the address, and the address shows it to somebody else', async (t) => {
+test('the choices at the top are in the address, and another browser shows them from it', async (t) => {
   const context = await enter(t);
   const page = await open(context, server, 'overview');
   await page.locator('[data-pick="days"]').click();
@@ -370,7 +370,7 @@ test('what is chosen at the top is in the address, and the address shows it to s
   assertTable(await tableOf(other, 'active-users'), rows, 'active users of the other');
   await page.goBack();
   await settled(page);
-  assert.equal(await chips.count(), 0, 'the way back');
+  assert.equal(await chips.count(), 0, 'going back');
   await page.goForward();
   await settled(page);
   await chips.getByRole('button').click();
@@ -415,7 +415,7 @@ test('a value with a comma or blanks at its ends survives opening and applying a
   });
 });
 
-test('a filter that cannot be kept is not dropped: the editor says what is the matter', async (t) => {
+test('an invalid filter is not dropped: the editor shows the problem', async (t) => {
   const context = await enter(t);
   const page = await open(context, server, 'stickiness');
   await page.locator('[data-pick="filter"]').click();
@@ -424,10 +424,10 @@ test('a filter that cannot be kept is not dropped: the editor says what is the m
   await page.getByRole('button', { name: 'Add a condition' }).click();
   await page.getByLabel('Condition 2: property').selectOption('metadata');
   await apply();
-  assert.deepEqual(await problems(), ['Name the key of the metadata.'], 'what is only offered is no condition');
+  assert.deepEqual(await problems(), ['Enter the key of the metadata.'], 'the offered row is not a condition');
   await page.getByLabel('Condition 2: key of the metadata').fill('plan');
   await apply();
-  assert.deepEqual(await problems(), ['Say a value, or remove the condition.']);
+  assert.deepEqual(await problems(), ['Enter a value, or remove the condition.']);
   await page.getByLabel('Condition 2: test').selectOption('range');
   await apply();
   assert.match((await problems())[0], /least or the greatest/);
@@ -436,7 +436,7 @@ test('a filter that cannot be kept is not dropped: the editor says what is the m
   await page.getByLabel('Condition 2: value').fill('rep');
   await page.getByLabel('Condition 1: value').fill('reports');
   await apply();
-  assert.match((await problems())[0], /Another condition is about feature already/);
+  assert.match((await problems())[0], /There is already a condition on feature\./);
   assert.equal(await page.evaluate(() => document.activeElement.getAttribute('aria-label')), 'Condition 2: property');
   assert.ok(!page.url().includes('filter'), 'nothing was applied');
   await page.getByLabel('Condition 2: property').selectOption('url');
@@ -445,7 +445,7 @@ test('a filter that cannot be kept is not dropped: the editor says what is the m
   assert.deepEqual(await page.locator('.chip').allTextContents(), ['feature is reports', 'url begins with rep']);
 });
 
-test('a step keeps what its editor cannot show, and two conditions on one property', async (t) => {
+test('a step keeps conditions that its editor cannot show', async (t) => {
   const context = await enter(t);
   const steps = [
     { feature: ['reports', 'a, b '], 'metadata.plan': ' pro, ', 'metadata.seats': 5 },
@@ -460,9 +460,9 @@ test('a step keeps what its editor cannot show, and two conditions on one proper
   // The key of the other condition, which the editor does not show.
   await page.getByLabel('Step 1: key of the metadata').fill('seats');
   await page.getByLabel('Step 1: key of the metadata').blur();
-  await page.getByText('Another condition is about metadata.seats already').waitFor();
+  await page.getByText('There is already a condition on metadata.seats').waitFor();
   assert.deepEqual(await shown(), [{ ...steps[0], event_type: 'action' }, steps[1]]);
-  // Half a condition waits for its other half.
+  // A condition needs both its key and its value.
   await page.getByLabel('Step 2: metadata').click();
   await page.getByLabel('Step 2: value of the metadata').fill(' x, y ');
   await page.getByLabel('Step 2: key of the metadata').fill('title');
@@ -473,7 +473,7 @@ test('a step keeps what its editor cannot show, and two conditions on one proper
   assert.deepEqual((await shown())[1], { feature: 'inbox', 'metadata.title': ' x, y ' });
 });
 
-test('a cohort is named, chosen, and forgotten', async (t) => {
+test('a cohort is created, chosen and deleted', async (t) => {
   const context = await enter(t);
   const page = await open(context, server, 'stickiness');
   await page.locator('[data-pick="cohort"]').click();
@@ -481,7 +481,7 @@ test('a cohort is named, chosen, and forgotten', async (t) => {
   await page.getByLabel('Name').fill('reporters');
   await page.getByLabel('Condition 1: value').fill('reports');
   await page.getByLabel('Events', { exact: true }).fill('3');
-  await page.getByRole('button', { name: 'Keep' }).click();
+  await page.getByRole('button', { name: 'Save' }).click();
   await page.waitForURL(/cohort=reporters/);
   await settled(page);
   const { cohorts } = await getJson(server, '/api/analytics/cohorts');
@@ -489,7 +489,7 @@ test('a cohort is named, chosen, and forgotten', async (t) => {
   const { rows } = await ask(server, { metric: 'stickiness', days: 30, filter: { cohort: 'reporters' } });
   assertTable(await tableOf(page, 'stickiness'), rows, 'stickiness');
   await page.locator('[data-pick="cohort"]').click();
-  await page.getByRole('button', { name: 'Forget the cohort reporters' }).click();
+  await page.getByRole('button', { name: 'Delete the cohort reporters' }).click();
   await page.waitForURL((url) => !url.href.includes('cohort'));
   assert.deepEqual((await getJson(server, '/api/analytics/cohorts')).cohorts, []);
 });
@@ -497,7 +497,7 @@ test('a cohort is named, chosen, and forgotten', async (t) => {
 test('a funnel is built step by step', async (t) => {
   const context = await enter(t);
   const page = await open(context, server, 'funnel');
-  // It begins with the two features that are used most.
+  // The funnel begins with the two most used features.
   await page.waitForURL(/steps/);
   await settled(page);
   const {
@@ -559,7 +559,7 @@ test('a funnel is built step by step', async (t) => {
   assertTable(await tableOf(page, 'funnel'), (await ask(server, broken.question)).rows, 'funnel with breakdown');
 });
 
-test('lifecycle, experiments and the engine sum up what their tables say', async (t) => {
+test('lifecycle, experiments and the engine show the sums of their tables', async (t) => {
   const context = await enter(t);
   const page = await open(context, server, 'lifecycle', { days: 28, q: { grain: 'week' } });
   const { rows } = await ask(server, { metric: 'lifecycle', grain: 'week', days: 28 });
@@ -598,7 +598,7 @@ test('lifecycle, experiments and the engine sum up what their tables say', async
   assert.equal(await value('waiting'), status.waiting.events);
 });
 
-test('a table is sorted by what one clicks on', async (t) => {
+test('a click on a heading sorts the table', async (t) => {
   const context = await enter(t);
   const page = await open(context, server, 'overview');
   const features = panel(page, 'features');
@@ -615,7 +615,7 @@ test('a table is sorted by what one clicks on', async (t) => {
   assert.equal(await features.locator('[aria-sort="descending"]').count(), 1);
 });
 
-test('the colours follow the system and the choice', async (t) => {
+test('the colours follow the system, or the choice of the user', async (t) => {
   const context = await enter(t, { colorScheme: 'dark' });
   const page = await open(context, server, 'overview');
   const ground = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
@@ -630,9 +630,9 @@ test('the colours follow the system and the choice', async (t) => {
   assert.equal(await ground(), dark, 'it is kept');
 });
 
-test('an address that no view has, or that is damaged, shows the overview or says what is wrong', async (t) => {
+test('an unknown or damaged address shows the overview or an error', async (t) => {
   const context = await enter(t);
-  const page = await open(context, server, 'nonsense', { days: 'many', filter: 'no json', q: '[1]' });
+  const page = await open(context, server, 'nonsense', { days: 'many', filter: 'not json', q: '[1]' });
   assert.equal(await page.locator('h1').textContent(), 'Overview');
   const wrong = await open(context, server, 'lifecycle', { tz: 'Mars/Base' });
   assert.match(await panel(wrong, 'lifecycle').locator('[role="alert"]').textContent(), /Mars\/Base/);

@@ -1,4 +1,4 @@
-// Whatever ends in the middle: nothing is lost and nothing counts twice.
+// Whatever fails in between, no event is lost and none counts twice.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { Site, act, folderFor, openBrowser, openProfile, stored, tag, until, visit, world } from './harness.mjs';
@@ -9,7 +9,7 @@ before(async () => {
 });
 after(() => browser.close());
 
-test('ten thousand events in a loop are all counted, in batches the server takes, in order', async (t) => {
+test('ten thousand events in a loop are all counted, in order, in batches within the limits of the server', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/'));
   await act(page, 10_000);
@@ -25,7 +25,7 @@ test('ten thousand events in a loop are all counted, in batches the server takes
   assert.deepEqual(await stored(page), []);
 });
 
-test('events that keep coming are sent after five seconds, and after one of quiet', async (t) => {
+test('a steady series of events is sent after five seconds, and after one second without an event', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/', tag('data-page-views="off"')));
   const began = performance.now();
@@ -63,7 +63,7 @@ test('a quick series is one batch', async (t) => {
   assert.equal(site.batches.length - before, 1);
 });
 
-test('what happens offline arrives when the network is back', async (t) => {
+test('offline events arrive when the network is back', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/'));
   await server.counts(1, page);
@@ -77,7 +77,7 @@ test('what happens offline arrives when the network is back', async (t) => {
   await server.counts(100, page);
 });
 
-test('what happens offline outlives the page', async (t) => {
+test('offline events outlive the page', async (t) => {
   const { server, site, context } = await world(t, browser);
   site.page('/');
   const page = await visit(context, site.url);
@@ -91,7 +91,7 @@ test('what happens offline outlives the page', async (t) => {
   await server.counts(32, await visit(context, site.url));
 });
 
-test('while the server cannot be reached the newest hundred are kept, and say how many are missing', async (t) => {
+test('while the server is unreachable the newest hundred events are kept, with the number of lost ones', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/'));
   await server.counts(1, page);
@@ -114,7 +114,7 @@ test('while the server cannot be reached the newest hundred are kept, and say ho
   assert.ok(others.every(({ metadata }) => metadata.dropped_before === undefined));
 });
 
-test('what is cut while attempts fail, in two tabs at once, is counted once', async (t) => {
+test('events that two tabs drop at once are counted once', async (t) => {
   const { server, site, context } = await world(t, browser);
   const pages = [await visit(context, site.page('/')), await visit(context, site.url)];
   await server.counts(2, ...pages);
@@ -156,7 +156,7 @@ test('the server goes down and comes up: each event counts once', async (t) => {
   await server.counts(81, page);
 });
 
-test('a server that stores and dies before it answers: each event counts once', async (t) => {
+test('the server stores events and dies before it responds: each event counts once', async (t) => {
   const { server, site, context } = await world(t, browser);
   let stolen = 0;
   site.intercept = async ({ response, pass }) => {
@@ -168,11 +168,11 @@ test('a server that stores and dies before it answers: each event counts once', 
   };
   const page = await visit(context, site.page('/'));
   await act(page, 90);
-  await until('the answer at last', async () => stolen > 3 && (await stored(page)).length === 0);
+  await until('the response at last', async () => stolen > 3 && (await stored(page)).length === 0);
   await server.counts(91, page);
 });
 
-test('a tab killed in the middle of a batch, before and after the server has it', async (t) => {
+test('a tab is killed in the middle of a batch, before and after the server has it', async (t) => {
   const { server, site, context } = await world(t, browser);
   let total = 0;
   for (const isPassedOn of [true, false]) {
@@ -203,7 +203,7 @@ test('a tab killed in the middle of a batch, before and after the server has it'
   }
 });
 
-test('the whole browser is killed: its next start sends what was left', async (t) => {
+test('the browser is killed: its next start sends the remaining events', async (t) => {
   const { server, site } = await world(t);
   const folder = await folderFor(t);
   site.page('/');
@@ -225,7 +225,7 @@ test('the whole browser is killed: its next start sends what was left', async (t
   await server.counts(82, await visit(second, site.url));
 });
 
-test('five tabs of one site count each event once and take turns', async (t) => {
+test('five tabs of one site count each event once and send one after the other', async (t) => {
   const { server, site, context } = await world(t, browser);
   site.page('/', tag('data-page-views="off"'));
   let open = 0;
@@ -246,7 +246,7 @@ test('five tabs of one site count each event once and take turns', async (t) => 
   assert.equal(new Set(ids).size, ids.length, 'no event was sent twice');
 });
 
-test('two tabs, of which one is closed at once', async (t) => {
+test('two tabs, one of which is closed at once', async (t) => {
   const { server, site, context } = await world(t, browser);
   site.page('/');
   const [left, right] = [await visit(context, site.url), await visit(context, site.url)];
@@ -281,7 +281,7 @@ for (const [how, end] of [
   ['closed', (page) => page.close({ runBeforeUnload: true })],
   ['left', (page) => page.goto('about:blank')],
 ]) {
-  test(`a page of another origin that is ${how} at once delivers, without asking leave first`, async (t) => {
+  test(`a page of another origin that is ${how} at once delivers, without a preflight request`, async (t) => {
     const { server, site, context } = await world(t, browser);
     const front = await Site.start(server);
     t.after(() => front.stop());
@@ -294,7 +294,7 @@ for (const [how, end] of [
   });
 }
 
-test('three times 30 KB made while the page ends: what does not fit into the budget waits for the next page', async (t) => {
+test('three times 30 KB created while the page ends: events beyond the budget wait for the next page', async (t) => {
   const { server, site, context } = await world(t, browser);
   site.page('/next', tag('data-page-views="off"'));
   const page = await visit(context, site.page('/', tag('data-page-views="off"')));
@@ -312,7 +312,7 @@ test('three times 30 KB made while the page ends: what does not fit into the bud
   assert.ok(site.batches.every(({ bytes }) => bytes <= 30_200));
 });
 
-test('a page that is left while the server is down and IndexedDB does not answer leaves its events to the next page', async (t) => {
+test('a page that ends while the server is down and IndexedDB hangs leaves its events to the next page', async (t) => {
   const { server, site, context } = await world(t, browser);
   await context.addInitScript(() => {
     if (location.pathname === '/')
@@ -333,7 +333,7 @@ test('a page that is left while the server is down and IndexedDB does not answer
   assert.deepEqual(await page.evaluate(() => Object.keys(localStorage)), []);
 });
 
-test('three times 30 KB at once, and the page is left: what does not fit into the budget waits for the next page', async (t) => {
+test('three times 30 KB at once, and the page ends: events beyond the budget wait for the next page', async (t) => {
   const { server, site, context } = await world(t, browser);
   site.page('/next', tag('data-page-views="off"'));
   const page = await visit(context, site.page('/', tag('data-page-views="off"')));
@@ -345,7 +345,7 @@ test('three times 30 KB at once, and the page is left: what does not fit into th
   assert.ok(site.batches.every(({ bytes }) => bytes <= 30_200));
 });
 
-test('three times 30 KB at once, while another script has used up what may outlive the page', async (t) => {
+test('three times 30 KB at once, while another script has used up the budget of requests that outlive the page', async (t) => {
   const { server, site, context } = await world(t, browser);
   site.page('/elsewhere');
   const page = await visit(context, site.page('/', tag('data-page-views="off"')));
@@ -371,7 +371,7 @@ test('three times 30 KB at once, while another script has used up what may outli
   await server.counts(90, page);
 });
 
-test('a beacon that is refused is sent by other means', async (t) => {
+test('events are sent by fetch if the browser rejects the beacon', async (t) => {
   const { server, site, context } = await world(t, browser);
   await context.addInitScript(() => {
     navigator.sendBeacon = () => false;
@@ -382,7 +382,7 @@ test('a beacon that is refused is sent by other means', async (t) => {
   await server.counts(31);
 });
 
-/** A page on which nothing happens by itself any more: its view is counted, and its time stands still. */
+/** A page without further automatic events: its view is counted, and its clock is stopped. */
 async function stillPage(server, context, url) {
   const page = await context.newPage();
   await page.clock.install();
@@ -392,10 +392,10 @@ async function stillPage(server, context, url) {
   return page;
 }
 
-test('a beacon that is lost is sent again by the next page, when its lease is over', async (t) => {
+test('the next page sends a lost beacon again, after its lease', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await stillPage(server, context, site.page('/'));
-  // Never answered and not cut off: what is cut off on a connection in use the browser itself may send again.
+  // No response, and the connection stays open: after a reset the browser itself may send the request again.
   site.intercept = () => {};
   const before = site.batches.length;
   await act(page, 10);
@@ -405,13 +405,13 @@ test('a beacon that is lost is sent again by the next page, when its lease is ov
   await until('the leases', async () => (await stored(page)).every((record) => record.until > 0));
   site.intercept = null;
   await page.goto(site.url);
-  // What may have arrived is not sent twice at once.
+  // Events that may have arrived are not sent again at once.
   await server.counts(2, page);
   await page.clock.fastForward(61_000);
   await server.counts(12, page);
 });
 
-test('a page that is hidden sends at once and learns that it arrived', async (t) => {
+test('a hidden page sends at once and learns that the events arrived', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await stillPage(server, context, site.page('/'));
   await act(page, 10);
@@ -423,7 +423,7 @@ test('a page that is hidden sends at once and learns that it arrived', async (t)
   await until('an empty store', async () => (await stored(page)).length === 0);
 });
 
-test('a database handle that died is opened anew', async (t) => {
+test('a closed database connection is opened again', async (t) => {
   const { server, site, context } = await world(t, browser);
   await context.addInitScript(() => {
     window.opened = [];
@@ -448,7 +448,7 @@ test('a database handle that died is opened anew', async (t) => {
   await server.counts(16, page);
 });
 
-test('storage that throws: events are sent from memory', async (t) => {
+test('storage throws: events are sent from memory', async (t) => {
   const { server, site, context } = await world(t, browser);
   await context.addInitScript(() => {
     for (const name of ['indexedDB', 'localStorage', 'sessionStorage']) {
@@ -471,7 +471,7 @@ test('storage that throws: events are sent from memory', async (t) => {
   await server.counts(401, page);
 });
 
-test('a frame without an origin, as previews and mail readers make them', async (t) => {
+test('a frame without an origin, as in previews and mail readers', async (t) => {
   const { server, site, context } = await world(t, browser);
   site.page('/frame', `${tag('', server.url)}<script>EchoPilot.track('action', 'inside')</script>`);
   const page = await context.newPage();
@@ -479,7 +479,7 @@ test('a frame without an origin, as previews and mail readers make them', async 
   await server.counts(2);
 });
 
-test('storage that never answers: events are sent from memory', async (t) => {
+test('storage hangs: events are sent from memory', async (t) => {
   const { server, site, context } = await world(t, browser);
   await context.addInitScript(() => {
     IDBFactory.prototype.open = () => ({});
@@ -489,7 +489,7 @@ test('storage that never answers: events are sent from memory', async (t) => {
   await server.counts(6);
 });
 
-test('429 with Retry-After from another origin: not a moment sooner', async (t) => {
+test('Retry-After of a 429 from another origin is respected', async (t) => {
   const { server, site, context } = await world(t, browser);
   const front = await Site.start(server);
   t.after(() => front.stop());
@@ -498,12 +498,12 @@ test('429 with Retry-After from another origin: not a moment sooner', async (t) 
     const answer = await pass();
     refusals += 1;
     if (refusals > 1) return answer;
-    // With the very headers by which the server lets other origins see an answer.
+    // With the headers by which the server lets other origins read a response.
     return { status: 429, headers: { ...answer.headers, 'retry-after': '3', 'content-length': '2' }, body: '{}' };
   };
   const page = await visit(context, site.page('/', tag('', front.url)));
   await act(page, 20);
-  await until('the refusal', () => refusals === 1);
+  await until('the rejection', () => refusals === 1);
   const isAnswered = () => performance.getEntriesByType('resource').some(({ name }) => name.endsWith('/event'));
   await until('its arrival', () => page.evaluate(isAnswered));
   for (let n = 0; n < 3; n += 1) {
@@ -534,7 +534,7 @@ test('pauses after failures are random and grow', async (t) => {
   await server.counts(1, page);
 });
 
-test('a batch that is too large for a proxy is halved, and one event that still is too large holds up no other', async (t) => {
+test('a batch that is too large for a proxy is halved, and one event that is still too large delays no other', async (t) => {
   const { server, site, context } = await world(t, browser);
   site.intercept = ({ pass, body }) => (body.length > 3_000 ? { status: 413, headers: {}, body: 'too large' } : pass());
   const page = await visit(context, site.page('/', tag('data-page-views="off"')));
@@ -545,7 +545,7 @@ test('a batch that is too large for a proxy is halved, and one event that still 
   assert.deepEqual(await stored(page), []);
 });
 
-test("an answer that is not the server's own is not believed", async (t) => {
+test('a response of another server is not taken as an acknowledgement', async (t) => {
   const { server, site, context } = await world(t, browser);
   let answers = 0;
   site.intercept = ({ pass }) => {
@@ -559,7 +559,7 @@ test("an answer that is not the server's own is not believed", async (t) => {
   assert.ok(answers > 3);
 });
 
-test('an event the server refuses is named in the console and holds up no other', async (t) => {
+test('a rejected event is reported in the console and delays no other', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/', tag('data-page-views="off"')));
   const warnings = [];
@@ -572,7 +572,7 @@ test('an event the server refuses is named in the console and holds up no other'
     EchoPilot.track('action', 'x'.repeat(300), { big: 10n });
     EchoPilot.track('action', '\ud800 half', null);
     EchoPilot.track('conversion');
-    // Nothing that a page says may throw.
+    // No argument of a page may throw.
     EchoPilot.track(Symbol('x'), Object.create(null));
     EchoPilot.track('action', Object.create(null));
     EchoPilot.track('action', 'text', 'text');
@@ -583,18 +583,18 @@ test('an event the server refuses is named in the console and holds up no other'
     return EchoPilot.flush();
   });
   assert.deepEqual(await stored(page), []);
-  assert.ok(warnings.filter((text) => text.includes('refused')).length === 2, warnings.join('\n'));
+  assert.ok(warnings.filter((text) => text.includes('rejected')).length === 2, warnings.join('\n'));
   await server.counts(5, page);
 });
 
-test('an event from more than a week ago, which the server might count anew, is let go', async (t) => {
+test('an event older than a week, which the server might count again, is dropped', async (t) => {
   const { server, site, context } = await world(t, browser);
   site.page('/', tag('data-page-views="off"'));
   const page = await context.newPage();
   await page.addInitScript(() => {
     const { now } = Date;
     Date.now = () => now() - 8 * 24 * 3600 * 1000;
-    // Offline to its end: what a page sends while it closes may wait in the browser until the network is back.
+    // Offline to its end: a request of a closing page may wait in the browser until the network is back.
     navigator.sendBeacon = () => false;
     window.fetch = () => Promise.reject(new TypeError('offline'));
   });

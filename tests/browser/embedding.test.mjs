@@ -1,4 +1,4 @@
-// The ways into a page: plain, module, other origin, strict policies, block lists; and what a page can rely on.
+// Embedding: plain script, module, other origin, strict policies, block lists; and guarantees for the page.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { naming, snippet } from '../../static/js/dashboard/snippet.js';
@@ -10,7 +10,7 @@ before(async () => {
 });
 after(() => browser.close());
 
-/** Opens a page and counts its view and one more act; nothing may be said in the console. */
+/** Opens a page and counts its view and one action; the console must stay empty. */
 async function works(t, html, headers = {}) {
   const everything = await world(t, browser);
   const { server, site, context } = everything;
@@ -25,7 +25,7 @@ async function works(t, html, headers = {}) {
   return { ...everything, page };
 }
 
-test('the example of the documentation works as it stands', async (t) => {
+test('the example of the documentation works unchanged', async (t) => {
   const { server, site, context } = await world(t, browser);
   site.page('/pricing');
   const page = await visit(
@@ -63,7 +63,7 @@ test('an import in a module of the page', (t) =>
   import '${server}/static/js/telemetry.js';
   EchoPilot.setUserId('u');</script>`,
   ));
-test('a page that only lets in what says that it may come', (t) =>
+test('a page with a cross-origin embedder policy', (t) =>
   works(t, (server) => tag('', server), {
     'Cross-Origin-Embedder-Policy': 'require-corp',
     'Cross-Origin-Opener-Policy': 'same-origin',
@@ -104,7 +104,7 @@ test('a policy that forbids sending does not break the page', async (t) => {
   assert.deepEqual(errors, []);
 });
 
-test('calls made before the script is there are kept', async (t) => {
+test('calls made before the script is loaded are kept', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(
     context,
@@ -120,7 +120,7 @@ test('calls made before the script is there are kept', async (t) => {
   assert.deepEqual([mau, usage], [1, { '/': 1, first: 1 }]);
 });
 
-/** A page with the snippet, whose handlers use every method as pages do, the promises too. */
+/** A page with the snippet, whose handlers use every method, promises included. */
 const HANDLERS = `${snippet('/static/js/telemetry.js')}<script>
   const { track, q } = EchoPilot;
   ${naming}
@@ -152,7 +152,7 @@ test('with the snippet, a blocked script breaks no handler of the page', async (
   assert.equal(await server.count(), 0);
 });
 
-test('with the snippet, a script that comes late makes all calls made before it, and those of stubs after it', async (t) => {
+test('with the snippet, a late script makes all earlier calls, and later ones by the stubs', async (t) => {
   const { server, site, context } = await world(t, browser);
   const errors = [];
   context.on('weberror', (error) => errors.push(String(error.error())));
@@ -181,7 +181,7 @@ test('with the snippet, a script that comes late makes all calls made before it,
   );
 });
 
-test('the snippet after the script, or twice, changes nothing', async (t) => {
+test('the snippet after the script, or twice, has no effect', async (t) => {
   const { server, site, context } = await world(t, browser);
   const twice = snippet('/static/js/telemetry.js');
   const page = await visit(context, site.page('/', `${tag()}${twice}${twice}`));
@@ -190,7 +190,7 @@ test('the snippet after the script, or twice, changes nothing', async (t) => {
   await server.counts(3, page);
 });
 
-test('whatever a page gives, nothing is thrown into it', async (t) => {
+test('no argument throws into the page', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await context.newPage();
   const errors = [];
@@ -205,7 +205,7 @@ test('whatever a page gives, nothing is thrown into it', async (t) => {
   await page.evaluate(() => {
     const hostile = {
       toString() {
-        throw new Error('no text');
+        throw new Error('not a string');
       },
     };
     EchoPilot.setUserId(hostile);
@@ -218,7 +218,7 @@ test('whatever a page gives, nothing is thrown into it', async (t) => {
   assert.deepEqual(errors, []);
 });
 
-/** Metadata as pages give it, and what is stored of it. */
+/** Metadata of a page, and the stored form. */
 const GIVEN = {
   text: ["'some string'", { value: 'some string' }],
   empty: ["''", { value: '' }],
@@ -244,14 +244,14 @@ const GIVEN = {
     "({ plan: 'pro', since: new Date(0), list: [1], none: null, skipped: undefined })",
     { plan: 'pro', since: '1970-01-01T00:00:00.000Z', list: [1], none: null },
   ],
-  'long text': ["'x'.repeat(50000)", { cut: true }],
+  'long string': ["'x'.repeat(50000)", { cut: true }],
   'long in an object': [
     "({ plan: 'pro', body: '\u00e9'.repeat(9000), more: 'y'.repeat(9000) })",
     { plan: 'pro', more: 'y'.repeat(9000), cut: true },
   ],
 };
 
-test('metadata that is no object never costs the event: it is the value, or left out', async (t) => {
+test('metadata that is not an object never costs the event: it becomes the value, or is left out', async (t) => {
   const { server, site } = await world(t);
   const userAgent = { userAgent: 'Mozilla/5.0 (X11; Linux x86_64) Chrome/156.0.0.0 Safari/537.36' };
   const person = await browser.newContext(userAgent);
@@ -266,7 +266,7 @@ test('metadata that is no object never costs the event: it is the value, or left
   assert.deepEqual(stored, Object.fromEntries(Object.entries(GIVEN).map(([name, [, expected]]) => [name, expected])));
 });
 
-test('with the rules of a block list active, the neutral path works', async (t) => {
+test('with the rules of a block list, the alternative path works', async (t) => {
   const { server, site, context } = await world(t, browser);
   for (const rule of [
     'api/analytics/**',
@@ -291,7 +291,7 @@ test('with the rules of a block list active, the neutral path works', async (t) 
   assert.ok(site.batches.length > 0 && site.batches.every(({ pathname }) => pathname === '/echo'));
 });
 
-test('settings by call: another place for events', async (t) => {
+test('settings by call: another endpoint', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(
     context,
@@ -307,7 +307,7 @@ test('settings by call: another place for events', async (t) => {
   assert.equal((await server.usage()).mau, 1);
 });
 
-test('settings by the tag: another place for events', async (t) => {
+test('settings by the tag: another endpoint', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/', tag(`data-endpoint="${server.url}/echo"`)));
   await act(page, 2);
@@ -316,12 +316,12 @@ test('settings by the tag: another place for events', async (t) => {
 });
 
 for (const hours of [2, -2]) {
-  test(`a clock that is ${hours} hours off: times are right to the second`, async (t) => {
+  test(`a clock that is ${hours} hours off: times are correct to the second`, async (t) => {
     const { server, site, context } = await world(t, browser);
     await context.addInitScript(
       (off) => {
         const Real = Date;
-        Date = class extends Real {
+        window.Date = class extends Real {
           constructor(...values) {
             super(...(values.length ? values : [Real.now() + off]));
           }
@@ -345,7 +345,7 @@ for (const hours of [2, -2]) {
   });
 }
 
-test('flush resolves when all has arrived', async (t) => {
+test('flush resolves when everything has arrived', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/', tag('data-page-views="off"')));
   await page.evaluate(() => {
@@ -355,7 +355,7 @@ test('flush resolves when all has arrived', async (t) => {
   assert.equal(await server.count(), 250);
 });
 
-test('ids are version 7, in the order in which they were made, and all different', async (t) => {
+test('ids are version 7, distinct, and sort in the order of creation', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/', tag('data-page-views="off"')));
   await act(page, 6_000);

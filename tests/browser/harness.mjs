@@ -1,4 +1,4 @@
-// The real server, a site whose pages use the client, and a real browser that visits them.
+// Starts the real server, a site whose pages use the client, and a real browser that visits them.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
@@ -22,13 +22,13 @@ const FLAGS = [
   '--disable-sync',
 ];
 export const KEY = 'a-key-for-the-tests';
-/** Longest wait for anything that should happen soon. */
+/** Longest wait for anything that should happen soon, in ms. */
 export const PATIENCE_MS = Number(process.env.ECHOPILOT_TEST_PATIENCE ?? 30_000);
 
-/** A file to serve instead of the script that is in the binary: quicker while one works on the client. */
+/** A file to serve instead of the script in the binary, for quick changes of the client. */
 const SCRIPT_FILE = process.env.ECHOPILOT_TEST_SCRIPT;
 
-/** Waits until `look` gives something true, and returns it. */
+/** Waits until `look` returns a truthy value, and returns that. */
 export async function until(what, look) {
   const deadline = performance.now() + PATIENCE_MS;
   for (;;) {
@@ -45,7 +45,7 @@ async function temporaryFolder() {
   return mkdtemp(path.join(tmpdir(), 'echopilot-browser-'));
 }
 
-/** The real program in a folder of its own. */
+/** The server in its own folder. */
 export class Server {
   /** `prepare` fills the folder first; `settings` are environment variables. */
   static async start({ prepare, settings } = {}) {
@@ -69,8 +69,11 @@ export class Server {
     });
     const lines = createInterface({ input: this.process.stderr });
     this.url = await new Promise((resolve, reject) => {
-      this.ended.then(() => reject(new Error('the server ended before it answered')), reject);
-      lines.on('line', (line) => line.includes('answers at ') && resolve(line.split('answers at ')[1].trim()));
+      this.ended.then(() => reject(new Error('the server ended before it was ready')), reject);
+      lines.on('line', (line) => {
+        const url = line.match(/http:\/\/\S+/);
+        if (url) resolve(url[0]);
+      });
     });
   }
 
@@ -80,7 +83,7 @@ export class Server {
     await this.ended;
   }
 
-  /** Starts it again, in the same place. */
+  /** Starts it again, with the same address and folder. */
   async again() {
     await this.up(new URL(this.url).host);
   }
@@ -95,7 +98,7 @@ export class Server {
     return (await this.usage()).total_events;
   }
 
-  /** What is stored, in the order in which it happened. */
+  /** The stored events, in the order of their timestamps. */
   async events() {
     const log = await readFile(path.join(this.folder, 'analytics_events.ndjson'), 'utf8');
     const events = log
@@ -105,12 +108,12 @@ export class Server {
     return events.sort((a, b) => Date.parse(a.ts) - Date.parse(b.ts));
   }
 
-  /** The features of the events of a type, in the order in which they happened. */
+  /** The features of the events of a type, in the order of their timestamps. */
   async features(type) {
     return (await this.events()).filter((event) => event.event_type === type).map((event) => event.feature);
   }
 
-  /** Waits until all acts are counted, lets the pages send whatever they still have, and counts again. */
+  /** Waits until all events are counted, lets the pages send the rest, and counts again. */
   async counts(acts, ...pages) {
     let count;
     await until('the count', async () => {
@@ -128,8 +131,8 @@ export class Server {
 }
 
 /**
- * A site with pages of its own, which passes everything else on to the server, as a proxy in front of both would. Its
- * `intercept` may do something else with an ingest request: it gets the request, its body, and a way to pass it on.
+ * A site with its own pages, which forwards all other requests to the server, as a proxy in front of both would.
+ * `intercept` may handle an ingest request: its argument has the request, the body, and `pass`, which forwards it.
  */
 export class Site {
   static async start(server) {
@@ -152,7 +155,7 @@ export class Site {
     return site;
   }
 
-  /** A page; without `html` one that has the script alone. */
+  /** Adds a page; without `html` it has only the script. Returns its URL. */
   page(place, html = tag(), headers = {}) {
     const body = `<!doctype html><title>${place}</title>\n${html}`;
     this.pages.set(place, { body, headers: { 'Content-Type': 'text/html', ...headers } });
@@ -171,7 +174,7 @@ export class Site {
       response.writeHead(204).end();
       return;
     }
-    // What a page that nobody watches says, and where it waits for its cue.
+    // For pages without remote control: they report here, and wait here for their cue.
     if (pathname === '/report') {
       this.reports.push(decodeURIComponent(search.slice(1)));
       response.end();
@@ -223,22 +226,22 @@ async function readAll(stream) {
   return Buffer.concat(chunks);
 }
 
-/** The script's tag. */
+/** The tag of the script. */
 export const tag = (attributes = '', from = '') =>
   `<script src="${from}/static/js/telemetry.js" ${attributes}></script>`;
 
-/** A browser for one file of tests. */
+/** Starts a browser for one file of tests. */
 export async function openBrowser() {
   return chromium.launch({ executablePath: CHROMIUM, args: FLAGS });
 }
 
-/** A browser with a folder of its own, so that it can be killed and come back. */
+/** Starts a browser with its own profile folder, so that it can be killed and started again. */
 export async function openProfile(folder) {
   return chromium.launchPersistentContext(folder, { executablePath: CHROMIUM, args: FLAGS });
 }
 
-/** A browser that nobody watches, as tools switch off what they cannot follow: its pages drive themselves. */
-export function openUnwatched(folder, url) {
+/** Starts a browser without remote control, which disables some features. Its pages run by themselves. */
+export function openWithoutControl(folder, url) {
   const browser = spawn(CHROMIUM, [...FLAGS, `--user-data-dir=${folder}`, url], { stdio: 'ignore', detached: true });
   const ended = new Promise((resolve) => {
     browser.on('exit', resolve);
@@ -249,7 +252,7 @@ export function openUnwatched(folder, url) {
   };
 }
 
-/** What a test needs, and its end: `async (t) => { const { server, site, context } = await world(t, browser) }`. */
+/** Sets up a test and its end: `async (t) => { const { server, site, context } = await world(t, browser) }`. */
 export async function world(t, browser, options = {}) {
   const server = await Server.start();
   const site = await Site.start(server);
@@ -262,14 +265,14 @@ export async function world(t, browser, options = {}) {
   return { server, site, context };
 }
 
-/** A folder for the time of a test. */
+/** Makes a folder that is removed after the test. */
 export async function folderFor(t) {
   const folder = await temporaryFolder();
   t.after(() => rm(folder, { recursive: true, force: true, maxRetries: 10 }));
   return folder;
 }
 
-/** The page at `url`, when it is there and the client in it. */
+/** Opens the page at `url`, and waits for the client in it. */
 export async function visit(context, url) {
   const page = await context.newPage();
   await page.goto(url);
@@ -286,7 +289,7 @@ export const act = (page, count, feature = 'act') =>
     [count, feature],
   );
 
-/** The records in the browser's store, of this site and its default endpoint. */
+/** Reads the records in the browser's store, of this site and its default endpoint. */
 export const stored = (page) =>
   page.evaluate(async () => {
     const databases = await indexedDB.databases();

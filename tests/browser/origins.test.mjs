@@ -1,4 +1,4 @@
-// Pages of other origins send events without our client: every way that a browser has, with credentials and without.
+// Pages of other origins send events without our client, in every way of a browser, with credentials and without.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { Server, Site, openBrowser, until } from './harness.mjs';
@@ -9,7 +9,7 @@ before(async () => {
 });
 after(() => browser.close());
 
-/** A server, and a page of another origin. */
+/** Starts a server and a page of another origin. */
 async function apart(t, settings) {
   const server = await Server.start({ settings });
   const site = await Site.start(server);
@@ -24,10 +24,10 @@ async function apart(t, settings) {
   return { server, site, page };
 }
 
-/** How a page can send a body; each gives the status where it can be seen. */
+/** The ways in which a page can send a body. Each returns the status, if the page can read it. */
 const WAYS = {
   'a beacon of JSON': (url, body) => navigator.sendBeacon(url, new Blob([body], { type: 'application/json' })) && 200,
-  'a beacon of text': (url, body) => navigator.sendBeacon(url, body) && 200,
+  'a beacon of a string': (url, body) => navigator.sendBeacon(url, body) && 200,
   'a beacon of a form type': (url, body) =>
     navigator.sendBeacon(url, new URLSearchParams({ x: 1 })) &&
     navigator.sendBeacon(url, new Blob([body], { type: 'application/x-www-form-urlencoded' })) &&
@@ -50,7 +50,7 @@ const WAYS = {
         headers: { 'Content-Type': 'application/json' },
       })
     ).status,
-  'fetch with headers of its own': async (url, body) =>
+  'fetch with custom headers': async (url, body) =>
     (
       await fetch(url, {
         method: 'POST',
@@ -90,7 +90,7 @@ for (const [name, way] of Object.entries(WAYS)) {
   });
 }
 
-test('a page that is not listed sends nothing, one that is listed does', async (t) => {
+test('only pages of the listed origins send events', async (t) => {
   const { server, site, page } = await apart(t, { ECHOPILOT_ORIGINS: 'https://shop.example' });
   const send = (url) =>
     page.evaluate(`(${WAYS['fetch with credentials']})(

@@ -1,4 +1,4 @@
-// Privacy: unknown until the page says who it is, and not at all for those who do not want it.
+// Privacy: visitors are anonymous until the page sets a user, and are not counted if they opt out.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { act, openBrowser, stored, tag, until, visit, world } from './harness.mjs';
@@ -9,12 +9,12 @@ before(async () => {
 });
 after(() => browser.close());
 
-/** All that the browser remembers of a visitor. */
+/** Everything that the browser stores about a visitor. */
 const remembered = (page) =>
   page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie]));
 const NOTHING = '[{},{},""]';
 
-test('a visitor is anonymous, and nothing is remembered of them', async (t) => {
+test('a visitor is anonymous, and nothing is stored about them', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/'));
   await act(page, 3);
@@ -25,7 +25,7 @@ test('a visitor is anonymous, and nothing is remembered of them', async (t) => {
   assert.deepEqual(await context.cookies(), []);
 });
 
-test('who opts out takes along what a page left as it ended', async (t) => {
+test('opting out deletes the events that a page left as it ended', async (t) => {
   const { site, context } = await world(t, browser);
   site.page('/without', '');
   const page = await visit(context, site.page('/', tag('data-page-views="off"')));
@@ -38,9 +38,9 @@ test('who opts out takes along what a page left as it ended', async (t) => {
   assert.equal(await remembered(page), '[{"echopilot_opt_out":"1"},{},""]');
 });
 
-test('a user is one on later pages too, until the page says otherwise', async (t) => {
+test('a user stays the same on later pages, until a page changes it', async (t) => {
   const { server, site, context } = await world(t, browser);
-  // The view comes after what the page's own scripts say.
+  // The page view comes after the calls of the page's own scripts.
   site.page('/', `${tag()}<script>EchoPilot.setUserId('user_12345')</script>`);
   site.page('/later');
   let page = await visit(context, site.url);
@@ -60,7 +60,7 @@ test('a user is one on later pages too, until the page says otherwise', async (t
   );
 });
 
-test("the page can say who it is by the script's tag", async (t) => {
+test('the page can set the user by the tag of the script', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/', tag('data-user-id="u7"')));
   await server.counts(1, page);
@@ -85,7 +85,7 @@ for (const [signal, define] of [
     await context.addInitScript(define);
     const page = await visit(context, site.page('/later'));
     await server.counts(2, page);
-    assert.equal(await remembered(page), NOTHING, 'what was kept before is gone');
+    assert.equal(await remembered(page), NOTHING, 'the id that was stored before is deleted');
     await page.evaluate(() => EchoPilot.setUserId('u'));
     await act(page, 3);
     await server.counts(5, page);
@@ -96,7 +96,7 @@ for (const [signal, define] of [
     assert.equal(await remembered(page), NOTHING);
   });
 
-  test(`${signal}: not counted at all where the page says so`, async (t) => {
+  test(`${signal}: not counted at all if the page chooses that`, async (t) => {
     const { server, site, context } = await world(t, browser);
     const seen = await visit(context, site.page('/', tag('data-gpc="off"')));
     await server.counts(1, seen);
@@ -112,7 +112,7 @@ for (const [signal, define] of [
   });
 }
 
-test('who opts out is forgotten and not counted, here and in other tabs, until they opt in', async (t) => {
+test('a visitor who opts out is deleted and not counted, here and in other tabs, until they opt in', async (t) => {
   const { server, site, context } = await world(t, browser);
   site.page('/', tag('data-page-views="off"'));
   const page = await visit(context, site.url);
@@ -124,7 +124,7 @@ test('who opts out is forgotten and not counted, here and in other tabs, until t
   await act(page, 5);
   await until('storing', async () => (await stored(page)).length === 5);
   await page.evaluate(() => EchoPilot.optOut());
-  assert.deepEqual(await stored(page), [], 'what was not sent is gone');
+  assert.deepEqual(await stored(page), [], 'unsent events are deleted');
   assert.ok(!(await remembered(page)).includes('"u"'));
   site.intercept = null;
   for (const tab of [page, other]) {
@@ -143,15 +143,17 @@ test('who opts out is forgotten and not counted, here and in other tabs, until t
   await server.counts(2, page, other);
 });
 
-test('what one tab says of the user holds in all tabs', async (t) => {
+test('a user that one tab sets applies in all tabs', async (t) => {
   const { server, site, context } = await world(t, browser);
   site.page('/', tag('data-page-views="off"'));
   // The tag of this one names the user when it is loaded, and not again.
   const page = await visit(context, site.page('/named', tag('data-page-views="off" data-user-id="ann"')));
   const other = await visit(context, site.url);
+  let sent = 0;
   const users = async (feature) => {
     for (const tab of [page, other]) await tab.evaluate((name) => EchoPilot.track('action', name), feature);
-    await server.counts((users.acts = (users.acts ?? 0) + 2), page, other);
+    sent += 2;
+    await server.counts(sent, page, other);
     return (await server.events()).filter((event) => event.feature === feature).map((event) => event.user_id);
   };
   assert.deepEqual(await users('logged in'), ['ann', 'ann']);
@@ -164,7 +166,7 @@ test('what one tab says of the user holds in all tabs', async (t) => {
 });
 
 for (const where of ['in storage', 'in memory'])
-  test(`who opts out in one tab takes along what another tab has ${where}, and opts in for both`, async (t) => {
+  test(`opting out in one tab deletes the events of another tab  ${where}, and opts in for both`, async (t) => {
     const { server, site, context } = await world(t, browser);
     const isInMemory = where === 'in memory';
     if (isInMemory)
@@ -201,7 +203,7 @@ for (const where of ['in storage', 'in memory'])
     );
   });
 
-test('a user that cannot be written holds for the page, until another tab says otherwise', async (t) => {
+test('a user that cannot be stored applies to the page, until another tab changes it', async (t) => {
   const { server, site, context } = await world(t, browser);
   site.page('/', tag('data-page-views="off"'));
   const [page, other] = [await visit(context, site.url), await visit(context, site.url)];
@@ -223,7 +225,7 @@ test('a user that cannot be written holds for the page, until another tab says o
   assert.equal((await server.events())[0].user_id, 'ann');
 });
 
-test('opting out holds for the page where storage throws', async (t) => {
+test('opting out applies to the page if storage throws', async (t) => {
   const { server, site, context } = await world(t, browser);
   await context.addInitScript(() => {
     Object.defineProperty(window, 'localStorage', {
@@ -240,7 +242,7 @@ test('opting out holds for the page where storage throws', async (t) => {
   await server.counts(2, page);
 });
 
-test('a machine is marked, a person is not', async (t) => {
+test('events of bots are marked, those of people are not', async (t) => {
   const { server, site, context } = await world(t, browser);
   site.page('/');
   await visit(context, site.url);
@@ -263,7 +265,7 @@ test('a machine is marked, a person is not', async (t) => {
   );
 });
 
-test('no cookie goes along', async (t) => {
+test('no cookie is sent', async (t) => {
   const { server, site, context } = await world(t, browser);
   await context.addCookies([{ name: 'session', value: 'secret', url: site.url }]);
   const page = await visit(context, site.page('/'));

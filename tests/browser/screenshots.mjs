@@ -1,4 +1,4 @@
-// Takes pictures of every view, to be looked at: node screenshots.mjs FOLDER [VIEW...]
+// Takes screenshots of every view for review: node screenshots.mjs FOLDER [VIEW...]
 import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import { VIEWS, command, open, visitor } from './dashboard.mjs';
@@ -32,7 +32,7 @@ const prepare = (data) =>
 const [browser, server] = await Promise.all([openBrowser(), Server.start({ prepare })]);
 for (const [size, [width, height]] of Object.entries(SIZES)) {
   for (const colorScheme of ['light', 'dark']) {
-    const context = await visitor(browser, server, {
+    const context = await visitor(browser, {
       colorScheme,
       viewport: { width, height },
       reducedMotion: 'reduce',

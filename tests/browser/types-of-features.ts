@@ -1,4 +1,4 @@
-// An application that names its features.
+// An application that lists its features.
 export {};
 
 declare global {

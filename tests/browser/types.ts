@@ -1,4 +1,4 @@
-// What the declarations must let through and must not; `tsc` judges.
+// Calls that the declarations must accept and reject; checked by `tsc`.
 export {};
 
 EchoPilot.track('action', 'button_click', { button_id: 'submit-btn', count: 2 });
@@ -17,7 +17,7 @@ if ('q' in window.EchoPilot) window.EchoPilot.q.push(['track', 'action', 'early'
 EchoPilot.track('tap', 'x');
 // @ts-expect-error: metadata is an object
 EchoPilot.track('action', 'x', 'text');
-// @ts-expect-error: an id is text
+// @ts-expect-error: an id is a string
 EchoPilot.setUserId(7);
 // @ts-expect-error: no such setting
 EchoPilot.init({ endpint: '/echo' });

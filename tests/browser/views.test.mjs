@@ -1,7 +1,7 @@
-// Page views: each time a visitor sees a page, once.
+// Page views: one each time a visitor sees a page.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { act, folderFor, openBrowser, openUnwatched, stored, tag, until, visit, world } from './harness.mjs';
+import { act, folderFor, openBrowser, openWithoutControl, stored, tag, until, visit, world } from './harness.mjs';
 
 let browser;
 before(async () => {
@@ -9,16 +9,16 @@ before(async () => {
 });
 after(() => browser.close());
 
-/** Runs an unwatched browser for the time of a test. */
+/** Runs a browser without remote control during a test. */
 async function unwatched(t, url) {
   const folder = await folderFor(t);
-  const close = openUnwatched(folder, url);
+  const close = openWithoutControl(folder, url);
   // In this order: the folder goes last.
   t.after(close);
   return close;
 }
 
-test('a view has the path as its feature, the place as its url, and the other site it came from', async (t) => {
+test('a view has the path as its feature and url, and the site of the referrer', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/shop/shoes/'));
   await server.counts(1, page);
@@ -43,7 +43,7 @@ test('a view has the path as its feature, the place as its url, and the other si
   assert.ok(!JSON.stringify(await server.events()).includes('secret'));
 });
 
-test('a path in another script is readable, and cut at a character', async (t) => {
+test('a path in another script is decoded, and cut between characters', async (t) => {
   const { server, site, context } = await world(t, browser);
   // 22 characters of three bytes in UTF-8 fill 200 characters of escapes: five pages that differ in the 23rd.
   const five = ['一', '二', '三', '四', '五'].map((last) => `${'日'.repeat(23)}${last}`);
@@ -51,7 +51,7 @@ test('a path in another script is readable, and cut at a character', async (t) =
     ...Object.fromEntries(five.map((name) => [`/${encodeURIComponent(name)}/`, name])),
     '/Stra%C3%9Fe/%d0%b4%D0%BE%D0%BC': 'Straße/дом',
     '/%F0%9F%98%80%20a+b': '😀 a+b',
-    // An escape that would be another path or begin another escape, and what is no UTF-8, stay as they are.
+    // Escapes that would change the path or form another escape stay, and so does invalid UTF-8.
     '/a%2Fb%3Fc%23d': 'a%2Fb%3Fc%23d',
     '/100%25/%2541': '100%/%2541',
     '/%E9t%E9/%41%FF%ED%A0%80/%C3%41%E2%82/%4/%': '%E9t%E9/A%FF%ED%A0%80/%C3A%E2%82/%4/%',
@@ -77,7 +77,7 @@ test('a path in another script is readable, and cut at a character', async (t) =
   assert.equal(first.url, `/${five[0]}/`);
 });
 
-test('a route behind # is readable too, and a feature of the page is cut at a character', async (t) => {
+test('a route after # is decoded too, and a feature of the page is cut between characters', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/%C3%BC', tag('data-hash')));
   await page.evaluate(
@@ -95,7 +95,7 @@ test('a route behind # is readable too, and a feature of the page is cut at a ch
   );
 });
 
-test('a way back through the back/forward cache is one more view', async (t) => {
+test('going back through the back/forward cache is one more view', async (t) => {
   const { server, site } = await world(t);
   site.page('/b', `${tag()}<script>addEventListener('load', () => setTimeout(() => history.back()));</script>`);
   site.page(
@@ -110,14 +110,14 @@ test('a way back through the back/forward cache is one more view', async (t) => 
     });</script>`,
   );
   await unwatched(t, `${site.url}/a`);
-  await until('the way back', () => site.reports.length === 2);
+  await until('going back', () => site.reports.length === 2);
   assert.deepEqual(site.reports, ['persisted=false', 'persisted=true'], 'the browser kept the page');
   await server.counts(5);
   assert.deepEqual(await server.features('page_view'), ['a', 'b', 'a']);
   assert.deepEqual(await server.features('action'), ['before', 'after']);
 });
 
-test('a page that sends while it is left still goes into the back/forward cache', async (t) => {
+test('a page that sends while it ends still goes into the back/forward cache', async (t) => {
   const { server, site } = await world(t);
   let began;
   const sending = new Promise((resolve) => {
@@ -137,12 +137,12 @@ test('a page that sends while it is left still goes into the back/forward cache'
     addEventListener('pageshow', ({ persisted }) => persisted && fetch('/report?persisted'));</script>`,
   );
   await unwatched(t, `${site.url}/a`);
-  await until('the way back', () => site.reports.includes('persisted'));
+  await until('going back', () => site.reports.includes('persisted'));
   await server.counts(3);
   assert.deepEqual(await server.features('page_view'), ['a', 'b', 'a']);
 });
 
-test('a prerendered page is a view when it is activated, and never before', async (t) => {
+test('a prerendered page is a view when it is activated, and not before', async (t) => {
   const { server, site } = await world(t);
   let go;
   site.cue = new Promise((resolve) => {
@@ -161,7 +161,7 @@ test('a prerendered page is a view when it is activated, and never before', asyn
     <script>fetch('/cue').then(() => { location.href = '/second'; });</script>`,
   );
   await unwatched(t, `${site.url}/first`);
-  await until('both to be prepared', () => site.reports.length === 2);
+  await until('both prerendered pages', () => site.reports.length === 2);
   assert.deepEqual([...site.reports].sort(), ['/never prerendering=true', '/second prerendering=true']);
   await server.counts(1);
   assert.deepEqual(await server.features('page_view'), ['first']);
@@ -169,10 +169,10 @@ test('a prerendered page is a view when it is activated, and never before', asyn
   await server.counts(3);
   assert.deepEqual((await server.features('page_view')).sort(), ['first', 'second']);
   assert.deepEqual(await server.features('action'), ['early']);
-  assert.equal(site.reports.length, 2, 'the prepared page was used, not loaded again');
+  assert.equal(site.reports.length, 2, 'the prerendered page was used, not loaded again');
 });
 
-test('a page opened in the background is a view when it is first seen', async (t) => {
+test('a page opened in the background is a view when it is first shown', async (t) => {
   const { server, site, context } = await world(t, browser);
   await context.addInitScript(() => {
     window.state = 'hidden';
@@ -200,7 +200,7 @@ for (const api of ['the Navigation API', 'history alone']) {
     return { ...everything, page };
   };
 
-  test(`single-page apps by ${api}: a view for each new path or query, on the way back as well`, async (t) => {
+  test(`single-page apps by ${api}: a view for each new path or query, also when going back`, async (t) => {
     const { server, page } = await app(t);
     await page.evaluate(async () => {
       const popped = () =>
@@ -224,7 +224,7 @@ for (const api of ['the Navigation API', 'history alone']) {
     assert.deepEqual(await server.features('page_view'), ['/', 'one', 'two', 'two', 'two', 'two']);
   });
 
-  test(`replaceState by ${api} is no view`, async (t) => {
+  test(`replaceState by ${api} is not a view`, async (t) => {
     const { server, page } = await app(t);
     await page.evaluate(() => {
       history.replaceState({}, '', '/one');
@@ -236,7 +236,7 @@ for (const api of ['the Navigation API', 'history alone']) {
     assert.deepEqual(await server.features('page_view'), ['/', 'three']);
   });
 
-  test(`replaceState by ${api} is a view where the page says so`, async (t) => {
+  test(`replaceState by ${api} is a view if the page chooses that`, async (t) => {
     const { server, page } = await app(t, 'data-replace-state="on"');
     await page.evaluate(() => {
       history.replaceState({}, '', '/one');
@@ -245,7 +245,7 @@ for (const api of ['the Navigation API', 'history alone']) {
     await server.counts(2, page);
   });
 
-  test(`routes behind # by ${api} are views where the page says so`, async (t) => {
+  test(`routes behind # by ${api} are views if the page chooses that`, async (t) => {
     const { server, page } = await app(t, 'data-hash');
     await page.evaluate(
       () =>
@@ -260,7 +260,7 @@ for (const api of ['the Navigation API', 'history alone']) {
   });
 }
 
-test('a navigation that a framework takes over is one view', async (t) => {
+test('a navigation that a framework intercepts is one view', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(
     context,
@@ -284,7 +284,7 @@ test('the script twice in one page counts once', async (t) => {
   await server.counts(3, page);
 });
 
-test('views can be left to the page', async (t) => {
+test('automatic views can be switched off', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/', tag('data-page-views="off"')));
   await page.evaluate(() => {

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # (pattern, the field's term). Patterns match whole words without regard to case; a hyphen joins words.
 TERMS = [
     (
-        r"(?<!plain )(?<!help )(?<!alt )(?<!free )(?<!readable )(?<!cipher )"
-        r"texts?(?! ?(/|files?\b|formats?\b|editors?\b|nodes?\b|contents?\b|colou?rs?\b|fields?\b|inputs?\b|search\b))",
+        r"(?<!plain )(?<!help )(?<!alt )(?<!free )(?<!readable )(?<!cipher )(?<!select the )"
+        r"texts?(?! ?(/|files?\b|formats?\b|editors?\b|nodes?\b|contents?\b|colou?rs?\b|fields?\b|inputs?\b|search\b|contrasts?\b|directions?\b))",
         "string",
     ),
     (r"questions?(?! marks?\b)", "query"),

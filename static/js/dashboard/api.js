@@ -1,10 +1,10 @@
-// The way to the server. The key is in the header and in this tab's storage for the session, and nowhere else.
+// Requests to the server. The key is only in the header and in this tab's session storage.
 
 const KEY = 'echopilot.key';
-/** Questions at once; the server answers four, and a browser opens six connections, one of which may be live. */
+/** Requests at a time: the server runs four queries, and a browser opens six connections, one of them for live events. */
 const AT_ONCE = 4;
 
-/** Where the server is mounted, with a slash at the end. This script lies in `static/` below it, whatever path a proxy puts before. */
+/** Path of the server, with a slash at the end. This script is in `static/` below it, whatever prefix a proxy adds. */
 export const ROOT = new URL('..', import.meta.url).pathname;
 export const isDemo = location.pathname.startsWith(`${ROOT}demo/`);
 const BASE = `${ROOT}${isDemo ? 'demo/' : ''}api/analytics`;
@@ -13,7 +13,7 @@ let key = null;
 try {
   key = sessionStorage.getItem(KEY);
 } catch {
-  // A browser that stores nothing keeps the key until the page is closed.
+  // Without storage the key is kept until the page is closed.
 }
 
 export const hasKey = () => Boolean(key);
@@ -28,7 +28,7 @@ export function setKey(value) {
   }
 }
 
-/** A refusal, or the lack of an answer. */
+/** An error response, or no response. */
 export class Failure extends Error {
   constructor(status, code, message) {
     super(message);
@@ -39,7 +39,7 @@ export class Failure extends Error {
 let running = 0;
 const waiting = [];
 
-async function turn(signal) {
+async function acquire(signal) {
   if (running >= AT_ONCE) {
     await new Promise((resolve) => {
       waiting.push(resolve);
@@ -47,12 +47,12 @@ async function turn(signal) {
   }
   running += 1;
   if (signal?.aborted) {
-    done();
+    release();
     throw signal.reason;
   }
 }
 
-function done() {
+function release() {
   running -= 1;
   waiting.shift()?.();
 }
@@ -68,35 +68,35 @@ async function send(path, options = {}) {
     });
   } catch (error) {
     if (error.name === 'AbortError') throw error;
-    throw new Failure(0, 'no_answer', 'The server does not answer. Is it running?');
+    throw new Failure(0, 'no_response', 'The server does not respond. Is it running?');
   }
   if (response.ok) return response;
-  const refusal = await response.json().catch(() => ({}));
-  if (response.status === 401) document.dispatchEvent(new CustomEvent('key-refused'));
+  const error = await response.json().catch(() => ({}));
+  if (response.status === 401) document.dispatchEvent(new CustomEvent('key-rejected'));
   throw new Failure(
     response.status,
-    refusal.error ?? 'failed',
-    refusal.message ?? `The server answered ${response.status}.`,
+    error.error ?? 'failed',
+    error.message ?? `The server responded with status ${response.status}.`,
   );
 }
 
-async function inTurn(signal, work) {
-  await turn(signal);
+async function limited(signal, work) {
+  await acquire(signal);
   try {
     return await work();
   } finally {
-    done();
+    release();
   }
 }
 
-/** A question to `/query`. */
-export function query(question, signal) {
-  return inTurn(signal, async () => (await post('query', question, signal)).json());
+/** Sends a request to `/query`. */
+export function query(request, signal) {
+  return limited(signal, async () => (await post('query', request, signal)).json());
 }
 
-/** The same as a CSV file for a spreadsheet. */
-export async function queryCsv(question) {
-  return (await post('query', question, undefined, 'text/csv; variant=spreadsheet')).blob();
+/** The same, as a CSV file for a spreadsheet. */
+export async function queryCsv(request) {
+  return (await post('query', request, undefined, 'text/csv; variant=spreadsheet')).blob();
 }
 
 const post = (path, body, signal, accept = 'application/json') =>
@@ -107,8 +107,8 @@ const post = (path, body, signal, accept = 'application/json') =>
     headers: { 'Content-Type': 'application/json', Accept: accept },
   });
 
-/** The answer to a GET. */
-export const get = (path, signal) => inTurn(signal, async () => (await send(`${BASE}/${path}`, { signal })).json());
+/** Sends a GET request. */
+export const get = (path, signal) => limited(signal, async () => (await send(`${BASE}/${path}`, { signal })).json());
 
 export const usage = ({ days, end, tz }, signal) => get(usagePath({ days, end, tz }), signal);
 
@@ -133,7 +133,7 @@ export function command({ path, body, stream }) {
 
 export const address = (path) => `${BASE}/${path}`;
 
-/** Reads a stream of server-sent events; `EventSource` could not send the key. Ends with the stream. */
+/** Reads a stream of server-sent events to its end. `EventSource` cannot send the key. */
 export async function listen(path, signal, onmessage) {
   const response = await send(`${BASE}/${path}`, { signal, headers: { Accept: 'text/event-stream' } });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();

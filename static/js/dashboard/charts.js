@@ -1,4 +1,4 @@
-// The parts of Apache ECharts that are used, in the colours of the page. A file of its own, loaded beside the first numbers.
+// Apache ECharts with the parts and colours of the page. A separate file, which loads while the first numbers are fetched.
 import { BarChart, CustomChart, HeatmapChart, LineChart, SankeyChart, ScatterChart } from 'echarts/charts';
 import {
   AriaComponent,
@@ -33,7 +33,7 @@ use([
 
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif';
 
-/** The colours of the page as it looks now. */
+/** The current colours of the page. */
 export function colours() {
   const style = getComputedStyle(document.documentElement);
   const of = (name) => style.getPropertyValue(`--${name}`).trim();
@@ -123,7 +123,7 @@ function base(option, look) {
   };
 }
 
-/** Draws into an element that has a size, in the place of what was there. */
+/** Draws into an element that has a size, and replaces its content. */
 export function draw(element, option, onclick) {
   const look = colours();
   const chart = getInstanceByDom(element) ?? init(element);
@@ -139,7 +139,7 @@ export function draw(element, option, onclick) {
 
 export const dispose = (element) => getInstanceByDom(element)?.dispose();
 
-/** A picture of a chart, title included, twice as fine as the screen. */
+/** Renders a chart with its title as a picture of twice the resolution of the screen. */
 export async function picture(option, { title, note, width, height }) {
   const look = colours();
   const top = 56;

@@ -1,13 +1,13 @@
-// Editors of filters: conditions on the properties of events, with the features that there are to choose from.
+// Editors of filters: conditions on the properties of events, with the known features to choose from.
 import { field, fill, h, icon, id, plain, select, toast } from './dom.js';
 import { query } from './api.js';
 
-/** Features that are offered while one types. */
+/** Limit of the suggested features. */
 const OFFERED = 500;
 
 let features = null;
 
-/** The features of the last quarter, most used first; asked for once. */
+/** The features of the last quarter, most used first; fetched once. */
 export function knownFeatures() {
   features ??= query({ metric: 'feature_usage', days: 90, limit: OFFERED }).then(
     ({ rows }) => rows.map(({ feature }) => feature),
@@ -21,7 +21,7 @@ export function knownFeatures() {
 
 const listId = 'known-features';
 
-/** The list that inputs offer; it is filled when the first of them is used. */
+/** The list of suggestions of the inputs; it is filled when the first input is used. */
 export function featureList() {
   return h('datalist', { id: listId });
 }
@@ -36,7 +36,7 @@ async function offer() {
   );
 }
 
-/** A text input that offers features. */
+/** A text input that suggests features. */
 export function featureInput(value, onchange, props = {}) {
   return h('input', {
     type: 'text',
@@ -59,7 +59,7 @@ export const EVENT_TYPES = [
   ['conversion', 'conversion'],
 ];
 
-/** A value as people read it: in quotes where its ends could not be seen. */
+/** A value for display, in quotes if its ends would not be visible. */
 const shown = (value) =>
   typeof value === 'string' && (value === '' || value !== value.trim())
     ? `“${value}”`
@@ -67,7 +67,7 @@ const shown = (value) =>
       ? JSON.stringify(value)
       : String(value);
 
-/** What a test is, if the editor knows it. */
+/** The kind of a test; `other` if the editor has no controls for it. */
 function kindOf(test) {
   if (Array.isArray(test)) return test.every((value) => typeof value !== 'object') ? 'is' : 'other';
   if (test === null || typeof test !== 'object') return 'is';
@@ -77,20 +77,20 @@ function kindOf(test) {
   return names.length > 0 && names.every((name) => ['min', 'max'].includes(name)) ? 'range' : 'other';
 }
 
-/** A condition as people read it. */
+/** A condition in words. */
 export function describe(property, test) {
   const name = property.startsWith('metadata.') ? property.slice(9) : property.replace('_', ' ');
   return `${name} ${{
     is: () => `is ${[test].flat().map(shown).join(' or ')}`,
     prefix: () => `begins with ${shown(test.prefix)}`,
-    there: () => 'is there',
+    there: () => 'exists',
     missing: () => 'is missing',
     range: () => `is ${test.min ?? '…'} to ${test.max ?? '…'}`,
     other: () => shown(test),
   }[kindOf(test)]()}`;
 }
 
-/** A filter as people read it. */
+/** A filter in words. */
 export function describeFilter(filter) {
   const all = Object.entries(filter);
   return all.length ? all.map(([property, test]) => describe(property, test)).join(' and ') : 'any event';
@@ -106,11 +106,11 @@ const TESTS = [
   ['is', 'is one of'],
   ['prefix', 'begins with'],
   ['range', 'is between'],
-  ['there', 'is there'],
+  ['there', 'exists'],
   ['missing', 'is missing'],
 ];
 
-/** A value to edit. What is not changed stays what it was: a number, or a text that no input can hold. */
+/** A value to edit. Without a change it stays what it was: a number, or a string that an input cannot hold. */
 const entry = (value) => ({ text: String(value), value });
 const typed = (text) => ({ text, value: text });
 const blank = () => ({ text: '', value: undefined });
@@ -134,29 +134,29 @@ const fresh = () => ({ ...parts('feature', ''), values: [blank()] });
 
 const nameOf = ({ property, key }) => (property === 'metadata' ? `metadata.${key}` : property);
 
-/** A condition as the server takes it: `test`, or what is the matter with it. */
-function whole({ property, key, test, values, prefix, min, max, other }) {
-  if (property === 'metadata' && !key) return { problem: 'Name the key of the metadata.' };
+/** A condition for the server: `test`, or the `problem` with it. */
+function checked({ property, key, test, values, prefix, min, max, other }) {
+  if (property === 'metadata' && !key) return { problem: 'Enter the key of the metadata.' };
   if (test === 'other') return { test: other };
   if (test === 'there' || test === 'missing') return { test: { exists: test === 'there' } };
   if (test === 'prefix')
-    return prefix.value === undefined ? { problem: 'Say how it begins.' } : { test: { prefix: prefix.value } };
+    return prefix.value === undefined ? { problem: 'Enter the beginning.' } : { test: { prefix: prefix.value } };
   if (test === 'range') {
     const limits = {};
     if (min !== '') limits.min = Number(min);
     if (max !== '') limits.max = Number(max);
-    if (!Object.keys(limits).length) return { problem: 'Say the least or the greatest number.' };
-    return limits.min > limits.max ? { problem: 'The least is greater than the greatest.' } : { test: limits };
+    if (!Object.keys(limits).length) return { problem: 'Enter a minimum or a maximum.' };
+    return limits.min > limits.max ? { problem: 'The minimum is greater than the maximum.' } : { test: limits };
   }
-  const said = values.filter(({ value }) => value !== undefined).map(({ value }) => value);
-  if (!said.length) return { problem: 'Say a value, or remove the condition.' };
-  return { test: said.length === 1 ? said[0] : said };
+  const entered = values.filter(({ value }) => value !== undefined).map(({ value }) => value);
+  if (!entered.length) return { problem: 'Enter a value, or remove the condition.' };
+  return { test: entered.length === 1 ? entered[0] : entered };
 }
 
-/** Rows to edit a filter with; `value()` is the filter as it stands, or `null` where a row says what is the matter with it. */
+/** Rows that edit a filter. `value()` returns the filter, or `null` if a row has a problem, which the row then shows. */
 export function conditionEditor(filter) {
   const rows = Object.entries(filter).map(([property, test]) => parts(property, test));
-  // What is only offered is no condition until something is done with it.
+  // The row that is offered is not a condition until the user changes it.
   const offered = rows.length ? null : fresh();
   if (offered) rows.push(offered);
   const isUntouched = (row) => row === offered && JSON.stringify(row) === JSON.stringify(fresh());
@@ -192,11 +192,11 @@ export function conditionEditor(filter) {
     for (const row of rows) {
       delete row.problem;
       if (isUntouched(row)) continue;
-      const { test, problem } = whole(row);
+      const { test, problem } = checked(row);
       const name = nameOf(row);
       if (problem) row.problem = problem;
       else if (found.has(name))
-        row.problem = `Another condition is about ${name} already, and there can be one for each property: make one of the two.`;
+        row.problem = `There is already a condition on ${name}. Combine the two: a property can have only one.`;
       else found.set(name, test);
     }
     const isWrong = rows.some((row) => row.problem);
@@ -294,7 +294,7 @@ function editRow(row, label, show, remove) {
     { class: 'condition', role: 'group', 'aria-label': label },
     select(properties, row.property, set('property', true), { 'aria-label': `${label}: property` }),
     row.property === 'metadata' && text('key', { 'aria-label': `${label}: key of the metadata`, placeholder: 'key' }),
-    select(row.other === null ? TESTS : [...TESTS, ['other', 'as it was']], row.test, set('test', true), {
+    select(row.other === null ? TESTS : [...TESTS, ['other', 'unchanged']], row.test, set('test', true), {
       'aria-label': `${label}: test`,
     }),
     value(),
@@ -307,7 +307,7 @@ function editRow(row, label, show, remove) {
   );
 }
 
-/** A step, a start, a goal: event type, feature, and one condition on the metadata. */
+/** An editor of a step, a start or a goal: event type, feature, and one condition on the metadata. */
 export function eventEditor(label, filter, onchange) {
   const metadata = Object.entries(filter).find(([property]) => property.startsWith('metadata.'));
   const now = {
@@ -316,19 +316,19 @@ export function eventEditor(label, filter, onchange) {
     key: metadata?.[0].slice(9) ?? '',
     value: metadata?.[1] ?? '',
   };
-  // What these three controls cannot show is kept as it is.
+  // Conditions that these three controls cannot show are kept.
   const rest = Object.fromEntries(
     Object.entries(filter).filter(([property]) => !['event_type', 'feature', metadata?.[0]].includes(property)),
   );
   const set = (name) => (value) => {
     now[name] = value;
-    // Half a condition waits for its other half.
+    // A condition needs both its key and its value.
     if ((name === 'key' && now.value === '') || (name === 'value' && !now.key)) return;
     if (`metadata.${now.key}` in rest) {
-      toast(`Another condition is about metadata.${now.key} already: nothing was changed.`);
+      toast(`There is already a condition on metadata.${now.key}: nothing was changed.`);
       return;
     }
-    // In the order as it was, so that the same condition on the metadata is shown again.
+    // In the same order, so that the same condition on the metadata is shown again.
     const said = [
       ['event_type', now.event_type],
       ['feature', now.feature],
@@ -371,7 +371,7 @@ export function eventEditor(label, filter, onchange) {
       }),
     ),
   );
-  // A list, or another test, is kept until one types something else.
+  // A list, or another test, is kept until the user types something else.
   const isText = typeof now.feature !== 'object';
   const types = EVENT_TYPES.some(([type]) => type === now.event_type)
     ? EVENT_TYPES
@@ -388,7 +388,7 @@ export function eventEditor(label, filter, onchange) {
   );
 }
 
-/** What groups are made by. */
+/** An editor of the property to break down by. */
 export function breakdownEditor(value, onchange) {
   const isMetadata = value?.startsWith('metadata.');
   const key = h('input', {

@@ -1,8 +1,8 @@
-// Elements without HTML: every text becomes a text node, so that no name of an event is ever parsed.
+// Builds elements without HTML: every string becomes a text node, so that names from events are never parsed.
 
 const SVG = 'http://www.w3.org/2000/svg';
 
-/** An element. `props` are attributes; `on…` are listeners; `class` and `text` are what they say. */
+/** Makes an element. `props` are attributes, `on…` are listeners, and `text` is its text content. */
 export function h(tag, props = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(props ?? {})) {
@@ -19,7 +19,7 @@ export function h(tag, props = {}, ...children) {
   return element;
 }
 
-/** An element of a drawing. */
+/** Makes an SVG element. */
 export function svg(tag, props = {}, ...children) {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(props)) element.setAttribute(name, String(value));
@@ -63,7 +63,7 @@ const ICONS = {
   refresh: 'M20 11a8 8 0 1 0-2.300 6.300M20 5v6h-6',
 };
 
-/** A drawing that says nothing to screen readers; the control around it does. */
+/** An icon, hidden from screen readers: the control around it has a label. */
 export function icon(name) {
   return svg(
     'svg',
@@ -72,11 +72,13 @@ export function icon(name) {
   );
 }
 
-/** Characters that are not seen, or that turn what follows around. */
+/** Characters that are invisible, or that reverse the direction of those that follow. */
 const UNSEEN =
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what it finds
+  // biome-ignore lint/suspicious/noMisleadingCharacterClass: each is one character of its own
   /[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/gu;
 
-/** A name that came from an event, with every unseen character made visible. */
+/** A name from an event, with its invisible characters made visible. */
 export function plain(name) {
   return String(name).replace(
     UNSEEN,
@@ -90,17 +92,20 @@ export function short(name, length = 28) {
   return characters.length <= length ? characters.join('') : `${characters.slice(0, length - 1).join('')}…`;
 }
 
-/** A name that came from an event, as an element whose direction stays its own. */
+/** A name from an event, as an element with its own text direction. */
 export function named(name, className = 'name') {
   return h('bdi', { class: className, title: plain(name) }, plain(name));
 }
 
-/** Puts an element in the place of all others. */
+/** Replaces all children of an element. */
 export const fill = (parent, ...children) => parent.replaceChildren(...children.flat(Infinity).filter(Boolean));
 
 let ids = 0;
 /** An id that no other element has. */
-export const id = (prefix) => `${prefix}-${(ids += 1)}`;
+export function id(prefix) {
+  ids += 1;
+  return `${prefix}-${ids}`;
+}
 
 /** A labelled control. */
 export function field(label, control, hint) {
@@ -123,7 +128,7 @@ export function select(options, value, onchange, props = {}) {
   );
 }
 
-/** Buttons of which one is pressed. */
+/** A group of buttons, one of which is pressed. */
 export function segments(label, options, value, onchange) {
   const buttons = options.map(([option, text]) =>
     h(
@@ -149,13 +154,13 @@ export function download(name, blob) {
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
-/** Says something to screen readers. */
+/** Announces a message to screen readers. */
 export function announce(text) {
   const region = document.getElementById('announcer');
   if (region) region.textContent = text;
 }
 
-/** Says something to everyone for a moment. */
+/** Shows a message for a moment. */
 export function toast(text) {
   const note = h('div', { class: 'toast', role: 'status', text });
   document.body.append(note);

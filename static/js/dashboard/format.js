@@ -1,4 +1,4 @@
-// Numbers, days and times as people read them; one language, because the page has one.
+// Formats numbers, days and times, in the one language of the page.
 
 const LANGUAGE = 'en';
 const whole = new Intl.NumberFormat(LANGUAGE, { maximumFractionDigits: 0 });
@@ -39,7 +39,7 @@ const shares = (digits, options) =>
 const percents = [shares(0), shares(1), shares(2)];
 const changes = shares(1, { signDisplay: 'exceptZero' });
 
-/** A share as percent: enough digits to tell small ones apart. */
+/** A fraction as percent, with enough digits to tell small ones apart. */
 export const percent = (share, digits = 1) => (there(share) ? percents[digits].format(share) : NONE);
 
 /** A change as percent, with its sign. */
@@ -67,21 +67,21 @@ export function addDays(text, days) {
   return moved.toISOString().slice(0, 10);
 }
 
-/** The day of an instant in a zone. */
-export function dayIn(tz, instant) {
+/** The day of a timestamp in a zone. */
+export function dayIn(tz, ts) {
   const parts = new Intl.DateTimeFormat(LANGUAGE, {
     year: 'numeric',
     month: '2-digit',
     day: '2-digit',
     timeZone: tz,
-  }).formatToParts(new Date(instant));
+  }).formatToParts(new Date(ts));
   const of = (type) => parts.find((part) => part.type === type).value;
   return `${of('year')}-${of('month')}-${of('day')}`;
 }
 
 export const daysBetween = (from, to) => Math.round((date(to) - date(from)) / 86_400_000);
 
-/** A time that something took. */
+/** A duration, in the unit that suits it. */
 export function duration(seconds) {
   if (!there(seconds)) return NONE;
   if (seconds < 60) return `${tenth.format(seconds)} s`;
@@ -102,11 +102,11 @@ export function bytes(value) {
 }
 
 /** A time of day in a zone. */
-export function clock(instant, tz) {
+export function clock(ts, tz) {
   return new Intl.DateTimeFormat('en-GB', {
     hour: '2-digit',
     minute: '2-digit',
     second: '2-digit',
     timeZone: tz,
-  }).format(new Date(instant));
+  }).format(new Date(ts));
 }

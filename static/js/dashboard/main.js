@@ -1,4 +1,4 @@
-// The dashboard: the frame around the views, and the way from an address to a view.
+// The dashboard: the frame around the views, and the routing from an address to a view.
 import { ROOT, isDemo, query, setKey } from './api.js';
 import { featureList } from './conditions.js';
 import { fill, h, icon } from './dom.js';
@@ -17,7 +17,7 @@ import { retention } from './views/retention.js';
 import { stickiness } from './views/stickiness.js';
 import { askKey, empty, enter } from './welcome.js';
 
-// Nothing here makes HTML of a text. The chart library empties elements by an empty text; that alone is let through.
+// No string becomes HTML. The chart library clears elements with an empty string, which alone is allowed.
 window.trustedTypes?.createPolicy('default', {
   createHTML: (text) => (text === '' ? '' : null),
   createScript: () => null,
@@ -36,9 +36,9 @@ const NAMES = {
   live: 'Live',
   engine: 'Engine',
 };
-/** Views that are about now and not about a window. */
+/** Views of the current state, without a window. */
 const NOW = new Set(['live', 'engine']);
-/** Longest time that charts wait for the numbers of the first panel. */
+/** Longest time in ms that charts wait for the numbers of the first panel. */
 const HOLD_MS = 400;
 const THEME = 'echopilot.theme';
 const THEMES = ['auto', 'light', 'dark'];
@@ -50,7 +50,7 @@ let state = read();
 let status = null;
 
 const main = h('main', { id: 'main', tabindex: '-1' });
-const bar = h('section', { class: 'bar', 'aria-label': 'What is counted' });
+const bar = h('section', { class: 'bar', 'aria-label': 'Days, zone, filter and cohort' });
 const nav = h('nav', { 'aria-label': 'Views' });
 
 function theme(next) {
@@ -110,7 +110,7 @@ function frame() {
           main.focus();
         },
       },
-      'Skip to the numbers',
+      'Skip to the content',
     ),
     h(
       'header',
@@ -131,7 +131,7 @@ function frame() {
         h(
           'aside',
           { class: 'banner', 'aria-label': 'Demo' },
-          'Made-up history, to look around. ',
+          'Demo with a synthetic history. ',
           h('a', { href: ROOT, text: 'Back to your data' }),
         ),
       bar,
@@ -146,9 +146,11 @@ function frame() {
   });
 }
 
-const redraw = () => shown.panels.forEach((panel) => panel.redraw());
+function redraw() {
+  for (const panel of shown.panels.values()) panel.redraw();
+}
 
-/** Goes to another state: another address, and what it shows. */
+/** Goes to another state: changes the address and shows it. */
 function go(patch, how = 'push') {
   state = { ...state, ...patch };
   history[how === 'replace' ? 'replaceState' : 'pushState'](null, '', write(state));
@@ -174,7 +176,7 @@ function navigation() {
   nav.querySelector('[aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' });
 }
 
-/** What has the focus, so that it has it again when the page is made anew. */
+/** Remembers the focused element; returns a function that focuses its successor after the page is rebuilt. */
 function focusMark() {
   const element = document.activeElement;
   if (!element || element === document.body || element === main) return null;
@@ -191,16 +193,16 @@ function render() {
   const { signal } = running;
   if (!VIEWS[state.view]) state = { ...state, view: 'overview', own: {} };
   const focus = focusMark();
-  document.title = `${NAMES[state.view]} · EchoPilot Analytics${isDemo ? ' (made-up)' : ''}`;
+  document.title = `${NAMES[state.view]} · EchoPilot Analytics${isDemo ? ' (demo)' : ''}`;
   navigation();
   const isSame = shown.view === state.view;
   const before = isSame ? shown.panels : new Map();
   const panels = new Map();
   const span = h('p', { class: 'span' });
-  // A made-up history ends with the day before it was made.
+  // The history of the demo ends with the day before it was generated.
   const asked = isDemo && !state.end ? { ...state, end: status?.last_day ?? null } : state;
   let counted;
-  // Why a panel about users is empty: because nobody is known, or because nothing happened.
+  // The reason why a panel is empty: no events, or, for one about users, none with a user.
   const why = async (isAboutUsers, empty, own) => {
     counted ??= query({ metric: 'event_types', ...scope(asked) }, own);
     const { rows } = await counted;
@@ -217,7 +219,7 @@ function render() {
     panel: (options) => {
       const panel = new Panel({ ...options, why: (own, empty) => why(options.isAboutUsers, empty, own) });
       const old = before.get(options.name);
-      // Until the new answer is there the old one stays, greyed out.
+      // The old result stays, greyed out, until the new one arrives.
       if (old) Object.assign(panel, { last: old.last, shown: old.shown });
       if (old?.last) panel.show();
       panel.onanswer = ({ window }) =>
@@ -258,7 +260,7 @@ function render() {
   shown = { view: state.view, panels };
   if (!isSame) scrollTo(0, 0);
   focus?.();
-  // Drawing keeps the page busy: the numbers of the first panel come before the charts of the others, unless they take long.
+  // Drawing blocks the page: the numbers of the first panel come before the charts of the others, unless they take long.
   const [first, ...others] = view.panels;
   const after = Promise.race([
     first?.load(signal),
@@ -292,7 +294,7 @@ async function start() {
         h(
           'div',
           {},
-          h('strong', { text: 'No answer' }),
+          h('strong', { text: 'No response' }),
           h('p', { text: error.message }),
           h('button', { type: 'button', class: 'button', onclick: start }, icon('refresh'), 'Try again'),
         ),
@@ -304,11 +306,11 @@ async function start() {
 }
 
 let asking = false;
-document.addEventListener('key-refused', async () => {
+document.addEventListener('key-rejected', async () => {
   if (asking || document.querySelector('.key-dialog')) return;
   asking = true;
   setKey(null);
-  await askKey('The server does not know the key of this tab any more.');
+  await askKey('The key of this tab is no longer valid.');
   asking = false;
   start();
 });

@@ -1,4 +1,4 @@
-// A panel: one question, its chart, the table behind it, and what can be taken away: CSV, PNG and the request.
+// A panel: one query, its chart, its table, and its downloads: CSV, PNG and the request.
 import { announce, download, fill, h, icon, toast } from './dom.js';
 import { command, address, queryCsv } from './api.js';
 import { count, period, range, shortDay } from './format.js';
@@ -6,15 +6,15 @@ import { naming } from './snippet.js';
 import { csv, table } from './table.js';
 
 let started;
-/** The charts: fetched with the page, started when the first is drawn, because starting them keeps the page busy. */
+/** The chart library: loaded with the page, but started with the first chart, because starting it blocks the page. */
 const charts = () => {
   started ??= import('./charts.js');
   return started;
 };
 
 /**
- * `ask(signal)` answers `{answer, rows, request: {path, body}, option(look), label, isEmpty, empty, notes, above}`: the
- * rows of the table, the option of the chart or `element` in its place, and what a screen reader says of it.
+ * `ask(signal)` returns `{answer, rows, request: {path, body}, option(look), label, isEmpty, empty, notes, above}`: the
+ * rows of the table, the option of the chart or `element` in its place, and `label` for screen readers.
  */
 export class Panel {
   constructor({ title, help, name, height = 300, controls, ask, tall, why }) {
@@ -39,7 +39,7 @@ export class Panel {
     this.element.panel = this;
   }
 
-  /** Asks, and shows what came. */
+  /** Runs the query, and shows its result. */
   async load(signal) {
     this.signal = signal;
     this.element.setAttribute('aria-busy', 'true');
@@ -99,7 +99,7 @@ export class Panel {
         h(
           'div',
           {},
-          h('strong', { text: isInput ? 'This question cannot be answered' : 'No answer' }),
+          h('strong', { text: isInput ? 'This query is not possible' : 'No result' }),
           h('p', { text: error.message ?? String(error) }),
           !isInput &&
             h(
@@ -113,7 +113,7 @@ export class Panel {
     );
   }
 
-  /** Shows the last answer; what had the focus has it again. */
+  /** Shows the last result, and restores the focus. */
   show() {
     const tool = this.tools.contains(document.activeElement) ? document.activeElement.dataset.tool : null;
     const scrolled = this.body.querySelector('.scroll');
@@ -158,7 +158,7 @@ export class Panel {
   async showChart() {
     const { last } = this;
     const label = `${this.title}. ${last.label ?? ''} The table has all numbers.`;
-    // A chart that is there already is drawn anew in its place: it moves, and does not flicker.
+    // An existing chart is updated in place: it moves, and does not flicker.
     if (!this.chart?.canvas.isConnected) {
       const canvas = h('div', { class: 'canvas', 'aria-hidden': 'true' });
       const figure = h('div', { class: 'figure', role: 'img' }, canvas);
@@ -178,7 +178,7 @@ export class Panel {
     this.element.dataset.drawn = 'true';
   }
 
-  /** Draws again in the colours of now. */
+  /** Draws again, in the current colours. */
   redraw() {
     if (this.last && this.element.dataset.state === 'ready') this.show();
   }
@@ -245,36 +245,36 @@ export class Panel {
   }
 }
 
-/** What an empty panel says that has nothing else to say. */
+/** The default message of an empty panel. */
 export const NOTHING = 'No event of these days meets the filter. Choose more days, or remove a condition.';
 export const NO_EVENTS = 'No event happened in these days. Choose more days.';
 
 export const unnamedTitle = (events) =>
   events === 1 ? 'The only event has no user' : `None of the ${count(events)} events has a user`;
 
-/** What a panel about users says where events happened, and nobody is known who made them. */
+/** The message of a panel about users if events happened, and none has a user. */
 export const unnamed = (events) => ({
   title: unnamedTitle(events),
   code: naming,
-  text: 'What is shown here is about users, and events without a user_id are anonymous. Let your pages say who uses them, or send a user_id with each event:',
+  text: 'This panel counts users, and events without a user_id are anonymous. Set the user in your pages, or send a user_id with each event:',
 });
 
-/** Why a period is not whole, if it is cut. */
+/** The reason why a period is incomplete; `null` if it is complete. */
 export function cutText(first, { window }, isCut) {
   if (!isCut) return null;
   if (first < window.from) return `The window begins on ${shortDay(window.from)}`;
   return window.partial ? 'Not over' : `The window ends on ${shortDay(window.to)}`;
 }
 
-/** The weeks or months that are cut, as a note; a day that is not over is said beside the days. `drawn` says how they look. */
+/** A note that lists the incomplete weeks or months; `drawn` describes their look. An incomplete day is noted elsewhere. */
 export function cutNotes(rows, grain, drawn) {
   const cut = rows
     .filter((row) => row.partial && grain !== 'day')
     .map((row) => period(row.period ?? row.cohort, grain));
-  return cut.length ? [['soft', `Cut by the window or not over, and ${drawn}: ${cut.join(', ')}.`, 'cut']] : [];
+  return cut.length ? [['soft', `Incomplete and ${drawn}: ${cut.join(', ')}.`, 'cut']] : [];
 }
 
-/** What is not whole in an answer. */
+/** The notes of a result, about expired days and incomplete periods. */
 function notesOf({ answer, notes = [] }) {
   const found = [...notes];
   const { window, covered_from: covered } = answer ?? {};
@@ -282,8 +282,8 @@ function notesOf({ answer, notes = [] }) {
     found.unshift([
       'warn',
       covered > window.to
-        ? 'These days have expired: nothing is known of them any more.'
-        : `Known from ${shortDay(covered)} on: what is older has expired, and is not in these numbers.`,
+        ? 'The events of these days have expired.'
+        : `Events before ${shortDay(covered)} have expired and are not in these numbers.`,
       'covered',
     ]);
   }
@@ -292,7 +292,7 @@ function notesOf({ answer, notes = [] }) {
   );
 }
 
-/** Shows a request, ready to copy. */
+/** Shows a request and buttons that copy it. */
 export function showRequest(title, request) {
   const body = request.body && JSON.stringify(request.body, null, 2);
   const copy = (text, label) =>
@@ -304,7 +304,7 @@ export function showRequest(title, request) {
         onclick: async () => {
           await navigator.clipboard.writeText(text).then(
             () => toast('Copied'),
-            () => toast('The browser does not let this page copy; select the text.'),
+            () => toast('The browser does not allow copying; select the text.'),
           );
         },
       },
@@ -340,12 +340,15 @@ export function showRequest(title, request) {
   dialog.showModal();
 }
 
-/** Whether a form was opened or closed by hand, by its title. */
+/** Summary of a form that still has to be filled in; it is then open. */
+export const NOT_SET = 'not set';
+
+/** By the title of a form: true if the user opened it, false if the user closed it. */
 const opened = new Map();
 
-/** What a view can be asked, folded away where there is little room. */
+/** The settings of a view, folded on a small screen. */
 export function form(title, summary, ...content) {
-  const open = opened.get(title) ?? (matchMedia('(min-width: 901px)').matches || summary === 'nothing yet');
+  const open = opened.get(title) ?? (matchMedia('(min-width: 901px)').matches || summary === NOT_SET);
   const details = h(
     'details',
     { class: 'fold', open, ontoggle: () => opened.set(title, details.open) },
@@ -374,7 +377,7 @@ export function tip(heading, pairs, foot) {
   );
 }
 
-/** The last period that is not over, and days that are not known in full, as marks behind a chart. */
+/** Marks behind a chart for days that have expired. */
 export function marks(rows, answer, look) {
   const areas = [];
   const { window, covered_from: covered } = answer;

@@ -49,7 +49,7 @@ function popover(label, { symbol, name, active, content, onopen }) {
   return h('div', { class: 'pick-box' }, button, panel);
 }
 
-/** The bar for a state; `change` gets what is to be different. */
+/** The bar for a state; `change` is called with the changed parts. */
 export function picker(state, change, known) {
   const { days, end, tz, filter, cohort } = state;
   const preset = !end && PRESETS.find(([length]) => length === days);
@@ -119,7 +119,7 @@ export function picker(state, change, known) {
               change({ tz: zone });
             },
           ),
-          'UTC is the quickest: its days are counted already.',
+          'UTC is the fastest: its days are counted in advance.',
         ),
       ),
   });
@@ -253,7 +253,7 @@ function cohorts(chosen, choose) {
               {
                 type: 'button',
                 class: 'tool',
-                'aria-label': `Forget the cohort ${plain(cohort.name)}`,
+                'aria-label': `Delete the cohort ${plain(cohort.name)}`,
                 onclick: () =>
                   removeCohort(cohort.name).then((answer) => {
                     if (cohort.name === chosen) choose(null);
@@ -264,14 +264,14 @@ function cohorts(chosen, choose) {
             ),
         ),
       ),
-      !found.length && h('p', { class: 'hint', text: 'No cohort is named yet.' }),
+      !found.length && h('p', { class: 'hint', text: 'No cohorts yet.' }),
     );
   const failed = (error) => {
     problem.hidden = false;
     problem.textContent = error.message;
   };
   get('cohorts').then((answer) => show(answer.cohorts), failed);
-  const name = h('input', { type: 'text', maxlength: 100, required: true, placeholder: 'such as buyers' });
+  const name = h('input', { type: 'text', maxlength: 100, required: true, placeholder: 'for example buyers' });
   const times = h('input', { type: 'number', min: 1, value: 1, required: true });
   const editor = conditionEditor({});
   return [
@@ -299,11 +299,11 @@ function cohorts(chosen, choose) {
           field('Name', name),
           h('p', {
             class: 'hint',
-            text: 'Users with at least so many events, in the days that are shown, that meet all conditions:',
+            text: 'Users with at least this number of events in the selected days that meet all conditions:',
           }),
           editor.element,
           field('Events', times),
-          h('button', { class: 'button primary' }, 'Keep'),
+          h('button', { class: 'button primary' }, 'Save'),
         ),
       ),
   ];

@@ -1,8 +1,8 @@
-// What a site puts into its pages. Without imports, so that the tests run the text that the dashboard shows.
+// The code that a site adds to its pages. Without imports, so that the tests run exactly what the dashboard shows.
 
 /**
- * The client's tag, behind a stub: its methods keep the calls in a list until the script is there, which then makes them. A
- * script that comes late or is blocked breaks no handler of the page.
+ * The client's tag after a stub, whose methods queue the calls until the script is loaded, which then makes them. A script
+ * that is late or blocked breaks no handler of the page.
  */
 export const snippet = (script) => `<script>
   window.EchoPilot = window.EchoPilot || { q: [] };
@@ -12,5 +12,5 @@ export const snippet = (script) => `<script>
 </script>
 <script src="${script}" async></script>`;
 
-/** Who uses the page: without it events count, and users do not. */
+/** Sets the user of the page. Without it events are counted, and users are not. */
 export const naming = "EchoPilot.setUserId('user_12345'); // after the log-in; null after the log-out";

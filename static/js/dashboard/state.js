@@ -1,9 +1,9 @@
-// What is shown, as the part of the URL behind the #: it can be shared, and it never leaves the browser, so that neither
-// filters nor names of features end in the logs of servers on the way.
+// The state of the page as the fragment of the URL. It can be shared, and it never leaves the browser, so that filters and
+// names of features do not end up in the logs of servers.
 
 const DAYS = 30;
 
-/** The state of an address; whatever it does not say has its default. */
+/** Reads the state from an address, with defaults for what is missing. */
 export function read(hash = location.hash) {
   const [path, search = ''] = hash.replace(/^#\/?/, '').split('?');
   const given = new URLSearchParams(search);
@@ -41,20 +41,20 @@ export function write(state) {
   return `#/${state.view}${search ? `?${search}` : ''}`;
 }
 
-/** The window and the conditions, as every question has them. */
+/** The window and the conditions, the common part of every query. */
 export function scope({ days, end, tz, filter, cohort }) {
-  const question = { days };
-  if (end) question.end = end;
-  if (tz !== 'UTC') question.tz = tz;
+  const request = { days };
+  if (end) request.end = end;
+  if (tz !== 'UTC') request.tz = tz;
   const conditions = cohort ? { ...filter, cohort } : filter;
-  if (Object.keys(conditions).length) question.filter = conditions;
-  return question;
+  if (Object.keys(conditions).length) request.filter = conditions;
+  return request;
 }
 
-/** Whether the question is about all events of all users. */
+/** True without a filter and a cohort. */
 export const isAll = ({ filter, cohort }) => !cohort && Object.keys(filter).length === 0;
 
-/** Length of a period that makes a readable number of them. */
+/** The length of a period that gives a readable number of periods. */
 export function grainFor(days, most = 62) {
   if (days <= most) return 'day';
   return days <= most * 7 ? 'week' : 'month';

@@ -1,4 +1,4 @@
-// The table behind every chart: all that the answer said, to be read by anyone and sorted.
+// The table of every chart: all values of the result, which can be sorted.
 import { h, plain } from './dom.js';
 import { average, bytes, change, count, duration, isDay, longDay, number, percent } from './format.js';
 
@@ -11,7 +11,7 @@ const LABELS = {
   wau: '7 days',
   mau: '30 days',
   stickiness: 'Daily / 30 days',
-  partial: 'Cut or not over',
+  partial: 'Incomplete',
   value: 'Value',
   compared: 'Days that are over',
   before: 'Before',
@@ -25,10 +25,10 @@ const LABELS = {
   resurrecting: 'Resurrecting',
   dormant: 'Dormant',
   periods: 'Periods active',
-  cumulative: 'At least so many',
+  cumulative: 'At least this many',
   step: 'Step',
   conversion_from_first: 'Of step 1',
-  conversion_from_previous: 'Of the step before',
+  conversion_from_previous: 'Of the previous step',
   drop_off: 'Lost',
   breakdown: 'Group',
   cohort: 'Cohort',
@@ -43,15 +43,15 @@ const LABELS = {
   lift: 'Lift',
   p_value: 'p',
   chance_to_win: 'Chance to win',
-  verdict: 'Verdict',
+  verdict: 'Result',
   'interval.low': 'Interval from',
   'interval.high': 'Interval to',
   'seconds_from_first.mean': 'From step 1, mean',
   'seconds_from_first.median': 'From step 1, median',
   'seconds_from_first.p90': 'From step 1, 90%',
-  'seconds_from_previous.mean': 'From the step before, mean',
-  'seconds_from_previous.median': 'From the step before, median',
-  'seconds_from_previous.p90': 'From the step before, 90%',
+  'seconds_from_previous.mean': 'From the previous step, mean',
+  'seconds_from_previous.median': 'From the previous step, median',
+  'seconds_from_previous.p90': 'From the previous step, 90%',
 };
 const SHARES = new Set([
   'stickiness',
@@ -73,7 +73,7 @@ export function flat(row, prefix = '') {
   });
 }
 
-/** How a value of a column is written. */
+/** Formats a value of a column. */
 export function written(name, value) {
   if (value === null || value === undefined) return name === 'breakdown' || name === 'feature' ? '(none)' : '–';
   if (typeof value === 'boolean') return value ? 'yes' : 'no';
@@ -89,7 +89,7 @@ export function written(name, value) {
   return plain(value);
 }
 
-/** The table of some rows. */
+/** Makes a table of rows. */
 export function table(rows, caption) {
   const flatRows = rows.map((row) => new Map(flat(row)));
   const names = [...new Set(flatRows.flatMap((row) => [...row.keys()]))];
@@ -146,8 +146,8 @@ export function table(rows, caption) {
 }
 
 /**
- * Rows as CSV for a spreadsheet, for answers that the server gives as JSON alone: with a byte-order mark, no string is taken for a
- * formula, and an empty string differs from null.
+ * Rows as CSV for a spreadsheet, for results that the server gives only as JSON. It has a byte-order mark, no string is
+ * taken for a formula, and an empty string differs from null.
  */
 export function csv(rows) {
   const flatRows = rows.map((row) => new Map(flat(row)));
@@ -155,6 +155,7 @@ export function csv(rows) {
   const cell = (value) => {
     let text =
       value === null || value === undefined ? '' : typeof value === 'object' ? JSON.stringify(value) : String(value);
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: a formula may begin with one
     if (typeof value === 'string' && /^[=+\-@\u0000-\u001f]/.test(text)) text = `'${text}`;
     return value === '' || /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };

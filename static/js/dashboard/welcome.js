@@ -1,9 +1,9 @@
-// What is there before the first question: the key, and an empty store.
+// The screens before the first query: the key, and an empty store.
 import { ROOT, get, hasKey, isDemo, listen, makeDemo, setKey } from './api.js';
 import { fill, h, icon, toast } from './dom.js';
 import { naming, snippet as tag } from './snippet.js';
 
-/** Asks for the key until the server takes it. */
+/** Asks for the key until the server accepts it. */
 export function askKey(message) {
   return new Promise((resolve) => {
     const problem = h('p', { class: 'note bad', role: 'alert', hidden: !message }, message ?? '');
@@ -34,7 +34,7 @@ export function askKey(message) {
               dialog.remove();
               resolve(status);
             } catch (error) {
-              // The demo's folder may not be there yet; the key is right all the same.
+              // The folder of the demo may not exist yet, although the key is right.
               if (error.status === 404 && isDemo) {
                 dialog.close();
                 dialog.remove();
@@ -43,7 +43,7 @@ export function askKey(message) {
               }
               setKey(null);
               problem.hidden = false;
-              problem.textContent = error.status === 401 ? 'The server does not know this key.' : error.message;
+              problem.textContent = error.status === 401 ? 'This key is not valid.' : error.message;
               input.select();
             } finally {
               button.disabled = false;
@@ -62,9 +62,9 @@ export function askKey(message) {
             { id: 'key-hint' },
             'It is in the file ',
             h('code', { text: 'dash_key' }),
-            ' of the data folder, or what ',
+            ' of the data folder, or the value of ',
             h('code', { text: 'ECHOPILOT_DASH_KEY' }),
-            ' says. It is kept until this tab is closed.',
+            '. It is kept until this tab is closed.',
           ),
         ),
         problem,
@@ -77,13 +77,13 @@ export function askKey(message) {
   });
 }
 
-/** The state of the store; asks for the key first if there is none. */
+/** Fetches the status of the store; asks for the key first if there is none. */
 export async function enter() {
   if (!hasKey()) return askKey();
   try {
     return await get('status');
   } catch (error) {
-    if (error.status === 401) return askKey('The server does not know the key of this tab any more.');
+    if (error.status === 401) return askKey('The key of this tab is no longer valid.');
     throw error;
   }
 }
@@ -91,7 +91,7 @@ export async function enter() {
 const event = () =>
   `curl '${location.origin}${ROOT}api/analytics/event' \\\n  -H 'Content-Type: application/json' \\\n  -d '{"events":[{"event_type":"page_view","user_id":"user123","feature":"dashboard"}]}'`;
 
-/** What an empty store shows: how to send the first event, and a history to look at meanwhile. It calls `first` when one comes. */
+/** The page of an empty store: how to send the first event, and a demo. Calls `first` when an event arrives. */
 export function empty(signal, first) {
   const status = h(
     'p',
@@ -127,20 +127,20 @@ export function empty(signal, first) {
       'data-action': 'demo',
       onclick: async () => {
         demo.disabled = true;
-        fill(demo, 'Making up a history…');
+        fill(demo, 'Generating a history…');
         try {
           await makeDemo();
           location.assign(`${ROOT}demo/${location.hash}`);
         } catch (error) {
           toast(error.message);
           demo.disabled = false;
-          fill(demo, 'Look around with made-up data');
+          fill(demo, 'Open the demo');
         }
       },
     },
-    'Look around with made-up data',
+    'Open the demo',
   );
-  listen('live', signal, (name, { accepted }) => {
+  listen('live', signal, (_, { accepted }) => {
     if (accepted > 0) first();
   }).catch(() => {});
   return h(
@@ -154,26 +154,26 @@ export function empty(signal, first) {
       h('h2', { text: 'From a page' }),
       h('p', {
         class: 'hint',
-        text: 'Put this into the head of your pages: views are counted, and clicks on elements with data-track.',
+        text: 'Put this into the head of your pages. It counts page views, and clicks on elements with data-track.',
       }),
       snippet(tag(`${location.origin}${ROOT}static/js/telemetry.js`)),
-      h('p', { class: 'hint', text: 'Users are counted only where the page says who uses it:' }),
+      h('p', { class: 'hint', text: 'Users are counted only if the page sets the user:' }),
       snippet(naming),
     ),
     h(
       'section',
       { class: 'panel' },
       h('h2', { text: 'From a terminal' }),
-      h('p', { class: 'hint', text: 'Events need no key. The answer says that it is on disk.' }),
+      h('p', { class: 'hint', text: 'Events need no key. The response confirms that the event is on disk.' }),
       snippet(event()),
     ),
     h(
       'section',
       { class: 'panel' },
-      h('h2', { text: 'Or look around first' }),
+      h('h2', { text: 'Or try the demo first' }),
       h('p', {
         class: 'hint',
-        text: 'Four months of made-up history, in a folder of its own beside your data. It never mixes with your events.',
+        text: 'Four months of synthetic history in a separate folder. It never mixes with your events.',
       }),
       demo,
     ),

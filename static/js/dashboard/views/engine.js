@@ -1,4 +1,4 @@
-// Engine: whether events are taken, how far behind the lake and the rollups are, and how much is kept.
+// Engine: are events accepted, how far behind are the lake and the rollups, and how much is stored?
 import { get } from '../api.js';
 import { h } from '../dom.js';
 import { brief, bytes, clock, count, duration, longDay, number, shortDay } from '../format.js';
@@ -8,11 +8,11 @@ const EVERY_MS = 5_000;
 
 export function engine(context) {
   const { state, panel } = context;
-  const facts = panel({
+  const overview = panel({
     title: 'State of the engine',
     name: 'status',
     height: 260,
-    ask: (signal) => askFacts(state.tz, signal),
+    ask: (signal) => askStatus(state.tz, signal),
   });
   const rate = panel({
     title: 'Accepted per minute',
@@ -23,9 +23,9 @@ export function engine(context) {
   });
   const start = (signal) => {
     const tick = setInterval(() => {
-      // Nothing moves away under whoever reads a table.
+      // A table that has the focus is not replaced.
       if (!document.hidden && !document.activeElement?.closest('.scroll')) {
-        facts.load(signal);
+        overview.load(signal);
         rate.load(signal);
       }
     }, EVERY_MS);
@@ -33,14 +33,14 @@ export function engine(context) {
   };
   return {
     title: 'Engine',
-    lead: 'Is everything taken, and how far behind is what other programs see?',
-    element: h('div', { class: 'grid' }, facts.element, rate.element),
-    panels: [facts, rate],
+    lead: 'Are events accepted, and how far behind are the lake and the rollups?',
+    element: h('div', { class: 'grid' }, overview.element, rate.element),
+    panels: [overview, rate],
     start,
   };
 }
 
-async function askFacts(tz, signal) {
+async function askStatus(tz, signal) {
   const status = await get('status', signal);
   const { accepted, waiting, store, rollup } = status;
   const onDisk = store.sealed_bytes + store.state_bytes + store.postings_bytes + store.log_bytes;
@@ -49,8 +49,8 @@ async function askFacts(tz, signal) {
     [
       'writable',
       'Events',
-      status.writable ? 'accepted' : 'refused',
-      status.writable ? 'The disk takes them' : 'The disk does not take them: see /health/ready',
+      status.writable ? 'accepted' : 'rejected',
+      status.writable ? 'The disk is writable' : 'The disk is not writable: see /health/ready',
       status.writable ? 'good' : 'bad',
     ],
     [
@@ -67,7 +67,7 @@ async function askFacts(tz, signal) {
       count(waiting.events),
       waiting.since
         ? `The oldest since ${clock(waiting.since, tz)}, ${duration(waiting.seconds)}`
-        : 'The lake has everything',
+        : 'The lake is up to date',
       null,
       waiting.events,
     ],
@@ -75,7 +75,7 @@ async function askFacts(tz, signal) {
       'rollup',
       'Last rollup',
       rollup.last_day ? shortDay(rollup.last_day) : 'none yet',
-      isBehind ? `Due is ${longDay(rollup.due_day)}` : 'Nothing is due',
+      isBehind ? `${longDay(rollup.due_day)} is due` : 'Nothing is due',
       isBehind ? 'warn' : 'good',
     ],
     [
@@ -118,7 +118,7 @@ async function askFacts(tz, signal) {
     ['Daily states kept from', status.states_from ?? 'the first day'],
     ['Last rollup', rollup.last_day],
     ['Rollup due', rollup.due_day],
-    ['Watching live', status.watchers],
+    ['Live subscribers', status.watchers],
   ].map(([what, value]) => ({ what, value: typeof value === 'number' ? number(value) : value }));
   return {
     rows,
@@ -178,4 +178,4 @@ async function askRate(signal) {
   };
 }
 
-const ago = (minutes) => (minutes === 0 ? 'The minute that ends now' : `${minutes} minutes ago`);
+const ago = (minutes) => (minutes === 0 ? 'The last minute' : `${minutes} minutes ago`);

@@ -1,13 +1,13 @@
-// Experiments: which variant converts better, and how sure that is.
+// Experiments: which variant converts better, and how certain is that?
 import { Failure, query } from '../api.js';
 import { eventEditor } from '../conditions.js';
 import { field, h, named, plain, short } from '../dom.js';
 import { change, count, percent } from '../format.js';
-import { form, tip } from '../panel.js';
+import { form, NOT_SET, tip } from '../panel.js';
 
-/** A share of samples below which the assignment cannot be believed. */
+/** The p-value of the sample ratio below which the assignment is not credible. */
 const BROKEN = 0.001;
-const VERDICTS = {
+const RESULTS = {
   better: ['good', 'Better'],
   worse: ['bad', 'Worse'],
   no_difference: ['flat', 'No difference shown'],
@@ -36,22 +36,22 @@ export function experiments(context) {
       ...props,
     });
   const choices = form(
-    'What was tested',
-    own.variant ? plain(own.variant) : 'nothing yet',
+    'Experiment',
+    own.variant ? plain(own.variant) : NOT_SET,
     h(
       'div',
       { class: 'fields wide' },
       h(
         'div',
         { class: 'field' },
-        h('span', { class: 'label', text: 'Users saw it with' }),
+        h('span', { class: 'label', text: 'Exposure event' }),
         eventEditor('Exposure', own.exposure, (exposure) => set({ exposure })),
       ),
-      field('Metadata key of the variant', text('variant', { placeholder: 'such as variant' })),
+      field('Metadata key of the variant', text('variant', { placeholder: 'for example variant' })),
       h(
         'div',
         { class: 'field' },
-        h('span', { class: 'label', text: 'The goal is' }),
+        h('span', { class: 'label', text: 'Goal event' }),
         eventEditor('Goal', own.goal, (goal) => set({ goal })),
       ),
       field('Control', text('control', { placeholder: 'the first by name' })),
@@ -60,7 +60,7 @@ export function experiments(context) {
   );
   return {
     title: 'Experiments',
-    lead: 'Which variant is better, and how sure is that?',
+    lead: 'Which variant is better, and how certain is that?',
     element: h('div', { class: 'grid' }, choices, result.element),
     panels: [result],
   };
@@ -70,8 +70,8 @@ const notYet = () => ({
   rows: [],
   isEmpty: true,
   empty: {
-    title: 'Say what was tested',
-    text: 'Name the event with which users see a variant, the key of its metadata that names the variant, and the goal. Each user counts in the first variant seen; users of several are left out and reported.',
+    title: 'Choose the events',
+    text: 'Choose the event with which users see a variant, the key of its metadata that holds the variant, and the goal. A user of several variants is counted in none and reported.',
   },
 });
 
@@ -81,7 +81,7 @@ function weights(shares) {
     shares.split(',').map((share) => {
       const [, variant, weight] = share.match(/^\s*(.*\S)\s*:\s*([\d.]+)\s*$/) || [];
       if (!variant)
-        throw new Failure(400, 'bad_shares', `“${share.trim()}” is no share; they are written as control:9, new:1.`);
+        throw new Failure(400, 'bad_shares', `“${share.trim()}” is not a share. Write shares as control:9, new:1.`);
       return [variant, Number(weight)];
     }),
   );
@@ -107,15 +107,15 @@ async function ask(scope, own, signal) {
   const notes = [];
   if (ratio?.p_value !== null && ratio?.p_value < BROKEN) {
     const chance = ratio.p_value < 0.0001 ? '< 0.0001' : ratio.p_value.toFixed(4);
-    const said = own.shares
+    const finding = own.shares
       ? `The arms are far from their shares (p ${chance}). The`
-      : `The arms are of unequal size (p ${chance} for equal shares). If they were not meant to be equal, say their shares; otherwise the`;
-    notes.push(['bad', `${said} assignment is broken and nothing below can be believed.`, 'sample-ratio']);
+      : `The arms are of unequal size (p ${chance} for equal shares). If they are not meant to be equal, enter their shares; otherwise the`;
+    notes.push(['bad', `${finding} assignment is broken and the results are not valid.`, 'sample-ratio']);
   }
   if (multiple?.exposed)
     notes.push(['soft', `${count(multiple.exposed)} users saw several variants and are counted in none.`, 'multiple']);
   if (compared.some((row) => row.verdict === null))
-    notes.push(['soft', 'No verdict below 50 exposed or 5 converted users in an arm.', 'too-few']);
+    notes.push(['soft', 'No result below 50 exposed or 5 converted users in an arm.', 'too-few']);
   const reach =
     Math.max(...compared.flatMap((row) => [Math.abs(row.interval.low), Math.abs(row.interval.high)]), 0.05) * 1.1;
   return {
@@ -125,7 +125,7 @@ async function ask(scope, own, signal) {
     notes,
     isEmpty: arms.length === 0,
     empty: {
-      title: 'Nobody was exposed',
+      title: 'No user was exposed',
       text: 'No event of these days is an exposure that names a variant under that key.',
     },
     label: compared
@@ -138,7 +138,7 @@ async function ask(scope, own, signal) {
       'div',
       { class: 'arms' },
       arms.map((row, place) => {
-        const verdict = VERDICTS[row.verdict];
+        const result = RESULTS[row.verdict];
         return h(
           'article',
           { class: 'arm', 'data-variant': plain(row.variant), 'data-rate': row.rate },
@@ -147,7 +147,7 @@ async function ask(scope, own, signal) {
             {},
             named(row.variant),
             place === 0 && h('span', { class: 'tag', text: 'control' }),
-            verdict && h('span', { class: `tag ${verdict[0]}`, text: verdict[1] }),
+            result && h('span', { class: `tag ${result[0]}`, text: result[1] }),
           ),
           h('strong', { class: 'figure-number', text: percent(row.rate, 2) }),
           h('p', { class: 'hint', text: `${count(row.converted)} of ${count(row.exposed)} users` }),

@@ -1,4 +1,4 @@
-// Funnel: how far people get through some steps, how fast, and which kind of people.
+// Funnel: how many users complete a sequence of steps, how fast, and in which groups.
 import { query } from '../api.js';
 import { breakdownEditor, describeFilter, eventEditor, featureInput, knownFeatures } from '../conditions.js';
 import { field, h, icon, named, plain, segments, select, short } from '../dom.js';
@@ -17,7 +17,7 @@ const ORDERS = [
   ['any', 'In any order'],
 ];
 const MOST_STEPS = 20;
-/** Groups that are drawn; the table has all. */
+/** Limit of the drawn groups; the table has all. */
 const MOST_GROUPS = 6;
 
 export function funnel(context) {
@@ -38,7 +38,7 @@ export function funnel(context) {
           'Times',
           [
             ['first', 'From step 1'],
-            ['previous', 'From the step before'],
+            ['previous', 'From the previous step'],
           ],
           own.times ?? 'first',
           (times) => set({ times }),
@@ -53,7 +53,7 @@ export function funnel(context) {
   };
 }
 
-/** Without steps, a funnel of event types that every store can answer. */
+/** Suggests steps if there are none: the two most used features, or event types, which every store has. */
 async function suggest(context, own) {
   if (own.steps?.length) {
     return {
@@ -61,7 +61,7 @@ async function suggest(context, own) {
       isEmpty: true,
       empty: {
         title: 'One more step',
-        text: 'A funnel has at least two steps, and each says what it is: an event type, a feature, or both.',
+        text: 'A funnel has at least two steps. Each is an event type, a feature, or both.',
       },
     };
   }
@@ -224,7 +224,7 @@ async function ask(scope, own, signal) {
   const total = own.breakdown ? null : rows;
   const drawn = groups.slice(0, MOST_GROUPS);
   const ends = own.breakdown ? null : rows.at(-1);
-  // There the list below has the names.
+  // On a narrow screen the list below has the names.
   const isNarrow = innerWidth < 620 && !own.breakdown;
   const times = own.times === 'previous' ? 'seconds_from_previous' : 'seconds_from_first';
   return {
@@ -232,7 +232,7 @@ async function ask(scope, own, signal) {
     rows,
     request: { path: 'query', body },
     isEmpty: !rows.some((row) => row.users > 0),
-    empty: { title: 'Nobody entered', text: 'No known user did step 1 in these days. Anonymous events do not count.' },
+    empty: { title: 'No user entered', text: 'No known user did step 1 in these days. Anonymous events do not count.' },
     notes: answer.exclusion_rule ? [['soft', `Exclusion: ${answer.exclusion_rule}.`, 'exclusion']] : [],
     label: total
       ? total
@@ -246,7 +246,7 @@ async function ask(scope, own, signal) {
       ends &&
       h(
         'div',
-        { class: 'facts' },
+        { class: 'figures' },
         fact('conversion', 'Conversion', percent(ends.conversion_from_first), ends.conversion_from_first),
         fact('entered', 'Entered', count(rows[0].users), rows[0].users),
         fact('completed', 'Completed', count(ends.users), ends.users),
@@ -267,7 +267,7 @@ async function ask(scope, own, signal) {
           return tip(`${row.step}. ${titles[dataIndex]}${own.breakdown ? ` · ${groupName(group)}` : ''}`, [
             ['Users', count(row.users)],
             ['Of step 1', percent(row.conversion_from_first)],
-            ['Of the step before', percent(row.conversion_from_previous)],
+            ['Of the previous step', percent(row.conversion_from_previous)],
             ['Lost', count(row.drop_off)],
             ['Median from step 1', duration(row.seconds_from_first.median)],
             ['90% within', duration(row.seconds_from_first.p90)],
@@ -363,7 +363,7 @@ const fact = (name, title, value, number) =>
     h('strong', { text: value }),
   );
 
-/** What each step lost and how long it took. */
+/** The loss and the time of each step. */
 function stepList(rows, titles, times) {
   return h(
     'ol',

@@ -1,4 +1,4 @@
-// Lifecycle: where the active users of each period come from, and how many fell silent.
+// Lifecycle: new, returning and resurrecting users of each period, and those who became dormant.
 import { query } from '../api.js';
 import { h, segments } from '../dom.js';
 import { average, brief, count, period } from '../format.js';
@@ -7,9 +7,9 @@ import { grainFor } from '../state.js';
 
 const PARTS = [
   ['returning', 'Returning', 0, 'Active now and in the period before'],
-  ['resurrecting', 'Resurrecting', 4, 'Active now, silent in the period before, seen earlier'],
+  ['resurrecting', 'Resurrecting', 4, 'Active now, not in the period before, but earlier'],
   ['new', 'New', 2, 'First event ever'],
-  ['dormant', 'Dormant', 7, 'Active in the period before, silent now'],
+  ['dormant', 'Dormant', 7, 'Active in the period before, not now'],
 ];
 
 export function lifecycle(context) {
@@ -50,7 +50,7 @@ async function ask(scope, grain, signal) {
   const closed = rows.filter((row) => !row.partial);
   const lost = -sum('dormant', closed);
   const won = sum('new', closed) + sum('resurrecting', closed);
-  const facts = [
+  const figures = [
     ...PARTS.map(([name, title, colour, hint]) => ({
       name,
       title,
@@ -64,7 +64,7 @@ async function ask(scope, grain, signal) {
       title: 'Gained per lost',
       value: lost ? average(won / lost) : '–',
       number: lost ? won / lost : null,
-      hint: '(New + resurrecting) / dormant, whole periods',
+      hint: '(New + resurrecting) / dormant, complete periods',
     },
   ];
   return {
@@ -73,11 +73,11 @@ async function ask(scope, grain, signal) {
     request: { path: 'query', body },
     notes: cutNotes(rows, grain, 'pale'),
     isEmpty: rows.every((row) => PARTS.every(([name]) => row[name] === 0)),
-    label: facts.map(({ title, value }) => `${title}: ${value}`).join(', '),
+    label: figures.map(({ title, value }) => `${title}: ${value}`).join(', '),
     above: h(
       'div',
-      { class: 'facts' },
-      facts.map(({ name, title, value, number, colour, hint }) =>
+      { class: 'figures' },
+      figures.map(({ name, title, value, number, colour, hint }) =>
         h(
           'div',
           {
@@ -92,7 +92,7 @@ async function ask(scope, grain, signal) {
       ),
     ),
     option: (look) => chart(look, {}),
-    // The facts above the chart are its legend; a picture has no facts.
+    // The figures above the chart are its legend; a picture has none.
     picture: (look) => chart(look, { legend: { data: PARTS.map(([, title]) => title) }, grid: { top: 44 } }),
   };
 

@@ -5,7 +5,7 @@ import { average, brief, clock, count } from '../format.js';
 import { tip } from '../panel.js';
 import { csv } from '../table.js';
 
-/** Events that are kept for the screen, and seconds that are drawn. */
+/** Limits of the events in the list and of the seconds in the chart. */
 const MOST = 200;
 const SECONDS = 120;
 const MINUTES = 5;
@@ -38,7 +38,7 @@ export function live(context) {
       onclick: () => {
         paused = !paused;
         pause.setAttribute('aria-pressed', String(paused));
-        pause.replaceChildren(icon(paused ? 'play' : 'pause'), paused ? 'Go on' : 'Pause');
+        pause.replaceChildren(icon(paused ? 'play' : 'pause'), paused ? 'Resume' : 'Pause');
         if (!paused) show();
       },
     },
@@ -67,7 +67,7 @@ export function live(context) {
   };
   const run = async (signal) => {
     if (isDemo) {
-      say('off', 'A made-up history receives no events.');
+      say('off', 'The demo receives no events.');
       return;
     }
     while (!signal.aborted) {
@@ -132,7 +132,7 @@ function rateOf(seconds, started) {
     label: `${minute} events in the last minute.`,
     above: h(
       'div',
-      { class: 'facts' },
+      { class: 'figures' },
       h(
         'div',
         { class: 'fact', 'data-fact': 'minute', 'data-value': minute },
@@ -181,7 +181,7 @@ function listOf(events, tz) {
     request: { path: 'live', stream: true },
     isEmpty: events.length === 0,
     csv,
-    empty: { title: 'Waiting for events', text: 'None was accepted in the last minutes.' },
+    empty: { title: 'Waiting for events', text: 'None were accepted in the last minutes.' },
     element: () =>
       h(
         'div',
@@ -225,7 +225,7 @@ function listOf(events, tz) {
   };
 }
 
-/** Metadata as pairs; numbers keep their notation in the stored event, not here. */
+/** Metadata as pairs. Numbers keep their notation only in the stored event. */
 const metadataText = (metadata) =>
   Object.entries(metadata ?? {})
     .map(([key, value]) => `${plain(key)}: ${plain(typeof value === 'string' ? value : JSON.stringify(value))}`)

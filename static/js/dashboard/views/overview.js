@@ -1,4 +1,4 @@
-// Overview: how many people use the product, what they do, and whether that is more than before.
+// Overview: active users, their events, and the change against the days before.
 import { query, usage, usagePath } from '../api.js';
 import { closedDays, isSeen, relative, wholeWeeks } from '../compare.js';
 import { h, named, segments, short, svg } from '../dom.js';
@@ -7,11 +7,11 @@ import { cutNotes, cutText, marks, tip, unnamedTitle } from '../panel.js';
 import { naming } from '../snippet.js';
 import { grainFor, isAll } from '../state.js';
 
-/** Weeks, or more of them, that a trend is made of at most. */
+/** Limit of the points of a trend. */
 const PARTS = 10;
 const WEEK = 7;
 const TOP = 10;
-/** Features among which those that are shown are looked for in other days. */
+/** Limit of the features of other days, among which the shown ones are searched. */
 const WIDE = 1_000;
 
 export function overview(context) {
@@ -64,7 +64,7 @@ export function overview(context) {
   };
 }
 
-/** The window before says something only if it is known in full. */
+/** True if no event of a result has expired: only then it can be compared. */
 const isKnown = ({ answer }) => answer.covered_from <= answer.window.from;
 const asked = (scope, { days, end }) => ({ ...scope, days, end });
 const days = ({ from, end }) => range(from, end);
@@ -74,7 +74,7 @@ async function askNumbers(context, signal) {
   const all = isAll(state);
   const read = all
     ? ({ days: length, end }) => usage({ ...state, days: length, end }, signal).then(fromUsage)
-    : (question) => fromQueries(question, signal);
+    : (part) => fromQueries(part, signal);
   const [now, daily] = await Promise.all([read(scope), query({ metric: 'active_users', ...scope }, signal)]);
   const { window, ts } = now.answer;
   const span = closedDays(window, ts);
@@ -87,7 +87,7 @@ async function askNumbers(context, signal) {
   const trend = (name) => closed.map((row) => row[name]);
   const { pair } = compared;
   const of = (name) =>
-    pair && { now: pair.now[name], then: pair.then[name], text: `${days(span.now)} against ${days(span.then)}` };
+    pair && { now: pair.now[name], before: pair.before[name], text: `${days(span.now)} against ${days(span.before)}` };
   const cards = [
     {
       name: 'dau',
@@ -101,7 +101,7 @@ async function askNumbers(context, signal) {
     {
       name: 'wau',
       title: 'Weekly active users',
-      hint: `Average per week with data${now.hasCutWeeks ? ', cut ones too' : ''}`,
+      hint: `Average per week with data${now.hasCutWeeks ? ', incomplete ones included' : ''}`,
       value: now.wau,
       compared: pair && weekly,
       write: average,
@@ -119,7 +119,7 @@ async function askNumbers(context, signal) {
     {
       name: 'events',
       title: 'Events',
-      hint: 'Everything that was accepted',
+      hint: 'All accepted events',
       value: now.events,
       compared: of('events'),
       write: count,
@@ -146,7 +146,7 @@ async function askNumbers(context, signal) {
   else if (!span.isWhole)
     notes.push([
       'soft',
-      `Changes compare ${days(span.now)} with ${days(span.then)}: days that are not over are left out.`,
+      `Changes compare ${days(span.now)} with ${days(span.before)}: days that are not over are left out.`,
       'compared',
     ]);
   return {
@@ -160,40 +160,40 @@ async function askNumbers(context, signal) {
         number: card.title,
         value: card.value,
         compared: card.compared?.now ?? null,
-        before: card.compared?.then ?? null,
-        change: card.compared ? relative(card.compared.now, card.compared.then) : null,
+        before: card.compared?.before ?? null,
+        change: card.compared ? relative(card.compared.now, card.compared.before) : null,
       })),
     element: () => h('div', { class: 'cards' }, cards.map(card)),
   };
 }
 
-/** The numbers of the days that are over, and those of the same days before; or why there are none. */
+/** The numbers of the days that are over, and of the same days before; or `because`, the reason why there are none. */
 async function compareDays({ state, scope, firstDay }, read, now, span) {
   if (!span) return { because: 'no day of the window is over' };
-  if (!isSeen(span.then, firstDay, state.tz))
-    return { because: `the first event is of ${range(firstDay, firstDay)}, and the days before it say nothing` };
-  const [closed, then] = await Promise.all([
+  if (!isSeen(span.before, firstDay, state.tz))
+    return { because: `the first event is of ${range(firstDay, firstDay)}, so the days before it cannot be compared` };
+  const [closed, before] = await Promise.all([
     span.isWhole ? now : read(asked(scope, span.now)),
-    read(asked(scope, span.then)),
+    read(asked(scope, span.before)),
   ]);
-  if (!isKnown(then)) return { because: 'the days before are not known in full any more' };
-  return then.events > 0 ? { pair: { now: closed, then } } : { because: 'nothing happened in the days before' };
+  if (!isKnown(before)) return { because: 'events of the days before have expired' };
+  return before.events > 0 ? { pair: { now: closed, before } } : { because: 'nothing happened in the days before' };
 }
 
-/** Users of a week, on average over the whole weeks of the window, and over as many before. */
+/** Users per week: the average of the complete weeks of the window, and of as many weeks before. */
 async function compareWeeks({ state, scope, firstDay }, span, signal) {
   const weeks = span && wholeWeeks(span.now);
-  if (!weeks || !isSeen(weeks.then, firstDay, state.tz)) return null;
+  if (!weeks || !isSeen(weeks.before, firstDay, state.tz)) return null;
   const read = async (part) => {
     const answer = await query({ metric: 'active_users', grain: 'week', ...asked(scope, part) }, signal);
     return { answer, users: answer.rows.reduce((sum, row) => sum + row.users, 0) / weeks.weeks };
   };
-  const [now, then] = await Promise.all([read(weeks.now), read(weeks.then)]);
-  if (!isKnown(then) || then.users === 0) return null;
+  const [now, before] = await Promise.all([read(weeks.now), read(weeks.before)]);
+  if (!isKnown(before) || before.users === 0) return null;
   return {
     now: now.users,
-    then: then.users,
-    text: `${weeks.weeks} whole ${weeks.weeks === 1 ? 'week' : 'weeks'}, ${days(weeks.now)} against ${days(weeks.then)}`,
+    before: before.users,
+    text: `${weeks.weeks} complete ${weeks.weeks === 1 ? 'week' : 'weeks'}, ${days(weeks.now)} against ${days(weeks.before)}`,
   };
 }
 
@@ -206,9 +206,9 @@ const fromUsage = (answer) => ({
   hasCutWeeks: answer.partial_weeks.length > 0,
 });
 
-/** With a filter or a cohort the same numbers from the metrics that know them; days and weeks without users count as without data. */
+/** The same numbers with a filter or a cohort, by other metrics. Days and weeks without users count as without data. */
 async function fromQueries(scope, signal) {
-  const ask = (question) => query({ ...question, ...scope }, signal);
+  const ask = (request) => query({ ...request, ...scope }, signal);
   const [daily, weeks, sticky, types] = await Promise.all([
     ask({ metric: 'active_users' }),
     ask({ metric: 'active_users', grain: 'week' }),
@@ -230,7 +230,7 @@ async function fromQueries(scope, signal) {
 }
 
 function card({ name, title, hint, value, compared, write, trend }) {
-  const difference = compared ? relative(compared.now, compared.then) : null;
+  const difference = compared ? relative(compared.now, compared.before) : null;
   const direction = difference > 0.0005 ? 'up' : difference < -0.0005 ? 'down' : 'flat';
   return h(
     'div',
@@ -246,7 +246,7 @@ function card({ name, title, hint, value, compared, write, trend }) {
           {
             class: `delta ${direction}`,
             'data-delta': difference,
-            title: `${write(compared.now)} against ${write(compared.then)}: ${compared.text}`,
+            title: `${write(compared.now)} against ${write(compared.before)}: ${compared.text}`,
           },
           h('span', { 'aria-hidden': 'true', text: { up: '▲ ', down: '▼ ', flat: '' }[direction] }),
           change(difference),
@@ -258,7 +258,7 @@ function card({ name, title, hint, value, compared, write, trend }) {
   );
 }
 
-/** A line without axes. */
+/** Draws a line without axes. */
 export function spark(values, className = 'spark') {
   const [width, height] = [120, 28];
   const top = Math.max(...values, 1e-9);
@@ -293,7 +293,7 @@ async function askOverTime(scope, grain, signal) {
     request: { path: 'query', body },
     isEmpty: !rows.some((row) => lines.some(([name]) => row[name] > 0)),
     notes: cutNotes(rows, grain, 'dashed'),
-    label: `${rows.length} periods, from ${rows[0]?.period} to ${last?.period}; at the end ${lines.map(([name, title]) => `${title}: ${last?.[name]}`).join(', ')}. ${rows.filter((row) => row.partial).length} of them are cut or not over.`,
+    label: `${rows.length} periods, from ${rows[0]?.period} to ${last?.period}; at the end ${lines.map(([name, title]) => `${title}: ${last?.[name]}`).join(', ')}. ${rows.filter((row) => row.partial).length} of them are incomplete.`,
     option: (look) => ({
       legend: lines.length > 1 ? { data: lines.map(([, title]) => title).reverse() } : undefined,
       grid: { top: lines.length > 1 ? 40 : 16, right: 16 },
@@ -303,7 +303,7 @@ async function askOverTime(scope, grain, signal) {
           const row = rows[points[0].dataIndex];
           return tip(
             period(row.period, grain),
-            [...lines].reverse().map(([name, title]) => [title, count(row[name]), colourOf(look, lines, name)]),
+            [...lines].reverse().map(([name, title]) => [title, count(row[name]), colourOf(look, name)]),
             [
               row.stickiness !== undefined && `Stickiness ${percent(row.stickiness)}`,
               cutText(row.period, answer, row.partial),
@@ -321,21 +321,21 @@ async function askOverTime(scope, grain, signal) {
       },
       yAxis: { type: 'value', minInterval: 1, axisLabel: { formatter: brief } },
       series: lines.flatMap(([name, title], place) => {
-        const colour = colourOf(look, lines, name);
+        const colour = colourOf(look, name);
         const isDaily = name === 'dau' || name === 'users';
         const style = { type: 'line', name: title, symbolSize: 5, itemStyle: { color: colour } };
-        const { whole, cut } = wholeAndCut(rows);
+        const { complete, cut } = completeAndCut(rows);
         const pick = ([from, to]) => rows.map((row, at) => (at >= from && at <= to ? row[name] : null));
         return [
           {
             ...style,
-            data: pick(whole),
-            showSymbol: whole[1] - whole[0] < 2,
+            data: pick(complete),
+            showSymbol: complete[1] - complete[0] < 2,
             lineStyle: { width: isDaily ? 2.2 : 1.8, color: colour },
             areaStyle: isDaily ? { color: colour, opacity: 0.1 } : undefined,
             ...(place === 0 ? marks(rows, answer, look) : {}),
           },
-          // What is cut is no part of the line: dashed, and its points are hollow.
+          // Incomplete periods are not part of the line: they are dashed, with hollow points.
           ...cut.map((part) => ({
             ...style,
             data: pick(part),
@@ -350,13 +350,13 @@ async function askOverTime(scope, grain, signal) {
   };
 }
 
-/** Places of the rows that are whole, and of the cut ones before and after them, each up to the whole one beside it. */
-function wholeAndCut(rows) {
+/** Ranges of the complete rows, and of the incomplete ones before and after, each up to the adjacent complete row. */
+function completeAndCut(rows) {
   const first = rows.findIndex((row) => !row.partial);
   const last = rows.findLastIndex((row) => !row.partial);
-  if (first < 0) return { whole: [0, -1], cut: [[0, rows.length - 1]] };
+  if (first < 0) return { complete: [0, -1], cut: [[0, rows.length - 1]] };
   return {
-    whole: [first, last],
+    complete: [first, last],
     cut: [
       [0, first],
       [last, rows.length - 1],
@@ -364,7 +364,7 @@ function wholeAndCut(rows) {
   };
 }
 
-const colourOf = (look, lines, name) => look.series[{ dau: 0, users: 0, wau: 1, mau: 2 }[name] ?? 0];
+const colourOf = (look, name) => look.series[{ dau: 0, users: 0, wau: 1, mau: 2 }[name] ?? 0];
 
 async function askFeatures({ state, scope, firstDay }, signal) {
   const body = { metric: 'feature_usage', limit: TOP, ...scope };
@@ -372,13 +372,13 @@ async function askFeatures({ state, scope, firstDay }, signal) {
   const { rows, window } = answer;
   const span = closedDays(window, answer.ts);
   const wide = (part) => query({ ...asked(body, part), limit: WIDE }, signal);
-  const isComparable = span && isSeen(span.then, firstDay, state.tz) && rows.length > 0;
-  const [closed, then] = isComparable
-    ? await Promise.all([span.isWhole ? answer : wide(span.now), wide(span.then)])
+  const isComparable = span && isSeen(span.before, firstDay, state.tz) && rows.length > 0;
+  const [closed, before] = isComparable
+    ? await Promise.all([span.isWhole ? answer : wide(span.now), wide(span.before)])
     : [];
-  const comparable = isComparable && isKnown({ answer: then }) && then.rows.length > 0;
+  const comparable = isComparable && isKnown({ answer: before }) && before.rows.length > 0;
   const eventsOf = (found) => new Map(found.rows.map((row) => [row.feature, row.events]));
-  const [later, earlier] = comparable ? [eventsOf(closed), eventsOf(then)] : [];
+  const [later, earlier] = comparable ? [eventsOf(closed), eventsOf(before)] : [];
   const isCheap = isAll(state) && state.tz === 'UTC' && rows.length > 0;
   const trends = isCheap && span ? await trendsOf(scope, span.now, signal) : [];
   const most = Math.max(...rows.map((row) => row.events), 1);
@@ -433,9 +433,9 @@ async function askFeatures({ state, scope, firstDay }, signal) {
   };
 }
 
-/** Events of the features in equal parts of some days. The parts read each day once, so that ten cost as much as one. */
+/** Events of the features in equal parts of a span. The parts read each day once, so that ten cost as much as one. */
 async function trendsOf(scope, { days: all, end }, signal) {
-  // Parts of whole weeks, or the days: other parts would go up and down with the weekends.
+  // Complete weeks, or days: other parts would go up and down with the weekends.
   const length = all < 2 * WEEK ? 1 : WEEK * Math.ceil(all / (WEEK * PARTS));
   const parts = Math.floor(all / length);
   const ends = Array.from({ length: parts }, (_, part) => addDays(end, -length * (parts - 1 - part)));

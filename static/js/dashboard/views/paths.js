@@ -1,4 +1,4 @@
-// Paths: what people do next.
+// Paths: the features that users go to next.
 import { query } from '../api.js';
 import { eventEditor } from '../conditions.js';
 import { field, h, named, plain, select, short } from '../dom.js';
@@ -15,7 +15,7 @@ export function paths(context) {
     isAboutUsers: true,
     height: 480,
     tall: true,
-    help: 'What follows what; repeats of one feature count once',
+    help: 'Transitions between features; repeats of one feature count once',
     ask: (signal) => ask(scope, own, set, signal),
   });
   const whole = panel({
@@ -26,7 +26,7 @@ export function paths(context) {
     ask: async (signal) => askWhole(await query(question(scope, own), signal), own),
   });
   const choices = form(
-    'Which paths',
+    'Selection',
     `${own.depth} features of a ${own.by}`,
     h(
       'div',
@@ -41,7 +41,7 @@ export function paths(context) {
           own.by,
           (by) => set({ by }),
         ),
-        own.by === 'session' ? '30 minutes without an event end one' : null,
+        own.by === 'session' ? 'A session ends after 30 minutes without an event' : null,
       ),
       field(
         'Features of a path',
@@ -94,7 +94,8 @@ async function ask(scope, own, set, signal) {
   for (const row of rows) {
     for (const name of [row.from, row.to]) total.set(name, (total.get(name) ?? 0) + row[key]);
   }
-  [...total].sort((a, b) => b[1] - a[1]).forEach(([name], place) => order.set(name, place));
+  const byUse = [...total].sort((a, b) => b[1] - a[1]);
+  for (const [place, [name]] of byUse.entries()) order.set(name, place);
   const node = (step, name) => `${step}\u0000${name}`;
   const depths = Math.max(...rows.map((row) => row.step), 1) + 1;
   const nodes = new Map();

@@ -1,4 +1,4 @@
-// Retention: of the people who came in a period, how many came back in later ones.
+// Retention: of the users of a period, the number that came back in later ones.
 import { query } from '../api.js';
 import { eventEditor } from '../conditions.js';
 import { field, h, segments, select } from '../dom.js';
@@ -122,7 +122,7 @@ async function ask(scope, own, signal) {
       value === null || row.size === 0 ? [] : [{ x, y, row, value, share: shareOf(row, value) }],
     ),
   );
-  // A cohort that is cut has other users than a whole one: it says nothing about the scale.
+  // An incomplete cohort has other users than a complete one: it does not set the scale.
   const top = Math.max(...cells.filter((cell) => cell.x > 0 && !cell.row.partial).map((cell) => cell.share), 0.01);
   const text = ({ row, value, share }) => {
     if (own.show === 'percent') return percent(share, share > 0 && share < 0.1 ? 1 : 0);
@@ -139,7 +139,7 @@ async function ask(scope, own, signal) {
       .map((share, place) => `${unit} ${place + 1}: ${share === null ? 'not over' : percent(share)}`)
       .join(', ')}.`,
     notes: [
-      ['soft', 'Empty cells are not over yet; averages leave them out.', 'cells'],
+      ['soft', 'Empty cells are not over yet; averages exclude them.', 'cells'],
       ...cutNotes(rows, own.grain, 'without a colour'),
     ],
     height: Math.max(180, 34 + shown.length * (shown.length > 24 ? 24 : 32)),

@@ -1,4 +1,4 @@
-// Stickiness: on how many days people use the product, and which share of a month's users comes each day.
+// Stickiness: the number of days on which users are active, and the share of a month's users on each day.
 import { query } from '../api.js';
 import { h, segments } from '../dom.js';
 import { brief, count, percent, period } from '../format.js';
@@ -62,7 +62,7 @@ async function askHistogram(scope, grain, signal) {
     ),
     label: `${all} users; ${once} of them were active in one ${unit} only.`,
     option: (look) => ({
-      legend: { data: ['Exactly so many', 'At least so many'] },
+      legend: { data: ['Exactly', 'At least'] },
       grid: { top: 44 },
       tooltip: {
         trigger: 'axis',
@@ -92,14 +92,14 @@ async function askHistogram(scope, grain, signal) {
       ],
       series: [
         {
-          name: 'Exactly so many',
+          name: 'Exactly',
           type: 'bar',
           data: rows.map((row) => row.users),
           barMaxWidth: 44,
           itemStyle: { color: look.series[0], borderRadius: [3, 3, 0, 0] },
         },
         {
-          name: 'At least so many',
+          name: 'At least',
           type: 'line',
           yAxisIndex: 1,
           showSymbol: rows.length < 3,
