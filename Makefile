@@ -1,17 +1,26 @@
-# The two commands: `make run` starts the server, `make test` runs every test.
-# Both install what they need on a Debian machine that has Rust, and name it where there is no apt.
+# `make run` starts the server, `make test` runs all tests, `make lint` checks formats and rules.
+# They need Rust, install everything else with apt, and name the missing packages on a system without apt.
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/echopilot-target
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 VENV := .venv
 
+# Some tools are in folders that are not in the path of every user.
+export PATH := $(PATH):/usr/sbin:/sbin
+
 # Installs Debian packages.
 apt = { command -v apt-get >/dev/null || { echo 'Missing, and no apt to install it: $(1)' >&2; exit 1; }; \
 	$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq $(1); }
 
+# Installs the Debian package of a tool, unless the tool exists.
+need = command -v $(1) >/dev/null || $(call apt,$(2))
+
 FUZZ_SECONDS ?= 20
 
-.PHONY: run build client dashboard test test-rust test-browser fuzz lint bench clean
+# The tests run our code with checks of arithmetic and of assertions; dependencies are the same with and without.
+CHECKED := --config tests/checked.toml
+
+.PHONY: run build client dashboard test test-rust test-browser fuzz lint lint-scripts bench clean
 
 run: build
 	$(CARGO_TARGET_DIR)/release/echopilot serve
@@ -32,11 +41,11 @@ install: build
 uninstall:
 	rm -f $(BIN)/echopilot $(BIN)/.debug/echopilot.debug
 
-# The browser client as the server sends it; kept beside its source, so that the server builds without Node.
+# The minified client, which the server sends. It is in the repository, so that the server builds without Node.
 client: static/node_modules/installed
 	npm --prefix static run --silent build
 
-# What the server sends as the dashboard: part of the binary, made of static/ with the charts from npm.
+# The files of the dashboard, which are part of the binary. Made from static/, with the charts from npm.
 DASHBOARD := static/dist/index.html
 dashboard: $(DASHBOARD)
 $(DASHBOARD): static/node_modules/installed static/build-dashboard.mjs static/index.html static/icon.svg \
@@ -46,25 +55,38 @@ $(DASHBOARD): static/node_modules/installed static/build-dashboard.mjs static/in
 test: test-rust test-browser fuzz
 
 test-rust: tools dashboard $(VENV)/installed
-	@dpkg -s libfaketime >/dev/null 2>&1 && [ -x /usr/sbin/nginx ] \
-		|| $(call apt,libfaketime nginx-light)
-	cargo test --release --locked
+	@dpkg -s libfaketime >/dev/null 2>&1 || $(call apt,libfaketime)
+	@$(call need,nginx,nginx-light)
+	@$(call need,mkfs.ext4,e2fsprogs)
+	@$(call need,kill,procps)
+	cargo test --release --locked $(CHECKED)
 
-# The client and the dashboard in a real browser, against the real server.
-test-browser: build static/node_modules/installed tests/browser/node_modules/installed
-	@command -v chromium >/dev/null || $(call apt,chromium)
+# Tests of the client and the dashboard in a real browser, against the real server.
+test-browser: tools dashboard static/node_modules/installed tests/browser/node_modules/installed
+	@$(call need,chromium,chromium)
+	cargo build --release --locked $(CHECKED)
 	npm --prefix static run --silent check
 	npm --prefix tests/browser run --silent test
 
-# Coverage-guided, for a bounded time: bodies of requests, compressed streams, logs after damage, and broken JSON.
+# Coverage-guided fuzzing for a bounded time: request bodies, compressed streams, damaged logs and broken JSON.
 fuzz: tools dashboard
 	tests/fuzz/run $(FUZZ_SECONDS)
 
-lint: tools dashboard
+lint: tools dashboard lint-scripts
 	cargo fmt --check
 	cargo clippy --release --locked --all-targets -- -D warnings
-	python3 tests/lint/import_cycles.py
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --locked --no-deps
+
+# Everything but Rust: JavaScript, TypeScript and CSS, Python, shell; and rules of our own, with their tests.
+SCRIPTS = $(shell git grep -lIE '^#!.*[ /](ba)?sh$$')
+lint-scripts: $(VENV)/lint-installed tests/lint/node_modules/installed
+	tests/lint/node_modules/.bin/biome check --error-on-warnings static tests/browser benches
+	$(VENV)/bin/ruff format --quiet --check .
+	$(VENV)/bin/ruff check --quiet .
+	$(VENV)/bin/shfmt -d $(SCRIPTS)
+	$(VENV)/bin/shellcheck $(SCRIPTS)
+	$(VENV)/bin/python -m unittest discover --quiet -s tests/lint
+	$(VENV)/bin/python tests/lint/import_cycles.py
 
 # The numbers of docs/performance.md. Takes some minutes and 10 GB of disk.
 bench: tools dashboard $(VENV)/installed
@@ -73,20 +95,20 @@ bench: tools dashboard $(VENV)/installed
 	cargo build --release --locked
 	$(VENV)/bin/python benches/import.py $(CARGO_TARGET_DIR)/release/echopilot
 
-# The table of peers: 1, 10 and 100 million events. Takes a quarter of an hour and 10 GB of disk.
+# Comparison with other engines: 1, 10 and 100 million events. Takes a quarter of an hour and 10 GB of disk.
 .PHONY: bench-peers
 bench-peers: build $(VENV)/installed
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r benches/requirements.txt
 	$(VENV)/bin/python benches/peers.py $(CARGO_TARGET_DIR)/release/echopilot
 
-# Questions about a year of 100 million events, export and erasure. Takes ten minutes and 10 GB of disk.
+# Queries of a year of 100 million events, export and erasure. Takes ten minutes and 10 GB of disk.
 .PHONY: bench-queries
 bench-queries: build $(VENV)/installed
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r benches/requirements.txt
 	$(VENV)/bin/python benches/queries.py $(CARGO_TARGET_DIR)/release/echopilot
 
-# What strangers and crashes cost: memory under names without number, load beside thousands of clients that hold connections
-# (twenty minutes), and a start with two million events that wait to be sealed.
+# Hostile clients and crashes: memory under millions of distinct names; ingest next to thousands of clients that hold
+# connections (twenty minutes); and a start with two million events that wait to be sealed.
 .PHONY: bench-hostile bench-hold bench-recovery
 bench-hostile: build
 	python3 benches/hostile.py $(CARGO_TARGET_DIR)/release/echopilot
@@ -96,29 +118,35 @@ bench-hold: build
 bench-recovery: build
 	python3 benches/recovery.py $(CARGO_TARGET_DIR)/release/echopilot
 
-# Whether each safeguard has a test: one-line mutations that must make one fail. Takes half an hour, and is not part of CI.
+# Checks that each safeguard has a test: every one-line mutation must make one fail. Takes half an hour; not part of CI.
 .PHONY: mutants
 mutants: dashboard $(VENV)/installed
 	tests/mutants
 
-# A C and a C++ compiler: for parts of Polars, and for the tests.
+# A C and a C++ compiler, for parts of Polars and for the tests.
 .PHONY: tools
 tools:
 	@command -v cc >/dev/null && command -v c++ >/dev/null && command -v make >/dev/null \
 		|| $(call apt,build-essential)
 
-$(VENV)/installed: tests/requirements.txt tests/requirements-old.txt
+$(VENV)/bin/python:
 	@python3 -m venv $(VENV) 2>/dev/null || { $(call apt,python3-venv) && python3 -m venv $(VENV); }
+
+$(VENV)/installed: tests/requirements.txt tests/requirements-old.txt | $(VENV)/bin/python
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	rm -rf $(VENV)/old-readers
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --target $(VENV)/old-readers -r tests/requirements-old.txt
 	@touch $@
 
+$(VENV)/lint-installed: tests/lint/requirements.txt | $(VENV)/bin/python
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 %/node_modules/installed: %/package-lock.json
-	@command -v npm >/dev/null || $(call apt,nodejs npm)
+	@$(call need,npm,nodejs npm)
 	npm --prefix $* ci --silent --no-audit --no-fund
 	@touch $@
 
 clean:
-	rm -rf $(VENV) static/dist static/node_modules tests/browser/node_modules
+	rm -rf $(VENV) static/dist static/node_modules tests/browser/node_modules tests/lint/node_modules
 	cargo clean

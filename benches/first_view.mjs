@@ -1,8 +1,9 @@
 // Measures the time until the dashboard shows its first numbers over a large history, each time in a new tab with the key:
 // `node benches/first_view.mjs DATA_DIR [DAYS]...`, after
 // `echopilot demo --data-dir DATA_DIR --events 100000000 --users 1000000 --days 365`.
-import { Server, openBrowser } from '../tests/browser/harness.mjs';
+
 import { address, visitor } from '../tests/browser/dashboard.mjs';
+import { openBrowser, Server } from '../tests/browser/harness.mjs';
 
 const ROUNDS = 9;
 const [folder, ...windows] = process.argv.slice(2);

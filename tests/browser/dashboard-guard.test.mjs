@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import http from 'node:http';
 import { after, before, test } from 'node:test';
+import { naming, snippet } from '../../static/js/dashboard/snippet.js';
 import {
-  VIEWS,
   address,
   ask,
   assertAccessible,
@@ -15,10 +15,10 @@ import {
   requestOf,
   settled,
   tableOf,
+  VIEWS,
   visitor,
 } from './dashboard.mjs';
-import { naming, snippet } from '../../static/js/dashboard/snippet.js';
-import { KEY, Server, openBrowser, until } from './harness.mjs';
+import { KEY, openBrowser, Server, until } from './harness.mjs';
 
 let browser;
 let filled;

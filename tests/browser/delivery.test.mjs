@@ -1,7 +1,7 @@
 // Whatever fails in between, no event is lost and none counts twice.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { Site, act, folderFor, openBrowser, openProfile, stored, tag, until, visit, world } from './harness.mjs';
+import { act, folderFor, openBrowser, openProfile, Site, stored, tag, until, visit, world } from './harness.mjs';
 
 let browser;
 before(async () => {

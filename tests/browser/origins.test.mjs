@@ -1,7 +1,7 @@
 // Pages of other origins send events without our client, in every way of a browser, with credentials and without.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { Server, Site, openBrowser, until } from './harness.mjs';
+import { openBrowser, Server, Site, until } from './harness.mjs';
 
 let browser;
 before(async () => {

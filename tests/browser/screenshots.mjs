@@ -1,8 +1,8 @@
 // Takes screenshots of every view for review: node screenshots.mjs FOLDER [VIEW...]
 import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
-import { VIEWS, command, open, visitor } from './dashboard.mjs';
-import { Server, openBrowser } from './harness.mjs';
+import { command, open, VIEWS, visitor } from './dashboard.mjs';
+import { openBrowser, Server } from './harness.mjs';
 
 const SIZES = { phone: [390, 844], laptop: [1366, 860], wide: [1920, 1080] };
 const OWN = {

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Loads the export into BigQuery: copies it to a bucket, then replaces the table by what is there. Loading is free and counts
-# as one change of the table. The timestamps are adjusted to UTC and become TIMESTAMP, texts become STRING; nothing is inferred
-# from values. DATE as the type of the partition is said here, because AUTO would look at names.
+# Loads the export into BigQuery: copies it to a bucket, then replaces the content of the table. Loading is free and is one
+# change of the table. Timestamps are adjusted to UTC and become TIMESTAMP, strings become STRING; no type is inferred from
+# values. The type DATE of the partition is explicit, because AUTO would infer it from the names.
 set -eu
 : "${BUCKET:?a bucket}" "${PREFIX:?a folder in it}" "${DATASET:?a data set}"
 here=$(dirname "$0")

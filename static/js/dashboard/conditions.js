@@ -1,6 +1,7 @@
 // Editors of filters: conditions on the properties of events, with the known features to choose from.
-import { field, fill, h, icon, id, plain, select, toast } from './dom.js';
+
 import { query } from './api.js';
+import { field, fill, h, icon, id, plain, select, toast } from './dom.js';
 
 /** Limit of the suggested features. */
 const OFFERED = 500;

@@ -1,9 +1,9 @@
 // The dashboard: the frame around the views, and the routing from an address to a view.
-import { ROOT, isDemo, query, setKey } from './api.js';
+import { isDemo, query, ROOT, setKey } from './api.js';
 import { featureList } from './conditions.js';
 import { fill, h, icon } from './dom.js';
 import { range } from './format.js';
-import { NOTHING, NO_EVENTS, Panel, unnamed } from './panel.js';
+import { NO_EVENTS, NOTHING, Panel, unnamed } from './panel.js';
 import { picker } from './picker.js';
 import { isAll, read, scope, write } from './state.js';
 import { engine } from './views/engine.js';

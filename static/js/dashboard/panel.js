@@ -1,6 +1,7 @@
 // A panel: one query, its chart, its table, and its downloads: CSV, PNG and the request.
+
+import { address, command, queryCsv } from './api.js';
 import { announce, download, fill, h, icon, toast } from './dom.js';
-import { command, address, queryCsv } from './api.js';
 import { count, period, range, shortDay } from './format.js';
 import { naming } from './snippet.js';
 import { csv, table } from './table.js';

@@ -1,7 +1,8 @@
 // The bar above every view: days, zone, filter and cohort.
-import { field, fill, h, icon, id, named, plain, select } from './dom.js';
+
 import { get, isDemo, removeCohort, saveCohort } from './api.js';
 import { conditionEditor, describe, describeFilter } from './conditions.js';
+import { field, fill, h, icon, id, named, plain, select } from './dom.js';
 import { range } from './format.js';
 
 const PRESETS = [

@@ -1,5 +1,5 @@
 // The screens before the first query: the key, and an empty store.
-import { ROOT, get, hasKey, isDemo, listen, makeDemo, setKey } from './api.js';
+import { get, hasKey, isDemo, listen, makeDemo, ROOT, setKey } from './api.js';
 import { fill, h, icon, toast } from './dom.js';
 import { naming, snippet as tag } from './snippet.js';
 
