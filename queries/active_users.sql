@@ -1,7 +1,8 @@
 -- {"metric":"active_users","grain":"day","days":6,"end":"2024-03-02"}
 -- How many distinct users had an event on each day of the window, in the 7 days and in the 30 days that end with that day?
--- Events without a user (null) count for nobody. A user counts once however many events there are, so ties cannot matter.
--- A user's active day counts for 7 and for 30 days, less what the user's next one covers. Days without users have zeros.
+-- Events without a user (null) are not counted. A user counts once, whatever the number of events, so ties do not matter.
+-- A user's active day counts for 7 and 30 days, less the days that the user's next active day covers. Days without users
+-- have zeros.
 -- param lookback_day DATE 29 days before the first day of the window
 -- param to_day DATE last day of the window
 -- param from_num BIGINT day_num of the first day of the window

@@ -1,7 +1,7 @@
 -- {"metric":"event_types","days":90,"end":"2024-03-02"}
 -- How many events of each type were there within the window, and of how many distinct users? In the order of a funnel.
--- Events without a user (null) are events and no users. The three types have a row each, also one that never happened.
--- Every stored event counts: the lake holds an event_id once, and an event without an id is never taken for another.
+-- Events without a user (null) count as events and not as users. Each of the three types has a row, also without events.
+-- Every stored event counts: the lake has an event_id once, and an event without an id is never a duplicate.
 -- param from_day DATE first day of the window
 -- param to_day DATE last day of the window
 with counted as (

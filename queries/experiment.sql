@@ -1,6 +1,6 @@
 -- {"metric":"experiment","exposure":{"feature":"home"},"variant":"platform","goal":{"event_type":"conversion"},"control":"desktop","days":7,"end":"2024-03-02"}
 -- How many users were exposed to each variant within the window, and how many of them reached the goal from then on?
--- An exposure without a variant (null) is none; an event without a user is nobody's. An exposure is never a goal.
+-- An exposure without a variant (null) and an event without a user are not counted. An exposure is never a goal.
 -- A goal at the microsecond of the exposure counts. A user exposed to several variants is in none of them, only in __multiple__.
 -- param from_day DATE first day of the window
 -- param to_day DATE last day of the window

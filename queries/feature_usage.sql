@@ -1,10 +1,11 @@
 -- {"metric":"feature_usage","limit":3,"days":35,"end":"2024-03-02"}
 -- How often was each feature used within the window, and by how many distinct users? The most used come first.
--- Events without a feature (null) add to none; those without a user are uses and no users. Ties are ordered by the name.
--- Every stored event is a use: the lake holds an event_id once, and an event without an id is never taken for another.
+-- Events without a feature (null) are not counted; those without a user count as uses and not as users. Ties are ordered
+-- by name.
+-- Every stored event is a use: the lake has an event_id once, and an event without an id is never a duplicate.
 -- param from_day DATE first day of the window
 -- param to_day DATE last day of the window
--- param max_rows BIGINT how many features at most
+-- param max_rows BIGINT limit of the features
 with used as (
   select
     feature,

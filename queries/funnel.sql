@@ -1,7 +1,8 @@
 -- {"metric":"funnel","steps":[{"feature":"catalog"},{"feature":"product_view"},{"feature":"add_to_cart"}],"within":"7d","order":"ordered","days":26,"end":"2024-01-21"}
 -- How many users took the three steps in order, within the conversion window (inclusive) of step 1, and in what time?
 -- A user counts by the best entry: most steps, earliest completion, latest step 1 for it; between them, the earliest step 2.
--- Events without a user (null) are nobody's. At one microsecond steps go by number. No two steps are the same feature.
+-- Events without a user (null) are not counted. At one microsecond steps are in the order of their numbers. The steps are
+-- different features.
 -- param from_day DATE first day of the window
 -- param to_day DATE last day of the window
 -- param step_1 TEXT feature of step 1
@@ -67,7 +68,7 @@ third_steps as (
   from carried
 ),
 completions as (
-  -- The carried entries never go back in time, so the first completion is also the one with the least entry.
+  -- The carried entries never go back in time, so the first completion is also the one with the earliest entry.
   select
     user_id,
     min(second_entry_us) as entry_of_two_us,
@@ -150,7 +151,7 @@ ranked as (
   from times
 ),
 placed as (
-  -- How far each place is from that of the median, in halves of a place, and from that of the p90, in tenths.
+  -- Distance of each row from the position of the median, in halves of a row, and from that of the p90, in tenths.
   select
     ranked.step as step,
     ranked.since as since,
@@ -161,7 +162,7 @@ placed as (
   join sizes on sizes.step = ranked.step and sizes.since = ranked.since
 ),
 counted as (
-  -- A quantile that lies between two places takes a part of each: the nearer one, the larger.
+  -- A quantile between two rows is interpolated linearly.
   select
     step,
     since,

@@ -1,7 +1,8 @@
 -- {"metric":"lifecycle","grain":"week","days":26,"end":"2024-01-21"}
 -- How many users of each week were new, returned from the week before, or after a pause, and how many of last week stayed away?
--- New is the week of the first event ever seen, so all history up to the window's end is read. Events without a user are nobody's.
--- A week that the window's start cuts is a whole week; events after its end are not seen. Many events are one visit: no ties.
+-- New is the week of the first event ever, so all history up to the end of the window is read. Events without a user are
+-- not counted. A week in which the window begins counts in full; events after the end of the window do not count. A user
+-- counts once in a week, so ties do not matter.
 -- param to_day DATE last day of the window
 -- param from_week BIGINT week_num of the first day of the window
 -- param to_week BIGINT week_num of the last day of the window

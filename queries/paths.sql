@@ -1,12 +1,12 @@
 -- {"metric":"paths","by":"user","depth":4,"start":{"feature":"catalog"},"limit":10,"days":26,"end":"2024-01-21"}
--- Which feature do users go to from which, step by step, from their first use of the start on? The most taken ways come first.
--- Events without a user or without a feature are not on the way; a feature that follows itself is one stop.
--- Events of a user at one microsecond are in the order of the log (position). Ways taken by as many are ordered by their names.
+-- From which feature to which do users go, step by step, from their first use of the start on? The most used transitions
+-- come first. Events without a user or a feature are left out; repeats of a feature are one stop. Events of a user at one
+-- microsecond are in the order of the log (position). Transitions with equal counts are ordered by name.
 -- param from_day DATE first day of the window
 -- param to_day DATE last day of the window
 -- param start_feature TEXT feature that a path starts with
--- param depth BIGINT how many stops of a path are looked at
--- param max_rows BIGINT how many ways of a step at most
+-- param depth BIGINT limit of the stops of a path
+-- param max_rows BIGINT limit of the transitions of a step
 with uses as (
   select
     user_id,

@@ -1,7 +1,7 @@
 -- {"metric":"retention","grain":"week","cohort":"first","returning":"on","start":{"feature":"catalog"},"return":{"feature":"product_view"},"days":22,"end":"2024-01-17"}
--- Of the users whose first start in the window lies in a week, how many returned in the k-th calendar week after it?
--- Cell 0 is the cohort's size, whoever returned in that week. Events without a user, and events outside the window, do not count.
--- Many events of a week are one return: no ties. A cell whose week ends after the window has no row; a zero has one.
+-- Of the users whose first start in the window is in a week, how many returned in the k-th calendar week after it?
+-- Cell 0 is the size of the cohort. Events without a user, and events outside the window, are not counted. Several events
+-- in a week are one return, so ties do not matter. A cell whose week ends after the window has no row; a zero has one.
 -- param from_day DATE first day of the window
 -- param to_day DATE last day of the window
 -- param to_num BIGINT day_num of the last day of the window

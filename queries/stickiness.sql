@@ -1,7 +1,7 @@
 -- {"metric":"stickiness","grain":"day","days":7,"end":"2024-03-02"}
 -- How many users were active on exactly n days of the window, and on n or more? For each n from 1 to the number of its days.
--- Events without a user (null) count for nobody. Many events of a day are one day, so ties cannot matter.
--- A number of days that no user had has a row of zeros.
+-- Events without a user (null) are not counted. Several events on a day are one day, so ties do not matter.
+-- A number of days without users has a row of zeros.
 -- param from_day DATE first day of the window
 -- param to_day DATE last day of the window
 -- param from_num BIGINT day_num of the first day of the window

@@ -1,5 +1,5 @@
 -- Not run: it needs a project. The lake is copied to gs://{bucket}/{prefix}; {dataset} is the data set of the queries.
--- BigQuery does not say where in its file a row was, so events of one user at one microsecond have no order there.
+-- BigQuery has no row numbers of files, so events of one user at one microsecond have no order.
 create external table {dataset}.lake (
   ts timestamp,
   event_type string,

@@ -84,6 +84,7 @@ class Words(unittest.TestCase):
             "// Plain text, a text file, in fact; a count of users is no longer needed; acts as one; question mark.\n"
         )
         self.assertEqual(found("javascript", right), [])
+        self.assertEqual(found("sql", "-- param name TEXT the name\n-- These are whole numbers.\n"), [])
         self.assertEqual(found("javascript", "// The number of users, and that of its users.\n"), [])
         self.assertEqual(
             found("javascript", "// The number of a user is no id.\n"), [(1, "is no id"), (1, "number of a user")]

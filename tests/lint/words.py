@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TERMS = [
     (
         r"(?<!plain )(?<!help )(?<!alt )(?<!free )(?<!readable )(?<!cipher )(?<!select the )"
-        r"texts?(?! ?(/|files?\b|formats?\b|editors?\b|nodes?\b|contents?\b|colou?rs?\b|fields?\b|inputs?\b|search\b"
+        r"(?!(?-i:TEXT\b))texts?(?! ?(/|files?\b|formats?\b|editors?\b|nodes?\b|contents?\b|colou?rs?\b|fields?\b|inputs?\b|search\b"
         r"|contrasts?\b|directions?\b))",
         "string",
     ),
@@ -31,7 +31,7 @@ TERMS = [
     (r"gates?", "erased-user filter"),
     (r"acts(?! (as|on|like)\b)", "step events, occurrences"),
     (r"presences?", "active users by day"),
-    (r"(is|are|was|were|be) whole", "valid, complete"),
+    (r"(is|are|was|were|be) whole(?! numbers?\b)", "valid, complete"),
     (r"besides?", "in the background, concurrently, next to, also"),
     (r"(?<!in )facts?", "metadata"),
     (r"rooms?", "capacity, free space"),
@@ -173,7 +173,7 @@ def comment(run, start):
     marker, offset, string = run
     kind = "doc" if marker in ("///", "//!", "/**") else "comment"
     string = re.sub(r"^[ \t]*(//[/!]?|/?\*+/?|--|#+|;)", lambda found: blank(found[0]), string, flags=re.M)
-    yield kind, start + offset, without(r"```.*?```|`[^`]*?`|\]\([^)\s]*\)|\bparam \w+ [A-Z]+", string)
+    yield kind, start + offset, without(r"```.*?```|`[^`]*?`|\]\([^)\s]*\)", string)
 
 
 def in_one_line(string):

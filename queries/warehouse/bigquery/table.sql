@@ -1,4 +1,4 @@
--- The table that load.sh fills. {dataset} is yours. Then run views.sql, and the queries.
+-- The table that load.sh fills. {dataset} is your data set. Afterwards run views.sql, and the queries.
 create table if not exists {dataset}.lake (
   ts timestamp,
   event_type string,

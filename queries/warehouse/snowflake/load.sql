@@ -1,8 +1,8 @@
--- Loads the files that are new in the stage {stage}, which points at the folder events of the export. The session's zone is set
--- first, because timestamps are shifted to it. Columns are taken by name, so that case and order do not matter. One bad file ends
--- the load: the default for bulk loads would do so too, and that of pipes would skip it without a word. No file name is ever used
--- twice: a day that was exported again has files of other names. The rows of files that are gone are taken out in the same
--- transaction, and copy knows the files that it loaded before.
+-- Loads the new files of the stage {stage}, which points at the folder events of the export. The time zone of the session is
+-- set first, because timestamps are converted to it. Columns are matched by name, so that case and order do not matter. One
+-- bad file ends the load, as is the default for bulk loads; pipes would silently skip it. No file name is ever used twice: a
+-- day that was exported again has new file names. The rows of removed files are deleted in the same transaction, and copy
+-- skips files that it loaded before.
 alter session set timezone = 'UTC';
 
 begin transaction;

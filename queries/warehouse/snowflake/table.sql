@@ -1,4 +1,4 @@
--- The table that load.sql fills, and the file format and stage that it reads. {url} and {integration} are yours.
+-- The table that load.sql fills, and the file format and stage that it reads. {url} and {integration} are those of your account.
 create table if not exists lake (
   dt date,
   file_name varchar,
