@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TERMS = [
     (
         r"(?<!plain )(?<!help )(?<!alt )(?<!free )(?<!readable )(?<!cipher )(?<!select the )"
-        r"(?!(?-i:TEXT\b))texts?(?! ?(/|files?\b|formats?\b|editors?\b|nodes?\b|contents?\b|colou?rs?\b|fields?\b|inputs?\b|search\b"
-        r"|contrasts?\b|directions?\b))",
+        r"(?!(?-i:TEXT\b))texts?(?! ?(/|files?\b|formats?\b|editors?\b|nodes?\b|contents?\b|colou?rs?\b|fields?\b"
+        r"|inputs?\b|search\b|contrasts?\b|directions?\b))",
         "string",
     ),
     (r"questions?(?! marks?\b)", "query"),
