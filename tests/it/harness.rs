@@ -1,4 +1,4 @@
-//! Starting the program in a folder of its own, and talking to it.
+//! Starts the program in its own folder, and sends it requests.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -13,17 +13,17 @@ use echopilot_analytics::engine::{Engine, IngestAnswer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// The key that all test servers take.
+/// The dashboard key of all test servers.
 pub const KEY: &str = "a-key-for-the-tests";
 /// Longest wait for anything that should happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A fresh folder.
+/// A temporary folder.
 pub fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// The program with its settings from this call alone.
+/// The program without settings of the environment.
 pub fn echopilot(data_dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_echopilot"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ECHOPILOT_")) {
@@ -48,6 +48,12 @@ pub fn run_json(data_dir: &Path, arguments: &[&str]) -> Value {
     serde_json::from_slice(&text).expect("a command prints JSON")
 }
 
+/// Imports a history with a shift of time, so that its last event is of today.
+pub fn import(data_dir: &Path, file: &Path) -> Value {
+    let file = file.to_str().expect("a path in UTF-8");
+    run_json(data_dir, &["import", file, "--rebase-to", "today"])
+}
+
 /// Runs a prepared command, which must succeed, and returns what it prints.
 pub fn printed(command: &mut Command) -> Vec<u8> {
     let output = command.output().expect("the program starts");
@@ -59,7 +65,7 @@ pub fn printed(command: &mut Command) -> Vec<u8> {
     output.stdout
 }
 
-/// A running server; killed when dropped.
+/// A running server, killed when dropped.
 pub struct Server {
     child: Child,
     pub url: String,
@@ -67,7 +73,7 @@ pub struct Server {
     traced: Vec<String>,
 }
 
-/// Status and body of an answer.
+/// Status and body of a response.
 pub type Answer = (u16, Value);
 
 impl Server {
@@ -80,7 +86,7 @@ impl Server {
         Self::start_with_its_key(command.env("ECHOPILOT_DASH_KEY", KEY))
     }
 
-    /// Starts the server with whatever key it has.
+    /// Starts the server with the key of the command.
     pub fn start_with_its_key(command: &mut Command) -> Self {
         Self::try_start(command).expect("the server starts")
     }
@@ -94,8 +100,9 @@ impl Server {
     pub fn try_start_at(command: &mut Command, listen: &str) -> Option<Self> {
         let mut server = Self::launch(command, listen);
         while let Some(line) = server.next_line() {
-            if let Some((_, url)) = line.split_once("answers at ") {
-                server.url = url.trim().to_owned();
+            if let Some(at) = line.find("http://") {
+                let url = line[at..].split_whitespace().next();
+                server.url = url.expect("an address").to_owned();
                 return Some(server);
             }
         }
@@ -134,7 +141,7 @@ impl Server {
         Some(line)
     }
 
-    /// Waits until the server has traced a line with this text.
+    /// Waits until the server has traced a line with this string.
     pub fn wait_for(&mut self, text: &str) {
         while !self.traced.iter().any(|line| line.contains(text)) {
             assert!(
@@ -151,10 +158,10 @@ impl Server {
 
     /// Sends a body as it is to the ingest route.
     pub fn post_raw(&self, body: &[u8], headers: &[(&str, &str)]) -> Answer {
-        post_to(&self.url, body, headers).expect("the server answers")
+        post_to(&self.url, body, headers).expect("a response")
     }
 
-    /// Asks a question with the key.
+    /// Sends a GET request with the key.
     pub fn get(&self, path: &str) -> Answer {
         self.get_with(path, &[("x-dash-key", KEY)])
     }
@@ -164,22 +171,22 @@ impl Server {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        read(request.call().expect("the server answers"))
+        read(request.call().expect("a response"))
     }
 
-    /// The bytes of an answer.
+    /// Sends a GET request; returns the body as bytes.
     pub fn get_bytes(&self, path: &str, headers: &[(&str, &str)]) -> (u16, Vec<u8>) {
         let mut request = agent().get(format!("{}{path}", self.url));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let mut response = request.call().expect("the server answers");
+        let mut response = request.call().expect("a response");
         let mut bytes = Vec::new();
         response
             .body_mut()
             .as_reader()
             .read_to_end(&mut bytes)
-            .expect("a whole answer");
+            .expect("a complete body");
         (response.status().as_u16(), bytes)
     }
 
@@ -188,11 +195,11 @@ impl Server {
         let (status, answer) = self.ask_with(path, body, &[("x-dash-key", KEY)]);
         (
             status,
-            serde_json::from_slice(&answer).expect("the answer is JSON"),
+            serde_json::from_slice(&answer).expect("a body in JSON"),
         )
     }
 
-    /// Sends JSON with the key and asks for a media type.
+    /// Sends JSON with the key, and requests a media type.
     pub fn ask_as(&self, path: &str, body: &Value, media_type: &str) -> (u16, Vec<u8>) {
         self.ask_with(path, body, &[("x-dash-key", KEY), ("accept", media_type)])
     }
@@ -205,13 +212,13 @@ impl Server {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let mut response = request.send(body.to_string()).expect("the server answers");
+        let mut response = request.send(body.to_string()).expect("a response");
         let mut bytes = Vec::new();
         response
             .body_mut()
             .as_reader()
             .read_to_end(&mut bytes)
-            .expect("a whole answer");
+            .expect("a complete body");
         (response.status().as_u16(), bytes)
     }
 
@@ -220,14 +227,14 @@ impl Server {
         let request = agent()
             .delete(format!("{}{path}", self.url))
             .header("x-dash-key", KEY);
-        read(request.call().expect("the server answers"))
+        read(request.call().expect("a response"))
     }
 
     pub fn rollup(&self) -> Answer {
         let request = agent()
             .post(format!("{}/api/analytics/rollup", self.url))
             .header("x-dash-key", KEY);
-        read(request.send_empty().expect("the server answers"))
+        read(request.send_empty().expect("a response"))
     }
 
     pub fn usage(&self, query: &str) -> Value {
@@ -236,12 +243,12 @@ impl Server {
         body
     }
 
-    /// The process.
+    /// The id of the process.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// The most memory that the process had so far, in MB.
+    /// Peak memory of the process, in MB.
     pub fn peak_mb(&self) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(path).expect("the process runs");
@@ -258,13 +265,13 @@ impl Server {
         assert!(done.success());
     }
 
-    /// Waits for the process to end by itself.
+    /// Waits until the process ends by itself.
     pub fn wait(&mut self) -> ExitStatus {
         while self.next_line().is_some() {}
         self.child.wait().expect("the process ends")
     }
 
-    /// Ends the process at once and returns all it wrote to stderr.
+    /// Kills the process; returns what it wrote to stderr.
     pub fn kill(mut self) -> String {
         // It may have ended by itself.
         let _ = self.child.kill();
@@ -272,7 +279,7 @@ impl Server {
         self.traced.join("\n")
     }
 
-    /// Tells it to stop, checks that it does, and returns all it wrote to stderr.
+    /// Stops the server, checks that it ends well, and returns what it wrote to stderr.
     pub fn stop(mut self) -> String {
         self.signal("TERM");
         assert!(self.wait().success());
@@ -288,7 +295,7 @@ impl Drop for Server {
     }
 }
 
-/// Sends a body as it is to the ingest route of a server that may be gone.
+/// Sends a body as it is to the ingest route of a server that may have ended.
 pub fn post_to(url: &str, body: &[u8], headers: &[(&str, &str)]) -> Result<Answer, ureq::Error> {
     let mut request = agent().post(format!("{url}/api/analytics/event"));
     if !headers
@@ -317,22 +324,22 @@ fn read(mut response: ureq::http::Response<ureq::Body>) -> Answer {
         .body_mut()
         .as_reader()
         .read_to_string(&mut text)
-        .expect("the answer is text");
+        .expect("a body in UTF-8");
     let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
     (response.status().as_u16(), body)
 }
 
-/// A batch around some events.
+/// A batch of events.
 pub fn batch(events: impl IntoIterator<Item = Value>) -> Value {
     json!({"events": events.into_iter().collect::<Vec<_>>()})
 }
 
-/// An event of a user now.
+/// An event of a user, without a time.
 pub fn event(event_type: &str, user: &str, feature: &str) -> Value {
     json!({"event_type": event_type, "user_id": user, "feature": feature})
 }
 
-/// An open engine of this process, at an instant.
+/// Opens an engine in this process, at the time `now`.
 pub fn engine(data_dir: &Path, now: DateTime<Utc>) -> Engine {
     let config = StoreConfig {
         data_dir: data_dir.to_owned(),
@@ -359,7 +366,7 @@ pub fn ingest(engine: &Engine, events: &[Value], now: DateTime<Utc>) -> IngestAn
         .expect("a store that writes")
 }
 
-/// Fills a store with a made-up history up to yesterday, all of it in the log.
+/// Fills a store with a synthetic history up to yesterday, all of it in the log.
 pub fn unsealed_demo(data_dir: &Path, events: u64, days: u32, seed: u64) {
     let now = Utc::now();
     let demo = Demo {
@@ -384,7 +391,7 @@ pub fn log_lines(data_dir: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// The postings in a data folder: those of live segments, and those that should have gone.
+/// The postings in a data folder: those of live segments, and obsolete ones.
 pub fn postings(data_dir: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let manifest = std::fs::read(data_dir.join("manifest.json")).unwrap_or_default();
     let manifest: Value = serde_json::from_slice(&manifest).unwrap_or_default();
@@ -413,22 +420,7 @@ pub fn log_path(data_dir: &Path) -> PathBuf {
     data_dir.join("analytics_events.ndjson")
 }
 
-/// The folder of real event histories beside the project, if it is there.
-pub fn sample(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../shared/data")
-        .join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!(
-        "SKIPPED: {} is not there; this part ran on nothing",
-        path.display()
-    );
-    None
-}
-
-/// The features of random histories: those that the queries of `queries/` ask for, and none.
+/// The features of random histories: those in the queries of `queries/`, and none.
 pub const FEATURES: [&str; 6] = [
     "home",
     "catalog",
@@ -438,7 +430,7 @@ pub const FEATURES: [&str; 6] = [
     "",
 ];
 
-/// Random numbers below a bound, the same for a seed in every run.
+/// Pseudo-random numbers below a bound; a seed always gives the same.
 pub fn numbers_below(seed: u64) -> impl FnMut(u64) -> u64 {
     let mut state = seed;
     move |bound| {
@@ -447,4 +439,13 @@ pub fn numbers_below(seed: u64) -> impl FnMut(u64) -> u64 {
             .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % bound
     }
+}
+
+#[test]
+fn tests_run_with_overflow_checks_and_debug_assertions() {
+    let hint = "run `make test-rust`, or add `--config tests/checked.toml` to `cargo test`";
+    assert!(cfg!(debug_assertions), "{hint}");
+    let one = std::hint::black_box(1_u8);
+    let overflow = std::panic::catch_unwind(|| std::hint::black_box(u8::MAX) + one);
+    assert!(overflow.is_err(), "{hint}");
 }

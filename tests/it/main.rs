@@ -1,4 +1,5 @@
-//! The integration tests: the real program, real files, real requests. One binary, because each links Polars.
+//! The integration tests: the real program, real files, real requests. One binary, because each
+//! links Polars.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,6 +23,7 @@ mod formats;
 mod funnel;
 mod harness;
 mod health;
+mod histories;
 mod ingest;
 mod lake;
 mod listen;

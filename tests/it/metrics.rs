@@ -11,7 +11,8 @@ use echopilot_analytics::store::Effort;
 use echopilot_analytics::window::WindowRequest;
 use serde_json::{Value, json};
 
-use crate::harness::{FEATURES, engine, folder, ingest, numbers_below, run_json, sample};
+use crate::harness::{FEATURES, engine, folder, import, ingest, numbers_below, run_json};
+use crate::histories::{purchases, shop_clicks};
 use crate::oracle::python_command;
 
 fn root() -> &'static Path {
@@ -172,20 +173,15 @@ fn compare_with_sql(data: &Path, days: &[i64]) {
 }
 
 #[test]
-fn real_histories_give_the_numbers_of_the_sql_in_duckdb() {
-    for (name, days) in [
-        ("shop_events.ndjson.gz", &[365, 45][..]),
-        ("cdnow_sample.ndjson.gz", &[365][..]),
+fn metrics_of_a_shop_and_of_its_customers_are_those_of_the_sql_in_duckdb() {
+    for (history, days) in [
+        (shop_clicks as fn(&Path) -> PathBuf, &[365, 45][..]),
+        (purchases, &[365][..]),
     ] {
-        let Some(file) = sample(name) else {
-            continue;
-        };
         let dir = folder();
-        run_json(
-            dir.path(),
-            &["import", file.to_str().unwrap(), "--rebase-to", "today"],
-        );
-        compare_with_sql(dir.path(), days);
+        let data = dir.path().join("data");
+        import(&data, &history(dir.path()));
+        compare_with_sql(&data, days);
     }
 }
 

@@ -1,11 +1,13 @@
-//! The same question to another engine: DuckDB reads the lake and the log, and every number must be equal.
+//! Compares usage with another engine: DuckDB reads the lake and the log, and every number must be
+//! equal.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{folder, printed, run, run_json, sample};
+use crate::harness::{folder, import, printed, run, run_json};
+use crate::histories::{purchases, shop_clicks};
 
 /// Python with the packages of `tests/requirements.txt`, which `make test` installs.
 pub fn python_command() -> Command {
@@ -43,12 +45,12 @@ fn installed(path: &Path) -> &Path {
 /// Runs Python and reads its JSON.
 pub fn python(arguments: &[&str]) -> Value {
     let answer = printed(python_command().args(arguments));
-    serde_json::from_slice(&answer).expect("the judge prints JSON")
+    serde_json::from_slice(&answer).expect("the script prints JSON")
 }
 
 /// Compares usage of a window with DuckDB's over the same events.
 fn compare(data: &Path, days: u16, tz: &str) {
-    // The text, not a parsed object: the order of the features is part of the answer.
+    // Not as a parsed object: the order of the features is part of the result.
     let output = run(data, &["usage", "--days", &days.to_string(), "--tz", tz]);
     let text = String::from_utf8(output.stdout).unwrap();
     let ours: Value = serde_json::from_str(&text).unwrap();
@@ -79,7 +81,7 @@ fn compare(data: &Path, days: u16, tz: &str) {
     }
 }
 
-/// The entries of an object in the answer, in the order of the text.
+/// The entries of an object in the output, in their order.
 fn pairs(text: &str, field: &str) -> Vec<(String, u64)> {
     let (_, rest) = text.split_once(&format!("\"{field}\": {{")).unwrap();
     let (object, _) = rest.split_once('}').unwrap();
@@ -91,27 +93,22 @@ fn pairs(text: &str, field: &str) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn real_histories_give_the_numbers_that_duckdb_gives() {
-    for name in ["shop_events.ndjson.gz", "cdnow_sample.ndjson.gz"] {
-        let Some(file) = sample(name) else {
-            continue;
-        };
+fn usage_of_a_shop_and_of_its_customers_is_that_of_duckdb() {
+    for history in [shop_clicks, purchases] {
         let dir = folder();
-        let imported = run_json(
-            dir.path(),
-            &["import", file.to_str().unwrap(), "--rebase-to", "today"],
-        );
-        assert_eq!(imported["refused"], 0, "{name}");
+        let data = dir.path().join("data");
+        let imported = import(&data, &history(dir.path()));
+        assert_eq!(imported["refused"], 0);
         for days in [30, 90, 365] {
-            compare(dir.path(), days, "UTC");
+            compare(&data, days, "UTC");
         }
-        compare(dir.path(), 90, "America/New_York");
-        compare(dir.path(), 365, "Asia/Kathmandu");
+        compare(&data, 90, "America/New_York");
+        compare(&data, 365, "Asia/Kathmandu");
     }
 }
 
 #[test]
-fn a_made_up_history_gives_the_numbers_that_duckdb_gives() {
+fn usage_of_a_synthetic_history_is_that_of_duckdb() {
     let dir = folder();
     run_json(
         dir.path(),
