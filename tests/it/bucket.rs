@@ -8,7 +8,7 @@ use std::time::Instant;
 use chrono::{Days, Utc};
 use serde_json::{Value, json};
 
-use crate::harness::{PATIENCE, echopilot, folder, printed, run_json};
+use crate::harness::{PATIENCE, echopilot, folder, numbers_below, printed, run_json};
 use crate::oracle::{python, python_command};
 
 /// A running S3 server; ended when dropped.
@@ -216,17 +216,14 @@ fn killed_at_any_request_an_export_is_the_old_one_or_the_new_one_by_its_list() {
 fn a_large_file_goes_up_in_parts_and_one_that_cannot_leaves_nothing() {
     let dir = folder();
     let data = dir.path().join("data");
-    // Texts that no codec makes smaller.
-    let mut state = 7_u64;
+    // Strings that a codec cannot compress well.
+    let mut below = numbers_below(7);
     let users: Vec<String> = (0..2_500).map(|user| format!("user-{user}")).collect();
     let lines: Vec<String> = users
         .iter()
         .map(|user| {
-            let text: String = (0..500)
-                .map(|_| {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                    format!("{:014x}", state >> 8)
-                })
+            let text: String = (0..1_000)
+                .map(|_| format!("{:07x}", below(1 << 28)))
                 .collect();
             let day = Utc::now().date_naive() - Days::new(1);
             json!({"event_type":"action","user_id":user,"ts":format!("{day}T10:00:00Z"),"metadata":{"text":text}}).to_string()

@@ -190,14 +190,11 @@ fn a_compaction_beside_a_full_segment_keeps_the_order_of_ties() {
     load(&open, &twenty("alpha"));
     let mut full = twenty("beta");
     // URLs that cannot be compressed to less than a full segment.
-    let mut state = 1_u64;
+    let mut below = numbers_below(1);
     for number in 0..9_000 {
         let mut url = String::from("/");
         while url.len() < 1_900 {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            url.push_str(&format!("{:016x}", state ^ (state >> 29)));
+            url.push_str(&format!("{:07x}", below(1 << 28)));
         }
         full.push(Event {
             url: Some(url.into()),
