@@ -87,6 +87,7 @@ lint-scripts: $(VENV)/lint-installed tests/lint/node_modules/installed
 	$(VENV)/bin/shellcheck $(SCRIPTS)
 	$(VENV)/bin/python -m unittest discover --quiet -s tests/lint
 	$(VENV)/bin/python tests/lint/import_cycles.py
+	$(VENV)/bin/python tests/mutants --check
 
 # The numbers of docs/performance.md. Takes some minutes and 10 GB of disk.
 bench: tools dashboard $(VENV)/installed

@@ -1,4 +1,5 @@
-//! Clocks that are wrong, for a moment and for good: nothing is lost, nothing counts twice, nothing expires early.
+//! Wrong clocks, temporarily and permanently: nothing is lost, nothing counts twice, nothing
+//! expires early.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +17,7 @@ fn at(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
-/// The true time of the tests that need no other process.
+/// The true time of the tests that run in this process.
 fn start() -> DateTime<Utc> {
     at("2026-11-20T12:00:00Z")
 }
@@ -38,7 +39,7 @@ fn send(engine: &Engine, body: &Value, now: DateTime<Utc>) -> Option<IngestAnswe
     Some(runtime.block_on(pending.answer()).unwrap())
 }
 
-/// Events with and without a time and an id, as they are sent at the true time `now`.
+/// Events with and without a timestamp and an id, for the true time `now`.
 fn batches(name: &str, now: DateTime<Utc>) -> Vec<Value> {
     let ts = now.to_rfc3339();
     let event = |user: &str| json!({"event_type":"action","user_id":user});
@@ -55,7 +56,7 @@ fn is_with_id(batch: &Value) -> bool {
     batch["events"][0]["event_id"].is_string()
 }
 
-/// What came of the events of the test.
+/// The stored and rejected events of the test.
 #[derive(Default)]
 struct Sent {
     acknowledged: usize,
@@ -80,7 +81,7 @@ impl Sent {
         is_accepted
     }
 
-    /// Sends events with ids once more: whatever the clock says, none counts.
+    /// Sends events with ids again: none is counted, whatever the clock is.
     fn again(&self, engine: &Engine, name: &str, clock: DateTime<Utc>) {
         for batch in batches(name, start())
             .iter()
@@ -97,7 +98,7 @@ impl Sent {
     }
 }
 
-/// Events of each day that has some.
+/// Number of events by day.
 fn days(engine: &Engine, end: NaiveDate) -> Vec<(NaiveDate, u64)> {
     let mut found = Vec::new();
     for days in 0..365 {
@@ -164,7 +165,7 @@ fn no_jump_of_the_clock_loses_doubles_or_expires_an_event() {
                 for name in ["before", "before, in the log", "during"] {
                     sent.again(&open, name, wrong);
                 }
-                // The job of the night, which may be rejected.
+                // The nightly rollup, which may be rejected.
                 for _ in 0..3 {
                     let _ = open.expire(wrong.date_naive(), Clock::Doubted);
                 }
@@ -179,10 +180,10 @@ fn no_jump_of_the_clock_loses_doubles_or_expires_an_event() {
                     drop(open);
                     open = engine(dir.path(), start() + TimeDelta::minutes(5));
                 }
-                // The clock is right again.
+                // The clock is correct again.
                 let right = start() + TimeDelta::minutes(10);
                 if open.check_ready(right).is_err() {
-                    // Only where events were accepted by a time that is yet to come.
+                    // Only if events were accepted with a time in the future.
                     assert!(
                         lasting == Lasting::Restarted && wrong > right && is_accepted,
                         "{what}"
@@ -222,7 +223,8 @@ fn no_jump_of_the_clock_loses_doubles_or_expires_an_event() {
                     sent.acknowledged,
                     "{what}"
                 );
-                // Each in its day; those without a time of their own in the one that the clock said, where it was believed.
+                // Each is on its day; those without a timestamp on that of the clock, if it was
+                // believed.
                 let mut expected = vec![
                     (start().date_naive(), sent.acknowledged as u64 - 1),
                     (old.date_naive(), 1),
@@ -230,7 +232,7 @@ fn no_jump_of_the_clock_loses_doubles_or_expires_an_event() {
                 if is_accepted && lasting == Lasting::Restarted {
                     expected[0].1 -= 2;
                     expected.insert(0, (wrong.date_naive(), 2));
-                    // The client's own clock was right: it is corrected to the wrong one.
+                    // The client's clock was correct: its time is adjusted to the wrong clock.
                     expected[0].1 += 1;
                     expected[1].1 -= 1;
                 }
@@ -260,7 +262,7 @@ fn received_at_never_goes_back_and_survives_a_restart() {
     let back = start() - TimeDelta::minutes(50);
     assert_eq!(received(&open, back), start());
     drop(open);
-    // Known from the log, then from segments.
+    // Read from the log, then from segments.
     let open = engine(dir.path(), back);
     assert_eq!(received(&open, back), start());
     open.store().seal().unwrap();
@@ -300,7 +302,7 @@ fn an_import_has_the_same_guard() {
 }
 
 #[test]
-fn an_idle_server_expires_in_the_end_and_one_that_was_off_says_what_to_run() {
+fn an_idle_server_expires_in_the_end_and_one_that_was_off_names_the_command() {
     let dir = folder();
     let open = engine(dir.path(), start());
     send(
@@ -310,7 +312,7 @@ fn an_idle_server_expires_in_the_end_and_one_that_was_off_says_what_to_run() {
     )
     .unwrap();
     open.store().seal().unwrap();
-    // Off for 20 days: what is 90 days old goes two days later, however often it is tried before.
+    // Off for 20 days: 90 days old events expire two days later, however often it is tried before.
     let mut events = 0;
     for day in 20..=21 {
         let today = (start() + TimeDelta::days(day)).date_naive();
@@ -328,7 +330,7 @@ fn an_idle_server_expires_in_the_end_and_one_that_was_off_says_what_to_run() {
         assert_eq!(events, u64::from(day > 90), "day {day}");
     }
     drop(open);
-    // It ran all the time: an event is accepted after a restart, and after two months off it is not.
+    // It ran all the time: an event is accepted after a restart, but not after two months off.
     let later = |days| start() + TimeDelta::days(days);
     let event = json!({"events":[{"event_type":"action","user_id":"u"}]});
     assert!(send(&engine(dir.path(), later(410)), &event, later(410)).is_some());
@@ -415,7 +417,7 @@ fn a_mark_in_the_future_of_an_earlier_version_is_corrected() {
     echopilot_analytics::checksum::close_object(&mut bytes, 0);
     bytes.push(b'\n');
     std::fs::write(&path, bytes).unwrap();
-    // A clock three years ahead is doubted again.
+    // A clock that is three years ahead is not believed.
     let open = engine(dir.path(), start());
     let ahead = (start() + TimeDelta::days(1_000)).date_naive();
     assert!(open.expire(ahead, Clock::Doubted).is_err());
@@ -449,7 +451,7 @@ fn faked(command: &mut Command, clock: &str) {
         .env("TZ", "UTC");
 }
 
-/// A clock that a process reads from a file, and that is changed while it runs.
+/// A clock that a process reads from a file, which changes while the process runs.
 struct FakeClock {
     file: PathBuf,
 }
@@ -517,7 +519,7 @@ fn a_running_server_stops_and_heals_with_its_clock() {
             assert!(on - today <= TimeDelta::days(1), "{field} of {line}");
         }
     }
-    // An event that is really of that time is not rejected either.
+    // An event with a timestamp of that time is not rejected either.
     let (status, answer) = server.post(&batch([json!({"event_type":"action","user_id":"w",
         "ts":(Utc::now() + TimeDelta::days(8)).to_rfc3339()})]));
     assert_eq!((status, &answer["logged"]), (200, &json!(1)), "{answer}");
@@ -557,7 +559,7 @@ fn a_running_server_stops_and_heals_with_its_clock() {
     assert_eq!(traced.matches("Nothing is accepted").count(), 1, "{traced}");
     assert_eq!(traced.matches("The clock jumped").count(), 1, "{traced}");
 
-    // A restart believes a week; when the clock is back, somebody has to say so.
+    // A restart believes a jump of a week; the way back must be confirmed.
     clock.set("+8d");
     let server = clock.server(&data);
     assert_eq!(server.post(&no_ids).1["logged"], 100);
@@ -601,7 +603,7 @@ fn a_running_server_stops_and_heals_with_its_clock() {
 }
 
 #[test]
-fn a_server_that_was_off_for_two_months_starts_and_is_confirmed_by_either_way() {
+fn a_server_that_was_off_for_two_months_starts_and_can_be_confirmed_in_two_ways() {
     let dir = folder();
     let clock = FakeClock::new(dir.path());
     for by_command in [true, false] {

@@ -1,5 +1,5 @@
-//! Random damage of every kind of file: the answer is rejected, or repaired and said, or the same; never silently another one. And
-//! `verify` names it.
+//! Random damage of every kind of file. A query fails, or the damage is repaired and logged, or the
+//! result is the same; it is never silently different. And `verify` names the damage.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::faults::copy;
 use crate::harness::{Server, batch, event, folder, run, run_json, unsealed_demo};
 
-/// Damages of each kind of file.
+/// Number of damages for each kind of file.
 const DAMAGES: u64 = 32;
 const ERASED: &str = "an-erased-user";
 
@@ -56,7 +56,7 @@ fn store(dir: &Path) {
     run_json(dir, &["usage"]);
 }
 
-/// What is asked: numbers of states, of events and of a cohort, and whether the erased user stays out.
+/// Results that depend on states, on events and on a cohort, and the events of the erased user.
 fn ask(dir: &Path) -> Vec<Value> {
     let today = Utc::now().date_naive().to_string();
     let window = ["--days", "9", "--end", &today];
@@ -74,7 +74,7 @@ fn ask(dir: &Path) -> Vec<Value> {
     ));
     let utc_by_events = [&["usage", "--tz", "Africa/Abidjan"], &window[..]].concat();
     answers.push(answer(dir, &utc_by_events, &mut is_said));
-    // One who was erased and comes again is ignored.
+    // Events of an erased user are ignored.
     let file = dir.with_extension("again");
     fs::write(
         &file,
@@ -92,7 +92,7 @@ fn ask(dir: &Path) -> Vec<Value> {
     answers
 }
 
-/// The lines of the rollup log, those made again that were damaged.
+/// The lines of the rollup log, after damaged ones are made again.
 fn rollups(dir: &Path, is_said: &mut bool) -> Value {
     let rolled_up = answer(dir, &["rollup"], is_said);
     let lines = fs::read_to_string(dir.join("analytics.ndjson")).unwrap_or_default();
@@ -105,8 +105,8 @@ fn rollups(dir: &Path, is_said: &mut bool) -> Value {
     }
 }
 
-/// An answer, or null if it was rejected, or what was read is said to be less than was written. Said once, it holds for the
-/// answers after it.
+/// The result of a command; null if it fails, or after it has logged that it read less than was
+/// written, which also applies to later results.
 fn answer(dir: &Path, arguments: &[&str], is_said: &mut bool) -> Value {
     let output = run(dir, arguments);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -145,7 +145,7 @@ fn damage(bytes: &mut Vec<u8>, random: &mut SmallRng) -> String {
     }
 }
 
-/// The first file of a folder, whose name ends so.
+/// The first file of a folder with this end of its name.
 fn first(dir: &Path, end: &str) -> PathBuf {
     let mut found = Vec::new();
     let mut folders = vec![dir.to_owned()];

@@ -1,4 +1,4 @@
-//! What a power cut or bit rot leaves of the log, and what the next start makes of it.
+//! Recovery of a log after a power cut or bit rot.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -64,7 +64,7 @@ fn a_torn_last_line_is_cut_and_counted() {
 }
 
 #[test]
-fn damage_in_the_middle_is_set_aside_once_and_costs_its_line_alone() {
+fn damage_in_the_middle_is_quarantined_once_and_costs_only_its_line() {
     let dir = five_events();
     let path = log_path(dir.path());
     let text = fs::read_to_string(&path).unwrap();
@@ -129,7 +129,7 @@ fn a_damaged_newline_costs_no_event() {
 }
 
 #[test]
-fn a_log_of_another_program_is_refused_and_left_alone() {
+fn a_log_of_another_program_is_rejected_and_left_unchanged() {
     let dir = folder();
     let foreign =
         "{\"ts\":\"2025-10-21T10:00:00Z\",\"event_type\":\"page_view\",\"user_id\":\"u\"}\n"
@@ -142,7 +142,7 @@ fn a_log_of_another_program_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_lake_without_its_manifest_is_refused() {
+fn a_lake_without_its_manifest_is_rejected() {
     let dir = five_events();
     run_json(dir.path(), &["seal"]);
     fs::remove_file(dir.path().join("manifest.json")).unwrap();
@@ -151,9 +151,9 @@ fn a_lake_without_its_manifest_is_refused() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("manifest.json"));
 }
 
-/// Found by fuzzing: what was blanked out once was damage again at the next start.
+/// Found by fuzzing: the blanks of a repair were damage again at the next start.
 #[test]
-fn a_mended_log_is_clean_at_the_next_start() {
+fn a_repaired_log_is_clean_at_the_next_start() {
     let dir = five_events();
     let path = log_path(dir.path());
     let text = fs::read_to_string(&path).unwrap();
@@ -202,7 +202,7 @@ fn verify_names_a_damaged_line_and_changes_nothing() {
 }
 
 #[test]
-fn verify_names_a_damaged_segment_and_no_answer_is_made_from_it() {
+fn verify_names_a_damaged_segment_and_queries_of_it_fail() {
     let dir = five_events();
     run_json(dir.path(), &["seal"]);
     let day = fs::read_dir(dir.path().join("events"))
@@ -225,7 +225,7 @@ fn verify_names_a_damaged_segment_and_no_answer_is_made_from_it() {
         "{damage}"
     );
     assert_eq!(fs::read(&segment).unwrap(), bytes);
-    // What its day left behind is known without it; no number is made from it, and that answer fails loudly.
+    // Usage of its day is known from the daily state. A query that needs the segment fails.
     assert_eq!(run_json(dir.path(), &["usage"])["total_events"], 5);
     for _ in 0..2 {
         let output = run(dir.path(), &["usage", "--tz", "Asia/Tokyo"]);
@@ -236,14 +236,14 @@ fn verify_names_a_damaged_segment_and_no_answer_is_made_from_it() {
             "{said}"
         );
     }
-    // It is set aside, where no reader of the lake finds it.
+    // It is in the quarantine, where no reader of the lake finds it.
     assert!(!segment.exists());
     let day = segment.parent().unwrap().file_name().unwrap().display();
     let name = segment.file_name().unwrap().display();
     let aside = dir.path().join("damaged").join(format!("{day}-{name}"));
     assert_eq!(fs::read(&aside).unwrap(), bytes);
     assert_eq!(run(dir.path(), &["verify"]).status.code(), Some(1));
-    // Restored, all is well.
+    // After it is restored, all queries work.
     bytes[middle] ^= 1;
     fs::write(&segment, &bytes).unwrap();
     assert_eq!(
@@ -257,7 +257,7 @@ fn verify_names_a_damaged_segment_and_no_answer_is_made_from_it() {
 }
 
 #[test]
-fn a_damaged_state_answers_nothing_and_is_made_anew_from_its_segments() {
+fn a_damaged_state_is_not_used_and_rebuild_restores_it() {
     let dir = five_events();
     run_json(dir.path(), &["seal"]);
     let before = run_json(dir.path(), &["usage"])["feature_usage"].clone();
@@ -280,7 +280,7 @@ fn a_damaged_state_answers_nothing_and_is_made_anew_from_its_segments() {
     damage();
     assert_eq!(run_json(dir.path(), &["rebuild"])["changed"], 1);
     assert_eq!(run_json(dir.path(), &["usage"])["feature_usage"], before);
-    // A seal that adds to the day does so too.
+    // A seal that adds events to the day finds the damage too.
     damage();
     let server = Server::start(dir.path());
     server.post(&batch([event("action", "new", "another")]));
@@ -353,7 +353,7 @@ fn users(bytes: &[u8]) -> (Vec<String>, u64) {
 }
 
 #[test]
-fn cut_at_every_byte_the_whole_lines_remain() {
+fn a_log_cut_at_any_byte_keeps_its_complete_lines() {
     let (log, ends) = small_log();
     for cut in 0..=log.len() {
         let whole = ends.iter().filter(|&&end| end <= cut).count();
@@ -402,7 +402,8 @@ fn a_rotation_that_a_power_cut_undid_in_part_loses_nothing_and_counts_nothing_tw
     unsealed_demo(&first, 300, 3, 1);
     unsealed_demo(&second, 200, 3, 2);
     let later = fs::read(log_path(&second)).unwrap();
-    // The open log has its second name; the next log is empty, or has the events that came after the last step.
+    // The open log has its second name; the next log is empty, or has the events that came after
+    // the last step.
     for (has_second_name, has_next, expected) in [
         (true, None, 300),
         (true, Some(&b""[..]), 300),

@@ -1,4 +1,5 @@
-//! Access and erasure: everything of a user is found, goes from every byte of the data folder, and stays away.
+//! Access and erasure: all data of a user is found, is removed from every byte of the data folder,
+//! and does not come back.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use crate::harness::{Server, batch, echopilot, folder, postings, printed, run, r
 
 const TARGET: &str = "target-user-77";
 
-/// Events of the last five days of three users, some of them of the target, and of nobody.
+/// Events of three users, the target among them, and anonymous ones, of the last five days.
 fn history(part: u64) -> Vec<Value> {
     let today = Utc::now().date_naive();
     let users = [
@@ -31,7 +32,7 @@ fn history(part: u64) -> Vec<Value> {
         .collect()
 }
 
-/// A user who is in no segment yet.
+/// A user with events in the log only.
 const LATE: &str = "late-user-99";
 
 fn late() -> Value {
@@ -39,7 +40,7 @@ fn late() -> Value {
         "feature": "f0", "metadata": {"n": 50}, "event_id": "late"})
 }
 
-/// A data folder with events in segments, joined and not, and in the log.
+/// A data folder with events in segments, compacted and not, and in the log.
 fn store() -> tempfile::TempDir {
     let dir = folder();
     let file = dir.path().join("events");
@@ -70,12 +71,12 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The files with a text in any of their bytes, inflated where they are Parquet or states.
+/// The files that contain a string, after decompression of Parquet files and states.
 fn files_with(dir: &Path, text: &str) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = files(dir)
         .into_iter()
         .filter(|path| {
-            // A file of a job that runs may be gone by now.
+            // A file of a running job may no longer exist.
             let bytes = std::fs::read(path).unwrap_or_default();
             memchr::memmem::find(&bytes, text.as_bytes()).is_some()
         })
@@ -101,7 +102,7 @@ fn files_with(dir: &Path, text: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Events of the target, of others and of nobody, by states and by events.
+/// Counts of events of the target, of others and of anonymous users, by states and by events.
 fn counted(data: &Path) -> Vec<Value> {
     let mut all = Vec::new();
     for tz in ["UTC", "Africa/Abidjan"] {
@@ -121,7 +122,7 @@ fn counted(data: &Path) -> Vec<Value> {
     all
 }
 
-/// What the store would answer if these users had never been.
+/// The counts of the same store without these users.
 fn counted_without(users: &[&str]) -> Vec<Value> {
     let dir = folder();
     let file = dir.path().join("events");
@@ -153,7 +154,7 @@ fn access(data: &Path, user: &str) -> Vec<Value> {
 fn access_gives_every_event_of_a_user_and_none_of_others_in_order() {
     let dir = store();
     let data = dir.path().join("data");
-    // A torn line of the user lies in the quarantine.
+    // A torn line of the user is in the quarantine.
     let log = data.join("analytics_events.ndjson");
     let mut bytes = std::fs::read(&log).unwrap();
     bytes.extend_from_slice(
@@ -224,7 +225,7 @@ fn an_erased_user_is_in_no_byte_of_the_data_folder_and_stays_away() {
     let mut bytes = std::fs::read(&log).unwrap();
     bytes.extend_from_slice(format!("{{\"ts\":\"2026-01-01\",\"user_id\":\"{TARGET}").as_bytes());
     std::fs::write(&log, bytes).unwrap();
-    // An export in the data folder goes with it, one elsewhere is its owner's.
+    // An export in the data folder follows the erasure, one elsewhere does not.
     run_json(
         &data,
         &["export", "--to", data.join("out/lake").to_str().unwrap()],
@@ -253,10 +254,10 @@ fn an_erased_user_is_in_no_byte_of_the_data_folder_and_stays_away() {
         assert_eq!(receipt[field], value, "{field} of {receipt}");
     }
     assert_eq!(files_with(&data, TARGET), Vec::<PathBuf>::new());
-    // They have the user by number, and go with the segments that had the user.
+    // They contain the user's id as a number, and are removed with the segments of the user.
     assert!(before.iter().all(|file| !file.exists()));
     assert_eq!(postings(&data).1, Vec::<PathBuf>::new());
-    // What comes in late or again is answered as ignored, and stays out.
+    // Late and repeated events are reported as ignored, and not stored.
     let again = history(3)
         .into_iter()
         .filter(|event| event["user_id"] == TARGET);
@@ -273,7 +274,7 @@ fn an_erased_user_is_in_no_byte_of_the_data_folder_and_stays_away() {
     assert_eq!(run_json(&data, &["rebuild"])["changed"], 0);
     assert!(access(&data, TARGET).is_empty());
     assert_eq!(access(&data, "ann").len(), 30);
-    // After a restart too, and by import; others still come in, and get numbers of their own.
+    // After a restart too, and by import. Events of other users are accepted, with other ids.
     let server = Server::start(&data);
     let (_, answer) = server.post(&batch(
         again
@@ -340,7 +341,7 @@ fn many_users_from_a_file_are_erased_at_once_and_an_empty_day_goes() {
 }
 
 #[test]
-fn by_choice_users_are_stored_by_a_keyed_hash_alone_and_found_by_their_id() {
+fn user_key_file_stores_only_pseudonyms_and_users_are_found_by_their_id() {
     let dir = folder();
     let data = dir.path().join("data");
     let key = dir.path().join("key");
@@ -368,7 +369,7 @@ fn by_choice_users_are_stored_by_a_keyed_hash_alone_and_found_by_their_id() {
         !events.contains(TARGET) && events.contains("\"hmac-"),
         "{events}"
     );
-    // What comes out can come in again, and is the same user.
+    // An export can be imported, and is of the same user.
     let usage: Value = serde_json::from_str(&with_key(&["usage", "--days", "7"])).unwrap();
     assert_eq!(usage["mau"], 3);
     std::fs::write(
@@ -392,7 +393,7 @@ fn by_choice_users_are_stored_by_a_keyed_hash_alone_and_found_by_their_id() {
     let imported: Value =
         serde_json::from_str(&with_key(&["import", file.to_str().unwrap()])).unwrap();
     assert_eq!(imported["accepted"], 0);
-    // A key among the data protects nothing.
+    // A key in the data folder would protect nothing.
     std::fs::copy(&key, data.join("key")).unwrap();
     let output = echopilot(&data)
         .env("ECHOPILOT_USER_KEY_FILE", data.join("key"))
@@ -403,7 +404,7 @@ fn by_choice_users_are_stored_by_a_keyed_hash_alone_and_found_by_their_id() {
 }
 
 #[test]
-fn killed_at_any_call_an_erasure_goes_on_and_ends() {
+fn erasure_killed_at_any_call_continues_and_ends() {
     let origin = store();
     let with = counted(
         &copy(&origin.path().join("data"))
@@ -423,8 +424,8 @@ fn killed_at_any_call_an_erasure_goes_on_and_ends() {
     };
     for kind in ["kill", "torn", "eio"] {
         let mut points = 0;
-        // Each call of a killed process; of the others, which take the same way, some. A call that fails alone may be one
-        // that is tried again, or that only tidies up.
+        // Every call if the process is killed; some calls for the other kinds, which run the same
+        // code. A single failed call may be repeated, or may only concern the clean-up.
         let step = if kind == "kill" { 1 } else { 5 };
         for at in (1..=calls + 1).step_by(step) {
             let dir = copy(&origin.path().join("data"));
@@ -436,7 +437,7 @@ fn killed_at_any_call_an_erasure_goes_on_and_ends() {
                 .unwrap()
                 .status
                 .success();
-            // Before it goes on, the user is there for every question or for none.
+            // Before it continues, all queries include the user, or none does.
             if points % 10 == 0 {
                 assert_eq!(
                     run_json(dir.path(), &["verify"])["damage"],
@@ -449,7 +450,8 @@ fn killed_at_any_call_an_erasure_goes_on_and_ends() {
                     "{kind} at {at}: {found:?}"
                 );
             }
-            // What was begun goes on with whatever is erased next; what was not has to be asked for again.
+            // An erasure that was begun continues with the next one; otherwise it must be requested
+            // again.
             let list =
                 std::fs::read_to_string(dir.path().join("erasures.json")).unwrap_or_default();
             let next: &[&str] = match list.contains(TARGET) {

@@ -1,4 +1,4 @@
-//! Expiry: what is too old goes, by what is there and not by the clock alone.
+//! Expiry: old data is removed, based on stored events and never on the clock alone.
 
 use std::path::Path;
 
@@ -15,7 +15,8 @@ fn now() -> DateTime<Utc> {
     "2026-03-05T12:00:00Z".parse().unwrap()
 }
 
-/// A store with an event on each of the last 120 days, all sealed; every tenth is of one user, the rest of others.
+/// A store with an event on each of the last 120 days, all sealed. Every tenth is of one user, each
+/// other of another user.
 fn store(dir: &Path) -> Engine {
     let engine = engine(dir, now());
     let events: Vec<_> = (0..120)
@@ -62,7 +63,7 @@ fn raw_events_go_after_90_days_and_the_numbers_of_a_year_stay() {
         .unwrap()
         .count();
     assert_eq!(days, 91);
-    // States answer for all days; a zone needs events, and says from when it has them.
+    // States cover all days. A zone needs events, and the response has their first day.
     assert_eq!(usage(&engine, 365, "UTC"), before);
     let tokyo = usage(&engine, 365, "Asia/Tokyo");
     assert_eq!(tokyo.numbers.total_events, 91);
@@ -71,7 +72,7 @@ fn raw_events_go_after_90_days_and_the_numbers_of_a_year_stay() {
         usage(&engine, 30, "Asia/Tokyo").covered_from,
         tokyo.window.to - Days::new(29)
     );
-    // Nothing is left to do, and a restart knows all of it.
+    // A second expiry removes nothing, also after a restart.
     let again = engine
         .expire(now().date_naive(), Clock::Doubted)
         .unwrap()
@@ -94,13 +95,13 @@ fn raw_events_go_after_90_days_and_the_numbers_of_a_year_stay() {
 }
 
 #[test]
-fn states_and_rollup_lines_go_after_a_year_and_the_answer_says_so() {
+fn states_and_rollup_lines_expire_after_a_year_and_the_response_reports_it() {
     let dir = folder();
     let engine = store(dir.path());
     engine.rollup(RollupScope::Closed, now()).unwrap();
     let lines = || std::fs::read_to_string(dir.path().join("analytics.ndjson")).unwrap();
     assert_eq!(lines().lines().count(), 119);
-    // 300 days later, seen in steps that a clock may take.
+    // 300 days later, in steps that the clock check accepts.
     let mut today = now().date_naive();
     let mut removed = 0;
     for _ in 0..12 {
@@ -117,7 +118,7 @@ fn states_and_rollup_lines_go_after_a_year_and_the_answer_says_so() {
         (left.unique_days, left.covered_from),
         (kept as u64, states_from)
     );
-    // What expired is not rolled up again from a part of its period.
+    // An expired period is not rolled up again from a part of its events.
     assert!(
         engine
             .rollup(RollupScope::Closed, now())
@@ -155,7 +156,7 @@ fn a_clock_that_jumps_to_2099_deletes_nothing() {
     }
     assert_eq!(engine.size(), size);
     assert_eq!(usage(&engine, 365, "UTC"), before);
-    // A person who knows better may say so.
+    // An operator may confirm the date.
     let expired = engine.expire(jumped, Clock::Confirmed).unwrap().expired;
     assert_eq!(expired.events, 120);
 }

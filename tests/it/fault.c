@@ -1,13 +1,13 @@
-/* Faults of the disk, for tests: preloaded into the program, it fails the n-th call that changes a file
- * below a folder, and writes down the calls that succeed.
+/* Disk faults for tests: a library that is preloaded into the program. It fails the n-th call that changes a
+ * file below a folder, and records the calls that succeed.
  *
  *   FAULT_DIR   the folder
  *   FAULT_CALLS which calls count, comma separated; all if absent
  *   FAULT_AT    which of them fails, from 1
  *   FAULT_KIND  kill: end the process before the call; torn: write half, then end; eio: fail with EIO from
- *               this call on; enospc: fail with ENOSPC from this call on, calls alone that need room, and
+ *               this call on; enospc: fail with ENOSPC from this call on, only calls that need space, and
  *               write half of what is written
- *   FAULT_COUNT so many calls fail with enospc; all that follow if absent
+ *   FAULT_COUNT number of calls that fail with enospc; all that follow if absent
  *   FAULT_FLAG  count only while this file exists
  *   FAULT_TRACE a file that gets a line for each call below the folder that succeeded, and for each response
  *               of HTTP that says 200: name, inode and paths, separated by tabs
@@ -118,7 +118,7 @@ static void trace_answer(const void *bytes, size_t length) {
 #define REAL(name) ((typeof(&name))dlsym(RTLD_NEXT, #name))
 #define FAIL_IF_DUE(call) \
     if (due(call)) return failed();
-/* Of calls that need no room. */
+/* For calls that need no space. */
 #define FAIL_IF_BROKEN(call) \
     if (!is_kind("enospc")) FAIL_IF_DUE(call)
 
@@ -188,7 +188,7 @@ int open64(const char *path, int flags, ...) {
     }
     int is_ours = (flags & O_CREAT) && below(path);
     int is_new = is_ours && !inode_of(path);
-    /* The other kinds count calls that change a file that is there. */
+    /* The other kinds count calls that change an existing file. */
     if (is_new && is_kind("enospc")) FAIL_IF_DUE("create")
     int fd = REAL(open64)(path, flags, mode);
     if (fd >= 0 && is_new) trace_fd("create", fd);

@@ -38,7 +38,7 @@ pub fn with_fault(command: &mut Command, dir: &Path, kind: &str, at: usize) {
         .env("FAULT_AT", at.to_string());
 }
 
-/// Prepares a command that writes its changes of files below `dir` down, see `fault.c`.
+/// Prepares a command that records its changes of files below `dir`, see `fault.c`.
 pub fn with_trace(command: &mut Command, dir: &Path, trace: &Path) {
     command
         .env("LD_PRELOAD", fault_library())
@@ -46,7 +46,7 @@ pub fn with_trace(command: &mut Command, dir: &Path, trace: &Path) {
         .env("FAULT_TRACE", trace);
 }
 
-/// Three batches of events whose users are all different.
+/// Three batches of events, each event of another user.
 fn batches() -> Vec<Value> {
     (0..3)
         .map(|number| {
@@ -59,7 +59,7 @@ fn batches() -> Vec<Value> {
 }
 
 #[test]
-fn killed_at_any_call_of_ingest_the_server_keeps_what_it_answered() {
+fn server_killed_at_any_call_of_ingest_keeps_acknowledged_events() {
     for kind in ["kill", "torn"] {
         let mut died = 0;
         for at in 1.. {
@@ -106,7 +106,7 @@ fn killed_at_any_call_of_ingest_the_server_keeps_what_it_answered() {
     }
 }
 
-/// Starts the server and sends the batches until it is gone; `None` if it never listened.
+/// Starts the server and sends the batches until it ends; `None` if it never listened.
 fn send_while_alive(mut command: Command) -> Option<u64> {
     let server = Server::try_start(command.env("ECHOPILOT_DASH_KEY", crate::harness::KEY))?;
     let mut accepted = 0;
@@ -121,9 +121,9 @@ fn send_while_alive(mut command: Command) -> Option<u64> {
 }
 
 #[test]
-fn killed_at_any_call_a_seal_or_rollup_loses_and_doubles_nothing() {
-    // Sealed days and more events of the same days in the log, so that a seal merges states and joins segments, and a rollup
-    // corrects the lines of before.
+fn seal_or_rollup_killed_at_any_call_loses_and_duplicates_nothing() {
+    // Sealed days and more events of the same days in the log, so that a seal merges states and
+    // segments, and a rollup corrects earlier lines.
     let origin = folder();
     unsealed_demo(origin.path(), 300, 3, 1);
     run_json(origin.path(), &["seal"]);
@@ -171,14 +171,14 @@ fn killed_at_any_call_a_seal_or_rollup_loses_and_doubles_nothing() {
                 json!([]),
                 "{job} {kind} at {at}"
             );
-            // Tried again it succeeds, and the outcome is that of an undisturbed run.
+            // A second attempt succeeds, with the outcome of an undisturbed run.
             run_json(dir.path(), &[job]);
             assert_eq!(
                 numbers(run_json(dir.path(), &ask)),
                 expected,
                 "{job} {kind} at {at}, again"
             );
-            // What was computed from states is what the events say.
+            // The numbers of the states are those of the events.
             let mut by_events = numbers(run_json(
                 dir.path(),
                 &["usage", "--days", "5", "--tz", "Africa/Abidjan"],
@@ -207,7 +207,7 @@ fn killed_at_any_call_a_seal_or_rollup_loses_and_doubles_nothing() {
 }
 
 #[test]
-fn killed_at_any_call_an_expiry_removes_all_or_nothing_and_ends_when_tried_again() {
+fn expiry_killed_at_any_call_removes_all_or_nothing_and_can_be_repeated() {
     let origin = folder();
     unsealed_demo(origin.path(), 300, 5, 1);
     run_json(origin.path(), &["seal"]);
@@ -289,7 +289,7 @@ pub fn copy(origin: &Path) -> tempfile::TempDir {
 }
 
 #[test]
-fn a_failed_sync_is_never_answered_never_retried_and_heals_only_by_a_restart() {
+fn a_failed_sync_is_never_acknowledged_or_retried_and_needs_a_restart() {
     let dir = folder();
     let flag = dir.path().join("../").join(format!(
         "{}.flag",
@@ -308,17 +308,13 @@ fn a_failed_sync_is_never_answered_never_retried_and_heals_only_by_a_restart() {
         "{body}"
     );
     std::fs::remove_file(&flag).unwrap();
-    // The disk is well again, and a sync would succeed. It must not be tried.
+    // The disk works again, and a sync would succeed, but it must not be tried.
     let (status, body) = server.post(&batch([event("action", "after", "f")]));
     assert_eq!((status, &body["error"]), (503, &json!("log_stopped")));
     let (status, body) = server.get_with("/health/ready", &[]);
     assert_eq!((status, &body["error"]), (503, &json!("log_stopped")));
     assert_eq!(server.get_with("/health/live", &[]).0, 200);
-    assert_eq!(
-        server.usage("")["total_events"],
-        1,
-        "questions are still answered"
-    );
+    assert_eq!(server.usage("")["total_events"], 1, "queries still work");
     let traced = server.stop();
     assert!(
         traced.contains("ERROR") && traced.contains("restart the server"),
@@ -329,12 +325,12 @@ fn a_failed_sync_is_never_answered_never_retried_and_heals_only_by_a_restart() {
     let total = server.usage("")["total_events"].as_u64().unwrap();
     assert!(
         (2..=3).contains(&total),
-        "what was not answered may be there or not: {total}"
+        "an event without a response may be stored or not: {total}"
     );
 }
 
 #[test]
-fn a_full_disk_refuses_whole_batches_and_heals_by_itself() {
+fn a_full_disk_rejects_whole_batches_and_recovers_by_itself() {
     let dir = folder();
     let Some(_mounted) = Tmpfs::mount(dir.path(), "size=1m") else {
         return;
@@ -380,16 +376,16 @@ fn a_full_disk_refuses_whole_batches_and_heals_by_itself() {
     std::fs::remove_file(&filler).unwrap();
     let freed = Instant::now();
     while server.get_with("/health/ready", &[]).0 != 200 {
-        assert!(freed.elapsed() < PATIENCE, "health never heals");
+        assert!(freed.elapsed() < PATIENCE, "health never recovers");
     }
     assert_eq!(
         server.post(&events(99)).0,
         200,
-        "it heals without a restart"
+        "it recovers without a restart"
     );
     assert_eq!(server.get_with("/health/ready", &[]).0, 200);
     accepted += 100;
-    // What was refused is not known by its ids: sent again it is stored, once.
+    // The ids of rejected events are not kept: sent again, these are stored, once.
     for duplicates in [0, 100] {
         for &number in &refused {
             let (status, body) = server.post(&events(number));
@@ -402,17 +398,17 @@ fn a_full_disk_refuses_whole_batches_and_heals_by_itself() {
     assert_eq!(run_json(dir.path(), &["usage"])["total_events"], accepted);
 }
 
-/// The file system of a cut disk keeps what was synced before the cut and nothing else. That the same cut loses events
-/// that were only written shows that the test would notice a missing sync.
+/// The file system keeps what was synced before the cut and nothing else. Without syncs the same
+/// cut loses events, which shows that the test notices a missing sync.
 #[test]
-fn a_power_cut_loses_nothing_that_was_answered_and_all_that_was_not_synced() {
+fn a_power_cut_loses_unsynced_events_and_no_acknowledged_ones() {
     for durability in ["sync", "os"] {
         let dir = folder();
         let Some(mut disk) = CutDisk::mount(dir.path()) else {
             return;
         };
         let data = disk.mounted.join("data");
-        // Started and stopped, so that the folder itself is old when the power goes.
+        // Started and stopped, so that the folder itself is on disk before the cut.
         Server::start(&data).stop();
         disk.sync();
         let mut command = echopilot(&data);
@@ -435,7 +431,7 @@ fn a_power_cut_loses_nothing_that_was_answered_and_all_that_was_not_synced() {
             "sync" => assert_eq!(kept, accepted),
             _ => assert!(
                 kept < accepted,
-                "the cut lost nothing; the test proves nothing"
+                "the cut lost nothing, so the test proves nothing"
             ),
         }
     }
@@ -491,7 +487,7 @@ impl CutDisk {
         );
     }
 
-    /// Ends all writing without writing back what is in memory, the journal included: `FS_IOC_SHUTDOWN`.
+    /// Stops all writes and drops what is in memory, the journal included: `FS_IOC_SHUTDOWN`.
     pub fn cut(&self) {
         let cut = "import fcntl, os, struct, sys\n\
                    fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))";
@@ -516,7 +512,7 @@ impl CutDisk {
 
 impl Drop for CutDisk {
     fn drop(&mut self) {
-        // Lazily, so that it also goes while a file is open.
+        // Lazily, so that it also works while a file is open.
         let _ = Command::new("umount").arg("-l").arg(&self.mounted).status();
     }
 }
@@ -542,7 +538,7 @@ impl Tmpfs {
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
-        // Lazily, so that it also goes while a file is open.
+        // Lazily, so that it also works while a file is open.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }

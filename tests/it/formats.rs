@@ -1,4 +1,4 @@
-//! Data folders of every format that was ever written are read for ever.
+//! Data folders of every format that was ever written stay readable.
 
 use std::path::{Path, PathBuf};
 
@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 use crate::faults::copy;
 use crate::harness::{engine, ingest, run, run_json};
 
-/// A data folder as this version wrote it: sealed days with their states, and events in the log.
+/// A data folder of the first version: sealed days with their states, and events in the log.
 fn fixture(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures")
         .join(version)
 }
 
-/// The answer without what depends on when it was asked, and what answers did not have then.
+/// The response without its time, and without the fields that the first version did not have.
 fn usage(dir: &Path, tz: &str) -> Value {
     let arguments = ["usage", "--days", "30", "--end", "2026-11-21", "--tz", tz];
     let mut usage = run_json(dir, &arguments);
@@ -27,7 +27,7 @@ fn usage(dir: &Path, tz: &str) -> Value {
 }
 
 #[test]
-fn the_first_format_opens_and_gives_the_numbers_that_it_gave() {
+fn the_first_format_opens_and_gives_its_recorded_numbers() {
     let dir = copy(&fixture("v1"));
     let expected = std::fs::read(fixture("v1.json")).unwrap();
     let expected: Value = serde_json::from_slice(&expected).unwrap();
@@ -36,7 +36,7 @@ fn the_first_format_opens_and_gives_the_numbers_that_it_gave() {
         assert_eq!(usage(dir.path(), tz), expected[tz], "{tz}");
     }
     assert_eq!(run_json(dir.path(), &["rebuild"])["changed"], 0);
-    // A seal adds to the days that are there.
+    // A seal adds to existing days.
     run_json(dir.path(), &["seal"]);
     for tz in ["UTC", "Asia/Tokyo"] {
         assert_eq!(usage(dir.path(), tz), expected[tz], "{tz}, sealed");
@@ -54,7 +54,7 @@ fn the_first_format_opens_and_gives_the_numbers_that_it_gave() {
 }
 
 #[test]
-fn a_newer_format_is_refused_and_left_alone() {
+fn a_newer_format_is_rejected_and_left_unchanged() {
     let dir = copy(&fixture("v1"));
     let path = dir.path().join("manifest.json");
     let manifest = std::fs::read_to_string(&path).unwrap();

@@ -1,5 +1,5 @@
-//! The program touches only what is its own: no file of somebody else is changed or removed, whatever its name, and nobody else
-//! reads what the store writes.
+//! The program changes and removes only its own files, whatever the names of other files, and no
+//! other user can read the files of the store.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ use crate::harness::{
     KEY, Server, batch, echopilot, event, folder, log_path, run, run_json, unsealed_demo,
 };
 
-/// Every name in a folder, with what is in it; the target of a symbolic link is its content.
+/// Every name in a folder with its content. The content of a symbolic link is its target.
 fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -75,7 +75,7 @@ const COMMANDS: [&[&str]; 15] = [
 ];
 
 #[test]
-fn a_folder_of_somebody_else_is_rejected_by_every_command_and_left_as_it_is() {
+fn a_folder_of_another_program_is_rejected_by_every_command_and_left_unchanged() {
     let project: [(&str, &[u8]); 4] = [
         ("package.json", b"{}"),
         ("tmp/notes", b"mine"),
@@ -111,7 +111,7 @@ fn a_folder_of_somebody_else_is_rejected_by_every_command_and_left_as_it_is() {
 }
 
 #[test]
-fn an_empty_folder_is_taken_with_what_nobody_owns_in_it_and_one_that_is_looked_at_stays_empty() {
+fn an_empty_folder_is_accepted_with_system_files_in_it_and_reading_it_leaves_it_empty() {
     for name in [
         None,
         Some(".gitkeep"),
@@ -124,7 +124,7 @@ fn an_empty_folder_is_taken_with_what_nobody_owns_in_it_and_one_that_is_looked_a
         }
         let before = tree(dir.path());
         assert_eq!(run_json(dir.path(), &["verify"])["damage"], json!([]));
-        assert_eq!(tree(dir.path()), before, "verify made something");
+        assert_eq!(tree(dir.path()), before, "verify created a file");
         assert_eq!(run_json(dir.path(), &["usage"])["total_events"], 0);
         assert!(dir.path().join(".echopilot").is_file());
         write(&dir.path().join("notes.txt"), "mine");
@@ -214,7 +214,7 @@ fn an_unfinished_file_of_an_earlier_version_goes_and_a_folder_of_that_name_stays
         assert!(!dir.path().join(name).exists(), "{name}");
     }
     assert_eq!(fs::read(dir.path().join("tmp/notes")).unwrap(), b"mine");
-    // Said once: the store has its mark now.
+    // Logged once: the store has its mark now.
     assert!(!said(&run(dir.path(), &["seal"])).contains("did not write"));
 }
 
@@ -253,7 +253,7 @@ fn a_symbolic_link_in_the_place_of_a_file_or_folder_of_the_store_is_not_followed
 }
 
 #[test]
-fn a_file_of_another_make_under_the_name_of_the_log_is_never_changed() {
+fn a_file_of_another_program_with_the_name_of_the_log_is_never_changed() {
     let line = "{\"ts\":\"2025-10-21T10:00:00Z\",\"event_type\":\"page_view\",\"user_id\":\"u\"}\n";
     let list = format!("[{}]", vec![line.trim_end(); 20_000].join(","));
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -275,7 +275,7 @@ fn a_file_of_another_make_under_the_name_of_the_log_is_never_changed() {
     run_json(marked.path(), &["usage"]);
     fs::remove_file(log_path(marked.path())).unwrap();
     for (found, bytes) in &foreign {
-        // In a folder of its own, and in one of ours.
+        // In an empty folder, and in one of ours.
         for dir in [folder(), copy(marked.path())] {
             for name in ["analytics_events.ndjson", "sealing/00000007.ndjson"] {
                 if name.starts_with("sealing") && !dir.path().join(".echopilot").exists() {
@@ -297,7 +297,7 @@ fn a_file_of_another_make_under_the_name_of_the_log_is_never_changed() {
             }
         }
     }
-    // Neither what is no file.
+    // Nor anything that is not a file.
     let dir = copy(marked.path());
     fs::create_dir(log_path(dir.path())).unwrap();
     assert_eq!(run(dir.path(), &["usage"]).status.code(), Some(1));
@@ -332,7 +332,7 @@ fn zeros_of_any_length_are_cut_and_more_damage_than_one_write_is_left_as_it_is()
         fs::write(log_path(dir.path()), vec![0; zeros]).unwrap();
         assert_eq!(total(dir.path()), 0, "{zeros} alone");
     }
-    // A piece that may be cut is kept whole, with bytes that are no text.
+    // Damage that may be cut is kept in full, also bytes that are not UTF-8.
     let dir = copy(origin.path());
     let torn: Vec<u8> = (0..300_000_u32).map(|n| 128 + (n % 100) as u8).collect();
     fs::write(log_path(dir.path()), [&whole[..], &torn[..]].concat()).unwrap();
@@ -364,7 +364,7 @@ fn zeros_of_any_length_are_cut_and_more_damage_than_one_write_is_left_as_it_is()
 }
 
 #[test]
-fn a_log_or_folder_that_another_program_takes_away_stops_the_server_and_it_says_so() {
+fn a_log_or_folder_that_another_program_removes_stops_ingest_with_a_message() {
     type Change = fn(&Path);
     let cases: [(&str, Change); 7] = [
         ("folder removed", |dir| fs::remove_dir_all(dir).unwrap()),
@@ -405,7 +405,7 @@ fn a_log_or_folder_that_another_program_takes_away_stops_the_server_and_it_says_
         let mut server = Server::start(&data);
         assert_eq!(server.post(&batch([event("action", "u", "f")])).0, 200);
         take_away(&data);
-        // Nothing is sent meanwhile: it is found by looking.
+        // No event is sent meanwhile: the server checks by itself.
         server.wait_for("Nothing more is accepted");
         let (status, body) = server.get_with("/health/ready", &[]);
         assert_eq!(
@@ -442,7 +442,7 @@ fn a_log_or_folder_that_another_program_takes_away_stops_the_server_and_it_says_
 }
 
 #[test]
-fn an_event_is_not_answered_as_stored_when_the_log_was_just_taken_away() {
+fn an_event_is_not_acknowledged_if_the_log_was_just_removed() {
     let dir = folder();
     let server = Server::start(dir.path());
     let mut stored = 0;
@@ -474,7 +474,7 @@ fn modes(dir: &Path) -> BTreeMap<PathBuf, u32> {
 }
 
 #[test]
-fn whatever_the_umask_is_nobody_else_reads_the_data_folder_and_an_export_is_for_others() {
+fn other_users_can_read_exports_and_not_the_data_folder_whatever_the_umask() {
     for umask in ["000", "022", "0777"] {
         let dir = folder();
         let (data, out) = (dir.path().join("data"), dir.path().join("out"));
@@ -500,7 +500,7 @@ fn whatever_the_umask_is_nobody_else_reads_the_data_folder_and_an_export_is_for_
         done("seal");
         done("rollup");
         done(r#"cohort set '{"name":"a","users":["u"]}'"#);
-        done("user erase somebody");
+        done("user erase one");
         done(&format!("export --to {}", data.join("exports/a").display()));
         fs::write(
             log_path(&data),
@@ -533,7 +533,7 @@ fn whatever_the_umask_is_nobody_else_reads_the_data_folder_and_an_export_is_for_
 }
 
 #[test]
-fn a_store_that_others_could_read_is_made_private_and_it_is_said_once() {
+fn a_store_that_others_could_read_is_made_private_and_that_is_logged_once() {
     let dir = copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1"));
     write(&dir.path().join("mine/notes"), "mine");
     for path in modes(dir.path()).into_keys() {
@@ -548,7 +548,7 @@ fn a_store_that_others_could_read_is_made_private_and_it_is_said_once() {
     assert!(!said(&run(dir.path(), &["usage"])).contains("its owner alone can"));
 }
 
-/// Takes the right to write from a folder with all in it, or gives it back.
+/// Removes or restores write access to a folder and everything in it.
 fn set_writable(dir: &Path, is_writable: bool) {
     for path in tree(dir).into_keys().chain([dir.to_owned()]) {
         let mode = match (path.is_dir(), is_writable) {
@@ -562,7 +562,7 @@ fn set_writable(dir: &Path, is_writable: bool) {
 }
 
 #[test]
-fn a_read_only_folder_is_verified_queried_and_exported_and_nothing_else() {
+fn a_read_only_folder_can_be_verified_queried_and_exported_and_nothing_else() {
     let dir = folder();
     let data = dir.path().join("data");
     store(&data);
@@ -653,7 +653,7 @@ fn a_read_only_folder_is_verified_queried_and_exported_and_nothing_else() {
         );
         assert_eq!(tree(&data), before, "{command:?}");
     }
-    // A second reader is let in, and a server keeps readers out.
+    // A second reader is allowed, but no reader next to a server.
     set_writable(&data, true);
     assert_eq!(usage(&data), found);
     run_json(&data, &["seal"]);
@@ -684,7 +684,7 @@ fn an_export_removes_and_overwrites_only_what_an_export_of_this_store_wrote() {
     let data = dir.path().join("data");
     let to = dir.path().join("out");
     unsealed_demo(&data, 200, 3, 1);
-    // What others have there stays, before and after.
+    // Other files stay, before and after.
     let others = [
         "tmp/notes",
         "notes",
@@ -705,7 +705,7 @@ fn an_export_removes_and_overwrites_only_what_an_export_of_this_store_wrote() {
         }
     };
     check_others();
-    // What is in the way is not overwritten, and nothing is written then.
+    // An existing file is not overwritten, and nothing is written then.
     let yesterday = Utc::now().date_naive() - Days::new(1);
     let part = format!("events/dt={yesterday}/part-00000.parquet");
     for name in [
@@ -730,7 +730,7 @@ fn an_export_removes_and_overwrites_only_what_an_export_of_this_store_wrote() {
         assert_eq!(tree(&to), before, "{name}");
         fs::remove_dir_all(&to).unwrap();
     }
-    // Names of earlier versions are not used any more.
+    // Names of earlier versions are no longer used.
     for name in [part.as_str(), "daily_rollups/daily_rollups.parquet"] {
         let to = dir.path().join("beside");
         write(&to.join(name), "mine");
@@ -760,7 +760,7 @@ fn an_export_removes_and_overwrites_only_what_an_export_of_this_store_wrote() {
         assert_eq!(export(&data, &to, &[]).status.code(), Some(2), "{name}");
         assert_eq!(tree(outside.path()), before, "{name}");
     }
-    // The list of another store is not believed.
+    // The list of another store is not accepted.
     let other = dir.path().join("other");
     unsealed_demo(&other, 100, 2, 2);
     let before = tree(&to);
@@ -768,19 +768,19 @@ fn an_export_removes_and_overwrites_only_what_an_export_of_this_store_wrote() {
     assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).contains("another store"), "{}", said(&output));
     assert_eq!(tree(&to), before);
-    // Nor one that was changed, or written by somebody else.
+    // Nor a list that was changed, or written by another program.
     let victim = dir.path().join("victim");
     fs::write(&victim, "mine").unwrap();
     let list = fs::read_to_string(to.join("export.json")).unwrap();
     let days: Value = serde_json::from_str(&list).unwrap();
-    // As an earlier version wrote it, without a signature.
+    // The form of an earlier version, without a signature.
     let forged = |path: &str| {
         let mut forged = json!({"days": days["days"]});
         forged["days"]["2020-01-01"] = json!({"sources":[],"files":[
             {"path":path,"rows":1,"bytes":4,"crc32c":crc32c::crc32c(b"mine")}]});
         forged.to_string()
     };
-    // With a checksum that is right, and the signature of another text.
+    // With a correct checksum, and the signature of other content.
     let signed_otherwise = {
         let (body, _) = list.rsplit_once(",\"crc32c\":\"").unwrap();
         let named = format!(
@@ -823,7 +823,7 @@ fn an_export_of_an_earlier_version_goes_on_and_removes_only_files_that_fit_its_l
     let to = dir.path().join("out");
     unsealed_demo(&data, 200, 3, 1);
     exported(&data, &to, &[]);
-    // As an earlier version left it.
+    // The state that an earlier version left.
     let list: Value = serde_json::from_slice(&fs::read(to.join("export.json")).unwrap()).unwrap();
     let mut old = json!({"days": list["days"]});
     let gone = |day: &str, bytes: u64| {
@@ -893,7 +893,7 @@ fn a_target_among_the_files_of_a_store_is_rejected_before_anything_is_made() {
 }
 
 #[test]
-fn a_message_has_its_cause_once_and_no_secret() {
+fn a_message_has_its_cause_once_and_contains_no_secret() {
     let dir = folder();
     let data = dir.path().join("data");
     let output = export(&data, Path::new("/proc/nowhere"), &[]);

@@ -1,4 +1,5 @@
-//! What is kept of people: ids that go with the last event, keys of pseudonyms, access to very much, large erasures.
+//! Data of users: expiry of ids with the last event, keys of pseudonyms, access to large histories,
+//! and large erasures.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use crate::faults::{copy, with_fault};
 use crate::harness::{KEY, Server, batch, echopilot, engine, folder, ingest, run, run_json};
 
-/// The lines of the dictionary, whatever its generation.
+/// The lines of the dictionary, of any generation.
 fn dictionary(data: &Path) -> Vec<Value> {
     let files: Vec<PathBuf> = std::fs::read_dir(data)
         .unwrap()
@@ -47,7 +48,8 @@ fn used(user: &str, days: u64) -> Value {
     json!({"event_type":"action","user_id":user,"feature":"f","ts":days_ago(days)})
 }
 
-/// A store of users who were there 200 and 45 days ago, and lately; raw events are kept for 30 days and states for 60.
+/// A store of users who were active 200 and 45 days ago, and recently. Raw events are kept for 30
+/// days and states for 60.
 fn store_of_ages() -> (tempfile::TempDir, PathBuf) {
     let dir = folder();
     let data = dir.path().join("data");
@@ -76,7 +78,7 @@ fn expired(data: &Path) -> Value {
     serde_json::from_slice(&crate::harness::printed(&mut expire(data))).unwrap()
 }
 
-/// Files of the data folder with a text in them.
+/// Files of the data folder that contain a string.
 fn files_with(dir: &Path, text: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -102,7 +104,7 @@ fn an_id_leaves_the_dictionary_with_the_last_event_and_state() {
         (&json!(2), &json!(3)),
         "{answer}"
     );
-    // The numbers of others are what they were.
+    // The results of other users are unchanged.
     let after = dictionary(&data);
     for (before, after) in before.iter().zip(&after) {
         match before.as_str().unwrap() {
@@ -121,7 +123,7 @@ fn an_id_leaves_the_dictionary_with_the_last_event_and_state() {
     assert_eq!(run_json(&data, &["verify"])["damage"], json!([]));
     assert_eq!(run_json(&data, &["rebuild"])["changed"], 0);
     assert_eq!(expired(&data)["users"], 0);
-    // Who comes back gets a number of its own.
+    // A user who comes back gets a new id.
     import(&data, &[used("goner", 0), used("stays", 0)]);
     let again = dictionary(&data);
     assert_eq!((again.len(), &again[5]), (6, &json!("goner")));
@@ -137,7 +139,7 @@ fn an_id_leaves_the_dictionary_with_the_last_event_and_state() {
 }
 
 #[test]
-fn who_comes_back_to_a_running_server_is_one_user_in_memory_and_on_disk() {
+fn a_user_who_comes_back_to_a_running_server_is_one_user_in_memory_and_on_disk() {
     let start: DateTime<Utc> = "2026-11-20T12:00:00Z".parse().unwrap();
     let used = |user: &str, at: DateTime<Utc>| json!({"event_type":"action","user_id":user,"feature":"f","ts":at.to_rfc3339()});
     for is_sealed in [true, false] {
@@ -155,10 +157,10 @@ fn who_comes_back_to_a_running_server_is_one_user_in_memory_and_on_disk() {
             start,
         );
         open.store().seal().unwrap();
-        // Of one of them another event is not sealed yet.
+        // One of them has another event in the log.
         ingest(&open, &[used("waits", start)], start);
         let later = start + TimeDelta::days(2);
-        // Two midnights, seen one after the other.
+        // Two midnights, one after the other.
         open.expire((start + TimeDelta::days(1)).date_naive(), Clock::Doubted)
             .unwrap();
         let expired = open
@@ -197,7 +199,7 @@ fn who_comes_back_to_a_running_server_is_one_user_in_memory_and_on_disk() {
         })
         .unwrap();
         assert_eq!(events, 1);
-        // An expiry meanwhile leaves alone who has come back.
+        // An expiry meanwhile keeps the user who has come back.
         assert_eq!(
             open.expire(later.date_naive(), Clock::Doubted)
                 .unwrap()
@@ -245,7 +247,7 @@ fn run_json_of_verify(data: &Path, open: echopilot_analytics::engine::Engine) ->
 }
 
 #[test]
-fn killed_at_any_call_the_expiry_of_ids_leaves_a_whole_store_and_ends_when_tried_again() {
+fn expiry_of_ids_killed_at_any_call_leaves_a_valid_store_and_can_be_repeated() {
     let (_dir, origin) = store_of_ages();
     let numbers = |data: &Path| {
         let rows = |metric: &str| {
@@ -260,7 +262,8 @@ fn killed_at_any_call_the_expiry_of_ids_leaves_a_whole_store_and_ends_when_tried
     let without = dictionary(undisturbed.path());
     for kind in ["kill", "torn", "eio"] {
         let mut points = 0;
-        // Each call of a killed process; of the others, which take the same way, some.
+        // Every call if the process is killed; some calls for the other kinds, which run the same
+        // code.
         let step = if kind == "kill" { 1 } else { 5 };
         for at in (1..).step_by(step) {
             let dir = copy(&origin);
@@ -293,7 +296,7 @@ fn killed_at_any_call_the_expiry_of_ids_leaves_a_whole_store_and_ends_when_tried
 }
 
 #[test]
-fn while_a_state_is_damaged_nobody_is_forgotten() {
+fn no_user_leaves_the_dictionary_while_a_state_is_damaged() {
     let (_dir, data) = store_of_ages();
     let states = std::fs::read_dir(data.join("states")).unwrap();
     let last = states.map(|file| file.unwrap().path()).max().unwrap();
@@ -330,7 +333,7 @@ fn state_of_files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 #[test]
-fn a_store_of_pseudonyms_opens_with_its_key_alone() {
+fn a_store_of_pseudonyms_opens_only_with_its_key() {
     for is_sealed in [true, false] {
         let dir = folder();
         let data = dir.path().join("data");
@@ -339,7 +342,7 @@ fn a_store_of_pseudonyms_opens_with_its_key_alone() {
             std::fs::write(&path, format!("the {name} key of more than sixteen bytes")).unwrap();
             path
         });
-        // Events that were stored before stay as they are.
+        // Events that were stored before stay unchanged.
         import(&data, &[used("ann", 1)]);
         let mut command = echopilot(&data);
         command.env("ECHOPILOT_USER_KEY_FILE", &right);
@@ -379,7 +382,7 @@ fn a_store_of_pseudonyms_opens_with_its_key_alone() {
             (&json!(2), &json!(1)),
             "{receipt}"
         );
-        // What comes out can be imported where there is no key, and asked for by the hash.
+        // An export can be imported into a store without a key, and found by the hash.
         let out = with_key(&data, Some(&right), &["user", "access", "bob"]).stdout;
         let event: Value = serde_json::from_slice(&out).unwrap();
         let pseudonym = event["user_id"].as_str().unwrap();
@@ -391,7 +394,7 @@ fn a_store_of_pseudonyms_opens_with_its_key_alone() {
                 .is_empty()
         );
         assert!(!run(&other, &["user", "access", "ann"]).stdout.is_empty());
-        // A person who may be one of the pseudonyms is not said to be unknown.
+        // A user who may be one of the pseudonyms is not reported as unknown.
         for command in ["access", "erase"] {
             let output = run(&other, &["user", command, "bob"]);
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -401,7 +404,7 @@ fn a_store_of_pseudonyms_opens_with_its_key_alone() {
     }
 }
 
-/// Memory of a process now (`VmRSS`), or the most that it ever had (`VmHWM`), in kB.
+/// Current (`VmRSS`) or peak (`VmHWM`) memory of a process, in kB.
 fn memory_kb(process: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with(field)).unwrap();
@@ -429,13 +432,13 @@ fn an_event_that_was_stored_before_there_were_pseudonyms_is_known_when_it_is_sen
 }
 
 #[test]
-fn access_to_very_much_is_a_stream_in_the_order_of_time_and_of_little_memory() {
+fn access_to_a_large_history_streams_in_time_order_with_little_memory() {
     const EVENTS: u64 = 30_000;
     let dir = folder();
     let data = dir.path().join("data");
     let file = dir.path().join("events");
     let today = Utc::now().date_naive();
-    // Of two days, each time in several segments that overlap, and some at the same instant.
+    // Of two days, in several segments that overlap in time, with equal timestamps.
     let at = |number: u64| {
         let day = today - Days::new(1 + u64::from(number.is_multiple_of(10)));
         let second = number * 7_919 % 80_000;
@@ -472,7 +475,7 @@ fn access_to_very_much_is_a_stream_in_the_order_of_time_and_of_little_memory() {
         assert_eq!(server.post(&batch(events)).0, 200);
     }
     server.kill();
-    // By the command, beside which no other job needs memory.
+    // By the command, without other jobs that need memory.
     let mut command = echopilot(&data)
         .args(["user", "access", "giant"])
         .stdout(Stdio::piped())
@@ -486,7 +489,7 @@ fn access_to_very_much_is_a_stream_in_the_order_of_time_and_of_little_memory() {
     for lines in 0.. {
         match lines {
             1 => grown = memory_kb(command.id(), "VmRSS"),
-            // The rest is more than what a pipe holds: it waits for us.
+            // The rest is more than a pipe holds, so the command waits for the reader.
             30_000 => grown = memory_kb(command.id(), "VmHWM").saturating_sub(grown),
             _ => {}
         }
@@ -511,7 +514,7 @@ fn access_to_very_much_is_a_stream_in_the_order_of_time_and_of_little_memory() {
     assert!(grown < 80_000, "memory grew by {grown} kB");
 }
 
-/// Asks for the events of a user; what is not read yet waits in the server.
+/// Requests the events of a user; unread parts wait in the server.
 fn access(server: &Server, user: &str) -> (u16, BufReader<impl Read + use<>>) {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .http_status_as_error(false)
@@ -542,7 +545,7 @@ fn store_of_much() -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
-fn two_users_are_sent_at_once_and_a_client_that_leaves_makes_room() {
+fn two_users_stream_at_once_and_a_disconnected_client_frees_its_permit() {
     let (_dir, data) = store_of_much();
     let server = Server::start(&data);
     let mut slow: Vec<_> = (0..2).map(|_| access(&server, "giant")).collect();
@@ -575,7 +578,7 @@ fn two_users_are_sent_at_once_and_a_client_that_leaves_makes_room() {
             200 => open.push(lines),
             _ => assert!(
                 std::time::Instant::now() < deadline,
-                "there is no room again"
+                "no permit is free again"
             ),
         }
     }
@@ -584,7 +587,7 @@ fn two_users_are_sent_at_once_and_a_client_that_leaves_makes_room() {
 }
 
 #[test]
-fn an_error_in_the_middle_of_an_access_cuts_it_off() {
+fn an_error_in_the_middle_of_an_access_ends_the_response_early() {
     let (_dir, data) = store_of_much();
     let mut server = Server::start(&data);
     let (status, mut lines) = access(&server, "giant");
@@ -592,7 +595,7 @@ fn an_error_in_the_middle_of_an_access_cuts_it_off() {
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
     assert!(line.contains(&days_ago(2)[..10]), "{line}");
-    // The day that comes next goes; nobody reads it now.
+    // The next day is removed before it is read.
     let last = data.join(format!("events/dt={}", &days_ago(1)[..10]));
     for file in std::fs::read_dir(last).unwrap() {
         let path = file.unwrap().path();
@@ -649,12 +652,12 @@ fn a_large_erasure_is_confirmed_by_the_number_of_its_events() {
     };
     assert_eq!(both(Value::Null).0, 409);
     assert_eq!(both(json!(1_250)).0, 409);
-    // Nothing was removed, and nobody marked.
+    // Nothing was removed, and no user was marked.
     assert!(!data.join("erasures.json").exists());
     assert_eq!(server.usage("?days=9")["total_events"], 7_150);
     let cohorts = server.get("/api/analytics/cohorts").1.to_string();
     assert!(cohorts.contains("large"), "{cohorts}");
-    // What comes in while a person confirms does not count.
+    // Events that arrive before the confirmation do not count.
     assert_eq!(both(Value::Null).0, 409);
     assert_eq!(server.post(&batch(many("large", 10))).0, 200);
     let (status, receipt) = both(json!(2_150));
@@ -665,7 +668,7 @@ fn a_large_erasure_is_confirmed_by_the_number_of_its_events() {
     );
     server.stop();
 
-    // The same by the command line, where nobody adds events; a greater limit asks for less.
+    // The same by the command line, without new events. A higher limit needs fewer confirmations.
     let erase = |arguments: &[&str]| {
         let mut command = echopilot(&data);
         command
@@ -693,7 +696,7 @@ fn a_large_erasure_is_confirmed_by_the_number_of_its_events() {
 }
 
 #[test]
-fn an_erasure_that_was_accepted_goes_on_without_being_confirmed_again() {
+fn an_accepted_erasure_continues_without_another_confirmation() {
     let dir = folder();
     let data = dir.path().join("data");
     let events: Vec<Value> = (0..2_000).map(|number| used("large", number % 5)).collect();

@@ -1,4 +1,5 @@
-//! Postings: what finds the uses of a feature gives what the events give, and nothing depends on it.
+//! Postings: an index of the uses of a feature. Its results equal those of the events, and no
+//! result depends on it.
 
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{engine, folder, ingest, postings, run, run_json, unsealed_demo};
 
-/// A store of nine days, all of them over, with postings.
+/// A store of nine complete days, with postings.
 fn store(data: &Path) {
     unsealed_demo(data, 20_000, 9, 7);
     run_json(data, &["seal"]);
@@ -20,7 +21,7 @@ fn now() -> DateTime<Utc> {
     Utc::now()
 }
 
-/// Questions that need the uses of some features alone.
+/// Queries that need only the uses of some features.
 fn questions() -> Vec<Value> {
     let steps =
         json!([{"feature":"dashboard"},{"feature":["reports","inbox"]},{"feature":"dashboard"}]);
@@ -47,7 +48,7 @@ fn answers(engine: &Engine) -> Vec<Value> {
     questions().into_iter().map(ask).collect()
 }
 
-/// Whether the uses of a feature in what is sealed are read from the lake.
+/// True if the uses of a feature in sealed events are read from the lake.
 fn reads_the_lake(engine: &Engine) -> bool {
     let features = ["dashboard".to_owned()];
     let batches = engine
@@ -61,7 +62,7 @@ fn reads_the_lake(engine: &Engine) -> bool {
 }
 
 #[test]
-fn answers_from_postings_are_those_from_events() {
+fn results_from_postings_equal_results_from_events() {
     let dir = folder();
     store(dir.path());
     let opened = engine(dir.path(), now());
@@ -80,7 +81,7 @@ fn answers_from_postings_are_those_from_events() {
 }
 
 #[test]
-fn late_events_and_those_in_the_log_count_beside_postings() {
+fn late_events_and_events_in_the_log_count_in_addition_to_postings() {
     let dir = folder();
     store(dir.path());
     let opened = engine(dir.path(), now());
@@ -107,12 +108,12 @@ fn late_events_and_those_in_the_log_count_beside_postings() {
 }
 
 #[test]
-fn damaged_postings_are_named_and_made_again_and_no_answer_is_made_from_them() {
+fn damaged_postings_are_reported_and_rebuilt_and_never_used() {
     let dir = folder();
     store(dir.path());
     let expected = answers(&engine(dir.path(), now()));
     let (files, _) = postings(dir.path());
-    // In the magic, the segment's checksum, lengths, the list and the blocks; and cut off.
+    // In the magic bytes, the segment's checksum, lengths, the list and the blocks; and cut off.
     for place in [0, 9, 13, 17, 25, 400, 5_000, usize::MAX] {
         for file in &files {
             let mut bytes = std::fs::read(file).unwrap();
@@ -130,7 +131,7 @@ fn damaged_postings_are_named_and_made_again_and_no_answer_is_made_from_them() {
         assert!(damage[0].as_str().unwrap().contains(".postings"));
         let opened = engine(dir.path(), now());
         assert_eq!(answers(&opened), expected, "{place}");
-        // A block that no question reads stays as it is.
+        // A block that no query reads stays unchanged.
         std::fs::remove_dir_all(dir.path().join("postings")).unwrap();
         opened.compact(now(), Effort::Full).unwrap();
         drop(opened);
@@ -165,7 +166,7 @@ fn a_day_of_very_many_features_is_read_from_the_lake() {
 }
 
 #[test]
-fn what_somebody_else_put_among_the_postings_stays_and_disturbs_nothing() {
+fn foreign_files_among_the_postings_stay_and_have_no_effect() {
     let dir = folder();
     store(dir.path());
     let foreign = dir.path().join("postings/backup");
