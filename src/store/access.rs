@@ -13,13 +13,14 @@ use std::sync::Arc;
 
 use polars::prelude::*;
 
+use super::Store;
 use super::erased::is_any;
-use super::erasure::mentions;
+use super::mentions;
 use super::rows::write_lines;
 use super::segment::{self, Segment};
 use super::shape::{EVENT_LOG_FILE, QUARANTINE_FILE};
 use super::tail::Chunk;
-use super::{Store, view};
+use super::version::ALWAYS_US;
 use crate::daily::{Day, day_of};
 use crate::error::{Error, Result};
 use crate::{event, schema};
@@ -92,15 +93,9 @@ impl Store {
     ) -> Result<()> {
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         // By the view of one instant, so that an event that is sealed meanwhile is there once.
-        let (mut segments, states, tail) = {
-            let view = self.view.lock();
-            (
-                view.segments.clone(),
-                view.states.clone(),
-                view.tail.snapshot(&(i64::MIN..i64::MAX))?,
-            )
-        };
-        view::keep_days_of(&self.numbers_of(&ids), &mut segments, &states, self.names())?;
+        let snapshot = self.versions.snapshot(&ALWAYS_US)?;
+        let users = self.numbers_of(&ids);
+        let segments = snapshot.version.segments_with(&users, self.names())?;
         let mut days: BTreeMap<Day, DayOfUser> = BTreeMap::new();
         for segment in segments {
             // Damage is said before the first event is handed over.
@@ -110,7 +105,7 @@ impl Store {
                 .segments
                 .push(segment);
         }
-        let tail: Arc<[Arc<Chunk>]> = tail.into();
+        let tail: Arc<[Arc<Chunk>]> = snapshot.tail.into();
         for (number, chunk) in tail.iter().enumerate() {
             for line in lines_of(chunk, number, &ids)? {
                 days.entry(day_of(line.ts_us)).or_default().lines.push(line);
@@ -142,7 +137,7 @@ impl Store {
             .map_err(Error::io("read", &path))?
             > 0
         {
-            if ids.iter().any(|id| mentions(&line, id)) {
+            if ids.iter().any(|id| mentions::is_in(&line, id)) {
                 out.extend_from_slice(&line);
             }
             line.clear();

@@ -16,16 +16,17 @@
 //! query leaves nothing behind.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use polars::prelude::*;
 use roaring::RoaringBitmap;
 use serde::Serialize;
 
 use super::draft::{Draft, DraftMaker, DraftRow, Name};
-use super::manifest::NewUsers;
+use super::lock::{Guard, Ordered, Rank};
 use super::row::Row;
+use super::version::NewUsers;
 use crate::config::NameLimits;
 use crate::daily::{Day, day_of};
 use crate::digest::{Digest, DigestSet, Digester};
@@ -82,10 +83,10 @@ pub(super) struct Admission {
     names: Names,
     keys: Digester,
     limits: NameLimits,
-    admitted: Arc<Mutex<Admitted>>,
+    admitted: Arc<Ordered<Admitted>>,
     beyond: Arc<Beyond>,
     /// How many new users there were at the end of each log that waits to be sealed.
-    at_end_of_log: Arc<Mutex<HashMap<LogId, NewUsers>>>,
+    at_end_of_log: Arc<Ordered<HashMap<LogId, NewUsers>>>,
 }
 
 /// What tells the file of a log from all others: device and inode.
@@ -147,9 +148,9 @@ impl Admission {
             names: maker.names.clone(),
             keys: maker.keys,
             limits,
-            admitted: Arc::new(Mutex::new(admitted)),
+            admitted: Arc::new(Ordered::new(Rank::Admission, admitted)),
             beyond: Arc::default(),
-            at_end_of_log: Arc::default(),
+            at_end_of_log: Arc::new(Ordered::new(Rank::Leaf, HashMap::new())),
         }
     }
 
@@ -164,9 +165,8 @@ impl Admission {
     }
 
     /// What was admitted, to be added to.
-    pub fn lock(&self) -> MutexGuard<'_, Admitted> {
-        // Each change of it is one step.
-        self.admitted.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn lock(&self) -> Guard<'_, Admitted> {
+        self.admitted.lock()
     }
 
     /// Notes that the events of a log have been admitted, all of them.
@@ -185,10 +185,8 @@ impl Admission {
         self.lock_logs().remove(&log);
     }
 
-    fn lock_logs(&self) -> MutexGuard<'_, HashMap<LogId, NewUsers>> {
-        self.at_end_of_log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock_logs(&self) -> Guard<'_, HashMap<LogId, NewUsers>> {
+        self.at_end_of_log.lock()
     }
 
     /// How far the limits are used.

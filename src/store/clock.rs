@@ -24,15 +24,16 @@
 //! later, and a wrong clock that somebody notices within a day expires nothing and forgets no id. It is kept in the
 //! manifest, so that it advances without any event too, and never lies in the future of the believed time.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Days, NaiveDate, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
-use super::expiry::{ExpiryFacts, MAX_STEP_DAYS};
+use super::lock::{Guard, Ordered, Rank};
+use super::version::expiry::{ExpiryFacts, MAX_STEP_DAYS};
 use crate::daily::{date, day_of};
 use crate::error::{Error, Result};
 use crate::window::{DAY_US, HOUR_US};
@@ -82,7 +83,7 @@ pub struct Received {
 
 /// The clock of a store, shared by all who add events, expire or ask for health.
 pub(super) struct TrustedClock {
-    state: Mutex<State>,
+    state: Ordered<State>,
     started: Instant,
     ids_until_us: Arc<AtomicI64>,
 }
@@ -140,12 +141,15 @@ impl TrustedClock {
             }
         };
         let clock = Self {
-            state: Mutex::new(State {
-                newest_us,
-                seen_on,
-                doubted: facts.and_then(|facts| facts.doubted),
-                ..State::default()
-            }),
+            state: Ordered::new(
+                Rank::Leaf,
+                State {
+                    newest_us,
+                    seen_on,
+                    doubted: facts.and_then(|facts| facts.doubted),
+                    ..State::default()
+                },
+            ),
             started: Instant::now(),
             ids_until_us: Arc::new(AtomicI64::new(i64::MAX)),
         };
@@ -304,9 +308,8 @@ impl TrustedClock {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic while it was locked left numbers that are each right.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Guard<'_, State> {
+        self.state.lock()
     }
 }
 

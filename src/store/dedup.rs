@@ -4,9 +4,10 @@
 //! The set is derived from the events themselves at every start, never stored on its own: a second file
 //! with a durability of its own could disagree with the data after a power cut.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::lock::{Guard, Ordered, Rank};
 use crate::digest::{Digest, DigestMap};
 use crate::window::{DAY_US, HOUR_US};
 
@@ -22,18 +23,17 @@ const SLOTS: usize = 4_096;
 
 /// The ids of a store, shared by all who add events.
 #[derive(Clone)]
-pub struct SharedIds(Arc<Mutex<RecentIds>>);
+pub struct SharedIds(Arc<Ordered<RecentIds>>);
 
 impl SharedIds {
     /// Shares them.
     pub fn new(recent: RecentIds) -> Self {
-        Self(Arc::new(Mutex::new(recent)))
+        Self(Arc::new(Ordered::new(Rank::RecentIds, recent)))
     }
 
     /// The ids, for a moment: whoever commits events waits for them.
-    pub fn lock(&self) -> MutexGuard<'_, RecentIds> {
-        // Each change of it is one step.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> Guard<'_, RecentIds> {
+        self.0.lock()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::erased::Gate;
+use super::erased::ErasedUsers;
 use super::pseudonym::Pseudonyms;
 use crate::digest::{Digest, Digester};
 use crate::event::{self, Event, EventType, path};
@@ -13,7 +13,7 @@ use crate::names::{Names, Numbering};
 pub struct DraftMaker {
     pub(super) names: Names,
     pub(super) keys: Digester,
-    pub(super) gate: Gate,
+    pub(super) gate: ErasedUsers,
     pub(super) pseudonyms: Option<Pseudonyms>,
 }
 

@@ -1,109 +1,119 @@
-//! Who is erased: asked for every event that comes in, and for every query while an erasure has not ended.
+//! The erased users: a filter for every event that comes in, and for every query while an erasure is in
+//! progress.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use polars::prelude::*;
 use ring::hmac;
 use roaring::RoaringBitmap;
 
+use super::lock::{OrderedRw, Rank, ReadGuard, WriteGuard};
 use crate::error::Result;
 use crate::names::Numbering;
 use crate::schema;
 
-/// Who is erased: asked for every event that comes in.
-#[derive(Clone, Default)]
-pub(super) struct Gate {
-    /// Whether anybody ever was: without a lock, for the many stores where nobody was.
+/// The erased users, shared by all who add or read events.
+#[derive(Clone)]
+pub(super) struct ErasedUsers {
+    /// True once there is one: read without a lock, for the many stores without any.
     is_used: Arc<AtomicBool>,
-    closed: Arc<RwLock<Closed>>,
+    state: Arc<OrderedRw<ErasedState>>,
 }
 
 #[derive(Default)]
-struct Closed {
+struct ErasedState {
     key: Option<hmac::Key>,
     hashes: HashSet<String>,
-    /// Numbers that erased users have in this process.
+    /// Codes that erased users have in this process.
     numbers: RoaringBitmap,
-    /// Those of them whose erasure has not ended.
+    /// Those of them whose erasure is in progress.
     pending: RoaringBitmap,
-    /// Users whom the states have forgotten and whose events may still be there.
+    /// Users who are no longer in the states, and whose events may still be in segments.
     hidden: Vec<String>,
 }
 
-impl Gate {
-    /// Whether a user is erased.
+impl Default for ErasedUsers {
+    fn default() -> Self {
+        Self {
+            is_used: Arc::default(),
+            state: Arc::new(OrderedRw::new(Rank::ErasedUsers, ErasedState::default())),
+        }
+    }
+}
+
+impl ErasedUsers {
+    /// True if a user is erased.
     pub fn is_erased(&self, user: &str, users: &Numbering) -> bool {
         if !self.is_used.load(Ordering::Acquire) {
             return false;
         }
-        let closed = self.read();
-        match closed.key {
+        let state = self.read();
+        match state.key {
             None => false,
-            // One who has a number is known; a hash takes longer.
+            // A user with a code is known; a hash takes longer.
             Some(ref key) => match users.find(user) {
-                Some(number) => closed.numbers.contains(number),
-                None => closed.hashes.contains(&hash(key, user)),
+                Some(number) => state.numbers.contains(number),
+                None => state.hashes.contains(&hash(key, user)),
             },
         }
     }
 
-    /// The numbers that erased users have in this process.
+    /// The codes that erased users have in this process.
     pub fn numbers(&self) -> RoaringBitmap {
         self.read().numbers.clone()
     }
 
-    /// The numbers of users whose erasure has ended: nothing has them any more.
+    /// The codes of users whose erasure is complete: nothing of theirs is stored.
     pub fn ended(&self) -> RoaringBitmap {
-        let closed = self.read();
-        &closed.numbers - &closed.pending
+        let state = self.read();
+        &state.numbers - &state.pending
     }
 
-    /// Says that all erasures have ended.
+    /// Marks all erasures as complete.
     pub fn end(&self) {
-        let mut closed = self.write();
-        closed.pending.clear();
-        closed.hidden.clear();
+        let mut state = self.write();
+        state.pending.clear();
+        state.hidden.clear();
     }
 
-    /// Events that are not those of users whom the states have forgotten, where there are such: an expression on the
-    /// users' ids.
+    /// Hides the events of users who are no longer in the states, if there are any: an expression on ids.
     pub fn visible(&self) -> Option<Expr> {
-        let closed = self.read();
-        let hidden: Vec<&str> = closed.hidden.iter().map(String::as_str).collect();
+        let state = self.read();
+        let hidden: Vec<&str> = state.hidden.iter().map(String::as_str).collect();
         (!hidden.is_empty()).then(|| is_any(&hidden).not())
     }
 
-    /// The same on the users' numbers.
+    /// The same as an expression on codes.
     pub fn visible_numbers(&self) -> Option<Expr> {
-        let closed = self.read();
-        let pending: Vec<u32> = closed.pending.iter().collect();
-        let pending = Series::new(PlSmallStr::EMPTY, pending);
-        (!closed.hidden.is_empty()).then(|| {
+        let state = self.read();
+        (!state.hidden.is_empty()).then(|| {
+            let pending: Vec<u32> = state.pending.iter().collect();
+            let pending = Series::new(PlSmallStr::EMPTY, pending);
             let is_hidden = col(schema::USER_ID).is_in(lit(pending).implode(false), false);
             is_hidden.fill_null(lit(false)).not()
         })
     }
 
-    /// Says that states have forgotten these users, and no others.
+    /// Hides these users, who are no longer in the states, and no others.
     pub fn hide(&self, users: &[&str]) {
         self.write().hidden = users.iter().map(|&user| user.to_owned()).collect();
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Closed> {
-        // It is only ever changed in one step.
-        self.closed.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> ReadGuard<'_, ErasedState> {
+        self.state.read()
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Closed> {
-        self.closed.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> WriteGuard<'_, ErasedState> {
+        self.state.write()
     }
 
-    /// Names who is erased: by the key and the hashes of their ids, and those whose erasure has not ended by their ids.
+    /// Sets the erased users: by the key and the hashes of their ids, and those whose erasure is in progress
+    /// by their ids.
     ///
     /// # Errors
-    /// If there is no number left for one of them.
+    /// If there is no code left for one of them.
     pub fn set(
         &self,
         key: Option<hmac::Key>,
@@ -113,20 +123,20 @@ impl Gate {
     ) -> Result<()> {
         let mut numbers = RoaringBitmap::new();
         for user in pending {
-            // One without a number gets one, so that no event that is on its way brings another.
+            // A user without a code gets one, so that no event in the queue adds another.
             numbers.insert(users.number(user)?);
         }
-        let mut closed = self.write();
-        closed.key = key;
-        closed.hashes = hashes.iter().cloned().collect();
-        closed.numbers |= &numbers;
-        closed.pending = numbers;
-        self.is_used.store(closed.key.is_some(), Ordering::Release);
+        let mut state = self.write();
+        state.key = key;
+        state.hashes = hashes.iter().cloned().collect();
+        state.numbers |= &numbers;
+        state.pending = numbers;
+        self.is_used.store(state.key.is_some(), Ordering::Release);
         Ok(())
     }
 }
 
-/// The events of some users.
+/// Selects the events of some users.
 pub(super) fn is_any(users: &[&str]) -> Expr {
     let users = Series::new(PlSmallStr::EMPTY, users);
     col(schema::USER_ID)
@@ -135,7 +145,7 @@ pub(super) fn is_any(users: &[&str]) -> Expr {
         .fill_null(lit(false))
 }
 
-/// What stays of an erased id.
+/// The keyed hash that is kept of an erased id.
 pub(super) fn hash(key: &hmac::Key, user: &str) -> String {
     hex::encode(hmac::sign(key, user.as_bytes()).as_ref())
 }

@@ -18,11 +18,27 @@ const DIR_MODE: u32 = 0o700;
 /// Bits of a mode that let somebody in.
 pub const MODE_BITS: u32 = 0o777;
 
+/// Called before a change of a file, which tests let fail.
+///
+/// # Errors
+/// If a test wants it to fail.
+#[cfg_attr(
+    not(test),
+    expect(clippy::unnecessary_wraps, reason = "tests let it fail")
+)]
+pub(super) fn may_fail(operation: &str, path: &Path) -> std::io::Result<()> {
+    #[cfg(test)]
+    super::faults::check(operation, path)?;
+    let _ = (operation, path);
+    Ok(())
+}
+
 /// Gives a finished and synced file its final name, durably.
 ///
 /// # Errors
 /// If the rename or the sync of the folder fails.
 pub fn publish(temp: &Path, path: &Path) -> Result<()> {
+    may_fail("rename", path).map_err(Error::io("rename to", path))?;
     fs::rename(temp, path).map_err(Error::io("rename to", path))?;
     sync_parent(path)
 }
@@ -33,6 +49,7 @@ pub fn publish(temp: &Path, path: &Path) -> Result<()> {
 /// If a step fails; then there is no such file.
 pub fn write_synced(path: &Path, content: &[u8]) -> Result<()> {
     or_remove(path, || {
+        may_fail("write", path).map_err(Error::io("write", path))?;
         let mut file = create(path)?;
         file.write_all(content).map_err(Error::io("write", path))?;
         file.sync_all().map_err(Error::io("sync", path))
@@ -56,6 +73,7 @@ pub fn or_remove<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> 
 /// # Errors
 /// If it cannot be created.
 pub fn create(path: &Path) -> Result<File> {
+    may_fail("create", path).map_err(Error::io("create", path))?;
     let file = private_options()
         .create(true)
         .truncate(true)
@@ -70,6 +88,7 @@ pub fn create(path: &Path) -> Result<File> {
 /// # Errors
 /// If it cannot be opened.
 pub fn open_in_place(path: &Path) -> Result<File> {
+    may_fail("open", path).map_err(Error::io("open", path))?;
     let is_new = !path.exists();
     let file = private_options()
         .create(true)
@@ -117,6 +136,7 @@ fn ensure_mode(file: &File, mode: u32) -> std::io::Result<()> {
 /// # Errors
 /// If it cannot be made.
 pub fn make_private(dir: &Path) -> std::io::Result<()> {
+    may_fail("make", dir)?;
     match DirBuilder::new().mode(DIR_MODE).create(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
         Err(error) => Err(error),
@@ -184,6 +204,7 @@ pub fn remove_ours(dir: &Path, is_ours: fn(&str) -> bool) -> Result<Left> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         match is_ours(&name) {
             true if found.is_file() => {
+                may_fail("remove", &path).map_err(Error::io("remove", &path))?;
                 fs::remove_file(&path).map_err(Error::io("remove", &path))?;
             }
             true if found.is_dir() && shape::is_day_folder(&name) => {
@@ -283,6 +304,7 @@ pub fn list(dir: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// If it cannot be removed; that it is gone already is no error.
 pub fn remove(path: &Path) -> Result<()> {
+    may_fail("remove", path).map_err(Error::io("remove", path))?;
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::io("remove", path)(error))
@@ -307,6 +329,7 @@ pub fn sync_parent(path: &Path) -> Result<()> {
 /// # Errors
 /// If it cannot be synced.
 pub fn sync(dir: &Path) -> Result<()> {
+    may_fail("sync", dir).map_err(Error::io("sync the folder", dir))?;
     File::open(dir)
         .and_then(|folder| folder.sync_all())
         .map_err(Error::io("sync the folder", dir))

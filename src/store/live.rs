@@ -5,11 +5,12 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::broadcast::{self, Receiver, Sender};
 
+use super::lock::{Ordered, Rank};
 use crate::error::{Error, Result};
 use crate::event::{lines, read_line};
 
@@ -35,7 +36,7 @@ pub struct Commit {
 pub(super) struct Live {
     watchers: AtomicUsize,
     /// Absent once the server stops.
-    commits: Mutex<Option<Sender<Commit>>>,
+    commits: Ordered<Option<Sender<Commit>>>,
 }
 
 /// One watcher, until it is dropped.
@@ -48,7 +49,7 @@ impl Default for Live {
     fn default() -> Self {
         Self {
             watchers: AtomicUsize::new(0),
-            commits: Mutex::new(Some(broadcast::channel(QUEUE_COMMITS).0)),
+            commits: Ordered::new(Rank::Leaf, Some(broadcast::channel(QUEUE_COMMITS).0)),
         }
     }
 }
@@ -59,7 +60,7 @@ impl Live {
         if self.watchers.load(Ordering::Acquire) == 0 {
             return;
         }
-        let commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+        let commits = self.commits.lock();
         if let Some(commits) = commits.as_ref() {
             let lines = newest(lines).into();
             // The last watcher may be gone by now.
@@ -72,7 +73,7 @@ impl Live {
     /// # Errors
     /// [`Error::Busy`] if there are too many, or the server stops.
     pub fn watch(self: &Arc<Self>) -> Result<Watch> {
-        let commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+        let commits = self.commits.lock();
         let commits = commits.as_ref().ok_or(Error::Busy("the server stops"))?;
         if self.watchers.fetch_add(1, Ordering::AcqRel) >= MAX_WATCHERS {
             self.watchers.fetch_sub(1, Ordering::AcqRel);
@@ -86,10 +87,7 @@ impl Live {
 
     /// Tells all watchers that nothing more comes.
     pub fn end(&self) {
-        self.commits
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.commits.lock().take();
     }
 
     /// How many watch.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ring::hmac;
 
-use super::manifest::Manifest;
+use super::version::Manifest;
 use crate::config::StoreConfig;
 use crate::error::{Error, Result};
 

@@ -22,7 +22,6 @@ use super::event_log::GROUP_BYTES;
 use super::files;
 use super::folder::{Access, Folder};
 use super::log_kind::{self, LogKind};
-use super::manifest::Manifest;
 use super::pipeline;
 use super::quarantine::{self, Piece};
 use super::rotation::RotatedLog;
@@ -76,7 +75,7 @@ impl Recovered {
 
 /// The logs that are there and hold events no segment has, oldest first. In a folder that may be changed the rotations have been
 /// ended; in another one, what a crash left of one is read as it is.
-pub(super) fn logs_to_read(folder: &Folder, manifest: &Manifest) -> Result<Vec<PathBuf>> {
+pub(super) fn logs_to_read(folder: &Folder, sealed_through: u64) -> Result<Vec<PathBuf>> {
     let waiting = RotatedLog::list(folder.path())?;
     let names = match folder.access() {
         Access::ReadWrite => &[EVENT_LOG_FILE][..],
@@ -84,7 +83,7 @@ pub(super) fn logs_to_read(folder: &Folder, manifest: &Manifest) -> Result<Vec<P
     };
     let logs = waiting
         .into_iter()
-        .filter(|log| log.number > manifest.sealed_through)
+        .filter(|log| log.number > sealed_through)
         .map(|log| log.path)
         .chain(names.iter().map(|name| folder.path().join(name)));
     let mut found = Vec::new();

@@ -64,6 +64,17 @@ impl RotatedLog {
         }
     }
 
+    /// Removes the logs up to that number: their events are all in segments.
+    ///
+    /// # Errors
+    /// If one cannot be removed.
+    pub fn remove_through(folder: &Path, sealed_through: u64) -> Result<()> {
+        Self::list(folder)?
+            .iter()
+            .filter(|log| log.number <= sealed_through)
+            .try_for_each(|log| files::remove(&log.path))
+    }
+
     fn of_open_log(folder: &Path) -> Result<Option<PathBuf>> {
         let Some(open) = inode(&folder.join(EVENT_LOG_FILE))? else {
             return Ok(None);

@@ -422,6 +422,7 @@ pub fn remove_days(folder: &Folder, segments: &[Arc<Segment>]) -> Result<()> {
                     moved?
                 }
             };
+            files::may_fail("remove", &removed).map_err(Error::io("remove", &removed))?;
             std::fs::remove_dir_all(&removed).map_err(Error::io("remove", &removed))?;
             files::sync_parent(&live)?;
         }

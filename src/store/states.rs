@@ -120,6 +120,13 @@ impl StateFile {
         }
     }
 
+    /// Keeps the bytes for readers that have this state: its file is about to be removed.
+    pub fn keep(&self) {
+        if let Ok(bytes) = std::fs::read(&self.path) {
+            self.replaced.get_or_init(|| bytes);
+        }
+    }
+
     fn damaged(&self, message: String) -> Error {
         Error::Damaged {
             file: self.path.clone(),
@@ -181,35 +188,26 @@ pub fn write(
     Ok(written)
 }
 
-/// Removes the files of states that are not live: those that were replaced just now, and those of a seal that did not end.
-/// A question that began before still reads the states that were live then.
+/// Removes the files of states that are not live. `live` are paths below the data folder.
 ///
 /// # Errors
 /// If the folder cannot be listed or changed.
-pub fn remove(folder: &Folder, replaced: Vec<Arc<StateFile>>, live: &[StateFacts]) -> Result<()> {
-    for state in replaced {
-        if Arc::strong_count(&state) > 1
-            && let Ok(bytes) = std::fs::read(&state.path)
-        {
-            state.replaced.get_or_init(|| bytes);
-        }
-    }
+pub fn remove_others(folder: &Folder, live: &HashSet<&str>) -> Result<()> {
     let dir = folder.path().join(DIR);
-    let live: HashSet<PathBuf> = live
-        .iter()
-        .map(|facts| folder.path().join(&facts.path))
-        .collect();
-    let mut removed = false;
+    let mut has_removed = false;
     for path in files::list(&dir)? {
         let name = path.file_name().and_then(|name| name.to_str());
-        let is_ours = name.is_some_and(shape::is_state);
-        if is_ours && !live.contains(&path) {
+        let is_obsolete = name.is_some_and(|name| {
+            shape::is_state(name) && !live.contains(format!("{DIR}/{name}").as_str())
+        });
+        if is_obsolete {
+            files::may_fail("remove", &path).map_err(Error::io("remove", &path))?;
             std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
-            removed = true;
+            has_removed = true;
         }
     }
-    match removed {
-        true => files::sync_parent(&dir.join(DIR)),
-        false => Ok(()),
+    if has_removed {
+        files::sync_parent(&dir.join(DIR))?;
     }
+    Ok(())
 }

@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,15 @@ use tracing::{error, info, warn};
 use super::admission::{Admission, RestCounts};
 use super::dedup::{RecentIds, SharedIds};
 use super::draft::{Draft, DraftRow};
-use super::erased::Gate;
+use super::erased::ErasedUsers;
 use super::event_log::{EventLog, GROUP_BYTES, NextLog};
 use super::identity;
 use super::live::Live;
+use super::lock::{Held, Ordered, Rank};
 use super::rate::{Accepted, Rate};
 use super::row::Row;
 use super::tail::LogPart;
-use super::view::SharedView;
+use super::version::VersionControl;
 use crate::error::{Error, Result};
 
 /// Requests that may wait. Each holds a client's connection, of which there are about as many.
@@ -84,9 +85,9 @@ struct Status {
     /// Whether the last write found no room.
     is_full: AtomicBool,
     /// When room was last looked for.
-    probed: Mutex<Option<Instant>>,
+    probed: Ordered<Option<Instant>>,
     /// When the commit began that is under way.
-    committing_since: Mutex<Option<Instant>>,
+    committing_since: Ordered<Option<Instant>>,
 }
 
 impl Status {
@@ -96,33 +97,27 @@ impl Status {
             rate: Rate::new(now),
             poison: OnceLock::new(),
             is_full: AtomicBool::new(false),
-            probed: Mutex::new(None),
-            committing_since: Mutex::new(None),
+            probed: Ordered::new(Rank::Leaf, None),
+            committing_since: Ordered::new(Rank::Leaf, None),
         }
     }
 
     fn set_committing(&self, since: Option<Instant>) {
-        *self
-            .committing_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = since;
+        *self.committing_since.lock() = since;
     }
 
     fn commit_age(&self) -> Duration {
-        let since = *self
-            .committing_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let since = *self.committing_since.lock();
         since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 }
 
 pub(super) struct Writer {
-    pub gate: Gate,
+    pub gate: ErasedUsers,
     pub log: EventLog,
     pub recent: SharedIds,
     pub admission: Admission,
-    pub view: SharedView,
+    pub versions: Arc<VersionControl>,
     pub live: Arc<Live>,
 }
 
@@ -232,11 +227,7 @@ impl WriterHandle {
 
     /// Whether it is time to look for room again.
     pub(super) fn may_probe(&self) -> bool {
-        let mut probed = self
-            .status
-            .probed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut probed = self.status.probed.lock();
         let may = probed.is_none_or(|probed| probed.elapsed() >= PROBE_INTERVAL);
         if may {
             *probed = Some(Instant::now());
@@ -290,6 +281,7 @@ struct Waiting {
 
 impl Running {
     fn run(mut self) {
+        let _rank = Held::enter(Rank::WriterThread);
         let mut next = None;
         while let Some(command) = next.take().or_else(|| self.commands.recv().ok()) {
             match command {
@@ -413,7 +405,7 @@ impl Running {
         // What lies in a file that no start reads back is not answered as stored.
         self.check_in_place()?;
         let rows = self.admit(group, kept, stored);
-        let mut view = self.writer.view.lock();
+        let mut view = self.writer.versions.published();
         let end = self.writer.log.length();
         let part = LogPart {
             file: self.writer.log.reader().clone(),
@@ -431,9 +423,11 @@ impl Running {
     /// Gives names their numbers, now that their events are stored.
     fn admit(&self, group: &[Waiting], kept: &[Kept], stored: &mut [Stored]) -> Vec<Row> {
         let Writer {
-            admission, view, ..
+            admission,
+            versions,
+            ..
         } = &self.writer;
-        let named = |day| view.named_features(day, admission.names());
+        let named = |day| versions.version().named_features(day, admission.names());
         let mut admitted = admission.lock();
         let rows = kept.iter().filter_map(|kept| {
             let draft = &group.get(kept.draft)?.draft;
@@ -456,7 +450,7 @@ impl Running {
         }
         self.check_in_place()?;
         self.writer.admission.end_log(rotated);
-        let mut view = self.writer.view.lock();
+        let mut view = self.writer.versions.published();
         let (bytes, since) = (std::mem::take(&mut view.log_bytes), view.log_since.take());
         view.waiting.rotated(bytes, since);
         view.tail.end_log()

@@ -1,19 +1,19 @@
-//! Expiry: events and daily states go when they are older than they may be kept.
+//! Expiry policy: which events and daily states are too old to be kept.
 //!
-//! What goes follows from what is there. The clock alone deletes nothing: what is old is judged by the last believed day
-//! (see [`super::clock`]), and a clock that is further ahead than a server is ever off is rejected until a person confirms
-//! the date.
+//! Expiry is derived from stored state; the clock alone never deletes data. Age is measured from the last
+//! believed day (see [`crate::store::clock`]), and a clock that is further ahead than any usual downtime
+//! is rejected until an operator confirms the date.
 
 use chrono::{Days, NaiveDate};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
-/// A clock that is further ahead of the last look is not believed: longer than a server is off for repair, and a third
-/// of what raw events are kept by default.
-pub(super) const MAX_STEP_DAYS: u64 = 30;
+/// A clock that is more days than this ahead of the last believed one is not believed: longer than a
+/// server is down for repair, and a third of the default retention of events.
+pub const MAX_STEP_DAYS: u64 = 30;
 
-/// What expired, as the manifest says it.
+/// Progress of expiry, as the manifest has it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExpiryFacts {
     /// First day whose events are all kept; absent while none expired.
@@ -24,7 +24,7 @@ pub struct ExpiryFacts {
     pub looked_on: Option<NaiveDate>,
 }
 
-/// How long what is kept, in days before today.
+/// Retention periods, in days before today.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// Events.
@@ -33,32 +33,13 @@ pub struct Retention {
     pub state_days: u16,
 }
 
-/// Whether a person said that the clock is right.
+/// Trust in the clock's date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clock {
     /// It may be wrong.
     Doubted,
-    /// It is right, however far ahead.
+    /// An operator confirmed it, however far ahead it is.
     Confirmed,
-}
-
-/// What an expiry removed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Expired {
-    /// Segments.
-    pub segments: usize,
-    /// Events in them.
-    pub events: u64,
-    /// Daily states.
-    pub states: usize,
-    /// Users whose last event and state are gone: their ids were taken out of the dictionary.
-    pub users: usize,
-    /// The day by which it was judged what is old: today, or the last day that is believed.
-    pub as_of: NaiveDate,
-    /// First day whose events are all kept; absent while none expired.
-    pub raw_from: Option<NaiveDate>,
-    /// First day whose state is kept; absent while none expired.
-    pub states_from: Option<NaiveDate>,
 }
 
 /// The first days that are kept.
@@ -70,17 +51,17 @@ pub struct Horizon {
     pub states_from: NaiveDate,
 }
 
-/// What may go on a day.
+/// The first days that are kept on a day.
 pub fn horizon(day: NaiveDate, retention: Retention) -> Horizon {
     let before = |days: u16| day - Days::new(u64::from(days));
     Horizon {
         raw_from: before(retention.raw_days),
-        // A state outlives its events: without it they would be all that is known of the day.
+        // A state outlives its events: without it they would be the only record of the day.
         states_from: before(retention.state_days.max(retention.raw_days)),
     }
 }
 
-/// The rejection of a clock that is too far ahead of the day on which it was last seen.
+/// The error for a clock that is too far ahead of the day on which it was last seen.
 pub fn clock_jump(today: NaiveDate, last_on: NaiveDate) -> Error {
     Error::bad_input(
         "clock_jump",
@@ -90,4 +71,24 @@ pub fn clock_jump(today: NaiveDate, last_on: NaiveDate) -> Error {
              /api/analytics/clock?confirm={today}"
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_kept_at_least_as_long_as_events() {
+        let day = |text: &str| -> NaiveDate { text.parse().expect("a date") };
+        let kept = |raw_days, state_days| {
+            let retention = Retention {
+                raw_days,
+                state_days,
+            };
+            let horizon = horizon(day("2026-03-05"), retention);
+            (horizon.raw_from, horizon.states_from)
+        };
+        assert_eq!(kept(4, 10), (day("2026-03-01"), day("2026-02-23")));
+        assert_eq!(kept(10, 4), (day("2026-02-23"), day("2026-02-23")));
+    }
 }

@@ -1,34 +1,35 @@
-//! Loading: a long stream of events that are elsewhere already becomes segments without passing through the log.
+//! Load: a long stream of events becomes segments without passing through the log, because the source has
+//! them already.
 //!
-//! A group of parts of the stream is written as segments, which nobody sees yet, and then the manifest names them: that is the
-//! commit, by which a group is stored or not. Whoever loads needs no answer before that.
+//! A group of parts of the stream is written as segments, which are not live, and then the manifest names
+//! them: that is the commit, by which a group is stored or not. The importer needs no response before that.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use polars::prelude::*;
 
-use super::dedup::SharedIds;
-use super::draft::DraftMaker;
-use super::manifest::Manifest;
-use super::pipeline::{self, Turn, Turns};
-use super::rows::LakeRows;
 use super::seal::Sealing;
-use super::segment::{self, SegmentFacts, Sorted};
-use super::{Store, Stored};
 use crate::daily::{self, DailyState, Day};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::event::Event;
+use crate::store::dedup::SharedIds;
+use crate::store::draft::DraftMaker;
+use crate::store::lock::{Ordered, Rank};
+use crate::store::pipeline::{self, Turn, Turns};
+use crate::store::rows::LakeRows;
+use crate::store::segment::{self, SegmentFacts, Sorted};
+use crate::store::version::Transaction;
+use crate::store::{Store, Stored};
 
-/// Parts of a group: what is lost of a load that is cut off, and how often daily states are written.
+/// Parts of a group: the loss of an interrupted load, and how often daily states are written.
 const GROUP_PARTS: usize = 64;
 
 /// The events of a part of a stream.
 pub struct Part {
     maker: DraftMaker,
     rows: LakeRows,
-    /// Of events with an id: the row, what the id is known by, and when it was received.
+    /// Of events with an id: the row, the digest of the id, and the time of receipt.
     ids: Vec<(IdxSize, Digest, i64)>,
     erased: usize,
 }
@@ -36,7 +37,7 @@ pub struct Part {
 /// A part that was written.
 struct Written {
     segments: Vec<SegmentFacts>,
-    left: BTreeMap<Day, DailyState>,
+    states: BTreeMap<Day, DailyState>,
     stored: Stored,
 }
 
@@ -63,7 +64,7 @@ impl Part {
         self.rows.push(&event);
     }
 
-    /// Takes duplicates out, by their rows.
+    /// Removes duplicates, by their rows.
     fn finish(self, duplicates: &[IdxSize]) -> Result<Sorted> {
         let mut events = self.rows.finish()?;
         if !duplicates.is_empty() {
@@ -79,32 +80,33 @@ impl Part {
     }
 }
 
-/// Ids of events that are about to be stored. They are taken back when this is dropped, unless they are kept.
+/// Ids of events that are about to be stored. They are removed when this is dropped, unless they are kept.
 struct TakenIds {
     recent: SharedIds,
-    keys: Mutex<Vec<Digest>>,
+    keys: Ordered<Vec<Digest>>,
 }
 
 impl TakenIds {
     fn new(recent: SharedIds) -> Self {
         Self {
             recent,
-            keys: Mutex::default(),
+            keys: Ordered::new(Rank::Leaf, Vec::new()),
         }
     }
 
-    /// Takes the ids of a part. Returns the rows of its duplicates.
+    /// Adds the ids of a part. Returns the rows of its duplicates.
     fn take(&self, part: &Part) -> Vec<IdxSize> {
         let mut duplicates = Vec::new();
         if part.ids.is_empty() {
             return duplicates;
         }
         let mut recent = self.recent.lock();
-        let mut keys = self.lock_keys();
+        let mut keys = self.keys.lock();
         for &(row, key, received_at_us) in &part.ids {
-            match recent.insert(key, received_at_us) {
-                true => keys.push(key),
-                false => duplicates.push(row),
+            if recent.insert(key, received_at_us) {
+                keys.push(key);
+            } else {
+                duplicates.push(row);
             }
         }
         duplicates
@@ -112,17 +114,13 @@ impl TakenIds {
 
     /// Keeps them: their events are stored.
     fn keep(self) {
-        self.lock_keys().clear();
-    }
-
-    fn lock_keys(&self) -> MutexGuard<'_, Vec<Digest>> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+        self.keys.lock().clear();
     }
 }
 
 impl Drop for TakenIds {
     fn drop(&mut self) {
-        let keys = std::mem::take(&mut *self.lock_keys());
+        let keys = std::mem::take(&mut *self.keys.lock());
         let mut recent = self.recent.lock();
         for key in keys {
             recent.remove(key);
@@ -131,10 +129,10 @@ impl Drop for TakenIds {
 }
 
 impl Store {
-    /// Stores a group of parts of a stream of lines, as `next` gives them: `read` finds the events of a part, on all cores, and
-    /// `done` gets what it made of each and what became of its events, in order, once all are durable and visible. Of events
-    /// with one id the first of the stream is stored. Nothing is sealed, compacted or expired meanwhile. False at the end of
-    /// the stream, with nothing stored.
+    /// Stores a group of parts of a stream, as `next` returns them: `read` finds the events of a part, on all
+    /// cores, and `done` gets its result and the outcome of the part's events, in order, once all are durable
+    /// and visible. Of events with one id the first of the stream is stored. No other job commits meanwhile.
+    /// False at the end of the stream, with nothing stored.
     ///
     /// # Errors
     /// Those of `next`, and if a file cannot be written; then nothing of the group is stored.
@@ -144,32 +142,30 @@ impl Store {
         read: impl Fn(P, &mut Part) -> R + Sync,
         mut done: impl FnMut(R, Stored),
     ) -> Result<bool> {
-        let mut manifest = self.lock_manifest()?;
+        let transaction = self.begin()?;
         let Some(first) = next()? else {
             return Ok(false);
         };
-        let number = self.reserve_numbers(&mut manifest, 1)?;
-        let loaded = self.load_group(&mut manifest, number, first, &mut next, read);
-        let results = loaded.inspect_err(|_| self.remove_uncommitted(&manifest, number))?;
-        for (result, stored) in results {
+        for (result, stored) in self.load_group(transaction, first, &mut next, read)? {
             done(result, stored);
         }
         Ok(true)
     }
 
-    /// Stores a group that begins with a part, under a number.
+    /// Stores a group that begins with a part.
     fn load_group<P: AsRef<[u8]> + Send, R: Send>(
         &self,
-        manifest: &mut Manifest,
-        number: u64,
+        mut transaction: Transaction<'_>,
         first: P,
         next: &mut (impl FnMut() -> Result<Option<P>> + Send),
         read: impl Fn(P, &mut Part) -> R + Sync,
     ) -> Result<Vec<(R, Stored)>> {
+        let number = transaction.reserve_numbers(1)?;
+        transaction.prepare_segments(number);
         let others = std::iter::from_fn(|| next().transpose());
         let mut parts = (0..GROUP_PARTS).zip(std::iter::once(Ok(first)).chain(others));
         let mut turns = Turns::default();
-        let taken = TakenIds::new(self.recent.clone());
+        let taken = TakenIds::new(self.ingest.recent.clone());
         let mut sealing = Sealing::default();
         let mut results = Vec::new();
         pipeline::ordered_on(
@@ -182,7 +178,7 @@ impl Store {
                 Ok(Some((place, part?, turns.next_turn())))
             },
             |(place, part, turn)| {
-                let mut events = Part::new(self.maker.clone(), part.as_ref().len());
+                let mut events = Part::new(self.ingest.maker.clone(), part.as_ref().len());
                 let result = read(part, &mut events);
                 let name = format!("{number:08}-{place:04}");
                 Ok((result, self.write_part(&name, events, turn, &taken)?))
@@ -190,16 +186,15 @@ impl Store {
             |written: Result<(R, Written)>| {
                 let (result, written) = written?;
                 sealing.segments.extend(written.segments);
-                let left = written.left.iter().map(|(&day, state)| (day, state));
-                daily::merge_days(&mut sealing.left, left);
+                let states = written.states.iter().map(|(&day, state)| (day, state));
+                daily::merge_days(&mut sealing.states, states);
                 results.push((result, written.stored));
                 Ok(())
             },
         )?;
         if !sealing.segments.is_empty() {
-            let mut next = manifest.clone();
-            next.new_users = self.admission.lock().new_users();
-            self.commit_segments(manifest, next, sealing, None)?;
+            transaction.next.new_users = self.ingest.admission.lock().new_users();
+            self.commit_segments(transaction, sealing, None)?;
         }
         taken.keep();
         Ok(results)
@@ -209,10 +204,10 @@ impl Store {
         let duplicates = turn.take(|| taken.take(&part));
         let erased = part.erased;
         let sorted = part.finish(&duplicates)?;
-        let named = |day| self.view.named_features(day, self.names());
-        let (numbered, rest) = self.admission.admit_all(&sorted.events, &named)?;
+        let named = |day| self.versions.version().named_features(day, self.names());
+        let (numbered, rest) = self.ingest.admission.admit_all(&sorted.events, &named)?;
         Ok(Written {
-            left: daily::read(&daily::plan(numbered.lazy()).collect()?)?,
+            states: daily::read(&daily::plan(numbered.lazy()).collect()?)?,
             segments: segment::write_days(&self.folder, name, &sorted)?,
             stored: Stored {
                 logged: sorted.events.height(),

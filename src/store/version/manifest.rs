@@ -1,59 +1,60 @@
-//! The manifest: which segments are live, and which logs they cover. Replacing it is the commit of every job.
+//! The manifest: a [`Version`] as the file `manifest.json`. Replacing it is the commit of every job.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::clock::ClockFacts;
-use super::dictionary::DictionaryFacts;
+use super::Version;
 use super::expiry::ExpiryFacts;
-use super::folder::Folder;
-use super::segment::SegmentFacts;
-use super::shape::MANIFEST_FILE;
-use super::states::StateFacts;
 use crate::checksum;
 use crate::daily::Day;
 use crate::error::{Error, Result};
+use crate::store::clock::ClockFacts;
+use crate::store::dictionary::DictionaryFacts;
+use crate::store::folder::Folder;
+use crate::store::segment::SegmentFacts;
+use crate::store::shape::MANIFEST_FILE;
+use crate::store::states::StateFacts;
 
-/// The format that this program writes. A newer one is refused; older ones are read for ever.
-const VERSION: u32 = 1;
+/// The format that this program writes. A newer one is an error; older ones are read for ever.
+const FORMAT: u32 = 1;
 
-/// How many new users were admitted on the day of the newest one.
+/// New users that were admitted on the day of the newest one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewUsers {
     /// The day, by `received_at`, as days since 1970-01-01.
     pub day: Day,
-    /// How many.
+    /// Users.
     pub users: u32,
 }
 
-/// The state of the sealed part of the store.
+/// The content of the manifest; the fields are those of [`Version`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     version: u32,
-    /// Greatest number in the name of a file that ever was live.
+    /// See [`Version::sequence`].
     #[serde(default)]
     pub sequence: u64,
-    /// Number of the last rotated log whose events are all in the segments.
+    /// See [`Version::sealed_through`].
     pub sealed_through: u64,
-    /// The live segments; those of one day in the order in which their events were logged, which is that of their names.
+    /// The live segments.
     pub segments: Vec<SegmentFacts>,
     /// The live daily states, by day.
     #[serde(default)]
     pub states: Vec<StateFacts>,
-    /// How much of the dictionary holds.
+    /// See [`Version::dictionary`].
     #[serde(default)]
     pub dictionary: DictionaryFacts,
-    /// What expired.
+    /// See [`Version::expiry`].
     #[serde(default)]
     pub expiry: ExpiryFacts,
-    /// New users of the newest day, of the events in the segments.
+    /// See [`Version::new_users`].
     #[serde(default)]
     pub new_users: NewUsers,
-    /// The newest `received_at`; absent in what an earlier version wrote.
+    /// See [`Version::clock`].
     #[serde(default)]
     pub clock: Option<ClockFacts>,
-    /// Fingerprint of the key of the pseudonyms; absent where there never was one.
+    /// See [`Version::user_key`].
     #[serde(default)]
     pub user_key: Option<String>,
 }
@@ -61,7 +62,7 @@ pub struct Manifest {
 impl Default for Manifest {
     fn default() -> Self {
         Self {
-            version: VERSION,
+            version: FORMAT,
             sequence: 0,
             sealed_through: 0,
             segments: Vec::new(),
@@ -76,7 +77,24 @@ impl Default for Manifest {
 }
 
 impl Manifest {
-    /// Reads the manifest of a data folder; there is none before the first seal.
+    /// The manifest of a version.
+    pub fn of(version: &Version) -> Self {
+        let states = version.states.values();
+        Self {
+            version: FORMAT,
+            sequence: version.sequence,
+            sealed_through: version.sealed_through,
+            segments: version.segment_facts().cloned().collect(),
+            states: states.map(|state| state.facts.clone()).collect(),
+            dictionary: version.dictionary,
+            expiry: version.expiry,
+            new_users: version.new_users,
+            clock: version.clock,
+            user_key: version.user_key.clone(),
+        }
+    }
+
+    /// Reads the manifest of a data folder; the default before the first seal.
     ///
     /// # Errors
     /// [`Error::Damaged`] if it is not what was written, or was written by a newer program.
@@ -95,11 +113,11 @@ impl Manifest {
         let object = text.strip_suffix(b"\n").unwrap_or_default();
         checksum::check_object(object)
             .map_err(|_| damaged("its checksum does not match; restore it".into()))?;
-        let Version { version } =
+        let Format { version } =
             serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
-        if version > VERSION {
+        if version > FORMAT {
             return Err(damaged(format!(
-                "it has version {version}, and this program knows up to {VERSION}; use a newer program"
+                "it has version {version}, and this program knows up to {FORMAT}; use a newer program"
             )));
         }
         let mut manifest: Self =
@@ -108,23 +126,10 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Events in the live segments.
-    pub fn rows(&self) -> u64 {
-        self.segments.iter().map(|facts| facts.rows).sum()
-    }
-
-    /// Puts states in the place of those of the same days.
-    pub fn replace_states(&mut self, new: Vec<StateFacts>) {
-        let is_replaced = |facts: &StateFacts| new.iter().any(|other| other.day == facts.day);
-        self.states.retain(|facts| !is_replaced(facts));
-        self.states.extend(new);
-        self.states.sort_by_key(|facts| facts.day);
-    }
-
     /// Makes this the manifest of the folder, durably and at once.
     ///
     /// # Errors
-    /// If it cannot be written; then one of the two holds, whole.
+    /// If it cannot be written; then the old or the new one holds, complete.
     pub fn commit(&self, folder: &Folder) -> Result<()> {
         // Writing to memory cannot fail.
         let mut text = serde_json::to_vec(self).unwrap_or_default();
@@ -136,7 +141,7 @@ impl Manifest {
 }
 
 #[derive(Deserialize)]
-struct Version {
+struct Format {
     version: u32,
 }
 
@@ -145,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_manifest_that_was_changed_or_is_newer_is_refused() -> Result<()> {
+    fn a_changed_or_newer_manifest_is_rejected() -> Result<()> {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let folder = Folder::take(dir.path(), "the test")?;
         assert_eq!(Manifest::load(dir.path())?, Manifest::default());
@@ -164,7 +169,7 @@ mod tests {
             Err(Error::Damaged { .. })
         ));
         Manifest {
-            version: VERSION + 1,
+            version: FORMAT + 1,
             ..manifest
         }
         .commit(&folder)?;

@@ -1,4 +1,4 @@
-//! The sealed events of each day at one instant, to be written elsewhere.
+//! Export: the sealed events of each day in one version, to be written elsewhere.
 
 use std::fs::File;
 use std::path::Path;
@@ -8,18 +8,19 @@ use chrono::NaiveDate;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::Store;
-use super::erased::is_any;
-use super::output::Output;
-use super::segment::{self, FORMAT, Segment, Sorted};
 use crate::checksum;
 use crate::daily::date;
 use crate::error::{Error, Result};
 use crate::parquet;
 use crate::schema;
+use crate::store::Store;
+use crate::store::erased::is_any;
+use crate::store::output::Output;
+use crate::store::segment::{self, FORMAT, Segment, Sorted};
+use crate::store::version::ALWAYS_US;
 use crate::window::Window;
 
-/// Rows of a row group of a file that is put together, which are in memory at once: those of a segment's.
+/// Rows of a row group of a joined file, which are in memory at once: as many as of a segment.
 const ROW_GROUP_ROWS: usize = 1 << 17;
 
 /// The segments of a day. They stay readable while this exists.
@@ -27,14 +28,14 @@ pub struct SealedDay {
     /// The day.
     pub day: NaiveDate,
     segments: Vec<Arc<Segment>>,
-    /// Its events that cannot be sealed, because the folder is not to be changed.
+    /// Its events that cannot be sealed, because the folder is read-only.
     unsealed: Option<DataFrame>,
 }
 
-/// Some segments of a day, and its events that are in none, that become one file.
+/// Some segments of a day, and events that are in no segment, which become one file.
 pub struct Part<'a>(&'a [Arc<Segment>], Option<&'a DataFrame>);
 
-/// What a written part has.
+/// Metadata of a written part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartFacts {
     /// Events.
@@ -46,18 +47,18 @@ pub struct PartFacts {
 }
 
 impl Store {
-    /// The sealed events of the days of a window, or of all days, as they are now.
+    /// The sealed events of the days of a window, or of all days.
     ///
     /// # Errors
     /// [`Error::Damaged`] if a segment is.
     pub fn sealed_days(&self, window: Option<&Window>) -> Result<Vec<SealedDay>> {
-        let mut segments = self.view.lock().segments.clone();
+        let mut segments = self.versions.version().segments.clone();
         if let Some(window) = window {
             let days = window.days_in_epoch();
             segments.retain(|segment| days.contains(&segment.day()));
         }
         segments.sort_by_key(|segment| segment.day());
-        // Those who hold them keep them when compaction or expiry takes their names away.
+        // They stay readable when compaction or expiry removes their names.
         segments
             .iter()
             .try_for_each(|segment| segment.verified_or_kept())?;
@@ -73,22 +74,16 @@ impl Store {
             .collect())
     }
 
-    /// The events of the days of a window, or of all days, as they are: those that are not sealed with them.
+    /// All events of the days of a window, or of all days, unsealed ones included.
     ///
     /// # Errors
     /// [`Error::Damaged`] if a segment or the log is.
     pub fn days_with_unsealed(&self, window: Option<&Window>) -> Result<Vec<SealedDay>> {
         let mut days = self.sealed_days(window)?;
-        let (chunks, visible) = {
-            let view = self.view.lock();
-            (
-                view.tail.snapshot(&(i64::MIN..i64::MAX))?,
-                view.gate.visible(),
-            )
-        };
-        let visible = visible.unwrap_or(lit(true));
+        let snapshot = self.versions.snapshot(&ALWAYS_US)?;
+        let visible = snapshot.visible.unwrap_or(lit(true));
         let mut unsealed = Vec::new();
-        for chunk in chunks {
+        for chunk in snapshot.tail {
             unsealed.push(chunk.whole()?.lazy().filter(visible.clone()));
         }
         if unsealed.is_empty() {
@@ -121,11 +116,11 @@ impl Store {
 }
 
 impl SealedDay {
-    /// What identifies its content.
+    /// Identifies its content.
     pub fn sources(&self) -> Vec<String> {
         let facts = self.segments.iter().map(|segment| &segment.facts);
         let sealed = facts.map(|facts| format!("{} {:08x}", facts.path, facts.crc32c));
-        // The log only grows until it is sealed, and then the segments are others.
+        // The log only grows until it is sealed, and then the segments change.
         let unsealed = self.unsealed.iter();
         let unsealed = unsealed.map(|events| format!("{} events of the log", events.height()));
         sealed.chain(unsealed).collect()
@@ -141,7 +136,7 @@ impl SealedDay {
                 .map_or(0, |events| events.height() as u64)
     }
 
-    /// Its segments in parts of at most about so many bytes.
+    /// Its segments in parts of at most about `bytes`.
     pub fn parts(&self, bytes: u64) -> Vec<Part<'_>> {
         let mut sum = 0;
         let mut parts = Vec::new();
@@ -170,7 +165,7 @@ impl Part<'_> {
         let rows: u64 = self.0.iter().map(|segment| segment.facts.rows).sum();
         let rows = rows + self.1.map_or(0, |events| events.height() as u64);
         let file = File::create(path).map_err(Error::io("create", path))?;
-        // One of an earlier format is not copied: other programs read the export.
+        // A segment of an earlier format is not copied: other programs read the export.
         let copied = match (self.0, self.1) {
             ([segment], None) if segment.facts.format == FORMAT => Some(segment),
             _ => None,
@@ -183,7 +178,7 @@ impl Part<'_> {
         match copied {
             Some(segment) if segment.facts.crc32c != facts.crc32c => Err(Error::Damaged {
                 file: path.to_owned(),
-                message: "the copy is not what was copied".into(),
+                message: "the copy differs from the segment".into(),
             }),
             _ => Ok(facts),
         }
@@ -191,7 +186,7 @@ impl Part<'_> {
 }
 
 /// Writes the events of a Parquet file with the columns of [`schema::lake`] to `temp`, durably, without those of some users.
-/// `None` if there are none of theirs.
+/// `None` if there are no events of theirs.
 ///
 /// # Errors
 /// If a file cannot be read or written.
@@ -199,10 +194,10 @@ pub fn rewrite_without(path: &Path, temp: &Path, users: &[&str]) -> Result<Optio
     let events = read(path)?;
     let before = events.height();
     let kept = events.lazy().filter(is_any(users).not()).collect()?;
-    match kept.height() == before {
-        true => Ok(None),
-        false => write(kept, temp).map(Some),
+    if kept.height() == before {
+        return Ok(None);
     }
+    write(kept, temp).map(Some)
 }
 
 /// Writes the events of such a file to `temp`, durably, as files are written now.
@@ -229,7 +224,7 @@ fn write(mut events: DataFrame, temp: &Path) -> Result<PartFacts> {
     facts(temp, events.height() as u64)
 }
 
-/// What a written file has.
+/// Metadata of a written file.
 fn facts(path: &Path, rows: u64) -> Result<PartFacts> {
     let written = File::open(path).map_err(Error::io("open", path))?;
     Ok(PartFacts {

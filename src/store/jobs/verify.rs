@@ -1,29 +1,22 @@
-//! Checking what is on disk against what was written. Nothing is changed, whatever a crash left: a file is what the manifest says
-//! wherever it is.
+//! Verify: compares every file with its checksum. Nothing is changed, whatever a crash left: a file is what the
+//! manifest says wherever it is.
 
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::dictionary;
-use super::files;
-use super::folder::{Folder, Purpose};
-use super::manifest::Manifest;
-use super::ownership;
-use super::postings;
-use super::quarantine;
-use super::recovery;
-use super::scan::read_chunk;
-use super::segment::Segment;
-use super::shape::QUARANTINE_FILE;
-use super::states::StateFile;
 use crate::error::{Error, Result};
 use crate::names::Names;
+use crate::store::folder::{Folder, Purpose};
+use crate::store::scan::read_chunk;
+use crate::store::shape::QUARANTINE_FILE;
+use crate::store::version::{Manifest, Version};
+use crate::store::{dictionary, files, ownership, postings, quarantine, recovery};
 
-/// What a verification found.
+/// Result of a verification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Verified {
-    /// Whole events in the logs.
+    /// Valid events in the logs.
     pub log_events: u64,
     /// Segments whose checksum holds.
     pub segments: usize,
@@ -38,16 +31,15 @@ pub struct Verified {
 /// Checks every checksum of a data folder.
 ///
 /// # Errors
-/// If another process has the folder or a file cannot be read. Damage is no error here but a finding, unless it
-/// is the manifest's, without which nothing else can be judged.
+/// If another process has the folder or a file cannot be read. Damage is a finding and not an error, except
+/// that of the manifest, without which nothing else can be verified.
 pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
     let folder = Folder::open(data_dir, holder, Purpose::Inspect)?;
-    let manifest = Manifest::load(folder.path())?;
+    let version = Version::of(folder.path(), Manifest::load(folder.path())?);
     let mut verified = Verified::default();
-    for facts in &manifest.segments {
-        let segment = Segment::new(folder.path(), facts.clone());
-        if let Err(message) = postings::verify(&segment) {
-            let path = postings::path_of(&segment);
+    for segment in &version.segments {
+        if let Err(message) = postings::verify(segment) {
+            let path = postings::path_of(segment);
             verified
                 .damage
                 .push(format!("{}: {message}", path.display()));
@@ -55,7 +47,7 @@ pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
         match segment.verify() {
             Ok(_) => {
                 verified.segments += 1;
-                verified.sealed_events += facts.rows;
+                verified.sealed_events += segment.facts.rows;
             }
             Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
                 verified.damage.push(error.to_string());
@@ -64,11 +56,11 @@ pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
         }
     }
     let names = Names::new()?;
-    if let Err(error) = dictionary::load(folder.path(), manifest.dictionary, &names.users) {
+    if let Err(error) = dictionary::load(folder.path(), version.dictionary, &names.users) {
         verified.damage.push(error.to_string());
     }
-    for facts in &manifest.states {
-        match StateFile::new(folder.path(), facts.clone()).state(&names) {
+    for state in version.states.values() {
+        match state.state(&names) {
             Ok(_) => verified.states += 1,
             Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
                 verified.damage.push(error.to_string());
@@ -76,7 +68,7 @@ pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
             Err(error) => return Err(error),
         }
     }
-    for log in recovery::logs_to_read(&folder, &manifest)? {
+    for log in recovery::logs_to_read(&folder, version.sealed_through)? {
         verify_log(&log, &mut verified)?;
     }
     for name in ownership::SMALL_FILES {

@@ -1,0 +1,62 @@
+//! Failures of file operations, for tests: the nth change of a file below a folder fails.
+
+use std::io::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// The folders in which operations are counted.
+static ARMED: Mutex<Vec<Arc<Fault>>> = Mutex::new(Vec::new());
+
+struct Fault {
+    dir: PathBuf,
+    /// The operation that fails, counted from 0.
+    at: usize,
+    seen: Mutex<Vec<String>>,
+}
+
+/// Counts operations below a folder until it is dropped.
+pub struct Armed(Arc<Fault>);
+
+impl Armed {
+    /// The operations so far, each with its path below the folder.
+    pub fn seen(&self) -> Vec<String> {
+        self.0.seen.lock().clone()
+    }
+}
+
+impl Drop for Armed {
+    fn drop(&mut self) {
+        ARMED.lock().retain(|fault| !Arc::ptr_eq(fault, &self.0));
+    }
+}
+
+/// Makes the operation number `at` below a folder fail.
+pub fn fail_at(dir: &Path, at: usize) -> Armed {
+    let fault = Arc::new(Fault {
+        dir: dir.to_owned(),
+        at,
+        seen: Mutex::default(),
+    });
+    ARMED.lock().push(fault.clone());
+    Armed(fault)
+}
+
+/// Called before an operation.
+///
+/// # Errors
+/// If the operation is to fail.
+pub fn check(operation: &str, path: &Path) -> Result<()> {
+    for fault in ARMED.lock().iter() {
+        let Ok(path) = path.strip_prefix(&fault.dir) else {
+            continue;
+        };
+        let mut seen = fault.seen.lock();
+        seen.push(format!("{operation} {}", path.display()));
+        if seen.len() == fault.at + 1 {
+            return Err(Error::other("injected by a test"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,549 @@
+//! Erasure: all events of some users are removed everywhere, and stay away.
+//!
+//! 1. The users are recorded in `erasures.json`, durably, with a keyed hash each that is kept forever: from
+//!    then on no event of theirs is accepted. 2. The log is sealed. 3. Their events are found; the daily
+//!    states without them are the commit from which no query sees them. 4. The segments with their events are
+//!    written again without them, day by day. 5. Their ids leave the dictionary; their codes are never given
+//!    again. 6. The quarantine is cleaned, and the ids are removed from `erasures.json`. After a crash that
+//!    file lists what is still to do, and every step may be repeated.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use polars::prelude::*;
+use ring::hmac;
+use roaring::RoaringBitmap;
+use serde::{Deserialize, Serialize};
+use tracing::info;
+
+use crate::daily::{self, DailyState, Day};
+use crate::error::{Error, Result};
+use crate::names::{Names, Numbering};
+use crate::schema;
+use crate::store::erased::{ErasedUsers, hash, is_any};
+use crate::store::folder::Folder;
+use crate::store::segment::{self, Segment};
+use crate::store::shape::ERASURES_FILE;
+use crate::store::version::{ALWAYS_US, DayChange, Unpublished, Version, changed_meanwhile};
+use crate::store::{Store, dictionary, mentions, pipeline, states};
+
+/// Bytes of the key of the hashes.
+const KEY_BYTES: usize = 32;
+/// Fewer events are erased without confirmation: about those of one very busy person in a day.
+const UNCONFIRMED_EVENTS: u64 = 1_000;
+/// Events may come in before the confirmation: this many more are accepted, or one in `GROWN_SHARE`.
+const GROWN_EVENTS: u64 = 1_000;
+const GROWN_SHARE: u64 = 100;
+
+/// The list of erasures, as `erasures.json` has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Erasures {
+    /// HMAC key, without which the hashes cannot be matched to user ids.
+    key: String,
+    /// Hashes of erased users.
+    erased: BTreeSet<String>,
+    /// Users whose erasure is in progress.
+    pending: BTreeSet<String>,
+}
+
+/// Result of an erasure.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Erased {
+    /// Requested users.
+    pub users: usize,
+    /// Those of them who had events.
+    pub users_found: usize,
+    /// Events removed.
+    pub events: u64,
+    /// Days of these events.
+    pub days: usize,
+    /// Segments written again.
+    pub segments: usize,
+    /// Daily states written again.
+    pub states: usize,
+    /// Ids removed from the dictionary.
+    pub dictionary: usize,
+    /// Pieces removed from the quarantine.
+    pub quarantined: usize,
+}
+
+impl Erasures {
+    fn load(folder: &Folder) -> Result<Self> {
+        folder.read_json(ERASURES_FILE)
+    }
+
+    fn save(&self, folder: &Folder) -> Result<()> {
+        folder.replace_json(ERASURES_FILE, self)
+    }
+
+    /// Sets the erased users of the store.
+    fn publish(&self, erased: &ErasedUsers, users: &Numbering) -> Result<()> {
+        erased.set(self.key(), &self.erased, &self.pending, users)
+    }
+
+    fn key(&self) -> Option<hmac::Key> {
+        (!self.key.is_empty()).then(|| hmac::Key::new(hmac::HMAC_SHA256, self.key.as_bytes()))
+    }
+
+    fn begin(&mut self, users: &[String]) -> Result<()> {
+        if self.key.is_empty() {
+            let mut key = [0; KEY_BYTES];
+            getrandom::fill(&mut key).map_err(|error| {
+                Error::io("make a key for", ERASURES_FILE.as_ref())(std::io::Error::other(error))
+            })?;
+            self.key = hex::encode(key);
+        }
+        if let Some(key) = self.key() {
+            self.erased
+                .extend(users.iter().map(|user| hash(&key, user)));
+        }
+        self.pending.extend(users.iter().cloned());
+        Ok(())
+    }
+}
+
+/// Loads the erased users when a store is opened. Users whose erasure was interrupted are hidden if they
+/// are in no state any more: states and events agree then.
+///
+/// # Errors
+/// If the list of erasures cannot be read.
+pub fn load_erased_users(folder: &Folder, version: &Version, names: &Names) -> Result<ErasedUsers> {
+    let erased = ErasedUsers::default();
+    folder.upgrade_json::<Erasures>(ERASURES_FILE)?;
+    let erasures = Erasures::load(folder)?;
+    erasures.publish(&erased, &names.users)?;
+    let numbers = erased.numbers();
+    let mut is_forgotten = true;
+    if !erasures.pending.is_empty() {
+        for state in version.states.values() {
+            // One that cannot be read must not stop the start.
+            is_forgotten &= state
+                .activity_once(names)
+                .is_ok_and(|activity| activity.users.is_disjoint(&numbers));
+        }
+    }
+    if is_forgotten {
+        let pending: Vec<&str> = erasures.pending.iter().map(String::as_str).collect();
+        erased.hide(&pending);
+    }
+    Ok(erased)
+}
+
+/// Limit of an erasure without confirmation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErasureLimit {
+    /// This share of all events, in percent.
+    pub percent: u8,
+    /// The number of events that the client confirmed.
+    pub confirmed: Option<u64>,
+}
+
+/// A number of events for which a confirmation was requested.
+pub(super) struct Offer {
+    users: Vec<String>,
+    events: u64,
+}
+
+/// Days on which events are searched.
+#[derive(Debug, Clone, Copy)]
+enum SearchScope {
+    /// Those on which the users were active, as the states say.
+    DaysOfStates,
+    /// All: the users may have left the states already.
+    AllDays,
+}
+
+/// The events of some users in a segment.
+struct Found {
+    segment: Arc<Segment>,
+    events: u64,
+    users: RoaringBitmap,
+    /// Their share of the daily states.
+    states: BTreeMap<Day, DailyState>,
+}
+
+impl Store {
+    /// Erases users: when this returns, nothing of theirs is in the data folder, and nothing more is accepted.
+    /// `last` removes them from files that the store does not know.
+    ///
+    /// # Errors
+    /// If something cannot be read or written; then [`Store::finish_erasures`] continues.
+    pub fn erase(
+        &self,
+        users: &[String],
+        last: impl FnOnce(&[&str]) -> Result<()> + Send,
+    ) -> Result<Erased> {
+        let _permit = self.jobs.erasure.wait();
+        let mut erasures = Erasures::load(&self.folder)?;
+        let scope = if erasures.pending.is_empty() {
+            SearchScope::DaysOfStates
+        } else {
+            SearchScope::AllDays
+        };
+        erasures.begin(users)?;
+        erasures.save(&self.folder)?;
+        erasures.publish(&self.ingest.maker.gate, &self.names().users)?;
+        pipeline::beside(|| self.erase_pending(erasures, scope, last))
+    }
+
+    /// Completes erasures that were interrupted.
+    ///
+    /// # Errors
+    /// As [`Store::erase`].
+    pub fn finish_erasures(
+        &self,
+        last: impl FnOnce(&[&str]) -> Result<()>,
+    ) -> Result<Option<Erased>> {
+        let _permit = self.jobs.erasure.wait();
+        let erasures = Erasures::load(&self.folder)?;
+        if erasures.pending.is_empty() {
+            return Ok(None);
+        }
+        self.erase_pending(erasures, SearchScope::AllDays, last)
+            .map(Some)
+    }
+
+    /// Rejects an erasure that would remove a large share of all events and was not confirmed. Users whose
+    /// erasure was accepted before need no confirmation.
+    ///
+    /// # Errors
+    /// [`Error::Unconfirmed`], with nothing changed, and if something cannot be read.
+    pub fn check_erasure(&self, users: &[String], limit: ErasureLimit) -> Result<()> {
+        let pending = Erasures::load(&self.folder)?.pending;
+        let mut users: Vec<String> = users
+            .iter()
+            .filter(|user| !pending.contains(*user))
+            .cloned()
+            .collect();
+        users.sort_unstable();
+        let ids: Vec<&str> = users.iter().map(String::as_str).collect();
+        let (all, found) = self.count(&ids)?;
+        let is_small = u128::from(found) * 100 <= u128::from(all) * u128::from(limit.percent);
+        if is_small || found < UNCONFIRMED_EVENTS || limit.confirmed == Some(found) {
+            return Ok(());
+        }
+        let mut offered = self.jobs.offered.lock();
+        let is_offered = offered.as_ref().is_some_and(|offer| {
+            let grown = GROWN_EVENTS.max(offer.events / GROWN_SHARE);
+            offer.users == users
+                && limit.confirmed == Some(offer.events)
+                && found <= offer.events.saturating_add(grown)
+        });
+        if is_offered {
+            return Ok(());
+        }
+        let named = match users.as_slice() {
+            [user] => format!("the user {user:?} has"),
+            _ => format!("the users ({} ids) have", users.len()),
+        };
+        let share = found as f64 * 100.0 / all as f64;
+        let message = format!(
+            "{named} {found} of all {all} events, {share:.1}%; more than {}% are erased only when that is confirmed; nothing \
+             was removed; to go on, repeat the request with the confirmation {found} (?confirm={found}, \
+             \"confirm\":{found} or --confirm {found})",
+            limit.percent
+        );
+        *offered = Some(Offer {
+            users,
+            events: found,
+        });
+        Err(Error::Unconfirmed(message))
+    }
+
+    /// The number of all events, and of those of these users.
+    fn count(&self, users: &[&str]) -> Result<(u64, u64)> {
+        let numbers = self.numbers_of(users);
+        let snapshot = self.versions.snapshot(&ALWAYS_US)?;
+        let mut all = snapshot.version.rows();
+        let mut found = 0;
+        for chunk in snapshot.tail {
+            let users = chunk.frame.column(schema::USER_ID)?.to_physical_repr();
+            let is_theirs = |user: &u32| numbers.contains(*user);
+            found += users.u32()?.iter().flatten().filter(is_theirs).count() as u64;
+            all += chunk.frame.height() as u64;
+        }
+        let segments = snapshot.version.segments_with(&numbers, self.names())?;
+        let mut segments = segments.into_iter();
+        pipeline::ordered(
+            || Ok(segments.next()),
+            |segment| {
+                let events = segment::scan(std::slice::from_ref(&segment))?
+                    .filter(is_any(users))
+                    .select([len().cast(DataType::UInt64)])
+                    .collect()?;
+                Ok(events.select_at_idx(0).map_or(Ok(0), |count| {
+                    count.u64().map(|count| count.get(0).unwrap_or(0))
+                })?)
+            },
+            |count: Result<u64>| {
+                match count {
+                    Ok(count) => found += count,
+                    // The erasure itself reports it.
+                    Err(Error::Damaged { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+                Ok(())
+            },
+        )?;
+        Ok((all, found))
+    }
+
+    fn erase_pending(
+        &self,
+        mut erasures: Erasures,
+        scope: SearchScope,
+        last: impl FnOnce(&[&str]) -> Result<()>,
+    ) -> Result<Erased> {
+        let pending: Vec<&str> = erasures.pending.iter().map(String::as_str).collect();
+        self.seal()?;
+        let (found, damaged) = self.find(&pending, scope)?;
+        let mut users = RoaringBitmap::new();
+        found.iter().for_each(|found| users |= &found.users);
+        let mut erased = Erased {
+            users: pending.len(),
+            users_found: users.len() as usize,
+            events: found.iter().map(|found| found.events).sum(),
+            days: days_of(&found).len(),
+            ..Erased::default()
+        };
+        erased.states = self.erase_in_states(&pending, &found)?;
+        erased.segments = self.rewrite_days(&pending, &found)?;
+        erased.dictionary = self.erase_in_dictionary(&pending)?;
+        erased.quarantined = mentions::remove(&self.folder, &pending)?;
+        self.jobs.retired.lock().remove_all()?;
+        self.remove_other_postings()?;
+        last(&pending)?;
+        // A file that could not be read may have events of theirs: it is tried again.
+        if let Some(error) = damaged {
+            return Err(error);
+        }
+        erasures.pending.clear();
+        erasures.save(&self.folder)?;
+        self.ingest.maker.gate.end();
+        info!(
+            users = erased.users,
+            events = erased.events,
+            "Erased {} users, {} events",
+            erased.users,
+            erased.events
+        );
+        Ok(erased)
+    }
+
+    /// The codes of those of these users who have one.
+    pub(in crate::store) fn numbers_of(&self, users: &[&str]) -> RoaringBitmap {
+        let numbers = users
+            .iter()
+            .filter_map(|user| self.names().users.find(user));
+        numbers.collect()
+    }
+
+    /// The segments with events of these users, and the error of a segment that could not be read.
+    fn find(&self, users: &[&str], scope: SearchScope) -> Result<(Vec<Found>, Option<Error>)> {
+        let names = self.names();
+        let version = self.versions.version();
+        let segments = match scope {
+            SearchScope::DaysOfStates => version.segments_with(&self.numbers_of(users), names)?,
+            SearchScope::AllDays => version.segments.clone(),
+        };
+        let mut segments = segments.into_iter();
+        let mut found = Vec::new();
+        let mut damaged = None;
+        pipeline::ordered(
+            || Ok(segments.next()),
+            |segment| {
+                let state = version.states.get(&segment.day());
+                let known = state.map(|state| state.activity(names)).transpose()?;
+                let named = state.map(|state| state.named_features(names));
+                let events = segment::scan(std::slice::from_ref(&segment))?
+                    .filter(is_any(users))
+                    .select(names.counted_among(&named.unwrap_or_default()))
+                    .collect()?;
+                let numbers = events.column(schema::USER_ID)?.u32()?;
+                // Users who left the state before a crash are not removed from it twice.
+                let is_known = |user: Option<u32>| {
+                    user.zip(known.as_ref())
+                        .is_some_and(|(user, known)| known.users.contains(user))
+                };
+                let is_known: BooleanChunked =
+                    numbers.iter().map(|user| Some(is_known(user))).collect();
+                let to_forget = events.filter(&is_known)?;
+                Ok(Found {
+                    events: events.height() as u64,
+                    users: daily::set(numbers.iter().flatten().collect()),
+                    states: daily::read(&daily::plan(to_forget.lazy()).collect()?)?,
+                    segment,
+                })
+            },
+            |one: Result<Found>| {
+                match one {
+                    Ok(one) if one.events > 0 => found.push(one),
+                    Ok(_) => {}
+                    Err(error @ Error::Damaged { .. }) => damaged = damaged.take().or(Some(error)),
+                    Err(error) => return Err(error),
+                }
+                Ok(())
+            },
+        )?;
+        Ok((found, damaged))
+    }
+
+    /// Removes users from the daily states: the commit from which no query sees them.
+    fn erase_in_states(&self, pending: &[&str], found: &[Found]) -> Result<usize> {
+        let names = self.names();
+        let users = self.numbers_of(pending);
+        let mut removed: BTreeMap<Day, DailyState> = BTreeMap::new();
+        let of_segments = found.iter().flat_map(|found| &found.states);
+        daily::merge_days(&mut removed, of_segments.map(|(&day, state)| (day, state)));
+        let with_events = days_of(found);
+        let mut transaction = self.begin()?;
+        transaction.next.sequence += 1;
+        let days: Vec<Day> = transaction.base().states.keys().copied().collect();
+        let mut days = days.into_iter();
+        let written = transaction.write_states(names, |version| {
+            for day in days.by_ref() {
+                let Some(file) = version.states.get(&day) else {
+                    continue;
+                };
+                let mut state = file.state(names)?;
+                // A state does not list the users beyond the limit: it is counted again.
+                if state.activity.rest_user_events > 0 && with_events.contains(&day) {
+                    return Ok(Some((day, self.day_state(version, day, pending)?)));
+                }
+                // Else it was done before a crash, or there is nothing to do.
+                if !state.activity.users.is_disjoint(&users) {
+                    state.remove(&users, removed.get(&day));
+                    return Ok(Some((day, state)));
+                }
+            }
+            Ok(None)
+        })?;
+        let erased = &self.ingest.maker.gate;
+        if written == 0 {
+            erased.hide(pending);
+            // Old states stayed if their deletion failed.
+            states::remove_others(&self.folder, &transaction.base().state_paths())?;
+            return Ok(0);
+        }
+        // A day without events has no state.
+        transaction
+            .next
+            .states
+            .retain(|_, state| state.facts.events > 0);
+        transaction
+            .commit(|published| published.erased.hide(pending))?
+            .removed?;
+        Ok(written)
+    }
+
+    /// Writes the segments with events of these users again, without them.
+    fn rewrite_days(&self, users: &[&str], found: &[Found]) -> Result<usize> {
+        let days = days_of(found);
+        if days.is_empty() {
+            return Ok(0);
+        }
+        // Numbers for the files of all days, by one commit.
+        let first_number = self.begin()?.reserve_numbers(days.len() as u64)?;
+        let mut days = days.into_iter().zip(first_number..);
+        let affected: HashSet<&str> = found
+            .iter()
+            .map(|found| found.segment.facts.path.as_str())
+            .collect();
+        let mut rewritten = 0;
+        let mut failed = None;
+        pipeline::ordered(
+            || Ok(days.next()),
+            |(day, number)| self.rewrite_day(day, number, users, &affected),
+            |written: Result<usize>| {
+                match written {
+                    Ok(count) => rewritten += count,
+                    // A damaged segment costs its own day, and is reported.
+                    Err(error) => failed = failed.take().or(Some(error)),
+                }
+                Ok(())
+            },
+        )?;
+        match failed {
+            None => Ok(rewritten),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Writes those of a day's segments that are affected again, and exchanges the folder of the day.
+    fn rewrite_day(
+        &self,
+        day: Day,
+        number: u64,
+        users: &[&str],
+        affected: &HashSet<&str>,
+    ) -> Result<usize> {
+        let of_day = self.versions.version().segments_of(day);
+        let mut new = Unpublished::default();
+        let mut replaced = Vec::new();
+        for segment in of_day {
+            if !affected.contains(segment.facts.path.as_str()) {
+                continue;
+            }
+            let mut events = segment::scan(std::slice::from_ref(&segment))?
+                .filter(is_any(users).not())
+                .collect()?;
+            let kept = if events.height() == 0 {
+                None
+            } else {
+                events.rechunk_mut();
+                let name = segment::name_in_place_of(&segment.facts, number);
+                let temp = self
+                    .folder
+                    .temp(&format!("{}-{name}.parquet", daily::date(day)))?;
+                let facts = segment::write_day(&temp, segment::path_of(day, &name), events)?;
+                new.push(temp, facts.clone());
+                Some(facts)
+            };
+            replaced.push((segment, kept));
+        }
+        let of_this_day = format!("{}/dt={}/", segment::LAKE_DIR, daily::date(day));
+        let wanted = affected
+            .iter()
+            .filter(|path| path.starts_with(&of_this_day));
+        if replaced.len() < wanted.count() {
+            return Err(changed_meanwhile());
+        }
+        let rewritten = replaced.len();
+        let mut transaction = self.begin()?;
+        transaction.exchange_day(DayChange {
+            day,
+            number,
+            new,
+            replaced,
+        })?;
+        let committed = transaction.commit(|_| {})?;
+        // Not kept for a while, as after a compaction: erased events must go.
+        if let Some(old) = committed.old_day {
+            old.remove()?;
+        }
+        segment::remove_empty_days(self.folder.path(), &committed.version.segment_paths())?;
+        committed.removed?;
+        Ok(rewritten)
+    }
+
+    fn erase_in_dictionary(&self, users: &[&str]) -> Result<usize> {
+        let mut transaction = self.begin()?;
+        let numbers = self.numbers_of(users);
+        let dictionary = transaction.base().dictionary;
+        let (facts, forgotten) = dictionary::forget(&self.folder, dictionary, &numbers)?;
+        if forgotten == 0 {
+            // Another generation stayed if its deletion failed.
+            dictionary::remove_others(&self.folder, dictionary)?;
+            return Ok(0);
+        }
+        transaction.next.dictionary = facts;
+        transaction.commit(|_| {})?.removed?;
+        Ok(forgotten)
+    }
+}
+
+/// The days on which events were found.
+fn days_of(found: &[Found]) -> BTreeSet<Day> {
+    found.iter().map(|found| found.segment.day()).collect()
+}

@@ -1,0 +1,98 @@
+//! Expiry: removes events and daily states that are older than they may be kept.
+
+use chrono::NaiveDate;
+use serde::Serialize;
+use tracing::info;
+
+use crate::daily::date;
+use crate::error::Result;
+use crate::store::version::{Clock, Horizon, Retention, Version, clock_jump, horizon};
+use crate::store::{Store, clock};
+
+/// Result of an expiry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Expired {
+    /// Removed segments.
+    pub segments: usize,
+    /// Events in them.
+    pub events: u64,
+    /// Removed daily states.
+    pub states: usize,
+    /// Users whose last event and state are gone: their ids were removed from the dictionary.
+    pub users: usize,
+    /// The day from which ages were measured: today, or the last day that is believed.
+    pub as_of: NaiveDate,
+    /// First day whose events are all kept; absent while none expired.
+    pub raw_from: Option<NaiveDate>,
+    /// First day whose state is kept; absent while none expired.
+    pub states_from: Option<NaiveDate>,
+}
+
+/// Removes from a version what is older than a horizon. Returns the numbers of segments and states.
+fn plan(next: &mut Version, horizon: Horizon) -> (usize, usize) {
+    let before = (next.segments.len(), next.states.len());
+    let segments = &mut next.segments;
+    segments.retain(|segment| date(segment.day()) >= horizon.raw_from);
+    next.states
+        .retain(|&day, _| date(day) >= horizon.states_from);
+    let segments = before.0 - next.segments.len();
+    let states = before.1 - next.states.len();
+    if segments > 0 {
+        next.expiry.raw_from = next.expiry.raw_from.max(Some(horizon.raw_from));
+    }
+    if states > 0 {
+        next.expiry.states_from = next.expiry.states_from.max(Some(horizon.states_from));
+    }
+    (segments, states)
+}
+
+impl Store {
+    /// Removes what is older than it may be kept on the day `today`.
+    ///
+    /// # Errors
+    /// `clock_jump` if the clock cannot be believed, and if a file cannot be written or removed.
+    pub fn expire(&self, today: NaiveDate, retention: Retention, clock: Clock) -> Result<Expired> {
+        let mut transaction = self.begin()?;
+        let trusted = &self.ingest.clock;
+        if clock == Clock::Confirmed {
+            trusted.confirm_day(today);
+        }
+        let as_of = trusted
+            .day_of_expiry(today)
+            .map_err(|last_on| clock_jump(today, last_on))?;
+        let next = &mut transaction.next;
+        let (segments, states) = plan(next, horizon(as_of, retention));
+        trusted.save(&mut next.clock, &mut next.expiry);
+        let (base, next) = (transaction.base(), &transaction.next);
+        let mut expired = Expired {
+            segments,
+            events: base.rows() - next.rows(),
+            states,
+            users: 0,
+            as_of,
+            raw_from: next.expiry.raw_from,
+            states_from: next.expiry.states_from,
+        };
+        // The time of the newest event is written with the next events.
+        let is_same_day =
+            next.expiry == base.expiry && clock::doubted(next.clock) == clock::doubted(base.clock);
+        let was_never_sealed = base.sequence == 0;
+        if was_never_sealed || is_same_day && segments + states == 0 {
+            drop(transaction);
+        } else {
+            transaction.commit(|_| {})?.removed?;
+        }
+        expired.users = self.expire_ids(states)?;
+        if expired.segments + expired.states > 0 {
+            info!(
+                events = expired.events,
+                segments = expired.segments,
+                states = expired.states,
+                "Expired {} events and {} daily states",
+                expired.events,
+                expired.states
+            );
+        }
+        Ok(expired)
+    }
+}

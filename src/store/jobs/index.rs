@@ -1,0 +1,78 @@
+//! Indexing: writes the postings of segments that stay as they are.
+//!
+//! Postings are derived and no manifest names them; a transaction makes sure that their segment is live
+//! when they get their place.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::compact::{self, Effort};
+use super::seal::LATE_BYTES;
+use crate::daily::{Day, day_of};
+use crate::error::{Error, Result};
+use crate::store::segment::Segment;
+use crate::store::version::{Manifest, Version};
+use crate::store::{Store, files, postings};
+
+/// The segments of days that are over and have nothing to compact.
+fn plan(version: &Version, now_us: i64) -> Vec<Arc<Segment>> {
+    let waiting: BTreeSet<Day> = compact::due_days(version, now_us, Effort::Full)
+        .into_iter()
+        .collect();
+    let is_final = |segment: &&Arc<Segment>| {
+        let day = segment.day();
+        day < day_of(now_us) && !waiting.contains(&day)
+    };
+    let segments = version.segments.iter();
+    segments.filter(is_final).cloned().collect()
+}
+
+impl Store {
+    /// Writes missing postings, and removes those of segments that are gone.
+    pub(super) fn index(&self, now_us: i64) -> Result<()> {
+        self.remove_other_postings()?;
+        let mut indexed = Ok(());
+        for segment in plan(&self.versions.version(), now_us) {
+            if postings::path_of(&segment).exists() {
+                continue;
+            }
+            // The segments of a full log have precedence.
+            if !self.folder.has_room_beside(LATE_BYTES) {
+                break;
+            }
+            match self.index_segment(&segment) {
+                // It has been reported already.
+                Ok(()) | Err(Error::Damaged { .. }) => {}
+                error => indexed = indexed.and(error),
+            }
+        }
+        indexed
+    }
+
+    fn index_segment(&self, segment: &Arc<Segment>) -> Result<()> {
+        let Some(_no_erasure) = self.jobs.erasure.keep_out() else {
+            return Ok(());
+        };
+        let path = segment.facts.path.as_str();
+        if !self.begin()?.base().has_segment(path) {
+            return Ok(());
+        }
+        let temp = postings::write(&self.folder, segment, self.names())?;
+        files::or_remove(&temp, || {
+            // It may have expired meanwhile.
+            let transaction = self.begin()?;
+            if transaction.base().has_segment(path) {
+                postings::publish(&self.folder, &temp, segment)
+            } else {
+                files::remove(&temp)
+            }
+        })
+    }
+
+    /// Removes the postings of segments that are not live.
+    pub(super) fn remove_other_postings(&self) -> Result<()> {
+        let transaction = self.begin()?;
+        let live = Manifest::of(transaction.base()).segments;
+        postings::remove_others(&self.folder, &live)
+    }
+}

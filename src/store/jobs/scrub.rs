@@ -1,0 +1,33 @@
+//! Scrub: reads files again and compares them with their checksums, so that damage is found before the
+//! files are needed. It takes no transaction: it reads a version, whose files stay readable.
+
+use crate::error::Result;
+use crate::store::Store;
+
+impl Store {
+    /// Verifies the next segments and states in turn, about `bytes` of them.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Damaged`] for the first damaged file; the next scrub goes on behind it.
+    pub fn scrub(&self, bytes: u64) -> Result<()> {
+        let mut position = self.jobs.scrubbed.lock();
+        let version = self.versions.version();
+        let states: Vec<_> = version.states.values().collect();
+        let files = version.segments.len() + states.len();
+        let mut read = 0;
+        for _ in 0..files {
+            *position = (*position + 1) % files;
+            if let Some(segment) = version.segments.get(*position) {
+                segment.scrub()?;
+                read += segment.facts.bytes;
+            } else if let Some(state) = states.get(*position - version.segments.len()) {
+                state.verified_bytes()?;
+                read += state.facts.bytes;
+            }
+            if read >= bytes {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

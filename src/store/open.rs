@@ -1,0 +1,302 @@
+//! Opening a data folder: lock, manifest, unfinished rotation and day exchange, leftovers, dictionary, recent
+//! ids, log recovery, writer.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+use polars::prelude::*;
+use tracing::error;
+
+use super::admission::{Admission, RestCounts};
+use super::clock::TrustedClock;
+use super::dedup::{self, RecentIds, SharedIds};
+use super::draft::DraftMaker;
+use super::event_log::{self, EventLog};
+use super::folder::{Access, Folder, Purpose};
+use super::ingest::{Ingest, MAX_TAIL_EVENTS};
+use super::jobs::{self, Jobs};
+use super::live::Live;
+use super::read::Reader;
+use super::recovery::{self, Recovered};
+use super::rotation::{RotatedLog, WaitingLogs};
+use super::row::Row;
+use super::segment::{self, Segment};
+use super::shape::{EVENT_LOG_FILE, MANIFEST_FILE};
+use super::tail::LogPart;
+use super::version::{Manifest, Version, VersionControl};
+use super::writer::{Writer, WriterHandle};
+use super::{Store, day_folder, dictionary, files, postings, pseudonym, states};
+use crate::config::StoreConfig;
+use crate::digest::Digester;
+use crate::error::{Error, Result};
+use crate::names::Names;
+use crate::schema;
+
+/// Segments whose ids are read back at once: enough to keep all cores busy.
+const SEGMENTS_AT_ONCE: usize = 256;
+
+/// Opens a data folder.
+///
+/// # Errors
+/// As [`Store::open_for`].
+pub fn open(
+    config: &StoreConfig,
+    lock_owner: &str,
+    purpose: Purpose,
+    now: DateTime<Utc>,
+) -> Result<Store> {
+    let pseudonyms = pseudonym::check_and_load(config)?;
+    let folder = Folder::open(&config.data_dir, lock_owner, purpose)?;
+    let is_writable = folder.access() == Access::ReadWrite;
+    let manifest = Manifest::load(folder.path())?;
+    pseudonym::check(&manifest, pseudonyms.as_ref(), folder.path())?;
+    let version = Version::of(folder.path(), manifest);
+    if is_writable {
+        RotatedLog::finish_rotation(folder.path(), version.sequence)?;
+        day_folder::finish(&folder, &version.by_day())?;
+        remove_leftovers(&folder, &version)?;
+    }
+    let names = Names::new()?;
+    dictionary::load(folder.path(), version.dictionary, &names.users)?;
+    if is_writable {
+        dictionary::remove_others(&folder, version.dictionary)?;
+    }
+    let erased = jobs::load_erased_users(&folder, &version, &names)?;
+    let maker = DraftMaker {
+        names: names.clone(),
+        keys: Digester::new(),
+        gate: erased.clone(),
+        pseudonyms,
+    };
+    let versions = Arc::new(VersionControl::new(version, &names, erased.clone()));
+    jobs::add_missing_states(&versions, &folder, &names, config.names.features)?;
+    if is_writable {
+        commit_user_key(&versions, &folder, &maker)?;
+    }
+    let version = versions.version();
+    let received = version.segment_facts();
+    let newest_us = received.map(|facts| facts.last_received_at_us).max();
+    let clock = TrustedClock::new(version.clock, version.expiry, newest_us);
+    let mut recent = recent_ids(&version.segments, &maker, &clock)?;
+    let admission = Admission::new(&maker, config.names, version.new_users);
+    let recovered = Recovery {
+        folder: &folder,
+        versions: &versions,
+        maker: &maker,
+        clock: &clock,
+        admission: &admission,
+        recent: &mut recent,
+    }
+    .run(now)?;
+    let log_path = folder.path().join(EVENT_LOG_FILE);
+    let log = match folder.access() {
+        Access::ReadWrite => EventLog::open(&log_path, config.durability)?,
+        Access::ReadOnly => EventLog::open_to_read(&log_path)?,
+    };
+    {
+        let mut published = versions.published();
+        let has_events = published.tail.len() > 0;
+        published.log_bytes = log.length();
+        published.log_since = has_events.then(Instant::now);
+        published.waiting = WaitingLogs::found(folder.path(), has_events)?;
+    }
+    let live = Arc::new(Live::default());
+    let recent = SharedIds::new(recent);
+    let writer = WriterHandle::start(Writer {
+        log,
+        recent: recent.clone(),
+        admission: admission.clone(),
+        gate: erased,
+        versions: versions.clone(),
+        live: live.clone(),
+    })?;
+    Ok(Store {
+        ingest: Ingest {
+            writer,
+            live,
+            maker,
+            recent,
+            admission,
+            clock,
+            max_tail_events: MAX_TAIL_EVENTS,
+        },
+        reader: Reader::new(versions.clone(), names),
+        versions,
+        jobs: Jobs::default(),
+        folder,
+        recovered,
+    })
+}
+
+/// Commits the fingerprint of the pseudonym key before the first event is stored under it.
+fn commit_user_key(versions: &VersionControl, folder: &Folder, maker: &DraftMaker) -> Result<()> {
+    let Some(pseudonyms) = &maker.pseudonyms else {
+        return Ok(());
+    };
+    let mut transaction = versions.begin(folder)?;
+    if transaction.base().user_key.is_none() {
+        transaction.next.user_key = Some(pseudonyms.fingerprint());
+        transaction.commit(|_| {})?.removed?;
+    }
+    Ok(())
+}
+
+/// Removes the files that an interrupted seal, compaction or expiry left in the lake and among the states.
+///
+/// # Errors
+/// [`Error::Damaged`] for a lake that is newer than its manifest, as after a restore that forgot the manifest:
+/// its events would be invisible.
+fn remove_leftovers(folder: &Folder, version: &Version) -> Result<()> {
+    let waiting = RotatedLog::list(folder.path())?;
+    let live = version.segment_paths();
+    for path in segment::files(folder.path())? {
+        if live.contains(&path) {
+            continue;
+        }
+        let Some(number) = segment::number_of(&path) else {
+            continue;
+        };
+        // The log of an unfinished seal is still in the folder, and will be sealed again.
+        if number > version.sequence && !waiting.iter().any(|log| log.number == number) {
+            return Err(Error::Damaged {
+                file: folder.path().join(MANIFEST_FILE),
+                message: format!(
+                    "{} is not in it and is newer; restore the manifest that belongs to it",
+                    path.display()
+                ),
+            });
+        }
+        files::remove(&path)?;
+    }
+    segment::remove_empty_days(folder.path(), &live)?;
+    RotatedLog::remove_through(folder.path(), version.sealed_through)?;
+    let live: Vec<_> = version.segment_facts().cloned().collect();
+    postings::remove_others(folder, &live)?;
+    states::remove_others(folder, &version.state_paths())
+}
+
+/// Reads the logs back into memory.
+struct Recovery<'a> {
+    folder: &'a Folder,
+    versions: &'a VersionControl,
+    maker: &'a DraftMaker,
+    clock: &'a TrustedClock,
+    admission: &'a Admission,
+    recent: &'a mut RecentIds,
+}
+
+impl Recovery<'_> {
+    fn run(self, now: DateTime<Utc>) -> Result<Recovered> {
+        let Self {
+            folder,
+            versions,
+            maker,
+            clock,
+            admission,
+            recent,
+        } = self;
+        let version = versions.version();
+        let names = admission.names();
+        let named = |day| version.named_features(day, names);
+        let mut recovered = Recovered::default();
+        for path in recovery::logs_to_read(folder, version.sealed_through)? {
+            let file = Arc::new(files::open(&path)?);
+            let found = recovery::recover(folder, &path, maker, now, |draft, bytes| {
+                clock.note(draft.rows.iter().map(|row| row.received_at_us));
+                let mut admitted = admission.lock();
+                let rows: Vec<Row> = draft
+                    .rows
+                    .iter()
+                    .map(|row| {
+                        if let Some(key) = row.key {
+                            recent.insert(key, row.received_at_us);
+                        }
+                        let mut rest = RestCounts::default();
+                        admission.admit(&mut admitted, row, &draft, &named, &mut rest)
+                    })
+                    .collect();
+                let file = file.clone();
+                let mut published = versions.published();
+                published.tail.append(&rows, LogPart { file, bytes })
+            })?;
+            versions.published().tail.end_log()?;
+            admission.end_log(event_log::id_of(&file)?);
+            found.report(&path, folder.access());
+            recovered.events += found.events;
+            recovered.torn_bytes += found.torn_bytes;
+            recovered.damaged += found.damaged;
+        }
+        Ok(recovered)
+    }
+}
+
+/// Reads the ids of stored events that a new event may still repeat. A damaged segment does not stop the
+/// start; its ids are unknown, so that a re-send of them would count again.
+fn recent_ids(
+    segments: &[Arc<Segment>],
+    maker: &DraftMaker,
+    clock: &TrustedClock,
+) -> Result<RecentIds> {
+    let until_us = clock.ids_until();
+    let newest_us = clock.newest_us().unwrap_or(i64::MAX);
+    // By the time of the log: the clock alone does not expire an id.
+    let since_us = newest_us.min(until_us.load(Ordering::Relaxed)) - dedup::WINDOW_US;
+    let mut recent = RecentIds::new(until_us);
+    let mut needed = Vec::new();
+    for segment in segments {
+        if segment.facts.last_received_at_us < since_us {
+            continue;
+        }
+        match segment.verified() {
+            Ok(_) => needed.push(segment.clone()),
+            Err(error @ Error::Damaged { .. }) => {
+                error!("{error}; its event ids are not known, and queries that need it fail");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    // In groups, so that only the files that are being read are mapped.
+    for needed in needed.chunks(SEGMENTS_AT_ONCE) {
+        add_recent_ids(&mut recent, needed, maker, since_us, newest_us)?;
+    }
+    Ok(recent)
+}
+
+/// Adds the ids of events that were received since a timestamp, in µs.
+fn add_recent_ids(
+    recent: &mut RecentIds,
+    segments: &[Arc<Segment>],
+    maker: &DraftMaker,
+    since_us: i64,
+    newest_us: i64,
+) -> Result<()> {
+    let ids = segment::scan(segments)?
+        .select([
+            col(schema::EVENT_ID),
+            col(schema::EVENT_TYPE),
+            col(schema::USER_ID),
+            col(schema::RECEIVED_AT).cast(DataType::Int64),
+        ])
+        .filter(
+            col(schema::EVENT_ID)
+                .is_not_null()
+                .and(col(schema::RECEIVED_AT).gt_eq(lit(since_us))),
+        )
+        .collect_with_engine(Engine::Streaming)?
+        .unwrap_single();
+    let received = ids.column(schema::RECEIVED_AT)?.i64()?;
+    let types = ids.column(schema::EVENT_TYPE)?.str()?;
+    let users = ids.column(schema::USER_ID)?.str()?;
+    let ids = ids.column(schema::EVENT_ID)?.str()?;
+    let stored = ids.iter().zip(types.iter()).zip(users.iter());
+    for (((id, event_type), user), received_at_us) in stored.zip(received.iter()) {
+        if let (Some(id), Some(event_type), Some(received_at_us)) = (id, event_type, received_at_us)
+        {
+            let key = maker.key_of(id, event_type, user);
+            recent.insert(key, received_at_us.min(newest_us));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,286 @@
+//! Reading events: segments and tail of one snapshot, so that every event is read exactly once.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use polars::prelude::*;
+
+use super::Reader;
+use crate::error::Result;
+use crate::names::{Names, REST_USER};
+use crate::schema;
+use crate::store::pipeline;
+use crate::store::postings::{self, Uses};
+use crate::store::segment::{self, Segment};
+use crate::store::tail::{Chunk, Tail};
+use crate::store::version::Snapshot;
+
+/// Events of the batches that all cores work on at once: enough to keep them busy, few enough to bound
+/// memory and to cancel a query between batches.
+const BATCH_ROWS: u64 = 4 << 20;
+
+/// Column projection of a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Columns<'a> {
+    /// The columns of [`schema::COUNTED`].
+    Counted,
+    /// Metadata and URL as well.
+    All,
+    /// At least `ts`, user and feature of the events in which known users used these features, those of one
+    /// user in any order; other events may be among them.
+    Uses(&'a [String]),
+}
+
+impl Columns<'_> {
+    /// With metadata and URL, or without.
+    pub fn with_details(details: bool) -> Self {
+        if details { Self::All } else { Self::Counted }
+    }
+}
+
+/// Some events, which are read later.
+pub enum Batch {
+    /// Events of the tail, which are a plan already.
+    Events(LazyFrame),
+    /// Segments, which are opened then.
+    Segments(SegmentsBatch),
+    /// Events that may be read from postings.
+    Uses(UsesBatch),
+}
+
+/// The events of some segments.
+pub struct SegmentsBatch {
+    segments: Vec<Arc<Segment>>,
+    condition: Expr,
+    selected: Vec<Expr>,
+}
+
+/// The uses of some features in some segments.
+pub struct UsesBatch {
+    segments: Vec<Arc<Segment>>,
+    features: Arc<[String]>,
+    condition: Expr,
+    names: Names,
+}
+
+impl Batch {
+    /// The events.
+    ///
+    /// # Errors
+    /// If a segment is damaged.
+    pub fn events(self) -> Result<LazyFrame> {
+        match self {
+            Self::Events(events) => Ok(events),
+            Self::Segments(batch) => Ok(segment::scan(&batch.segments)?
+                .filter(batch.condition)
+                .select(batch.selected)),
+            Self::Uses(uses) => uses.events(),
+        }
+    }
+}
+
+impl UsesBatch {
+    fn events(self) -> Result<LazyFrame> {
+        let mut uses = Uses::default();
+        let mut without = Vec::new();
+        for segment in self.segments {
+            if !postings::read(&segment, &self.features, &mut uses) {
+                without.push(segment);
+            }
+        }
+        let mut frames = vec![uses.frame()?.lazy()];
+        if !without.is_empty() {
+            let user = self.names.users.numbers(col(schema::USER_ID), None);
+            frames.push(segment::scan(&without)?.select([
+                col(schema::TS),
+                user,
+                col(schema::FEATURE),
+            ]));
+        }
+        Ok(concat(frames, UnionArgs::default())?.filter(self.condition))
+    }
+}
+
+impl Reader {
+    /// The events of a time range as one frame, see [`crate::store::Store::scan`].
+    ///
+    /// # Errors
+    /// If a segment that is needed is damaged.
+    pub fn scan(&self, range_us: Range<i64>) -> Result<LazyFrame> {
+        let snapshot = self.versions.snapshot(&range_us)?;
+        let segments = segments_in(&snapshot, &range_us);
+        let tail = match concat_frames(&snapshot.tail)? {
+            Some(tail) => tail,
+            None => Tail::new(self.names.clone()).empty_frame()?,
+        };
+        let tail = tail.lazy().filter(inside(&range_us, snapshot.visible_tail));
+        let mut frames = vec![tail.select([
+            col(schema::TS),
+            col(schema::EVENT_TYPE).to_physical(),
+            col(schema::USER_ID),
+            col(schema::FEATURE).to_physical(),
+        ])];
+        if !segments.is_empty() {
+            let events = segment::scan(&segments)?;
+            let events = events.filter(inside(&range_us, snapshot.visible));
+            frames.insert(0, events.select(self.names.counted()));
+        }
+        Ok(concat(frames, UnionArgs::default())?)
+    }
+
+    /// The events of a time range in batches of some million, see [`crate::store::Store::batches`].
+    ///
+    /// # Errors
+    /// If a segment that is needed, or the log, is damaged.
+    pub fn batches(&self, range_us: Range<i64>, columns: Columns<'_>) -> Result<Vec<Batch>> {
+        let names = &self.names;
+        let snapshot = self.versions.snapshot(&range_us)?;
+        // By day; those of one day are in the order of the log.
+        let mut segments = segments_in(&snapshot, &range_us);
+        segments.sort_by_key(|segment| segment.day());
+        let selected = |user: Expr, string: fn(&'static str) -> Expr| {
+            let mut selected = vec![
+                col(schema::TS),
+                string(schema::EVENT_TYPE),
+                user,
+                string(schema::FEATURE),
+            ];
+            if columns == Columns::All {
+                selected.extend([col(schema::METADATA), col(schema::URL)]);
+            }
+            selected
+        };
+        let visible = || snapshot.visible.clone();
+        let mut batches = Vec::new();
+        let mut rows = 0;
+        let full_rows = (BATCH_ROWS / pipeline::cores() as u64).max(1);
+        let full = |segment: &Arc<Segment>| {
+            let before = rows / full_rows;
+            rows += segment.facts.rows;
+            rows / full_rows == before
+        };
+        let mut same_batch = full;
+        for batch in segments.chunk_by(|_, next| same_batch(next)) {
+            let user = names.users.numbers(col(schema::USER_ID), None);
+            let condition = inside_of(batch, &range_us, visible());
+            batches.push(match columns {
+                // Hidden users are filtered by ids, and postings have codes.
+                Columns::Uses(features) if snapshot.visible.is_none() => Batch::Uses(UsesBatch {
+                    segments: batch.to_vec(),
+                    features: features.into(),
+                    condition,
+                    names: names.clone(),
+                }),
+                // String columns are projected unchanged, so that predicates are pushed down into the
+                // Parquet reader.
+                _ => Batch::Segments(SegmentsBatch {
+                    segments: batch.to_vec(),
+                    condition,
+                    selected: selected(user, col),
+                }),
+            });
+        }
+        for chunk in snapshot.tail {
+            let frame = match columns {
+                Columns::All => chunk.with_details()?.lazy(),
+                Columns::Counted | Columns::Uses(_) => chunk.counted()?.lazy(),
+            };
+            let events = frame.filter(inside(&range_us, snapshot.visible_tail.clone()));
+            let user = col(schema::USER_ID);
+            let user = when(user.clone().neq(lit(REST_USER)))
+                .then(user)
+                .otherwise(lit(NULL));
+            batches.push(Batch::Events(
+                events.select(selected(user, |name| col(name).cast(DataType::String))),
+            ));
+        }
+        Ok(batches)
+    }
+
+    /// The events of a time range with all columns, a segment or chunk at a time, see
+    /// [`crate::store::Store::whole`].
+    ///
+    /// # Errors
+    /// If a segment that is needed, or the log, is damaged.
+    pub fn whole_range(
+        &self,
+        range_us: Range<i64>,
+    ) -> Result<impl Iterator<Item = Result<LazyFrame>> + use<>> {
+        let snapshot = self.versions.snapshot(&range_us)?;
+        let mut segments = segments_in(&snapshot, &range_us);
+        segments.sort_by_key(|segment| segment.day());
+        let inside = inside(&range_us, snapshot.visible);
+        Ok(parts(verified(segments, 1)?, snapshot.tail, inside))
+    }
+}
+
+/// The segments that may have events of a time range.
+fn segments_in(snapshot: &Snapshot, range_us: &Range<i64>) -> Vec<Arc<Segment>> {
+    let segments = snapshot.version.segments.iter();
+    let segments = segments.filter(|segment| segment.overlaps(range_us));
+    segments.cloned().collect()
+}
+
+/// Segments in groups, each verified now: damage is reported before the first events of others are returned.
+///
+/// # Errors
+/// If one is damaged.
+fn verified(segments: Vec<Arc<Segment>>, group: usize) -> Result<Vec<Vec<Arc<Segment>>>> {
+    segments
+        .iter()
+        .try_for_each(|segment| segment.verified_or_kept())?;
+    Ok(segments.chunks(group).map(<[_]>::to_vec).collect())
+}
+
+/// The events that meet a condition, sealed ones and then the tail. A group of segments is opened, and a
+/// chunk of the tail read from the log, when the iterator comes to it.
+fn parts(
+    sealed: Vec<Vec<Arc<Segment>>>,
+    tail: Vec<Arc<Chunk>>,
+    condition: Expr,
+) -> impl Iterator<Item = Result<LazyFrame>> {
+    let tail = tail
+        .into_iter()
+        .map(|chunk| chunk.whole().map(IntoLazy::lazy));
+    let sealed = sealed.into_iter().map(|group| segment::scan(&group));
+    let parts = sealed.chain(tail);
+    parts.map(move |part| Ok(part?.filter(condition.clone())))
+}
+
+/// Selects the visible events whose `ts` lies in a range.
+fn inside(range_us: &Range<i64>, visible: Option<Expr>) -> Expr {
+    let timestamp = |us: i64| lit(us).cast(schema::instant());
+    let inside = col(schema::TS)
+        .gt_eq(timestamp(range_us.start))
+        .and(col(schema::TS).lt(timestamp(range_us.end)));
+    match visible {
+        None => inside,
+        Some(visible) => inside.and(visible),
+    }
+}
+
+/// The same for segments, whose `ts` need not be read if all of it lies in the range.
+fn inside_of(segments: &[Arc<Segment>], range_us: &Range<i64>, visible: Option<Expr>) -> Expr {
+    let is_inside = |segment: &Arc<Segment>| {
+        let facts = &segment.facts;
+        range_us.start <= facts.first_ts_us && facts.last_ts_us < range_us.end
+    };
+    if segments.iter().all(is_inside) {
+        visible.unwrap_or(lit(true))
+    } else {
+        inside(range_us, visible)
+    }
+}
+
+/// One frame with the events of all chunks, without a copy.
+fn concat_frames(chunks: &[Arc<Chunk>]) -> Result<Option<DataFrame>> {
+    let mut chunks = chunks.iter();
+    let Some(first) = chunks.next() else {
+        return Ok(None);
+    };
+    let mut all = first.frame.clone();
+    for chunk in chunks {
+        all.vstack_mut(&chunk.frame)?;
+    }
+    Ok(Some(all))
+}

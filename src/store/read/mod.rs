@@ -1,0 +1,129 @@
+//! Reading: everything is read from a snapshot of version and tail, and no lock is held meanwhile.
+
+mod events;
+mod export;
+mod size;
+mod states;
+mod week_cache;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use chrono::NaiveDate;
+use polars::prelude::*;
+
+use super::Store;
+use super::version::{ExpiryFacts, VersionControl};
+use crate::daily::{Activities, Day, date, day_of};
+use crate::error::{Error, Result};
+use crate::names::Names;
+use week_cache::WeekCache;
+
+pub use events::{Batch, Columns};
+pub use export::{PartFacts, SealedDay, rewrite, rewrite_without};
+pub use size::StoreSize;
+pub use states::DayParts;
+
+/// Reads published events and states.
+pub(super) struct Reader {
+    versions: Arc<VersionControl>,
+    names: Names,
+    weeks: WeekCache,
+}
+
+impl Reader {
+    /// Reads what is published here.
+    pub fn new(versions: Arc<VersionControl>, names: Names) -> Self {
+        Self {
+            versions,
+            names,
+            weeks: WeekCache::default(),
+        }
+    }
+}
+
+impl Store {
+    /// The events of a time range, in µs, with the columns of [`crate::schema::COUNTED`] as codes, see
+    /// [`Names::counted`]. All events that were accepted before are in it.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a segment that is needed is.
+    pub fn scan(&self, range_us: Range<i64>) -> Result<LazyFrame> {
+        self.reader.scan(range_us)
+    }
+
+    /// The same events in batches, see [`Columns`]: users are codes, other strings are strings; each user's
+    /// events of a day are in the order of the log. All events that were accepted before are in one of them.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a segment that is needed, or the log, is.
+    pub fn batches(&self, range_us: Range<i64>, columns: Columns<'_>) -> Result<Vec<Batch>> {
+        self.reader.batches(range_us, columns)
+    }
+
+    /// The events of a time range, in µs, with the columns of [`crate::schema::lake`], by day, each frame of
+    /// about one segment. All events that were accepted before are in one of them.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a segment that is needed, or the log, is.
+    pub fn whole(
+        &self,
+        range_us: Range<i64>,
+    ) -> Result<impl Iterator<Item = Result<LazyFrame>> + use<>> {
+        self.reader.whole_range(range_us)
+    }
+
+    /// The states of each day of a range that has events, those that were just accepted included.
+    ///
+    /// # Errors
+    /// If the engine cannot count the events that are not sealed.
+    pub fn days(&self, days: &Range<Day>) -> Result<Vec<DayParts>> {
+        self.reader.days(days)
+    }
+
+    /// The revision of each day of a range that has events: a string that changes when they do. No file is
+    /// read.
+    ///
+    /// # Errors
+    /// If the engine cannot count the events that are not sealed.
+    pub fn revisions(&self, days: &Range<Day>) -> Result<BTreeMap<Day, String>> {
+        self.reader.revisions(days)
+    }
+
+    /// Users and events of a range of days, read from states and not from events. All events that were
+    /// accepted before are counted.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a state that is needed is.
+    pub fn activities(&self, days: Range<Day>) -> Result<Activities> {
+        self.reader.activities(days)
+    }
+
+    /// The day of the oldest known event.
+    pub fn first_day(&self) -> Option<NaiveDate> {
+        let published = self.versions.published();
+        let sealed = published.version().states.keys().next().copied();
+        let unsealed = published.tail.first_ts_us().map(day_of);
+        sealed.into_iter().chain(unsealed).min().map(date)
+    }
+
+    /// The day of the newest event.
+    pub fn last_day(&self) -> Option<NaiveDate> {
+        let published = self.versions.published();
+        let sealed = published.version().states.keys().next_back().copied();
+        let unsealed = published.tail.last_ts_us().map(day_of);
+        sealed.into_iter().chain(unsealed).max().map(date)
+    }
+
+    /// Progress of expiry.
+    pub fn expiry(&self) -> ExpiryFacts {
+        self.versions.version().expiry
+    }
+}
+
+impl From<PolarsError> for Error {
+    fn from(error: PolarsError) -> Self {
+        Self::query(error)
+    }
+}

@@ -1,0 +1,64 @@
+//! The size of a store, for status.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::store::{Store, postings};
+
+/// Events, files and bytes of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct StoreSize {
+    /// Events in the logs, not yet sealed.
+    pub log_events: usize,
+    /// Bytes of the open log.
+    pub log_bytes: u64,
+    /// Rotated logs that wait to be sealed.
+    pub waiting_logs: usize,
+    /// Their bytes.
+    pub waiting_bytes: u64,
+    /// Events in segments.
+    pub sealed_events: u64,
+    /// Live segments.
+    pub segments: usize,
+    /// Their bytes.
+    pub sealed_bytes: u64,
+    /// Days that have a state.
+    pub states: usize,
+    /// Bytes of the states.
+    pub state_bytes: u64,
+    /// Bytes of the postings.
+    pub postings_bytes: u64,
+}
+
+impl Store {
+    /// The current size.
+    pub fn size(&self) -> StoreSize {
+        let published = self.versions.published();
+        let version = published.version().clone();
+        let (log_events, log_bytes) = (published.tail.len(), published.log_bytes);
+        let (logs, bytes) = (published.waiting.logs(), published.waiting.bytes());
+        drop(published);
+        let segment_bytes = version.segment_facts().map(|facts| facts.bytes);
+        StoreSize {
+            log_events,
+            log_bytes,
+            waiting_logs: logs,
+            waiting_bytes: bytes,
+            sealed_events: version.rows(),
+            segments: version.segments.len(),
+            sealed_bytes: segment_bytes.sum(),
+            states: version.states.len(),
+            state_bytes: version.states.values().map(|state| state.facts.bytes).sum(),
+            postings_bytes: postings::bytes(&self.folder),
+        }
+    }
+
+    /// The age of the oldest event that waits to be sealed.
+    pub fn seal_lag(&self) -> Option<Duration> {
+        let published = self.versions.published();
+        let since = published.waiting.since.or(published.log_since);
+        let since = since.filter(|_| published.tail.len() > 0);
+        since.map(|since| since.elapsed())
+    }
+}

@@ -1,0 +1,152 @@
+//! Reading daily states: those of sealed events from files, those of the tail from memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::Reader;
+use crate::daily::{Activities, Activity, DailyState, Day, Week, days_of, week_of};
+use crate::error::Result;
+use crate::names::Names;
+use crate::store::states::{StateFacts, StateFile};
+use crate::window::DAY_US;
+
+/// The states of a day, in parts that may share users.
+pub struct DayParts {
+    /// The day.
+    pub day: Day,
+    sealed: Option<Arc<StateFile>>,
+    unsealed: Vec<Arc<DailyState>>,
+}
+
+impl DayParts {
+    fn of(day: Day) -> Self {
+        Self {
+            day,
+            sealed: None,
+            unsealed: Vec::new(),
+        }
+    }
+
+    /// Users and events. The part of a file that is read is kept in memory.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Damaged`] if the state is.
+    pub fn activities(&self, names: &Names) -> Result<Vec<Arc<Activity>>> {
+        let sealed = self.sealed.iter().map(|state| state.activity(names));
+        let unsealed = self.unsealed.iter().map(|state| Ok(state.activity.clone()));
+        sealed.chain(unsealed).collect()
+    }
+
+    /// All of the states.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Damaged`] if the state is.
+    pub fn states(&self, names: &Names) -> Result<Vec<Arc<DailyState>>> {
+        let sealed = self
+            .sealed
+            .iter()
+            .map(|state| Ok(Arc::new(state.state(names)?)));
+        sealed
+            .chain(self.unsealed.iter().cloned().map(Ok))
+            .collect()
+    }
+}
+
+/// The time range of some days, in µs.
+fn range_of(days: &Range<Day>) -> Range<i64> {
+    let start_us = |day: Day| i64::from(day).saturating_mul(DAY_US);
+    start_us(days.start)..start_us(days.end)
+}
+
+impl Reader {
+    /// The daily states of a range of days, each in parts: those of sealed events and those of each chunk of
+    /// the tail. No file is read yet.
+    ///
+    /// # Errors
+    /// If the engine cannot count the events that are not sealed.
+    pub fn days(&self, days: &Range<Day>) -> Result<Vec<DayParts>> {
+        let snapshot = self.versions.snapshot(&range_of(days))?;
+        let mut found: BTreeMap<Day, DayParts> = BTreeMap::new();
+        for (&day, state) in snapshot.version.states.range(days.clone()) {
+            let parts = found.entry(day).or_insert_with(|| DayParts::of(day));
+            parts.sealed = Some(state.clone());
+        }
+        for chunk in &snapshot.tail {
+            for (&day, state) in chunk.states()?.range(days.clone()) {
+                let parts = found.entry(day).or_insert_with(|| DayParts::of(day));
+                parts.unsealed.push(state.clone());
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// The revision of each day of a range that has events: a string that changes when they do. No file is
+    /// read. Events that move from the log to segments get a new revision; a compaction changes none.
+    ///
+    /// # Errors
+    /// If the engine cannot count the events that are not sealed.
+    pub fn revisions(&self, days: &Range<Day>) -> Result<BTreeMap<Day, String>> {
+        let snapshot = self.versions.snapshot(&range_of(days))?;
+        let mut revisions: BTreeMap<Day, String> = BTreeMap::new();
+        for (&day, state) in snapshot.version.states.range(days.clone()) {
+            // Equal states of one day have equal bytes.
+            let StateFacts {
+                events,
+                bytes,
+                crc32c,
+                ..
+            } = state.facts;
+            revisions.insert(day, format!("{events}-{bytes}-{crc32c:08x}"));
+        }
+        let mut unsealed: BTreeMap<Day, u64> = BTreeMap::new();
+        for chunk in &snapshot.tail {
+            for (day, state) in chunk.states()?.range(days.clone()) {
+                *unsealed.entry(*day).or_default() += state.activity.events;
+            }
+        }
+        for (day, events) in unsealed {
+            revisions
+                .entry(day)
+                .or_default()
+                .push_str(&format!("+{events}"));
+        }
+        Ok(revisions)
+    }
+
+    /// Users and events of a range of days.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Damaged`] if a state that is needed is.
+    pub fn activities(&self, days: Range<Day>) -> Result<Activities> {
+        let names = &self.names;
+        let snapshot = self.versions.snapshot(&range_of(&days))?;
+        let states = snapshot.version.states.range(days.clone());
+        let states: Vec<_> = states.map(|(&day, state)| (day, state.clone())).collect();
+        let mut activities = Activities::default();
+        for chunk in &snapshot.tail {
+            for (day, state) in chunk.states()?.range(days.clone()) {
+                let parts = activities.days.entry(*day).or_default();
+                parts.push(state.activity.clone());
+            }
+        }
+        let unsealed: BTreeSet<Week> = activities.days.keys().copied().map(week_of).collect();
+        let mut complete_weeks = Vec::new();
+        for of_week in states.chunk_by(|(a, _), (b, _)| week_of(*a) == week_of(*b)) {
+            let Some(week) = of_week.first().map(|(day, _)| week_of(*day)) else {
+                continue;
+            };
+            let reach = days_of(week);
+            if days.start <= reach.start && reach.end <= days.end && !unsealed.contains(&week) {
+                complete_weeks.push((week, of_week));
+                continue;
+            }
+            for (day, state) in of_week {
+                let parts = activities.days.entry(*day).or_default();
+                parts.push(state.activity(names)?);
+            }
+        }
+        activities.weeks = self.weeks.activity(&complete_weeks, names)?;
+        Ok(activities)
+    }
+}

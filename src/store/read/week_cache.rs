@@ -1,0 +1,89 @@
+//! Cache of complete sealed weeks: each is counted once and kept, so that a year is some fifty sets of users
+//! and not 365.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::daily::{Day, Week, WeekActivity};
+use crate::error::Result;
+use crate::names::Names;
+use crate::store::lock::{Ordered, Rank};
+use crate::store::pipeline;
+use crate::store::states::StateFile;
+
+/// The weeks that were counted.
+pub struct WeekCache(Ordered<BTreeMap<Week, KeptWeek>>);
+
+impl Default for WeekCache {
+    fn default() -> Self {
+        Self(Ordered::new(Rank::Leaf, BTreeMap::new()))
+    }
+}
+
+/// The states of the days of a week that have events.
+pub type DaysOfWeek<'a> = &'a [(Day, Arc<StateFile>)];
+
+/// A counted week, and the files that it was counted from.
+struct KeptWeek {
+    /// Names of the states' files, which are never used twice.
+    files: Vec<String>,
+    activity: Arc<WeekActivity>,
+}
+
+impl KeptWeek {
+    fn count(states: DaysOfWeek<'_>, names: &Names) -> Result<Self> {
+        let mut activity = WeekActivity::default();
+        for (_, state) in states {
+            activity.add(state.activity_once(names)?.as_ref());
+        }
+        Ok(Self {
+            files: states
+                .iter()
+                .map(|(_, state)| state.facts.path.clone())
+                .collect(),
+            activity: Arc::new(activity),
+        })
+    }
+
+    /// True if it was counted from these.
+    fn is_of(&self, states: DaysOfWeek<'_>) -> bool {
+        let files = states.iter().map(|(_, state)| &state.facts.path);
+        self.files.iter().eq(files)
+    }
+}
+
+impl WeekCache {
+    /// The activity of weeks whose events are all sealed.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Damaged`] if a state is.
+    pub fn activity(
+        &self,
+        weeks: &[(Week, DaysOfWeek<'_>)],
+        names: &Names,
+    ) -> Result<BTreeMap<Week, Arc<WeekActivity>>> {
+        let mut found = BTreeMap::new();
+        let mut missing = Vec::new();
+        {
+            let kept = self.0.lock();
+            for &(week, states) in weeks {
+                match kept.get(&week).filter(|kept| kept.is_of(states)) {
+                    Some(kept) => drop(found.insert(week, kept.activity.clone())),
+                    None => missing.push((week, states)),
+                }
+            }
+        }
+        let mut missing = missing.into_iter();
+        pipeline::ordered(
+            || Ok(missing.next()),
+            |(week, states)| Ok((week, KeptWeek::count(states, names)?)),
+            |counted: Result<(Week, KeptWeek)>| {
+                let (week, counted) = counted?;
+                found.insert(week, counted.activity.clone());
+                self.0.lock().insert(week, counted);
+                Ok(())
+            },
+        )?;
+        Ok(found)
+    }
+}

@@ -1,0 +1,131 @@
+//! Tests of limits of a whole store.
+
+use std::path::Path;
+
+use super::*;
+use crate::config::{Durability, NameLimits};
+use crate::event::{Event, EventType};
+
+fn store(dir: &Path) -> Result<Store> {
+    let config = StoreConfig {
+        data_dir: dir.to_owned(),
+        durability: Durability::Os,
+        raw_retention_days: 90,
+        rollup_retention_days: 365,
+        rollup_at: chrono::NaiveTime::MIN,
+        user_key_file: None,
+        names: NameLimits::default(),
+        limit_erasure_percent: 5,
+    };
+    Store::open(&config, "the test", Utc::now())
+}
+
+/// An event whose line has so many bytes and some more.
+fn draft(store: &Store, bytes: usize) -> Result<Draft> {
+    let mut draft = Draft::default();
+    let event = Event {
+        ts_us: 1_000_000_000_000_000,
+        event_type: EventType::Action,
+        user_id: Some("a user".into()),
+        feature: None,
+        metadata: format!(r#"{{"padding":"{}"}}"#, "p".repeat(bytes)).into(),
+        url: None,
+        event_id: None,
+        received_at_us: 1_000_000_000_000_000,
+    };
+    store.draft_maker().push(&mut draft, &event);
+    Ok(draft)
+}
+
+fn append(store: &Store) -> Result<()> {
+    let reply = store.append(draft(store, 0)?)?.blocking_recv();
+    reply.expect("a reply").map(drop)
+}
+
+/// Appends while no commit ends, until that is refused. Returns how many events were taken, and why the next was not.
+fn fill(store: &Store, bytes: usize, most: usize) -> Result<(usize, &'static str)> {
+    // A commit waits for the view.
+    let _held = store.versions.published();
+    for taken in 0..most {
+        match store.append(draft(store, bytes)?) {
+            Ok(_) => {}
+            Err(Error::Busy(reason)) => return Ok((taken, reason)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((most, "nothing was refused"))
+}
+
+/// Waits until all that was taken is stored.
+fn stored(store: Store) -> usize {
+    let versions = store.versions.clone();
+    drop(store);
+    versions.published().tail.len()
+}
+
+#[test]
+fn while_the_disk_does_not_answer_so_many_requests_wait_and_no_more() -> Result<()> {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let store = store(dir.path())?;
+    let (taken, reason) = fill(&store, 2_000, 20_000)?;
+    assert_eq!(reason, "too many requests wait for the disk");
+    // Those that the writer took into its group, of up to 4 MB, are not in the queue any more.
+    assert!((4_096..4_096 + 2_200).contains(&taken), "{taken}");
+    assert_eq!(stored(store), taken);
+    Ok(())
+}
+
+#[test]
+fn while_the_disk_does_not_answer_so_many_bytes_wait_and_no_more() -> Result<()> {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let store = store(dir.path())?;
+    let (taken, reason) = fill(&store, 1 << 20, 200)?;
+    assert_eq!(reason, "too many events wait for the disk");
+    assert_eq!(taken, 64, "64 MB, the last of which passes the limit");
+    assert_eq!(stored(store), taken);
+    Ok(())
+}
+
+#[test]
+fn no_more_events_are_taken_when_too_many_wait_and_a_seal_makes_room() -> Result<()> {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut store = store(dir.path())?;
+    assert_eq!(store.ingest.max_tail_events, 16 << 20);
+    store.ingest.max_tail_events = 2;
+    for _ in 0..3 {
+        store.check_writable()?;
+        append(&store)?;
+    }
+    let refused = store.check_writable();
+    assert!(matches!(refused, Err(Error::Busy(_))), "{refused:?}");
+    assert_eq!(store.seal()?.events, 3);
+    store.check_writable()
+}
+
+#[test]
+fn what_waits_in_rotated_logs_is_urgent_and_a_seal_that_failed_is_not() -> Result<()> {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let store = store(dir.path())?;
+    assert_eq!(store.seal_urgency(), None);
+    append(&store)?;
+    assert_eq!(store.seal_urgency(), None, "it may wait some minutes");
+    // Where the lake should be is a file.
+    let lake = dir.path().join(LAKE_DIR);
+    std::fs::write(&lake, "").expect("a writable folder");
+    assert!(store.seal().is_err());
+    let size = store.size();
+    assert_eq!((size.waiting_logs, size.log_events), (1, 1));
+    assert_eq!(store.seal_urgency(), None, "it failed just now");
+    // A seal that a person asks for is tried, and rotates no second log.
+    append(&store)?;
+    assert!(store.seal().is_err());
+    assert_eq!(store.size().waiting_logs, 1);
+    store.forget_failed_seals();
+    assert_eq!(store.seal_urgency(), Some(SealUrgency::Due));
+    std::fs::remove_file(&lake).expect("a writable folder");
+    let sealed = store.seal()?;
+    assert_eq!((sealed.events, sealed.segments), (2, 2), "by two commits");
+    assert_eq!(store.size().waiting_logs, 0);
+    assert_eq!(store.seal_urgency(), None);
+    Ok(())
+}

@@ -1,0 +1,385 @@
+//! Walks every failure point of every job: each change of a file, of its preparation and of its commit,
+//! fails once. The store answers the state before or the state after, also when it is opened again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
+
+use super::{ALWAYS_US, Clock, Retention, VersionControl};
+use crate::config::{Durability, NameLimits, StoreConfig};
+use crate::daily::{Day, day_of};
+use crate::error::{Error, Result};
+use crate::event::{Event, EventType};
+use crate::store::rotation::RotatedLog;
+use crate::store::{Draft, Effort, Store, faults, files, postings, shape, write_lines};
+
+impl VersionControl {
+    /// True after a commit whose outcome is unknown.
+    fn is_poisoned(&self) -> bool {
+        self.poisoned.get().is_some()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Job {
+    Seal,
+    Load,
+    Compact,
+    Index,
+    Expire,
+    ExpireIds,
+    Erase,
+    Rebuild,
+}
+
+/// The jobs, each with operations that must have failed once: besides the replacement of the manifest, those
+/// before and after the commit.
+const JOBS: [(Job, &[&str]); 8] = [
+    (
+        Job::Seal,
+        &[
+            "rename events/",
+            "write states/",
+            "open users.ndjson",
+            "remove states/",
+            "remove sealing/",
+        ],
+    ),
+    (Job::Load, &["rename events/", "write states/"]),
+    (
+        Job::Compact,
+        &["rename compacting/", "exchange events/", "sync events"],
+    ),
+    (Job::Index, &["rename postings/"]),
+    (
+        Job::Expire,
+        &["rename .echopilot-tmp/dt=", "remove .echopilot-tmp/dt="],
+    ),
+    (
+        Job::ExpireIds,
+        &["rename users-1.ndjson", "remove users.ndjson"],
+    ),
+    (
+        Job::Erase,
+        &[
+            "rename erasures.json",
+            "write states/",
+            "remove states/",
+            "exchange events/",
+            "remove compacting/",
+            "rename users-1.ndjson",
+        ],
+    ),
+    (Job::Rebuild, &["write states/", "remove states/"]),
+];
+
+/// Operations of every commit.
+const COMMIT: [&str; 3] = [
+    "write .echopilot-tmp/manifest.json",
+    "rename manifest.json",
+    "sync ",
+];
+
+const OLD_DAYS: i64 = 100;
+const RETENTION: Retention = Retention {
+    raw_days: 50,
+    state_days: 365,
+};
+
+fn now() -> DateTime<Utc> {
+    "2026-03-05T12:00:00Z".parse().expect("a time")
+}
+
+fn open(dir: &Path) -> Result<Store> {
+    let config = StoreConfig {
+        data_dir: dir.to_owned(),
+        durability: Durability::Os,
+        raw_retention_days: 90,
+        rollup_retention_days: 365,
+        rollup_at: NaiveTime::MIN,
+        user_key_file: None,
+        names: NameLimits::default(),
+        limit_erasure_percent: 5,
+    };
+    Store::open(&config, "the test", now())
+}
+
+/// An event of a user, some days ago.
+fn event(user: &str, days: i64) -> Event<'_> {
+    let ts = now() - TimeDelta::days(days) - TimeDelta::hours(2);
+    Event {
+        ts_us: ts.timestamp_micros(),
+        event_type: EventType::Action,
+        user_id: Some(user.into()),
+        feature: Some("a feature".into()),
+        metadata: "{}".into(),
+        url: None,
+        event_id: Some(format!("{user} {days}").into()),
+        received_at_us: now().timestamp_micros(),
+    }
+}
+
+fn append(store: &Store, events: &[(&str, i64)]) -> Result<()> {
+    let mut draft = Draft::default();
+    for (user, days) in events {
+        store.draft_maker().push(&mut draft, &event(user, *days));
+    }
+    let reply = store.append(draft)?.blocking_recv();
+    reply.expect("a reply").map(drop)
+}
+
+impl Job {
+    /// Makes the folder that the job starts from.
+    fn prepare(self, dir: &Path) -> Result<()> {
+        let store = open(dir)?;
+        append(&store, &[("anna", 1), ("ben", 1), ("carl", OLD_DAYS)])?;
+        store.seal()?;
+        append(&store, &[("ben", 1), ("dora", 1), ("anna", 2)])?;
+        store.seal()?;
+        match self {
+            Self::Seal => append(&store, &[("anna", 1), ("eve", 0)])?,
+            Self::Index => store.compact_without_index(now())?,
+            Self::ExpireIds => {
+                let mut transaction = store.begin()?;
+                let first = day_of(now().timestamp_micros()) - 50;
+                let next = &mut transaction.next;
+                next.segments.retain(|segment| segment.day() >= first);
+                next.states.retain(|&day, _| day >= first);
+                transaction.commit(|_| {})?.removed?;
+            }
+            Self::Rebuild => {
+                // A state with another count than its segments.
+                let mut transaction = store.begin()?;
+                transaction.next.sequence += 1;
+                let mut days = transaction.base().states.clone().into_iter();
+                let names = store.names();
+                transaction.write_states(names, |_| {
+                    let Some((day, file)) = days.next() else {
+                        return Ok(None);
+                    };
+                    let mut state = file.state(names)?;
+                    state.merge(&file.state(names)?);
+                    Ok(Some((day, state)))
+                })?;
+                transaction.commit(|_| {})?.removed?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn run(self, store: &Store) -> Result<()> {
+        match self {
+            Self::Seal => store.seal().map(drop),
+            Self::Load => {
+                let mut parts = vec![vec![1], vec![0]].into_iter();
+                while store.load(
+                    || Ok(parts.next()),
+                    |days: Vec<u8>, part| {
+                        for day in days {
+                            part.push(&event("anna", i64::from(day) + 3));
+                            part.push(&event("frank", i64::from(day)));
+                        }
+                    },
+                    |(), _| {},
+                )? {}
+                Ok(())
+            }
+            Self::Compact => store.compact_without_index(now()),
+            Self::Index => store.compact(now(), Effort::Full),
+            Self::Expire => store
+                .expire(now().date_naive(), RETENTION, Clock::Confirmed)
+                .map(drop),
+            Self::ExpireIds => store.expire_ids(1).map(drop),
+            Self::Erase => store.erase(&["ben".into()], |_| Ok(())).map(drop),
+            Self::Rebuild => store.rebuild().map(drop),
+        }
+    }
+
+    /// Completes what a failed run began.
+    fn run_again(self, store: &Store) -> Result<()> {
+        if self == Self::Erase {
+            store.finish_erasures(|_| Ok(()))?;
+        }
+        self.run(store)
+    }
+}
+
+/// Everything that queries return: events, and events and users of each day.
+#[derive(Debug, PartialEq, Eq)]
+struct Answers {
+    events: Vec<String>,
+    days: BTreeMap<Day, (u64, BTreeSet<String>)>,
+    /// The users in the dictionary, where the job changes nothing else.
+    users: Vec<bool>,
+}
+
+fn answers(store: &Store, job: Job) -> Result<Answers> {
+    let mut lines = Vec::new();
+    for events in store.whole(ALWAYS_US)? {
+        write_lines(&events?.collect()?, &mut lines)?;
+    }
+    let lines = String::from_utf8(lines).expect("UTF-8");
+    let mut events: Vec<String> = lines.lines().map(str::to_owned).collect();
+    events.sort_unstable();
+    let names = store.names();
+    let today = day_of(now().timestamp_micros());
+    let mut days = BTreeMap::new();
+    for parts in store.days(&(today - 400..today + 1))? {
+        let (count, users): &mut (u64, BTreeSet<String>) = days.entry(parts.day).or_default();
+        for activity in parts.activities(names)? {
+            *count += activity.events;
+            let ids = activity
+                .users
+                .iter()
+                .filter_map(|user| names.users.text(user));
+            users.extend(ids.map(str::to_owned));
+        }
+    }
+    let users = ["anna", "ben", "carl"].map(|user| names.users.find(user).is_some());
+    Ok(Answers {
+        events,
+        days,
+        users: match job {
+            Job::ExpireIds => users.to_vec(),
+            _ => Vec::new(),
+        },
+    })
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a writable folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let to = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            std::fs::copy(&path, &to).expect("a copy");
+        }
+    }
+}
+
+/// The files of an open store that neither its version nor its log explains.
+fn unknown_files(store: &Store) -> Result<Vec<PathBuf>> {
+    let root = store.folder.path();
+    let version = store.versions.version();
+    let mut known: BTreeSet<PathBuf> = version.segment_paths().into_iter().collect();
+    known.extend(version.state_paths().iter().map(|path| root.join(path)));
+    known.extend(
+        version
+            .segments
+            .iter()
+            .map(|segment| postings::path_of(segment)),
+    );
+    let logs = RotatedLog::list(root)?.into_iter();
+    known.extend(logs.filter_map(|log| {
+        let waits = log.number > version.sealed_through;
+        waits.then_some(log.path)
+    }));
+    let small = [
+        ".echopilot",
+        "holder",
+        "erasures.json",
+        shape::MANIFEST_FILE,
+        shape::EVENT_LOG_FILE,
+    ];
+    known.extend(small.map(|name| root.join(name)));
+    let mut unknown = Vec::new();
+    let mut dictionaries = 0;
+    let mut dirs = vec![root.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for path in files::list(&dir)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if shape::is_dictionary(&name) {
+                dictionaries += 1;
+            } else if !known.contains(&path) {
+                unknown.push(path);
+            }
+        }
+    }
+    assert!(dictionaries <= 1, "only one dictionary is live");
+    Ok(unknown)
+}
+
+/// Lets each operation of a job fail once. Returns the operations.
+fn walk(job: Job) -> Result<BTreeSet<String>> {
+    let origin = tempfile::tempdir().expect("a temporary folder");
+    job.prepare(origin.path())?;
+    let before = answers(&open(origin.path())?, job)?;
+    let mut after = None;
+    let mut failed = BTreeSet::new();
+    for at in 0.. {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        copy(origin.path(), dir.path());
+        let store = open(dir.path())?;
+        if after.is_none() {
+            // The first run learns the result without a failure.
+            job.run(&store)?;
+            let found = answers(&store, job)?;
+            let is_visible = !matches!(job, Job::Seal | Job::Compact | Job::Index);
+            assert_eq!(found != before, is_visible, "{job:?}");
+            after = Some(found);
+            continue;
+        }
+        let is_one = |found: &Answers| *found == before || Some(found) == after.as_ref();
+        let fault = faults::fail_at(dir.path(), at - 1);
+        let result = job.run(&store);
+        let seen = fault.seen();
+        drop(fault);
+        let Some(operation) = seen.get(at - 1) else {
+            result?;
+            break;
+        };
+        let place = format!("{job:?} at {at}, {operation}: {result:?}");
+        let found = answers(&store, job)?;
+        assert!(is_one(&found), "{place}: {found:?}");
+        if result.is_ok() {
+            assert_eq!(Some(&found), after.as_ref(), "{place}");
+        }
+        let is_poisoned = store.versions.is_poisoned();
+        if is_poisoned {
+            assert!(result.is_err(), "{place}");
+            let begun = store.begin().map(drop);
+            assert!(matches!(begun, Err(Error::Poisoned(_))), "{place}");
+        }
+        drop(store);
+        let store = open(dir.path())?;
+        let reopened = answers(&store, job)?;
+        if is_poisoned {
+            assert!(is_one(&reopened), "{place}: {reopened:?}");
+        } else {
+            assert_eq!(reopened, found, "{place}");
+        }
+        assert_eq!(unknown_files(&store)?, Vec::<PathBuf>::new(), "{place}");
+        job.run_again(&store)?;
+        assert_eq!(Some(&answers(&store, job)?), after.as_ref(), "{place}");
+        failed.insert(operation.clone());
+    }
+    Ok(failed)
+}
+
+#[test]
+fn a_failure_at_any_point_of_a_job_leaves_the_state_before_or_after() {
+    std::thread::scope(|scope| {
+        let walks = JOBS.map(|(job, operations)| {
+            let walk =
+                scope.spawn(move || walk(job).unwrap_or_else(|error| panic!("{job:?}: {error}")));
+            (job, operations, walk)
+        });
+        for (job, operations, walk) in walks {
+            let failed = walk
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            // Postings are in no manifest.
+            let commit = COMMIT.iter().filter(|_| job != Job::Index);
+            for expected in operations.iter().chain(commit) {
+                let has_failed = failed.iter().any(|seen| seen.starts_with(expected));
+                assert!(has_failed, "{job:?}: {expected:?} is not in {failed:#?}");
+            }
+        }
+    });
+}

@@ -1,0 +1,267 @@
+//! The committed state of the store: an immutable [`Version`], published together with the events in
+//! memory, and changed by a [`Transaction`] alone.
+
+pub mod expiry;
+#[cfg(test)]
+mod failure_points;
+mod manifest;
+mod transaction;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use polars::prelude::Expr;
+use roaring::RoaringBitmap;
+
+use super::clock::ClockFacts;
+use super::dictionary::DictionaryFacts;
+use super::erased::ErasedUsers;
+use super::folder::Folder;
+use super::lock::{Guard, Ordered, Rank};
+use super::rotation::WaitingLogs;
+use super::segment::{Segment, SegmentFacts};
+use super::states::{StateFacts, StateFile};
+use super::tail::{Chunk, Tail};
+use crate::daily::Day;
+use crate::error::{Error, Result};
+use crate::names::Names;
+
+pub use expiry::{Clock, ExpiryFacts, Horizon, Retention, clock_jump, horizon};
+pub use manifest::{Manifest, NewUsers};
+pub use transaction::{DayChange, Transaction, Unpublished, changed_meanwhile};
+
+/// The committed state at one time. Replacing it is the commit of every job.
+#[derive(Debug, Clone)]
+pub struct Version {
+    /// Greatest number in the name of a file that was ever live.
+    pub sequence: u64,
+    /// Number of the last rotated log whose events are all in the segments.
+    pub sealed_through: u64,
+    /// The live segments; those of one day in the order of the log, which is that of their names.
+    pub segments: Vec<Arc<Segment>>,
+    /// The live daily states.
+    pub states: BTreeMap<Day, Arc<StateFile>>,
+    /// Committed length of the dictionary.
+    pub dictionary: DictionaryFacts,
+    /// Progress of expiry.
+    pub expiry: ExpiryFacts,
+    /// New users of the newest day, of the events in the segments.
+    pub new_users: NewUsers,
+    /// The newest `received_at`; absent in a manifest of an earlier version.
+    pub clock: Option<ClockFacts>,
+    /// Fingerprint of the pseudonym key; absent if there never was one.
+    pub user_key: Option<String>,
+}
+
+impl Version {
+    /// The version that a manifest of the data folder `root` describes. No file is opened.
+    pub fn of(root: &Path, manifest: Manifest) -> Self {
+        let segments = manifest.segments.into_iter();
+        Self {
+            sequence: manifest.sequence,
+            sealed_through: manifest.sealed_through,
+            segments: segments
+                .map(|facts| Arc::new(Segment::new(root, facts)))
+                .collect(),
+            states: state_files(root, manifest.states).collect(),
+            dictionary: manifest.dictionary,
+            expiry: manifest.expiry,
+            new_users: manifest.new_users,
+            clock: manifest.clock,
+            user_key: manifest.user_key,
+        }
+    }
+
+    /// Events in the live segments.
+    pub fn rows(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.facts.rows).sum()
+    }
+
+    /// Metadata of the live segments.
+    pub fn segment_facts(&self) -> impl Iterator<Item = &SegmentFacts> + Clone {
+        self.segments.iter().map(|segment| &segment.facts)
+    }
+
+    /// The segments of a day, in the order of the log.
+    pub fn segments_of(&self, day: Day) -> Vec<Arc<Segment>> {
+        let segments = self.segments.iter().filter(|segment| segment.day() == day);
+        segments.cloned().collect()
+    }
+
+    /// Metadata of the segments of each day, in the order of the log.
+    pub fn by_day(&self) -> BTreeMap<Day, Vec<&SegmentFacts>> {
+        let mut days: BTreeMap<Day, Vec<&SegmentFacts>> = BTreeMap::new();
+        for segment in &self.segments {
+            days.entry(segment.day()).or_default().push(&segment.facts);
+        }
+        days
+    }
+
+    /// The live segment with this path below the data folder.
+    pub fn has_segment(&self, path: &str) -> bool {
+        self.segment_facts().any(|facts| facts.path == path)
+    }
+
+    /// Paths of the live segments.
+    pub fn segment_paths(&self) -> HashSet<PathBuf> {
+        self.segments.iter().map(|segment| segment.path()).collect()
+    }
+
+    /// Paths of the live states below the data folder.
+    pub fn state_paths(&self) -> HashSet<&str> {
+        let states = self.states.values();
+        states.map(|state| state.facts.path.as_str()).collect()
+    }
+
+    /// The features that the state of a day names; none if it has no state that can be read.
+    pub fn named_features(&self, day: Day, names: &Names) -> RoaringBitmap {
+        let state = self.states.get(&day);
+        state.map_or_else(RoaringBitmap::new, |state| state.named_features(names))
+    }
+
+    /// The segments of the days on which, by their states, one of these users may have been active.
+    ///
+    /// # Errors
+    /// If a state is damaged.
+    pub fn segments_with(&self, users: &RoaringBitmap, names: &Names) -> Result<Vec<Arc<Segment>>> {
+        let mut days = BTreeSet::new();
+        for (&day, state) in &self.states {
+            let activity = state.activity(names)?;
+            // A state does not list the users beyond the limit.
+            if activity.rest_user_events > 0 || !activity.users.is_disjoint(users) {
+                days.insert(day);
+            }
+        }
+        let segments = self.segments.iter();
+        let segments = segments.filter(|segment| days.contains(&segment.day()));
+        Ok(segments.cloned().collect())
+    }
+
+    /// Replaces the states of the same days and adds the others.
+    fn put_states(&mut self, root: &Path, states: Vec<StateFacts>) {
+        self.states.extend(state_files(root, states));
+    }
+}
+
+fn state_files(
+    root: &Path,
+    states: Vec<StateFacts>,
+) -> impl Iterator<Item = (Day, Arc<StateFile>)> {
+    states.into_iter().map(move |facts| {
+        let day = facts.day.to_epoch_days();
+        (day, Arc::new(StateFile::new(root, facts)))
+    })
+}
+
+/// The published version and the events in memory, which change in one step, so that every event is
+/// visible exactly once.
+pub struct Published {
+    /// Replaced by [`Transaction::commit`] alone.
+    version: Arc<Version>,
+    /// Events that are not sealed.
+    pub tail: Tail,
+    /// Bytes in the open log.
+    pub log_bytes: u64,
+    /// Time since which the oldest event of the open log waits to be sealed.
+    pub log_since: Option<Instant>,
+    /// The rotated logs that wait to be sealed.
+    pub waiting: WaitingLogs,
+    /// The erased users.
+    pub erased: ErasedUsers,
+}
+
+impl Published {
+    /// The version.
+    pub fn version(&self) -> &Arc<Version> {
+        &self.version
+    }
+}
+
+/// Holds the published version, and lets one transaction at a time replace it.
+pub struct VersionControl {
+    /// Held by a [`Transaction`].
+    transactions: Ordered<()>,
+    published: Ordered<Published>,
+    /// The failed commit whose outcome is unknown: after it nothing more is committed.
+    poisoned: OnceLock<String>,
+}
+
+impl VersionControl {
+    /// Publishes the version that was found, without events in memory.
+    pub fn new(version: Version, names: &Names, erased: ErasedUsers) -> Self {
+        let published = Published {
+            version: Arc::new(version),
+            tail: Tail::new(names.clone()),
+            log_bytes: 0,
+            log_since: None,
+            waiting: WaitingLogs::default(),
+            erased,
+        };
+        Self {
+            transactions: Ordered::new(Rank::Transaction, ()),
+            published: Ordered::new(Rank::Published, published),
+            poisoned: OnceLock::new(),
+        }
+    }
+
+    /// Begins a transaction, once no other one runs.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] after a commit whose outcome is unknown, and if the data folder was displaced.
+    pub fn begin<'a>(&'a self, folder: &'a Folder) -> Result<Transaction<'a>> {
+        folder.check_in_place()?;
+        let guard = self.transactions.lock();
+        match self.poisoned.get() {
+            Some(reason) => Err(Error::Poisoned(reason.clone())),
+            None => Ok(Transaction::new(self, folder, guard)),
+        }
+    }
+
+    /// The version and the tail. Writer and readers wait for it: never hold it across I/O or while a
+    /// large frame is built.
+    pub fn published(&self) -> Guard<'_, Published> {
+        self.published.lock()
+    }
+
+    /// The published version.
+    pub fn version(&self) -> Arc<Version> {
+        self.published.lock().version.clone()
+    }
+
+    /// A consistent view of the version and of the events in memory that may lie in a time range.
+    ///
+    /// # Errors
+    /// If the engine cannot build the open chunk.
+    pub fn snapshot(&self, range_us: &Range<i64>) -> Result<Snapshot> {
+        let published = self.published.lock();
+        Ok(Snapshot {
+            version: published.version.clone(),
+            tail: published.tail.snapshot(range_us)?,
+            visible: published.erased.visible(),
+            visible_tail: published.erased.visible_numbers(),
+        })
+    }
+}
+
+/// A reader's copy of the published state. Files and chunks stay readable while it exists.
+pub struct Snapshot {
+    /// The committed state.
+    pub version: Arc<Version>,
+    /// Events that are not sealed.
+    pub tail: Vec<Arc<Chunk>>,
+    /// Hides users whose erasure is in progress, if there are any: an expression on ids.
+    pub visible: Option<Expr>,
+    /// The same for the frames of the tail: an expression on codes.
+    pub visible_tail: Option<Expr>,
+}
+
+/// Adds a segment of these files to a version. The file is not opened.
+fn segment_of(root: &Path, facts: SegmentFacts) -> Arc<Segment> {
+    Arc::new(Segment::new(root, facts))
+}
+
+/// All of time.
+pub const ALWAYS_US: Range<i64> = i64::MIN..i64::MAX;
