@@ -26,6 +26,7 @@ await Promise.all([
     entryPoints: [here('js/dashboard/main.js')],
     outfile: here('dist/dashboard.js'),
     external: ['./charts.js'],
+    banner: { js: '/* Icons: Lucide, ISC License, see its LICENSE */' },
   }),
   build({
     ...options,
