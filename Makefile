@@ -61,10 +61,11 @@ test-rust: tools dashboard $(VENV)/installed
 	@$(call need,kill,procps)
 	cargo test --release --locked $(CHECKED)
 
-# Tests of the client and the dashboard in a real browser, against the real server.
+# Tests of the client and the dashboard in a real browser, against the program that cargo builds for the Rust tests:
+# `cargo build` would build it again, because development dependencies change features of others.
 test-browser: tools dashboard static/node_modules/installed tests/browser/node_modules/installed
 	@$(call need,chromium,chromium)
-	cargo build --release --locked $(CHECKED)
+	cargo test --release --locked $(CHECKED) --test it --no-run
 	npm --prefix static run --silent check
 	npm --prefix tests/browser run --silent test
 

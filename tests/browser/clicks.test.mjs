@@ -37,7 +37,8 @@ test('the names come from data-track and data-action of the nearest element that
     <button id="bare" data-action="close">x</button>
     <button id="empty" data-track="">x</button><button id="none">x</button>`,
   );
-  for (const id of ['plain', 'deep', 'inner', 'share', 'text', 'bare', 'empty', 'none']) await page.click(`#${id}`);
+  for (const id of ['plain', 'deep', 'inner', 'share', 'paragraph', 'bare', 'empty', 'none'])
+    await page.click(`#${id}`);
   await acted('save click', 'pricing navigate', 'buy click', 'card share', 'card click', 'close close');
 });
 

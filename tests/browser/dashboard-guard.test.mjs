@@ -51,7 +51,7 @@ const STEPS = { steps: [{ feature: 'dashboard' }, { feature: 'reports' }, { feat
 const OWN = { experiments: { q: EXPERIMENT }, funnel: { q: STEPS } };
 
 test('the key is asked for once, kept for the tab, sent in the header, and nowhere else', async (t) => {
-  const context = await enter(t, filled, { key: null });
+  const context = await enter(t, { key: null });
   const page = await context.newPage();
   const requests = [];
   page.on('request', (request) => requests.push(request));
@@ -219,7 +219,7 @@ test('a name from an event is never run or parsed as HTML', async (t) => {
 });
 
 test('a malicious address has no effect', async (t) => {
-  const context = await enter(t, filled);
+  const context = await enter(t);
   for (const given of [
     { tz: HOSTILE[0] },
     { cohort: HOSTILE[0] },
@@ -235,7 +235,7 @@ test('a malicious address has no effect', async (t) => {
 });
 
 test('no string becomes HTML, even if a script of the page asks for it', async (t) => {
-  const context = await enter(t, filled);
+  const context = await enter(t);
   const page = await open(context, filled, 'overview');
   const outcomes = await page.evaluate(() =>
     ['<b>x</b>', ''].map((text) => {
@@ -369,7 +369,7 @@ test('the dashboard works below a path of a proxy, and its snippets contain that
   );
   const origin = `http://127.0.0.1:${proxy.address().port}`;
   const mounted = { url: `${origin}/tools/stats` };
-  const context = await enter(t, mounted);
+  const context = await enter(t);
   const page = await context.newPage();
   await page.goto(`${mounted.url}/`);
   await page.getByText('No events yet').waitFor();
@@ -513,7 +513,7 @@ test('expired days and days that are not over are noted', async (t) => {
 
 for (const colorScheme of ['light', 'dark']) {
   test(`every view meets the accessibility rules, ${colorScheme}`, async (t) => {
-    const context = await enter(t, filled, { colorScheme });
+    const context = await enter(t, { colorScheme });
     for (const view of VIEWS) {
       const page = await open(context, filled, view, OWN[view]);
       await assertAccessible(page, view);
@@ -529,7 +529,7 @@ for (const colorScheme of ['light', 'dark']) {
     const page = await open(context, filled, 'overview');
     await panel(page, 'active-users').locator('[data-tool="request"]').click();
     await assertAccessible(page, 'the request');
-    const locked = await (await enter(t, filled, { colorScheme, key: null })).newPage();
+    const locked = await (await enter(t, { colorScheme, key: null })).newPage();
     await locked.goto(address(filled, 'overview'));
     await locked.getByLabel('Dashboard key').waitFor();
     await assertAccessible(locked, 'the key');
@@ -537,7 +537,7 @@ for (const colorScheme of ['light', 'dark']) {
 }
 
 test('everything can be done with the keyboard', async (t) => {
-  const context = await enter(t, filled);
+  const context = await enter(t);
   const page = await open(context, filled, 'overview');
   const focused = () =>
     page.evaluate(() => document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent);
@@ -589,7 +589,7 @@ test('no view is wider than the screen, from phone to wide', async (t) => {
     [1366, 768],
     [2560, 1440],
   ]) {
-    const context = await enter(t, filled, { viewport: { width, height } });
+    const context = await enter(t, { viewport: { width, height } });
     for (const view of VIEWS) {
       const page = await open(context, filled, view, OWN[view]);
       const over = await page.evaluate(
@@ -602,7 +602,7 @@ test('no view is wider than the screen, from phone to wide', async (t) => {
 });
 
 test('the first view appears soon', async (t) => {
-  const context = await enter(t, filled);
+  const context = await enter(t);
   const times = [];
   for (let n = 0; n < 5; n += 1) {
     const page = await context.newPage();

@@ -430,7 +430,7 @@ test('an invalid filter is not dropped: the editor shows the problem', async (t)
   assert.deepEqual(await problems(), ['Enter a value, or remove the condition.']);
   await page.getByLabel('Condition 2: test').selectOption('range');
   await apply();
-  assert.match((await problems())[0], /least or the greatest/);
+  assert.match((await problems())[0], /minimum or a maximum/);
   await page.getByLabel('Condition 2: property').selectOption('feature');
   await page.getByLabel('Condition 2: test').selectOption('prefix');
   await page.getByLabel('Condition 2: value').fill('rep');

@@ -20,7 +20,7 @@ export function overview(context) {
     title: 'Active users',
     name: 'usage',
     height: 132,
-    help: 'Changes are against as many days before',
+    help: 'Changes are relative to the same number of days before',
     ask: (signal) => askNumbers(context, signal),
   });
   numbers.element.classList.add('cards-panel');
