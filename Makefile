@@ -58,7 +58,7 @@ test-rust: tools dashboard $(VENV)/installed
 	@dpkg -s libfaketime >/dev/null 2>&1 || $(call apt,libfaketime)
 	@$(call need,nginx,nginx-light)
 	@$(call need,mkfs.ext4,e2fsprogs)
-	@$(call need,kill,procps)
+	@$(call need,ps,procps)
 	cargo test --release --locked $(CHECKED)
 
 # Tests of the client and the dashboard in a real browser, against the program that cargo builds for the Rust tests:
