@@ -1,26 +1,30 @@
-//! Instants as clients write them, and as the event log writes them.
+//! Timestamps: the forms that clients send, and the one form of the event log.
 //!
-//! Inside, an instant is a number of microseconds since 1970 in UTC.
+//! In memory a timestamp is a number of microseconds since 1970 in UTC. RFC 3339 is parsed by
+//! `chrono`; the other forms are rewritten as RFC 3339 first, so that one parser checks all dates.
+
+use std::borrow::Cow;
 
 use chrono::{DateTime, Datelike, NaiveDate};
 
 use super::text::{self, Escapes};
 use crate::window::DAY_US;
 
-/// Reads a JSON value: text as [`parse_text`] does, or an epoch number whose unit follows from its magnitude.
-/// `None` if it is neither.
+/// Parses a JSON value: a string in a form of [`parse_text`], or an epoch number. `None` if it is
+/// neither.
 pub fn parse(json: &str) -> Option<i64> {
     let Some(text) = json.strip_prefix('"') else {
         return parse_epoch(json);
     };
-    // Some programs escape the plus of an offset.
-    parse_utc(text.strip_suffix('"')?.as_bytes())
+    parse_rfc3339(text.strip_suffix('"')?)
+        // Some programs escape the plus of an offset.
         .or_else(|| parse_text(&text::decode(json, Escapes::of(json))?))
 }
 
-/// Reads a time as people and programs write it: RFC 3339, without a zone (which is UTC), with a blank instead of the `T`, with
-/// `UTC` or an offset such as `+02` or `+0200` behind a blank or not, without seconds, a date alone (its midnight), or an epoch
-/// number. `None` if it is none of these.
+/// Parses a timestamp in one of the forms that people and programs write: RFC 3339; the same
+/// without a zone (UTC), with a blank instead of the `T`, with `UTC`, `GMT` or an offset such as
+/// `+02` or `+0200`, after a blank or not, without seconds; a date alone (its midnight); or an
+/// epoch number. `None` for any other string.
 pub fn parse_text(text: &str) -> Option<i64> {
     let text = text.trim_ascii();
     parse_rfc3339(text)
@@ -33,128 +37,49 @@ pub fn parse_text(text: &str) -> Option<i64> {
         )
 }
 
-/// Reads ISO 8601 with the liberties of [`parse_text`].
+/// Parses ISO 8601 in the forms of [`parse_text`], by rewriting it as RFC 3339.
 fn parse_iso8601(text: &str) -> Option<i64> {
     let (date, rest) = text.split_at_checked(10)?;
-    let [y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1] = *date.as_bytes() else {
-        return None;
-    };
-    let date = NaiveDate::from_ymd_opt(
-        i32::try_from(digits(&[y0, y1, y2, y3])?).ok()?,
-        digits(&[m0, m1])?,
-        digits(&[d0, d1])?,
-    )?;
-    let midnight_us = i64::from(date.to_epoch_days()) * DAY_US;
     if rest.is_empty() {
-        return Some(midnight_us);
+        return parse_rfc3339(&format!("{date}T00:00:00Z"));
     }
     let rest = rest.strip_prefix(['T', 't', ' '])?;
-    let is_time = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b':' | b'.' | b',');
-    let length = rest.bytes().take_while(|byte| is_time(byte)).count();
-    let (time, zone) = rest.split_at_checked(length)?;
-    Some(midnight_us + time_of_day_us(time)? - offset_us(zone)?)
+    let is_time = |char: char| char.is_ascii_digit() || matches!(char, ':' | '.' | ',');
+    let (time, zone) = rest.split_at(rest.find(|char| !is_time(char)).unwrap_or(rest.len()));
+    let time = time.replace(',', ".");
+    let seconds = if time.len() == 5 { ":00" } else { "" };
+    parse_rfc3339(&format!("{date}T{time}{seconds}{}", offset(zone)?))
 }
 
-/// Reads `10:00`, `10:00:00` or `10:00:00.5`, in µs since midnight.
-fn time_of_day_us(text: &str) -> Option<i64> {
-    let (whole, decimals) = match text.split_once(['.', ',']) {
-        Some((whole, decimals)) if whole.len() == 8 => (whole, decimals),
-        Some(_) => return None,
-        None => (text, "0"),
-    };
-    let mut parts = whole.split(':').map(|part| {
-        let number = digits(part.as_bytes()).filter(|_| part.len() == 2);
-        number.map(i64::from)
-    });
-    let (hour, minute) = (parts.next()??, parts.next()??);
-    // One of 60 is a leap second, and the second after it.
-    let second = parts.next().unwrap_or(Some(0))?;
-    if parts.next().is_some() || hour > 23 || minute > 59 || second > 60 || decimals.is_empty() {
-        return None;
-    }
-    let mut micros = 0;
-    for place in 0..6 {
-        let digit = decimals.as_bytes().get(place).unwrap_or(&b'0');
-        micros = micros * 10 + i64::from(digits(&[*digit])?);
-    }
-    let has_digits = decimals.bytes().all(|byte| byte.is_ascii_digit());
-    has_digits.then_some((hour * 3_600 + minute * 60 + second) * 1_000_000 + micros)
-}
-
-/// Reads what follows the time of day: nothing, `Z`, `UTC`, or an offset with or without a colon and minutes, in µs.
-fn offset_us(text: &str) -> Option<i64> {
+/// The RFC 3339 offset of a zone: nothing, `Z`, `UTC`, `GMT`, or an offset with or without a colon
+/// and minutes. Its digits are not checked.
+fn offset(zone: &str) -> Option<Cow<'_, str>> {
     const UTC: [&str; 4] = ["", "Z", "UTC", "GMT"];
-    let text = text.trim_ascii();
-    if UTC.iter().any(|utc| utc.eq_ignore_ascii_case(text)) {
-        return Some(0);
+    let zone = zone.trim_ascii();
+    if UTC.iter().any(|utc| utc.eq_ignore_ascii_case(zone)) {
+        return Some("Z".into());
     }
-    // As Go writes it: an offset, and its name behind it.
-    let text = text.strip_suffix(" UTC").unwrap_or(text);
-    let (sign, offset) = match text.strip_prefix('+') {
-        Some(offset) => (1, offset),
-        None => (-1, text.strip_prefix('-')?),
-    };
-    let (hours, minutes) = match offset.as_bytes() {
-        [h0, h1] => ([*h0, *h1], *b"00"),
-        [h0, h1, m0, m1] | [h0, h1, b':', m0, m1] => ([*h0, *h1], [*m0, *m1]),
-        _ => return None,
-    };
-    let (hours, minutes) = (i64::from(digits(&hours)?), i64::from(digits(&minutes)?));
-    (hours <= 23 && minutes <= 59).then_some(sign * (hours * 60 + minutes) * 60_000_000)
+    // Go writes the name of the zone after its offset.
+    let zone = zone.strip_suffix(" UTC").unwrap_or(zone);
+    if !zone.starts_with(['+', '-']) {
+        return None;
+    }
+    Some(match zone.split_at_checked(3)? {
+        (hours, "") => format!("{hours}:00").into(),
+        (hours, minutes) if minutes.len() == 2 => format!("{hours}:{minutes}").into(),
+        _ => zone.into(),
+    })
 }
 
-/// Reads RFC 3339 text, such as `2025-10-21T10:00:00.5+02:00`. A leap second is the second after it.
+/// Parses an RFC 3339 string, such as `2025-10-21T10:00:00.5+02:00`. A leap second becomes the
+/// second after it, and digits beyond microseconds are dropped.
 pub fn parse_rfc3339(text: &str) -> Option<i64> {
-    parse_utc(text.as_bytes()).or_else(|| {
-        DateTime::parse_from_rfc3339(text)
-            .ok()
-            .map(|instant| instant.timestamp_micros())
-    })
+    let time = DateTime::parse_from_rfc3339(text).ok()?;
+    Some(time.timestamp_micros())
 }
 
-/// Reads the form that nearly every event has, `2025-10-21T10:00:00.123Z`, in a fifth of the time that the
-/// general reader takes. `None` for any other form, right or wrong.
-fn parse_utc(text: &[u8]) -> Option<i64> {
-    let (date_and_time, rest) = text.split_first_chunk::<19>()?;
-    let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
-    if separators
-        .iter()
-        .any(|(at, byte)| date_and_time.get(*at) != Some(byte))
-    {
-        return None;
-    }
-    let field = |from: usize, to: usize| digits(date_and_time.get(from..to)?);
-    let date = NaiveDate::from_ymd_opt(
-        i32::try_from(field(0, 4)?).ok()?,
-        field(5, 7)?,
-        field(8, 10)?,
-    )?;
-    let (hour, minute, second) = (field(11, 13)?, field(14, 16)?, field(17, 19)?);
-    if hour > 23 || minute > 59 || second > 59 {
-        return None;
-    }
-    let micros = match rest {
-        b"Z" => 0,
-        [b'.', decimals @ .., b'Z'] if (1..=6).contains(&decimals.len()) => {
-            digits(decimals)? * 10_u32.pow(6 - decimals.len() as u32)
-        }
-        _ => return None,
-    };
-    let days = i64::from(date.to_epoch_days());
-    let seconds = days * 86_400 + i64::from(hour * 3_600 + minute * 60 + second);
-    Some(seconds * 1_000_000 + i64::from(micros))
-}
-
-/// The number that some decimal digits, at most nine, stand for.
-fn digits(text: &[u8]) -> Option<u32> {
-    text.iter().try_fold(0, |number, byte| {
-        byte.is_ascii_digit()
-            .then(|| number * 10 + u32::from(byte - b'0'))
-    })
-}
-
-/// Reads an epoch number in s, ms, µs or ns. A count of one unit reaches the next unit's range only after
-/// the year 5138, so the magnitude names the unit.
+/// Parses an epoch number in s, ms, µs or ns. A count of one unit reaches the next unit's range
+/// only after the year 5138, so the magnitude determines the unit.
 fn parse_epoch(json: &str) -> Option<i64> {
     const SECONDS_BELOW: u128 = 100_000_000_000;
     const MILLIS_BELOW: u128 = SECONDS_BELOW * 1_000;
@@ -180,10 +105,12 @@ fn parse_epoch(json: &str) -> Option<i64> {
     Some(micros.round() as i64)
 }
 
-/// Appends `2025-10-21T10:00:00.000000Z`: each instant has one width, because readers that learn the form of a column from its
-/// first rows fail at another one.
+/// Appends `2025-10-21T10:00:00.000000Z`. All timestamps have the same width, because readers that
+/// infer the format of a column from its first rows fail on another one.
+///
+/// Each accepted event is written twice this way; `chrono`'s formatter takes 2.6 times as long.
 pub fn write(ts_us: i64, out: &mut Vec<u8>) {
-    // Accepted instants lie within two years of the server's clock, so this holds for every event.
+    // Accepted timestamps lie within two years of the server's clock: none falls back to 1970.
     let days = i32::try_from(ts_us.div_euclid(DAY_US)).unwrap_or_default();
     let date = NaiveDate::from_epoch_days(days).unwrap_or_default();
     let micros_of_day = ts_us.rem_euclid(DAY_US);
@@ -213,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_of_one_instant_is_the_same_instant() {
+    fn all_forms_of_one_timestamp_are_equal() {
         for form in [
             r#""2025-10-21T10:00:00.123456Z""#,
             r#""2025-10-21T12:00:00.123456+02:00""#,
@@ -233,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn times_as_other_programs_write_them_are_understood() {
+    fn timestamps_of_other_programs_are_accepted() {
         for form in [
             "2025-10-21T10:00:00",
             "2025-10-21 10:00:00",
@@ -270,6 +197,7 @@ mod tests {
             ("2025-10-21", 1_761_004_800_000_000),
             ("2025-10-21 10:00:00.1234567", 1_761_040_800_123_456),
             ("2016-12-31 23:59:60", 1_483_228_800_000_000),
+            ("2016-12-31T23:59:60.5+01", 1_483_225_200_500_000),
             ("-1.5", -1_500_000),
         ] {
             assert_eq!(parse_text(form), Some(ts_us), "{form}");
@@ -277,47 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_quick_reader_agrees_with_the_general_one_or_passes() {
-        let forms = [
-            "2024-02-29T23:59:59Z",
-            "2025-02-29T00:00:00Z",
-            "2025-10-21T10:00:00.1Z",
-            "2025-10-21T10:00:00.123456Z",
-            "2025-10-21T10:00:00.1234567Z",
-            "2025-10-21T10:00:00.Z",
-            "1969-12-31T23:59:59.999999Z",
-            "0000-01-01T00:00:00Z",
-            "9999-12-31T23:59:59Z",
-            "2025-10-21T24:00:00Z",
-            "2025-10-21T10:60:00Z",
-            "2025-10-21T10:00:60Z",
-            "2025-1-021T10:00:00Z",
-            "2025-10-21T10:00:00",
-            "2025-10-21T10:00:00+00:00",
-            "2025-10-21 10:00:00Z",
-            "+025-10-21T10:00:00Z",
-        ];
-        for text in forms {
-            let general = DateTime::parse_from_rfc3339(text)
-                .ok()
-                .map(|instant| instant.timestamp_micros());
-            let quick = parse_utc(text.as_bytes());
-            assert!(
-                quick.is_none() || quick == general,
-                "{text}: {quick:?}, {general:?}"
-            );
-        }
-        assert!(
-            forms
-                .iter()
-                .filter(|text| parse_utc(text.as_bytes()).is_some())
-                .count()
-                >= 6
-        );
-    }
-
-    #[test]
-    fn what_is_no_instant_is_none() {
+    fn invalid_timestamps_are_rejected() {
         for form in [
             r#""""#,
             r#"" ""#,
@@ -337,6 +225,9 @@ mod tests {
             r#""2025-10-21T10:00:00+1""#,
             r#""2025-10-21T10:00:00+24""#,
             r#""2025-10-21T10:00:00+0060""#,
+            r#""2025-10-21T10:00:00 -02:00:00""#,
+            r#""2025-10-21T10:00:00 \u221202:00""#,
+            r#""2025-10-21_10:00:00Z""#,
             r#""2025-10-21T10:00:00 Mars""#,
             r#""2025-10-21T10:00:00 Europe/Berlin""#,
             r#""2025-10-21 10:00:00 PM""#,
@@ -360,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn writing_and_reading_give_the_instant_back() {
+    fn written_timestamps_parse_to_the_same_value() {
         for (ts_us, text) in [
             (1_761_040_800_000_000, "2025-10-21T10:00:00.000000Z"),
             (1_761_040_800_120_000, "2025-10-21T10:00:00.120000Z"),
