@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::raw::{Key, RawEvent, is_missing};
+use super::raw_event::{Key, RawEvent, is_missing};
 use super::split::{self, Layout, Splitter, Step};
 use super::text::{self, Escapes};
 use super::{MAX_BATCH_EVENTS, MAX_CLOCK_SKEW_US, line, timestamp};

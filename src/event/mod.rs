@@ -9,7 +9,7 @@ mod line;
 pub mod metadata;
 pub mod number;
 pub mod path;
-mod raw;
+mod raw_event;
 pub mod split;
 pub mod text;
 pub mod timestamp;
@@ -20,7 +20,7 @@ use serde::Serialize;
 
 pub use body::{Batch, read_batch};
 pub use line::{LINE_START, LineError, lines, read_line, write_line};
-pub use raw::{RawEvent, read_event};
+pub use raw_event::{RawEvent, read_event};
 
 use crate::window::{DAY_US, HOUR_US};
 
