@@ -1,8 +1,9 @@
-//! What clients send: a batch of events, of which each is judged alone.
+//! Request bodies: a batch of events, each of which is validated by itself.
 //!
-//! The body is walked once. Each field is first kept as its JSON text, borrowed from the body, because
-//! `sent_at` may follow the events it corrects and because a wrong type must cost one event, not the batch. A body that is
-//! no JSON as a whole is taken apart, slower, into events that are read one by one.
+//! A body is parsed in one pass. Fields are kept as JSON borrowed from the body, because `sent_at`
+//! may follow the events it corrects and because a wrong type must cost one event, not the batch.
+//! A body that is not valid JSON is split into events, which are parsed one by one; that is
+//! slower.
 
 use std::fmt;
 
@@ -13,30 +14,31 @@ use serde_json::value::RawValue;
 use super::raw_event::{Key, RawEvent, is_missing};
 use super::split::{self, Layout, Splitter, Step};
 use super::text::{self, Escapes};
-use super::{MAX_BATCH_EVENTS, MAX_CLOCK_SKEW_US, line, timestamp};
+use super::{MAX_BATCH_EVENTS, MAX_CLOCK_SKEW_US, MESSAGE_CHARS, QUOTED_CHARS, line, timestamp};
 use crate::error::{Error, Result};
 
-/// A request body: at most [`MAX_BATCH_EVENTS`] events, not yet judged.
+/// A parsed request body: at most [`MAX_BATCH_EVENTS`] events, not yet validated.
 #[derive(Debug)]
 pub struct Batch<'a> {
-    /// The events, in the client's order.
+    /// Its events, in the client's order.
     pub events: Vec<RawEvent<'a>>,
     sent_at_us: Option<i64>,
 }
 
-/// Reads a request body: `{"events":[…]}`, a list of events, one event, or one event a line.
+/// Parses a request body: `{"events":[…]}`, an array of events, one event, or one event per line.
 ///
 /// # Errors
-/// `bad_json` if it is none of these or cut off, and [`Error::TooLarge`] above [`MAX_BATCH_EVENTS`] events. An event that
-/// cannot be read is part of the batch, and refused when it is judged.
+/// `bad_json` if it is none of these or truncated, and [`Error::TooLarge`] above
+/// [`MAX_BATCH_EVENTS`] events. An event that is not valid JSON is part of the batch, and rejected
+/// by its validation.
 pub fn read_batch(body: &[u8]) -> Result<Batch<'_>> {
     let body = text::without_mark(body);
     let read = match Body::read(body) {
         Ok(body) => body,
-        Err(message) => Body::read_apart(body).ok_or_else(|| {
-            // The message may quote the client's text, all of it.
-            let message: String = message.chars().take(200).collect();
-            Error::bad_input("bad_json", format!("the body is wrong: {message}"))
+        Err(message) => Body::split(body).ok_or_else(|| {
+            // The parser's message may quote the whole body.
+            let message: String = message.chars().take(MESSAGE_CHARS).collect();
+            Error::bad_input("bad_json", format!("invalid body: {message}"))
         })?,
     };
     if read.events.count > MAX_BATCH_EVENTS {
@@ -51,10 +53,10 @@ pub fn read_batch(body: &[u8]) -> Result<Batch<'_>> {
     let sent_at_us = match read.sent_at.filter(|json| !is_missing(json)) {
         None => None,
         Some(json) => Some(timestamp::parse(json).ok_or_else(|| {
-            let json: String = json.chars().take(64).collect();
+            let json: String = json.chars().take(QUOTED_CHARS).collect();
             Error::bad_input(
                 "bad_sent_at",
-                format!("sent_at is {json}; allowed is a time"),
+                format!("sent_at is {json}; allowed is RFC 3339 or an epoch number"),
             )
         })?),
     };
@@ -65,8 +67,8 @@ pub fn read_batch(body: &[u8]) -> Result<Batch<'_>> {
 }
 
 impl Batch<'_> {
-    /// What to add to the client's times, in µs: nothing unless its clock is off by more than
-    /// [`MAX_CLOCK_SKEW_US`], as `sent_at` shows.
+    /// Correction of the client's timestamps, in µs: 0 unless `sent_at` shows that its clock is
+    /// off by more than [`MAX_CLOCK_SKEW_US`].
     pub fn clock_skew_us(&self, received_at_us: i64) -> i64 {
         self.sent_at_us
             .map(|sent_at_us| received_at_us.saturating_sub(sent_at_us))
@@ -82,7 +84,7 @@ struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// Reads a well-formed batch, as nearly all are.
+    /// Parses a body that is valid JSON, as nearly all are.
     fn read(body: &'a [u8]) -> Result<Self, String> {
         let body = std::str::from_utf8(body).map_err(|error| format!("not UTF-8: {error}"))?;
         let escapes = Escapes::of(body);
@@ -93,9 +95,9 @@ impl<'a> Body<'a> {
         Ok(read)
     }
 
-    /// Reads each event by itself, so that one that is no JSON costs its neighbours nothing. `None` if it cannot be told
-    /// where the events of the body are.
-    fn read_apart(body: &'a [u8]) -> Option<Self> {
+    /// Splits a body and parses each event by itself, so that one that is not valid JSON does not
+    /// affect its neighbours. `None` if the positions of the events cannot be determined.
+    fn split(body: &'a [u8]) -> Option<Self> {
         let units = match split::layout(body, true) {
             Layout::Document => vec![body],
             Layout::Lines => line::lines(body).collect(),
@@ -190,7 +192,7 @@ impl<'de> Visitor<'de> for BodyVisitor {
     }
 }
 
-/// The list of events: all are counted, and no more than the limit are kept.
+/// The array of events: all are counted, and [`MAX_BATCH_EVENTS`] are kept.
 #[derive(Default)]
 struct Events<'a> {
     kept: Vec<RawEvent<'a>>,
@@ -209,7 +211,7 @@ impl<'de> Visitor<'de> for EventsVisitor {
     type Value = Events<'de>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a list of events")
+        formatter.write_str("an array of events")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
@@ -236,11 +238,9 @@ mod tests {
     /// 2025-10-21T10:00:00Z
     const NOW: i64 = 1_761_040_800_000_000;
 
-    fn judge_all(body: &str) -> Vec<String> {
-        judge_bytes(body.as_bytes())
-    }
-
-    fn judge_bytes(body: &[u8]) -> Vec<String> {
+    /// The outcomes of the events of a body, each as a string.
+    fn validate(body: impl AsRef<[u8]>) -> Vec<String> {
+        let body = body.as_ref();
         let batch = read_batch(body)
             .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(body)));
         let skew = batch.clock_skew_us(NOW);
@@ -260,8 +260,8 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_event_never_loses_its_neighbours() {
-        let found = judge_all(
+    fn one_invalid_event_never_loses_its_neighbours() {
+        let found = validate(
             r#"{"events":[{"event_type":"action"},5,null,"x",[{}],true,1.5,{},{"event_type":"click"},
             {"event_type":"action","user_id":true},{"event_type":"action","feature":[]},
             {"event_type":"action","event_type":"action"},{"event_type":"action","ts":"soon"},
@@ -274,15 +274,15 @@ mod tests {
                 "0",
                 "bad_event: the event is a number; allowed is an object",
                 "bad_event: the event is null; allowed is an object",
-                "bad_event: the event is text; allowed is an object",
-                "bad_event: the event is a list; allowed is an object",
+                "bad_event: the event is a string; allowed is an object",
+                "bad_event: the event is an array; allowed is an object",
                 "bad_event: the event is a boolean; allowed is an object",
                 "bad_event: the event is a number; allowed is an object",
                 "bad_event_type: event_type is missing",
                 "bad_event_type: event_type is \"click\"; allowed is page_view, action or conversion",
-                "bad_user_id: user_id is true; allowed is text or a number",
-                "bad_feature: feature is []; allowed is text or a number",
-                "duplicate_field: event_type is there twice",
+                "bad_user_id: user_id is true; allowed is a string or a number",
+                "bad_feature: feature is []; allowed is a string or a number",
+                "duplicate_field: duplicate field event_type",
                 "bad_ts: ts is \"soon\"; allowed is RFC 3339 or an epoch number",
                 "future_ts: ts is 1761127200.1; allowed is at most 24 hours ahead of the server",
                 "too old",
@@ -291,10 +291,10 @@ mod tests {
         );
     }
 
-    /// An event that is right, between which others are wrong.
+    /// A valid event, put between invalid ones.
     const GOOD: &str = r#"{"event_type":"action","metadata":{"p":1}}"#;
 
-    /// What is no event that can be read.
+    /// Events that are not valid JSON.
     const UNREADABLE: [&[u8]; 45] = [
         br#"{"event_type":"action","metadata":{"p":NaN}}"#,
         br#"{"event_type":"action","metadata":{"p":Infinity}}"#,
@@ -344,7 +344,7 @@ mod tests {
     ];
 
     #[test]
-    fn an_event_that_cannot_be_read_costs_itself_alone() {
+    fn an_event_that_is_not_valid_json_costs_only_itself() {
         for bad in UNREADABLE {
             let shown = String::from_utf8_lossy(bad).into_owned();
             let around = |before: &str, between: &str, after: &str| {
@@ -370,52 +370,66 @@ mod tests {
                 around("[", ",", "]"),
                 around("[\n  ", ",\n  ", "\n]\n"),
             ] {
-                let judged = judge_bytes(&body);
-                assert_eq!(judged.len(), 3, "{shown}: {judged:?}");
-                assert_eq!([&judged[0], &judged[2]], ["0", "0"], "{shown}: {judged:?}");
-                assert!(judged[1].starts_with("bad_event: "), "{shown}: {judged:?}");
+                let outcomes = validate(&body);
+                assert_eq!(outcomes.len(), 3, "{shown}: {outcomes:?}");
+                assert_eq!(
+                    [&outcomes[0], &outcomes[2]],
+                    ["0", "0"],
+                    "{shown}: {outcomes:?}"
+                );
+                assert!(
+                    outcomes[1].starts_with("bad_event: "),
+                    "{shown}: {outcomes:?}"
+                );
             }
-            // The last of a list, and the only one.
+            // The last of an array, and the only one.
             for body in [
                 [br#"{"events":["#, GOOD.as_bytes(), b",", bad, b"]}"].concat(),
                 [br#"["#, GOOD.as_bytes(), b",", bad, b"]"].concat(),
                 [br#"{"events":["#, bad, br#"],"sent_at":1761040800}"#].concat(),
             ] {
-                let judged = judge_bytes(&body);
-                let (last, before) = judged.split_last().expect("an event");
-                assert!(last.starts_with("bad_event: "), "{shown}: {judged:?}");
-                assert!(before.iter().all(|one| one == "0"), "{shown}: {judged:?}");
+                let outcomes = validate(&body);
+                let (last, before) = outcomes.split_last().expect("an event");
+                assert!(last.starts_with("bad_event: "), "{shown}: {outcomes:?}");
+                assert!(before.iter().all(|one| one == "0"), "{shown}: {outcomes:?}");
             }
         }
     }
 
     #[test]
-    fn an_event_that_cannot_be_read_costs_itself_alone_on_its_line() {
+    fn an_event_that_is_not_valid_json_costs_only_its_line() {
         for bad in UNREADABLE.iter().filter(|bad| !bad.contains(&b'\n')) {
             let body = [GOOD.as_bytes(), bad, GOOD.as_bytes(), b""].join(&b"\r\n"[..]);
-            let judged = judge_bytes(&body);
+            let outcomes = validate(&body);
             let shown = String::from_utf8_lossy(bad);
-            assert_eq!(judged.len(), 3, "{shown}: {judged:?}");
-            assert_eq!([&judged[0], &judged[2]], ["0", "0"], "{shown}: {judged:?}");
-            assert!(judged[1].starts_with("bad_event: "), "{shown}: {judged:?}");
+            assert_eq!(outcomes.len(), 3, "{shown}: {outcomes:?}");
+            assert_eq!(
+                [&outcomes[0], &outcomes[2]],
+                ["0", "0"],
+                "{shown}: {outcomes:?}"
+            );
+            assert!(
+                outcomes[1].starts_with("bad_event: "),
+                "{shown}: {outcomes:?}"
+            );
         }
     }
 
     #[test]
-    fn what_is_only_doubtful_is_judged_as_a_well_formed_body() {
+    fn unusual_but_valid_json_has_the_same_outcome_next_to_an_invalid_event() {
         let bad = r#"{"event_type":"action","x":NaN}"#;
         let deep = "[".repeat(50_000) + &"]".repeat(50_000);
-        for (event, verdict) in [
+        for (event, outcome) in [
             (r#"{"event_type":"action","feature":"\ud800"}"#, "0"),
             (r#"{"event_type":"action","\udc00":1}"#, "0"),
             (r#"{"event_type":"action","x":1e999}"#, "0"),
             (
                 r#"{"event_type":"action","event_type":"action"}"#,
-                "duplicate_field: event_type is there twice",
+                "duplicate_field: duplicate field event_type",
             ),
             (
                 r#"{"event_type":"action","metadata":{"p":1,"p":2}}"#,
-                "bad_metadata: metadata has the key \"p\" twice",
+                "bad_metadata: metadata has the duplicate key \"p\"",
             ),
             (
                 r#"{"event_type":"action","metadata":{"p":1e999}}"#,
@@ -427,15 +441,15 @@ mod tests {
                 "bad_event: the event is a number; allowed is an object",
             ),
         ] {
-            let whole = format!(r#"{{"events":[{event},{GOOD}]}}"#);
-            assert_eq!(judge_all(&whole), [verdict, "0"]);
-            let apart = judge_all(&format!(r#"{{"events":[{event},{bad},{GOOD}]}}"#));
-            assert_eq!([&apart[0], &apart[2]], [verdict, "0"]);
+            let valid = format!(r#"{{"events":[{event},{GOOD}]}}"#);
+            assert_eq!(validate(&valid), [outcome, "0"]);
+            let split = validate(format!(r#"{{"events":[{event},{bad},{GOOD}]}}"#));
+            assert_eq!([&split[0], &split[2]], [outcome, "0"]);
         }
     }
 
     #[test]
-    fn one_event_a_list_and_lines_are_batches_too() {
+    fn one_event_an_array_and_lines_are_batches_too() {
         let mark = "\u{FEFF}";
         for body in [
             GOOD.into(),
@@ -445,11 +459,11 @@ mod tests {
             format!("{mark}{{\"events\":[{GOOD}]}}"),
             "{\n\t\"ts\" : null,\n\t\"event_type\" : \"action\"\n}\n".into(),
         ] {
-            assert_eq!(judge_all(&body), ["0"], "{body}");
+            assert_eq!(validate(&body), ["0"], "{body}");
         }
         for between in ["\n", "\r\n", "", " ", "\r", "\n\n \n", ",\n"] {
             let body = [GOOD; 3].join(between);
-            assert_eq!(judge_all(&body), ["0", "0", "0"], "{between:?}");
+            assert_eq!(validate(&body), ["0", "0", "0"], "{between:?}");
         }
         for body in [
             format!("[{GOOD},]"),
@@ -457,42 +471,42 @@ mod tests {
             format!("[{GOOD} {GOOD}]"),
             format!("[\n{GOOD},\n{GOOD}\n]"),
         ] {
-            assert!(judge_all(&body).iter().all(|one| one == "0"), "{body}");
+            assert!(validate(&body).iter().all(|one| one == "0"), "{body}");
         }
         let formatted = "{\n \"event_type\": \"action\",\n \"metadata\": {\n  \"p\": NaN\n }\n}";
-        let judged = judge_all(&format!("{formatted}\n{GOOD}\n{formatted}"));
-        assert_eq!(judged.len(), 3);
-        assert_eq!(judged[1], "0");
+        let outcomes = validate(format!("{formatted}\n{GOOD}\n{formatted}"));
+        assert_eq!(outcomes.len(), 3);
+        assert_eq!(outcomes[1], "0");
     }
 
     #[test]
-    fn the_place_of_an_event_is_that_in_the_list() {
+    fn the_index_of_an_event_is_that_in_the_array() {
         let body = format!(r#"[{GOOD},x,{GOOD},{{"event_type":"action","feature":"a}},{GOOD}]"#);
-        let judged = judge_all(&body);
-        let is_good: Vec<bool> = judged.iter().map(|one| one == "0").collect();
+        let outcomes = validate(&body);
+        let is_good: Vec<bool> = outcomes.iter().map(|one| one == "0").collect();
         assert_eq!(is_good, [true, false, true, false, true]);
     }
 
     #[test]
-    fn sent_at_corrects_a_clock_that_is_off_by_more_than_a_minute() {
+    fn sent_at_corrects_a_client_clock_that_is_off_by_more_than_a_minute() {
         let event = r#"{"event_type":"action","ts":"2025-10-21T11:00:00Z"}"#;
         let unsent = r#"{"event_type":"action"}"#;
         let body =
             |sent_at: &str| format!(r#"{{"events":[{event},{unsent}],"sent_at":{sent_at}}}"#);
-        assert_eq!(judge_all(&body("null")), ["3600000000", "0"]);
+        assert_eq!(validate(&body("null")), ["3600000000", "0"]);
         assert_eq!(
-            judge_all(&body(r#""2025-10-21T10:01:00Z""#)),
+            validate(&body(r#""2025-10-21T10:01:00Z""#)),
             ["3600000000", "0"]
         );
         assert_eq!(
-            judge_all(&body(r#""2025-10-21T11:00:05Z""#)),
+            validate(&body(r#""2025-10-21T11:00:05Z""#)),
             ["-5000000", "0"]
         );
-        assert_eq!(judge_all(&body("1761037200")), ["7200000000", "0"]);
+        assert_eq!(validate(&body("1761037200")), ["7200000000", "0"]);
     }
 
     #[test]
-    fn junk_ids_are_anonymous_and_empty_texts_are_missing() {
+    fn junk_ids_are_anonymous_and_empty_strings_are_missing() {
         for id in [
             "",
             "null",
@@ -519,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_batch_is_refused_whole() {
+    fn an_invalid_body_is_rejected_as_a_whole() {
         for event in ["{}", "NaN"] {
             let many = format!(r#"{{"events":[{}]}}"#, [event; 101].join(","));
             assert!(matches!(
@@ -547,7 +561,7 @@ mod tests {
             r#"{"event_type":"action""#,
             r#"{"event_type":"action","x":[1]"#,
             r#"{"event_type":"act"#,
-            // Cut off at any place.
+            // Truncated at any position.
             &good,
             &format!("{good}]"),
             &format!("{good},"),
@@ -569,9 +583,9 @@ mod tests {
         }
     }
 
-    /// A body that is broken in the worst way is read in a time that its length bounds.
+    /// The time of parsing is linear in the length of a body, however invalid it is.
     #[test]
-    fn no_body_takes_long() {
+    fn invalid_bodies_are_parsed_in_linear_time() {
         let started = std::time::Instant::now();
         for piece in [
             "[{\"a\":\"",
@@ -594,7 +608,7 @@ mod tests {
             let body = piece.repeat((1 << 20) / piece.len());
             for around in [("", ""), ("[", "]"), ("[", "}"), (r#"{"events":["#, "]}")] {
                 let body = format!("{}{body}{}", around.0, around.1);
-                // Whatever comes of it.
+                // Any result is right.
                 drop(read_batch(body.as_bytes()));
             }
         }
@@ -602,8 +616,8 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_taken_as_the_text_of_ids_and_names() {
-        for (number, text) in [
+    fn numbers_are_accepted_as_ids_and_names() {
+        for (number, string) in [
             ("123", "123"),
             ("123.0", "123"),
             ("1.23e2", "123"),
@@ -622,38 +636,38 @@ mod tests {
                     panic!("{number}");
                 };
                 let found = [event.user_id, event.feature, event.event_id];
-                assert_eq!(found.each_ref().map(Option::as_deref), [Some(text); 3]);
+                assert_eq!(found.each_ref().map(Option::as_deref), [Some(string); 3]);
                 assert_eq!(notes, []);
             }
         }
-        for (event, verdict) in [
+        for (event, outcome) in [
             (r#""user_id":0"#, "0"),
             (r#""user_id":-0"#, "0"),
             (
                 r#""user_id":1e999"#,
-                "bad_user_id: user_id is 1e999; allowed is text or a number",
+                "bad_user_id: user_id is 1e999; allowed is a string or a number",
             ),
             (
                 r#""event_id":{"a":1}"#,
-                "bad_event_id: event_id is {\"a\":1}; allowed is text or a number",
+                "bad_event_id: event_id is {\"a\":1}; allowed is a string or a number",
             ),
-            (r#""url":5"#, "bad_url: url is 5; allowed is text"),
+            (r#""url":5"#, "bad_url: url is 5; allowed is a string"),
             (r#""ts":"""#, "0"),
             (r#""ts":" ","metadata":"","url":"","feature":"""#, "0"),
             (r#""ts":"1761040801""#, "1000000"),
             (r#""ts":"2025-10-21 12:00:02+0200""#, "2000000"),
         ] {
             let body = format!(r#"[{{"event_type":"action",{event}}}]"#);
-            assert_eq!(judge_all(&body), [verdict], "{event}");
+            assert_eq!(validate(&body), [outcome], "{event}");
         }
         assert_eq!(
-            judge_all(r#"{"events":[{"event_type":"action"}],"sent_at":""}"#),
+            validate(r#"{"events":[{"event_type":"action"}],"sent_at":""}"#),
             ["0"]
         );
     }
 
     #[test]
-    fn what_exceeds_a_limit_is_cut_and_the_event_is_kept() {
+    fn values_over_a_limit_are_truncated_or_dropped_and_the_event_is_kept() {
         let long = "é".repeat(2_100);
         let fits = |chars: usize| "é".repeat(chars);
         for (field, code, chars) in [
@@ -662,15 +676,14 @@ mod tests {
             ("user_id", "user_id_dropped", 256),
             ("event_id", "event_id_dropped", 128),
         ] {
-            let body = |text: &str| format!(r#"[{{"event_type":"action","{field}":"{text}"}}]"#);
-            assert_eq!(judge_all(&body(&fits(chars))), ["0"]);
-            let what = match code.ends_with("_cut") {
-                true => "it is cut",
-                false => "it is left out",
-            };
-            let note =
-                format!("0, {code}: {field} has 2100 characters; allowed are {chars}; {what}");
-            assert_eq!(judge_all(&body(&long)), [note]);
+            let body = |value: &str| format!(r#"[{{"event_type":"action","{field}":"{value}"}}]"#);
+            assert_eq!(validate(&body(&fits(chars))), ["0"]);
+            let is_truncated = code.ends_with("_cut");
+            let action = if is_truncated { "truncated" } else { "dropped" };
+            let note = format!(
+                "0, {code}: {field} has 2100 characters; allowed are {chars}; it was {action}"
+            );
+            assert_eq!(validate(&body(&long)), [note]);
             let batch_body = body(&format!("\\u0061{long}"));
             let batch = read_batch(batch_body.as_bytes()).expect("a list");
             for raw in batch.events {
@@ -679,15 +692,16 @@ mod tests {
                 };
                 let found = [event.feature, event.url, event.user_id, event.event_id];
                 let found: Vec<_> = found.into_iter().flatten().collect();
-                match code.ends_with("_cut") {
-                    true => assert_eq!(found, [format!("a{}", fits(chars - 1))]),
-                    false => assert!(found.is_empty()),
+                if is_truncated {
+                    assert_eq!(found, [format!("a{}", fits(chars - 1))]);
+                } else {
+                    assert!(found.is_empty());
                 }
             }
         }
         let long_type = format!(r#"[{{"event_type":"{long}"}}]"#);
         assert_eq!(
-            judge_all(&long_type),
+            validate(&long_type),
             ["bad_event_type: event_type has 2100 characters; allowed are 200"]
         );
         for (metadata, shown) in [
@@ -698,18 +712,18 @@ mod tests {
         ] {
             let body = format!(r#"[{{"event_type":"action","metadata":{metadata}}}]"#);
             let note = format!(
-                "0, metadata_dropped: metadata is {shown}; allowed is an object; it is left out"
+                "0, metadata_dropped: metadata is {shown}; allowed is an object; it was dropped"
             );
-            assert_eq!(judge_all(&body), [note]);
+            assert_eq!(validate(&body), [note]);
         }
         let large = format!(
             r#"[{{"event_type":"action","metadata":{{"a":"{}"}}}}]"#,
             "x".repeat(20_000)
         );
         assert_eq!(
-            judge_all(&large),
+            validate(&large),
             [
-                "0, metadata_cut: metadata has 20008 bytes; allowed are 16384; the largest values are left out"
+                "0, metadata_cut: metadata has 20008 bytes; allowed are 16384; the largest values were removed"
             ]
         );
     }

@@ -1,6 +1,6 @@
-//! What a text looks like that holds no events: for people who named the wrong file.
+//! Recognises files that hold no events by their first bytes, for people who named the wrong file.
 
-/// First bytes of files that hold no JSON, and what they are.
+/// First bytes of file formats that are not JSON, with their names.
 const MARKS: [(&[u8], &str); 19] = [
     (b"PAR1", "a Parquet file"),
     (b"ARROW1", "an Arrow file"),
@@ -22,14 +22,15 @@ const MARKS: [(&[u8], &str); 19] = [
     (b"<?xml", "XML"),
     (b"\xD0\xCF\x11\xE0", "an Office document"),
 ];
-/// Where a tar archive says that it is one.
+/// Position of the signature of a tar archive.
 const TAR_MARK: std::ops::Range<usize> = 257..262;
-/// First bytes in which binary data has a zero.
+/// Number of first bytes among which a zero indicates binary data.
 const HEAD_BYTES: usize = 1024;
-/// Characters of a first line that are shown.
+/// Characters of the first line that a message quotes.
 const SHOWN_CHARS: usize = 60;
 
-/// The encoding of a text that is not UTF-8 and says so, by its mark or by the zeros between its letters.
+/// The encoding of JSON that is not UTF-8, detected by its byte-order mark or by the zeros between
+/// its letters.
 pub fn charset(start: &[u8]) -> Option<&'static str> {
     match start {
         [0xFF, 0xFE, 0, 0, ..] | [0, 0, 0xFE, 0xFF, ..] | [b'{' | b'[', 0, 0, 0, ..] => {
@@ -42,11 +43,11 @@ pub fn charset(start: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What a file is that is no UTF-8 text, whatever lines are in it.
+/// The format of a file that is not UTF-8, whatever lines it contains.
 pub fn format(start: &[u8]) -> Option<String> {
     if let Some(charset) = charset(start) {
         return Some(format!(
-            "{charset} text; convert it to UTF-8, as with iconv"
+            "{charset}; convert it to UTF-8, for example with iconv"
         ));
     }
     if let Some((_, what)) = MARKS.iter().find(|(mark, _)| start.starts_with(mark)) {
@@ -55,13 +56,13 @@ pub fn format(start: &[u8]) -> Option<String> {
     if start.get(TAR_MARK) == Some(b"ustar") {
         return Some("a tar archive; unpack it first".to_owned());
     }
-    // In a text of events it is a fault of one of them.
+    // A zero byte in a file of events is an error in one of them.
     let begins_as_json = matches!(start.trim_ascii_start().first(), Some(b'{' | b'['));
     let head = start.get(..HEAD_BYTES).unwrap_or(start);
     (!begins_as_json && head.contains(&0)).then(|| "binary data".to_owned())
 }
 
-/// What a text without events looks like, with what to do about it where that is known.
+/// The likely format of a file without events, with advice where there is any.
 pub fn looks_like(start: &[u8]) -> String {
     if let Some(format) = format(start) {
         return format;
@@ -71,9 +72,9 @@ pub fn looks_like(start: &[u8]) -> String {
     let first = String::from_utf8_lossy(first.unwrap_or_default());
     let what = match first.trim_start() {
         line if line.starts_with('<') => "HTML or XML",
-        line if line.contains('\t') => "text with tabs between columns (TSV)",
+        line if line.contains('\t') => "TSV (columns separated by tabs)",
         line if line.contains(',') || line.contains(';') => "CSV",
-        _ => "text",
+        _ => "plain text",
     };
     let shown: String = first.chars().take(SHOWN_CHARS).collect();
     format!("{what}; its first line is {shown:?}")
@@ -84,14 +85,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_of_other_kinds_are_named() {
+    fn other_file_formats_are_recognised() {
         let mut tar = vec![b'a'; 512];
         tar[TAR_MARK].copy_from_slice(b"ustar");
         for (start, says) in [
             (&b"ts,event_type,user_id\n1,action,u"[..], "CSV"),
             (b"ts;event_type\n", "CSV"),
             (b"ts\tevent_type\n", "TSV"),
-            (b"hello\n", "text; its first line is \"hello\""),
+            (b"hello\n", "plain text; its first line is \"hello\""),
             (b"<!doctype html>", "HTML"),
             (b"<?xml version", "XML"),
             (b"PAR1\x15\x04", "Parquet"),

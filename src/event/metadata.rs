@@ -1,12 +1,12 @@
-//! The free-form part of an event: one JSON object, checked against its limits and written canonically.
+//! The metadata of an event: one JSON object, checked against its limits and written canonically.
 //!
-//! The text arrives as JSON that `serde_json` has already found well formed, so that one walk over its bytes
-//! is enough. Numbers keep their digits: nothing is rounded on the way to the log.
+//! The input is JSON that `serde_json` has already found valid, so that one pass over its bytes is
+//! enough. Numbers keep their digits: nothing is rounded before it is logged.
 
 use std::borrow::Cow;
 
-use super::path;
 use super::text::{self, Escapes};
+use super::{QUOTED_CHARS, path};
 
 mod cut;
 
@@ -16,24 +16,25 @@ pub const MAX_BYTES: usize = 16 * 1024;
 pub const MAX_KEYS: usize = 100;
 /// Deepest nesting; the object itself is depth 1.
 pub const MAX_DEPTH: usize = 5;
-/// Most keys of an object that is looked at quickly.
+/// Maximum number of keys of an object that [`flat_length`] checks.
 const FLAT_KEYS: usize = 16;
-/// Longest number that certainly fits a double: shorter text without exponent needs no look.
+/// A shorter number without an exponent is in the range of doubles.
 const SAFE_NUMBER_BYTES: usize = 300;
 
 /// Metadata as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Canonical<'a> {
-    /// Compact JSON on one line. Borrowed where the client wrote it so.
+    /// Compact JSON on one line. Borrowed if the client sent it so.
     pub json: Cow<'a, str>,
-    /// A sentence about the limit, if something was left out for it.
+    /// A message about the limit, if values were removed because of it.
     pub cut: Option<String>,
 }
 
-/// Rewrites a JSON object, from a text with these escapes, as compact JSON within the limits.
+/// Rewrites a valid JSON object, out of JSON with these escapes, as compact JSON within the
+/// limits.
 ///
 /// # Errors
-/// A sentence about a key that is there twice, or a number that no double holds.
+/// A message about a duplicate key, or a number out of the range of doubles.
 pub fn canonical(json: &str, escapes: Escapes) -> Result<Canonical<'_>, String> {
     if escapes == Escapes::None && json.len() <= MAX_BYTES && flat_length(json) == Some(json.len())
     {
@@ -63,24 +64,25 @@ pub fn canonical(json: &str, escapes: Escapes) -> Result<Canonical<'_>, String> 
             format!("metadata has {bytes} bytes; allowed are {MAX_BYTES}")
         }
         Err(Stop::Limit(message)) => message,
-        Err(Stop::Wrong(message)) => return Err(message),
+        Err(Stop::Invalid(message)) => return Err(message),
     };
     Ok(Canonical {
         json: Cow::Owned(cut::within_limits(json)?),
-        cut: Some(format!("{limit}; the largest values are left out")),
+        cut: Some(format!("{limit}; the largest values were removed")),
     })
 }
 
-/// Why a walk ends early.
+/// The reason why a walk ends early.
 enum Stop {
-    /// There is more than is allowed.
+    /// The metadata exceeds a limit.
     Limit(String),
-    /// It cannot be stored as it is.
-    Wrong(String),
+    /// The metadata cannot be stored.
+    Invalid(String),
 }
 
-/// Bytes of the object at the start of a text without escapes, if it is well formed and canonical as it stands, with few
-/// keys and no value that has parts: most metadata, known in one quick look. `None` for any other.
+/// Length in bytes of the object at the start of `json`, which has no escapes, if the object is
+/// valid and canonical, with few keys and neither objects nor arrays in it. Most metadata is
+/// checked by this alone. `None` for any other.
 pub(super) fn flat_length(json: &str) -> Option<usize> {
     let mut rest = json.strip_prefix('{')?;
     if rest.starts_with('}') {
@@ -103,7 +105,8 @@ pub(super) fn flat_length(json: &str) -> Option<usize> {
     None
 }
 
-/// Bytes of the text, number without exponent or constant at the start of a text without escapes.
+/// Length in bytes of the string, constant or number without exponent at the start of `json`,
+/// which has no escapes.
 fn scalar_length(json: &str) -> Option<usize> {
     let digits = |json: &str| json.bytes().take_while(u8::is_ascii_digit).count();
     match json.as_bytes().first()? {
@@ -113,11 +116,11 @@ fn scalar_length(json: &str) -> Option<usize> {
         b'n' => json.starts_with("null").then_some(4),
         _ => {
             let positive = json.strip_prefix('-').unwrap_or(json);
-            let whole = digits(positive);
-            if whole == 0 || (whole > 1 && positive.starts_with('0')) {
+            let integer = digits(positive);
+            if integer == 0 || (integer > 1 && positive.starts_with('0')) {
                 return None;
             }
-            let after = positive.get(whole..)?;
+            let after = positive.get(integer..)?;
             let after = match after.strip_prefix('.') {
                 None => after,
                 Some(fraction) => {
@@ -130,14 +133,15 @@ fn scalar_length(json: &str) -> Option<usize> {
     }
 }
 
-/// One pass over well-formed JSON. What lies before `copied` is in `rewritten`, or nothing was rewritten yet.
+/// One pass over valid JSON. Everything before `copied` is in `rewritten`, unless nothing was
+/// rewritten yet.
 struct Walk<'a> {
     json: &'a str,
     escapes: Escapes,
     at: usize,
     copied: usize,
     rewritten: String,
-    /// The containers around the place, of which the first `depth` are open.
+    /// The containers around the position; the first `depth` of them are open.
     open: [Container; MAX_DEPTH],
     depth: usize,
     /// The keys of the open objects, outermost first.
@@ -149,7 +153,7 @@ struct Walk<'a> {
 enum Container {
     Array,
     Object {
-        /// Where its keys begin among those of all open objects.
+        /// Index of its first key among those of all open objects.
         first_key: usize,
         key_next: bool,
     },
@@ -208,10 +212,10 @@ impl<'a> Walk<'a> {
         let json = rest
             .get(..string_length(rest, self.escapes))
             .unwrap_or(rest);
-        let text = text::decode(json, self.escapes)
-            .ok_or_else(|| Stop::Wrong("metadata has a string that is not text".into()))?;
+        let string = text::decode(json, self.escapes)
+            .ok_or_else(|| Stop::Invalid("metadata has an invalid string".into()))?;
         let end = self.at + json.len();
-        if let Cow::Owned(owned) = &text {
+        if let Cow::Owned(owned) = &string {
             let mut encoded = Vec::with_capacity(json.len());
             text::encode(owned, &mut encoded);
             if encoded == json.as_bytes() {
@@ -230,10 +234,10 @@ impl<'a> Walk<'a> {
             && std::mem::take(key_next)
         {
             let first_key = *first_key;
-            if self.keys.iter().skip(first_key).any(|key| *key == text) {
-                return Err(Stop::Wrong(twice(&text)));
+            if self.keys.iter().skip(first_key).any(|key| *key == string) {
+                return Err(Stop::Invalid(duplicate_key(&string)));
             }
-            self.keys.push(text);
+            self.keys.push(string);
             self.keys_seen += 1;
             if self.keys_seen > MAX_KEYS {
                 let message = format!("metadata has more than {MAX_KEYS} keys");
@@ -249,16 +253,16 @@ impl<'a> Walk<'a> {
             .bytes()
             .position(|byte| !matches!(byte, b'-' | b'+' | b'.' | b'0'..=b'9' | b'e' | b'E'))
             .unwrap_or(rest.len());
-        check_number(rest.get(..length).unwrap_or(rest)).map_err(Stop::Wrong)?;
+        check_number(rest.get(..length).unwrap_or(rest)).map_err(Stop::Invalid)?;
         self.at += length;
         Ok(())
     }
 
-    /// Puts `text` in place of the source from here to `end`.
-    fn replace(&mut self, end: usize, text: &str) {
+    /// Replaces the source from the position to `end`.
+    fn replace(&mut self, end: usize, json: &str) {
         let kept = self.json.get(self.copied..self.at).unwrap_or_default();
         self.rewritten.push_str(kept);
-        self.rewritten.push_str(text);
+        self.rewritten.push_str(json);
         self.copied = end;
         self.at = end;
     }
@@ -273,20 +277,20 @@ impl<'a> Walk<'a> {
 }
 
 fn check_number(number: &str) -> Result<(), String> {
-    let plain = number.len() < SAFE_NUMBER_BYTES && !number.contains(['e', 'E']);
-    if !plain && !number.parse().is_ok_and(f64::is_finite) {
-        let number: String = number.chars().take(64).collect();
+    let is_safe = number.len() < SAFE_NUMBER_BYTES && !number.contains(['e', 'E']);
+    if !is_safe && !number.parse().is_ok_and(f64::is_finite) {
+        let number: String = number.chars().take(QUOTED_CHARS).collect();
         return Err(format!("metadata has the number {number}, out of range"));
     }
     Ok(())
 }
 
-fn twice(key: &str) -> String {
-    let key: String = key.chars().take(64).collect();
-    format!("metadata has the key {key:?} twice")
+fn duplicate_key(key: &str) -> String {
+    let key: String = key.chars().take(QUOTED_CHARS).collect();
+    format!("metadata has the duplicate key {key:?}")
 }
 
-/// Bytes of the JSON string at the start of `json`, quotes included.
+/// Length in bytes, quotes included, of the JSON string at the start of `json`.
 fn string_length(json: &str, escapes: Escapes) -> usize {
     match escapes {
         Escapes::None => text::plain_length(json),
@@ -299,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn canonical_metadata_is_borrowed_and_any_other_becomes_canonical() {
+    fn canonical_metadata_is_borrowed_and_other_metadata_is_rewritten() {
         for (json, expected) in [
             ("{}", "{}"),
             (
@@ -325,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quick_look_finds_what_is_canonical_json_and_nothing_else() {
+    fn flat_objects_are_recognised_only_if_valid_and_canonical() {
         let keys = |count: usize| {
             let pairs: Vec<_> = (0..count).map(|key| format!("\"k{key}\":0")).collect();
             format!("{{{}}}", pairs.join(","))
@@ -382,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_named() {
+    fn messages_name_the_exceeded_limit() {
         let deep = |depth: usize| format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
         let keys = |count: usize| {
             let pairs: Vec<_> = (0..count).map(|key| format!("\"k{key}\":0")).collect();
@@ -403,15 +407,15 @@ mod tests {
         }
         for (json, says) in [
             (r#"{"a":1e400}"#, "1e400"),
-            (r#"{"a":1,"\u0061":2}"#, "\"a\" twice"),
+            (r#"{"a":1,"\u0061":2}"#, "duplicate key \"a\""),
         ] {
-            let message = canonical(json, Escapes::Some).expect_err("wrong");
+            let message = canonical(json, Escapes::Some).expect_err("invalid");
             assert!(message.contains(says), "{message}");
         }
     }
 
     #[test]
-    fn one_key_in_two_objects_is_no_duplicate() {
+    fn the_same_key_in_two_objects_is_not_a_duplicate() {
         let json = r#"{"a":{"x":1},"b":{"x":1},"c":[{"x":1},{"x":2}]}"#;
         assert!(canonical(json, Escapes::None).is_ok());
     }

@@ -1,7 +1,7 @@
-//! One event: what a client may send, what it becomes, and its line in the event log.
+//! One event: parsing and validation of what clients send, and its line in the event log.
 //!
-//! Everything here is pure: bytes in, checked events or refusals out, no file and no clock. An event borrows
-//! from the text it was parsed from wherever that text is already clean.
+//! Everything here is pure: bytes in, valid events or rejections out, no file and no clock. An
+//! event borrows from its source wherever a string is stored as it was sent.
 
 mod body;
 pub mod foreign;
@@ -34,19 +34,25 @@ pub const MAX_FEATURE_CHARS: usize = 200;
 pub const MAX_USER_ID_CHARS: usize = 256;
 /// Longest `url`, in characters.
 pub const MAX_URL_CHARS: usize = 2_048;
-/// Longest `event_id`, in characters: room for every id scheme of the field, and 36 for a UUID.
+/// Longest `event_id`, in characters. All common id schemes fit; a UUID has 36.
 pub const MAX_EVENT_ID_CHARS: usize = 128;
-/// How far ahead of the server an event may lie, in µs: a client in any time zone that forgot its offset.
+/// Limit of timestamps ahead of the server, in µs: clients in any time zone may omit the offset.
 pub const MAX_AHEAD_US: i64 = 24 * HOUR_US;
-/// How old an event may be, in µs: older lies in no window.
+/// Maximum age of an event, in µs: no window reaches back further.
 pub const MAX_AGE_US: i64 = 365 * DAY_US;
-/// A client clock further off than this is corrected by `sent_at`; less is the network's delay.
+/// A client clock that is off by more than this, in µs, is corrected by `sent_at`; less may be
+/// network delay.
 pub const MAX_CLOCK_SKEW_US: i64 = 60 * 1_000_000;
 
-/// What kind of act an event records.
+/// Characters of a parser's message that are sent back: it may quote all of the client's JSON.
+const MESSAGE_CHARS: usize = 200;
+/// Characters of a client's value that a message quotes.
+const QUOTED_CHARS: usize = 64;
+
+/// The type of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventType {
-    /// A page was seen.
+    /// A page was viewed.
     PageView,
     /// A user did something: a click, a submitted form.
     Action,
@@ -55,10 +61,10 @@ pub enum EventType {
 }
 
 impl EventType {
-    /// All of them, in funnel order.
+    /// All types, in funnel order.
     pub const ALL: [Self; 3] = [Self::PageView, Self::Action, Self::Conversion];
 
-    /// The name in requests, logs and answers.
+    /// The name in requests, logs and responses.
     pub fn name(self) -> &'static str {
         match self {
             Self::PageView => "page_view",
@@ -67,59 +73,59 @@ impl EventType {
         }
     }
 
-    /// The type of that name.
+    /// The type with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
-/// One accepted event, as it is stored.
+/// A valid event, as it is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event<'a> {
-    /// When it happened, in µs since 1970 UTC; the time of receipt where the client gave none.
+    /// When it happened, in µs since 1970 UTC; the time of receipt if the client sent none.
     pub ts_us: i64,
-    /// What kind of act.
+    /// Its type.
     pub event_type: EventType,
-    /// Opaque id of the user; `None` is anonymous.
+    /// Opaque id of the user; `None` if anonymous.
     pub user_id: Option<Cow<'a, str>>,
-    /// What was used.
+    /// The feature that was used.
     pub feature: Option<Cow<'a, str>>,
-    /// Compact JSON object.
+    /// A canonical JSON object ([`metadata::canonical`]).
     pub metadata: Cow<'a, str>,
-    /// Where.
+    /// The page.
     pub url: Option<Cow<'a, str>>,
-    /// The client's id of this event, by which a re-send is known.
+    /// The client's id of the event, by which a repetition is recognised.
     pub event_id: Option<Cow<'a, str>>,
     /// When the server received it, in µs since 1970 UTC.
     pub received_at_us: i64,
 }
 
-/// What was changed of an event that is stored: code and message.
+/// A change that was made to an event before it was stored: code and message.
 pub type Note = (&'static str, String);
 
-/// Why one event of a batch is not stored, or what was changed of one that is. Its neighbours are stored.
+/// The reason why one event of a batch was rejected, or a change of one that was stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refusal {
-    /// Place in the batch, from 0.
+    /// Index in the batch, from 0.
     pub index: usize,
     /// Stable code for programs.
     pub code: &'static str,
-    /// What is wrong, the value, the limit.
+    /// The field, its value and what is allowed.
     pub message: String,
 }
 
-/// What became of one well-formed event.
+/// The outcome of validating one event.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict<'a> {
-    /// To be stored, with what was changed of it.
+    /// Valid: stored, with the changes that were made to it.
     Accepted(Event<'a>, Vec<Note>),
     /// Older than any window: ignored and counted.
     TooOld,
-    /// Wrong, with a code and a message.
+    /// Rejected, with a code and a message.
     Refused(&'static str, String),
 }
 
-/// Whether an id is one of the placeholders that broken clients send: those users are anonymous.
+/// True for the placeholders that broken clients send as an id: those users are anonymous.
 fn is_junk_id(id: &str) -> bool {
     const JUNK: [&str; 11] = [
         "null",

@@ -1,21 +1,22 @@
-//! JSON numbers, compared exactly by their value: `10`, `10.0` and `1e1` are one, and no two whole numbers ever become one by
-//! rounding.
+//! JSON numbers, compared exactly by value: `10`, `10.0` and `1e1` are equal, and no two integers
+//! become equal by rounding.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-/// Most digits that are written without an exponent; more than a 64-bit number has, and shorter than the one with it.
+/// Maximum number of digits that are written without an exponent: more than a 64-bit integer has.
 const MAX_PLAIN_DIGITS: i64 = 40;
 
 /// A JSON number.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Number {
-    /// The nearest double: numbers whose doubles differ are in the order of these.
+    /// The nearest double. Numbers with different doubles have the order of these.
     nearest: f64,
     decimal: Decimal,
 }
 
-/// `0.digits × 10^exponent`, without zeros at either end of the digits; no digits are zero.
+/// The value `0.digits × 10^exponent`, without zeros at either end of the digits. Zero has no
+/// digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Decimal {
     is_negative: bool,
@@ -24,18 +25,19 @@ struct Decimal {
 }
 
 impl Number {
-    /// The number that a text is; `None` if it is no JSON number, such as `NaN`, `+1`, `01`, `.5` or a text with blanks.
-    pub fn parse(text: &str) -> Option<Self> {
-        if !is_number(text) {
+    /// Parses a JSON number. `None` for any other string, such as `NaN`, `+1`, `01`, `.5` or one
+    /// with blanks.
+    pub fn parse(string: &str) -> Option<Self> {
+        if !is_number(string) {
             return None;
         }
         Some(Self {
-            nearest: text.parse().ok()?,
-            decimal: Decimal::of(text),
+            nearest: string.parse().ok()?,
+            decimal: Decimal::of(string),
         })
     }
 
-    /// The one notation of its value: digits without an exponent where they are few.
+    /// The canonical notation of its value: digits without an exponent if they are few.
     pub fn notation(&self) -> String {
         self.decimal.notation()
     }
@@ -50,31 +52,28 @@ impl PartialOrd for Number {
     }
 }
 
-/// The one notation of a number's value, from any notation of it. A text that is no JSON number stays as it is.
-pub fn canonical(text: &str) -> Cow<'_, str> {
-    let is_plain = text.len() as i64 <= MAX_PLAIN_DIGITS
-        && !text.starts_with("-0")
-        && text
+/// The canonical notation of a number. A string that is not a JSON number is returned unchanged.
+pub fn canonical(string: &str) -> Cow<'_, str> {
+    let is_plain = string.len() as i64 <= MAX_PLAIN_DIGITS
+        && !string.starts_with("-0")
+        && string
             .bytes()
             .all(|byte| byte.is_ascii_digit() || byte == b'-');
-    match is_plain {
-        true => Cow::Borrowed(text),
-        false => match is_number(text) {
-            true => Cow::Owned(Decimal::of(text).notation()),
-            false => Cow::Borrowed(text),
-        },
+    if is_plain || !is_number(string) {
+        return Cow::Borrowed(string);
     }
+    Cow::Owned(Decimal::of(string).notation())
 }
 
-/// Whether a text is a number by the grammar of JSON.
-fn is_number(text: &str) -> bool {
-    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
-    let text = text.strip_prefix('-').unwrap_or(text);
-    let whole = digits(text);
-    if whole == 0 || (whole > 1 && text.starts_with('0')) {
+/// True if a string is a number by the grammar of JSON.
+fn is_number(string: &str) -> bool {
+    let digits = |string: &str| string.bytes().take_while(u8::is_ascii_digit).count();
+    let string = string.strip_prefix('-').unwrap_or(string);
+    let integer = digits(string);
+    if integer == 0 || (integer > 1 && string.starts_with('0')) {
         return false;
     }
-    let mut rest = text.get(whole..).unwrap_or_default();
+    let mut rest = string.get(integer..).unwrap_or_default();
     if let Some(fraction) = rest.strip_prefix('.') {
         let count = digits(fraction);
         if count == 0 {
@@ -91,7 +90,7 @@ fn is_number(text: &str) -> bool {
 }
 
 impl Decimal {
-    /// The value of a number by the grammar of JSON.
+    /// Parses a number that [`is_number`] accepts.
     fn of(number: &str) -> Self {
         let (is_negative, number) = match number.strip_prefix('-') {
             Some(positive) => (true, positive),
@@ -109,10 +108,11 @@ impl Decimal {
                 exponent: 0,
             };
         }
-        // An exponent of so many digits that it is no i64 is beyond all others.
-        let exponent = exponent.parse().unwrap_or(match exponent.starts_with('-') {
-            true => i64::MIN / 2,
-            false => i64::MAX / 2,
+        // An exponent that overflows an i64 is beyond all others.
+        let exponent = exponent.parse().unwrap_or(if exponent.starts_with('-') {
+            i64::MIN / 2
+        } else {
+            i64::MAX / 2
         });
         let leading_zeros = (all.len() - significant.len()) as i64;
         Self {
@@ -129,15 +129,16 @@ impl Decimal {
             (false, false) => 1,
         };
         let magnitude = |one: &Self, other: &Self| {
-            // As texts, because both begin with the first digit that is not 0.
+            // Digits compare as strings, because both begin with a digit that is not 0.
             (one.exponent, &one.digits).cmp(&(other.exponent, &other.digits))
         };
-        sign(self)
-            .cmp(&sign(other))
-            .then_with(|| match self.is_negative {
-                false => magnitude(self, other),
-                true => magnitude(other, self),
-            })
+        sign(self).cmp(&sign(other)).then_with(|| {
+            if self.is_negative {
+                magnitude(other, self)
+            } else {
+                magnitude(self, other)
+            }
+        })
     }
 
     fn notation(&self) -> String {
@@ -172,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_notations_of_a_value_become_one() {
+    fn all_notations_of_a_value_have_one_canonical_notation() {
         for (notations, expected) in [
             (
                 &["10", "10.0", "1e1", "1E+1", "100e-1", "0.1e2", "10.000"][..],
@@ -219,18 +220,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_number_is_none_and_keeps_its_text() {
-        for text in [
+    fn strings_that_are_not_json_numbers_are_unchanged() {
+        for string in [
             "", "-", "NaN", "Infinity", "inf", "12abc", "+1", "01", "-01", ".5", "5.", "1e", "1e+",
             " 1", "1 ", "0x10", "1_000", "1,5", "--1", "1.2.3", "1e5.5", "١",
         ] {
-            assert_eq!(Number::parse(text), None, "{text:?}");
-            assert_eq!(canonical(text), text);
+            assert_eq!(Number::parse(string), None, "{string:?}");
+            assert_eq!(canonical(string), string);
         }
     }
 
     #[test]
-    fn numbers_are_in_the_order_of_their_exact_values() {
+    fn numbers_are_ordered_by_their_exact_values() {
         let ascending = [
             "-1e400",
             "-1e300",
@@ -255,7 +256,7 @@ mod tests {
         ];
         let numbers: Vec<Number> = ascending
             .iter()
-            .map(|text| Number::parse(text).expect("a number"))
+            .map(|number| Number::parse(number).expect("a number"))
             .collect();
         for (place, one) in numbers.iter().enumerate() {
             for (other_place, other) in numbers.iter().enumerate() {

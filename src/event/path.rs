@@ -1,6 +1,7 @@
-//! Where a value lies in metadata: a key, or keys joined by dots.
+//! Paths to values in metadata: a key, or keys joined by dots.
 //!
-//! The objects are canonical ([`super::metadata::canonical`]), so that they are read without parsing them into trees.
+//! The objects are canonical ([`super::metadata::canonical`]), so that values are found without
+//! parsing the object into a tree.
 
 use std::borrow::Cow;
 
@@ -9,17 +10,18 @@ use memchr::memmem;
 use super::number;
 use super::text::{self, Escapes};
 
-/// A path to a value in metadata. A key that is there literally comes before a path: `a.b` is the key `a.b` and, where an
-/// object has no such key, the key `b` of the object under `a`. In a list it leads into each of its members.
+/// A path to a value in metadata. A literal key takes precedence: `a.b` is the key `a.b` and, if
+/// an object has no such key, the key `b` of the object under `a`. In an array the path continues
+/// in each element.
 #[derive(Debug, Clone)]
 pub struct Path {
     path: String,
-    /// What stands in every object that has the path: the end of its last key, with the colon.
+    /// Searches the end of the last key with its colon, which every object with the path contains.
     finder: memmem::Finder<'static>,
 }
 
 impl Path {
-    /// The path of a text; the empty one is the empty key.
+    /// Parses a path. The empty string is the empty key.
     pub fn new(path: &str) -> Self {
         let last = path.rsplit('.').next().unwrap_or_default();
         let mut end = Vec::with_capacity(last.len() + 3);
@@ -32,7 +34,7 @@ impl Path {
         }
     }
 
-    /// Its value in an object, as [`text_of`] it. `None` if it is missing or null.
+    /// The value in an object, as [`text_of`] it. `None` if it is missing or null.
     pub fn value_in<'a>(&self, object: &'a str) -> Option<Cow<'a, str>> {
         let mut found = None;
         self.any(object, &mut |value| {
@@ -42,15 +44,16 @@ impl Path {
         found
     }
 
-    /// Whether one of its values in an object meets a condition on its JSON. A list is asked first, and then each member.
-    /// A null is no value.
+    /// True if one of the values in an object meets a condition on its JSON. An array is tested
+    /// first, then each of its elements. Null does not count as a value.
     pub fn any<'a>(&self, object: &'a str, meets: &mut dyn FnMut(&'a str) -> bool) -> bool {
-        // Most objects that lack the path are known by this alone.
+        // This search alone skips most objects without the path.
         self.finder.find(object.as_bytes()).is_some() && any_at(&self.path, object, meets)
     }
 }
 
-/// A canonical value as text: that of a string, the one notation of a number, and the JSON of anything else. `None` for null.
+/// A canonical value as a string: decoded if it is a string, in canonical notation if it is a
+/// number, and as JSON otherwise. `None` for null.
 pub fn text_of(value: &str) -> Option<Cow<'_, str>> {
     match value.as_bytes().first()? {
         b'"' => text::decode(value, Escapes::of(value)),
@@ -60,7 +63,7 @@ pub fn text_of(value: &str) -> Option<Cow<'_, str>> {
     }
 }
 
-/// The keys and values of a canonical object, as they stand in it.
+/// Iterates over the keys and values of a canonical object, as JSON.
 pub fn entries(object: &str) -> impl Iterator<Item = (&str, &str)> {
     let mut rest = object.strip_prefix('{').unwrap_or_default();
     std::iter::from_fn(move || {
@@ -71,19 +74,19 @@ pub fn entries(object: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// The members of a canonical list.
-fn members(list: &str) -> impl Iterator<Item = &str> {
-    let mut rest = list.strip_prefix('[').unwrap_or_default();
+/// Iterates over the elements of a canonical array, as JSON.
+fn elements(array: &str) -> impl Iterator<Item = &str> {
+    let mut rest = array.strip_prefix('[').unwrap_or_default();
     std::iter::from_fn(move || {
-        let (member, after) = split_value(rest).filter(|(member, _)| !member.is_empty())?;
+        let (element, after) = split_value(rest).filter(|(element, _)| !element.is_empty())?;
         rest = after;
-        Some(member)
+        Some(element)
     })
 }
 
 fn any_at<'a>(path: &str, json: &'a str, meets: &mut dyn FnMut(&'a str) -> bool) -> bool {
     if json.starts_with('[') {
-        return members(json).any(|member| any_at(path, member, meets));
+        return elements(json).any(|element| any_at(path, element, meets));
     }
     let mut inner = Vec::new();
     for (key, value) in entries(json) {
@@ -106,16 +109,16 @@ fn any_at<'a>(path: &str, json: &'a str, meets: &mut dyn FnMut(&'a str) -> bool)
 fn any_of<'a>(value: &'a str, meets: &mut dyn FnMut(&'a str) -> bool) -> bool {
     value != "null"
         && (meets(value)
-            || (value.starts_with('[') && members(value).any(|member| any_of(member, meets))))
+            || (value.starts_with('[') && elements(value).any(|element| any_of(element, meets))))
 }
 
-/// The canonical value at the start of `json`, and what follows it behind a comma.
+/// Splits off the canonical value at the start of `json`, and the comma after it.
 fn split_value(json: &str) -> Option<(&str, &str)> {
     let (value, after) = json.split_at_checked(value_length(json))?;
     Some((value, after.strip_prefix(',').unwrap_or_default()))
 }
 
-/// Bytes of the canonical value at the start of `json`.
+/// Length in bytes of the canonical value at the start of `json`.
 fn value_length(json: &str) -> usize {
     let bytes = json.as_bytes();
     let mut depth = 0;
@@ -138,7 +141,7 @@ fn value_length(json: &str) -> usize {
     bytes.len()
 }
 
-/// Bytes of the JSON string at the start of `json`, quotes included.
+/// Length in bytes, quotes included, of the JSON string at the start of `json`.
 pub(super) fn string_length(json: &str) -> usize {
     let bytes = json.as_bytes();
     let mut at = 1;
@@ -160,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_entries_of_an_object_are_those_of_the_first_level() {
+    fn entries_of_an_object_are_those_of_the_first_level() {
         for (object, expected) in [
             ("{}", vec![]),
             (r#"{"a":1}"#, vec![(r#""a""#, "1")]),
@@ -177,14 +180,14 @@ mod tests {
         ] {
             assert_eq!(entries(object).collect::<Vec<_>>(), expected, "{object}");
         }
-        assert_eq!(members("[]").count(), 0);
-        let list = r#"[1,"a,]",[2,3],{"b":[4]}]"#;
+        assert_eq!(elements("[]").count(), 0);
+        let array = r#"[1,"a,]",[2,3],{"b":[4]}]"#;
         let expected = ["1", r#""a,]""#, "[2,3]", r#"{"b":[4]}"#];
-        assert_eq!(members(list).collect::<Vec<_>>(), expected);
+        assert_eq!(elements(array).collect::<Vec<_>>(), expected);
     }
 
     #[test]
-    fn the_value_of_a_key_is_that_of_the_first_level() {
+    fn a_key_without_dots_is_found_on_the_first_level_alone() {
         let object = r#"{"a":{"plan":"deep"},"t":"\"plan\":1","n":1.50,"plan":"p\"ro","z":null,"l":[1,{"x":2}],"":true}"#;
         for (path, expected) in [
             ("plan", Some("p\"ro")),
@@ -212,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_leads_into_objects_and_lists_unless_there_is_such_a_key() {
+    fn a_path_leads_into_objects_and_arrays_unless_the_literal_key_exists() {
         for (path, object, expected) in [
             ("a.b", r#"{"a":{"b":1}}"#, Some("1")),
             ("a.b", r#"{"a":{"b":1},"a.b":2}"#, Some("2")),
@@ -241,11 +244,13 @@ mod tests {
     }
 
     #[test]
-    fn a_list_meets_a_condition_by_itself_or_by_a_member() {
-        let has = |object: &str, text: &str| {
-            Path::new("l").any(object, &mut |value| text_of(value).as_deref() == Some(text))
+    fn an_array_meets_a_condition_by_itself_or_by_an_element() {
+        let has = |object: &str, wanted: &str| {
+            Path::new("l").any(object, &mut |value| {
+                text_of(value).as_deref() == Some(wanted)
+            })
         };
-        for (object, text, expected) in [
+        for (object, wanted, expected) in [
             (r#"{"l":["a","b"]}"#, "b", true),
             (r#"{"l":["a","b"]}"#, "c", false),
             (r#"{"l":[1,2.0]}"#, "2", true),
@@ -254,7 +259,7 @@ mod tests {
             (r#"{"l":[null]}"#, "null", false),
             (r#"{"l":[1,2]}"#, "[1,2]", true),
         ] {
-            assert_eq!(has(object, text), expected, "{text} in {object}");
+            assert_eq!(has(object, wanted), expected, "{wanted} in {object}");
         }
     }
 }

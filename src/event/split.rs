@@ -1,40 +1,44 @@
-//! Where each event of a text begins and ends, whatever is wrong in or around it.
+//! Splits a sequence of events into single ones, even if some of them are not valid JSON.
 //!
-//! The slow way, for texts that are not one event a line or one well-formed batch: lists over many lines, objects without a
-//! line break between them, syntax errors inside one event. It decides where an event ends and nothing else: what it finds is
-//! read as strict JSON afterwards, so that nothing is accepted that cannot be understood. Time is linear in the text.
+//! Used for input that is neither one event per line nor one valid batch: arrays over many lines,
+//! objects without a line break between them, syntax errors inside an event. It determines where
+//! an event ends and nothing else: each piece is then parsed as strict JSON, so that nothing
+//! invalid is accepted. The time is linear in the length of the input.
 
 use std::ops::Range;
 
 use serde::de::IgnoredAny;
 
-/// Brackets of a list that are tried as its end when an event before it cannot be delimited.
+/// Number of closing brackets that are tried as the end of an array if the end of an event before
+/// it cannot be determined.
 const TRIED_ENDS: usize = 16;
-/// How often, on average, a byte of a text may be passed over for an event whose end lies before it. Few texts need two; where
-/// quotes and brackets were put so that each event seems to go on to the end, it would be as often as there are events.
+/// Limit of passes over each byte, on average, to find the ends of events. Little input needs two
+/// passes; crafted quotes and brackets can make each event seem to extend to the end of the input,
+/// which would need as many passes as there are events.
 const MAX_PASSES: usize = 8;
 
-/// How the events of a text are laid out.
+/// The layout of events in some input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// Each line stands for itself: an event, several, or something wrong.
+    /// Each line is parsed by itself: an event, several events, or something invalid.
     Lines,
-    /// Values that go over several lines: a list, an object around a list, or formatted events one after the other.
+    /// Values extend over several lines: an array, an object around an array, or a sequence of
+    /// formatted events.
     Document,
     /// No line begins as JSON does.
     Foreign,
 }
 
-/// Finds the layout by the first lines; `is_whole` if nothing follows `start`.
-pub fn layout(start: &[u8], is_whole: bool) -> Layout {
+/// Determines the layout by the first lines; `is_complete` if nothing follows `start`.
+pub fn layout(start: &[u8], is_complete: bool) -> Layout {
     let begins_as_json = |line: &[u8]| line.starts_with(b"{") || line.starts_with(b"[");
-    let whole = match memchr::memrchr(b'\n', start) {
-        _ if is_whole => start,
+    let complete = match memchr::memrchr(b'\n', start) {
+        _ if is_complete => start,
         Some(newline) => start.get(..newline).unwrap_or_default(),
         None if begins_as_json(start.trim_ascii_start()) => return Layout::Document,
         None => start,
     };
-    let mut lines = whole
+    let mut lines = complete
         .split(|byte| *byte == b'\n')
         .map(<[u8]>::trim_ascii)
         .filter(|line| !line.is_empty());
@@ -42,9 +46,10 @@ pub fn layout(start: &[u8], is_whole: bool) -> Layout {
         return Layout::Lines;
     };
     if !begins_as_json(first) {
-        return match lines.any(begins_as_json) {
-            true => Layout::Lines,
-            false => Layout::Foreign,
+        return if lines.any(begins_as_json) {
+            Layout::Lines
+        } else {
+            Layout::Foreign
         };
     }
     if value_end(first, 0).is_ok() {
@@ -54,25 +59,25 @@ pub fn layout(start: &[u8], is_whole: bool) -> Layout {
         return Layout::Lines;
     };
     match lines.next() {
-        Some(second) if open.may_go_on_with(second) => Layout::Document,
+        Some(second) if open.may_continue_with(second) => Layout::Document,
         _ => Layout::Lines,
     }
 }
 
-/// What a [`Splitter`] finds next.
+/// The next result of a [`Splitter`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// What stands in the place of an event, readable or not.
+    /// The position of an event, valid or not.
     Event(Range<usize>),
-    /// The text must go on before more can be said.
+    /// More input is needed.
     More,
-    /// Nothing follows.
+    /// The end of the input.
     End,
-    /// From here on nothing can be understood: the list or the object around it is cut off or broken.
+    /// The array, or the object around it, is truncated or malformed from this position on.
     Broken(usize),
 }
 
-/// Goes through a text from event to event. The text may grow at its end between two steps.
+/// Iterates over the events of some input, which may grow at its end between two steps.
 #[derive(Debug, Default)]
 pub struct Splitter {
     at: usize,
@@ -80,22 +85,22 @@ pub struct Splitter {
     sent_at: Option<Range<usize>>,
     containers: usize,
     bare_events: usize,
-    /// Bytes that were looked through to find the ends of broken events.
+    /// Bytes that were read to find the ends of malformed events.
     passed: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Place {
-    /// Outside of any list.
+    /// Outside of any array.
     #[default]
     Top,
-    /// In a list of events.
-    List(Around),
-    /// In the object around a list, before or after it.
-    Object { has_list: bool },
+    /// In an array of events.
+    Array(Around),
+    /// In the object around an array, before or after it.
+    Object { has_array: bool },
 }
 
-/// What is around a list.
+/// The container of an array of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Around {
     Nothing,
@@ -103,64 +108,66 @@ enum Around {
 }
 
 impl Splitter {
-    /// Where it is in the text.
+    /// The current position in the input.
     pub fn position(&self) -> usize {
         self.at
     }
 
-    /// Forgets the text up to its position, which its owner takes away.
+    /// Continues at position 0, after the caller removed the input before the current position.
     pub fn rebase(&mut self) {
         self.at = 0;
         self.passed = 0;
         self.sent_at = None;
     }
 
-    /// Lists of events that it came across, each with the object around it.
+    /// Number of arrays of events so far, with or without an object around them.
     pub fn containers(&self) -> usize {
         self.containers
     }
 
-    /// Events outside of any list that it came across.
+    /// Number of events outside of any array so far.
     pub fn bare_events(&self) -> usize {
         self.bare_events
     }
 
-    /// The value of `sent_at` of the last object around a list.
+    /// Position of the value of `sent_at` in the last object around an array.
     pub fn sent_at(&self) -> Option<Range<usize>> {
         self.sent_at.clone()
     }
 
-    /// Goes on to the next event; `is_whole` if the text does not grow any more.
-    pub fn step(&mut self, text: &[u8], is_whole: bool) -> Step {
+    /// Advances to the next event; `is_complete` if the input does not grow any more.
+    pub fn step(&mut self, bytes: &[u8], is_complete: bool) -> Step {
         loop {
-            self.at = skip_blank(text, self.at);
-            let Some(&byte) = text.get(self.at) else {
-                return match (is_whole, self.place) {
+            self.at = skip_blank(bytes, self.at);
+            let Some(&byte) = bytes.get(self.at) else {
+                return match (is_complete, self.place) {
                     (false, _) => Step::More,
                     (true, Place::Top) => Step::End,
                     (true, _) => Step::Broken(self.at),
                 };
             };
             let step = match (self.place, byte) {
-                (Place::Top | Place::List(_), b',') => self.pass(),
+                (Place::Top | Place::Array(_), b',') => self.skip_byte(),
                 (Place::Top, b'[') => {
                     self.containers += 1;
-                    self.enter(Place::List(Around::Nothing))
+                    self.enter(Place::Array(Around::Nothing))
                 }
-                (Place::Top, b'{') => match wraps_a_list(text, self.at, is_whole) {
+                (Place::Top, b'{') => match wraps_an_array(bytes, self.at, is_complete) {
                     None => Some(Step::More),
-                    Some(false) => Some(self.bare_event(text, is_whole)),
+                    Some(false) => Some(self.bare_event(bytes, is_complete)),
                     Some(true) => {
                         self.containers += 1;
-                        self.enter(Place::Object { has_list: false })
+                        self.enter(Place::Object { has_array: false })
                     }
                 },
-                (Place::Top, _) => Some(self.bare_event(text, is_whole)),
-                (Place::List(Around::Nothing), b']') => self.enter(Place::Top),
-                (Place::List(Around::Object), b']') => self.enter(Place::Object { has_list: true }),
-                (Place::List(around), _) => Some(self.listed_event(text, is_whole, around)),
-                (Place::Object { has_list: true }, b'}') => self.enter(Place::Top),
-                (Place::Object { has_list }, _) => self.member(text, is_whole, has_list),
+                (Place::Top, _) => Some(self.bare_event(bytes, is_complete)),
+                (Place::Array(Around::Nothing), b']') => self.enter(Place::Top),
+                (Place::Array(Around::Object), b']') => {
+                    self.enter(Place::Object { has_array: true })
+                }
+                (Place::Array(around), _) => Some(self.array_event(bytes, is_complete, around)),
+                (Place::Object { has_array: true }, b'}') => self.enter(Place::Top),
+                (Place::Object { has_array }, _) => self.member(bytes, is_complete, has_array),
             };
             if let Some(step) = step {
                 return step;
@@ -168,34 +175,34 @@ impl Splitter {
         }
     }
 
-    fn pass(&mut self) -> Option<Step> {
+    fn skip_byte(&mut self) -> Option<Step> {
         self.at += 1;
         None
     }
 
     fn enter(&mut self, place: Place) -> Option<Step> {
         self.place = place;
-        self.pass()
+        self.skip_byte()
     }
 
-    /// An event, or whatever is in its place, outside of any list.
-    fn bare_event(&mut self, text: &[u8], is_whole: bool) -> Step {
+    /// An event, valid or not, outside of any array.
+    fn bare_event(&mut self, bytes: &[u8], is_complete: bool) -> Step {
         let start = self.at;
-        let end = match self.event_end(text, start, is_whole) {
+        let end = match self.event_end(bytes, start, is_complete) {
             End::At(end) => end,
             End::More => return Step::More,
-            End::Nowhere | End::CutOff => line_end(text, start).unwrap_or(text.len()),
+            End::Nowhere | End::Truncated => line_end(bytes, start).unwrap_or(bytes.len()),
         };
-        let next = skip_blank(text, end);
-        let ends_its_line = text.get(end..next).is_some_and(|gap| gap.contains(&b'\n'));
-        let end = match text.get(next) {
-            None if !is_whole => return Step::More,
+        let next = skip_blank(bytes, end);
+        let ends_its_line = bytes.get(end..next).is_some_and(|gap| gap.contains(&b'\n'));
+        let end = match bytes.get(next) {
+            None if !is_complete => return Step::More,
             None | Some(b'{' | b'[' | b',') => end,
             Some(_) if ends_its_line => end,
-            // What should not be here belongs to the event, which is then no JSON.
-            Some(_) => match line_end(text, next) {
-                None if !is_whole => return Step::More,
-                found => found.unwrap_or(text.len()),
+            // Other bytes here belong to the event, which is then not valid JSON.
+            Some(_) => match line_end(bytes, next) {
+                None if !is_complete => return Step::More,
+                found => found.unwrap_or(bytes.len()),
             },
         };
         self.bare_events += 1;
@@ -203,26 +210,26 @@ impl Splitter {
         Step::Event(start..end)
     }
 
-    /// An event of a list, or whatever is in its place, with what follows it up to the next one.
-    fn listed_event(&mut self, text: &[u8], is_whole: bool, around: Around) -> Step {
+    /// An event of an array, valid or not, with all bytes up to the next one.
+    fn array_event(&mut self, bytes: &[u8], is_complete: bool, around: Around) -> Step {
         let start = self.at;
-        let end = match self.event_end(text, start, is_whole) {
+        let end = match self.event_end(bytes, start, is_complete) {
             End::At(end) => end,
             End::More => return Step::More,
-            End::CutOff => return Step::Broken(start),
-            End::Nowhere => match list_end(text, start, around) {
+            End::Truncated => return Step::Broken(start),
+            End::Nowhere => match array_end(bytes, start, around) {
                 Some(end) => end,
                 None => return Step::Broken(start),
             },
         };
-        let next = skip_blank(text, end);
-        let end = match text.get(next) {
-            None if !is_whole => return Step::More,
+        let next = skip_blank(bytes, end);
+        let end = match bytes.get(next) {
+            None if !is_complete => return Step::More,
             None | Some(b',' | b']' | b'{') => end,
-            // What should not be here belongs to the event, which is then no JSON.
-            Some(_) => match after_event(text, next) {
+            // Other bytes here belong to the event, which is then not valid JSON.
+            Some(_) => match after_event(bytes, next) {
                 Some(end) => end,
-                None if !is_whole => return Step::More,
+                None if !is_complete => return Step::More,
                 None => return Step::Broken(start),
             },
         };
@@ -230,34 +237,37 @@ impl Splitter {
         Step::Event(start..end)
     }
 
-    /// A member of the object around a list.
-    fn member(&mut self, text: &[u8], is_whole: bool, has_list: bool) -> Option<Step> {
-        if text.get(self.at) == Some(&b',') {
-            return self.pass();
+    /// A member of the object around an array.
+    fn member(&mut self, bytes: &[u8], is_complete: bool, has_array: bool) -> Option<Step> {
+        if bytes.get(self.at) == Some(&b',') {
+            return self.skip_byte();
         }
-        let broken = |at| match is_whole {
-            true => Some(Step::Broken(at)),
-            false => Some(Step::More),
+        let broken = |at| {
+            Some(if is_complete {
+                Step::Broken(at)
+            } else {
+                Step::More
+            })
         };
-        let Some((key, value)) = key_at(text, self.at) else {
+        let Some((key, value)) = key_at(bytes, self.at) else {
             return broken(self.at);
         };
-        if text.get(key.clone()) == Some(EVENTS) {
-            if has_list || text.get(value) != Some(&b'[') {
+        if bytes.get(key.clone()) == Some(EVENTS) {
+            if has_array || bytes.get(value) != Some(&b'[') {
                 return Some(Step::Broken(self.at));
             }
             self.at = value;
-            return self.enter(Place::List(Around::Object));
+            return self.enter(Place::Array(Around::Object));
         }
-        let end = match value_end(text, value) {
-            // A number at the end of the text may go on.
-            Ok(end) if is_whole || end < text.len() => end,
-            _ => match self.event_end(text, value, is_whole) {
+        let end = match value_end(bytes, value) {
+            // A number at the end of the input may continue.
+            Ok(end) if is_complete || end < bytes.len() => end,
+            _ => match self.event_end(bytes, value, is_complete) {
                 End::At(end) => end,
                 _ => return broken(self.at),
             },
         };
-        if text.get(key) == Some(b"\"sent_at\"") {
+        if bytes.get(key) == Some(b"\"sent_at\"") {
             self.sent_at = Some(value..end);
         }
         self.at = end;
@@ -268,13 +278,14 @@ impl Splitter {
 const EVENTS: &[u8] = b"\"events\"";
 const EVENT_TYPE: &[u8] = b"\"event_type\"";
 
-/// Whether the object at a place is one around a list of events, and not an event. `None` if the text ends too early.
-fn wraps_a_list(text: &[u8], at: usize, is_whole: bool) -> Option<bool> {
-    let open_end = (is_whole).then_some(false);
+/// True if the object at `at` is one around an array of events, and not an event. `None` if the
+/// input ends before that is known.
+fn wraps_an_array(bytes: &[u8], at: usize, is_complete: bool) -> Option<bool> {
+    let open_end = (is_complete).then_some(false);
     let mut at = at + 1;
     loop {
-        at = skip_blank(text, at);
-        match text.get(at) {
+        at = skip_blank(bytes, at);
+        match bytes.get(at) {
             None => return open_end,
             Some(b',') => {
                 at += 1;
@@ -283,123 +294,126 @@ fn wraps_a_list(text: &[u8], at: usize, is_whole: bool) -> Option<bool> {
             Some(b'"') => {}
             Some(_) => return Some(false),
         }
-        let Some((key, value)) = key_at(text, at) else {
-            // The key may be cut off by the end of the text.
-            return match string_end(text, at).map(|end| skip_blank(text, end)) {
-                Some(after) if after < text.len() && text.get(after) != Some(&b':') => Some(false),
+        let Some((key, value)) = key_at(bytes, at) else {
+            // The key may continue after the end of the input.
+            return match string_end(bytes, at).map(|end| skip_blank(bytes, end)) {
+                Some(after) if after < bytes.len() && bytes.get(after) != Some(&b':') => {
+                    Some(false)
+                }
                 _ => open_end,
             };
         };
-        match text.get(key) {
+        match bytes.get(key) {
             Some(EVENT_TYPE) => return Some(false),
-            Some(EVENTS) => return Some(text.get(value) == Some(&b'[')),
+            Some(EVENTS) => return Some(bytes.get(value) == Some(&b'[')),
             _ => {}
         }
-        at = match value_end(text, value) {
-            Ok(end) if end < text.len() || is_whole => end,
-            Err(Fault::Wrong) => return Some(false),
+        at = match value_end(bytes, value) {
+            Ok(end) if end < bytes.len() || is_complete => end,
+            Err(Fault::Invalid) => return Some(false),
             _ => return open_end,
         };
     }
 }
 
-/// The key at a place, with its quotes, and where its value begins.
-fn key_at(text: &[u8], at: usize) -> Option<(Range<usize>, usize)> {
-    let end = string_end(text, at).filter(|_| text.get(at) == Some(&b'"'))?;
-    let colon = skip_blank(text, end);
-    let value = skip_blank(text, colon + 1);
-    (text.get(colon) == Some(&b':') && value < text.len()).then_some((at..end, value))
+/// The key at `at`, with its quotes, and the position of its value.
+fn key_at(bytes: &[u8], at: usize) -> Option<(Range<usize>, usize)> {
+    let end = string_end(bytes, at).filter(|_| bytes.get(at) == Some(&b'"'))?;
+    let colon = skip_blank(bytes, end);
+    let value = skip_blank(bytes, colon + 1);
+    (bytes.get(colon) == Some(&b':') && value < bytes.len()).then_some((at..end, value))
 }
 
-/// Where what stands in the place of an event ends.
+/// The end of an event, valid or not.
 enum End {
     At(usize),
-    /// The text must go on before that can be said.
+    /// More input is needed to determine it.
     More,
-    /// Nothing shows where, because its quotes or brackets do not fit.
+    /// It cannot be determined, because quotes or brackets do not match.
     Nowhere,
-    /// The text ends within it, and nothing before is wrong with its quotes and brackets.
-    CutOff,
+    /// The input ends within the event, and its quotes and brackets match so far.
+    Truncated,
 }
 
 impl Splitter {
-    /// Finds the end of what begins at a place.
-    fn event_end(&mut self, text: &[u8], start: usize, is_whole: bool) -> End {
-        match value_end(text, start) {
-            Ok(end) if is_whole || end < text.len() => return End::At(end),
+    /// Determines the end of the event at `start`.
+    fn event_end(&mut self, bytes: &[u8], start: usize, is_complete: bool) -> End {
+        match value_end(bytes, start) {
+            Ok(end) if is_complete || end < bytes.len() => return End::At(end),
             Ok(_) => return End::More,
-            Err(Fault::EndsEarly) if !is_whole => return End::More,
+            Err(Fault::EndsEarly) if !is_complete => return End::More,
             Err(_) => {}
         }
-        let (walked, stopped) = walk(text, start);
-        // It went at least as far as the reader of JSON.
+        let (walked, stopped) = walk(bytes, start);
+        // It went at least as far as the JSON parser.
         self.passed += stopped - start;
-        if self.passed > MAX_PASSES * text.len() {
-            return End::CutOff;
+        if self.passed > MAX_PASSES * bytes.len() {
+            return End::Truncated;
         }
         let found = match &walked {
-            Walked::Closed { quotes_fit: true } => Some(stopped),
-            Walked::Closed { quotes_fit: false } => {
-                next_event(text, start, stopped).or(Some(stopped))
-            }
-            Walked::Word => (stopped < text.len() || is_whole).then_some(stopped),
-            Walked::NewEvent => Some(before_comma(text, start, stopped)),
-            Walked::Open(open) if open.fits => None,
-            Walked::Mismatch | Walked::Open(_) => next_event(text, start, text.len()),
+            Walked::Closed { quotes_match: true } => Some(stopped),
+            Walked::Closed {
+                quotes_match: false,
+            } => next_event(bytes, start, stopped).or(Some(stopped)),
+            Walked::Word => (stopped < bytes.len() || is_complete).then_some(stopped),
+            Walked::NewEvent => Some(before_comma(bytes, start, stopped)),
+            Walked::Open(open) if open.is_valid_so_far => None,
+            Walked::Mismatch | Walked::Open(_) => next_event(bytes, start, bytes.len()),
         };
         match (found, walked) {
             (Some(end), _) => End::At(end),
-            (None, _) if !is_whole => End::More,
-            (None, Walked::Open(open)) if open.fits => End::CutOff,
+            (None, _) if !is_complete => End::More,
+            (None, Walked::Open(open)) if open.is_valid_so_far => End::Truncated,
             (None, _) => End::Nowhere,
         }
     }
 }
 
-/// Why there is no JSON value.
+/// The reason why there is no valid JSON value.
 enum Fault {
-    /// The text ends within it.
+    /// The input ends within it.
     EndsEarly,
-    Wrong,
+    Invalid,
 }
 
-/// Where the JSON value at a place ends.
-fn value_end(text: &[u8], at: usize) -> Result<usize, Fault> {
-    let value = text.get(at..).unwrap_or_default();
+/// The end of the valid JSON value at `at`.
+fn value_end(bytes: &[u8], at: usize) -> Result<usize, Fault> {
+    let value = bytes.get(at..).unwrap_or_default();
     let mut values = serde_json::Deserializer::from_slice(value).into_iter::<IgnoredAny>();
     match values.next() {
         Some(Ok(_)) => Ok(at + values.byte_offset()),
-        Some(Err(error)) if !error.is_eof() => Err(Fault::Wrong),
+        Some(Err(error)) if !error.is_eof() => Err(Fault::Invalid),
         _ => Err(Fault::EndsEarly),
     }
 }
 
-/// How far the brackets and quotes of a value that is no JSON go.
+/// The extent of a malformed value, by its brackets and quotes.
 enum Walked {
-    /// Its last bracket is closed. Quotes fit if what follows each string may follow a string.
-    Closed { quotes_fit: bool },
-    /// It is no object, list or string.
+    /// All brackets are closed. Quotes match if each string is followed by a byte that may follow
+    /// one.
+    Closed { quotes_match: bool },
+    /// It is not an object, an array or a string.
     Word,
-    /// An object begins where a key should: its own bracket was left out.
+    /// An object begins where a key should: the closing bracket is missing.
     NewEvent,
-    /// A bracket closes what was not opened.
+    /// A closing bracket has no opening one.
     Mismatch,
-    /// The text ends within it.
+    /// The input ends within it.
     Open(Open),
 }
 
-/// In what state a text ends.
+/// The state at the end of the input.
 struct Open {
     in_string: bool,
-    /// Whether the text could go on to be right, as far as quotes tell.
-    fits: bool,
+    /// True if the value could become valid, as far as its quotes show.
+    is_valid_so_far: bool,
     innermost: u8,
     last: u8,
 }
 
 impl Open {
-    /// Whether the next line may belong to the same value.
-    fn may_go_on_with(&self, line: &[u8]) -> bool {
+    /// True if the next line may belong to the same value.
+    fn may_continue_with(&self, line: &[u8]) -> bool {
         let begins_a_value = line.starts_with(b"{") || line.starts_with(b"[");
         let wants_a_value = match self.last {
             b'[' | b':' => true,
@@ -410,31 +424,31 @@ impl Open {
     }
 }
 
-/// Follows brackets and quotes from a place on. Where it stopped, too.
-fn walk(text: &[u8], start: usize) -> (Walked, usize) {
-    if !matches!(text.get(start), Some(b'{' | b'[' | b'"')) {
-        let rest = text.get(start..).unwrap_or_default();
+/// Follows brackets and quotes from `start`. Returns the position where it stopped, too.
+fn walk(bytes: &[u8], start: usize) -> (Walked, usize) {
+    if !matches!(bytes.get(start), Some(b'{' | b'[' | b'"')) {
+        let rest = bytes.get(start..).unwrap_or_default();
         let ends = |byte: &u8| matches!(byte, b',' | b']' | b'}' | b'{' | b'\n');
-        // Where it begins with one of these it has at least that.
+        // The first byte belongs to the word, even if it is one of these.
         let length = rest.iter().skip(1).position(ends);
-        let end = length.map_or(text.len(), |length| start + 1 + length);
+        let end = length.map_or(bytes.len(), |length| start + 1 + length);
         return (Walked::Word, end);
     }
     let mut open = Vec::new();
     let mut last = b' ';
-    let mut quotes_fit = true;
+    let mut quotes_match = true;
     let mut in_string = false;
     let mut at = start;
-    while let Some(&byte) = text.get(at) {
+    while let Some(&byte) = bytes.get(at) {
         let mut end = at + 1;
         match byte {
             b'"' => {
-                let Some(after) = string_end(text, at) else {
+                let Some(after) = string_end(bytes, at) else {
                     in_string = true;
                     break;
                 };
-                let next = text.get(skip_blank(text, after));
-                quotes_fit &= matches!(next, None | Some(b':' | b',' | b'}' | b']'));
+                let next = bytes.get(skip_blank(bytes, after));
+                quotes_match &= matches!(next, None | Some(b':' | b',' | b'}' | b']'));
                 end = after;
             }
             b'{' if last == b',' && open.last() == Some(&b'{') => return (Walked::NewEvent, at),
@@ -448,7 +462,7 @@ fn walk(text: &[u8], start: usize) -> (Walked, usize) {
             _ => {}
         }
         if open.is_empty() {
-            return (Walked::Closed { quotes_fit }, end);
+            return (Walked::Closed { quotes_match }, end);
         }
         if !is_blank(byte) {
             last = byte;
@@ -457,23 +471,23 @@ fn walk(text: &[u8], start: usize) -> (Walked, usize) {
     }
     let open = Open {
         in_string,
-        fits: quotes_fit && !in_string,
+        is_valid_so_far: quotes_match && !in_string,
         innermost: open.last().copied().unwrap_or_default(),
         last,
     };
-    (Walked::Open(open), text.len())
+    (Walked::Open(open), bytes.len())
 }
 
-/// Where an event that cannot be delimited by itself ends, as the next one shows: an object that begins, before `limit`, where
-/// as many braces are closed as were opened, whatever the quotes say.
-fn next_event(text: &[u8], start: usize, limit: usize) -> Option<usize> {
+/// The end of an event whose own brackets do not show it, by the start of the next one: an object
+/// that begins, before `limit`, where as many braces are closed as were opened, ignoring quotes.
+fn next_event(bytes: &[u8], start: usize, limit: usize) -> Option<usize> {
     let mut depth = 0_i64;
     let mut at = start;
     loop {
-        at += memchr::memchr2(b'{', b'}', text.get(at..limit)?)?;
-        match text.get(at)? {
-            b'{' if depth == 0 && at > start && follows_an_event(text, start, at) => {
-                return Some(before_comma(text, start, at));
+        at += memchr::memchr2(b'{', b'}', bytes.get(at..limit)?)?;
+        match bytes.get(at)? {
+            b'{' if depth == 0 && at > start && follows_an_event(bytes, start, at) => {
+                return Some(before_comma(bytes, start, at));
             }
             b'{' => depth += 1,
             _ => depth -= 1,
@@ -482,27 +496,29 @@ fn next_event(text: &[u8], start: usize, limit: usize) -> Option<usize> {
     }
 }
 
-/// Whether the last byte before a place is one that comes between two events, and the bracket there opens an object with keys.
-fn follows_an_event(text: &[u8], start: usize, at: usize) -> bool {
-    let before = text.get(start..at).unwrap_or_default().trim_ascii_end();
-    let opens = matches!(text.get(skip_blank(text, at + 1)), Some(b'"' | b'}'));
+/// True if the byte before `at` may separate two events, and the brace at `at` opens an object
+/// with keys.
+fn follows_an_event(bytes: &[u8], start: usize, at: usize) -> bool {
+    let before = bytes.get(start..at).unwrap_or_default().trim_ascii_end();
+    let opens = matches!(bytes.get(skip_blank(bytes, at + 1)), Some(b'"' | b'}'));
     opens && (before.ends_with(b",") || before.ends_with(b"}"))
 }
 
-/// The end of what stands before a place, without the comma between.
-fn before_comma(text: &[u8], start: usize, at: usize) -> usize {
-    let before = text.get(start..at).unwrap_or_default().trim_ascii_end();
+/// The end of the event before `at`, without the comma between.
+fn before_comma(bytes: &[u8], start: usize, at: usize) -> usize {
+    let before = bytes.get(start..at).unwrap_or_default().trim_ascii_end();
     let before = before.strip_suffix(b",").unwrap_or(before);
     start + before.trim_ascii_end().len()
 }
 
-/// Where the list goes on after something that does not belong there: at a comma before an object, or at the end of the list.
-fn after_event(text: &[u8], start: usize) -> Option<usize> {
+/// The position where an array continues after unexpected bytes: a comma before an object, or the
+/// end of the array.
+fn after_event(bytes: &[u8], start: usize) -> Option<usize> {
     let mut at = start;
     loop {
-        at += memchr::memchr2(b',', b']', text.get(at..)?)?;
-        let next = text.get(skip_blank(text, at + 1));
-        let goes_on = match text.get(at)? {
+        at += memchr::memchr2(b',', b']', bytes.get(at..)?)?;
+        let next = bytes.get(skip_blank(bytes, at + 1));
+        let goes_on = match bytes.get(at)? {
             b',' => next == Some(&b'{'),
             _ => matches!(next, None | Some(b'}' | b',')),
         };
@@ -513,9 +529,10 @@ fn after_event(text: &[u8], start: usize) -> Option<usize> {
     }
 }
 
-/// The last bracket of a text that ends the list and what is around it, where an event before it cannot be delimited.
-fn list_end(text: &[u8], start: usize, around: Around) -> Option<usize> {
-    let rest = text.get(start..)?;
+/// The last bracket that ends the array and its container, if the end of an event before it cannot
+/// be determined.
+fn array_end(bytes: &[u8], start: usize, around: Around) -> Option<usize> {
+    let rest = bytes.get(start..)?;
     let found = memchr::memrchr_iter(b']', rest)
         .take(TRIED_ENDS)
         .find(|at| {
@@ -531,24 +548,25 @@ fn list_end(text: &[u8], start: usize, around: Around) -> Option<usize> {
     found.map(|at| start + at)
 }
 
-/// Where the line of a broken event outside of any list ends: before the next line that begins as an event does.
-fn line_end(text: &[u8], start: usize) -> Option<usize> {
-    let rest = text.get(start..)?;
+/// The end of the line of a malformed event outside of any array: before the next line that begins
+/// like an event.
+fn line_end(bytes: &[u8], start: usize) -> Option<usize> {
+    let rest = bytes.get(start..)?;
     let found = memchr::memchr_iter(b'\n', rest).find(|newline| {
         matches!(
-            text.get(skip_blank(text, start + newline)),
+            bytes.get(skip_blank(bytes, start + newline)),
             Some(b'{' | b'[')
         )
     });
     found.map(|newline| start + newline)
 }
 
-/// Where the string at a place ends, after its quote.
-fn string_end(text: &[u8], at: usize) -> Option<usize> {
+/// The end of the string at `at`, after its quote.
+fn string_end(bytes: &[u8], at: usize) -> Option<usize> {
     let mut at = at + 1;
     loop {
-        at += memchr::memchr2(b'"', b'\\', text.get(at..)?)?;
-        match text.get(at)? {
+        at += memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?;
+        match bytes.get(at)? {
             b'"' => return Some(at + 1),
             _ => at += 2,
         }
@@ -559,7 +577,7 @@ fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-fn skip_blank(text: &[u8], at: usize) -> usize {
-    let rest = text.get(at..).unwrap_or_default();
+fn skip_blank(bytes: &[u8], at: usize) -> usize {
+    let rest = bytes.get(at..).unwrap_or_default();
     at + rest.iter().take_while(|byte| is_blank(**byte)).count()
 }

@@ -76,7 +76,7 @@ fn an_import_counts_what_became_of_each_line_and_names_the_bad_ones() {
     let told = stderr(&output);
     assert!(
         told.contains(&format!(
-            "2 could not be imported:\nechopilot: {}, line 4: bad_event: the event is no JSON: expected",
+            "2 could not be imported:\nechopilot: {}, line 4: bad_event: the event is invalid JSON: expected",
             file.display()
         )),
         "{told}"
@@ -173,14 +173,14 @@ fn files_are_read_as_other_programs_write_them() {
             2,
             1,
             1,
-            "event 2: bad_event: the event is no JSON",
+            "event 2: bad_event: the event is invalid JSON",
         ),
         (
             b"E\n{\"event_type\":\"action\",\"feature\":\"\xff\"}\nE",
             2,
             1,
             1,
-            "line 2: bad_event: the event is no JSON",
+            "line 2: bad_event: the event is invalid JSON",
         ),
         (b"E\n{\"event_type\":\"ac", 1, 1, 1, "line 2: bad_event"),
         (
@@ -204,7 +204,7 @@ fn files_are_read_as_other_programs_write_them() {
             1,
             "it looks like a Parquet file",
         ),
-        (b"\xff\xfe{\0\"\0", 0, 1, 1, "it looks like UTF-16 text"),
+        (b"\xff\xfe{\0\"\0", 0, 1, 1, "it looks like UTF-16"),
     ];
     let dir = folder();
     let data = dir.path().join("data");

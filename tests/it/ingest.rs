@@ -1,4 +1,4 @@
-//! `POST /api/analytics/event`: what is accepted, what is refused, and that a refusal changes nothing.
+//! `POST /api/analytics/event`: accepted and rejected requests; a rejected one changes nothing.
 
 use std::io::Write;
 
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use crate::harness::{Server, batch, event, folder, log_lines, run_json};
 
 type Headers<'a> = &'a [(&'a str, &'a str)];
-/// What it is, body, headers, and the status and code of the refusal.
-type Refused<'a> = (&'a str, &'a [u8], Headers<'a>, u16, &'a str);
+/// Name of the case, body, headers, and the status and code of the error response.
+type Rejected<'a> = (&'a str, &'a [u8], Headers<'a>, u16, &'a str);
 
 #[test]
-fn a_batch_is_answered_with_what_became_of_each_event() {
+fn the_response_to_a_batch_has_the_outcome_of_each_event() {
     let dir = folder();
     let server = Server::start(dir.path());
     let id = "0197a6f0-0000-7000-8000-000000000001";
@@ -52,7 +52,7 @@ fn a_batch_is_answered_with_what_became_of_each_event() {
 }
 
 #[test]
-fn refusals_are_one_shape_and_leave_the_store_as_it_was() {
+fn error_responses_have_one_shape_and_leave_the_store_unchanged() {
     let dir = folder();
     let server = Server::start(dir.path());
     let good = batch([event("action", "u", "f")]).to_string();
@@ -60,10 +60,10 @@ fn refusals_are_one_shape_and_leave_the_store_as_it_was() {
     let bomb = gzip(&vec![b' '; 200 << 20]);
     let long = vec![b' '; (2 << 20) + 1];
     let deep = format!("{{\"events\":{}", "[".repeat(100_000));
-    let cases: [Refused; 14] = [
-        ("no JSON", b"hello", &[], 400, "bad_json"),
+    let cases: [Rejected; 14] = [
+        ("not JSON", b"hello", &[], 400, "bad_json"),
         (
-            "cut short",
+            "truncated",
             &good.as_bytes()[..good.len() - 1],
             &[],
             400,
@@ -71,7 +71,7 @@ fn refusals_are_one_shape_and_leave_the_store_as_it_was() {
         ),
         ("UTF-16", b"\xff\xfe{\0\"\0", &[], 400, "bad_charset"),
         ("nothing", b"", &[], 400, "bad_json"),
-        ("a list cut short", b"[", &[], 400, "bad_json"),
+        ("a truncated array", b"[", &[], 400, "bad_json"),
         ("very deep", deep.as_bytes(), &[], 400, "bad_json"),
         (
             "events twice",
@@ -119,20 +119,20 @@ fn refusals_are_one_shape_and_leave_the_store_as_it_was() {
         ),
     ];
     for (name, body, headers, status, code) in cases {
-        let (found, answer) = server.post_raw(body, headers);
-        assert_eq!(found, status, "{name}: {answer}");
-        assert_eq!(answer["ok"], false, "{name}");
-        assert_eq!(answer["error"], code, "{name}: {answer}");
+        let (found, response) = server.post_raw(body, headers);
+        assert_eq!(found, status, "{name}: {response}");
+        assert_eq!(response["ok"], false, "{name}");
+        assert_eq!(response["error"], code, "{name}: {response}");
         assert!(
-            answer["message"]
+            response["message"]
                 .as_str()
                 .is_some_and(|message| !message.is_empty()),
             "{name}"
         );
     }
-    let (status, answer) = server.post(&batch([json!({"event_type":"x"}), json!(7)]));
+    let (status, response) = server.post(&batch([json!({"event_type":"x"}), json!(7)]));
     assert_eq!(
-        (status, &answer["ok"], &answer["rejected"]),
+        (status, &response["ok"], &response["rejected"]),
         (400, &json!(false), &json!(2))
     );
     assert!(log_lines(dir.path()).is_empty());
@@ -140,22 +140,22 @@ fn refusals_are_one_shape_and_leave_the_store_as_it_was() {
 }
 
 #[test]
-fn a_refusal_does_not_send_the_body_back() {
+fn an_error_response_does_not_contain_the_body() {
     let dir = folder();
     let server = Server::start(dir.path());
     let body = format!("{{\"events\":\"{}\"}}", "\u{200b}".repeat(300_000));
-    let (status, answer) = server.post_raw(body.as_bytes(), &[]);
-    assert_eq!((status, &answer["error"]), (400, &json!("bad_json")));
-    assert!(answer.to_string().len() < 2_000);
+    let (status, response) = server.post_raw(body.as_bytes(), &[]);
+    assert_eq!((status, &response["error"]), (400, &json!("bad_json")));
+    assert!(response.to_string().len() < 2_000);
 }
 
 #[test]
-fn an_empty_batch_is_no_error() {
+fn an_empty_batch_is_accepted() {
     let dir = folder();
     let server = Server::start(dir.path());
-    let (status, answer) = server.post(&batch([]));
+    let (status, response) = server.post(&batch([]));
     assert_eq!(
-        (status, answer),
+        (status, response),
         (
             200,
             json!({"ok":true,"logged":0,"duplicates":0,"ignored":0,"rejected":0,"errors":[]})
@@ -164,7 +164,7 @@ fn an_empty_batch_is_no_error() {
 }
 
 #[test]
-fn every_encoding_and_the_types_of_a_beacon_are_understood() {
+fn every_encoding_and_the_content_types_of_beacons_are_accepted() {
     let dir = folder();
     let server = Server::start(dir.path());
     let body = batch([event("action", "u", "f")]).to_string().into_bytes();
@@ -194,7 +194,7 @@ fn every_encoding_and_the_types_of_a_beacon_are_understood() {
     let cases: [(&[u8], Headers); 14] = [
         (&gzip_twice, &[("content-encoding", "gzip")]),
         (&zstd_twice, &[("content-encoding", "zstd")]),
-        // As some clients send it.
+        // Some clients send no Content-Encoding.
         (&gzip(&body), &[("content-type", "text/plain")]),
         (&gzip(&zlib), &[("content-encoding", "deflate, gzip")]),
         (&gzip(&body), &[("content-encoding", "gzip, identity")]),
@@ -215,18 +215,18 @@ fn every_encoding_and_the_types_of_a_beacon_are_understood() {
         ),
     ];
     for (body, headers) in cases {
-        let (status, answer) = server.post_raw(body, headers);
+        let (status, response) = server.post_raw(body, headers);
         assert_eq!(
-            (status, &answer["logged"]),
+            (status, &response["logged"]),
             (200, &json!(1)),
-            "{headers:?}: {answer}"
+            "{headers:?}: {response}"
         );
     }
     assert_eq!(server.usage("")["total_events"], cases.len());
 }
 
 #[test]
-fn an_event_that_cannot_be_read_costs_its_neighbours_nothing() {
+fn an_invalid_event_does_not_affect_its_neighbours() {
     let dir = folder();
     let server = Server::start(dir.path());
     let good = r#"{"event_type":"action"}"#;
@@ -249,31 +249,39 @@ fn an_event_that_cannot_be_read_costs_its_neighbours_nothing() {
                 good.as_bytes(),
                 after.as_bytes(),
             ];
-            let (status, answer) = server.post_raw(&body.concat(), &[]);
+            let (status, response) = server.post_raw(&body.concat(), &[]);
             logged += 2;
-            assert_eq!(status, 200, "{answer}");
-            assert_eq!(answer["logged"], 2, "{answer}");
-            assert_eq!(answer["rejected"], 1, "{answer}");
-            assert_eq!(answer["errors"][0]["index"], 1, "{answer}");
-            assert_eq!(answer["errors"][0]["code"], "bad_event", "{answer}");
+            assert_eq!(status, 200, "{response}");
+            assert_eq!(response["logged"], 2, "{response}");
+            assert_eq!(response["rejected"], 1, "{response}");
+            assert_eq!(response["errors"][0]["index"], 1, "{response}");
+            assert_eq!(response["errors"][0]["code"], "bad_event", "{response}");
         }
     }
-    let (status, answer) = server.post_raw(b"{\"events\":[\"\xff\"]}", &[]);
-    assert_eq!((status, &answer["rejected"]), (400, &json!(1)), "{answer}");
+    let (status, response) = server.post_raw(b"{\"events\":[\"\xff\"]}", &[]);
+    assert_eq!(
+        (status, &response["rejected"]),
+        (400, &json!(1)),
+        "{response}"
+    );
     assert_eq!(log_lines(dir.path()).len(), logged);
 }
 
 #[test]
-fn what_is_cut_or_left_out_of_an_event_is_a_note_in_the_answer() {
+fn changes_of_a_stored_event_are_notes_in_the_response() {
     let dir = folder();
     let server = Server::start(dir.path());
-    let (status, answer) = server.post(&batch([
+    let (status, response) = server.post(&batch([
         event("action", "u", "f"),
         json!({"event_type":"action","user_id":123,"feature":404,"event_id":5,"ts":"","metadata":[]}),
         json!({"event_type":"action","feature":"x".repeat(300),"metadata":{"a":"y".repeat(20_000),"b":1}}),
     ]));
-    assert_eq!((status, &answer["logged"]), (200, &json!(3)), "{answer}");
-    let notes: Vec<_> = answer["notes"]
+    assert_eq!(
+        (status, &response["logged"]),
+        (200, &json!(3)),
+        "{response}"
+    );
+    let notes: Vec<_> = response["notes"]
         .as_array()
         .into_iter()
         .flatten()
@@ -314,7 +322,7 @@ fn a_resent_batch_counts_once_also_after_a_restart_and_a_seal() {
 }
 
 #[test]
-fn text_that_other_programs_choke_on_is_made_safe_and_kept() {
+fn strings_that_break_other_programs_are_stored_safely() {
     let dir = folder();
     let server = Server::start(dir.path());
     let body = br#"{"events":[{"event_type":"action","user_id":"a\u0000b","feature":"x\ud800y",
@@ -332,7 +340,7 @@ fn text_that_other_programs_choke_on_is_made_safe_and_kept() {
 }
 
 #[test]
-fn any_site_may_send_events_with_credentials_and_no_site_may_ask_questions() {
+fn cors_allows_events_with_credentials_from_any_site_and_no_queries() {
     let dir = folder();
     let server = Server::start(dir.path());
     let preflight = |path: &str, method: &str| {
@@ -373,15 +381,15 @@ fn any_site_may_send_events_with_credentials_and_no_site_may_ask_questions() {
         assert!(header("vary").is_some_and(|vary| vary.contains("origin")));
     }
     for path in ["/api/analytics/usage", "/api/analytics/query"] {
-        let refused = preflight(path, "GET");
-        assert_eq!(refused.status(), 405);
+        let rejected = preflight(path, "GET");
+        assert_eq!(rejected.status(), 405);
         assert!(
-            !refused
+            !rejected
                 .headers()
                 .contains_key("access-control-allow-origin")
         );
     }
-    // Answers of every kind can be read by the page.
+    // The page can read responses with any status.
     for (body, status) in [("{\"events\":[]}", 200), ("{", 400), ("x=1", 415)] {
         let request = ureq::http::Request::post(format!("{}/api/analytics/event", server.url))
             .header("origin", "null")
@@ -392,9 +400,9 @@ fn any_site_may_send_events_with_credentials_and_no_site_may_ask_questions() {
             .http_status_as_error(false)
             .build()
             .into();
-        let answer = agent.run(request).unwrap();
-        assert_eq!(answer.status(), status, "{body}");
-        let header = |name: &str| answer.headers().get(name).map(|value| value.as_bytes());
+        let response = agent.run(request).unwrap();
+        assert_eq!(response.status(), status, "{body}");
+        let header = |name: &str| response.headers().get(name).map(|value| value.as_bytes());
         assert_eq!(header("access-control-allow-origin"), Some(&b"null"[..]));
         assert_eq!(
             header("access-control-allow-credentials"),
@@ -404,7 +412,7 @@ fn any_site_may_send_events_with_credentials_and_no_site_may_ask_questions() {
 }
 
 #[test]
-fn any_content_type_and_path_do_where_the_body_begins_as_json() {
+fn any_content_type_is_accepted_if_the_body_begins_as_json_and_paths_are_normalised() {
     let dir = folder();
     let server = Server::start(dir.path());
     let body = batch([event("action", "u", "f")]).to_string();
@@ -420,8 +428,8 @@ fn any_content_type_and_path_do_where_the_body_begins_as_json() {
     ] {
         for body in &bodies {
             let headers = [("content-type", content_type)];
-            let (status, answer) = server.post_raw(body.as_bytes(), &headers);
-            assert_eq!(status, 200, "{content_type}: {answer}");
+            let (status, response) = server.post_raw(body.as_bytes(), &headers);
+            assert_eq!(status, 200, "{content_type}: {response}");
             sent += 1;
         }
     }
@@ -431,24 +439,29 @@ fn any_content_type_and_path_do_where_the_body_begins_as_json() {
         "/api/analytics/event//",
         "/echo/",
     ] {
-        let (status, answer) = server.ask_with(path, &serde_json::from_str(&body).unwrap(), &[]);
-        assert_eq!(status, 200, "{path}: {}", String::from_utf8_lossy(&answer));
+        let (status, response) = server.ask_with(path, &serde_json::from_str(&body).unwrap(), &[]);
+        assert_eq!(
+            status,
+            200,
+            "{path}: {}",
+            String::from_utf8_lossy(&response)
+        );
         sent += 1;
     }
     for path in ["/api/analytics/usage/", "//api/analytics//usage?days=1"] {
-        let (status, answer) = server.get(path);
+        let (status, response) = server.get(path);
         assert_eq!(
-            (status, &answer["total_events"]),
+            (status, &response["total_events"]),
             (200, &json!(sent)),
             "{path}"
         );
     }
     let query = json!({"metric": "event_types"}).to_string();
-    let answer = server.ask(
+    let response = server.ask(
         "/api/analytics/query/",
         &serde_json::from_str(&query).unwrap(),
     );
-    assert_eq!(answer.0, 200);
+    assert_eq!(response.0, 200);
     assert_eq!(server.get_with("/health/ready/", &[]).0, 200);
 }
 
@@ -499,7 +512,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Events of one id that are all different: of several users, of nobody, and of several types.
+/// Different events with the same id: of several users, anonymous ones, and of several types.
 fn events_of_one_id(id: &str) -> Vec<Value> {
     let users = [json!("ann"), json!("bob"), json!(null), json!("an")];
     let types = ["page_view", "action", "conversion"];
@@ -514,19 +527,20 @@ fn events_of_one_id(id: &str) -> Vec<Value> {
 fn an_id_of_another_user_or_type_is_another_event_wherever_the_first_one_lies() {
     let (dir, elsewhere) = (folder(), folder());
     let send = |server: &Server, id: &str| {
-        let (status, answer) = server.post(&batch(events_of_one_id(id)));
-        assert_eq!(status, 200, "{answer}");
-        (answer["logged"].clone(), answer["duplicates"].clone())
+        let (status, response) = server.post(&batch(events_of_one_id(id)));
+        assert_eq!(status, 200, "{response}");
+        (response["logged"].clone(), response["duplicates"].clone())
     };
     let is_new = (json!(12), json!(0));
     let is_known = (json!(0), json!(12));
-    // One request, a second one, after a restart from the log, after a seal, and after a restart from segments.
+    // In one request, in a second one, after a restart from the log, after a seal, and after a
+    // restart from segments.
     let server = Server::start(dir.path());
     let mut twice = events_of_one_id("first");
     twice.extend(events_of_one_id("first"));
-    let answer = server.post(&batch(twice)).1;
+    let response = server.post(&batch(twice)).1;
     assert_eq!(
-        (&answer["logged"], &answer["duplicates"]),
+        (&response["logged"], &response["duplicates"]),
         (&json!(12), &json!(12))
     );
     assert_eq!(send(&server, "first"), is_known);
@@ -544,7 +558,7 @@ fn an_id_of_another_user_or_type_is_another_event_wherever_the_first_one_lies() 
     for id in ["first", "second"] {
         assert_eq!(send(&server, id), is_known);
     }
-    // An import knows both those of before and its own.
+    // An import recognises earlier events and its own.
     server.stop();
     let file = elsewhere.path().join("in.ndjson");
     let lines: Vec<String> = ["second", "third", "third"]
@@ -563,7 +577,7 @@ fn an_id_of_another_user_or_type_is_another_event_wherever_the_first_one_lies() 
     let server = Server::start(dir.path());
     assert_eq!(send(&server, "third"), is_known);
     let usage = server.usage("?days=1");
-    // Three users and nobody, of three ids and three types.
+    // Three users and one anonymous event each, of three ids and three types.
     assert_eq!(
         (&usage["total_events"], &usage["mau"]),
         (&json!(36), &json!(3))

@@ -1,6 +1,7 @@
-//! Metadata that is over a limit: what is too deep goes, then the largest values, until the rest fits.
+//! Reduces metadata that exceeds a limit: values that are too deep are removed, then the largest
+//! ones, until the rest fits.
 //!
-//! The slow way, for few events; the object is read again with a part for each member.
+//! Few events need it, so the object is parsed again, member by member.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,15 +9,15 @@ use std::fmt;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{MAX_BYTES, MAX_DEPTH, MAX_KEYS, check_number, twice};
+use super::{MAX_BYTES, MAX_DEPTH, MAX_KEYS, check_number, duplicate_key};
 use crate::event::text::{self, Escapes};
 
-/// Says that something was left out.
+/// The member that marks reduced metadata.
 const MARK: (&str, &str) = ("cut", "true");
 
 /// A member of the object, canonical.
 struct Member {
-    /// Its key as JSON, with quotes.
+    /// The key as JSON, with quotes.
     key: String,
     value: Value,
 }
@@ -24,23 +25,23 @@ struct Member {
 /// A value, canonical.
 struct Value {
     json: String,
-    /// Keys in it, at all depths together.
+    /// Number of keys in it, at all depths together.
     keys: usize,
 }
 
 impl Member {
-    /// Bytes with its colon and a comma.
+    /// Length in bytes with its colon and a comma.
     fn bytes(&self) -> usize {
         self.key.len() + self.value.json.len() + 2
     }
 
-    /// Keys with its own.
+    /// Number of keys with its own.
     fn keys(&self) -> usize {
         self.value.keys + 1
     }
 }
 
-/// Rewrites a well-formed object that is over a limit as compact JSON that is not, with the mark that it was cut.
+/// Rewrites a valid object that exceeds a limit as compact JSON within the limits, with the mark.
 pub fn within_limits(json: &str) -> Result<String, String> {
     let mark = Member {
         key: format!("\"{}\"", MARK.0),
@@ -55,7 +56,7 @@ pub fn within_limits(json: &str) -> Result<String, String> {
     // The last member has no comma, and the brackets take two.
     let mut bytes = 1 + mark.bytes() + members.iter().map(Member::bytes).sum::<usize>();
     let mut by_size: Vec<usize> = (0..members.len()).collect();
-    // Of equal ones the later goes first.
+    // Of equal members the last is removed first.
     by_size.sort_by_key(|&place| {
         let member = members.get(place);
         member.map(|member| (member.bytes(), place))
@@ -64,9 +65,10 @@ pub fn within_limits(json: &str) -> Result<String, String> {
     by_keys.sort_by_key(|&place| members.get(place).map(Member::keys));
     let mut is_kept = vec![true; members.len()];
     while keys > MAX_KEYS || bytes > MAX_BYTES {
-        let largest = match keys > MAX_KEYS {
-            true => by_keys.pop(),
-            false => by_size.pop(),
+        let largest = if keys > MAX_KEYS {
+            by_keys.pop()
+        } else {
+            by_size.pop()
         };
         let Some(place) = largest else {
             break;
@@ -96,7 +98,7 @@ fn object(members: impl Iterator<Item = Member>) -> String {
     json
 }
 
-/// The members of an object at a depth, without those that are too deep.
+/// The members of an object at this depth, without those that are too deep.
 fn members(json: &str, depth: usize) -> Result<Vec<Member>, String> {
     let read = |error: serde_json::Error| error.to_string();
     let mut deserializer = serde_json::Deserializer::from_str(json);
@@ -107,7 +109,7 @@ fn members(json: &str, depth: usize) -> Result<Vec<Member>, String> {
         [a, b] if a == b => Some(*a),
         _ => None,
     }) {
-        return Err(twice(key));
+        return Err(duplicate_key(key));
     }
     let mut members = Vec::with_capacity(raw.len());
     for (key, value) in &raw {
@@ -119,7 +121,7 @@ fn members(json: &str, depth: usize) -> Result<Vec<Member>, String> {
     Ok(members)
 }
 
-/// A value as canonical JSON, if it is not too deep.
+/// Rewrites a value as canonical JSON. `None` if it is too deep.
 fn rewrite(json: &str, depth: usize) -> Result<Option<Value>, String> {
     let plain = |json: String| Value { json, keys: 0 };
     Ok(match json.as_bytes().first() {
@@ -134,24 +136,24 @@ fn rewrite(json: &str, depth: usize) -> Result<Option<Value>, String> {
         Some(b'[') => {
             let elements: Vec<&RawValue> =
                 serde_json::from_str(json).map_err(|error| error.to_string())?;
-            let mut list = plain("[".into());
+            let mut array = plain("[".into());
             for element in elements {
                 let Some(element) = rewrite(element.get(), depth + 1)? else {
                     continue;
                 };
-                if list.json.len() > 1 {
-                    list.json.push(',');
+                if array.json.len() > 1 {
+                    array.json.push(',');
                 }
-                list.json.push_str(&element.json);
-                list.keys += element.keys;
+                array.json.push_str(&element.json);
+                array.keys += element.keys;
             }
-            list.json.push(']');
-            Some(list)
+            array.json.push(']');
+            Some(array)
         }
         Some(b'"') => {
-            let text = text::decode(json, Escapes::of(json));
-            let text = text.ok_or("metadata has a string that is not text")?;
-            Some(plain(encoded(&text)))
+            let string = text::decode(json, Escapes::of(json));
+            let string = string.ok_or("metadata has an invalid string")?;
+            Some(plain(encoded(&string)))
         }
         Some(b't' | b'f' | b'n') => Some(plain(json.into())),
         _ => {
@@ -161,14 +163,14 @@ fn rewrite(json: &str, depth: usize) -> Result<Option<Value>, String> {
     })
 }
 
-fn encoded(text: &str) -> String {
-    let mut json = Vec::with_capacity(text.len() + 2);
-    text::encode(text, &mut json);
+fn encoded(string: &str) -> String {
+    let mut json = Vec::with_capacity(string.len() + 2);
+    text::encode(string, &mut json);
     // The encoder writes UTF-8 only.
     String::from_utf8_lossy(&json).into_owned()
 }
 
-/// Reads an object as its keys, decoded, and the JSON of its values.
+/// Deserialises an object as its decoded keys and the JSON of its values.
 struct Members;
 
 impl<'de> Visitor<'de> for Members {
@@ -181,10 +183,10 @@ impl<'de> Visitor<'de> for Members {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut members = Vec::new();
         while let Some(key) = map.next_key::<&RawValue>()? {
-            let text: Option<Cow<'_, str>> = text::decode(key.get(), Escapes::of(key.get()));
-            let text = text.ok_or_else(|| A::Error::custom("a key is no text"))?;
+            let key: Option<Cow<'_, str>> = text::decode(key.get(), Escapes::of(key.get()));
+            let key = key.ok_or_else(|| A::Error::custom("metadata has an invalid key"))?;
             let value = map.next_value::<&RawValue>()?.get();
-            members.push((text.into_owned(), value));
+            members.push((key.into_owned(), value));
         }
         Ok(members)
     }
@@ -203,16 +205,16 @@ mod tests {
         found.json.into_owned()
     }
 
-    fn text(bytes: usize) -> String {
+    fn string(bytes: usize) -> String {
         "x".repeat(bytes)
     }
 
     #[test]
-    fn the_largest_values_go_first_and_no_more_than_must() {
-        let (large, larger) = (text(9_000), text(12_000));
+    fn the_largest_values_are_removed_first_and_no_more_than_necessary() {
+        let (large, larger) = (string(9_000), string(12_000));
         for (json, expected) in [
             (
-                format!(r#"{{"a": 1,"b":"{}"}}"#, text(20_000)),
+                format!(r#"{{"a": 1,"b":"{}"}}"#, string(20_000)),
                 r#"{"a":1,"cut":true}"#.into(),
             ),
             (
@@ -220,11 +222,11 @@ mod tests {
                 format!(r#"{{"b":"{large}","c":"éé","cut":true}}"#),
             ),
             (
-                format!(r#"{{"cut":"mine","a":[1,{{"b":"{}"}}]}}"#, text(17_000)),
+                format!(r#"{{"cut":"mine","a":[1,{{"b":"{}"}}]}}"#, string(17_000)),
                 r#"{"cut":true}"#.into(),
             ),
             (
-                format!(r#"{{"{}":1,"a":{{"b":null}}}}"#, text(17_000)),
+                format!(r#"{{"{}":1,"a":{{"b":null}}}}"#, string(17_000)),
                 r#"{"a":{"b":null},"cut":true}"#.into(),
             ),
         ] {
@@ -233,32 +235,32 @@ mod tests {
     }
 
     #[test]
-    fn metadata_that_just_exceeds_a_limit_keeps_what_fits_with_the_mark() {
+    fn metadata_just_over_a_limit_keeps_what_fits_with_the_mark() {
         let mark = r#","cut":true"#.len();
         // {"a":1,"b":"…"} one byte over.
-        let json = format!(r#"{{"a":1,"b":"{}"}}"#, text(MAX_BYTES - 13));
+        let json = format!(r#"{{"a":1,"b":"{}"}}"#, string(MAX_BYTES - 13));
         assert_eq!(json.len(), MAX_BYTES + 1);
         assert_eq!(cut(&json), r#"{"a":1,"cut":true}"#);
-        // Two values, of which the smaller must go for the mark to have a place.
+        // The larger value is removed, and the smaller one fits exactly with the mark.
         let rest = MAX_BYTES - r#"{"a":""}"#.len() - mark;
-        let json = format!(r#"{{"a":"{}","b":"{}"}}"#, text(rest), text(rest + 1));
+        let json = format!(r#"{{"a":"{}","b":"{}"}}"#, string(rest), string(rest + 1));
         assert_eq!(cut(&json).len(), MAX_BYTES);
     }
 
     #[test]
-    fn too_many_keys_lose_the_values_with_most_keys_then_the_largest() {
+    fn of_too_many_keys_values_with_most_keys_are_removed_first_then_the_largest() {
         let keys = |count: usize| {
             let pairs: Vec<_> = (0..count).map(|key| format!("\"k{key}\":0")).collect();
             pairs.join(",")
         };
         let json = format!(
             r#"{{"a":"{}","o":{{{}}},"z":1}}"#,
-            text(500),
+            string(500),
             keys(MAX_KEYS)
         );
-        let expected = format!(r#"{{"a":"{}","z":1,"cut":true}}"#, text(500));
+        let expected = format!(r#"{{"a":"{}","z":1,"cut":true}}"#, string(500));
         assert_eq!(cut(&json), expected);
-        let json = format!("{{\"long\":\"{}\",{}}}", text(50), keys(MAX_KEYS));
+        let json = format!("{{\"long\":\"{}\",{}}}", string(50), keys(MAX_KEYS));
         let found = cut(&json);
         assert!(!found.contains("long"), "{found}");
         assert!(found.starts_with(r#"{"k0":0,"k1":0,"#), "{found}");
@@ -267,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_deep_goes_and_what_is_beside_it_stays() {
+    fn values_that_are_too_deep_are_removed_and_their_neighbours_kept() {
         let json = r#"{"a":{"b":{"c":{"d":{"e":{"f":1},"g":2},"h":[[1],2]}}},"i":3}"#;
         let expected = r#"{"a":{"b":{"c":{"d":{"g":2},"h":[2]}}},"i":3,"cut":true}"#;
         assert_eq!(cut(json), expected);
@@ -276,14 +278,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_in_metadata_that_is_too_large_is_still_wrong() {
-        for (wrong, says) in [
-            (r#""a":1,"\u0061":2"#, "\"a\" twice"),
-            (r#""a":{"b":1,"b":2}"#, "\"b\" twice"),
+    fn invalid_metadata_over_a_limit_is_rejected() {
+        for (invalid, says) in [
+            (r#""a":1,"\u0061":2"#, "duplicate key \"a\""),
+            (r#""a":{"b":1,"b":2}"#, "duplicate key \"b\""),
             (r#""a":-1e999"#, "-1e999"),
         ] {
-            let json = format!(r#"{{"big":"{}",{wrong}}}"#, text(20_000));
-            let message = canonical(&json, Escapes::Some).expect_err("wrong");
+            let json = format!(r#"{{"big":"{}",{invalid}}}"#, string(20_000));
+            let message = canonical(&json, Escapes::Some).expect_err("invalid");
             assert!(message.contains(says), "{message}");
         }
     }

@@ -1,4 +1,4 @@
-//! Any body is refused or becomes events whose lines are read back as they were.
+//! Any body is rejected, or its valid events are equal after writing and parsing their lines.
 #![no_main]
 
 use echopilot_fuzz::event::{Verdict, read_batch, read_event, read_line, write_line};
@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 const NOW_US: i64 = 1_761_040_800_000_000;
 
 fuzz_target!(|body: &[u8]| {
-    one_line_and_a_batch_of_it_are_judged_alike(body);
+    check_line_in_a_batch(body);
     let Ok(batch) = read_batch(body) else {
         return;
     };
@@ -27,13 +27,13 @@ fuzz_target!(|body: &[u8]| {
     }
 });
 
-/// A line alone may be read by a quicker way.
-fn one_line_and_a_batch_of_it_are_judged_alike(line: &[u8]) {
+/// A line has the same outcome alone, where a faster parser may read it, and in a batch.
+fn check_line_in_a_batch(line: &[u8]) {
     let Ok(alone) = read_event(line) else {
         return;
     };
     let body = [b"{\"events\":[", line, b"]}"].concat();
     let batch = read_batch(&body).expect("it holds one JSON value");
-    let judged = batch.events.into_iter().map(|raw| raw.judge(NOW_US, 0));
-    assert_eq!(judged.collect::<Vec<_>>(), [alone.judge(NOW_US, 0)]);
+    let outcomes = batch.events.into_iter().map(|raw| raw.judge(NOW_US, 0));
+    assert_eq!(outcomes.collect::<Vec<_>>(), [alone.judge(NOW_US, 0)]);
 }

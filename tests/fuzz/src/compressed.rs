@@ -1,4 +1,5 @@
-//! Any bytes are inflated or refused, at once and in pieces alike, and what was compressed comes back.
+//! Any bytes are inflated or rejected, with the same result at once and in pieces, and compressed
+//! bytes inflate to the original.
 #![no_main]
 
 use std::io::{BufReader, Cursor, Read, Write};
@@ -6,7 +7,7 @@ use std::io::{BufReader, Cursor, Read, Write};
 use echopilot_fuzz::inflate::inflate;
 use libfuzzer_sys::fuzz_target;
 
-/// A bomb is not followed further.
+/// Limit of inflated bytes.
 const MOST_BYTES: u64 = 1 << 20;
 
 fuzz_target!(|input: &[u8]| {
@@ -43,7 +44,7 @@ fn zstd(text: &[u8]) -> Vec<u8> {
     zstd::encode_all(text, 1).expect("memory")
 }
 
-/// A frame that readers pass over.
+/// A skippable frame.
 fn skippable(text: &[u8]) -> Vec<u8> {
     let length = u32::try_from(text.len()).expect("an input is short");
     [&b"\x5A\x2A\x4D\x18"[..], &length.to_le_bytes(), text].concat()

@@ -1,11 +1,11 @@
-//! Any bytes of a log are read without a surprise, and a mended log has the same events and no damage.
+//! Any log is scanned without a panic, and a repaired log has the same events and no damage.
 #![no_main]
 
 use echopilot_fuzz::event::{Event, EventType, write_line};
 use echopilot_fuzz::scan::read_chunk;
 use libfuzzer_sys::fuzz_target;
 
-/// Lines with texts that look like the format itself.
+/// Lines with strings that look like the format itself.
 fn log() -> Vec<u8> {
     let mut log = Vec::new();
     for (number, feature) in ["f", "{\"ts\":\"", "\"}\n", "\",\"crc32c\":\"", ""].into_iter().enumerate() {
@@ -24,7 +24,8 @@ fn log() -> Vec<u8> {
     log
 }
 
-/// Reads the input as changes of a good log: position, what to do, a byte; the rest is appended.
+/// A valid log, changed as the input says: position, operation and byte of each change; the rest
+/// is appended.
 fn damaged(input: &[u8]) -> Vec<u8> {
     let mut log = log();
     let Some((&changes, mut rest)) = input.split_first() else {
@@ -69,11 +70,11 @@ fuzz_target!(|input: &[u8]| {
     }
     log.truncate(scan.end_of_last_line as usize);
     let mut again = Vec::new();
-    let mended = read_chunk(&log, |event| {
+    let repaired = read_chunk(&log, |event| {
         again.push(event.ts_us);
         Ok(())
     })
     .expect("the sink does not fail");
     assert_eq!(again, found);
-    assert!(mended.damage.is_empty());
+    assert!(repaired.damage.is_empty());
 });

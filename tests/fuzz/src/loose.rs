@@ -1,5 +1,5 @@
-//! A text with something wrong in it: whatever is found in it is read as strict JSON, what is right and before the fault is
-//! found, and it makes no difference whether the text comes at once or piece by piece.
+//! Malformed sequences of events: the splitter finds the valid events before the malformed part,
+//! and finds the same events whether the input arrives at once or in pieces.
 #![no_main]
 
 use std::ops::Range;
@@ -19,18 +19,18 @@ fuzz_target!(|input: &[u8]| {
     if let Ok(text) = std::str::from_utf8(input) {
         timestamp::parse_text(text);
     }
-    let whole = places(input, input.len().max(1));
+    let whole = positions(input, input.len().max(1));
     let mut before = 0;
-    for place in &whole {
-        assert!(before <= place.start && place.start < place.end && place.end <= input.len());
-        before = place.end;
+    for position in &whole {
+        assert!(before <= position.start && position.start < position.end && position.end <= input.len());
+        before = position.end;
     }
     if whole.len() < 50 {
-        let pieces = places(input, 7);
-        // What is broken at its end may be delimited otherwise; what is JSON may not.
-        let strict = |places: &[Range<usize>]| -> Vec<Range<usize>> {
-            let is_json = |place: &&Range<usize>| serde_json::from_slice::<serde::de::IgnoredAny>(&input[(*place).clone()]).is_ok();
-            places.iter().take_while(is_json).cloned().collect()
+        let pieces = positions(input, 7);
+        // The end of a malformed event may differ, that of valid JSON may not.
+        let strict = |positions: &[Range<usize>]| -> Vec<Range<usize>> {
+            let is_json = |position: &&Range<usize>| serde_json::from_slice::<serde::de::IgnoredAny>(&input[(*position).clone()]).is_ok();
+            positions.iter().take_while(is_json).cloned().collect()
         };
         let (whole, pieces) = (strict(&whole), strict(&pieces));
         assert!(whole.starts_with(&pieces) || pieces.starts_with(&whole), "{whole:?} {pieces:?}");
@@ -38,32 +38,32 @@ fuzz_target!(|input: &[u8]| {
     neighbours_are_kept(input);
 });
 
-/// The places of events in a text that comes in pieces of a length.
-fn places(text: &[u8], piece: usize) -> Vec<Range<usize>> {
+/// The positions of events in an input that arrives in pieces of this length.
+fn positions(input: &[u8], piece: usize) -> Vec<Range<usize>> {
     let mut splitter = Splitter::default();
-    let mut places = Vec::new();
+    let mut positions = Vec::new();
     let mut length = 0;
     loop {
-        let is_whole = length >= text.len();
-        match splitter.step(&text[..length], is_whole) {
-            Step::Event(place) => places.push(place),
-            Step::End if is_whole => return places,
+        let is_complete = length >= input.len();
+        match splitter.step(&input[..length], is_complete) {
+            Step::Event(position) => positions.push(position),
+            Step::End if is_complete => return positions,
             Step::End | Step::More => {
-                assert!(!is_whole, "all of it is there");
-                length = (length + piece).min(text.len());
+                assert!(!is_complete, "all of it is there");
+                length = (length + piece).min(input.len());
             }
-            Step::Broken(_) if is_whole => return places,
-            Step::Broken(_) => length = (length + piece).min(text.len()),
+            Step::Broken(_) if is_complete => return positions,
+            Step::Broken(_) => length = (length + piece).min(input.len()),
         }
     }
 }
 
-/// A good event before anything in a list is stored, if the list can be told.
+/// A valid event before any bytes in an array is stored, if the batch is accepted.
 fn neighbours_are_kept(input: &[u8]) {
     let body = [b"{\"events\":[", GOOD, b",", input, b"]}"].concat();
     let Ok(batch) = read_batch(&body) else {
         return;
     };
-    let mut judged = batch.events.into_iter().map(|raw| raw.judge(NOW_US, 0));
-    assert!(matches!(judged.next(), Some(Verdict::Accepted(..))));
+    let mut outcomes = batch.events.into_iter().map(|raw| raw.judge(NOW_US, 0));
+    assert!(matches!(outcomes.next(), Some(Verdict::Accepted(..))));
 }
