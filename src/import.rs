@@ -1,4 +1,5 @@
-//! Bringing existing events in: NDJSON or lists of events, plain or compressed, from files or standard input.
+//! Import of existing events: NDJSON or arrays of events, plain or compressed, from files or
+//! standard input.
 
 mod chunks;
 
@@ -20,55 +21,55 @@ use crate::store::{Part, RestCounts, Store, Stored, pipeline};
 use crate::window::DAY_US;
 use chunks::{Chunk, Chunks, Fault};
 
-/// Bytes that are read from a file at a time when less than a chunk is missing.
+/// Size of the buffer of a file, for reads of less than a chunk.
 const BUFFER_BYTES: usize = 64 << 10;
-/// Refused lines that are described; the rest is counted.
-const DESCRIBED_REFUSALS: usize = 20;
+/// Maximum number of rejections that are described; the rest is counted.
+const DESCRIBED_REJECTIONS: usize = 20;
 
-/// What became of the lines.
+/// The outcome of an import.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Imported {
     /// Events stored.
     pub accepted: u64,
-    /// Events that were there, known by their id.
+    /// Events that are stored already, recognised by their id.
     pub duplicates: u64,
     /// Events older than any window.
     pub too_old: u64,
-    /// Lines and elements of lists that are no event, and files of another kind.
+    /// Lines and elements of arrays that are not valid events, and files of other formats.
     pub refused: u64,
-    /// Accepted events whose name is beyond a daily limit.
+    /// Accepted events with a name beyond a daily limit.
     #[serde(skip_serializing_if = "RestCounts::is_empty")]
     pub rest: RestCounts,
-    /// Why, for the first of them, with file and line.
+    /// The reasons for the first rejections, with file and line.
     pub errors: Vec<String>,
-    /// How many accepted events were cut or lost a part, by the code of the note.
+    /// Number of accepted events that were changed, by the code of the note.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub notes: BTreeMap<&'static str, u64>,
 }
 
-/// Where events come from.
+/// An input of an import, plain or compressed. The first bytes determine the format, not the name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// A file, plain or compressed: the first bytes tell, whatever its name.
+    /// A file.
     File(PathBuf),
-    /// Standard input, plain or compressed: the first bytes tell.
+    /// Standard input.
     Stdin,
 }
 
-/// How far an import is: bytes read from the files, compressed as they are.
+/// Progress of an import.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
-    /// Bytes read.
+    /// Bytes read from the files, before decompression.
     pub bytes: Arc<AtomicU64>,
     /// Lines read.
     pub lines: Arc<AtomicU64>,
 }
 
-/// Stores all events of the sources, received at `now`. With `rebase_to` all times are shifted by whole days
-/// so that the newest event falls on that day.
+/// Stores all events of the sources, received at `now`. With `rebase_to` all timestamps are
+/// shifted by whole days so that the newest event falls on that day.
 ///
 /// # Errors
-/// If a source cannot be read or the store cannot write; what was accepted before stays.
+/// If a source cannot be read or the store cannot write; events stored before that are kept.
 pub fn import(
     store: &Store,
     sources: &[Source],
@@ -93,7 +94,7 @@ pub fn import(
 }
 
 impl Source {
-    /// The name in messages.
+    /// The name used in messages.
     pub fn name(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),
@@ -101,10 +102,10 @@ impl Source {
         }
     }
 
-    /// Bytes to read, compressed as they are; unknown for standard input.
+    /// Size in bytes, before decompression; unknown for standard input.
     pub fn bytes(&self) -> Option<u64> {
         match self {
-            Self::File(path) => path.metadata().ok().map(|facts| facts.len()),
+            Self::File(path) => path.metadata().ok().map(|metadata| metadata.len()),
             Self::Stdin => None,
         }
     }
@@ -125,7 +126,7 @@ impl Source {
     }
 }
 
-/// Counts what is read through it.
+/// A reader that counts the bytes read.
 struct Counted<R> {
     reader: R,
     bytes: Arc<AtomicU64>,
@@ -139,14 +140,14 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// The `ts` of the newest event of all sources, in µs.
+/// The timestamp of the newest valid event of all sources, in µs.
 fn newest_ts_us(sources: &[Source]) -> Result<Option<i64>> {
     let mut newest = None;
     for source in sources {
         if *source == Source::Stdin {
             return Err(Error::bad_input(
                 "bad_rebase_to",
-                "--rebase-to reads its input twice, which standard input cannot be; name a file",
+                "--rebase-to needs two passes and cannot be used with standard input; pass a file",
             ));
         }
         let mut chunks = Chunks::new(source.open(&Progress::default())?);
@@ -171,7 +172,7 @@ fn newest_ts_us(sources: &[Source]) -> Result<Option<i64>> {
     Ok(newest)
 }
 
-/// When an event happened that would be accepted at that time.
+/// The timestamp of an event that is valid at that time.
 fn valid_ts_us(event: RawEvent<'_>) -> Option<i64> {
     let ts_us = event.ts_us()?;
     matches!(event.judge(ts_us, 0), Verdict::Accepted(..)).then_some(ts_us)
@@ -183,7 +184,8 @@ fn next_chunk<R: BufRead>(chunks: &mut Chunks<R>, name: &str) -> Result<Option<C
         .map_err(|error| Error::io("read", name.as_ref())(error))
 }
 
-/// Hands on the events of a record: most are one, and a line may be a list or hold several without a break between them.
+/// Calls `found` with each event of a record. Most records are one event; a line may be an array,
+/// or hold several events without a break between them.
 fn each_event<'a>(chunk: &Chunk, record: &'a [u8], mut found: impl FnMut(RawEvent<'a>)) {
     let record = record.trim_ascii();
     if !chunk.has_lines() {
@@ -209,7 +211,7 @@ fn each_event<'a>(chunk: &Chunk, record: &'a [u8], mut found: impl FnMut(RawEven
     }
 }
 
-/// Whole days from the day of `newest_us` to `day`.
+/// Number of days from the day of `newest_us` to `day`.
 fn days_to(day: NaiveDate, newest_us: Option<i64>) -> i64 {
     let epoch_day = day.signed_duration_since(NaiveDate::default()).num_days();
     newest_us.map_or(0, |newest_us| epoch_day - newest_us.div_euclid(DAY_US))
@@ -218,22 +220,23 @@ fn days_to(day: NaiveDate, newest_us: Option<i64>) -> i64 {
 struct Importer<'a> {
     progress: &'a Progress,
     received_at_us: i64,
+    /// Added to all timestamps.
     shift_us: i64,
 }
 
-/// What became of the records of a chunk.
+/// The outcome of validating a chunk.
 #[derive(Default)]
-struct Judged {
+struct ChunkOutcome {
     records: u64,
     too_old: u64,
-    refused: Vec<Refused>,
+    rejections: Vec<Rejection>,
     notes: BTreeMap<&'static str, u64>,
 }
 
-/// What is not stored.
-struct Refused {
-    /// The kind of record, and its place among those of the chunk, from 0. `None` for the whole file.
-    place: Option<(&'static str, u64)>,
+/// A record that is not stored, and the reason.
+struct Rejection {
+    /// The kind of record, and its index in the chunk, from 0. `None` for the whole file.
+    record: Option<(&'static str, u64)>,
     message: String,
 }
 
@@ -242,83 +245,81 @@ impl Importer<'_> {
         let mut chunks = Chunks::new(source.open(self.progress)?);
         let name = source.name();
         let mut records_before = 0;
-        let mut count = |judged: Judged, stored: Stored| {
+        let mut count = |outcome: ChunkOutcome, stored: Stored| {
             imported.accepted += stored.logged as u64;
             imported.duplicates += stored.duplicates as u64;
             imported.rest.add(stored.rest);
-            imported.too_old += judged.too_old;
-            imported.refused += judged.refused.len() as u64;
-            for (code, events) in judged.notes {
+            imported.too_old += outcome.too_old;
+            imported.refused += outcome.rejections.len() as u64;
+            for (code, events) in outcome.notes {
                 *imported.notes.entry(code).or_default() += events;
             }
-            for Refused { place, message } in judged.refused {
-                if imported.errors.len() < DESCRIBED_REFUSALS {
-                    imported.errors.push(match place {
+            for Rejection { record, message } in outcome.rejections {
+                if imported.errors.len() < DESCRIBED_REJECTIONS {
+                    imported.errors.push(match record {
                         None => format!("{name}: {message}"),
-                        Some((kind, place)) => {
-                            format!("{name}, {kind} {}: {message}", records_before + place + 1)
+                        Some((kind, index)) => {
+                            format!("{name}, {kind} {}: {message}", records_before + index + 1)
                         }
                     });
                 }
             }
-            records_before += judged.records;
+            records_before += outcome.records;
         };
         while store.load(
             || next_chunk(&mut chunks, &name),
-            |chunk, part| self.judge(&chunk, part),
+            |chunk, part| self.validate(&chunk, part),
             &mut count,
         )? {}
         Ok(())
     }
 
-    fn judge(&self, chunk: &Chunk, part: &mut Part) -> Judged {
-        let kind = match chunk.has_lines() {
-            true => "line",
-            false => "event",
-        };
-        let mut judged = Judged::default();
-        for record in chunk.records() {
-            let place = Some((kind, judged.records));
-            judged.records += 1;
-            each_event(chunk, record, |raw| {
+    /// Validates the events of a chunk and adds the valid ones to `part`.
+    fn validate(&self, chunk: &Chunk, part: &mut Part) -> ChunkOutcome {
+        let kind = if chunk.has_lines() { "line" } else { "event" };
+        let mut outcome = ChunkOutcome::default();
+        for json in chunk.records() {
+            let record = Some((kind, outcome.records));
+            outcome.records += 1;
+            each_event(chunk, json, |raw| {
                 match raw.judge(self.received_at_us, self.shift_us) {
                     Verdict::Accepted(event, notes) => {
                         part.push(&event);
                         for (code, _) in notes {
-                            *judged.notes.entry(code).or_default() += 1;
+                            *outcome.notes.entry(code).or_default() += 1;
                         }
                     }
-                    Verdict::TooOld => judged.too_old += 1,
-                    Verdict::Refused(code, message) => judged.refused.push(Refused {
-                        place,
+                    Verdict::TooOld => outcome.too_old += 1,
+                    Verdict::Refused(code, message) => outcome.rejections.push(Rejection {
+                        record,
                         message: format!("{code}: {message}"),
                     }),
                 }
             });
         }
         if let Some(fault) = chunk.fault() {
-            let (place, message) = match fault {
+            let (record, message) = match fault {
                 Fault::Foreign(message) => (None, message),
-                Fault::Record(message) => (Some((kind, judged.records)), message),
+                Fault::Record(message) => (Some((kind, outcome.records)), message),
             };
-            judged.records += u64::from(place.is_some());
-            judged.refused.push(Refused {
-                place,
+            outcome.records += u64::from(record.is_some());
+            outcome.rejections.push(Rejection {
+                record,
                 message: message.clone(),
             });
         }
         let progress = &self.progress.lines;
-        progress.fetch_add(judged.records, Ordering::Relaxed);
-        judged
+        progress.fetch_add(outcome.records, Ordering::Relaxed);
+        outcome
     }
 }
 
-/// A day to rebase to, as the command line writes it.
+/// Parses the value of `--rebase-to`: a day, or `today`.
 ///
 /// # Errors
-/// A sentence that says what is allowed.
-pub fn parse_rebase_to(text: &str, now: DateTime<Utc>) -> Result<NaiveDate, String> {
-    match text {
+/// A message that says what is allowed.
+pub fn parse_rebase_to(value: &str, now: DateTime<Utc>) -> Result<NaiveDate, String> {
+    match value {
         "today" => Ok(now.date_naive()),
         day => crate::window::parse_day(day).map_err(|message| format!("{message}, or today")),
     }
@@ -330,7 +331,7 @@ mod tests {
     use crate::event::timestamp;
 
     #[test]
-    fn rebasing_shifts_by_whole_days() {
+    fn rebase_to_shifts_timestamps_by_complete_days() {
         let newest = timestamp::parse_rfc3339("2024-06-29T23:59:59.999999Z");
         let day = crate::window::parse_day("2024-07-01").expect("a day");
         assert_eq!(days_to(day, newest), 2);

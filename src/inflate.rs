@@ -1,36 +1,37 @@
-//! Compressed streams as the standard tools write and accept them, known by their first bytes.
+//! Decompression of streams as the standard tools write and accept them, detected by their first
+//! bytes.
 
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result};
 use std::mem::take;
 
 use flate2::bufread::GzDecoder;
 
-/// First bytes that show every form, and how far a tar archive's mark lies behind the start.
+/// Number of first bytes that are enough to detect every format.
 const START_BYTES: usize = 512;
-/// Bytes that are inflated at a time.
+/// Size of the buffer of inflated bytes.
 const BUFFER_BYTES: usize = 64 << 10;
-/// Memory for the dictionary of an xz stream, in KiB: `xz -9` takes 64 MiB.
+/// Memory limit of the dictionary of an xz stream, in KiB: `xz -9` takes 64 MiB.
 const XZ_MEMORY_KIB: u32 = 256 << 10;
 
-/// A compressed form.
+/// A compression format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// gzip, with any number of members.
+    /// gzip, of any number of members.
     Gzip,
-    /// Zstandard, with any number of frames, skippable ones among them.
+    /// Zstandard, of any number of frames, skippable ones included.
     Zstd,
-    /// bzip2, with any number of streams.
+    /// bzip2, of any number of streams.
     Bzip2,
-    /// xz, with any number of streams.
+    /// xz, of any number of streams.
     Xz,
 }
 
 impl Form {
-    /// The form that the first bytes show.
+    /// Detects the format by the first bytes.
     pub fn of(start: &[u8]) -> Option<Self> {
         match start {
             [0x1F, 0x8B, ..] => Some(Self::Gzip),
-            // A frame, and a skippable one.
+            // A frame, or a skippable frame.
             [0x28, 0xB5, 0x2F, 0xFD, ..] | [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => Some(Self::Zstd),
             [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some(Self::Bzip2),
             [0xFD, b'7', b'z', b'X', b'Z', 0, ..] => Some(Self::Xz),
@@ -39,7 +40,7 @@ impl Form {
     }
 }
 
-/// Inflates a stream if it is compressed.
+/// Inflates a stream if it is compressed, and returns it unchanged otherwise.
 ///
 /// # Errors
 /// If its start cannot be read.
@@ -64,7 +65,7 @@ pub fn inflate<R: BufRead + Send + 'static>(reader: R) -> Result<Box<dyn BufRead
     })
 }
 
-/// A stream whose first bytes were read: a pipe gives them in pieces as small as it likes.
+/// A stream whose first bytes were read already: a pipe may deliver them in small pieces.
 struct Started<R> {
     start: Vec<u8>,
     at: usize,
@@ -98,14 +99,16 @@ impl<R: BufRead> BufRead for Started<R> {
     }
 
     fn consume(&mut self, bytes: usize) {
-        match self.at < self.start.len() {
-            true => self.at += bytes,
-            false => self.rest.consume(bytes),
+        if self.at < self.start.len() {
+            self.at += bytes;
+        } else {
+            self.rest.consume(bytes);
         }
     }
 }
 
-/// Inflates gzip: members one after the other, and zeros behind the last one, as tapes and block devices pad it.
+/// Inflates gzip: a sequence of members, and zeros after the last one, with which tapes and block
+/// devices pad it.
 pub struct Gzip<R>(Member<R>);
 
 #[derive(Default)]
@@ -117,7 +120,7 @@ enum Member<R> {
 }
 
 impl<R: BufRead> Gzip<R> {
-    /// A stream that begins with a member.
+    /// Inflates a stream that begins with a member.
     pub fn new(reader: R) -> Self {
         Self(Member::Inside(Box::new(GzDecoder::new(reader))))
     }
@@ -172,7 +175,7 @@ fn skip_zeros(reader: &mut impl BufRead) -> Result<()> {
 fn trailing() -> Error {
     Error::new(
         ErrorKind::InvalidData,
-        "the compressed stream is damaged, or followed by something else",
+        "the compressed stream is damaged, or followed by other data",
     )
 }
 
@@ -194,7 +197,7 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<Vec<u8>> {
         let mut text = Vec::new();
-        // Two bytes at a time, as a pipe may give them.
+        // Two bytes at a time, as from a pipe.
         let reader = BufReader::with_capacity(2, Cursor::new(bytes.to_vec()));
         inflate(reader)?.read_to_end(&mut text)?;
         Ok(text)
@@ -214,7 +217,7 @@ mod tests {
         zstd::encode_all(text, 1).expect("memory")
     }
 
-    /// A frame of 3 bytes that readers pass over.
+    /// A skippable frame of 3 bytes.
     fn skippable() -> Vec<u8> {
         b"\x50\x2A\x4D\x18\x03\0\0\0abc".to_vec()
     }
@@ -226,14 +229,14 @@ mod tests {
         encoder.finish().expect("memory")
     }
 
-    /// [`TEXT`] by `xz`.
+    /// [`TEXT`], compressed by `xz`.
     fn xz(text: &[u8]) -> Vec<u8> {
         assert_eq!(text, TEXT);
         XZ.to_vec()
     }
 
     #[test]
-    fn every_form_that_the_tools_accept_is_inflated() {
+    fn all_formats_are_inflated_as_by_the_standard_tools() {
         let twice = [TEXT, TEXT].concat();
         let empty = gzip(b"");
         for (name, bytes, expected) in [
@@ -268,14 +271,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_cut_off_or_followed_by_something_else_is_an_error() {
-        for form in [gzip, zstd, bzip2, xz] {
-            let whole = form(TEXT);
-            for length in 6..whole.len() {
-                assert!(read(&whole[..length]).is_err(), "{length} of {whole:?}");
+    fn damaged_truncated_or_followed_streams_are_errors() {
+        for format in [gzip, zstd, bzip2, xz] {
+            let stream = format(TEXT);
+            for length in 6..stream.len() {
+                assert!(read(&stream[..length]).is_err(), "{length} of {stream:?}");
             }
-            let followed = [&whole[..], b"something else"].concat();
-            assert!(read(&followed).is_err(), "{whole:?}");
+            let followed = [&stream[..], b"something else"].concat();
+            assert!(read(&followed).is_err(), "{stream:?}");
         }
         let mut damaged = gzip(TEXT);
         let at = damaged.len() - 6;
