@@ -1,7 +1,8 @@
-//! A made-up history to look at: seeded, so that it is the same everywhere, and believable.
+//! A synthetic history for demonstrations and benchmarks: realistic, and seeded, so that it is the
+//! same everywhere.
 //!
-//! Users sign up over the whole span, stay for weeks or months and leave; few are heavy, most are light.
-//! Sessions follow the hours of a working day and the days of a week, and features a Zipf law.
+//! Users sign up over the whole period, stay for weeks or months and leave; a few are heavy users.
+//! Sessions follow the hours of a working day and the days of a week, and features Zipf's law.
 
 use chrono::{Datelike, Days, NaiveDate, Weekday};
 use rand::rngs::StdRng;
@@ -13,38 +14,39 @@ use crate::event::{Event, EventType};
 use crate::store::{Draft, DraftMaker, Reply, Store, pipeline};
 use crate::window::{DAY_US, HOUR_US};
 
-/// What to make up.
+/// Parameters of a history.
 #[derive(Debug, Clone, Copy)]
 pub struct Demo {
-    /// Events in all.
+    /// Number of events.
     pub events: u64,
-    /// Days, the last of which is `last_day`.
+    /// Number of days, up to and including `last_day`.
     pub days: u32,
-    /// Users in all.
+    /// Number of users.
     pub users: u32,
-    /// Features in all.
+    /// Number of features.
     pub features: u32,
-    /// Equal seeds give equal histories.
+    /// Seed of the random numbers; equal seeds give equal histories.
     pub seed: u64,
-    /// The newest day.
+    /// The last day.
     pub last_day: NaiveDate,
 }
 
-/// Sessions without a known user.
+/// Share of sessions without a user id.
 const ANONYMOUS_SHARE: f64 = 0.08;
-/// Events of a session, on average.
+/// Mean number of events per session.
 const SESSION_EVENTS: f64 = 6.0;
-/// Days that a user stays, on average.
+/// Mean number of days that a user stays.
 const STAY_DAYS: f64 = 60.0;
-/// Exponent of the Zipf law of features: the first gets about a fifth of the use of two hundred.
+/// Exponent of Zipf's law for features: the first of 200 features gets about a fifth of all
+/// events.
 const FEATURE_EXPONENT: f64 = 1.05;
-/// Acts that follow one in the same feature: people stay with what they do, as in recorded histories, where a user's
-/// day has six features for ten events.
+/// Share of events with the same feature as the event before. In recorded histories a user's day
+/// has six features for ten events.
 const SAME_FEATURE_SHARE: f64 = 0.4;
-/// Events of a draft.
-const DRAFT_EVENTS: u64 = 10_000;
-/// Drafts on their way to the disk.
-const DRAFTS_IN_FLIGHT: usize = 8;
+/// Events per write batch.
+const BATCH_EVENTS: usize = 10_000;
+/// Maximum number of batches that wait to be written.
+const BATCHES_IN_FLIGHT: usize = 8;
 
 const NOUNS: [&str; 20] = [
     "dashboard",
@@ -89,7 +91,7 @@ const METADATA: [&str; 6] = [
     r#"{"platform":"android","plan":"free"}"#,
 ];
 
-/// One made-up user.
+/// A synthetic user.
 struct User {
     id: String,
     first_day: u32,
@@ -98,20 +100,31 @@ struct User {
     metadata: &'static str,
 }
 
-/// The parts of a history that all days share.
+/// The parts of a history that all days have in common.
 struct History {
     demo: Demo,
     users: Vec<User>,
     features: Vec<String>,
-    /// Events of each day.
+    /// Number of events of each day.
     quotas: Vec<u64>,
 }
 
-/// Makes the history up and stores it. `made` is called with the number of events so far.
+/// One event of a history.
+#[derive(Clone, Copy)]
+struct Occurrence<'a> {
+    ts_us: i64,
+    /// `None` if anonymous.
+    user: Option<&'a User>,
+    feature: &'a str,
+    event_type: EventType,
+}
+
+/// Generates a history and stores it. `progress` is called with the number of events stored so
+/// far.
 ///
 /// # Errors
-/// `bad_demo` if a number is zero, and if the store cannot write.
-pub fn fill(store: &Store, demo: Demo, made: impl Fn(u64)) -> Result<u64> {
+/// `bad_demo` if a number is zero; if the store cannot write.
+pub fn fill(store: &Store, demo: Demo, progress: impl Fn(u64)) -> Result<u64> {
     if demo.events == 0 || demo.days == 0 || demo.users == 0 || demo.features == 0 {
         return Err(Error::bad_input(
             "bad_demo",
@@ -131,18 +144,18 @@ pub fn fill(store: &Store, demo: Demo, made: impl Fn(u64)) -> Result<u64> {
     };
     pipeline::ordered(
         || Ok(days.next()),
-        |day| history.day(day, &maker),
-        |drafts| {
-            for draft in drafts? {
+        |day| Ok(batches(&history.day(day)?, &maker)),
+        |batches: Result<Vec<Draft>>| {
+            for batch in batches? {
                 if store.seal_urgency().is_some() {
                     store.seal()?;
                 }
-                in_flight.push_back(store.append(draft)?);
-                if in_flight.len() >= DRAFTS_IN_FLIGHT
+                in_flight.push_back(store.append(batch)?);
+                if in_flight.len() >= BATCHES_IN_FLIGHT
                     && let Some(reply) = in_flight.pop_front()
                 {
                     stored += wait(reply)?;
-                    made(stored);
+                    progress(stored);
                 }
             }
             Ok(())
@@ -150,9 +163,36 @@ pub fn fill(store: &Store, demo: Demo, made: impl Fn(u64)) -> Result<u64> {
     )?;
     for reply in in_flight {
         stored += wait(reply)?;
-        made(stored);
+        progress(stored);
     }
     Ok(stored)
+}
+
+/// The write batches of a day.
+fn batches(day: &[Occurrence<'_>], maker: &DraftMaker) -> Vec<Draft> {
+    let batches = day.chunks(BATCH_EVENTS).map(|occurrences| {
+        let mut batch = Draft::default();
+        for occurrence in occurrences {
+            maker.push(&mut batch, &occurrence.event());
+        }
+        batch
+    });
+    batches.collect()
+}
+
+impl<'a> Occurrence<'a> {
+    fn event(&self) -> Event<'a> {
+        Event {
+            ts_us: self.ts_us,
+            event_type: self.event_type,
+            user_id: self.user.map(|user| user.id.as_str().into()),
+            feature: Some(self.feature.into()),
+            metadata: self.user.map_or("{}", |user| user.metadata).into(),
+            url: Some(format!("/{}", self.feature).into()),
+            event_id: None,
+            received_at_us: self.ts_us,
+        }
+    }
 }
 
 impl History {
@@ -181,8 +221,8 @@ impl History {
         })
     }
 
-    /// The events of one day, in the order of time.
-    fn day(&self, day: u32, maker: &DraftMaker) -> Result<Vec<Draft>> {
+    /// The events of one day, ordered by time.
+    fn day(&self, day: u32) -> Result<Vec<Occurrence<'_>>> {
         let seed = self.demo.seed ^ (u64::from(day) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut rng = StdRng::seed_from_u64(seed);
         let active: Vec<&User> = self
@@ -206,60 +246,43 @@ impl History {
             .num_days()
             * DAY_US;
         let quota = self.quotas.get(day as usize).copied().unwrap_or(0);
-        let mut acts = Vec::with_capacity(quota as usize);
-        while (acts.len() as u64) < quota {
-            let user = match active.is_empty() || rng.random_bool(ANONYMOUS_SHARE) {
-                true => None,
-                false => {
-                    let at = rng.random::<f64>() * total;
-                    active
-                        .get(weights.partition_point(|weight| *weight < at))
-                        .copied()
-                }
+        let mut events = Vec::with_capacity(quota as usize);
+        while (events.len() as u64) < quota {
+            let user = if active.is_empty() || rng.random_bool(ANONYMOUS_SHARE) {
+                None
+            } else {
+                let at = rng.random::<f64>() * total;
+                let index = weights.partition_point(|weight| *weight < at);
+                active.get(index).copied()
             };
             let mut ts_us = (hours.sample(&mut rng).rem_euclid(24.0) * HOUR_US as f64) as i64;
             let mut feature = features.sample(&mut rng) as usize - 1;
             for step in 0..=lengths.sample(&mut rng) {
-                if (acts.len() as u64) >= quota || ts_us >= DAY_US {
+                if (events.len() as u64) >= quota || ts_us >= DAY_US {
                     break;
                 }
                 if step > 0 && !rng.random_bool(SAME_FEATURE_SHARE) {
                     feature = features.sample(&mut rng) as usize - 1;
                 }
-                acts.push((day_start_us + ts_us, user, feature, act(step, &mut rng)));
+                events.push(Occurrence {
+                    ts_us: day_start_us + ts_us,
+                    user,
+                    feature: self
+                        .features
+                        .get(feature)
+                        .map_or("dashboard", String::as_str),
+                    event_type: event_type(step, &mut rng),
+                });
                 ts_us += rng.random_range(2_000_000..90_000_000);
             }
         }
-        acts.sort_by_key(|(ts_us, ..)| *ts_us);
-        let mut drafts = Vec::new();
-        for acts in acts.chunks(DRAFT_EVENTS as usize) {
-            let mut draft = Draft::default();
-            for &(ts_us, user, feature, event_type) in acts {
-                let feature = self
-                    .features
-                    .get(feature)
-                    .map_or("dashboard", String::as_str);
-                let url = format!("/{feature}");
-                let event = Event {
-                    ts_us,
-                    event_type,
-                    user_id: user.map(|user| user.id.as_str().into()),
-                    feature: Some(feature.into()),
-                    metadata: user.map_or("{}", |user| user.metadata).into(),
-                    url: Some(url.into()),
-                    event_id: None,
-                    received_at_us: ts_us,
-                };
-                maker.push(&mut draft, &event);
-            }
-            drafts.push(draft);
-        }
-        Ok(drafts)
+        events.sort_by_key(|event| event.ts_us);
+        Ok(events)
     }
 }
 
-/// A session begins with a page; a goal is rare and never first.
-fn act(step: u64, rng: &mut StdRng) -> EventType {
+/// The type of an event of a session: page views first, conversions rarely.
+fn event_type(step: u64, rng: &mut StdRng) -> EventType {
     match rng.random::<f64>() {
         _ if step == 0 => EventType::PageView,
         share if share < 0.55 => EventType::PageView,
@@ -268,7 +291,7 @@ fn act(step: u64, rng: &mut StdRng) -> EventType {
     }
 }
 
-/// Every other id is a UUID, the rest are short.
+/// A user id: every other one is a UUID, the rest are short.
 fn user_id(number: u32, rng: &mut StdRng) -> String {
     if number.is_multiple_of(2) {
         let bits: u128 = rng.random();
@@ -295,7 +318,8 @@ fn feature_names(count: u32) -> Vec<String> {
     names
 }
 
-/// How many events each day gets: growth over the span, quiet weekends, some chance; the sum is exact.
+/// Number of events of each day: growth over the period, quiet weekends, random variation. The sum
+/// is exact.
 fn quotas(demo: &Demo, rng: &mut StdRng) -> Vec<u64> {
     let first = demo.last_day - Days::new(u64::from(demo.days - 1));
     let shares: Vec<f64> = first
@@ -329,7 +353,82 @@ fn pick<'a, T>(from: &'a [T], rng: &mut StdRng) -> Option<&'a T> {
     from.get(rng.random_range(0..from.len()))
 }
 
-/// The constants above are valid parameters; a number of features is checked before.
+/// Reports invalid parameters of a distribution. The constants above are valid, and the number of
+/// features is checked before.
 fn wrong_distribution(error: impl std::fmt::Display) -> Error {
     Error::bad_input("bad_demo", error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event;
+
+    const DEMO: Demo = Demo {
+        events: 5_000,
+        days: 30,
+        users: 200,
+        features: 25,
+        seed: 7,
+        last_day: NaiveDate::from_ymd_opt(2026, 11, 26).expect("a valid date"),
+    };
+
+    /// The log lines of a history, generated day by day in this order.
+    fn lines(demo: Demo, days: impl Iterator<Item = u32>) -> Result<Vec<Vec<u8>>> {
+        let history = History::new(demo)?;
+        let lines = days.map(|day| {
+            let mut lines = Vec::new();
+            for occurrence in history.day(day)? {
+                event::write_line(&occurrence.event(), &mut lines);
+            }
+            Ok(lines)
+        });
+        lines.collect()
+    }
+
+    #[test]
+    fn equal_seeds_give_equal_histories_in_any_order_of_days() -> Result<()> {
+        let history = lines(DEMO, 0..DEMO.days)?;
+        let mut backwards = lines(DEMO, (0..DEMO.days).rev())?;
+        backwards.reverse();
+        assert_eq!(history, backwards);
+        assert_ne!(history, lines(Demo { seed: 8, ..DEMO }, 0..DEMO.days)?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_history_has_exactly_the_requested_events_on_the_requested_days() -> Result<()> {
+        for demo in [
+            DEMO,
+            Demo {
+                days: 1,
+                users: 1,
+                features: 1,
+                ..DEMO
+            },
+            Demo {
+                events: 1,
+                days: 365,
+                ..DEMO
+            },
+        ] {
+            let history = History::new(demo)?;
+            let first = demo.last_day - Days::new(u64::from(demo.days - 1));
+            let mut events = 0;
+            for day in 0..demo.days {
+                let day_start_us = i64::from(first.to_epoch_days() + day.cast_signed()) * DAY_US;
+                let occurrences = history.day(day)?;
+                events += occurrences.len() as u64;
+                assert!(occurrences.is_sorted_by_key(|occurrence| occurrence.ts_us));
+                let range = day_start_us..day_start_us + DAY_US;
+                assert!(
+                    occurrences
+                        .iter()
+                        .all(|occurrence| range.contains(&occurrence.ts_us))
+                );
+            }
+            assert_eq!(events, demo.events);
+        }
+        Ok(())
+    }
 }
