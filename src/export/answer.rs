@@ -1,4 +1,4 @@
-//! Answers in the formats of the interface: JSON, CSV, Arrow IPC stream, Parquet, and a table for a terminal.
+//! Query results in all formats: JSON, CSV, Arrow IPC stream, Parquet, and a table for a terminal.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use crate::metrics::query::QueryAnswer;
 use crate::metrics::table::{Table, Values};
 use crate::parquet;
 
-/// A format of an answer.
+/// A format of query results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// The whole answer as one JSON object.
+    /// The complete result as one JSON object.
     Json,
-    /// The rows as CSV, with a line of names: each value as it is.
+    /// The rows as CSV with a header, values unchanged.
     Csv,
-    /// The rows as CSV for a spreadsheet: with a byte-order mark, and no string is taken for a formula.
+    /// The rows as CSV for a spreadsheet, with a byte-order mark and without formulas in strings.
     CsvSpreadsheet,
     /// The rows as Parquet.
     Parquet,
@@ -30,7 +30,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// All of them, the first one being the default.
+    /// All formats; the first one is the default.
     pub const ALL: [Self; 5] = [
         Self::Json,
         Self::Csv,
@@ -50,12 +50,12 @@ impl Format {
         }
     }
 
-    /// The parameter `variant` of its media type, by which it is told from another of that type.
+    /// The parameter `variant` of its media type, if another format has the same type.
     pub fn variant(self) -> Option<&'static str> {
         (self == Self::CsvSpreadsheet).then_some("spreadsheet")
     }
 
-    /// The answer in this format.
+    /// Encodes a result in this format.
     ///
     /// # Errors
     /// If it cannot be encoded.
@@ -99,7 +99,7 @@ fn arrow_stream(table: &Table) -> Result<Vec<u8>> {
             Values::Whole(values) => Arc::new(Int64Array::from(values)),
             Values::Number(values) => Arc::new(Float64Array::from(values)),
             Values::Flag(values) => Arc::new(BooleanArray::from(values)),
-            // A flat column is no list.
+            // Flat columns have no lists.
             Values::Numbers(_) => Arc::new(Float64Array::from(Vec::<f64>::new())),
         };
         (name, array, true)
@@ -110,7 +110,7 @@ fn arrow_stream(table: &Table) -> Result<Vec<u8>> {
     writer.into_inner().map_err(failed)
 }
 
-/// The rows as a table for a terminal of that width.
+/// The rows as a table for a terminal of this width.
 pub fn text_table(table: &Table, width: u16) -> String {
     let columns = table.flat();
     let mut text = TextTable::new();
@@ -121,7 +121,7 @@ pub fn text_table(table: &Table, width: u16) -> String {
     for row in 0..table.height() {
         text.add_row(columns.iter().map(|(_, values)| {
             let cell = values.text(row).unwrap_or(Cow::Borrowed("-"));
-            // A name must not move the cursor of whoever looks at it.
+            // A name from an untrusted client must not control the terminal.
             cell.chars()
                 .map(|char| if char.is_control() { '\u{FFFD}' } else { char })
                 .collect::<String>()

@@ -1,20 +1,21 @@
-//! Tables as CSV: for machines, which read back what was written, and for spreadsheets.
+//! CSV for programs, which read back the same values, and for spreadsheets.
 //!
-//! Null is an empty field and an empty string is `""`, so that the two differ. A field is quoted where it has a comma, a quote or
-//! a line break, as RFC 4180 says; records end with a line feed.
+//! Null is an empty field and an empty string is `""`, so that the two differ. Fields with a
+//! comma, a quote or a line break are quoted as in RFC 4180; records end with a line feed.
 
 use std::borrow::Cow;
 
-/// Who reads the file.
+/// The reader of a CSV file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reader {
-    /// A program: every value is as it was.
+    /// A program: values are unchanged.
     Machine,
-    /// A spreadsheet: a byte-order mark says that the file is UTF-8, and no string is taken for a formula.
+    /// A spreadsheet: the file begins with a byte-order mark, and no string is taken for a
+    /// formula.
     Spreadsheet,
 }
 
-/// Without it, spreadsheets take the bytes for those of the system's code page.
+/// Without it, spreadsheets decode the file in the system's code page.
 const BYTE_ORDER_MARK: &[u8] = "\u{FEFF}".as_bytes();
 
 /// Records of a CSV file that is being written.
@@ -25,7 +26,7 @@ pub struct Records {
 }
 
 impl Records {
-    /// The records that come after others.
+    /// Records without a header, which follow others.
     pub fn new(reader: Reader) -> Self {
         Self {
             reader,
@@ -34,7 +35,7 @@ impl Records {
         }
     }
 
-    /// The beginning of a file: the names of its columns.
+    /// The start of a file: a record with the names of its columns.
     pub fn with_header<'a>(reader: Reader, names: impl IntoIterator<Item = &'a str>) -> Self {
         let mut records = Self::new(reader);
         if reader == Reader::Spreadsheet {
@@ -47,7 +48,7 @@ impl Records {
         records
     }
 
-    /// Adds a field with a string, which may be from anybody.
+    /// Adds a string, which may come from an untrusted client.
     pub fn string(&mut self, value: Option<&str>) {
         match (self.reader, value) {
             (Reader::Spreadsheet, Some(value)) => self.field(Some(&inert(value))),
@@ -55,7 +56,7 @@ impl Records {
         }
     }
 
-    /// Adds a field with a value that has a form of its own: a number, a time.
+    /// Adds a value of another type, such as a number or a timestamp.
     pub fn field(&mut self, value: Option<&str>) {
         if !std::mem::take(&mut self.is_first_field) {
             self.bytes.push(b',');
@@ -80,18 +81,19 @@ impl Records {
         self.is_first_field = true;
     }
 
-    /// What was written.
+    /// The bytes of the records.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 }
 
-/// A string that no spreadsheet takes for a formula.
-fn inert(text: &str) -> Cow<'_, str> {
-    let begins = |start: char| matches!(start, '=' | '+' | '-' | '@') || start.is_control();
-    match text.starts_with(begins) {
-        true => Cow::Owned(format!("'{text}")),
-        false => Cow::Borrowed(text),
+/// Escapes a string that a spreadsheet would take for a formula, with a leading apostrophe.
+fn inert(string: &str) -> Cow<'_, str> {
+    let is_special = |first: char| matches!(first, '=' | '+' | '-' | '@') || first.is_control();
+    if string.starts_with(is_special) {
+        Cow::Owned(format!("'{string}"))
+    } else {
+        Cow::Borrowed(string)
     }
 }
 
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn machines_read_what_was_written_and_null_differs_from_an_empty_string() {
+    fn values_for_programs_are_unchanged_and_null_differs_from_an_empty_string() {
         assert_eq!(
             written(Reader::Machine),
             "name,-5\n,-5\n\"\",-5\n-5,-5\n=1+1,-5\n\"a,\"\"b\"\"\r\n\",-5\n"
@@ -124,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn spreadsheets_get_a_byte_order_mark_and_no_formula_in_a_string() {
+    fn spreadsheets_get_a_byte_order_mark_and_no_formulas_in_strings() {
         assert_eq!(
             written(Reader::Spreadsheet),
             "\u{FEFF}name,'-5\n,-5\n\"\",-5\n'-5,-5\n'=1+1,-5\n\"a,\"\"b\"\"\r\n\",-5\n"

@@ -1,7 +1,9 @@
-//! Where an export goes: a folder, or a bucket of object storage. Both get whole files alone: a file is made beside, and gets
-//! its name when it is all there and durable. The files of one export are all made before the first of them gets its name
-//! (`stage`, `publish_staged`), so that the time in which a reader that lists the folder finds old
-//! and new ones is as short as it can be.
+//! The destination of an export: a folder, or a bucket of object storage.
+//!
+//! Readers see complete files only: a file is written under a temporary name and published when it
+//! is durable. All files of an export are written before the first of them is published (`stage`,
+//! `publish_staged`), so that the time in which a reader that lists the folder finds old and new
+//! files together is as short as possible.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
@@ -28,20 +30,21 @@ use crate::store::files;
 
 /// The folder of unfinished files, in the export folder or bucket.
 const TEMP_DIR: &str = ".echopilot-tmp";
-/// Mode of what the owner alone may read.
+/// File mode of exports in the data folder: readable by the owner alone.
 const PRIVATE_FILE: u32 = 0o600;
-/// A part of an upload: above the 5 MiB that S3 asks for, and small beside the memory of an export.
+/// Size of a part of an upload: above the 5 MiB minimum of S3, and small compared to the memory of
+/// an export.
 const UPLOAD_PART_BYTES: u64 = 8 << 20;
-/// Parts of a file that are on their way at once.
+/// Parts of a file that are uploaded concurrently.
 const UPLOADS: usize = 4;
-/// Objects that get their names at once.
+/// Objects that are published concurrently.
 const COPIES: usize = 16;
-/// A request may take so long: a part over a slow line.
+/// Time limit of a request, long enough for a part over a slow connection.
 const REQUEST_TIMEOUT: &str = "300s";
-/// A request that fails by the server's or the network's fault is made so many times more, with growing pauses.
+/// Retries of a request that failed because of the server or the network, with growing pauses.
 const RETRIES: usize = 6;
 
-/// Where an export goes.
+/// The destination of an export.
 #[derive(Debug)]
 pub enum Destination {
     /// A folder.
@@ -55,23 +58,23 @@ pub enum Destination {
 pub struct Root {
     /// Its path.
     pub path: PathBuf,
-    /// Who may read what is written.
+    /// The users who may read the files.
     pub readers: Readers,
 }
 
-/// Who may read an export.
+/// The users who may read an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readers {
-    /// Those whom the umask lets: an export is made for other programs.
+    /// As the umask allows: an export is for other programs.
     ByUmask,
-    /// The owner alone, as all in the data folder.
+    /// The owner alone, as for all files in the data folder.
     Owner,
 }
 
 /// A bucket of object storage, or a part of one.
 #[derive(Debug)]
 pub struct Bucket {
-    /// Without credentials.
+    /// The address, without credentials.
     url: String,
     store: Arc<dyn ObjectStore>,
     runtime: Runtime,
@@ -79,11 +82,13 @@ pub struct Bucket {
 }
 
 impl Destination {
-    /// What `--to` names: `s3://`, `gs://` and `az://` are buckets, whose credentials come from the environment; anything
-    /// else is a folder. Files on their way to a bucket are made in `temp`.
+    /// Opens the destination that `--to` names: `s3://`, `gs://` and `az://` are buckets, whose
+    /// credentials come from the environment; anything else is a folder. Files for a bucket are
+    /// written to `temp` first.
     ///
     /// # Errors
-    /// [`Error::BadInput`] if the address is of another kind, or what is needed to reach it is missing.
+    /// [`Error::BadInput`] if the address has another scheme, or settings of the bucket are
+    /// missing.
     pub fn open(to: &str, temp: PathBuf, readers: Readers) -> Result<Self> {
         match to.split_once("://") {
             None => Ok(Self::Folder(Root {
@@ -94,7 +99,7 @@ impl Destination {
         }
     }
 
-    /// How a file is named to people.
+    /// The path or address of a file, for messages.
     pub(super) fn shown(&self, name: &str) -> String {
         match self {
             Self::Folder(root) => root.path.join(name).display().to_string(),
@@ -102,7 +107,7 @@ impl Destination {
         }
     }
 
-    /// CRC-32C of a file in a folder; a bucket does not tell.
+    /// CRC-32C of a file in a folder; unknown for a bucket.
     pub(super) fn checksum(&self, name: &str) -> Result<Option<u32>> {
         match self {
             Self::Folder(root) => {
@@ -113,7 +118,7 @@ impl Destination {
         }
     }
 
-    /// The bytes of a small file; none if there is no such file.
+    /// Reads a small file. `None` if it does not exist.
     pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         match self {
             Self::Folder(root) => {
@@ -130,14 +135,14 @@ impl Destination {
         }
     }
 
-    /// Writes a small file, whole or not at all.
+    /// Writes a small file atomically.
     pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         let temp = self.temp(&name.replace('/', "-"))?;
         files::or_remove(&temp, || write_synced(&temp, content))?;
         self.publish(&temp, name)
     }
 
-    /// The path of an unfinished file, outside of what others load.
+    /// The path of an unfinished file, outside of the folders that others load.
     fn temp(&self, name: &str) -> Result<PathBuf> {
         let dir = self.temp_dir();
         let found = fs::symlink_metadata(&dir);
@@ -151,7 +156,7 @@ impl Destination {
         Ok(dir.join(name))
     }
 
-    /// Gives a finished file its name, in place of the one that has it.
+    /// Publishes a finished file, and replaces the one that has its name.
     fn publish(&self, temp: &Path, name: &str) -> Result<()> {
         match self {
             Self::Folder(root) => {
@@ -165,7 +170,8 @@ impl Destination {
         }
     }
 
-    /// Makes a file that will have this name: `write` writes it to the path that it gets, durably.
+    /// Writes a file that will be published under this name: `write` gets its path, and writes it
+    /// durably.
     pub(super) fn stage<T>(&self, name: &str, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
         let temp = self.staged_path(name)?;
         let written = files::or_remove(&temp, || write(&temp))?;
@@ -176,17 +182,17 @@ impl Destination {
         Ok(written)
     }
 
-    /// Makes a small file that will have this name.
+    /// Writes a small file that will be published under this name.
     pub(super) fn stage_bytes(&self, name: &str, content: &[u8]) -> Result<()> {
         self.stage(name, |temp| write_synced(temp, content))
     }
 
-    /// Where a file is made that will have this name.
+    /// The path of a file that will be published under this name.
     pub(super) fn staged_path(&self, name: &str) -> Result<PathBuf> {
         self.temp(&staged_name(name))
     }
 
-    /// Those of the staged files of an earlier export that are still there, by the name that they will have, with their bytes.
+    /// The staged files of an earlier export, by the name that they will have, with their sizes.
     pub(super) fn staged(&self) -> Result<BTreeMap<String, u64>> {
         let found = self.list(TEMP_DIR)?.into_iter();
         Ok(found
@@ -197,19 +203,20 @@ impl Destination {
             .collect())
     }
 
-    /// CRC-32C of a staged file in a folder; a bucket does not tell.
+    /// CRC-32C of a staged file in a folder; unknown for a bucket.
     pub(super) fn staged_checksum(&self, name: &str) -> Result<Option<u32>> {
         self.checksum(&format!("{TEMP_DIR}/{}", staged_name(name)))
     }
 
-    /// Gives staged files their names, which no other file has, durably. If that fails, none of them has one.
+    /// Publishes staged files, whose names no other file has, durably. If that fails, none of them
+    /// is published.
     pub(super) fn publish_staged(&self, names: &[String]) -> Result<()> {
         let published = match self {
             Self::Folder(root) => root.publish_staged(names),
             Self::Bucket(bucket) => bucket.publish_staged(names),
         };
         published.inspect_err(|_| {
-            // The next export removes those that cannot be removed now.
+            // The next export removes the files that cannot be removed now.
             let _ = names.iter().try_for_each(|name| self.remove(name));
         })
     }
@@ -222,8 +229,8 @@ impl Destination {
         }
     }
 
-    /// What is in a folder and in those in it but folders, and their bytes. Symbolic links are not followed: they are in the
-    /// list themselves.
+    /// Lists all files in a folder and below it, with their sizes. Symbolic links are not
+    /// followed, but are listed themselves.
     pub(super) fn list(&self, dir: &str) -> Result<BTreeMap<String, u64>> {
         let mut found = BTreeMap::new();
         match self {
@@ -233,7 +240,7 @@ impl Destination {
         Ok(found)
     }
 
-    /// Removes the folders in a folder that have no file. Object storage has no folders.
+    /// Removes the empty folders of days in a folder. Object storage has no folders.
     pub(super) fn remove_empty(&self, dir: &str) -> Result<()> {
         if let Self::Folder(root) = self {
             let is_folder = |path: &Path| path.symlink_metadata().is_ok_and(|found| found.is_dir());
@@ -251,19 +258,20 @@ impl Destination {
         Ok(())
     }
 
-    /// Removes what is left of unfinished files on this machine.
+    /// Removes unfinished files on this machine.
     ///
     /// # Errors
-    /// If it cannot be removed.
+    /// If they cannot be removed.
     pub fn clear_temp(&self) -> Result<()> {
         let dir = self.temp_dir();
-        match dir.exists() {
-            true => files::remove_all(&dir).and_then(|()| files::sync_parent(&dir)),
-            false => Ok(()),
+        if !dir.exists() {
+            return Ok(());
         }
+        files::remove_all(&dir)?;
+        files::sync_parent(&dir)
     }
 
-    /// Removes what is left of staged files, wherever they are.
+    /// Removes staged files, on this machine and in the bucket.
     pub(super) fn clear_staged(&self) -> Result<()> {
         if let Self::Bucket(bucket) = self {
             for name in bucket.list(TEMP_DIR)?.keys() {
@@ -281,14 +289,14 @@ impl Destination {
     }
 }
 
-/// Writes a file that those may read whom the umask lets.
+/// Writes a file durably, with the permissions of the umask.
 fn write_synced(path: &Path, content: &[u8]) -> Result<()> {
     let mut file = File::create(path).map_err(Error::io("create", path))?;
     file.write_all(content).map_err(Error::io("write", path))?;
     file.sync_all().map_err(Error::io("sync", path))
 }
 
-/// What stands for a `/` in the name of a staged file; no name has it.
+/// Replacement of `/` in the name of a staged file; no published name contains it.
 const STAGED_SEPARATOR: &str = "__";
 
 fn staged_name(name: &str) -> String {
@@ -296,7 +304,7 @@ fn staged_name(name: &str) -> String {
 }
 
 impl Root {
-    /// Gives a finished file its name. Returns its path, which is durable after [`Root::sync`].
+    /// Publishes a finished file. Returns its path, which is durable after [`Root::sync`].
     fn publish(&self, temp: &Path, name: &str) -> Result<PathBuf> {
         let path = self.path.join(name);
         self.make(path.parent().unwrap_or(&self.path))?;
@@ -308,7 +316,7 @@ impl Root {
         Ok(path)
     }
 
-    /// Makes the names of files durable, and those of the folders that they lie in.
+    /// Syncs the folders of files, up to the export folder and its parent.
     fn sync(&self, paths: impl IntoIterator<Item = PathBuf>) -> Result<()> {
         let mut folders = BTreeSet::new();
         for path in paths {
@@ -328,7 +336,7 @@ impl Root {
         self.sync(published.collect::<Result<Vec<_>>>()?)
     }
 
-    /// Makes a folder of the export.
+    /// Creates a folder of the export.
     fn make(&self, dir: &Path) -> Result<()> {
         match (self.readers, dir.parent()) {
             (Readers::Owner, Some(parent)) if !dir.is_dir() => {
@@ -343,8 +351,8 @@ impl Root {
         Error::bad_input(
             "bad_target",
             format!(
-                "{} is in the way and no export of this store wrote it; nothing was changed. Move it away, or choose another \
-                 folder",
+                "{} exists and was not written by an export of this store; nothing was changed. Move \
+                 it, or choose another folder",
                 path.display()
             ),
         )
@@ -353,7 +361,7 @@ impl Root {
     fn list(&self, path: &Path, found: &mut BTreeMap<String, u64>) -> Result<()> {
         let here = match fs::symlink_metadata(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            here => here.map_err(Error::io("look at", path))?,
+            here => here.map_err(Error::io("inspect", path))?,
         };
         if here.is_dir() {
             let inside = files::list(path)?;
@@ -366,7 +374,8 @@ impl Root {
     }
 }
 
-/// An address without what may be secret in it: user and password, and parameters such as a signature.
+/// Removes the parts of an address that may be secret: user, password, and parameters such as a
+/// signature.
 fn without_secrets(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
@@ -377,13 +386,13 @@ fn without_secrets(url: &str) -> String {
 
 impl Bucket {
     fn open(scheme: &str, whole_url: &str, temp: PathBuf) -> Result<Self> {
-        // Nothing else of it is ever printed.
+        // No other part of it is ever printed.
         let url = without_secrets(whole_url);
         let wrong = |message: String| Error::bad_input("bad_target", format!("{url}: {message}"));
         if url != whole_url {
             return Err(wrong(
-                "the address has a user, a password or parameters; credentials come from the environment, as `echopilot \
-                 export --help` says"
+                "the address has a user, a password or parameters; credentials come from the \
+                 environment, see `echopilot export --help`"
                     .into(),
             ));
         }
@@ -393,7 +402,7 @@ impl Bucket {
             ..RetryConfig::default()
         };
         let timeout = ClientConfigKey::Timeout;
-        // After the name of the bucket.
+        // The path after the name of the bucket.
         let prefix = url.splitn(4, '/').nth(3).unwrap_or_default();
         let prefix = Key::parse(prefix).map_err(|error| wrong(error.to_string()))?;
         let store = match scheme {
@@ -417,7 +426,7 @@ impl Bucket {
                 .map(|store| under(store, prefix)),
             other => {
                 return Err(wrong(format!(
-                    "no storage is known as {other}://; allowed are s3://, gs://, az:// and a folder"
+                    "unknown scheme {other}://; allowed are s3://, gs://, az:// and a folder"
                 )));
             }
         };
@@ -454,7 +463,7 @@ impl Bucket {
         }
     }
 
-    /// In parts if it is large. The object is there when all of them are.
+    /// Uploads a file, in parts if it is large. The object exists when all parts are uploaded.
     fn upload(&self, from: &Path, name: &str) -> Result<()> {
         let mut file = File::open(from).map_err(Error::io("read", from))?;
         let mut next = || {
@@ -476,7 +485,7 @@ impl Bucket {
             let mut upload = upload.map_err(self.failed("upload", name))?;
             let sent = self.send_parts(&mut *upload, first, next, name).await;
             if sent.is_err() {
-                // Parts of what will not be finished cost money.
+                // The parts of an unfinished upload cost money.
                 let _ = upload.abort().await;
             }
             sent
@@ -551,7 +560,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_secret_of_an_address_is_shown() {
+    fn messages_do_not_contain_secrets_of_an_address() {
         for (url, shown) in [
             ("s3://user:secret@bucket/a/b", "s3://bucket/a/b"),
             ("s3://a:b@c:secret@bucket", "s3://bucket"),
@@ -564,8 +573,65 @@ mod tests {
         ] {
             assert_eq!(without_secrets(url), shown);
             let opened = Destination::open(url, PathBuf::new(), Readers::Owner);
-            let said = opened.map_or_else(|error| error.to_string(), |_| String::new());
-            assert!(!said.contains("secret"), "{said}");
+            let message = opened.map_or_else(|error| error.to_string(), |_| String::new());
+            assert!(!message.contains("secret"), "{message}");
         }
+    }
+
+    #[test]
+    fn a_destination_without_a_scheme_is_a_folder() -> Result<()> {
+        for to in ["/tmp/export", "export", "s3:/bucket", "C:\\export"] {
+            let opened = Destination::open(to, PathBuf::new(), Readers::ByUmask)?;
+            let Destination::Folder(root) = opened else {
+                panic!("{to}");
+            };
+            assert_eq!(root.path, Path::new(to));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn invalid_addresses_are_rejected_and_name_the_allowed_schemes() {
+        for (to, says) in [
+            ("http://host/x", "allowed are s3://, gs://, az://"),
+            ("://bucket", "allowed are s3://, gs://, az://"),
+            ("S3://bucket", "allowed are s3://, gs://, az://"),
+            ("s3://bucket//x", "s3://bucket//x"),
+            (
+                "s3://bucket/x?region=eu",
+                "credentials come from the environment",
+            ),
+        ] {
+            match Destination::open(to, PathBuf::new(), Readers::ByUmask) {
+                Err(Error::BadInput { code, message }) => {
+                    assert_eq!(code, "bad_target", "{to}");
+                    assert!(message.contains(says), "{to}: {message}");
+                }
+                other => panic!("{to}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn names_of_staged_files_map_back_to_the_published_names() -> Result<()> {
+        let dir = tempfile::tempdir().map_err(Error::io("create", Path::new("a folder")))?;
+        let to = Destination::Folder(Root {
+            path: dir.path().to_owned(),
+            readers: Readers::Owner,
+        });
+        let names = [
+            "events/dt=2026-11-26/part-0.parquet",
+            "daily_rollups/part-1.parquet",
+        ];
+        for name in names {
+            to.stage_bytes(name, name.as_bytes())?;
+            assert_eq!(to.read(name)?, None, "{name} is not published yet");
+        }
+        let staged: Vec<String> = to.staged()?.into_keys().collect();
+        assert_eq!(staged, [names[1], names[0]]);
+        to.publish_staged(&staged)?;
+        assert_eq!(to.read(names[0])?.as_deref(), Some(names[0].as_bytes()));
+        assert_eq!(to.staged()?, BTreeMap::new());
+        Ok(())
     }
 }

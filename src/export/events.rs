@@ -1,4 +1,4 @@
-//! Events as a stream of bytes, part by part, so that an export of any length takes the memory of one part.
+//! Events as a stream of bytes, part by part, so that memory is bounded by one part.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,17 +20,17 @@ use crate::store;
 /// Rows of a row group.
 const ROW_GROUP_ROWS: usize = 1 << 17;
 
-/// Rows that are encoded at once in formats without row groups: some MB.
+/// Rows that are encoded at once in formats without row groups; a few MB.
 const SLICE_ROWS: usize = 1 << 13;
 
 /// A format of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventFormat {
-    /// A line an event, as in the log.
+    /// One line per event, as in the log.
     Ndjson,
-    /// A row an event, after a line of names: each value as it is.
+    /// CSV with a header, values unchanged.
     Csv,
-    /// The same for a spreadsheet: with a byte-order mark, and no string is taken for a formula.
+    /// CSV for a spreadsheet, with a byte-order mark and without formulas in strings.
     CsvSpreadsheet,
     /// The columns of the lake as an Arrow IPC stream.
     Arrow,
@@ -39,10 +39,10 @@ pub enum EventFormat {
 }
 
 impl EventFormat {
-    /// The names of all of them.
+    /// The names of all formats.
     pub const NAMES: [&str; 5] = ["parquet", "csv", "csv-spreadsheet", "ndjson", "arrow"];
 
-    /// The format of that name.
+    /// The format with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "parquet" => Some(Self::Parquet),
@@ -58,7 +58,8 @@ impl EventFormat {
     pub fn slice_rows(self) -> usize {
         match self {
             Self::Ndjson | Self::Csv | Self::CsvSpreadsheet | Self::Arrow => SLICE_ROWS,
-            // A slice would become a row group, or several; compressed, all rows of a segment are small.
+            // A slice would become one or more row groups. Compressed, all rows of a segment are
+            // small.
             Self::Parquet => usize::MAX,
         }
     }
@@ -78,7 +79,7 @@ impl EventFormat {
 /// Encodes events part by part.
 pub struct Encoder {
     kind: Kind,
-    /// What is encoded and not taken yet.
+    /// Encoded bytes that were not taken yet.
     out: Sink,
 }
 
@@ -89,7 +90,7 @@ enum Kind {
     Parquet(Box<BatchedWriter<Sink>>),
 }
 
-/// Bytes that an encoder writes and somebody else takes.
+/// A buffer that an encoder writes, and that is emptied after each part.
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<Vec<u8>>>);
 
@@ -112,10 +113,10 @@ impl Write for Sink {
 }
 
 impl Encoder {
-    /// An encoder of that format.
+    /// Starts an encoder of this format.
     ///
     /// # Errors
-    /// If it cannot begin.
+    /// If the header cannot be encoded.
     pub fn new(format: EventFormat) -> Result<Self> {
         let mut out = Sink::default();
         let kind = match format {
@@ -137,7 +138,7 @@ impl Encoder {
         Ok(Self { kind, out })
     }
 
-    /// Encodes events with the columns of [`schema::lake`]; returns what is ready.
+    /// Encodes events with the columns of [`schema::lake`]; returns the bytes that are ready.
     ///
     /// # Errors
     /// If they cannot be encoded.
@@ -158,10 +159,10 @@ impl Encoder {
         Ok(self.out.take())
     }
 
-    /// Ends the stream; returns what is left.
+    /// Ends the stream; returns the remaining bytes.
     ///
     /// # Errors
-    /// If it cannot be ended.
+    /// If the footer cannot be encoded.
     pub fn finish(self) -> Result<Vec<u8>> {
         match self.kind {
             Kind::Ndjson | Kind::Csv(_) => {}
@@ -182,24 +183,24 @@ fn csv(reader: Reader, out: &mut Sink) -> Result<Kind> {
 fn csv_rows(events: &DataFrame, reader: Reader) -> Result<Vec<u8>> {
     /// The values of a column.
     enum Cells<'a> {
-        Text(&'a polars::prelude::StringChunked),
-        Instant(polars::prelude::Int64Chunked),
+        Strings(&'a polars::prelude::StringChunked),
+        Timestamps(polars::prelude::Int64Chunked),
     }
     let columns: Vec<Cells<'_>> = events
         .columns()
         .iter()
         .map(|column| match column.str() {
-            Ok(texts) => Ok(Cells::Text(texts)),
-            Err(_) => Ok(Cells::Instant(column.to_physical_repr().i64()?.clone())),
+            Ok(strings) => Ok(Cells::Strings(strings)),
+            Err(_) => Ok(Cells::Timestamps(column.to_physical_repr().i64()?.clone())),
         })
         .collect::<Result<_>>()?;
     let mut records = Records::new(reader);
     for row in 0..events.height() {
         for column in &columns {
             match column {
-                Cells::Text(texts) => records.string(texts.get(row)),
-                Cells::Instant(instants) => {
-                    records.field(instants.get(row).map(rfc3339).as_deref());
+                Cells::Strings(strings) => records.string(strings.get(row)),
+                Cells::Timestamps(timestamps) => {
+                    records.field(timestamps.get(row).map(rfc3339).as_deref());
                 }
             }
         }
@@ -209,9 +210,9 @@ fn csv_rows(events: &DataFrame, reader: Reader) -> Result<Vec<u8>> {
 }
 
 fn rfc3339(ts_us: i64) -> String {
-    let mut text = Vec::new();
-    timestamp::write(ts_us, &mut text);
-    String::from_utf8_lossy(&text).into_owned()
+    let mut string = Vec::new();
+    timestamp::write(ts_us, &mut string);
+    String::from_utf8_lossy(&string).into_owned()
 }
 
 fn arrow_schema() -> Result<Schema> {
@@ -221,11 +222,11 @@ fn arrow_schema() -> Result<Schema> {
 fn record_batch(events: &DataFrame) -> Result<RecordBatch> {
     let columns = events.columns().iter().map(|column| -> Result<ArrayRef> {
         Ok(match column.str() {
-            Ok(texts) => Arc::new(texts.iter().collect::<StringArray>()),
+            Ok(strings) => Arc::new(strings.iter().collect::<StringArray>()),
             Err(_) => {
-                let instants = column.to_physical_repr();
-                let instants: TimestampMicrosecondArray = instants.i64()?.iter().collect();
-                Arc::new(instants.with_timezone("UTC"))
+                let timestamps = column.to_physical_repr();
+                let timestamps: TimestampMicrosecondArray = timestamps.i64()?.iter().collect();
+                Arc::new(timestamps.with_timezone("UTC"))
             }
         })
     });

@@ -1,17 +1,20 @@
-//! The lake as others load it: a folder a day with the files of the day, and `export.json`, which says what is in it ([`list`]).
+//! Export of the lake: one folder per day with the day's files, and `export.json`, which lists all
+//! files ([`list`]).
 //!
-//! An export changes what is there in one step, which is the replacement of the list:
+//! The replacement of the list is the one step that changes an export:
 //!
-//! 1. The list says which files are about to be written (`pending`), so that the next export knows them for its own.
-//! 2. All new files are made beside the export. Their names were never used before.
-//! 3. They get their names, and the list names them instead of the old ones.
-//! 4. What the list does not name any more is removed.
+//! 1. The list names the files that are about to be written (`pending`), so that the next export
+//!    recognises them as its own.
+//! 2. All new files are written to a temporary folder. Their names were never used before.
+//! 3. The files are published, and the list names them instead of the old ones.
+//! 4. Files that the list does not name any more are removed.
 //!
-//! So a reader of the list finds whole files of one export, whatever is interrupted. A reader that lists the folder finds old and
-//! new files together between 3 and 4, and after a crash in between until the next export.
+//! So a reader of the list finds complete files of one export, whatever is interrupted. A reader
+//! that lists the folder finds old and new files together between 3 and 4, and after a crash in
+//! between until the next export.
 //!
-//! A day whose segments are those of the last export is left as it is with `--since last`; days that an export made before it was
-//! cut off are taken as they are.
+//! With `--since last` a day with the same segments as in the last export is skipped. Days that an
+//! interrupted export wrote already are not written again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -28,41 +31,41 @@ use super::warehouse::Warehouse;
 use crate::error::{Error, Result};
 use crate::store::{self, Mark, PartFacts, SealedDay, files, pipeline};
 
-/// A file has at most about so many bytes: the upper end of what warehouses like to load.
+/// Approximate maximum size of a file: the upper end of what warehouses load efficiently.
 const PART_BYTES: u64 = 200 << 20;
-/// Days after which the list is written, so that an export that is cut off makes few of them again.
+/// Days after which the list is saved, so that few are written again after an interruption.
 const DAYS_PER_SAVE: usize = 16;
 
-/// Which days are written.
+/// The days to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Since {
-    /// Those that changed since the last export to this folder.
+    /// Days that changed since the last export to this destination.
     Last,
 }
 
-/// Which of the store's days are given.
+/// The scope of the days in a [`Source`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Some.
+    /// Some days of the store.
     Some,
-    /// All: others that are in the folder were erased, or expired.
+    /// All days of the store: other days in the export were erased, or expired.
     All,
 }
 
-/// What an export did.
+/// The result of an export.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Exported {
     /// Days written.
     pub days: usize,
-    /// Days that were there already, as they are.
+    /// Days that did not change since the last export.
     pub unchanged: usize,
-    /// Days taken out, because their events are gone.
+    /// Days removed, because their events were erased or expired.
     pub removed: usize,
     /// Files written.
     pub files: usize,
-    /// Events in them.
+    /// Events in these files.
     pub events: u64,
-    /// Their bytes.
+    /// Size of these files.
     pub bytes: u64,
 }
 
@@ -70,32 +73,32 @@ pub struct Exported {
 pub struct Source<'a> {
     /// The days, with their events.
     pub days: &'a [SealedDay],
-    /// Days before it expired in the store. They stay in the export as they are: a late event of such a day must not take the
-    /// place of all of it.
+    /// Days before this one expired in the store. The export keeps them: a late event of such a
+    /// day must not replace all of it.
     pub kept_from: Option<NaiveDate>,
-    /// Which store it is.
+    /// Identity and key of the store.
     pub mark: &'a Mark,
 }
 
-/// An export that has begun.
+/// An export in progress.
 pub struct Export<'a> {
     source: &'a Source<'a>,
     to: &'a Destination,
     list: ExportList,
     /// Files that an export of this store wrote, and may overwrite and remove.
     owned: BTreeSet<String>,
-    /// What is in the folders of the export, with bytes.
+    /// All files in the folders of the export, with their sizes.
     present: BTreeMap<String, u64>,
-    /// What is in the names of the files that it writes.
+    /// Part of the names of the files that it writes.
     run: RunId,
-    /// The files beside those of the days that this export writes.
+    /// Files other than those of days that this export writes.
     others: BTreeSet<String>,
-    /// Days that the export will not have any more.
+    /// Days to remove from the export.
     gone: Vec<NaiveDate>,
 }
 
 impl<'a> Export<'a> {
-    /// Reads what is there. Nothing is changed.
+    /// Reads the list and the files of the destination. Nothing is changed.
     ///
     /// # Errors
     /// As [`ExportList::load`].
@@ -132,11 +135,11 @@ impl<'a> Export<'a> {
         })
     }
 
-    /// Says which files are about to be written. From here on the folder is known as an export, and what one that was cut off
-    /// left beside its files is gone.
+    /// Saves the names of files that are about to be written, which makes the folder an export,
+    /// and removes the files of an interrupted export.
     ///
     /// # Errors
-    /// `bad_target` if a file of somebody else is in the way; then nothing was changed.
+    /// `bad_target` if a file of another program has one of the names; then nothing was changed.
     fn claim(&mut self, names: BTreeSet<String>) -> Result<()> {
         for name in &names {
             let above = name.match_indices('/').filter_map(|(at, _)| name.get(..at));
@@ -151,8 +154,8 @@ impl<'a> Export<'a> {
                 return Err(Error::bad_input(
                     "bad_target",
                     format!(
-                        "{} is in the way and no export of this store wrote it; nothing was changed. Move it away, or choose \
-                         another folder",
+                        "{} exists and was not written by an export of this store; nothing was \
+                         changed. Move it, or choose another folder",
                         self.to.shown(other)
                     ),
                 ));
@@ -173,11 +176,13 @@ impl<'a> Export<'a> {
         self.list.save(self.to, self.source.mark)
     }
 
-    /// Makes the files of the days that are due. `others` are the names of what will be written beside them and their tables.
-    /// `progress` is called with the events done.
+    /// Writes the files of the days that are due. `others` are the names of all other files that
+    /// will be written, except for the rollup tables. `progress` is called with the number of
+    /// events done.
     ///
     /// # Errors
-    /// As [`Export::open`]; if a segment is damaged or a file cannot be written, the export stays what it was.
+    /// As [`Export::open`]; if a segment is damaged or a file cannot be written. Then the export
+    /// is unchanged.
     pub fn write_days(
         &mut self,
         scope: Scope,
@@ -187,7 +192,7 @@ impl<'a> Export<'a> {
     ) -> Result<Exported> {
         let mut exported = Exported::default();
         let source = self.source;
-        let (left, due): (Vec<&SealedDay>, Vec<&SealedDay>) = source
+        let (unchanged, due): (Vec<&SealedDay>, Vec<&SealedDay>) = source
             .days
             .iter()
             .partition(|day| self.keeps(day) || since == Some(Since::Last) && self.has(day));
@@ -199,7 +204,7 @@ impl<'a> Export<'a> {
         });
         let rows = |days: &[&SealedDay]| days.iter().map(|day| day.rows()).sum::<u64>();
         exported.days = due.len();
-        exported.unchanged = left.len();
+        exported.unchanged = unchanged.len();
         exported.events = rows(&due);
         let (made, to_make): (Vec<&SealedDay>, Vec<&SealedDay>) = due
             .into_iter()
@@ -211,7 +216,7 @@ impl<'a> Export<'a> {
         names.extend(files_of(&staged).map(|file| file.path.clone()));
         self.list.staged = staged;
         self.claim(names)?;
-        let mut done = rows(&left) + rows(&made);
+        let mut done = rows(&unchanged) + rows(&made);
         progress(done);
         let mut waiting = to_make.into_iter();
         let (to, run) = (self.to, self.run.clone());
@@ -238,16 +243,17 @@ impl<'a> Export<'a> {
             self.gone = self.days_without(&kept);
             exported.removed = self.gone.len();
         }
-        self.rewrite_expired(
-            |path, temp| match layout::is_old_part(&path.to_string_lossy()) {
-                true => store::rewrite(path, temp).map(Some),
-                false => Ok(None),
-            },
-        )?;
+        self.rewrite_expired(|path, temp| {
+            if layout::is_old_part(&path.to_string_lossy()) {
+                store::rewrite(path, temp).map(Some)
+            } else {
+                Ok(None)
+            }
+        })?;
         Ok(exported)
     }
 
-    /// Makes the tables of the rollups.
+    /// Writes the rollup tables.
     ///
     /// # Errors
     /// If they cannot be written.
@@ -258,7 +264,7 @@ impl<'a> Export<'a> {
         Ok(())
     }
 
-    /// Ends the export: what it made is the export now, and what it has no more is removed.
+    /// Commits the export: publishes the files it wrote, and removes those that it replaces.
     ///
     /// # Errors
     /// If a file cannot be written or removed.
@@ -293,8 +299,8 @@ impl<'a> Export<'a> {
         self.to.clear_staged()
     }
 
-    /// Takes users out of an export in a folder. The store's days are without them already; days that are in the export alone are
-    /// read and written anew.
+    /// Removes users from an export in a folder. They are erased in the store already; days that
+    /// only the export has are read and rewritten.
     ///
     /// # Errors
     /// As [`Export::write_days`].
@@ -306,7 +312,7 @@ impl<'a> Export<'a> {
             .filter(|day| self.list.days.contains_key(&day.day))
             .filter(|day| !self.keeps(day) && !self.has(day))
             .collect();
-        // Made by an export that was cut off, and they may be there with the users.
+        // Days of an interrupted export may contain the users.
         self.list.staged.clear();
         let names = changed.iter().flat_map(|day| part_names(day, &self.run));
         self.claim(names.collect())?;
@@ -319,7 +325,8 @@ impl<'a> Export<'a> {
         self.finish()
     }
 
-    /// Writes files of days again that expired in the store and are in this export alone: those for which `rewrite` does so.
+    /// Rewrites files of days that expired in the store, and that only this export has. `rewrite`
+    /// returns `None` for files that it keeps.
     fn rewrite_expired(
         &mut self,
         mut rewrite: impl FnMut(&Path, &Path) -> Result<Option<PartFacts>>,
@@ -333,7 +340,7 @@ impl<'a> Export<'a> {
             .filter(|(day, _)| is_expired(day) && !of_store.contains(day))
             .map(|(day, exported)| (*day, exported.clone()))
             .collect();
-        // What is in a bucket is not read again.
+        // Files in a bucket are not rewritten.
         let Destination::Folder(root) = self.to else {
             return Ok(());
         };
@@ -360,7 +367,7 @@ impl<'a> Export<'a> {
         Ok(())
     }
 
-    /// A sentence for each file of the list that is not what was written.
+    /// Compares the files with the list. Returns a message for each damaged file.
     ///
     /// # Errors
     /// If a file cannot be read.
@@ -369,7 +376,7 @@ impl<'a> Export<'a> {
         for file in self.list.day_files() {
             if !is_as_listed(self.to, &self.present, file)? {
                 damage.push(format!(
-                    "{} is damaged: it is not what the export wrote; export again",
+                    "{} is damaged: its size or checksum differs from the list; export again",
                     self.to.shown(&file.path)
                 ));
             }
@@ -377,21 +384,21 @@ impl<'a> Export<'a> {
         Ok(damage)
     }
 
-    /// Whether a day expired in the store, and only late events of it are there.
+    /// True if a day expired in the store, which has only late events of it.
     fn keeps(&self, day: &SealedDay) -> bool {
         self.source.kept_from.is_some_and(|from| day.day < from)
             && self.list.days.contains_key(&day.day)
     }
 
-    /// Whether a day is there as it is in the store.
+    /// True if the export has a day with the segments of the store.
     fn has(&self, day: &SealedDay) -> bool {
         self.list.days.get(&day.day).is_some_and(|exported| {
-            let is_whole = |file: &ExportedFile| {
+            let is_complete = |file: &ExportedFile| {
                 self.present.get(&file.path) == Some(&file.facts.bytes)
                     && self.owned.contains(&file.path)
             };
             exported.sources == day.sources()
-                && exported.files.iter().all(is_whole)
+                && exported.files.iter().all(is_complete)
                 && !exported
                     .files
                     .iter()
@@ -399,39 +406,39 @@ impl<'a> Export<'a> {
         })
     }
 
-    /// The days that an export which was cut off made, as far as all of their files are still there.
+    /// Takes the days that an interrupted export wrote, if all of their files still exist.
     fn take_staged(&mut self) -> Result<BTreeMap<NaiveDate, ExportedDay>> {
         let mut staged = std::mem::take(&mut self.list.staged);
         if staged.is_empty() {
             return Ok(staged);
         }
-        let there = self.to.staged()?;
-        let is_whole = |file: &ExportedFile| -> Result<bool> {
-            if there.get(&file.path) != Some(&file.facts.bytes) {
+        let present = self.to.staged()?;
+        let is_complete = |file: &ExportedFile| -> Result<bool> {
+            if present.get(&file.path) != Some(&file.facts.bytes) {
                 return Ok(false);
             }
             let checksum = self.to.staged_checksum(&file.path)?;
             Ok(checksum.is_none_or(|found| found == file.facts.crc32c))
         };
-        let mut broken = Vec::new();
+        let mut incomplete = Vec::new();
         for (day, made) in &staged {
             for file in &made.files {
-                if !is_whole(file)? {
-                    broken.push(*day);
+                if !is_complete(file)? {
+                    incomplete.push(*day);
                 }
             }
         }
-        staged.retain(|day, _| !broken.contains(day));
+        staged.retain(|day, _| !incomplete.contains(day));
         Ok(staged)
     }
 
-    /// The days that the store has whole.
+    /// The days of which the store has all events.
     fn days_of_store(&self) -> BTreeSet<NaiveDate> {
         let days = self.source.days.iter().filter(|day| !self.keeps(day));
         days.map(|day| day.day).collect()
     }
 
-    /// The days of the list that are not kept. Those that expired in the store stay.
+    /// The days of the list that are not in `kept`, without those that expired in the store.
     fn days_without(&self, kept: &BTreeSet<NaiveDate>) -> Vec<NaiveDate> {
         let kept_from = self.source.kept_from;
         let days = self.list.days.keys().copied();
@@ -439,7 +446,7 @@ impl<'a> Export<'a> {
             .collect()
     }
 
-    /// Removes a file that an export of this store wrote, where it is.
+    /// Removes a file if it exists and an export of this store wrote it.
     fn remove(&mut self, name: &str) -> Result<()> {
         if self.owned.contains(name) && self.present.remove(name).is_some() {
             self.to.remove(name)?;
@@ -447,41 +454,41 @@ impl<'a> Export<'a> {
         Ok(())
     }
 
-    /// Removes what the list named before and does not any more: files of an export that was cut off, and copies of files of
-    /// ours beside them, which would be counted twice. What else is there is left, and said.
+    /// Removes files that the list does not name any more, and copies of listed files, which would
+    /// be counted twice. Other files are kept, with a warning.
     fn remove_orphans(&mut self) -> Result<()> {
         let names = self.list.files_of_export();
         let files: Vec<String> = self.present.keys().cloned().collect();
-        let mut strangers = Vec::new();
+        let mut foreign = Vec::new();
         for name in files.iter().filter(|name| !names.contains(*name)) {
             if self.owned.contains(name) {
                 self.remove(name)?;
             } else if layout::day_of(name).is_some() && self.is_copy(name)? {
                 self.to.remove(name)?;
             } else if is_in_table(name) {
-                strangers.push(name);
+                foreign.push(name);
             }
         }
-        if let Some(first) = strangers.first() {
+        if let Some(first) = foreign.first() {
             warn!(
-                files = strangers.len(),
-                "{} and {} more in the folders of the tables are not of an export of this store; they are left, and whoever loads the folder \
-                 loads them too",
+                files = foreign.len(),
+                "{} and {} more files in the folders of the tables were not written by an export of \
+                 this store; they are kept, and loaded by programs that load the folder",
                 self.to.shown(first),
-                strangers.len() - 1
+                foreign.len() - 1
             );
         }
         Ok(())
     }
 
-    /// Whether a file has the bytes of one that the list names.
+    /// True if a file has the same bytes as one of the list.
     fn is_copy(&self, name: &str) -> Result<bool> {
         let bytes = self.present.get(name);
-        let alike = self
+        let same_size = self
             .list
             .day_files()
             .filter(|file| Some(&file.facts.bytes) == bytes);
-        let mut checksums = alike.map(|file| file.facts.crc32c).peekable();
+        let mut checksums = same_size.map(|file| file.facts.crc32c).peekable();
         if checksums.peek().is_none() {
             return Ok(false);
         }
@@ -490,7 +497,7 @@ impl<'a> Export<'a> {
     }
 }
 
-/// Whether a file is there with the bytes that a list gives; in a bucket, as many.
+/// True if a file has the size and checksum of the list; in a bucket, only the size is compared.
 fn is_as_listed(
     to: &Destination,
     present: &BTreeMap<String, u64>,

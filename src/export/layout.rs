@@ -1,4 +1,4 @@
-//! The names of folders and files of an export.
+//! Names of the folders and files of an export.
 
 use std::path::Path;
 
@@ -8,24 +8,25 @@ use crate::error::{Error, Result};
 
 /// The folder of the events, in the export folder.
 pub const EVENTS_DIR: &str = "events";
-/// The folder of the table with a row a day, in the export folder.
+/// The folder of the table with one row per day, in the export folder.
 pub const ROLLUPS_DIR: &str = "daily_rollups";
-/// The folder of the table with a row a day and feature.
+/// The folder of the table with one row per day and feature.
 pub const FEATURES_DIR: &str = "daily_features";
 /// The folders of these tables.
 pub const ROLLUP_DIRS: [&str; 2] = [ROLLUPS_DIR, FEATURES_DIR];
-/// Files of these of earlier versions, which had both tables in one folder, where readers took them for one.
+/// Files of these tables by earlier versions, which wrote both into one folder, where readers took
+/// them for one table.
 pub const OLD_ROLLUPS: [&str; 2] = [
     "daily_rollups/daily_rollups.parquet",
     "daily_rollups/feature_usage.parquet",
 ];
 
-/// What the names of the files of one export have in common, and those of no other.
+/// Part of the file names of one export, which no other export uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunId(String);
 
 impl RunId {
-    /// A new one.
+    /// Generates a random id.
     ///
     /// # Errors
     /// If the system has no randomness.
@@ -38,12 +39,12 @@ impl RunId {
     }
 }
 
-/// The name of a part of a table. No export writes it a second time.
+/// The file name of a part of a table. No other export uses it.
 pub fn part_name(place: usize, run: &RunId) -> String {
     format!("part-{place:05}-{}.parquet", run.0)
 }
 
-/// Whether a name is one that [`part_name`] makes.
+/// True for the names of [`part_name`].
 pub fn is_part(name: &str) -> bool {
     let parts = name
         .strip_prefix("part-")
@@ -60,12 +61,13 @@ pub fn is_part(name: &str) -> bool {
     })
 }
 
-/// The path of a part of a day.
+/// The path of a part of one day's events.
 pub fn part_path(day: NaiveDate, place: usize, run: &RunId) -> String {
     format!("{EVENTS_DIR}/dt={day}/{}", part_name(place, run))
 }
 
-/// Whether a path is that of a part of a day of an earlier version, which wrote it again and again, and with string views.
+/// True for the path of a part by an earlier version, which overwrote it in each export, and used
+/// string views.
 pub fn is_old_part(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or_default();
     let place = name
@@ -77,7 +79,7 @@ pub fn is_old_part(path: &str) -> bool {
     })
 }
 
-/// The day of a path, if it is that of a part of a day.
+/// The day of a part's path. `None` for any other path.
 pub fn day_of(path: &str) -> Option<NaiveDate> {
     let mut names = path.split('/');
     let (dir, folder, file) = (names.next()?, names.next()?, names.next()?);
@@ -89,17 +91,17 @@ pub fn day_of(path: &str) -> Option<NaiveDate> {
     is_ours.then_some(day)
 }
 
-/// The paths of the tables in the export folder.
+/// The paths of the rollup tables in the export folder.
 pub fn rollup_paths(run: &RunId) -> [String; 2] {
     ROLLUP_DIRS.map(|dir| path(dir, run))
 }
 
-/// The path of a table of one file.
+/// The path of a table that is one file.
 pub fn path(dir: &str, run: &RunId) -> String {
     format!("{dir}/{}", part_name(0, run))
 }
 
-/// Whether a path is that of a file of one of the tables, of this version or an earlier one.
+/// True for the path of a rollup table, of this version or an earlier one.
 pub fn is_rollup_table(path: &str) -> bool {
     let is_part = |(dir, name)| ROLLUP_DIRS.contains(&dir) && is_part(name);
     OLD_ROLLUPS.contains(&path) || path.split_once('/').is_some_and(is_part)
@@ -110,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_paths_that_an_export_makes_are_taken() -> Result<()> {
+    fn only_paths_of_exports_are_recognised() -> Result<()> {
         let day = NaiveDate::from_ymd_opt(2026, 11, 26).unwrap_or_default();
         let run = RunId::new()?;
         assert_eq!(day_of(&part_path(day, 3, &run)), Some(day));
@@ -138,6 +140,41 @@ mod tests {
             assert_eq!(day_of(path), None, "{path}");
         }
         assert_ne!(RunId::new()?, run);
+        Ok(())
+    }
+
+    #[test]
+    fn only_tables_of_exports_are_recognised() -> Result<()> {
+        let run = RunId::new()?;
+        for path in rollup_paths(&run)
+            .iter()
+            .map(String::as_str)
+            .chain(OLD_ROLLUPS)
+        {
+            assert!(is_rollup_table(path), "{path}");
+            assert_eq!(day_of(path), None, "{path}");
+        }
+        let day = part_path(NaiveDate::default(), 0, &run);
+        for path in [
+            day.as_str(),
+            "daily_rollups",
+            "daily_rollups/",
+            "daily_rollups/part-00000.parquet",
+            "daily_rollups/x/part-00000-0123456789abcdef.parquet",
+            "daily_other/part-00000-0123456789abcdef.parquet",
+            "daily_features/feature_usage.parquet",
+            "daily_rollups/../part-00000-0123456789abcdef.parquet",
+        ] {
+            assert!(!is_rollup_table(path), "{path}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn part_numbers_beyond_five_digits_are_recognised() -> Result<()> {
+        let day = NaiveDate::default();
+        let path = part_path(day, 123_456, &RunId::new()?);
+        assert_eq!(day_of(&path), Some(day), "{path}");
         Ok(())
     }
 }

@@ -1,5 +1,8 @@
-//! What goes out: [answers](answer) in every format, [events as a stream](events), and [the lake](lake) as a warehouse loads
-//! it, in a folder or a bucket ([`destination`]), with what it needs to do so ([`warehouse`]) and the daily [`rollups`]; the [`list`] says what is there.
+//! Exports: [query results](answer) in every format, [events as a stream](events), and
+//! [the lake](lake) for a warehouse, in a folder or a bucket ([`destination`]).
+//!
+//! An export of the lake has scripts and queries for the [`warehouse`], the daily [`rollups`] and
+//! a [`list`] of its files.
 
 pub mod answer;
 pub mod csv;
@@ -15,7 +18,7 @@ use crate::error::Error;
 
 pub use answer::Format;
 
-/// An encoder's own failure.
+/// Wraps an error of an encoder.
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::Query(Box::new(error))
 }

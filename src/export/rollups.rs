@@ -1,4 +1,4 @@
-//! The daily rollups as two tables, each in a folder of its own: one row a day, and one a day and feature.
+//! The daily rollups as two tables: one row per day, and one row per day and feature.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::event::EventType;
 use crate::parquet;
 
-/// A line of the rollup log, as far as a table has it.
+/// The fields of a line of the rollup log that the tables contain.
 #[derive(Deserialize)]
 struct Line {
     day: NaiveDate,
@@ -26,7 +26,7 @@ struct Line {
     funnel_steps: Map<String, Value>,
 }
 
-/// The tables.
+/// The rollup tables.
 pub struct Rollups {
     /// Number of days.
     pub days: usize,
@@ -34,16 +34,16 @@ pub struct Rollups {
 }
 
 impl Rollups {
-    /// The tables of a rollup log.
+    /// Builds the tables from a rollup log.
     ///
     /// # Errors
-    /// If the engine cannot build them.
+    /// If Polars cannot build them.
     pub fn read(log: &[u8]) -> Result<Self> {
-        // No number is made from a damaged line.
-        let is_whole = |line: &&[u8]| !matches!(checksum::check_line(line), LineCheck::Damaged(_));
+        // No number comes from a damaged line.
+        let is_valid = |line: &&[u8]| !matches!(checksum::check_line(line), LineCheck::Damaged(_));
         let lines: BTreeMap<NaiveDate, Line> = log
             .split(|&byte| byte == b'\n')
-            .filter(is_whole)
+            .filter(is_valid)
             .filter_map(|line| serde_json::from_slice(line).ok())
             .map(|line: Line| (line.day, line))
             .collect();
@@ -57,7 +57,7 @@ impl Rollups {
         })
     }
 
-    /// The tables as Parquet files, with their paths in the export folder.
+    /// Encodes the tables as Parquet files, with their paths in the export folder.
     ///
     /// # Errors
     /// If they cannot be encoded.

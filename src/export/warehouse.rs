@@ -1,13 +1,13 @@
-//! What a warehouse needs beside the files: the table, how to load it, an external table, the views, and the metrics in its
-//! dialect. All of it comes from `queries/`, which the tests hold against the engine.
+//! Scripts and queries for a warehouse: table, load script, external table, views, and the metrics
+//! in its dialect. They come from `queries/`, which the tests compare with the engine.
 
 use super::destination::Destination;
 use crate::error::Result;
 
-/// Who will read an export.
+/// The warehouse that reads an export.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Warehouse {
-    /// Anything that reads Parquet.
+    /// Any program that reads Parquet.
     #[default]
     Plain,
     /// Google `BigQuery`.
@@ -41,7 +41,7 @@ const SNOWFLAKE_EXTERNAL: &str = include_str!("../../queries/views/snowflake.sql
 const DUCKDB_VIEWS: &str = include_str!("../../queries/views/duckdb.sql");
 
 impl Warehouse {
-    /// All of them.
+    /// All warehouses.
     pub const ALL: [Self; 3] = [Self::Plain, Self::Bigquery, Self::Snowflake];
 
     /// The folder of its files, in the export folder.
@@ -53,7 +53,7 @@ impl Warehouse {
         }
     }
 
-    /// The files, each with its path in the export folder.
+    /// Its files, each with its path in the export folder.
     pub fn files(self) -> Vec<(String, String)> {
         let mut files: Vec<(String, String)> = match self {
             Self::Plain => vec![("views.sql".into(), DUCKDB_VIEWS.into())],
@@ -88,26 +88,26 @@ impl Warehouse {
         );
         files
             .into_iter()
-            .map(|(path, text)| (format!("{}/{path}", self.name()), text))
+            .map(|(path, content)| (format!("{}/{path}", self.name()), content))
             .collect()
     }
 
-    /// Their paths.
+    /// The paths of its files.
     pub fn names(self) -> impl Iterator<Item = String> {
         self.files().into_iter().map(|(path, _)| path)
     }
 
-    /// Writes them.
+    /// Writes its files.
     ///
     /// # Errors
-    /// If they cannot be written.
+    /// If a file cannot be written.
     pub fn write(self, to: &Destination) -> Result<()> {
         self.files()
             .iter()
-            .try_for_each(|(path, text)| to.write(path, text.as_bytes()))
+            .try_for_each(|(path, content)| to.write(path, content.as_bytes()))
     }
 
-    /// A query in the dialect: only the way that parameters are written differs.
+    /// Translates a query into the dialect: only the notation of parameters differs.
     fn translate(self, sql: &str) -> String {
         let dates: Vec<&str> = sql
             .lines()
@@ -117,9 +117,12 @@ impl Warehouse {
                 (words.next()? == "DATE").then_some(name)
             })
             .collect();
-        let lines = sql.lines().map(|line| match line.starts_with("--") {
-            true => line.to_owned(),
-            false => self.parameters(line, &dates),
+        let lines = sql.lines().map(|line| {
+            if line.starts_with("--") {
+                line.to_owned()
+            } else {
+                self.parameters(line, &dates)
+            }
         });
         lines.collect::<Vec<_>>().join("\n") + "\n"
     }
@@ -136,7 +139,7 @@ impl Warehouse {
             out.push_str(&match self {
                 Self::Plain => format!("${name}"),
                 Self::Bigquery => format!("@{name}"),
-                // Session variables are texts and numbers.
+                // Session variables are strings and numbers.
                 Self::Snowflake if dates.contains(&name) => format!("to_date(${name})"),
                 Self::Snowflake => format!("${name}"),
             });
@@ -147,7 +150,8 @@ impl Warehouse {
     }
 }
 
-/// The statements after the first, which makes an external table: a loaded table has the same columns.
+/// The statements after the first one, which creates the external table. A loaded table has the
+/// same columns.
 fn views_of(external: &str) -> String {
     external
         .split_once(";\n")
