@@ -1,11 +1,11 @@
-//! Durable ingest over HTTP while the log is sealed again and again: the real server, 64 keep-alive clients and a bare
-//! `write` + `fdatasync` loop of the same bytes, in turns on the same machine. `cargo bench --bench ingest`, with a part
-//! of a load's name for that load alone.
+//! Durable ingest over HTTP while the log is sealed repeatedly: the real server with 64 keep-alive
+//! clients, and a bare `write` + `fdatasync` loop of the same bytes, in turns on the same machine.
+//! `cargo bench --bench ingest`, with a part of a load's name for that load alone.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::indexing_slicing,
-    reason = "a bench stops at the first surprise, and prints its numbers"
+    reason = "a bench stops at the first error, and prints its numbers"
 )]
 
 use std::fs::File;
@@ -23,24 +23,25 @@ const CLIENTS: usize = 64;
 const KEY: &str = "a-key-for-the-bench";
 const ROUNDS: usize = 5;
 const BARE_ROUND: Duration = Duration::from_secs(3);
-/// The same bytes that 64 waiting batches of 100 make, in one write.
+/// The bytes of 64 waiting batches of 100 events, in one write.
 const BARE_GROUP_BYTES: usize = CLIENTS * 100 * 300;
 
-/// What the clients send.
+/// The load of the clients.
 #[derive(Clone, Copy)]
 struct Load {
     name: &'static str,
     events_per_request: usize,
-    /// Requests a second of all clients together; as fast as they are answered if absent.
+    /// Requests per second of all clients together; if absent, each client sends the next request
+    /// after the response.
     paced: Option<f64>,
 }
 
-/// Long enough that the log is sealed again and again.
+/// Long enough that the log is sealed repeatedly.
 const ROUND: Duration = Duration::from_secs(6);
 
 const LOADS: [Load; 4] = [
     Load {
-        name: "100 events a request, as fast as answered",
+        name: "100 events a request, closed loop",
         events_per_request: 100,
         paced: None,
     },
@@ -50,7 +51,7 @@ const LOADS: [Load; 4] = [
         paced: Some(3_100.0),
     },
     Load {
-        name: "1 event a request, as fast as answered",
+        name: "1 event a request, closed loop",
         events_per_request: 1,
         paced: None,
     },
@@ -126,7 +127,7 @@ struct Round {
     bare: Bare,
     /// Sorted, in ms.
     latencies: Vec<f64>,
-    /// Of the questions that were asked meanwhile; sorted, in ms.
+    /// Latencies of the queries meanwhile; sorted, in ms.
     usage_latencies: Vec<f64>,
     at_rest_mb: u64,
     afterwards_mb: u64,
@@ -138,12 +139,13 @@ impl Round {
     }
 }
 
-/// The value below which that share of sorted values lies.
+/// The quantile of sorted values.
 fn at(sorted: &[f64], share: f64) -> f64 {
     sorted[((sorted.len() - 1) as f64 * share) as usize]
 }
 
-/// MB/s, and p99 in ms, of writes of one size, each followed by `fdatasync`. With one event a request a group is 64 lines.
+/// Measures writes of one size, each followed by `fdatasync`. With one event per request a group
+/// is 64 lines.
 fn bare_loop(dir: &Path, events_per_request: usize) -> Bare {
     let path = dir.join("bare");
     let mut file = File::create(&path).unwrap();
@@ -181,7 +183,7 @@ impl Server {
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(&data)
             .env("ECHOPILOT_DASH_KEY", KEY)
-            // All of them come from one address.
+            // All clients have the same address.
             .env("ECHOPILOT_LIMIT_CLIENT_EVENTS", "0")
             .env(
                 "ECHOPILOT_LOG",
@@ -193,7 +195,7 @@ impl Server {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let address = loop {
             let line = lines.next().unwrap().unwrap();
-            if let Some((_, address)) = line.split_once("answers at http://") {
+            if let Some((_, address)) = line.split_once(" at http://") {
                 break address.to_owned();
             }
         };
@@ -229,10 +231,10 @@ impl Server {
         let started = Instant::now();
         let stop = AtomicBool::new(false);
         let (mut latencies, usage_latencies) = std::thread::scope(|scope| {
-            let asker = scope.spawn(|| self.ask_usage(&stop));
+            let queries = scope.spawn(|| self.query_usage(&stop));
             let latencies = self.load(load);
             stop.store(true, Ordering::Relaxed);
-            (latencies, asker.join().unwrap())
+            (latencies, queries.join().unwrap())
         });
         let seconds = started.elapsed().as_secs_f64();
         latencies.sort_by(f64::total_cmp);
@@ -248,23 +250,24 @@ impl Server {
         }
     }
 
-    /// Asks for usage of a year now and then, and times the answers in ms.
-    fn ask_usage(&self, stop: &AtomicBool) -> Vec<f64> {
+    /// Queries usage of a year periodically; latencies in ms.
+    fn query_usage(&self, stop: &AtomicBool) -> Vec<f64> {
         let url = format!("http://{}/api/analytics/usage?days=365", self.address);
         let mut latencies = Vec::new();
         while !stop.load(Ordering::Relaxed) {
-            let asked = Instant::now();
-            let answer = ureq::get(&url).header("x-dash-key", KEY).call().unwrap();
-            answer.into_body().read_to_string().unwrap();
-            latencies.push(asked.elapsed().as_secs_f64() * 1e3);
-            // The pace of the questions, which are not to take the machine.
+            let started = Instant::now();
+            let response = ureq::get(&url).header("x-dash-key", KEY).call().unwrap();
+            response.into_body().read_to_string().unwrap();
+            latencies.push(started.elapsed().as_secs_f64() * 1e3);
+            // The pace of the queries, which must not take much of the machine.
             std::thread::sleep(Duration::from_millis(50));
         }
         latencies.sort_by(f64::total_cmp);
         latencies
     }
 
-    /// All clients on one thread, so that they take as little as may be from the server's cores: latencies in ms.
+    /// Runs all clients on one thread, so that they take little of the server's cores; latencies
+    /// in ms.
     fn load(&self, load: Load) -> Vec<f64> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -286,8 +289,8 @@ impl Server {
     }
 }
 
-/// Sends batches one after the other, each event with an id of its own, and times the answers in ms. When paced,
-/// time counts from when a batch was due, so that a slow answer is not hidden by sending less.
+/// Sends batches sequentially, with a unique id for each event; latencies in ms. If paced, a
+/// latency begins when the batch was due, so that a slow response is not hidden by sending less.
 async fn client(address: String, load: Load, number: usize, next_id: Arc<AtomicU64>) -> Vec<f64> {
     let stream = TcpStream::connect(&address).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -303,7 +306,7 @@ async fn client(address: String, load: Load, number: usize, next_id: Arc<AtomicU
             .mul_f64(number as f64 / CLIENTS as f64);
     let stop = Instant::now() + ROUND;
     let mut latencies = Vec::new();
-    let mut answer = [0; 4096];
+    let mut response = [0; 4096];
     while Instant::now() < stop {
         if let Some(interval) = interval {
             tokio::time::sleep_until(due.into()).await;
@@ -321,13 +324,13 @@ async fn client(address: String, load: Load, number: usize, next_id: Arc<AtomicU
         }
         let length = loop {
             stream.readable().await.unwrap();
-            if let Ok(length) = stream.try_read(&mut answer) {
+            if let Ok(length) = stream.try_read(&mut response) {
                 break length;
             }
         };
         latencies.push(sent.elapsed().as_secs_f64() * 1e3);
-        let text = std::str::from_utf8(&answer[..length]).unwrap();
-        assert!(text.contains(&logged), "{text}");
+        let response = std::str::from_utf8(&response[..length]).unwrap();
+        assert!(response.contains(&logged), "{response}");
     }
     latencies
 }
@@ -346,7 +349,7 @@ impl Drop for Server {
     }
 }
 
-/// Bytes that an event of a request takes in the log.
+/// Size of one event of a request in the log, in bytes.
 fn line_bytes() -> f64 {
     let (request, _) = request(1);
     let start = request
@@ -366,7 +369,8 @@ fn line_bytes() -> f64 {
     line.len() as f64
 }
 
-/// A request of some events of about 240 bytes each, and where the last 12 digits of each event's id are.
+/// A request of some events of about 240 bytes each, and the positions of the last 12 digits of
+/// each event's id.
 fn request(events: usize) -> (Vec<u8>, Vec<usize>) {
     let now = chrono::Utc::now().format("%Y-%m-%dT%H:%M:%S%.3fZ");
     let listed: Vec<String> = (0..events)

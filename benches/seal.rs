@@ -1,8 +1,9 @@
-//! Sealing: events a second from the event log to durable segments and states. `cargo bench --bench seal`
+//! Seal: events per second from the event log to durable segments and states.
+//! `cargo bench --bench seal`
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a bench stops at the first surprise, and prints its numbers"
+    reason = "a bench stops at the first error, and prints its numbers"
 )]
 
 use std::time::Instant;
@@ -12,13 +13,13 @@ use echopilot_analytics::config::{Durability, NameLimits, StoreConfig};
 use echopilot_analytics::event::{Event, EventType};
 use echopilot_analytics::store::{Draft, Store};
 
-/// The product's own.
+/// The allocator of the product.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const ROUNDS: usize = 5;
 const EVENTS: u64 = 2_000_000;
-const EVENTS_PER_DRAFT: u64 = 10_000;
+const EVENTS_PER_BATCH: u64 = 10_000;
 const USERS: u64 = 100_000;
 const FEATURES: u64 = 200;
 
@@ -33,7 +34,7 @@ fn main() {
     );
 }
 
-/// Events a second of one seal.
+/// Events per second of one seal.
 fn seal() -> f64 {
     let dir = tempfile::tempdir_in(".").unwrap();
     let config = StoreConfig {
@@ -49,18 +50,18 @@ fn seal() -> f64 {
     let now = Utc::now();
     let store = Store::open(&config, "the bench", now).unwrap();
     let maker = store.draft_maker();
-    for first in (0..EVENTS).step_by(EVENTS_PER_DRAFT as usize) {
-        let mut draft = Draft::default();
-        for number in first..first + EVENTS_PER_DRAFT {
-            maker.push(&mut draft, &event(number, now.timestamp_micros()));
+    for first in (0..EVENTS).step_by(EVENTS_PER_BATCH as usize) {
+        let mut batch = Draft::default();
+        for number in first..first + EVENTS_PER_BATCH {
+            maker.push(&mut batch, &event(number, now.timestamp_micros()));
         }
         let stored = store
-            .append(draft)
+            .append(batch)
             .unwrap()
             .blocking_recv()
             .unwrap()
             .unwrap();
-        assert_eq!(stored.logged as u64, EVENTS_PER_DRAFT);
+        assert_eq!(stored.logged as u64, EVENTS_PER_BATCH);
     }
     let started = Instant::now();
     let sealed = store.seal().unwrap();
@@ -68,7 +69,7 @@ fn seal() -> f64 {
     EVENTS as f64 / started.elapsed().as_secs_f64()
 }
 
-/// An event of the last two days; few users have many.
+/// An event of the last two days. A few users have many of them.
 fn event(number: u64, now_us: i64) -> Event<'static> {
     let scattered = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 16;
     let user = (scattered % USERS) * (scattered / USERS % USERS) / USERS;

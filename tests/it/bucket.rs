@@ -1,4 +1,4 @@
-//! Exports to object storage, against an S3 server that others wrote.
+//! Exports to object storage, tested against moto, an independent S3 server.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -8,10 +8,12 @@ use std::time::Instant;
 use chrono::{Days, Utc};
 use serde_json::{Value, json};
 
-use crate::harness::{PATIENCE, echopilot, folder, numbers_below, printed, run_json};
+use crate::harness::{
+    PATIENCE, echopilot, folder, incompressible, numbers_below, printed, run_json,
+};
 use crate::oracle::{python, python_command};
 
-/// A running S3 server; ended when dropped.
+/// A running S3 server, stopped when dropped.
 struct S3 {
     child: Child,
     _lives_while_open: ChildStdin,
@@ -58,18 +60,18 @@ impl S3 {
         serde_json::from_slice(&printed(&mut self.export(data, more))).unwrap()
     }
 
-    /// What another engine reads there: the names of the objects, and the users with their events.
+    /// Reads the export with DuckDB: the names of the objects, and the users with their events.
     fn read(&self) -> Value {
         python(&["tests/oracle/s3_reader.py", &self.url])
     }
 
-    /// Tells the server when to stop answering, and asks whether it has.
+    /// Controls after how many requests the server fails, and reads its state.
     fn control(&self, command: &str) -> Value {
         let mut answer = ureq::get(format!("{}/{command}", self.url)).call().unwrap();
         serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap()
     }
 
-    /// How many requests of a kind came.
+    /// Number of requests of a kind.
     fn saw(&self, kind: &str) -> usize {
         let mut answer = ureq::get(format!("{}/seen", self.url)).call().unwrap();
         let seen: Vec<String> =
@@ -85,7 +87,7 @@ impl Drop for S3 {
     }
 }
 
-/// Imports an event of each user on each of these days.
+/// Imports one event of each user on each of these days.
 fn import(data: &Path, dir: &Path, days_ago: &[u64], users: &[&str]) {
     let today = Utc::now().date_naive();
     let lines: Vec<String> = days_ago
@@ -105,7 +107,7 @@ fn import(data: &Path, dir: &Path, days_ago: &[u64], users: &[&str]) {
 fn an_export_to_a_bucket_has_every_event_and_only_changes_are_sent_again() {
     let dir = folder();
     let data = dir.path().join("data");
-    // Each fifth request fails: all of it is retried.
+    // Every fifth request fails, and is retried.
     let s3 = S3::start(5);
     import(&data, dir.path(), &[1, 2, 3], &["ann", "bob"]);
     run_json(&data, &["rollup"]);
@@ -154,7 +156,7 @@ fn an_export_to_a_bucket_has_every_event_and_only_changes_are_sent_again() {
 }
 
 #[test]
-fn killed_at_any_request_an_export_is_the_old_one_or_the_new_one_by_its_list() {
+fn an_export_killed_at_any_request_is_the_old_or_the_new_one_by_its_list() {
     let dir = folder();
     let data = dir.path().join("data");
     import(&data, dir.path(), &[1, 2, 3], &["ann", "bob"]);
@@ -163,7 +165,7 @@ fn killed_at_any_request_an_export_is_the_old_one_or_the_new_one_by_its_list() {
     let mut expected = 6;
     let mut points = 0;
     for at in (1..).step_by(7) {
-        // Each time one day more changes than the export has.
+        // One more day changes in each round.
         import(&data, dir.path(), &[1 + at % 3], &[&format!("late-{at}")]);
         s3.control(&format!("hold?{at}"));
         let mut child = s3.export(&data, &["--since", "last"]).spawn().unwrap();
@@ -213,18 +215,15 @@ fn killed_at_any_request_an_export_is_the_old_one_or_the_new_one_by_its_list() {
 }
 
 #[test]
-fn a_large_file_goes_up_in_parts_and_one_that_cannot_leaves_nothing() {
+fn large_files_are_uploaded_in_parts_and_failed_uploads_leave_no_object() {
     let dir = folder();
     let data = dir.path().join("data");
-    // Strings that a codec cannot compress well.
     let mut below = numbers_below(7);
     let users: Vec<String> = (0..2_500).map(|user| format!("user-{user}")).collect();
     let lines: Vec<String> = users
         .iter()
         .map(|user| {
-            let text: String = (0..1_000)
-                .map(|_| format!("{:07x}", below(1 << 28)))
-                .collect();
+            let text = incompressible(7_000, &mut below);
             let day = Utc::now().date_naive() - Days::new(1);
             json!({"event_type":"action","user_id":user,"ts":format!("{day}T10:00:00Z"),"metadata":{"text":text}}).to_string()
         })
@@ -238,7 +237,7 @@ fn a_large_file_goes_up_in_parts_and_one_that_cannot_leaves_nothing() {
     assert!(s3.saw("PUT part") >= 2, "{exported}");
     assert_eq!(s3.read()["events"], 2_500);
 
-    // A server that always fails: the command says so, and the bucket has no part of the export.
+    // The server always fails: the command reports it, and the bucket has no part of the export.
     let broken = S3::start(1);
     let output = broken.export(&data, &[]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -251,7 +250,7 @@ fn a_large_file_goes_up_in_parts_and_one_that_cannot_leaves_nothing() {
 }
 
 #[test]
-fn a_bucket_that_cannot_be_meant_is_refused_at_once() {
+fn an_invalid_bucket_address_is_rejected_before_any_request() {
     let dir = folder();
     for (to, expected) in [
         (

@@ -1,4 +1,4 @@
-//! Exports: a folder that warehouses load, and events as a stream.
+//! Exports: a folder for warehouses, and events as a stream.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::faults::{copy, with_fault};
 use crate::harness::{KEY, Server, batch, echopilot, folder, run, run_json, unsealed_demo};
 use crate::oracle;
 
-/// Runs a script of Python and reads its JSON.
+/// Runs a Python script and parses its JSON output.
 fn python(script: &str, arguments: &[&str]) -> Value {
     oracle::python(&[&["-c", script], arguments].concat())
 }
@@ -20,7 +20,7 @@ fn export(data: &Path, to: &Path, more: &[&str]) -> Value {
     run_json(data, &[&["export", "--to", to], more].concat())
 }
 
-/// Files and what is in them.
+/// All files and their contents.
 fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -34,7 +34,7 @@ fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 #[test]
-fn an_export_has_every_event_in_the_one_schema_that_all_warehouses_read() {
+fn an_export_has_every_event_in_one_schema_that_all_warehouses_read() {
     let dir = folder();
     let data = dir.path().join("data");
     let to = dir.path().join("out");
@@ -47,7 +47,7 @@ fn an_export_has_every_event_in_the_one_schema_that_all_warehouses_read() {
         "{exported}"
     );
     assert!(!to.join("tmp").exists());
-    // Each trap of the warehouses, on the written files.
+    // The written files have none of the features that a warehouse cannot read.
     let found = python(
         "import sys, glob, json, pyarrow.parquet as pq, duckdb\n\
          out = sys.argv[1]\n\
@@ -114,11 +114,11 @@ fn every_statement_for_a_warehouse_parses_in_its_dialect() {
              out, dialect = sys.argv[1:]\n\
              parsed = 0\n\
              for path in glob.glob(out + '/**/*.sql', recursive=True):\n\
-             \u{20}   text = open(path).read()\n\
-             \u{20}   text = text.replace('{dataset}.', 'd.').replace('@{stage}', '@s')\n\
-             \u{20}   text = re.sub(r'\\{(\\w+)\\}', r'\\1', text)\n\
-             \u{20}   if 'external table' in text or 'file_format' in text: continue\n\
-             \u{20}   for statement in sqlglot.parse(text, dialect=dialect, error_level=sqlglot.ErrorLevel.RAISE):\n\
+             \u{20}   sql = open(path).read()\n\
+             \u{20}   sql = sql.replace('{dataset}.', 'd.').replace('@{stage}', '@s')\n\
+             \u{20}   sql = re.sub(r'\\{(\\w+)\\}', r'\\1', sql)\n\
+             \u{20}   if 'external table' in sql or 'file_format' in sql: continue\n\
+             \u{20}   for statement in sqlglot.parse(sql, dialect=dialect, error_level=sqlglot.ErrorLevel.RAISE):\n\
              \u{20}       assert not isinstance(statement, sqlglot.exp.Command), path\n\
              \u{20}       parsed += 1\n\
              print(json.dumps(parsed))\n",
@@ -135,7 +135,7 @@ fn every_statement_for_a_warehouse_parses_in_its_dialect() {
 }
 
 #[test]
-fn since_last_writes_the_days_that_changed_and_takes_out_what_was_erased() {
+fn since_last_writes_changed_days_and_removes_erased_events() {
     let dir = folder();
     let data = dir.path().join("data");
     let to = dir.path().join("out");
@@ -179,7 +179,7 @@ fn since_last_writes_the_days_that_changed_and_takes_out_what_was_erased() {
         (&json!(1), &json!(2))
     );
     assert_eq!(contents(&to.join("events")).len(), 2);
-    // A shorter export takes nothing out.
+    // An export of fewer days removes nothing.
     let shorter = export(&data, &to, &["--since", "last", "--days", "2"]);
     assert_eq!(
         (&shorter["removed"], &shorter["unchanged"]),
@@ -189,7 +189,7 @@ fn since_last_writes_the_days_that_changed_and_takes_out_what_was_erased() {
 }
 
 #[test]
-fn a_day_that_expired_stays_in_the_export_whatever_comes_late_and_loses_only_who_is_erased() {
+fn an_expired_day_stays_in_the_export_despite_late_events_and_loses_only_erased_users() {
     let dir = folder();
     let data = dir.path().join("data");
     let to = data.join("exports/lake");
@@ -225,14 +225,14 @@ fn a_day_that_expired_stays_in_the_export_whatever_comes_late_and_loses_only_who
     let receipt = run_json(&data, &["user", "erase", "target-user-77"]);
     assert_eq!(receipt["exports"], 1, "{receipt}");
     assert_eq!(users(), json!(["ann", "bob"]));
-    // A file that an export left when it was cut off is no part of the next one.
+    // A file of an interrupted export does not belong to the next one.
     let of_day = contents(&to.join(format!("events/dt={day}")));
     let file_of_day = of_day.keys().next().unwrap();
     let name_of_copy = format!("events/dt={day}/part-00009-0123456789abcdef.parquet");
     std::fs::copy(file_of_day, to.join(name_of_copy)).unwrap();
     export(&data, &to, &["--since", "last"]);
     assert_eq!(users(), json!(["ann", "bob"]));
-    // Nor is an export written where the store keeps its own files.
+    // An export is not written to folders of the store itself.
     for ours in ["", "events", "states/x"] {
         let output = run(
             &data,
@@ -242,7 +242,8 @@ fn a_day_that_expired_stays_in_the_export_whatever_comes_late_and_loses_only_who
     }
 }
 
-/// The events of an export by its list, each file of which must be there whole; `None` if the list was replaced meanwhile.
+/// The number of events of an export by its list, each file of which must be complete; `None` if
+/// the list was replaced meanwhile.
 fn listed_events(to: &Path) -> Option<u64> {
     let path = to.join("export.json");
     let text = std::fs::read(&path).unwrap();
@@ -281,7 +282,7 @@ fn table_files(to: &Path) -> Vec<String> {
 }
 
 #[test]
-fn killed_at_any_call_an_export_is_the_old_one_or_the_new_one_by_its_list() {
+fn an_export_killed_at_any_call_is_the_old_or_the_new_one_by_its_list() {
     let dir = folder();
     let data = dir.path().join("data");
     unsealed_demo(&data, 400, 3, 1);
@@ -289,7 +290,7 @@ fn killed_at_any_call_an_export_is_the_old_one_or_the_new_one_by_its_list() {
     let origin = dir.path().join("origin");
     export(&data, &origin, &[]);
     let old_files = table_files(&origin);
-    // Two of three days change, one of them is gone.
+    // Two of three days change, and one of them is removed.
     let day = |days_ago| Utc::now().date_naive() - Days::new(days_ago);
     let late = json!({"event_type":"action","user_id":"late","ts":format!("{}T10:00:00Z", day(1))});
     let file = dir.path().join("late");
@@ -309,7 +310,7 @@ fn killed_at_any_call_an_export_is_the_old_one_or_the_new_one_by_its_list() {
             assert!([400, 401].contains(&listed), "{kind} at {at}: {listed}");
             export(&data, to, &["--since", "last"]);
             assert_eq!(listed_events(to), Some(401), "{kind} at {at}, again");
-            // What is there is what is listed, and no name was used twice.
+            // Exactly the listed files exist, and no name was used twice.
             let files = table_files(to);
             assert_eq!(files.len(), 5, "{kind} at {at}: {files:?}");
             assert!(
@@ -324,7 +325,7 @@ fn killed_at_any_call_an_export_is_the_old_one_or_the_new_one_by_its_list() {
         }
         assert!(points >= 5, "{kind}: only {points} points were tried");
     }
-    // The first export to a folder has no list, or the whole one.
+    // After the first export there is no list, or a complete one.
     for at in (1..).step_by(9) {
         let to = dir.path().join(format!("first-{at}"));
         std::fs::create_dir(&to).unwrap();
@@ -347,7 +348,7 @@ fn killed_at_any_call_an_export_is_the_old_one_or_the_new_one_by_its_list() {
 }
 
 #[test]
-fn whoever_reads_the_list_while_exports_replace_it_finds_whole_exports() {
+fn readers_of_the_list_find_complete_exports_while_others_replace_it() {
     let dir = folder();
     let data = dir.path().join("data");
     let to = dir.path().join("out");
@@ -392,7 +393,7 @@ fn whoever_reads_the_list_while_exports_replace_it_finds_whole_exports() {
 }
 
 #[test]
-fn an_export_in_the_layout_of_an_earlier_version_is_cleaned_by_the_next_one() {
+fn an_export_in_the_layout_of_an_earlier_version_is_replaced_by_the_next_one() {
     let dir = folder();
     let data = dir.path().join("data");
     let to = dir.path().join("out");
@@ -428,7 +429,7 @@ fn an_export_in_the_layout_of_an_earlier_version_is_cleaned_by_the_next_one() {
     )
     .unwrap();
     let again = export(&data, &to, &["--since", "last"]);
-    // Their names would be used again, and the strings in them are views.
+    // Their names would be used again, and their strings are views.
     assert_eq!(
         (&again["days"], &again["unchanged"]),
         (&json!(3), &json!(0))
@@ -436,7 +437,7 @@ fn an_export_in_the_layout_of_an_earlier_version_is_cleaned_by_the_next_one() {
     assert_eq!(listed_events(&to), Some(201));
     let files = table_files(&to);
     assert_eq!(files.len(), 6, "{files:?}");
-    // The day that is in the export alone, too.
+    // Also the day that only the export has.
     let is_old = |name: &&String| name.ends_with("part-00000.parquet");
     assert_eq!(files.iter().find(is_old), None);
     for table in ["daily_rollups", "daily_features"] {
@@ -445,7 +446,7 @@ fn an_export_in_the_layout_of_an_earlier_version_is_cleaned_by_the_next_one() {
 }
 
 #[test]
-fn a_name_alone_is_a_folder_here_and_a_rejected_one_leaves_nothing() {
+fn a_name_without_a_path_is_a_folder_here_and_a_rejected_one_leaves_nothing() {
     let dir = folder();
     let command = |arguments: &[&str]| {
         let mut command = echopilot(Path::new("data"));
@@ -480,7 +481,7 @@ fn a_name_alone_is_a_folder_here_and_a_rejected_one_leaves_nothing() {
 }
 
 #[test]
-fn days_without_events_are_an_empty_answer_in_every_format() {
+fn days_without_events_give_an_empty_result_in_every_format() {
     let dir = folder();
     let data = dir.path().join("data");
     let server = Server::start(&data);
@@ -524,7 +525,7 @@ fn days_without_events_are_an_empty_answer_in_every_format() {
 }
 
 #[test]
-fn events_stream_in_every_format_with_those_that_are_not_sealed() {
+fn events_stream_in_every_format_including_unsealed_ones() {
     let dir = folder();
     let data = dir.path().join("data");
     unsealed_demo(&data, 2_000, 3, 1);
@@ -574,7 +575,7 @@ fn events_stream_in_every_format_with_those_that_are_not_sealed() {
 }
 
 #[test]
-fn csv_and_ndjson_give_back_every_value_and_times_of_one_width() {
+fn csv_and_ndjson_keep_every_value_and_timestamps_of_one_width() {
     let dir = folder();
     let data = dir.path().join("data");
     let server = Server::start(&data);
@@ -615,26 +616,26 @@ fn csv_and_ndjson_give_back_every_value_and_times_of_one_width() {
          d = sys.argv[1]\n\
          true = pq.read_table(d + '/all.parquet').to_pylist()\n\
          width = re.compile(r'\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d[.]\\d{6}Z')\n\
-         text = ['event_type', 'user_id', 'feature', 'metadata', 'url', 'event_id']\n\
+         strings = ['event_type', 'user_id', 'feature', 'metadata', 'url', 'event_id']\n\
          form = '%Y-%m-%dT%H:%M:%S.%fZ'\n\
          lines = [json.loads(line) for name in ('all', 'user') for line in open(f'{d}/{name}.ndjson')]\n\
          frame = pd.read_csv(d + '/all.csv', dtype=str, keep_default_na=False)\n\
          rows = list(csv.DictReader(open(d + '/all.csv', newline='')))\n\
          sheet = list(csv.DictReader(open(d + '/all.csv-spreadsheet', newline='', encoding='utf-8-sig')))\n\
          for row in [*lines, *rows, *sheet]: assert width.fullmatch(row['ts']) and width.fullmatch(row['received_at']), row\n\
-         # Of one form, so that the form of the first is that of all.\n\
+         # All have the same format, so that the format of the first row fits all rows.\n\
          for column in ('ts', 'received_at'): assert pd.to_datetime(frame[column], format=form, utc=True).tolist() == [pd.Timestamp(row[column]) for row in true]\n\
          assert [row['ts'] for row in true] == pd.read_csv(d + '/all.csv', parse_dates=['ts'])['ts'].tolist()\n\
-         same = lambda row: [row[name] or '' for name in text]\n\
+         same = lambda row: [row[name] or '' for name in strings]\n\
          assert [same(row) for row in rows] == [same(row) for row in true] == [same(row) for row in frame.to_dict('records')]\n\
-         # Readers that know null find it again, and empty strings beside it.\n\
-         exact = [[row[name] for name in text] for row in true]\n\
-         found = duckdb.execute(\"select \" + ', '.join(text) + \" from read_csv(?, all_varchar = true, allow_quoted_nulls = false)\", [d + '/all.csv']).fetchall()\n\
+         # Readers with a null value distinguish it from an empty string.\n\
+         exact = [[row[name] for name in strings] for row in true]\n\
+         found = duckdb.execute(\"select \" + ', '.join(strings) + \" from read_csv(?, all_varchar = true, allow_quoted_nulls = false)\", [d + '/all.csv']).fetchall()\n\
          assert [list(row) for row in found] == exact\n\
          assert duckdb.execute(\"select typeof(ts) from read_csv(?)\", [d + '/all.csv']).fetchone()[0].startswith('TIMESTAMP')\n\
-         options = pc.ConvertOptions(column_types={name: pa.string() for name in text}, null_values=[''], strings_can_be_null=True, quoted_strings_can_be_null=False)\n\
+         options = pc.ConvertOptions(column_types={name: pa.string() for name in strings}, null_values=[''], strings_can_be_null=True, quoted_strings_can_be_null=False)\n\
          found = pc.read_csv(d + '/all.csv', convert_options=options).to_pylist()\n\
-         assert [[row[name] for name in text] for row in found] == exact\n\
+         assert [[row[name] for name in strings] for row in found] == exact\n\
          assert open(d + '/all.csv-spreadsheet', 'rb').read(3) == b'\\xef\\xbb\\xbf' and open(d + '/all.csv', 'rb').read(3) == b'ts,'\n\
          begins = {row['user_id'][0] for row in sheet}\n\
          assert not begins & set('=+-@') and \"'-5\" in {row['user_id'] for row in sheet}\n\
@@ -645,7 +646,7 @@ fn csv_and_ndjson_give_back_every_value_and_times_of_one_width() {
 }
 
 #[test]
-fn an_empty_store_exports_no_event() {
+fn an_empty_store_exports_no_events() {
     let dir = folder();
     let exported = export(&dir.path().join("data"), &dir.path().join("out"), &[]);
     assert_eq!(

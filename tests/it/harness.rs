@@ -449,3 +449,10 @@ fn tests_run_with_overflow_checks_and_debug_assertions() {
     let overflow = std::panic::catch_unwind(|| std::hint::black_box(u8::MAX) + one);
     assert!(overflow.is_err(), "{hint}");
 }
+
+/// A string of about this many random hexadecimal digits, which no codec compresses below half.
+pub fn incompressible(digits: usize, below: &mut impl FnMut(u64) -> u64) -> String {
+    (0..digits / 7)
+        .map(|_| format!("{:07x}", below(1 << 28)))
+        .collect()
+}

@@ -1,4 +1,4 @@
-//! Names that anybody can send: limits by the day, and what is beyond them.
+//! Daily limits of the names that untrusted clients can send, and events beyond them.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +13,7 @@ fn today() -> NaiveDate {
     Utc::now().date_naive()
 }
 
-/// The program with limits of three features and two new users a day.
+/// The program with limits of three features and two new users per day.
 fn limited(data_dir: &Path) -> Command {
     let mut command = echopilot(data_dir);
     command
@@ -23,31 +23,31 @@ fn limited(data_dir: &Path) -> Command {
 }
 
 fn run_limited(data_dir: &Path, arguments: &[&str]) -> Value {
-    let text = printed(limited(data_dir).args(arguments));
-    serde_json::from_slice(&text).expect("a command prints JSON")
+    let json = printed(limited(data_dir).args(arguments));
+    serde_json::from_slice(&json).expect("a command prints JSON")
 }
 
 fn event(user: Option<&str>, feature: &str) -> Value {
     json!({"event_type":"action","user_id":user,"feature":feature,"metadata":{"plan":"free"}})
 }
 
-/// What the limits must not change: the numbers of usage and the answers of some queries.
-fn answers(data_dir: &Path) -> Value {
+/// The results that must not depend on where events are stored: usage and some queries.
+fn results(data_dir: &Path) -> Value {
     let mut usage = run_limited(data_dir, &["usage", "--days", "2"]);
     let mut zone = run_limited(
         data_dir,
         &["usage", "--days", "2", "--tz", "Africa/Abidjan"],
     );
-    for answer in [&mut usage, &mut zone] {
-        let answer = answer.as_object_mut().unwrap();
-        answer.remove("ts");
-        answer.remove("window");
+    for result in [&mut usage, &mut zone] {
+        let result = result.as_object_mut().unwrap();
+        result.remove("ts");
+        result.remove("window");
     }
-    assert_eq!(usage, zone, "states and events say the same");
+    assert_eq!(usage, zone, "states and events give the same result");
     let query = |query: Value| {
-        let mut answer = run_limited(data_dir, &["query", &query.to_string()]);
-        answer.as_object_mut().unwrap().remove("ts");
-        answer
+        let mut result = run_limited(data_dir, &["query", &query.to_string()]);
+        result.as_object_mut().unwrap().remove("ts");
+        result
     };
     json!({
         "usage": usage,
@@ -105,8 +105,8 @@ fn names_beyond_the_limits_of_a_day_are_stored_as_sent_and_counted_under_rest() 
     );
     server.kill();
 
-    // Read back from the log, sealed, compacted and made again from segments it is the same.
-    let expected = answers(dir.path());
+    // The results are the same after recovery from the log, seal, compaction and rebuild.
+    let expected = results(dir.path());
     assert_eq!(expected["usage"]["rest"], usage["rest"]);
     assert_eq!(
         expected["beyond"]["rows"],
@@ -118,14 +118,14 @@ fn names_beyond_the_limits_of_a_day_are_stored_as_sent_and_counted_under_rest() 
     assert_eq!(users[1]["dau"], 1, "events are found by any name: {users}");
     assert_eq!(expected["funnel"]["rows"][1]["users"], 1);
     run_limited(dir.path(), &["seal"]);
-    assert_eq!(answers(dir.path()), expected, "sealed");
+    assert_eq!(results(dir.path()), expected, "sealed");
     assert_eq!(
         run_limited(dir.path(), &["rebuild"]),
         json!({"days":1,"changed":0,"kept":0})
     );
     assert_eq!(run(dir.path(), &["verify"]).status.code(), Some(0));
 
-    // The names of the day stay the first three after a restart, and those who came too late stay out.
+    // After a restart the first three names of the day are still the counted ones.
     let server = Server::start_as(limited(dir.path()));
     let (_, body) = server.post(&batch([event(Some("u3"), "f"), event(Some("u2"), "c")]));
     assert_eq!(
@@ -140,7 +140,7 @@ fn names_beyond_the_limits_of_a_day_are_stored_as_sent_and_counted_under_rest() 
     assert_eq!(
         run_limited(dir.path(), &["rebuild"])["changed"],
         0,
-        "two seals make the state that their events make"
+        "two seals give the same state as a rebuild"
     );
     let lake = printed(limited(dir.path()).args(["user", "access", "u3"]));
     let lake = String::from_utf8(lake).unwrap();
@@ -182,7 +182,7 @@ fn a_user_beyond_the_limit_is_erased_like_any_other() {
 }
 
 #[test]
-fn a_user_beyond_the_limit_gets_a_number_on_a_day_with_room() {
+fn a_user_beyond_the_limit_gets_an_id_on_a_day_below_the_limit() {
     let (dir, input) = (folder(), folder());
     let file = input.path().join("in.ndjson");
     let line = |user: &str| format!("{}\n", event(Some(user), "a"));
@@ -197,7 +197,7 @@ fn a_user_beyond_the_limit_gets_a_number_on_a_day_with_room() {
         (&usage["mau"], &usage["rest"]["user_events"]),
         (&json!(2), &json!(1))
     );
-    // With a higher limit there is room; the events of before stay where they were counted until a rebuild.
+    // With a higher limit the user gets an id; earlier events stay in `rest` until a rebuild.
     std::fs::write(&file, line("u3")).unwrap();
     run_json(dir.path(), &["import", file.to_str().unwrap()]);
     let usage = run_json(dir.path(), &["usage", "--days", "1"]);
@@ -211,7 +211,7 @@ fn a_user_beyond_the_limit_gets_a_number_on_a_day_with_room() {
 }
 
 #[test]
-fn only_names_of_stored_events_use_room() {
+fn only_names_of_stored_events_count_towards_the_limit() {
     let dir = folder();
     let server = Server::start_as(limited(dir.path()));
     let with_id = |feature: &str| {
@@ -234,7 +234,7 @@ fn only_names_of_stored_events_use_room() {
 }
 
 #[test]
-fn a_state_that_cannot_be_read_is_made_again_with_the_features_that_came_first() {
+fn an_unreadable_state_is_rebuilt_with_the_first_features_of_the_day() {
     let dir = folder();
     for features in [["a", "b"], ["c", "d"]] {
         let server = Server::start(dir.path());
@@ -258,7 +258,7 @@ fn a_state_that_cannot_be_read_is_made_again_with_the_features_that_came_first()
 }
 
 #[test]
-fn usage_lists_as_many_features_as_asked_for_and_sums_the_others_up() {
+fn usage_lists_the_requested_number_of_features_and_sums_up_the_others() {
     let dir = folder();
     let server = Server::start(dir.path());
     server.post(&batch(
@@ -283,7 +283,7 @@ fn usage_lists_as_many_features_as_asked_for_and_sums_the_others_up() {
 }
 
 #[test]
-fn rollup_lines_stay_short_and_unreadable_ones_are_made_again() {
+fn rollup_lines_stay_short_and_unreadable_ones_are_rebuilt() {
     let (dir, input) = (folder(), folder());
     let file = input.path().join("in.ndjson");
     let day = today() - Days::new(1);
@@ -324,14 +324,14 @@ fn rollup_lines_stay_short_and_unreadable_ones_are_made_again() {
         let out = folder();
         let to = out.path().to_str().unwrap();
         let exported = run_json(dir.path(), &["export", "--to", to]);
-        assert_eq!(exported["rollups"], 0, "what is not ours is not exported");
+        assert_eq!(exported["rollups"], 0, "an unreadable line is not exported");
         assert_eq!(run_json(dir.path(), &["rollup"])["days"], json!([day]));
         assert_eq!(std::fs::read(&path).unwrap(), written);
     }
 }
 
 #[test]
-fn keys_of_metadata_beyond_the_limit_of_a_day_are_stored_counted_and_said() {
+fn metadata_keys_beyond_the_limit_of_a_day_are_stored_and_reported() {
     let dir = folder();
     let limited = || {
         let mut command = echopilot(dir.path());
@@ -351,7 +351,7 @@ fn keys_of_metadata_beyond_the_limit_of_a_day_are_stored_counted_and_said() {
     assert_eq!(
         (&body["logged"], &body["rest"]["metadata_keys"]),
         (&json!(4), &json!(2)),
-        "an event counts once, and what lies deeper not at all: {body}"
+        "an event counts once, and only by its keys of the first level: {body}"
     );
     let unstored = json!({"event_type":"nothing","metadata":{"g":1}});
     assert_eq!(server.post(&batch([unstored])).1["rejected"], 1);
@@ -366,7 +366,7 @@ fn keys_of_metadata_beyond_the_limit_of_a_day_are_stored_counted_and_said() {
     );
     server.kill();
 
-    // The keys of the log are known again after a restart, and those of a file are counted alike.
+    // Keys of the log are recovered by a restart, and keys of an import count too.
     let server = Server::start_as(limited());
     let (_, body) = server.post(&batch([with(json!({"e":1})), with(json!({"c":1}))]));
     assert_eq!(body["rest"]["metadata_keys"], 1, "{body}");

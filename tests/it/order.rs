@@ -1,5 +1,5 @@
-//! Events of one instant are in the order of the log, for the engine and for SQL over the lake, whatever the jobs of the store did to
-//! the files: the names of a day's files sort in that order.
+//! Events with equal timestamps keep the order of the log, for the engine and for SQL over the
+//! lake, after all jobs of the store: the names of a day's files sort in that order.
 
 use std::path::Path;
 
@@ -13,16 +13,18 @@ use echopilot_analytics::store::{Clock, Effort, Retention};
 use serde_json::{Value, json};
 
 use crate::faults::{copy, with_fault};
-use crate::harness::{FEATURES, echopilot, engine, folder, ingest, numbers_below, run_json};
+use crate::harness::{
+    FEATURES, echopilot, engine, folder, incompressible, ingest, numbers_below, run_json,
+};
 use crate::metrics::{judge, request_of};
 
-/// When the stores are looked at first.
+/// The time at which the stores are opened.
 fn start() -> DateTime<Utc> {
     "2026-03-05T12:00:00Z".parse().unwrap()
 }
 
-/// The answers to all metrics over so many days up to an instant.
-fn answers(engine: &Engine, days: i64, now: DateTime<Utc>) -> Vec<(&'static str, Vec<u8>)> {
+/// The results of all metrics over a number of days up to `now`.
+fn results(engine: &Engine, days: i64, now: DateTime<Utc>) -> Vec<(&'static str, Vec<u8>)> {
     let ask = |metric: &'static str| {
         let mut request = request_of(metric);
         request["days"] = json!(days);
@@ -37,7 +39,7 @@ fn answers(engine: &Engine, days: i64, now: DateTime<Utc>) -> Vec<(&'static str,
 /// Compares all metrics with their SQL in DuckDB over the lake; all events are sealed.
 fn check_sql(engine: &Engine, days: i64, now: DateTime<Utc>) {
     let dir = folder();
-    for (metric, answer) in answers(engine, days, now) {
+    for (metric, answer) in results(engine, days, now) {
         std::fs::write(dir.path().join(format!("{metric}.json")), answer).unwrap();
     }
     let lake = engine.store().folder().path().join("events");
@@ -68,7 +70,7 @@ fn check_names(data_dir: &Path) {
     }
 }
 
-/// An event of a user at one instant of a day before the start.
+/// An event of a user, with the same timestamp as all others of that day.
 fn tied(user: &str, feature: &str, days_before: i64) -> Event<'static> {
     let ts = start() - TimeDelta::days(days_before);
     Event {
@@ -83,7 +85,7 @@ fn tied(user: &str, feature: &str, days_before: i64) -> Event<'static> {
     }
 }
 
-/// Stores events as an import does.
+/// Stores events through the import.
 fn load(engine: &Engine, events: &[Event<'_>]) {
     let mut parts = [()].into_iter();
     let stored = engine.store().load(
@@ -94,7 +96,7 @@ fn load(engine: &Engine, events: &[Event<'_>]) {
     assert!(stored.unwrap());
 }
 
-/// The same events as clients send them.
+/// Stores events through the ingest of clients.
 fn send(engine: &Engine, events: &[Event<'_>]) {
     let events: Vec<Value> = events
         .iter()
@@ -108,15 +110,15 @@ fn send(engine: &Engine, events: &[Event<'_>]) {
     }
 }
 
-/// 20 users who all use a feature at one instant.
+/// 20 users who all use a feature at the same time.
 fn twenty(feature: &str) -> Vec<Event<'static>> {
     (0..20)
         .map(|user| tied(&format!("u{user}"), feature, 1))
         .collect()
 }
 
-/// Who goes where, as both say it.
-fn check_ways(engine: &Engine, features: &[&str]) {
+/// Checks that all users go through these features in order, by the engine and by SQL.
+fn check_paths(engine: &Engine, features: &[&str]) {
     let mut request = request_of("paths");
     request["start"] = json!({"feature": features[0]});
     request["depth"] = json!(features.len());
@@ -154,7 +156,7 @@ fn check_ways(engine: &Engine, features: &[&str]) {
 }
 
 #[test]
-fn an_erasure_of_somebody_else_keeps_the_order_of_ties() {
+fn an_erasure_of_another_user_keeps_the_order_of_ties() {
     let dir = folder();
     let open = engine(dir.path(), start());
     let mut first = twenty("catalog");
@@ -163,10 +165,10 @@ fn an_erasure_of_somebody_else_keeps_the_order_of_ties() {
     load(&open, &twenty("alpha"));
     load(&open, &twenty("beta"));
     let ways = ["catalog", "alpha", "beta"];
-    check_ways(&open, &ways);
+    check_paths(&open, &ways);
     open.erase(&["victim".into()], None, start()).unwrap();
-    check_ways(&open, &ways);
-    // A second one in a file that was written anew, and all joined.
+    check_paths(&open, &ways);
+    // A second erasure, in a rewritten file, and a compaction of all files.
     open.erase(&["u19".into(), "u18".into()], None, start())
         .unwrap();
     load(
@@ -175,70 +177,67 @@ fn an_erasure_of_somebody_else_keeps_the_order_of_ties() {
     );
     load(&open, &[tied("u18x", "alpha", 1), tied("u19x", "alpha", 1)]);
     load(&open, &[tied("u18x", "beta", 1), tied("u19x", "beta", 1)]);
-    check_ways(&open, &ways);
+    check_paths(&open, &ways);
     open.compact(start() + TimeDelta::hours(2), Effort::Full)
         .unwrap();
     assert_eq!(files(dir.path()).len(), 1);
-    check_ways(&open, &ways);
+    check_paths(&open, &ways);
 }
 
 #[test]
-fn a_compaction_beside_a_full_segment_keeps_the_order_of_ties() {
+fn a_compaction_around_a_full_segment_keeps_the_order_of_ties() {
     let dir = folder();
     let open = engine(dir.path(), start());
     load(&open, &twenty("catalog"));
     load(&open, &twenty("alpha"));
     let mut full = twenty("beta");
-    // URLs that cannot be compressed to less than a full segment.
+    // URLs that do not compress to less than a full segment.
     let mut below = numbers_below(1);
     for number in 0..9_000 {
-        let mut url = String::from("/");
-        while url.len() < 1_900 {
-            url.push_str(&format!("{:07x}", below(1 << 28)));
-        }
         full.push(Event {
-            url: Some(url.into()),
+            url: Some(incompressible(1_900, &mut below).into()),
             ..tied(&format!("filler{number}"), "z", 1)
         });
     }
     load(&open, &full);
     load(&open, &twenty("gamma"));
     load(&open, &twenty("delta"));
-    // Those on each side of it become one.
+    // The segments on each side of it become one.
     open.compact(start() + TimeDelta::hours(2), Effort::Full)
         .unwrap();
     assert_eq!(files(dir.path()).len(), 3);
     check_names(dir.path());
-    check_ways(&open, &["catalog", "alpha", "beta", "gamma", "delta"]);
+    check_paths(&open, &["catalog", "alpha", "beta", "gamma", "delta"]);
 }
 
 #[test]
-fn a_log_that_could_not_be_sealed_before_an_import_is_behind_it() {
+fn a_log_that_could_not_be_sealed_before_an_import_is_ordered_after_it() {
     let dir = folder();
     let open = engine(dir.path(), start());
     load(&open, &twenty("catalog"));
     let mut in_log = twenty("beta");
     in_log.push(tied("other", "x", 2));
     send(&open, &in_log);
-    // The log is moved aside, and a file stands where the folder of a day should be.
-    let in_the_way = dir.path().join("events/dt=2026-03-03");
-    std::fs::write(&in_the_way, "").unwrap();
+    // The log is rotated, and a file has the name of the folder of a day.
+    let obstacle = dir.path().join("events/dt=2026-03-03");
+    std::fs::write(&obstacle, "").unwrap();
     assert!(open.store().seal().is_err());
     load(&open, &twenty("alpha"));
-    std::fs::remove_file(&in_the_way).unwrap();
-    let before = answers(&open, 3, start());
+    std::fs::remove_file(&obstacle).unwrap();
+    let before = results(&open, 3, start());
     assert_eq!(open.store().seal().unwrap().events, 21);
     assert!(
-        answers(&open, 3, start()) == before,
-        "by the seal nothing has changed"
+        results(&open, 3, start()) == before,
+        "the seal changes no result"
     );
-    check_ways(&open, &["catalog", "alpha", "beta"]);
+    check_paths(&open, &["catalog", "alpha", "beta"]);
     drop(open);
     let open = engine(dir.path(), start());
-    check_ways(&open, &["catalog", "alpha", "beta"]);
+    check_paths(&open, &["catalog", "alpha", "beta"]);
 }
 
-/// Gives the segments of a closed store the names that an earlier version gave them after an erasure and a compaction.
+/// Renames the segments of a closed store as an earlier version named them after an erasure and a
+/// compaction.
 fn rename_as_before(data_dir: &Path) {
     let path = data_dir.join("manifest.json");
     let mut manifest = std::fs::read_to_string(&path).unwrap();
@@ -263,7 +262,7 @@ fn rename_as_before(data_dir: &Path) {
 }
 
 #[test]
-fn segments_with_names_of_an_earlier_version_are_renamed_in_the_order_of_the_log() {
+fn segments_with_names_of_an_earlier_version_are_renamed_in_log_order() {
     let dir = folder();
     let ways = ["catalog", "alpha", "beta", "gamma"];
     let open = engine(dir.path(), start());
@@ -276,21 +275,21 @@ fn segments_with_names_of_an_earlier_version_are_renamed_in_the_order_of_the_log
     rename_as_before(dir.path());
     let old = copy(dir.path());
     let open = engine(dir.path(), start());
-    let before = answers(&open, 3, start());
-    // Also when no segments are to be joined.
+    let before = results(&open, 3, start());
+    // Also if there are no segments to merge.
     open.compact(start(), Effort::Urgent).unwrap();
     assert_eq!(files(dir.path()).len(), 4);
-    check_ways(&open, &ways);
-    assert!(answers(&open, 3, start()) == before);
+    check_paths(&open, &ways);
+    assert!(results(&open, 3, start()) == before);
     let renamed = files(dir.path());
     open.compact(start(), Effort::Urgent).unwrap();
     assert_eq!(files(dir.path()), renamed, "once");
     open.compact(start() + TimeDelta::hours(2), Effort::Full)
         .unwrap();
     assert_eq!(files(dir.path()).len(), 1);
-    check_ways(&open, &ways);
+    check_paths(&open, &ways);
     drop(open);
-    // Killed at any call, the store has all of it under one name or the other.
+    // Killed at any call, the store has all segments under the old or the new name.
     for at in 1.. {
         let dir = copy(old.path());
         let mut command = echopilot(dir.path());
@@ -302,10 +301,10 @@ fn segments_with_names_of_an_earlier_version_are_renamed_in_the_order_of_the_log
             (&json!([]), &json!(80))
         );
         let open = engine(dir.path(), start());
-        assert!(answers(&open, 3, start()) == before, "killed at {at}");
+        assert!(results(&open, 3, start()) == before, "killed at {at}");
         open.compact(start(), Effort::Urgent).unwrap();
         check_names(dir.path());
-        assert!(answers(&open, 3, start()) == before, "killed at {at}");
+        assert!(results(&open, 3, start()) == before, "killed at {at}");
         if done {
             assert!(at > 10, "only {at} points were tried");
             break;
@@ -314,7 +313,7 @@ fn segments_with_names_of_an_earlier_version_are_renamed_in_the_order_of_the_log
 }
 
 #[test]
-fn after_random_jobs_the_sql_says_what_the_engine_says() {
+fn after_random_jobs_sql_and_engine_give_the_same_results() {
     for seed in 1..=4_u64 {
         let mut below = numbers_below(seed);
         let dir = folder();
@@ -322,7 +321,8 @@ fn after_random_jobs_the_sql_says_what_the_engine_says() {
         let mut done = Vec::new();
         let mut expires_before = 40;
         for step in 0..24 {
-            // Few users at few instants of few days, so that nearly every event has others of its user at its instant.
+            // Few users, timestamps and days, so that nearly every event has the timestamp of
+            // another event of its user.
             let events: Vec<Event<'_>> = (0..3 + below(25))
                 .map(|_| {
                     let feature = FEATURES[below(6) as usize];
@@ -379,10 +379,10 @@ fn after_random_jobs_the_sql_says_what_the_engine_says() {
             }
             if step % 6 == 5 {
                 let days = [70, 5][below(2) as usize];
-                let unsealed = answers(&open, days, start());
+                let unsealed = results(&open, days, start());
                 open.store().seal().unwrap();
                 assert!(
-                    answers(&open, days, start()) == unsealed,
+                    results(&open, days, start()) == unsealed,
                     "{seed}: {done:?}"
                 );
                 check_sql(&open, days, start());

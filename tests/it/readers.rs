@@ -1,4 +1,4 @@
-//! Arrow readers of today and of years ago, on every kind of file that is written.
+//! Current and old Arrow readers on every kind of file that is written.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,8 @@ use crate::faults::{copy, with_fault};
 use crate::harness::{KEY, Server, echopilot, folder, printed, run, run_json, unsealed_demo};
 use crate::oracle::{old_python_command, python_command};
 
-/// Reads files with every reader, and filters, sorts, takes, joins and groups them by a column of strings, if there is one.
+/// Reads files with every reader, and filters, sorts, takes, joins and groups them by a column of
+/// strings, if they have one.
 fn read_by_all(files: &[(&str, PathBuf)]) -> Vec<Value> {
     let found = [python_command(), old_python_command()].map(|mut python| {
         python.arg("tests/oracle/arrow_readers.py");
@@ -25,7 +26,7 @@ fn read_by_all(files: &[(&str, PathBuf)]) -> Vec<Value> {
     new["found"].as_array().unwrap().clone()
 }
 
-/// The Parquet files in a folder and in those in it.
+/// The Parquet files in a folder and below it.
 fn parquet_files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -40,7 +41,7 @@ fn parquet_files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The type of each string and instant column of the lake.
+/// The type of each string and timestamp column of the lake.
 fn lake_types() -> Value {
     let (text, instant) = ("string", "timestamp[us, tz=UTC]");
     json!({"ts":instant,"event_type":text,"user_id":text,"feature":text,"metadata":text,"url":text,"event_id":text,
@@ -118,7 +119,7 @@ fn every_file_is_read_filtered_and_joined_by_old_and_new_arrow_readers() {
         (rows(4..5), rows(5..6), rows(6..9), rows(9..12)),
         (600, 600, 600, 600)
     );
-    // No reader sees a table by the name of another.
+    // The folders of two tables are never read as one table.
     assert_eq!(found[12]["types"]["dau"], "double");
     assert_eq!(
         found[13]["types"],
@@ -127,11 +128,11 @@ fn every_file_is_read_filtered_and_joined_by_old_and_new_arrow_readers() {
 }
 
 #[test]
-fn killed_at_any_call_compaction_leaves_each_segment_in_its_earlier_format_or_in_this_one() {
+fn compaction_killed_at_any_call_leaves_each_segment_in_the_old_or_the_new_format() {
     let origin = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1");
     let numbers = |dir: &Path| {
         let window = ["usage", "--days", "30", "--end", "2026-11-21"];
-        // By the events, not by the daily states.
+        // From the events, not from the daily states.
         let mut usage = run_json(dir, &[&window[..], &["--tz", "Africa/Abidjan"]].concat());
         usage.as_object_mut().unwrap().remove("ts");
         usage
@@ -139,7 +140,7 @@ fn killed_at_any_call_compaction_leaves_each_segment_in_its_earlier_format_or_in
     let expected = numbers(copy(&origin).path());
     for kind in ["kill", "torn", "eio"] {
         let mut points = 0;
-        // What a seal does at each call is tried elsewhere.
+        // Another test kills the seal at each call.
         for at in (1..).step_by(if kind == "kill" { 3 } else { 10 }) {
             let dir = copy(&origin);
             let mut command = echopilot(dir.path());
@@ -173,10 +174,10 @@ fn killed_at_any_call_compaction_leaves_each_segment_in_its_earlier_format_or_in
 }
 
 #[test]
-fn an_export_of_segments_of_an_earlier_format_is_written_in_this_one() {
+fn an_export_of_segments_of_an_earlier_format_is_written_in_the_new_format() {
     let dir = copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1"));
     let to = folder();
-    // Only the log is sealed: no compaction comes before.
+    // Only the log is sealed: there is no compaction before.
     run_json(dir.path(), &["export", "--to", to.path().to_str().unwrap()]);
     let manifest = std::fs::read_to_string(dir.path().join("manifest.json")).unwrap();
     assert!(manifest.contains("\"format\":0"), "{manifest}");
