@@ -1,58 +1,67 @@
-//! EchoPilot Analytics: product analytics in one binary. Events come in over HTTP and are on disk before they are
-//! answered; active users, feature usage, funnels, retention, paths and experiments of any window of up to a year come out exactly.
+//! `EchoPilot` Analytics: product analytics in one binary. Events arrive over HTTP and are on disk
+//! before they are acknowledged; active users, feature usage, funnels, retention, paths and
+//! experiments are computed exactly over any window of up to a year.
 //!
-//! # The map
+//! # Modules
 //!
-//! Arrows run one way; nothing imports upward, and [`store`] and [`metrics`] do not know each other.
+//! Dependencies point one way, from left to right; [`store`] and [`metrics`] do not know each
+//! other.
 //!
 //! ```text
-//! main → cli → server → http, schedule → engine → rollup, cohorts, export, import, demo → metrics | store → daily, names
-//!                                                                     → event, parquet, schema → window, digest, checksum, leb128, error
+//! main → cli → server → http, schedule → engine → rollup, cohorts, export, import, demo
+//!      → metrics | store → daily, names → event, parquet, schema
+//!      → window, digest, checksum, leb128, error
 //! ```
 //!
-//! | module | what it is |
+//! | module | contents |
 //! |---|---|
-//! | [`engine`] | the operations that HTTP, command line and scheduler share; where store meets metrics |
-//! | [`metrics`] | pure: the closed list of metrics; lazy frames of events, or daily states → numbers |
-//! | [`store`] | everything that touches the data folder: log, segments, states, postings, manifest, recovery, compaction, expiry |
-//! | [`daily`] | pure: what one day leaves behind, how such states merge, and their bytes |
-//! | [`names`] | numbers for users, features and event types; who gets one is decided in [`store`], within the limits of a day |
-//! | [`event`] | one event ↔ one line of the log; every check and refusal of what clients send |
-//! | [`rollup`] | which closed days lack a rollup or have another one than their events say, and the rollup log |
-//! | [`cohorts`] | the named sets of users |
-//! | [`export`] | answers in every format; events as a stream; the lake for a warehouse, in a folder or a bucket |
-//! | [`http`] | the interface: decode, one engine call, encode |
-//! | [`cli`], [`server`], [`schedule`] | commands; start and stop of the process; jobs at their times |
-//! | [`import`], [`demo`] | existing events in; a made-up history |
-//! | [`inflate`] | compressed streams, known by their first bytes |
-//! //! | [`window`], [`schema`], [`digest`], [`checksum`], [`leb128`] | days and zones; columns; ids without their text; CRC-32C; numbers as bytes |
-//! | [`parquet`] | the one way in which Parquet files are written |
-//! | [`config`], [`error`], [`backoff`] | settings; the one error; when failed work is tried again and how often it is traced |
+//! | [`engine`] | the operations of HTTP, command line and scheduler |
+//! | [`metrics`] | the metrics: each from lazy frames of events, or from daily states |
+//! | [`store`] | the data folder: event log, segments, manifest, recovery, all jobs |
+//! | [`daily`] | daily states: mergeable counts and user sets of one UTC day |
+//! | [`names`] | dictionaries of users, features and event types |
+//! | [`event`] | parsing and validation of events, and their lines in the event log |
+//! | [`rollup`] | the daily rollup: days with a missing or outdated rollup, the rollup log |
+//! | [`cohorts`] | named groups of users |
+//! | [`export`] | query results in every format, event streams, the lake for a warehouse |
+//! | [`http`] | the HTTP interface: each handler decodes, calls the engine once, and encodes |
+//! | [`cli`], [`server`], [`schedule`] | commands; start and stop of the server; periodic jobs |
+//! | [`import`], [`demo`] | import of existing events; synthetic histories |
+//! | [`inflate`] | decompression of streams, detected by their first bytes |
+//! | [`parquet`] | the settings of all Parquet files |
+//! | [`window`], [`schema`] | days, windows and time zones; columns of the lake |
+//! | [`digest`], [`checksum`], [`leb128`] | digests of ids; CRC-32C; variable-length integers |
+//! | [`config`], [`error`], [`backoff`] | settings; the error type; pauses between retries |
 //!
-//! # What always holds
+//! # Invariants
 //!
-//! 1. An event that was answered as logged is on disk: the answer follows `fdatasync`.
-//! 2. An event is visible to queries exactly once: in the tail (memory, from the log) or in a segment (Parquet), and
-//!    both change in one step under one lock ([`store`]).
-//! 3. A query sees every event that was answered before it was asked.
-//! 4. The log is the truth until it is sealed, then the segments are. What is in memory (tail, ids for deduplication) is
-//!    derived at each start; daily states are what the segments say, to the byte, and outlive them; postings are what one segment
-//!    says, and nothing depends on them.
-//! 5. A failed sync ends all writing until a restart; a full disk refuses whole requests and heals by itself.
-//! 6. Segments and states never change; the manifest alone says which are live, and replacing it is the commit. Another
-//!    program that lists the lake sees no event twice, and a day's files in the order of the log.
-//! 7. No number is made from damaged bytes: lines and files carry checksums, which are checked before use.
-//! 8. The number of a user is the same for ever ([`store`] keeps the dictionary).
-//! 9. No clock alone deletes anything, and `received_at` never goes back.
-//! 10. What anybody can send is bounded: responses that nobody reads, connections, bytes and events of one client, names of a
-//!     day. Beyond a limit nothing that was accepted is lost.
-//! 11. Nothing is changed or removed that is not ours by name and place.
-//! 12. The address of a client is never stored and never traced; traces hold no user data.
+//! 1. An acknowledged event is on disk: the response follows `fdatasync`.
+//! 2. An event is visible to queries exactly once: in the tail (in memory, from the log) or in a
+//!    segment (Parquet). A seal changes both in one step under one lock ([`store`]).
+//! 3. A query sees every event that was acknowledged before it started.
+//! 4. The event log is authoritative until it is sealed, then the segments are. Memory (the tail,
+//!    ids for deduplication) is rebuilt at each start. Daily states follow from the segments, byte
+//!    for byte, and outlive them; postings follow from one segment, and can be deleted at any
+//!    time.
+//! 5. A failed sync stops all writing until a restart; a full disk rejects complete requests, and
+//!    writing resumes by itself when there is space.
+//! 6. Segments and daily states are immutable; the manifest alone names the live ones, and its
+//!    replacement is the commit. Another program that lists the lake reads no event twice, and the
+//!    files of a day in log order.
+//! 7. No number comes from damaged bytes: lines and files have checksums, which are verified
+//!    before use.
+//! 8. The id of a user in the dictionary never changes ([`store`]).
+//! 9. The clock alone never deletes data, and `received_at` never decreases.
+//! 10. All input of untrusted clients is bounded: unread responses, connections, bytes and events
+//!     of one client, new names per day. Beyond a limit no acknowledged event is lost.
+//! 11. Only files that the program created, by name and place, are changed or removed.
+//! 12. Client addresses are neither stored nor traced; traces contain no user data.
 //!
 //! # Where to start reading
 //!
-//! [`engine`], then one metric in its three forms (`src/metrics/x.rs`, `queries/x.sql`, `tests/golden/x.csv`), then [`event`],
-//! then [`store`]: under an hour. What every number means is in the doc comment of its metric.
+//! [`engine`], then one metric in its three forms (`src/metrics/x.rs`, `queries/x.sql`,
+//! `tests/golden/x.csv`), then [`event`], then [`store`]: under an hour. The doc comment of a
+//! metric is its definition.
 
 pub mod backoff;
 pub mod checksum;
@@ -66,7 +75,6 @@ pub mod engine;
 pub mod error;
 pub mod event;
 pub mod export;
-
 pub mod http;
 pub mod import;
 pub mod inflate;
