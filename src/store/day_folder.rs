@@ -1,14 +1,14 @@
 //! The folder of one day in the lake, and its exchange for another one in one step.
 //!
-//! The other folder is prepared in `compacting/`, next to the lake. A program that lists the day sees
-//! the old files or the new ones, and never both. The manifest follows; after a crash between the two,
-//! [`finish`] makes the folder what the manifest says. The old folder is removed a while later, so that
-//! a program that has just listed it can read it completely.
+//! The other folder is prepared in `compacting/`, next to the lake. A program that lists the day
+//! sees the old files or the new ones, and never both. The manifest follows; after a crash between
+//! the two, [`finish`] makes the folder what the manifest says. The old folder is removed a while
+//! later, so that a program that has just listed it can read it completely.
 //!
 //! A program that listed a folder right before the exchange finds a name gone. Polars reports that;
-//! DuckDB and pyarrow report it when they open the file, and silently skip it if it disappears between
-//! listing and stat. No order of steps that other programs see by names can prevent that, so folders are
-//! exchanged once a night, and at other times only when a day has very many files.
+//! DuckDB and pyarrow report it when they open the file, and silently skip it if it disappears
+//! between listing and stat. No order of steps that other programs see by names can prevent that,
+//! so folders are exchanged once a night, and at other times only when a day has very many files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -37,8 +37,8 @@ pub struct PreparedDay {
 }
 
 impl PreparedDay {
-    /// Prepares the folder of a day: new segments, each with its temporary file, and those that stay.
-    /// `number` makes its name unique.
+    /// Prepares the folder of a day: new segments, each with its temporary file, and those that
+    /// stay. `number` makes its name unique.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -90,7 +90,8 @@ impl PreparedDay {
         files::sync_parent(prepared)
     }
 
-    /// Exchanges the folder with the one in the lake, durably and in one step. A second call undoes it.
+    /// Exchanges the folder with the one in the lake, durably and in one step. A second call undoes
+    /// it.
     ///
     /// # Errors
     /// If the file system cannot; then nothing has changed.
@@ -121,7 +122,8 @@ impl PreparedDay {
         files::sync_parent(&self.prepared)
     }
 
-    /// Puts files that the store did not write back into the lake, where they were before the exchange.
+    /// Puts files that the store did not write back into the lake, where they were before the
+    /// exchange.
     fn give_back(&self) -> Result<()> {
         for path in files::list(&self.prepared)? {
             let place = self.live.join(path.file_name().unwrap_or_default());
@@ -138,8 +140,9 @@ impl PreparedDay {
     }
 }
 
-/// Completes exchanges that a crash interrupted: a prepared folder with the live segments of its day goes
-/// into the lake; then the folder next to the lake is removed. `live` has the live segments of each day.
+/// Completes exchanges that a crash interrupted: a prepared folder with the live segments of its
+/// day goes into the lake; then the folder next to the lake is removed. `live` has the live
+/// segments of each day.
 ///
 /// # Errors
 /// If the folders cannot be read or changed.
@@ -175,8 +178,9 @@ pub fn finish(folder: &Folder, live: &BTreeMap<Day, Vec<&SegmentFacts>>) -> Resu
     Ok(())
 }
 
-/// True if the folder of a day in the lake has the live segments and no other file: only then it can be
-/// exchanged. Others are files of other programs, or of a failed seal; a damaged segment may be missing.
+/// True if the folder of a day in the lake has the live segments and no other file: only then it
+/// can be exchanged. Others are files of other programs, or of a failed seal; a damaged segment may
+/// be missing.
 ///
 /// # Errors
 /// If it cannot be listed.

@@ -1,5 +1,5 @@
-//! The erased users: a filter for every event that comes in, and for every query while an erasure is in
-//! progress.
+//! The erased users: a filter for every event that comes in, and for every query while an erasure
+//! is in progress.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -78,7 +78,8 @@ impl ErasedUsers {
         state.hidden.clear();
     }
 
-    /// Hides the events of users who are no longer in the states, if there are any: an expression on ids.
+    /// Hides the events of users who are no longer in the states, if there are any: an expression
+    /// on ids.
     pub fn visible(&self) -> Option<Expr> {
         let state = self.read();
         let hidden: Vec<&str> = state.hidden.iter().map(String::as_str).collect();
@@ -109,8 +110,8 @@ impl ErasedUsers {
         self.state.write()
     }
 
-    /// Sets the erased users: by the key and the hashes of their ids, and those whose erasure is in progress
-    /// by their ids.
+    /// Sets the erased users: by the key and the hashes of their ids, and those whose erasure is in
+    /// progress by their ids.
     ///
     /// # Errors
     /// If there is no code left for one of them.

@@ -53,7 +53,11 @@ pub fn check(operation: &str, path: &Path) -> Result<()> {
             continue;
         };
         let mut seen = fault.seen.lock();
-        seen.push(format!("{operation} {}", path.display()));
+        let path = match path.to_str() {
+            Some("") => "(root)".into(),
+            _ => path.to_string_lossy(),
+        };
+        seen.push(format!("{operation} {path}"));
         if seen.len() == fault.at + 1 {
             return Err(Error::other("injected by a test"));
         }

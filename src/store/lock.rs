@@ -1,5 +1,6 @@
-//! The locks of the store, each with its rank in the lock order (see [`super`]). With debug assertions,
-//! a thread that takes locks against the order panics; without them the ranks cost nothing.
+//! The locks of the store, each with its rank in the lock order (see [`super`]). With debug
+//! assertions, a thread that takes locks against the order panics; without them the ranks cost
+//! nothing.
 //!
 //! The locks are not poisoned by a panic: every value behind them is changed in one step, so that a
 //! panic leaves it valid.
@@ -17,7 +18,8 @@ pub(super) enum Rank {
     Transaction,
     /// State of single jobs: retired day folders, expired ids, position of the scrub.
     Job,
-    /// Not a lock: held by the writer thread for as long as it lives, because transactions wait for it.
+    /// Not a lock: held by the writer thread for as long as it lives, because transactions wait for
+    /// it.
     WriterThread,
     /// Recent event ids.
     RecentIds,

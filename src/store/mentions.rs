@@ -38,7 +38,8 @@ pub fn is_in(line: &[u8], user: &str) -> bool {
     let inner = String::from_utf8_lossy(&once).into_owned();
     let mut twice = Vec::new();
     text::encode(&inner, &mut twice);
-    // Without the quotes of the outer string and, for a distinct id, without its own: they may be damaged.
+    // Without the quotes of the outer string and, for a distinct id, without its own: they may be
+    // damaged.
     let quoted = twice.get(1..twice.len() - 1).unwrap_or_default();
     let bare = quoted
         .get(2..quoted.len().saturating_sub(2))

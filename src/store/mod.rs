@@ -2,20 +2,20 @@
 //! `open` and `jobs` → [`Store`] → `ingest` → `read` → `version` → `erased` → `files`.
 //!
 //! - `ingest`: an event is accepted, durable in the event log, and visible in the tail, in memory.
-//! - `jobs`: seals turn logs into segments and daily states; compaction, indexing, expiry and erasure
-//!   change them. Imported events become segments at once (`load`).
+//! - `jobs`: seals turn logs into segments and daily states; compaction, indexing, expiry and
+//!   erasure change them. Imported events become segments at once (`load`).
 //! - `version`: the committed state as one immutable value, and the transaction that replaces it.
 //! - `read`: queries read a snapshot of version and tail; no lock is held meanwhile.
 //! - `files`: one kind of file each, which know neither a job nor the manifest.
 //!
 //! # Lock order
-//! A thread takes locks in this order only, which `lock` checks in builds with debug assertions:
-//! 1 the permit to erase (compaction and indexing only try it) → 2 the transaction → 3 the state of single
-//! jobs (retired day folders, expired ids, position of the scrub) → 4 recent event ids → 5 admission of names →
-//! 6 the published version and the tail (for microseconds: never across I/O, never while a large frame is
-//! built) → 7 erased users → 8 leaves. A seal waits for the writer thread inside a transaction, therefore
-//! the writer thread takes 4 to 8 only. Scrub takes no transaction: it reads a version, whose files stay
-//! readable.
+//! A thread takes locks in this order only, which `lock` checks in builds with debug assertions: 1
+//! the permit to erase (compaction and indexing only try it) → 2 the transaction → 3 the state of
+//! single jobs (retired day folders, expired ids, position of the scrub) → 4 recent event ids → 5
+//! admission of names → 6 the published version and the tail (for microseconds: never across I/O,
+//! never while a large frame is built) → 7 erased users → 8 leaves. A seal waits for the writer
+//! thread inside a transaction, therefore the writer thread takes 4 to 8 only. Scrub takes no
+//! transaction: it reads a version, whose files stay readable.
 
 mod access;
 mod admission;
@@ -103,8 +103,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the data folder, reads the log back and starts the writer. `holder` identifies this process
-    /// to others.
+    /// Opens the data folder, reads the log back and starts the writer. `holder` identifies this
+    /// process to others.
     ///
     /// # Errors
     /// [`Error::Held`] if another process has the folder, [`Error::Damaged`] if the manifest or the
@@ -143,8 +143,8 @@ impl Store {
     /// The ids of a user who is named in a request.
     ///
     /// # Errors
-    /// `user_key_needed` if no user has this id, and there are pseudonyms whose key was not given: of an
-    /// earlier version, or of an import.
+    /// `user_key_needed` if no user has this id, and there are pseudonyms whose key was not given:
+    /// of an earlier version, or of an import.
     pub fn ids_of(&self, user: &str) -> Result<Vec<String>> {
         let users = &self.names().users;
         let is_known = self.ingest.maker.pseudonyms.is_some()

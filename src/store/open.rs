@@ -1,5 +1,5 @@
-//! Opening a data folder: lock, manifest, unfinished rotation and day exchange, leftovers, dictionary, recent
-//! ids, log recovery, writer.
+//! Opening a data folder: lock, manifest, unfinished rotation and day exchange, leftovers,
+//! dictionary, recent ids, log recovery, writer.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -143,11 +143,12 @@ fn commit_user_key(versions: &VersionControl, folder: &Folder, maker: &DraftMake
     Ok(())
 }
 
-/// Removes the files that an interrupted seal, compaction or expiry left in the lake and among the states.
+/// Removes the files that an interrupted seal, compaction or expiry left in the lake and among the
+/// states.
 ///
 /// # Errors
-/// [`Error::Damaged`] for a lake that is newer than its manifest, as after a restore that forgot the manifest:
-/// its events would be invisible.
+/// [`Error::Damaged`] for a lake that is newer than its manifest, as after a restore that forgot
+/// the manifest: its events would be invisible.
 fn remove_leftovers(folder: &Folder, version: &Version) -> Result<()> {
     let waiting = RotatedLog::list(folder.path())?;
     let live = version.segment_paths();
@@ -232,8 +233,8 @@ impl Recovery<'_> {
     }
 }
 
-/// Reads the ids of stored events that a new event may still repeat. A damaged segment does not stop the
-/// start; its ids are unknown, so that a re-send of them would count again.
+/// Reads the ids of stored events that a new event may still repeat. A damaged segment does not
+/// stop the start; its ids are unknown, so that a re-send of them would count again.
 fn recent_ids(
     segments: &[Arc<Segment>],
     maker: &DraftMaker,

@@ -1,4 +1,4 @@
-//! Rotated logs: moved aside under a number, where they wait to be sealed.
+//! Rotated logs: files with a number in their names that wait to be sealed.
 
 use std::collections::VecDeque;
 use std::fs::Metadata;
@@ -10,10 +10,10 @@ use super::files;
 use super::shape::{self, EVENT_LOG_FILE, NEXT_LOG_FILE};
 use crate::error::{Error, Result};
 
-/// Where rotated logs wait to be sealed, in the data folder.
+/// Folder of rotated logs in the data folder.
 const SEALING_DIR: &str = "sealing";
 
-/// A log that was moved aside.
+/// A rotated log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RotatedLog {
     pub number: u64,
@@ -21,7 +21,7 @@ pub(super) struct RotatedLog {
 }
 
 impl RotatedLog {
-    /// The path for a log of that number, in a folder that is there.
+    /// The path for a log of that number; its folder is made.
     pub fn prepare(folder: &Path, number: u64) -> Result<PathBuf> {
         let dir = folder.join(SEALING_DIR);
         files::make_private(&dir).map_err(Error::io("create", &dir))?;
@@ -29,7 +29,7 @@ impl RotatedLog {
         Ok(dir.join(format!("{number:08}.ndjson")))
     }
 
-    /// The logs that lie aside, in order; the open log is none of them, also while it has a second name.
+    /// The rotated logs, in order, without the open log, also while it has a second name.
     pub fn list(folder: &Path) -> Result<Vec<Self>> {
         let open = Self::of_open_log(folder)?;
         let mut logs = Self::all(folder)?;
@@ -37,8 +37,9 @@ impl RotatedLog {
         Ok(logs)
     }
 
-    /// Ends a rotation that was cut off, when a store is opened whose segments cover the logs up to that number: with events
-    /// in the next log it had come to its last step, without them it is undone.
+    /// Completes an interrupted rotation when a store is opened whose segments cover the logs up to
+    /// that number. With events in the next log it had come to its last step; without them it is
+    /// undone.
     pub fn finish_rotation(folder: &Path, sealed_through: u64) -> Result<()> {
         let next = folder.join(NEXT_LOG_FILE);
         let bytes = metadata(&next)?.map(|found| found.len());
@@ -48,7 +49,8 @@ impl RotatedLog {
                 bytes.map_or(Ok(()), |_| files::remove(&next))
             }
             (_, Some(_)) => files::publish(&next, &folder.join(EVENT_LOG_FILE)),
-            // No rotation leaves this; a copy of the folder may have made two files of the two names.
+            // Not left by a rotation; a copy of the folder may have made two files of the two
+            // names.
             (_, None) => {
                 let last = Self::all(folder)?.last().map_or(0, |log| log.number);
                 files::publish(&next, &Self::prepare(folder, last.max(sealed_through) + 1)?)
@@ -56,7 +58,7 @@ impl RotatedLog {
         }
     }
 
-    /// Takes its second name from the open log, if a rotation has left one.
+    /// Removes the second name of the open log, if a rotation has left one.
     pub fn undo_rotation(folder: &Path) -> Result<()> {
         match Self::of_open_log(folder)? {
             Some(path) => files::remove(&path),
@@ -87,7 +89,7 @@ impl RotatedLog {
         Ok(None)
     }
 
-    /// The files that have the name of a log that lies aside, in order.
+    /// The files with the name of a rotated log, in order.
     fn all(folder: &Path) -> Result<Vec<Self>> {
         let dir = folder.join(SEALING_DIR);
         let mut logs = Vec::new();
@@ -101,29 +103,29 @@ impl RotatedLog {
         Ok(logs)
     }
 
-    /// What tells its file from all others.
+    /// Device and inode of its file.
     ///
     /// # Errors
-    /// If the file cannot be looked at.
+    /// If the metadata of the file cannot be read.
     pub fn id(&self) -> Result<(u64, u64)> {
-        let found = std::fs::metadata(&self.path).map_err(Error::io("look at", &self.path))?;
+        let found = std::fs::metadata(&self.path).map_err(Error::io("inspect", &self.path))?;
         Ok((found.dev(), found.ino()))
     }
 }
 
-/// The rotated logs that wait to be sealed.
+/// Sizes and ages of the rotated logs.
 #[derive(Debug, Default)]
 pub struct WaitingLogs {
     /// Their bytes, oldest first.
     lengths: VecDeque<u64>,
-    /// Since when the oldest event in them waits.
+    /// Time since which the oldest event in them waits.
     pub since: Option<Instant>,
-    /// When the store was opened, while what it found in its logs waits.
+    /// Time of the start, while events that it found in its logs wait.
     pub found: Option<Instant>,
 }
 
 impl WaitingLogs {
-    /// Those that are there when a store is opened.
+    /// The rotated logs that a start finds.
     ///
     /// # Errors
     /// If they cannot be listed.
@@ -139,7 +141,7 @@ impl WaitingLogs {
         })
     }
 
-    /// How many there are.
+    /// Number of logs.
     pub fn logs(&self) -> usize {
         self.lengths.len()
     }
@@ -156,7 +158,7 @@ impl WaitingLogs {
         self.found = None;
     }
 
-    /// Takes out the oldest.
+    /// Removes the oldest.
     pub fn sealed(&mut self) {
         self.lengths.pop_front();
         if self.lengths.is_empty() {
@@ -168,11 +170,11 @@ impl WaitingLogs {
 fn metadata(path: &Path) -> Result<Option<Metadata>> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        found => found.map(Some).map_err(Error::io("look at", path)),
+        found => found.map(Some).map_err(Error::io("inspect", path)),
     }
 }
 
-/// What makes a file another one; `None` if there is no such file.
+/// Device and inode of a file; `None` if it does not exist.
 fn inode(path: &Path) -> Result<Option<(u64, u64)>> {
     Ok(metadata(path)?.map(|found| (found.dev(), found.ino())))
 }

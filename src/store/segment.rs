@@ -594,6 +594,7 @@ fn publish(folder: &Folder, files: &[(PathBuf, SegmentFacts)]) -> Result<()> {
             files::make_private(day).map_err(Error::io("create", day))?;
             has_new_day = true;
         }
+        files::may_fail("rename", &path).map_err(Error::io("rename to", &path))?;
         std::fs::rename(temp, &path).map_err(Error::io("rename to", &path))?;
     }
     for (_, facts) in files {

@@ -1,4 +1,5 @@
-//! The daily states on disk: one file a day, written anew under another name when the day gets more events.
+//! The files of daily states: one a day, written again under another name when the day gets more
+//! events.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -17,12 +18,12 @@ use crate::names::{Names, REST_FEATURE};
 
 /// Their folder in the data folder.
 const DIR: &str = "states";
-/// Files that are written at once, per core: one waits for the disk while others are encoded.
+/// Files written at once per core: one waits for the disk while others are encoded.
 const FILES_PER_CORE: usize = 4;
-/// Files that are written at once: a descriptor each.
+/// Most files written at once: a descriptor each.
 const MAX_OPEN_FILES: usize = 32;
 
-/// What the manifest keeps of a daily state.
+/// Metadata of a daily state in the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateFacts {
     /// Its day.
@@ -37,19 +38,19 @@ pub struct StateFacts {
     pub events: u64,
 }
 
-/// A live state. The part that most questions need is kept once it was read.
+/// A live state. The part that most queries need is kept in memory once it was read.
 #[derive(Debug)]
 pub struct StateFile {
-    /// What the manifest says of it.
+    /// Its entry in the manifest.
     pub facts: StateFacts,
     path: PathBuf,
     activity: OnceLock<Arc<Activity>>,
-    /// The file's bytes, once it is replaced, for those who still read it.
+    /// The file's bytes once it is replaced, for readers that still have this state.
     replaced: OnceLock<Vec<u8>>,
 }
 
 impl StateFile {
-    /// The state of the data folder `root` with these facts. The file is not touched yet.
+    /// The state of the data folder `root` with this metadata. The file is not opened yet.
     pub fn new(root: &Path, facts: StateFacts) -> Self {
         Self {
             path: root.join(&facts.path),
@@ -59,7 +60,7 @@ impl StateFile {
         }
     }
 
-    /// Who was active and how much happened.
+    /// Users and events of the day; kept in memory.
     ///
     /// # Errors
     /// [`Error::Damaged`] if the file is not what was written.
@@ -69,7 +70,7 @@ impl StateFile {
         Ok(self.activity.get_or_init(|| read).clone())
     }
 
-    /// Who was active and how much happened, without keeping it.
+    /// Users and events of the day, not kept in memory.
     ///
     /// # Errors
     /// [`Error::Damaged`] if the file is not what was written.
@@ -82,7 +83,7 @@ impl StateFile {
         Ok(Arc::new(read))
     }
 
-    /// The features that it names; none if it cannot be read.
+    /// The features that the day names; none if the file cannot be read.
     pub fn named_features(&self, names: &Names) -> RoaringBitmap {
         let activity = self.activity_once(names);
         let mut named: RoaringBitmap = activity
@@ -93,7 +94,7 @@ impl StateFile {
         named
     }
 
-    /// All of the state.
+    /// The complete state.
     ///
     /// # Errors
     /// [`Error::Damaged`] if the file is not what was written.
@@ -107,17 +108,18 @@ impl StateFile {
     /// [`Error::Damaged`] if they are not what was written.
     pub fn verified_bytes(&self) -> Result<Vec<u8>> {
         let bytes = match (std::fs::read(&self.path), self.replaced.get()) {
-            // The file goes when its bytes are kept.
+            // The file is removed once its bytes are kept.
             (Err(_), Some(bytes)) => bytes.clone(),
             (read, _) => read.map_err(Error::io("read", &self.path))?,
         };
-        match crc32c::crc32c(&bytes) {
-            found if found == self.facts.crc32c => Ok(bytes),
-            found => Err(self.damaged(format!(
-                "its checksum is {found:08x}, written was {:08x}; run `echopilot rebuild`",
-                self.facts.crc32c
-            ))),
+        let found = crc32c::crc32c(&bytes);
+        if found == self.facts.crc32c {
+            return Ok(bytes);
         }
+        Err(self.damaged(format!(
+            "its checksum is {found:08x}, written was {:08x}; run `echopilot rebuild`",
+            self.facts.crc32c
+        )))
     }
 
     /// Keeps the bytes for readers that have this state: its file is about to be removed.
@@ -135,8 +137,8 @@ impl StateFile {
     }
 }
 
-/// Writes the states of days as `next` gives them, several at once; nobody sees them before a manifest names them. The number
-/// makes the names of their files new.
+/// Writes the states of days as `next` returns them, several at once. They are not live before a
+/// manifest names them. The number makes the names of their files unique.
 ///
 /// # Errors
 /// Those of `next`, and if a file cannot be written.
@@ -173,7 +175,8 @@ pub fn write(
         },
     );
     if let Err(error) = all_written {
-        // Those that were written, some of which nobody heard of. What stays the next start removes.
+        // Some were written, and the result of some was not seen. The next start removes the
+        // others.
         let ours = format!("-{number:08}.state");
         for path in files::list(&dir)? {
             if path.to_string_lossy().ends_with(&ours) {
@@ -207,7 +210,7 @@ pub fn remove_others(folder: &Folder, live: &HashSet<&str>) -> Result<()> {
         }
     }
     if has_removed {
-        files::sync_parent(&dir.join(DIR))?;
+        files::sync(&dir)?;
     }
     Ok(())
 }

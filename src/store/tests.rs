@@ -42,7 +42,8 @@ fn append(store: &Store) -> Result<()> {
     reply.expect("a reply").map(drop)
 }
 
-/// Appends while no commit ends, until that is refused. Returns how many events were taken, and why the next was not.
+/// Appends while no commit ends, until an event is rejected. Returns the number of accepted events,
+/// and the reason of the rejection.
 fn fill(store: &Store, bytes: usize, most: usize) -> Result<(usize, &'static str)> {
     // A commit waits for the view.
     let _held = store.versions.published();
@@ -53,7 +54,7 @@ fn fill(store: &Store, bytes: usize, most: usize) -> Result<(usize, &'static str
             Err(error) => return Err(error),
         }
     }
-    Ok((most, "nothing was refused"))
+    Ok((most, "nothing was rejected"))
 }
 
 /// Waits until all that was taken is stored.
@@ -64,7 +65,7 @@ fn stored(store: Store) -> usize {
 }
 
 #[test]
-fn while_the_disk_does_not_answer_so_many_requests_wait_and_no_more() -> Result<()> {
+fn requests_that_wait_for_a_stalled_disk_are_limited() -> Result<()> {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let store = store(dir.path())?;
     let (taken, reason) = fill(&store, 2_000, 20_000)?;
@@ -76,7 +77,7 @@ fn while_the_disk_does_not_answer_so_many_requests_wait_and_no_more() -> Result<
 }
 
 #[test]
-fn while_the_disk_does_not_answer_so_many_bytes_wait_and_no_more() -> Result<()> {
+fn bytes_that_wait_for_a_stalled_disk_are_limited() -> Result<()> {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let store = store(dir.path())?;
     let (taken, reason) = fill(&store, 1 << 20, 200)?;
@@ -87,7 +88,7 @@ fn while_the_disk_does_not_answer_so_many_bytes_wait_and_no_more() -> Result<()>
 }
 
 #[test]
-fn no_more_events_are_taken_when_too_many_wait_and_a_seal_makes_room() -> Result<()> {
+fn no_events_are_accepted_while_too_many_wait_until_a_seal() -> Result<()> {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut store = store(dir.path())?;
     assert_eq!(store.ingest.max_tail_events, 16 << 20);
@@ -96,14 +97,14 @@ fn no_more_events_are_taken_when_too_many_wait_and_a_seal_makes_room() -> Result
         store.check_writable()?;
         append(&store)?;
     }
-    let refused = store.check_writable();
-    assert!(matches!(refused, Err(Error::Busy(_))), "{refused:?}");
+    let rejected = store.check_writable();
+    assert!(matches!(rejected, Err(Error::Busy(_))), "{rejected:?}");
     assert_eq!(store.seal()?.events, 3);
     store.check_writable()
 }
 
 #[test]
-fn what_waits_in_rotated_logs_is_urgent_and_a_seal_that_failed_is_not() -> Result<()> {
+fn rotated_logs_are_due_and_a_failed_seal_waits() -> Result<()> {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let store = store(dir.path())?;
     assert_eq!(store.seal_urgency(), None);

@@ -14,8 +14,8 @@ use super::rate::Accepted;
 use super::writer::{Reply, WriterHandle};
 use crate::error::{Error, Result};
 
-/// Events that may wait to be sealed: some hundred MB of memory. More wait only when seals fail again and
-/// again.
+/// Events that may wait to be sealed: some hundred MB of memory. More wait only when seals fail
+/// again and again.
 pub(super) const MAX_TAIL_EVENTS: usize = 16 << 20;
 
 /// The parts of a store that take events in.
@@ -51,12 +51,13 @@ impl Store {
         self.ingest.admission.usage()
     }
 
-    /// Checks that events can be accepted. After a write that found the disk full it probes for free space
-    /// itself, because a server that gets no events for not being ready would never find out.
+    /// Checks that events can be accepted. After a write that found the disk full it probes for
+    /// free space itself, because a server that gets no events for not being ready would never find
+    /// out.
     ///
     /// # Errors
-    /// [`Error::Poisoned`] after a failed write, [`Error::DiskFull`] on a full disk, [`Error::Busy`] while the
-    /// disk does not respond or too many events wait to be sealed.
+    /// [`Error::Poisoned`] after a failed write, [`Error::DiskFull`] on a full disk,
+    /// [`Error::Busy`] while the disk does not respond or too many events wait to be sealed.
     pub fn check_writable(&self) -> Result<()> {
         if self.versions.published().tail.len() > self.ingest.max_tail_events {
             return Err(Error::Busy("too many events wait to be sealed"));
@@ -71,7 +72,8 @@ impl Store {
         }
     }
 
-    /// Checks that log and folder are where they were; if not, nothing more is accepted. Called each second.
+    /// Checks that log and folder are where they were; if not, nothing more is accepted. Called
+    /// each second.
     pub fn check_in_place(&self) {
         self.ingest.writer.check_in_place();
         if let Err(Error::Poisoned(reason)) = self.folder.check_in_place() {
@@ -79,8 +81,8 @@ impl Store {
         }
     }
 
-    /// The time of receipt of events that come in when the clock says `now`: never before that of the newest
-    /// event.
+    /// The time of receipt of events that come in when the clock says `now`: never before that of
+    /// the newest event.
     ///
     /// # Errors
     /// [`Error::Clock`] while the clock cannot be believed.
@@ -96,7 +98,8 @@ impl Store {
         self.ingest.clock.believed(now)
     }
 
-    /// The last believed day when the clock says `now`: days before it are over, whatever the clock is.
+    /// The last believed day when the clock says `now`: days before it are over, whatever the clock
+    /// is.
     pub fn believed_day(&self, now: DateTime<Utc>) -> NaiveDate {
         self.ingest.clock.believed_day(now)
     }
@@ -138,10 +141,12 @@ impl Store {
         self.ingest.writer.accepted()
     }
 
-    /// Subscribes to the events that are accepted from now on. Also returns the newest ones of the open log.
+    /// Subscribes to the events that are accepted from now on. Also returns the newest ones of the
+    /// open log.
     ///
     /// # Errors
-    /// [`Error::Busy`] with too many subscribers or if the server stops, and if the log cannot be read.
+    /// [`Error::Busy`] with too many subscribers or if the server stops, and if the log cannot be
+    /// read.
     pub fn watch(&self) -> Result<(Commit, Watch)> {
         let (log, watch) = {
             // No event is accepted between the two.

@@ -1,9 +1,9 @@
-//! Compaction: small segments of a day become one, so that a day of many small seals does not stay many
-//! files.
+//! Compaction: small segments of a day become one, so that a day of many small seals does not stay
+//! many files.
 //!
-//! The names of a day's files sort in the order of the log: a joined one begins with the name of the first
-//! of those that it replaces. Where an earlier version gave others, the files are renamed first, in the
-//! same way.
+//! The names of a day's files sort in the order of the log: a joined one begins with the name of
+//! the first of those that it replaces. Where an earlier version gave others, the files are renamed
+//! first, in the same way.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -54,9 +54,9 @@ enum Compacted {
     Nothing,
 }
 
-/// The segments of a day, given in the order of the log, that should become one now. They are adjacent,
-/// because events of one timestamp are ordered by the log. If there are none, a segment of an earlier
-/// format is written again alone.
+/// The segments of a day, given in the order of the log, that should become one now. They are
+/// adjacent, because events of one timestamp are ordered by the log. If there are none, a segment
+/// of an earlier format is written again alone.
 fn plan(day: &[&SegmentFacts], now_us: i64, effort: Effort) -> Option<Range<usize>> {
     run_to_join(day, now_us, effort).or_else(|| {
         let is_old = |facts: &&SegmentFacts| facts.format < FORMAT;
@@ -181,7 +181,8 @@ impl Store {
         Ok(())
     }
 
-    /// Joins small segments, and writes postings of those that stay. Ingest and queries go on meanwhile.
+    /// Joins small segments, and writes postings of those that stay. Ingest and queries go on
+    /// meanwhile.
     ///
     /// # Errors
     /// If a file cannot be written or a segment is damaged; then its day stays as it is.
@@ -209,8 +210,8 @@ impl Store {
                         break;
                     }
                 }
-                // Every day of a lake of an earlier format is written again: the old files must not fill
-                // the disk.
+                // Every day of a lake of an earlier format is written again: the old files must not
+                // fill the disk.
                 self.jobs.retired.lock().begin()?;
             }
         }
@@ -269,7 +270,8 @@ impl Store {
         Ok(Compacted::Some)
     }
 
-    /// Gives the segments of a day names in the order of the log, where an earlier version gave them others.
+    /// Gives the segments of a day names in the order of the log, where an earlier version gave
+    /// them others.
     fn rename_in_order(&self, day: Day) -> Result<()> {
         let Some(_no_erasure) = self.jobs.erasure.keep_out() else {
             return Ok(());

@@ -1,5 +1,5 @@
-//! The state of a day from its segments: the same bytes as when the events were sealed, because states
-//! merge.
+//! The state of a day from its segments: the same bytes as when the events were sealed, because
+//! states merge.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -104,8 +104,8 @@ impl DayState<'_> {
         Ok(())
     }
 
-    /// Calls `visit` with the features that the day does not name, and the time of receipt of each of their
-    /// events, in µs.
+    /// Calls `visit` with the features that the day does not name, and the time of receipt of each
+    /// of their events, in µs.
     fn each_other_feature(&self, mut visit: impl FnMut(&str, i64)) -> Result<()> {
         for segment in self.segments {
             let events = segment::scan(std::slice::from_ref(segment))?

@@ -1,11 +1,12 @@
 //! Erasure: all events of some users are removed everywhere, and stay away.
 //!
-//! 1. The users are recorded in `erasures.json`, durably, with a keyed hash each that is kept forever: from
-//!    then on no event of theirs is accepted. 2. The log is sealed. 3. Their events are found; the daily
-//!    states without them are the commit from which no query sees them. 4. The segments with their events are
-//!    written again without them, day by day. 5. Their ids leave the dictionary; their codes are never given
-//!    again. 6. The quarantine is cleaned, and the ids are removed from `erasures.json`. After a crash that
-//!    file lists what is still to do, and every step may be repeated.
+//! 1. The users are recorded in `erasures.json`, durably, with a keyed hash each that is kept
+//!    forever: from then on no event of theirs is accepted. 2. The log is sealed. 3. Their events
+//!    are found; the daily states without them are the commit from which no query sees them. 4. The
+//!    segments with their events are written again without them, day by day. 5. Their ids leave the
+//!    dictionary; their codes are never given again. 6. The quarantine is cleaned, and the ids are
+//!    removed from `erasures.json`. After a crash that file lists what is still to do, and every
+//!    step may be repeated.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -31,7 +32,8 @@ use crate::store::{Store, dictionary, mentions, pipeline, states};
 const KEY_BYTES: usize = 32;
 /// Fewer events are erased without confirmation: about those of one very busy person in a day.
 const UNCONFIRMED_EVENTS: u64 = 1_000;
-/// Events may come in before the confirmation: this many more are accepted, or one in `GROWN_SHARE`.
+/// Events may come in before the confirmation: this many more are accepted, or one in
+/// `GROWN_SHARE`.
 const GROWN_EVENTS: u64 = 1_000;
 const GROWN_SHARE: u64 = 100;
 
@@ -103,8 +105,8 @@ impl Erasures {
     }
 }
 
-/// Loads the erased users when a store is opened. Users whose erasure was interrupted are hidden if they
-/// are in no state any more: states and events agree then.
+/// Loads the erased users when a store is opened. Users whose erasure was interrupted are hidden if
+/// they are in no state any more: states and events agree then.
 ///
 /// # Errors
 /// If the list of erasures cannot be read.
@@ -164,8 +166,8 @@ struct Found {
 }
 
 impl Store {
-    /// Erases users: when this returns, nothing of theirs is in the data folder, and nothing more is accepted.
-    /// `last` removes them from files that the store does not know.
+    /// Erases users: when this returns, nothing of theirs is in the data folder, and nothing more
+    /// is accepted. `last` removes them from files that the store does not know.
     ///
     /// # Errors
     /// If something cannot be read or written; then [`Store::finish_erasures`] continues.
@@ -204,8 +206,8 @@ impl Store {
             .map(Some)
     }
 
-    /// Rejects an erasure that would remove a large share of all events and was not confirmed. Users whose
-    /// erasure was accepted before need no confirmation.
+    /// Rejects an erasure that would remove a large share of all events and was not confirmed.
+    /// Users whose erasure was accepted before need no confirmation.
     ///
     /// # Errors
     /// [`Error::Unconfirmed`], with nothing changed, and if something cannot be read.
@@ -470,7 +472,8 @@ impl Store {
         }
     }
 
-    /// Writes those of a day's segments that are affected again, and exchanges the folder of the day.
+    /// Writes those of a day's segments that are affected again, and exchanges the folder of the
+    /// day.
     fn rewrite_day(
         &self,
         day: Day,

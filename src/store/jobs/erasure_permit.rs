@@ -28,8 +28,8 @@ impl ErasurePermit {
         permit
     }
 
-    /// Keeps erasures out, unless one is in progress or waits: these have precedence. An erasure knows its
-    /// segments by their names, and what it removes must not be written again.
+    /// Keeps erasures out, unless one is in progress or waits: these have precedence. An erasure
+    /// knows its segments by their names, and what it removes must not be written again.
     pub fn keep_out(&self) -> Option<Guard<'_, ()>> {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             return None;

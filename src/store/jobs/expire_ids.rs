@@ -1,10 +1,10 @@
 //! Expiry of ids: a user whose last event and last daily state are gone leaves the dictionary.
 //!
-//! The line of the user's code becomes `null`, as in an erasure, and the manifest that names the new file
-//! is the commit: a crash leaves the dictionary as it was or without the id, and the next expiry searches
-//! again. The code is not given to another user. A user who comes back after a restart gets a new code;
-//! one who comes back before it still has the old code in memory, and gets the line back with the commit
-//! that stores the first event.
+//! The line of the user's code becomes `null`, as in an erasure, and the manifest that names the
+//! new file is the commit: a crash leaves the dictionary as it was or without the id, and the next
+//! expiry searches again. The code is not given to another user. A user who comes back after a
+//! restart gets a new code; one who comes back before it still has the old code in memory, and gets
+//! the line back with the commit that stores the first event.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,8 +38,8 @@ fn plan(users: u32, live: &RoaringBitmap) -> RoaringBitmap {
 }
 
 impl Store {
-    /// Removes from the dictionary the ids of users of whom nothing is left, if states were removed or it
-    /// is the first time since the start. Returns how many.
+    /// Removes from the dictionary the ids of users of whom nothing is left, if states were removed
+    /// or it is the first time since the start. Returns how many.
     ///
     /// # Errors
     /// If a file cannot be written; then it is tried again.
@@ -92,8 +92,8 @@ impl Store {
         Ok(forgotten)
     }
 
-    /// Adds the users of states that were written since, and of events that are not sealed. The user of an
-    /// event in the queue gets the line back when the event is sealed.
+    /// Adds the users of states that were written since, and of events that are not sealed. The
+    /// user of an event in the queue gets the line back when the event is sealed.
     fn add_users_since(
         &self,
         before: &BTreeMap<Day, Arc<StateFile>>,
@@ -120,8 +120,8 @@ impl Store {
         Ok(())
     }
 
-    /// Gives returning users their lines back: the dictionary is written again with them, and holds once it
-    /// is committed. Returns their codes.
+    /// Gives returning users their lines back: the dictionary is written again with them, and holds
+    /// once it is committed. Returns their codes.
     pub(super) fn restore_ids(
         &self,
         states: &BTreeMap<Day, DailyState>,

@@ -1,7 +1,7 @@
 //! Indexing: writes the postings of segments that stay as they are.
 //!
-//! Postings are derived and no manifest names them; a transaction makes sure that their segment is live
-//! when they get their place.
+//! Postings are derived and no manifest names them; a transaction makes sure that their segment is
+//! live when they get their place.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,8 +1,9 @@
-//! Load: a long stream of events becomes segments without passing through the log, because the source has
-//! them already.
+//! Load: a long stream of events becomes segments without passing through the log, because the
+//! source has them already.
 //!
-//! A group of parts of the stream is written as segments, which are not live, and then the manifest names
-//! them: that is the commit, by which a group is stored or not. The importer needs no response before that.
+//! A group of parts of the stream is written as segments, which are not live, and then the manifest
+//! names them: that is the commit, by which a group is stored or not. The importer needs no
+//! response before that.
 
 use std::collections::BTreeMap;
 
@@ -80,7 +81,8 @@ impl Part {
     }
 }
 
-/// Ids of events that are about to be stored. They are removed when this is dropped, unless they are kept.
+/// Ids of events that are about to be stored. They are removed when this is dropped, unless they
+/// are kept.
 struct TakenIds {
     recent: SharedIds,
     keys: Ordered<Vec<Digest>>,
@@ -129,10 +131,10 @@ impl Drop for TakenIds {
 }
 
 impl Store {
-    /// Stores a group of parts of a stream, as `next` returns them: `read` finds the events of a part, on all
-    /// cores, and `done` gets its result and the outcome of the part's events, in order, once all are durable
-    /// and visible. Of events with one id the first of the stream is stored. No other job commits meanwhile.
-    /// False at the end of the stream, with nothing stored.
+    /// Stores a group of parts of a stream, as `next` returns them: `read` finds the events of a
+    /// part, on all cores, and `done` gets its result and the outcome of the part's events, in
+    /// order, once all are durable and visible. Of events with one id the first of the stream is
+    /// stored. No other job commits meanwhile. False at the end of the stream, with nothing stored.
     ///
     /// # Errors
     /// Those of `next`, and if a file cannot be written; then nothing of the group is stored.

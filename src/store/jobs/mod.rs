@@ -1,5 +1,5 @@
-//! Everything that changes committed files, one job a module: plan, prepare files, one [`Transaction`].
-//! Scrub and verify only read.
+//! Everything that changes committed files, one job a module: plan, prepare files, one
+//! [`Transaction`]. Scrub and verify only read.
 
 mod compact;
 mod day_state;
@@ -38,7 +38,7 @@ pub use verify::{Verified, verify};
 /// State of the jobs of a store.
 pub(super) struct Jobs {
     erasure: ErasurePermit,
-    /// The last erasure that was answered with a request for confirmation.
+    /// The last erasure for which a confirmation was requested.
     offered: Ordered<Option<erase::Offer>>,
     failed_seals: Ordered<FailedSeals>,
     retired: Ordered<RetiredDays>,

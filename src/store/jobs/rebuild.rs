@@ -160,8 +160,8 @@ fn add_users(segment: &Arc<Segment>, users: &Numbering) -> Result<()> {
 }
 
 impl Store {
-    /// Makes the daily states of all days again from their segments, which gives identical bytes. Days whose
-    /// events expired keep theirs.
+    /// Makes the daily states of all days again from their segments, which gives identical bytes.
+    /// Days whose events expired keep theirs.
     ///
     /// # Errors
     /// [`crate::error::Error::Damaged`] if a segment is.

@@ -1,5 +1,5 @@
-//! Scrub: reads files again and compares them with their checksums, so that damage is found before the
-//! files are needed. It takes no transaction: it reads a version, whose files stay readable.
+//! Scrub: reads files again and compares them with their checksums, so that damage is found before
+//! the files are needed. It takes no transaction: it reads a version, whose files stay readable.
 
 use crate::error::Result;
 use crate::store::Store;
@@ -8,7 +8,8 @@ impl Store {
     /// Verifies the next segments and states in turn, about `bytes` of them.
     ///
     /// # Errors
-    /// [`crate::error::Error::Damaged`] for the first damaged file; the next scrub goes on behind it.
+    /// [`crate::error::Error::Damaged`] for the first damaged file; the next scrub goes on behind
+    /// it.
     pub fn scrub(&self, bytes: u64) -> Result<()> {
         let mut position = self.jobs.scrubbed.lock();
         let version = self.versions.version();

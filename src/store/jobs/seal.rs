@@ -1,11 +1,11 @@
 //! Seal: the event log becomes segments. At every time each event is visible exactly once.
 //!
-//! 1. The log gets a second name, under a number, and the writer goes on with an empty one. 2. The oldest
-//!    rotated log is written as segments, which are not live yet. 3. The manifest names the segments and the
-//!    number: that is the commit. 4. The log is removed. A crash before 3 leaves the log, which is read back
-//!    and sealed again; a crash after 3 leaves a log that the manifest says is covered, which is removed.
-//!    Each log is a commit of its own, the oldest first, so that a server that is killed again and again
-//!    makes progress.
+//! 1. The log gets a second name, under a number, and the writer goes on with an empty one. 2. The
+//!    oldest rotated log is written as segments, which are not live yet. 3. The manifest names the
+//!    segments and the number: that is the commit. 4. The log is removed. A crash before 3 leaves
+//!    the log, which is read back and sealed again; a crash after 3 leaves a log that the manifest
+//!    says is covered, which is removed. Each log is a commit of its own, the oldest first, so that
+//!    a server that is killed again and again makes progress.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -30,22 +30,25 @@ use crate::store::tail::{Chunk, SealMark};
 use crate::store::version::{ExpiryFacts, Transaction, Version};
 use crate::store::{Store, dictionary, pipeline, recovery};
 
-/// A log of this many bytes is sealed: about a hundred thousand events, which keep a query and a start
-/// quick. Freeing a large log stalls commits while the file system releases its blocks: 20 ms for 128 MB
-/// where it discards them.
+/// A log of this many bytes is sealed: about a hundred thousand events, which keep a query and a
+/// start quick. Freeing a large log stalls commits while the file system releases its blocks: 20 ms
+/// for 128 MB where it discards them.
 const SEAL_BYTES: u64 = 32 << 20;
-/// A log of this many bytes is sealed at normal priority: seals do not keep up. Also the free space that
-/// compaction and indexing leave for the segments of a full log.
+/// A log of this many bytes is sealed at normal priority: seals do not keep up. Also the free space
+/// that compaction and indexing leave for the segments of a full log.
 pub const LATE_BYTES: u64 = 512 << 20;
-/// Events are sealed when the oldest waits this long: how far the lake is behind for other programs.
+/// Events are sealed when the oldest waits this long: how far the lake is behind for other
+/// programs.
 const SEAL_AGE: Duration = Duration::from_secs(10 * 60);
-/// Events that a start found in the open log are sealed after this time: soon, because a server that is
-/// killed often would never seal them, and not while the first requests after the start wait.
+/// Events that a start found in the open log are sealed after this time: soon, because a server
+/// that is killed often would never seal them, and not while the first requests after the start
+/// wait.
 const FOUND_AGE: Duration = Duration::from_secs(10);
-/// Additional free space after a seal that found the disk full, with which the next one is tried: what a
-/// few events take.
+/// Additional free space after a seal that found the disk full, with which the next one is tried:
+/// what a few events take.
 const HEALED_BYTES: u64 = 64 << 10;
-/// Bytes of lines that become one segment of each day; a core that works on them uses twice as much memory.
+/// Bytes of lines that become one segment of each day; a core that works on them uses twice as much
+/// memory.
 const PART_BYTES: u64 = 16 << 20;
 
 /// Urgency of a seal.
@@ -134,8 +137,8 @@ impl Store {
         self.jobs.failed_seals.lock().succeed();
     }
 
-    /// The urgency to seal, by the size and age of the open log and of the rotated ones. After a seal that
-    /// failed there is none for a while.
+    /// The urgency to seal, by the size and age of the open log and of the rotated ones. After a
+    /// seal that failed there is none for a while.
     pub fn seal_urgency(&self) -> Option<SealUrgency> {
         let backlog = {
             let published = self.versions.published();
@@ -149,11 +152,12 @@ impl Store {
         urgency(backlog).filter(|_| !self.jobs.failed_seals.lock().is_waiting(&self.folder))
     }
 
-    /// Turns the logs into segments, the rotated ones and then the open one, each by a commit of its own.
-    /// Ingest and queries go on meanwhile. Earlier failures do not delay it.
+    /// Turns the logs into segments, the rotated ones and then the open one, each by a commit of
+    /// its own. Ingest and queries go on meanwhile. Earlier failures do not delay it.
     ///
     /// # Errors
-    /// If a file cannot be written; then the events stay where they were and the next seal tries again.
+    /// If a file cannot be written; then the events stay where they were and the next seal tries
+    /// again.
     pub fn seal(&self) -> Result<Sealed> {
         let sealed = self.try_seal();
         match &sealed {
@@ -173,7 +177,8 @@ impl Store {
         let mut sealed = Sealed::default();
         let mut rotation = Rotation::Due;
         loop {
-            // Between two logs there is no transaction, so that other jobs wait for one log at most.
+            // Between two logs there is no transaction, so that other jobs wait for one log at
+            // most.
             let transaction = self.begin()?;
             let Some(log) = self.next_log(transaction.base(), &mut rotation)? else {
                 return Ok(sealed);
@@ -198,7 +203,8 @@ impl Store {
         let aside = RotatedLog::prepare(root, version.sequence + 1)?;
         let next_log = NextLog::prepare(root, &aside)?;
         self.ingest.writer.rotate(next_log).inspect_err(|_| {
-            // The second name may be that of a file of another program, which took the place of the log.
+            // The second name may be that of a file of another program, which took the place of the
+            // log.
             let _ = RotatedLog::undo_rotation(root);
         })?;
         event_log::sync_rotation(root)?;
@@ -208,8 +214,8 @@ impl Store {
     fn seal_log(&self, mut transaction: Transaction<'_>, log: &RotatedLog) -> Result<Sealed> {
         let id = log.id()?;
         let chunks = self.versions.published().tail.of_log(id)?;
-        // The names of its segments sort behind those that are live. Its own number is not enough if a load,
-        // a compaction or an erasure has used greater ones since its rotation.
+        // The names of its segments sort behind those that are live. Its own number is not enough
+        // if a load, a compaction or an erasure has used greater ones since its rotation.
         let number = if log.number > transaction.base().sequence {
             log.number
         } else {
@@ -237,8 +243,8 @@ impl Store {
         Ok(sealed)
     }
 
-    /// Commits new segments, with the dictionary and the daily states of their events. With a mark, they
-    /// hold the events of the tail up to it, which leaves memory in the same step.
+    /// Commits new segments, with the dictionary and the daily states of their events. With a mark,
+    /// they hold the events of the tail up to it, which leaves memory in the same step.
     ///
     /// # Errors
     /// If a file cannot be written, or the counts of memory and segments differ.
@@ -301,8 +307,8 @@ impl Store {
         Ok(sealed)
     }
 
-    /// The state of a day before more is added. A damaged one is made again from the day's segments; without
-    /// them only the days after it are known in full.
+    /// The state of a day before more is added. A damaged one is made again from the day's
+    /// segments; without them only the days after it are known in full.
     fn known_state(
         &self,
         version: &Version,
@@ -329,8 +335,8 @@ impl Store {
 }
 
 impl RotatedLog {
-    /// Writes the log's events as segments under a number, a part of the log on each core. They are not
-    /// live before they are committed.
+    /// Writes the log's events as segments under a number, a part of the log on each core. They are
+    /// not live before they are committed.
     fn write_segments(&self, folder: &Folder, number: u64) -> Result<Vec<SegmentFacts>> {
         let mut parts = (0_u32..).zip(recovery::parts(&self.path, PART_BYTES)?);
         let mut facts = Vec::new();

@@ -1,5 +1,5 @@
-//! Verify: compares every file with its checksum. Nothing is changed, whatever a crash left: a file is what the
-//! manifest says wherever it is.
+//! Verify: compares every file with its checksum. Nothing is changed, whatever a crash left: a file
+//! is what the manifest says wherever it is.
 
 use std::path::Path;
 
@@ -31,8 +31,8 @@ pub struct Verified {
 /// Checks every checksum of a data folder.
 ///
 /// # Errors
-/// If another process has the folder or a file cannot be read. Damage is a finding and not an error, except
-/// that of the manifest, without which nothing else can be verified.
+/// If another process has the folder or a file cannot be read. Damage is a finding and not an
+/// error, except that of the manifest, without which nothing else can be verified.
 pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
     let folder = Folder::open(data_dir, holder, Purpose::Inspect)?;
     let version = Version::of(folder.path(), Manifest::load(folder.path())?);

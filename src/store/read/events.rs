@@ -15,8 +15,8 @@ use crate::store::segment::{self, Segment};
 use crate::store::tail::{Chunk, Tail};
 use crate::store::version::Snapshot;
 
-/// Events of the batches that all cores work on at once: enough to keep them busy, few enough to bound
-/// memory and to cancel a query between batches.
+/// Events of the batches that all cores work on at once: enough to keep them busy, few enough to
+/// bound memory and to cancel a query between batches.
 const BATCH_ROWS: u64 = 4 << 20;
 
 /// Column projection of a scan.
@@ -26,8 +26,8 @@ pub enum Columns<'a> {
     Counted,
     /// Metadata and URL as well.
     All,
-    /// At least `ts`, user and feature of the events in which known users used these features, those of one
-    /// user in any order; other events may be among them.
+    /// At least `ts`, user and feature of the events in which known users used these features,
+    /// those of one user in any order; other events may be among them.
     Uses(&'a [String]),
 }
 
@@ -171,8 +171,8 @@ impl Reader {
                     condition,
                     names: names.clone(),
                 }),
-                // String columns are projected unchanged, so that predicates are pushed down into the
-                // Parquet reader.
+                // String columns are projected unchanged, so that predicates are pushed down into
+                // the Parquet reader.
                 _ => Batch::Segments(SegmentsBatch {
                     segments: batch.to_vec(),
                     condition,
@@ -221,7 +221,8 @@ fn segments_in(snapshot: &Snapshot, range_us: &Range<i64>) -> Vec<Arc<Segment>> 
     segments.cloned().collect()
 }
 
-/// Segments in groups, each verified now: damage is reported before the first events of others are returned.
+/// Segments in groups, each verified now: damage is reported before the first events of others are
+/// returned.
 ///
 /// # Errors
 /// If one is damaged.
@@ -232,8 +233,8 @@ fn verified(segments: Vec<Arc<Segment>>, group: usize) -> Result<Vec<Vec<Arc<Seg
     Ok(segments.chunks(group).map(<[_]>::to_vec).collect())
 }
 
-/// The events that meet a condition, sealed ones and then the tail. A group of segments is opened, and a
-/// chunk of the tail read from the log, when the iterator comes to it.
+/// The events that meet a condition, sealed ones and then the tail. A group of segments is opened,
+/// and a chunk of the tail read from the log, when the iterator comes to it.
 fn parts(
     sealed: Vec<Vec<Arc<Segment>>>,
     tail: Vec<Arc<Chunk>>,

@@ -157,7 +157,8 @@ impl SealedDay {
 }
 
 impl Part<'_> {
-    /// Writes it as one Parquet file, durably: a copy of its segment or, of several, their events one after another.
+    /// Writes it as one Parquet file, durably: a copy of its segment or, of several, their events
+    /// one after another.
     ///
     /// # Errors
     /// [`Error::Damaged`] if a segment is, and if the file cannot be written.
@@ -185,8 +186,8 @@ impl Part<'_> {
     }
 }
 
-/// Writes the events of a Parquet file with the columns of [`schema::lake`] to `temp`, durably, without those of some users.
-/// `None` if there are no events of theirs.
+/// Writes the events of a Parquet file with the columns of [`schema::lake`] to `temp`, durably,
+/// without those of some users. `None` if there are no events of theirs.
 ///
 /// # Errors
 /// If a file cannot be read or written.

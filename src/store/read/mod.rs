@@ -44,8 +44,8 @@ impl Reader {
 }
 
 impl Store {
-    /// The events of a time range, in µs, with the columns of [`crate::schema::COUNTED`] as codes, see
-    /// [`Names::counted`]. All events that were accepted before are in it.
+    /// The events of a time range, in µs, with the columns of [`crate::schema::COUNTED`] as codes,
+    /// see [`Names::counted`]. All events that were accepted before are in it.
     ///
     /// # Errors
     /// [`Error::Damaged`] if a segment that is needed is.
@@ -53,8 +53,9 @@ impl Store {
         self.reader.scan(range_us)
     }
 
-    /// The same events in batches, see [`Columns`]: users are codes, other strings are strings; each user's
-    /// events of a day are in the order of the log. All events that were accepted before are in one of them.
+    /// The same events in batches, see [`Columns`]: users are codes, other strings are strings;
+    /// each user's events of a day are in the order of the log. All events that were accepted
+    /// before are in one of them.
     ///
     /// # Errors
     /// [`Error::Damaged`] if a segment that is needed, or the log, is.
@@ -62,8 +63,8 @@ impl Store {
         self.reader.batches(range_us, columns)
     }
 
-    /// The events of a time range, in µs, with the columns of [`crate::schema::lake`], by day, each frame of
-    /// about one segment. All events that were accepted before are in one of them.
+    /// The events of a time range, in µs, with the columns of [`crate::schema::lake`], by day, each
+    /// frame of about one segment. All events that were accepted before are in one of them.
     ///
     /// # Errors
     /// [`Error::Damaged`] if a segment that is needed, or the log, is.
@@ -82,8 +83,8 @@ impl Store {
         self.reader.days(days)
     }
 
-    /// The revision of each day of a range that has events: a string that changes when they do. No file is
-    /// read.
+    /// The revision of each day of a range that has events: a string that changes when they do. No
+    /// file is read.
     ///
     /// # Errors
     /// If the engine cannot count the events that are not sealed.
@@ -91,8 +92,8 @@ impl Store {
         self.reader.revisions(days)
     }
 
-    /// Users and events of a range of days, read from states and not from events. All events that were
-    /// accepted before are counted.
+    /// Users and events of a range of days, read from states and not from events. All events that
+    /// were accepted before are counted.
     ///
     /// # Errors
     /// [`Error::Damaged`] if a state that is needed is.

@@ -60,8 +60,8 @@ fn range_of(days: &Range<Day>) -> Range<i64> {
 }
 
 impl Reader {
-    /// The daily states of a range of days, each in parts: those of sealed events and those of each chunk of
-    /// the tail. No file is read yet.
+    /// The daily states of a range of days, each in parts: those of sealed events and those of each
+    /// chunk of the tail. No file is read yet.
     ///
     /// # Errors
     /// If the engine cannot count the events that are not sealed.
@@ -81,8 +81,9 @@ impl Reader {
         Ok(found.into_values().collect())
     }
 
-    /// The revision of each day of a range that has events: a string that changes when they do. No file is
-    /// read. Events that move from the log to segments get a new revision; a compaction changes none.
+    /// The revision of each day of a range that has events: a string that changes when they do. No
+    /// file is read. Events that move from the log to segments get a new revision; a compaction
+    /// changes none.
     ///
     /// # Errors
     /// If the engine cannot count the events that are not sealed.

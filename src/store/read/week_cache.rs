@@ -1,5 +1,5 @@
-//! Cache of complete sealed weeks: each is counted once and kept, so that a year is some fifty sets of users
-//! and not 365.
+//! Cache of complete sealed weeks: each is counted once and kept, so that a year is some fifty sets
+//! of users and not 365.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

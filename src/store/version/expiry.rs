@@ -1,16 +1,16 @@
 //! Expiry policy: which events and daily states are too old to be kept.
 //!
-//! Expiry is derived from stored state; the clock alone never deletes data. Age is measured from the last
-//! believed day (see [`crate::store::clock`]), and a clock that is further ahead than any usual downtime
-//! is rejected until an operator confirms the date.
+//! Expiry is derived from stored state; the clock alone never deletes data. Age is measured from
+//! the last believed day (see [`crate::store::clock`]), and a clock that is further ahead than any
+//! usual downtime is rejected until an operator confirms the date.
 
 use chrono::{Days, NaiveDate};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
-/// A clock that is more days than this ahead of the last believed one is not believed: longer than a
-/// server is down for repair, and a third of the default retention of events.
+/// A clock that is more days than this ahead of the last believed one is not believed: longer than
+/// a server is down for repair, and a third of the default retention of events.
 pub const MAX_STEP_DAYS: u64 = 30;
 
 /// Progress of expiry, as the manifest has it.

@@ -1,5 +1,6 @@
-//! Walks every failure point of every job: each change of a file, of its preparation and of its commit,
-//! fails once. The store answers the state before or the state after, also when it is opened again.
+//! Walks every failure point of every job: each change of a file, of its preparation and of its
+//! commit, fails once. Queries return the state before or the state after, also when the store is
+//! opened again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -33,8 +34,8 @@ enum Job {
     Rebuild,
 }
 
-/// The jobs, each with operations that must have failed once: besides the replacement of the manifest, those
-/// before and after the commit.
+/// The jobs, each with operations that must have failed once: in addition to the replacement of the
+/// manifest, those before and after the commit.
 const JOBS: [(Job, &[&str]); 8] = [
     (
         Job::Seal,
@@ -75,12 +76,15 @@ const JOBS: [(Job, &[&str]); 8] = [
 ];
 
 /// Operations of every commit.
-const COMMIT: [&str; 3] = [
+const COMMIT: [&str; 4] = [
     "write .echopilot-tmp/manifest.json",
     "rename manifest.json",
-    "sync ",
+    "sync (root)",
+    POISONED,
 ];
 
+/// Noted in the list of operations if one poisoned the store.
+const POISONED: &str = "poisoned";
 const OLD_DAYS: i64 = 100;
 const RETENTION: Retention = Retention {
     raw_days: 50,
@@ -116,7 +120,8 @@ fn event(user: &str, days: i64) -> Event<'_> {
         metadata: "{}".into(),
         url: None,
         event_id: Some(format!("{user} {days}").into()),
-        received_at_us: now().timestamp_micros(),
+        // Long enough ago that the day is quiet.
+        received_at_us: (now() - TimeDelta::minutes(90)).timestamp_micros(),
     }
 }
 
@@ -135,10 +140,10 @@ impl Job {
         let store = open(dir)?;
         append(&store, &[("anna", 1), ("ben", 1), ("carl", OLD_DAYS)])?;
         store.seal()?;
-        append(&store, &[("ben", 1), ("dora", 1), ("anna", 2)])?;
+        append(&store, &[("dora", 1), ("anna", 2), ("ben", 2)])?;
         store.seal()?;
         match self {
-            Self::Seal => append(&store, &[("anna", 1), ("eve", 0)])?,
+            Self::Seal => append(&store, &[("eve", 1), ("eve", 0)])?,
             Self::Index => store.compact_without_index(now())?,
             Self::ExpireIds => {
                 let mut transaction = store.begin()?;
@@ -345,6 +350,7 @@ fn walk(job: Job) -> Result<BTreeSet<String>> {
             assert!(result.is_err(), "{place}");
             let begun = store.begin().map(drop);
             assert!(matches!(begun, Err(Error::Poisoned(_))), "{place}");
+            failed.insert(POISONED.into());
         }
         drop(store);
         let store = open(dir.path())?;

@@ -1,4 +1,5 @@
-//! The manifest: a [`Version`] as the file `manifest.json`. Replacing it is the commit of every job.
+//! The manifest: a [`Version`] as the file `manifest.json`. Replacing it is the commit of every
+//! job.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! The committed state of the store: an immutable [`Version`], published together with the events in
-//! memory, and changed by a [`Transaction`] alone.
+//! The committed state of the store: an immutable [`Version`], published together with the events
+//! in memory, and changed by a [`Transaction`] alone.
 
 pub mod expiry;
 #[cfg(test)]
@@ -210,7 +210,8 @@ impl VersionControl {
     /// Begins a transaction, once no other one runs.
     ///
     /// # Errors
-    /// [`Error::Poisoned`] after a commit whose outcome is unknown, and if the data folder was displaced.
+    /// [`Error::Poisoned`] after a commit whose outcome is unknown, and if the data folder was
+    /// displaced.
     pub fn begin<'a>(&'a self, folder: &'a Folder) -> Result<Transaction<'a>> {
         folder.check_in_place()?;
         let guard = self.transactions.lock();
@@ -220,8 +221,8 @@ impl VersionControl {
         }
     }
 
-    /// The version and the tail. Writer and readers wait for it: never hold it across I/O or while a
-    /// large frame is built.
+    /// The version and the tail. Writer and readers wait for it: never hold it across I/O or while
+    /// a large frame is built.
     pub fn published(&self) -> Guard<'_, Published> {
         self.published.lock()
     }

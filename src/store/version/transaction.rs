@@ -4,10 +4,12 @@
 //! [`Transaction::commit`] is the only place that replaces the manifest of an open store:
 //!
 //! 1. exchange the prepared folder of a day with the one in the lake, if there is one;
-//! 2. replace `manifest.json`: this is the commit. If it fails, 1 is undone; if the outcome is unknown,
-//!    the store is poisoned, and nothing is committed until a restart reads which manifest holds;
+//! 2. replace `manifest.json`: this is the commit. If it fails, 1 is undone; if the outcome is
+//!    unknown, the store is poisoned, and nothing is committed until a restart reads which manifest
+//!    holds;
 //! 3. publish the version, and under the same lock what the job does to tail and erased users;
-//! 4. delete the files that the version no longer names. What cannot be deleted does not undo the commit.
+//! 4. delete the files that the version no longer names. What cannot be deleted does not undo the
+//!    commit.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -118,8 +120,8 @@ impl<'a> Transaction<'a> {
         &self.base
     }
 
-    /// Commits a greater sequence, so that a start knows the numbers of files that a crash left. Returns
-    /// the first of `count` numbers.
+    /// Commits a greater sequence, so that a start knows the numbers of files that a crash left.
+    /// Returns the first of `count` numbers.
     ///
     /// # Errors
     /// If the manifest cannot be replaced.
@@ -137,8 +139,8 @@ impl<'a> Transaction<'a> {
         Ok(first)
     }
 
-    /// Announces that segments with this number are written to the lake: they are removed unless they
-    /// are committed.
+    /// Announces that segments with this number are written to the lake: they are removed unless
+    /// they are committed.
     pub fn prepare_segments(&mut self, number: u64) {
         self.lake_number = Some(number);
         self.next.sequence = self.next.sequence.max(number);
@@ -151,8 +153,8 @@ impl<'a> Transaction<'a> {
         self.next.segments.extend(new);
     }
 
-    /// Writes the states of days that `next` returns, and puts them in the place of those of the same
-    /// days. `next` is called with the base version. Returns the number of states.
+    /// Writes the states of days that `next` returns, and puts them in the place of those of the
+    /// same days. `next` is called with the base version. Returns the number of states.
     ///
     /// # Errors
     /// Those of `next`, and if a file cannot be written.
@@ -169,8 +171,8 @@ impl<'a> Transaction<'a> {
         Ok(count)
     }
 
-    /// Prepares a folder with other segments of a day, which takes the place of the one in the lake when
-    /// this is committed.
+    /// Prepares a folder with other segments of a day, which takes the place of the one in the lake
+    /// when this is committed.
     ///
     /// # Errors
     /// [`Error::Busy`] if a replaced segment is not live any more, and if a file cannot be written.
@@ -191,7 +193,8 @@ impl<'a> Transaction<'a> {
         if of_day.clone().filter_map(new_of).count() < replaced.len() {
             return Err(changed_meanwhile());
         }
-        // Readers that have them, or get them until the new ones are live, go on when their names are gone.
+        // Readers that have them, or get them until the new ones are live, go on when their names
+        // are gone.
         replaced.iter().try_for_each(|(old, _)| old.keep())?;
         let stay = of_day.filter(|facts| new_of(facts).is_none());
         let prepared = PreparedDay::prepare(self.folder, day, number, &new.0, stay)?;
@@ -212,8 +215,8 @@ impl<'a> Transaction<'a> {
     /// Commits the next version, and publishes it together with what `publish` changes.
     ///
     /// # Errors
-    /// If the folder of the day cannot be exchanged or the manifest cannot be replaced. Then everything
-    /// is as it was, unless the store is poisoned.
+    /// If the folder of the day cannot be exchanged or the manifest cannot be replaced. Then
+    /// everything is as it was, unless the store is poisoned.
     pub fn commit(mut self, publish: impl FnOnce(&mut Published)) -> Result<Committed<'a>> {
         if let Some((day, _)) = &self.day {
             day.exchange()?;
@@ -241,8 +244,8 @@ impl<'a> Transaction<'a> {
         })
     }
 
-    /// Replaces the manifest. If the new one has its name and may not be durable, it is unknown which one
-    /// a power cut leaves: then the store is poisoned.
+    /// Replaces the manifest. If the new one has its name and may not be durable, it is unknown
+    /// which one a power cut leaves: then the store is poisoned.
     fn replace_manifest(&self, next: &Version) -> Result<()> {
         Manifest::of(next).commit(self.folder).inspect_err(|error| {
             let on_disk = Manifest::load(self.folder.path());
@@ -252,7 +255,8 @@ impl<'a> Transaction<'a> {
         })
     }
 
-    /// Deletes the files that only the base names; those that readers of the base need are kept in memory.
+    /// Deletes the files that only the base names; those that readers of the base need are kept in
+    /// memory.
     fn remove_obsolete(&self) -> Result<()> {
         let (base, next) = (&self.base, &self.next);
         let has_readers = Arc::strong_count(base) > 1;
@@ -299,8 +303,9 @@ impl<'a> Transaction<'a> {
         removed.and(postings::remove_others(self.folder, &live))
     }
 
-    /// Removes the files that were prepared and not committed. The dictionary may have been extended in
-    /// place: the manifest says how much of it holds, and the next extension overwrites the rest.
+    /// Removes the files that were prepared and not committed. The dictionary may have been
+    /// extended in place: the manifest says how much of it holds, and the next extension overwrites
+    /// the rest.
     fn remove_prepared(&self) -> Result<()> {
         let mut removed = Ok(());
         if let Some((day, _)) = &self.day {
@@ -335,7 +340,7 @@ impl Drop for Transaction<'_> {
 }
 
 impl VersionControl {
-    /// Refuses all further transactions.
+    /// Rejects all further transactions.
     fn poison(&self, error: &Error) {
         error!("Nothing is sealed, compacted or expired until a restart: {error}");
         self.poisoned.get_or_init(|| error.to_string());
