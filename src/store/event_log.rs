@@ -6,18 +6,16 @@
 
 use std::fs::File;
 use std::io::{Error as IoError, ErrorKind};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files;
 use super::identity::{self, DISPLACED};
+use super::rotation::id_of;
 use super::shape::{EVENT_LOG_FILE, NEXT_LOG_FILE};
 use crate::config::Durability;
 use crate::error::{Error, Result, is_no_room};
-
-/// Bytes of lines that are written and synced together.
-pub const GROUP_BYTES: usize = 4 << 20;
 
 /// The open event log, at its end.
 pub(super) struct EventLog {
@@ -143,16 +141,6 @@ impl EventLog {
         };
         Ok(())
     }
-}
-
-/// What tells the file of a log from all others: device and inode.
-///
-/// # Errors
-/// If it cannot be looked at.
-pub(super) fn id_of(log: &File) -> Result<(u64, u64)> {
-    let found = log.metadata();
-    let found = found.map_err(Error::io("look at", EVENT_LOG_FILE.as_ref()))?;
-    Ok((found.dev(), found.ino()))
 }
 
 /// An empty log, ready to take the place of the open one.

@@ -12,15 +12,15 @@ use tracing::error;
 use super::admission::{Admission, RestCounts};
 use super::clock::TrustedClock;
 use super::dedup::{self, RecentIds, SharedIds};
-use super::draft::DraftMaker;
-use super::event_log::{self, EventLog};
+use super::draft::{Draft, DraftMaker};
+use super::event_log::EventLog;
 use super::folder::{Access, Folder, Purpose};
 use super::ingest::{Ingest, MAX_TAIL_EVENTS};
 use super::jobs::{self, Jobs};
 use super::live::Live;
 use super::read::Reader;
 use super::recovery::{self, Recovered};
-use super::rotation::{RotatedLog, WaitingLogs};
+use super::rotation::{RotatedLog, WaitingLogs, id_of};
 use super::row::Row;
 use super::segment::{self, Segment};
 use super::shape::{EVENT_LOG_FILE, MANIFEST_FILE};
@@ -31,6 +31,7 @@ use super::{Store, day_folder, dictionary, files, postings, pseudonym, states};
 use crate::config::StoreConfig;
 use crate::digest::Digester;
 use crate::error::{Error, Result};
+use crate::event::Event;
 use crate::names::Names;
 use crate::schema;
 
@@ -95,12 +96,13 @@ pub fn open(
         Access::ReadWrite => EventLog::open(&log_path, config.durability)?,
         Access::ReadOnly => EventLog::open_to_read(&log_path)?,
     };
+    let has_events = versions.published().tail.len() > 0;
+    let waiting = WaitingLogs::found(folder.path(), has_events)?;
     {
         let mut published = versions.published();
-        let has_events = published.tail.len() > 0;
         published.log_bytes = log.length();
         published.log_since = has_events.then(Instant::now);
-        published.waiting = WaitingLogs::found(folder.path(), has_events)?;
+        published.waiting = waiting;
     }
     let live = Arc::new(Live::default());
     let recent = SharedIds::new(recent);
@@ -204,7 +206,8 @@ impl Recovery<'_> {
         let mut recovered = Recovered::default();
         for path in recovery::logs_to_read(folder, version.sealed_through)? {
             let file = Arc::new(files::open(&path)?);
-            let found = recovery::recover(folder, &path, maker, now, |draft, bytes| {
+            let add = |draft: &mut Draft, event: &Event<'_>| maker.push_stored(draft, event);
+            let found = recovery::recover(folder, &path, now, add, |draft, bytes| {
                 clock.note(draft.rows.iter().map(|row| row.received_at_us));
                 let mut admitted = admission.lock();
                 let rows: Vec<Row> = draft
@@ -223,7 +226,7 @@ impl Recovery<'_> {
                 published.tail.append(&rows, LogPart { file, bytes })
             })?;
             versions.published().tail.end_log()?;
-            admission.end_log(event_log::id_of(&file)?);
+            admission.end_log(id_of(&file)?);
             found.report(&path, folder.access());
             recovered.events += found.events;
             recovered.torn_bytes += found.torn_bytes;

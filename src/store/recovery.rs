@@ -17,8 +17,6 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tracing::warn;
 
-use super::draft::{Draft, DraftMaker};
-use super::event_log::GROUP_BYTES;
 use super::files;
 use super::folder::{Access, Folder};
 use super::log_kind::{self, LogKind};
@@ -32,6 +30,8 @@ use crate::event::Event;
 
 /// Bytes read at a time; a line is at most a tenth of it.
 const CHUNK_BYTES: usize = 512 << 10;
+/// Bytes of lines that are written and synced together, at most.
+pub const GROUP_BYTES: usize = 4 << 20;
 /// Bytes of a log that may be cut or blanked: those of one write group and a line, which is what a power cut can tear.
 const MAX_DAMAGE_BYTES: u64 = (GROUP_BYTES + CHUNK_BYTES / 10) as u64;
 /// Bytes read at a time in search of the zeros at the end.
@@ -95,33 +95,33 @@ pub(super) fn logs_to_read(folder: &Folder, sealed_through: u64) -> Result<Vec<P
     Ok(found)
 }
 
-/// Reads a log, gives its events to `sink` in order, each time with the range of bytes they are in, and mends the file, unless
-/// the folder is not to be changed.
+/// Reads a log and repairs the file, unless the folder is read-only. `add` puts an event into a batch, on all
+/// cores; `sink` gets the batches in order, each with the range of bytes of its lines.
 ///
 /// # Errors
 /// [`Error::Damaged`] if it is no log of ours, or more of it is damaged than one write group; then it is as it was.
-pub(super) fn recover(
+pub(super) fn recover<B: Default + Send>(
     folder: &Folder,
     path: &Path,
-    maker: &DraftMaker,
     now: DateTime<Utc>,
-    mut sink: impl FnMut(Draft, Range<u64>) -> Result<()>,
+    add: impl Fn(&mut B, &Event<'_>) + Sync,
+    mut sink: impl FnMut(B, Range<u64>) -> Result<()>,
 ) -> Result<Recovered> {
     let read = |bytes: &[u8]| {
-        let mut draft = Draft::default();
+        let mut batch = B::default();
         let found = read_chunk(bytes, |event| {
-            maker.push_stored(&mut draft, event);
+            add(&mut batch, event);
             Ok(())
         })?;
         // What follows the last event may be cut off, and then other events take its place.
         let whole = found.end_of_last_line;
-        Ok((found, (draft, whole, bytes.len() as u64)))
+        Ok((found, (batch, whole, bytes.len() as u64)))
     };
     let mut start = 0;
-    let scan = scan_file(path, read, |(draft, whole, length)| {
+    let scan = scan_file(path, read, |(batch, whole, length)| {
         let bytes = start..start + whole;
         start += length;
-        sink(draft, bytes)
+        sink(batch, bytes)
     })?;
     let log = files::open(path)?;
     let torn = Torn::of(&log, path, &scan)?;

@@ -1,7 +1,7 @@
 //! Rotated logs: files with a number in their names that wait to be sealed.
 
 use std::collections::VecDeque;
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -165,6 +165,16 @@ impl WaitingLogs {
             self.since = None;
         }
     }
+}
+
+/// Device and inode of an open log, which tell its file from all others.
+///
+/// # Errors
+/// If the metadata of the file cannot be read.
+pub(super) fn id_of(log: &File) -> Result<(u64, u64)> {
+    let found = log.metadata();
+    let found = found.map_err(Error::io("inspect", EVENT_LOG_FILE.as_ref()))?;
+    Ok((found.dev(), found.ino()))
 }
 
 fn metadata(path: &Path) -> Result<Option<Metadata>> {

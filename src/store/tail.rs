@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use polars::prelude::*;
 
-use super::event_log::id_of;
+use super::rotation::id_of;
 use super::row::Row;
 use super::rows::LakeRows;
 use super::scan::read_chunk;
