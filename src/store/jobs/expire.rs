@@ -96,3 +96,26 @@ impl Store {
         Ok(expired)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_before_the_horizon_expire() {
+        let horizon = |raw_from, states_from| Horizon {
+            raw_from: date(raw_from),
+            states_from: date(states_from),
+        };
+        let mut next = Version::with(&[3, 3, 10, 20], &[1, 3, 10, 20]);
+        assert_eq!(plan(&mut next, horizon(3, 1)), (0, 0));
+        assert_eq!(next.expiry, crate::store::version::ExpiryFacts::default());
+        assert_eq!(plan(&mut next, horizon(10, 3)), (2, 1));
+        assert_eq!((next.segments.len(), next.states.len()), (2, 3));
+        assert_eq!(next.expiry.raw_from, Some(date(10)));
+        assert_eq!(next.expiry.states_from, Some(date(3)));
+        // A horizon that went back brings nothing back.
+        assert_eq!(plan(&mut next, horizon(5, 2)), (0, 0));
+        assert_eq!(next.expiry.raw_from, Some(date(10)));
+    }
+}

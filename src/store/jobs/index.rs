@@ -76,3 +76,21 @@ impl Store {
         postings::remove_others(&self.folder, &live)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::window::DAY_US;
+
+    #[test]
+    fn only_segments_that_stay_are_indexed() {
+        // Day 2 has segments to join, and day 4 is not over.
+        let version = Version::with(&[1, 2, 2, 3, 4], &[]);
+        let days = |now_us| -> Vec<Day> {
+            let segments = plan(&version, now_us);
+            segments.iter().map(|segment| segment.day()).collect()
+        };
+        assert_eq!(days(4 * DAY_US + DAY_US / 2), [1, 3]);
+        assert_eq!(days(5 * DAY_US), [1, 3, 4]);
+    }
+}

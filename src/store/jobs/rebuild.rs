@@ -179,3 +179,19 @@ impl Store {
         Ok(rebuilt)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_without_all_their_events_keep_their_states() {
+        let mut version = Version::with(&[10, 20, 20, 30], &[1, 10, 20]);
+        let days = vec![10, 20, 30];
+        assert_eq!(plan(&version), Plan { kept: 1, days });
+        // A day whose events have expired, and one of whose segments is still in the lake.
+        version.expiry.raw_from = Some(date(15));
+        let days = vec![20, 30];
+        assert_eq!(plan(&version), Plan { kept: 2, days });
+    }
+}

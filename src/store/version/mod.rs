@@ -140,6 +140,36 @@ impl Version {
         Ok(segments.cloned().collect())
     }
 
+    /// A version with a segment of one event for each of these days, and states of others.
+    #[cfg(test)]
+    pub fn with(segments: &[Day], states: &[Day]) -> Self {
+        let mut manifest = Manifest::default();
+        for (&day, place) in segments.iter().zip(0..) {
+            let ts_us = i64::from(day) * crate::window::DAY_US;
+            manifest.segments.push(SegmentFacts {
+                path: super::segment::path_of(day, &format!("00000001-{place:04}")),
+                rows: 1,
+                bytes: 1,
+                crc32c: 0,
+                first_ts_us: ts_us,
+                last_ts_us: ts_us,
+                last_received_at_us: ts_us,
+                format: super::segment::FORMAT,
+            });
+        }
+        for &day in states {
+            let day = crate::daily::date(day);
+            manifest.states.push(StateFacts {
+                day,
+                path: format!("states/{day}-00000001.state"),
+                bytes: 1,
+                crc32c: 0,
+                events: 1,
+            });
+        }
+        Self::of(Path::new("nowhere"), manifest)
+    }
+
     /// Replaces the states of the same days and adds the others.
     fn put_states(&mut self, root: &Path, states: Vec<StateFacts>) {
         self.states.extend(state_files(root, states));
