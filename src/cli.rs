@@ -606,7 +606,7 @@ fn print_access(engine: &Engine, user: &str) -> anyhow::Result<()> {
     let printed = engine.user_events(user, |lines| {
         stdout.lock().write_all(&lines).map_err(|error| {
             is_wanted = error.kind() != std::io::ErrorKind::BrokenPipe;
-            Error::io("write", Path::new("the result"))(error)
+            Error::system("write the result")(error)
         })
     });
     match is_wanted {

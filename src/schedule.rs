@@ -111,7 +111,7 @@ fn spawn(
                 job();
             }
         })
-        .map_err(Error::io("start", "the scheduler".as_ref()))?;
+        .map_err(Error::system("start the scheduler"))?;
     Ok(stop)
 }
 

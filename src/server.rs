@@ -76,13 +76,13 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(Error::io("start", "the server's threads".as_ref()))?;
+        .map_err(Error::system("start the threads of the server"))?;
     let stopped_at = runtime.block_on(async {
         let listeners = listen(&addresses)?;
         let address = listeners.first().map(TcpListener::local_addr);
         let address = address
             .unwrap_or_else(|| Err(ErrorKind::AddrNotAvailable.into()))
-            .map_err(Error::io("listen on", config.listen.to_string().as_ref()))?;
+            .map_err(Error::system(format!("listen on {}", config.listen)))?;
         let url = format!("http://{address}{}", config.base_path.as_str());
         engine
             .store()
@@ -149,14 +149,12 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
                 failed = Some((address, error));
             }
             Err(error) => {
-                return Err(Error::io("listen on", address.to_string().as_ref())(error));
+                return Err(Error::system(format!("listen on {address}"))(error));
             }
         }
     }
     match (listeners.is_empty(), failed) {
-        (true, Some((address, error))) => {
-            Err(Error::io("listen on", address.to_string().as_ref())(error))
-        }
+        (true, Some((address, error))) => Err(Error::system(format!("listen on {address}"))(error)),
         _ => Ok(listeners),
     }
 }

@@ -60,7 +60,7 @@ impl Cancel {
     /// If it was given up.
     pub(super) fn check(&self) -> Result<()> {
         match self.0.load(Ordering::Relaxed) {
-            true => Err(Error::Busy("the question was given up")),
+            true => Err(Error::Cancelled("its result is no longer wanted")),
             false => Ok(()),
         }
     }

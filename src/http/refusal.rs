@@ -119,7 +119,9 @@ impl From<Error> for Refusal {
         match error {
             Error::BadInput { code, message } => Self::new(S::BAD_REQUEST, code, message),
             Error::TooLarge { code, message } => Self::new(S::PAYLOAD_TOO_LARGE, code, message),
-            Error::Busy(_) => Self::new(S::SERVICE_UNAVAILABLE, "busy", message),
+            Error::Busy(_) | Error::Cancelled(_) => {
+                Self::new(S::SERVICE_UNAVAILABLE, "busy", message)
+            }
             Error::Clock(_) => Self::new(S::SERVICE_UNAVAILABLE, "clock", message),
             Error::Unconfirmed(_) => Self::new(S::CONFLICT, "confirm_erasure", message),
             Error::DiskFull => Self::new(S::INSUFFICIENT_STORAGE, "disk_full", message),
@@ -139,7 +141,7 @@ impl From<Error> for Refusal {
                     "a file that this answer needs is damaged; run `echopilot verify`",
                 )
             }
-            Error::Held { .. } | Error::Io { .. } | Error::Query(_) => {
+            Error::Held { .. } | Error::Io { .. } | Error::System { .. } | Error::Query(_) => {
                 error!("{message}");
                 Self::internal()
             }

@@ -54,7 +54,7 @@ pub(super) async fn streamed(
     tokio::task::spawn_blocking(move || {
         let send = |piece| {
             let sent = runtime.block_on(sender.send_timeout(piece, STALL_TIMEOUT));
-            sent.map_err(|_| Error::Busy("the client is gone or does not read"))
+            sent.map_err(|_| Error::Cancelled("the client disconnected or does not read"))
         };
         let mut sink = |bytes| {
             let mut bytes = Bytes::from(bytes);
@@ -88,7 +88,7 @@ pub(super) async fn streamed(
             Some(Ok(Piece::End)) => None,
             Some(Err(error)) => Some((Err(error), None)),
             // Without its end a response must not look whole.
-            None => Some((Err(Error::Busy("the response stopped")), None)),
+            None => Some((Err(Error::Cancelled("the response stopped")), None)),
         }
     });
     let body = Body::from_stream(rest);

@@ -78,5 +78,5 @@ fn listen<const N: usize, F: Future<Output = ()>>(
     let started: std::io::Result<_> = start();
     started
         .map(drop)
-        .map_err(Error::io("listen for", "signals".as_ref()))
+        .map_err(Error::system("listen for signals"))
 }
