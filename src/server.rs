@@ -145,7 +145,7 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
                     && address.ip() == Ipv4Addr::UNSPECIFIED
                     && !listeners.is_empty() => {}
             Err(error) if is_lacking(&error) && addresses.len() > 1 => {
-                warn!(%address, %error, "Not listening on {address}, which this machine lacks: {error}");
+                warn!(%address, "Not listening on {address}, which this machine lacks: {error}");
                 failed = Some((address, error));
             }
             Err(error) => {

@@ -23,7 +23,7 @@ const LINGER_BYTES: usize = 16 << 20;
 pub async fn serve(http: http1::Builder, stream: TcpStream, service: Service, opened: Opened) {
     // Answers are small and complete; waiting for more of them to send together only delays them.
     if let Err(error) = stream.set_nodelay(true) {
-        debug!(%error, "Cannot switch off the delay of a connection: {error}");
+        debug!("Cannot switch off the delay of a connection: {error}");
     }
     let (door, progress) = (opened.door.clone(), opened.progress.clone());
     let mut phase = door.phase();
@@ -80,7 +80,7 @@ pub async fn serve(http: http1::Builder, stream: TcpStream, service: Service, op
             Some(bad_request("the request ended before its head did"))
         }
         Err(error) => {
-            debug!(%error, "A connection ended early: {error}");
+            debug!("A connection ended early: {error}");
             return;
         }
     };

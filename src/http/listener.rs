@@ -65,7 +65,10 @@ pub async fn serve(
             Err(error) => {
                 failures += 1;
                 if traced.is_none_or(|at| at.elapsed() >= TRACE_INTERVAL) {
-                    warn!(%error, failures, "Cannot accept a connection ({failures} times): {error}");
+                    warn!(
+                        failures,
+                        "Cannot accept a connection ({failures} times): {error}"
+                    );
                     (traced, failures) = (Some(Instant::now()), 0);
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
