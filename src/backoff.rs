@@ -1,19 +1,21 @@
-//! When work that failed is tried again, and how often its failure is said: a cause that stays, such as a full disk, must
-//! neither use the machine up nor fill the traces.
+//! Pauses before failed work is retried, and limits on how often its failure is traced: a lasting
+//! cause, such as a full disk, must neither keep the machine busy nor fill the traces.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tracing::{error, info, warn};
 
 /// Pause after the first failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Longest pause: long beside the work, and short enough that nobody waits for it when the cause is gone.
+/// Longest pause: long compared to the work, and short enough that it is bearable once the cause is
+/// gone.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 /// The same failure is traced at most this often.
 const TRACE_INTERVAL: Duration = Duration::from_secs(60);
-/// Different causes of one failure that are traced in that time: file names and numbers in them may differ each time.
+/// Different causes of one failure that are traced in that time: file names and numbers in them may
+/// differ each time.
 const CAUSES_PER_INTERVAL: usize = 3;
 
 /// Pauses after failures: 1 s, 2 s, 4 s … up to 5 minutes, until the work succeeds.
@@ -24,19 +26,19 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Notes a failure.
+    /// Records a failure.
     pub fn fail(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
         self.failed = Some(now);
     }
 
-    /// Notes a success: there is no pause any more.
+    /// Records a success, which ends the pause.
     pub fn succeed(&mut self) {
         *self = Self::default();
     }
 
-    /// Whether it is too early to try again. With `healed` the cause of the last failure seems to be gone, and only the first
-    /// pause is kept.
+    /// True while it is too early to retry. If `healed` says that the cause of the last failure
+    /// seems to be gone, only the first pause is kept.
     pub fn is_waiting(&self, now: Instant, healed: impl FnOnce() -> bool) -> bool {
         let Some(failed) = self.failed else {
             return false;
@@ -53,13 +55,14 @@ impl Backoff {
     }
 }
 
-/// Traces failures that repeat: each cause at once, and again at most once a minute, with how often it came meanwhile.
+/// Traces repeated failures: each cause immediately, and again at most once a minute, with the
+/// number of failures in between.
 #[derive(Debug, Default)]
 pub struct Reporter {
     failing: Mutex<BTreeMap<String, Failing>>,
 }
 
-/// Something whose last attempt failed.
+/// Work whose last attempt failed.
 #[derive(Debug, Default)]
 struct Failing {
     /// Failures since the last success.
@@ -70,51 +73,53 @@ struct Failing {
 /// A cause that was traced.
 #[derive(Debug)]
 struct Cause {
-    text: String,
+    message: String,
     traced: Instant,
-    /// How often it came since then.
+    /// Failures since then.
     untraced: u64,
 }
 
 impl Reporter {
-    /// Traces a failure as an error: `what` is a sentence such as `The seal failed`, and `cause` what to tell failures by.
+    /// Traces a failure as an error: `what` is a sentence such as `The seal failed`, and failures
+    /// with different `cause`s are traced separately.
     pub fn failed(&self, what: &str, cause: &str) {
         if let Some(line) = self.line(what, cause, Instant::now()) {
             error!("{line}");
         }
     }
 
-    /// The same as a warning.
+    /// Traces a failure as a warning, as [`Reporter::failed`] does.
     pub fn warned(&self, what: &str, cause: &str) {
         if let Some(line) = self.line(what, cause, Instant::now()) {
             warn!("{line}");
         }
     }
 
-    /// Notes that it succeeded. That is traced if it failed before.
+    /// Records a success, which is traced if the last attempt failed.
     pub fn succeeded(&self, what: &str) {
-        if let Some(Failing { failures, .. }) = self.lock().remove(what) {
+        if let Some(Failing { failures, .. }) = self.failing.lock().remove(what) {
             info!(failures, "{what} {failures} times, and succeeds again");
         }
     }
 
-    /// The line to be traced for a failure, if it is time for one.
-    fn line(&self, what: &str, text: &str, now: Instant) -> Option<String> {
-        let mut failing = self.lock();
+    /// The line to trace for a failure; none if its cause was traced less than a minute ago.
+    fn line(&self, what: &str, message: &str, now: Instant) -> Option<String> {
+        let mut failing = self.failing.lock();
         let failing = failing.entry(what.to_owned()).or_default();
         failing.failures += 1;
         let age = |cause: &Cause| now.saturating_duration_since(cause.traced);
-        let Some(cause) = failing.causes.iter_mut().find(|cause| cause.text == text) else {
+        let mut causes = failing.causes.iter_mut();
+        let Some(cause) = causes.find(|cause| cause.message == message) else {
             failing.causes.retain(|cause| age(cause) < TRACE_INTERVAL);
             if failing.causes.len() >= CAUSES_PER_INTERVAL {
                 return None;
             }
             failing.causes.push(Cause {
-                text: text.to_owned(),
+                message: message.to_owned(),
                 traced: now,
                 untraced: 0,
             });
-            return Some(format!("{what}: {text}"));
+            return Some(format!("{what}: {message}"));
         };
         cause.untraced += 1;
         let since = age(cause);
@@ -123,16 +128,12 @@ impl Reporter {
         }
         cause.traced = now;
         Some(match std::mem::take(&mut cause.untraced) {
-            1 => format!("{what}: {text}"),
+            1 => format!("{what}: {message}"),
             times => format!(
-                "{what} {times} times in the last {} s: {text}",
+                "{what} {times} times in the last {} s: {message}",
                 since.as_secs()
             ),
         })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Failing>> {
-        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -180,17 +181,17 @@ mod tests {
                 "The seal failed 300 times in the last 60 s: no space left",
             ]
         );
-        // Another cause is said at once, and another job as well.
+        // Another cause is traced immediately, and so is another job.
         let now = start + Duration::from_secs(180);
-        let said = |what: &str, cause: &str| reporter.line(what, cause, now).is_some();
-        assert!(said("The seal failed", "damaged"));
-        assert!(!said("The seal failed", "damaged"));
-        assert!(said("The rollup failed", "damaged"));
-        // Causes that are always others are not said without end.
-        let others = (0..300).filter(|number| said("The scrub failed", &number.to_string()));
+        let is_traced = |what: &str, cause: &str| reporter.line(what, cause, now).is_some();
+        assert!(is_traced("The seal failed", "damaged"));
+        assert!(!is_traced("The seal failed", "damaged"));
+        assert!(is_traced("The rollup failed", "damaged"));
+        // Causes that differ each time are limited.
+        let others = (0..300).filter(|number| is_traced("The scrub failed", &number.to_string()));
         assert_eq!(others.count(), CAUSES_PER_INTERVAL);
-        // What fails again after it succeeded is said.
+        // A failure after a success is traced.
         reporter.succeeded("The seal failed");
-        assert!(said("The seal failed", "damaged"));
+        assert!(is_traced("The seal failed", "damaged"));
     }
 }

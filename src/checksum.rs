@@ -1,38 +1,42 @@
-//! JSON objects that carry a checksum of themselves, and checksums of whole files.
+//! JSON objects that end with a checksum of themselves, and checksums of complete files.
 //!
-//! The last field of such an object is `"crc32c"`: eight hexadecimal digits of the CRC-32C (Castagnoli) of
-//! every byte before its comma. A JSON parser does not notice a flipped bit inside a text; this does.
+//! The last field of such an object is `"crc32c"`: eight hexadecimal digits of the CRC-32C
+//! (Castagnoli) of every byte before its comma. A JSON parser does not notice a flipped bit inside
+//! a string; the checksum does.
 //!
-//! A small file is one such object around a value of any kind, `{"checked":VALUE,"crc32c":"…"}`: no value of a file that was
-//! written before there were checksums has that shape, so that damage never makes the one look like the other.
+//! A small file is one such object around a value of any type, `{"checked":VALUE,"crc32c":"…"}`. No
+//! file of the versions without checksums has that shape, so that damage never makes a file with a
+//! checksum look like one without.
 
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use serde::Serialize;
+
 use crate::error::{Error, Result};
 
 const KEY: &[u8] = br#","crc32c":""#;
 const DIGITS: usize = 8;
 const END: &[u8] = br#""}"#;
-/// How a small file begins.
+/// The start of a small file.
 const CHECKED: &[u8] = br#"{"checked":"#;
-/// How a field begins whose value is a string.
+/// The end of a field's name before a value that is a string.
 const STRING_FIELD: &[u8] = br#"":""#;
 /// Bytes read at a time.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// Why bytes are not an object with its checksum.
+/// The reasons why bytes are not an object with its checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mismatch {
-    /// It does not end with a checksum field.
+    /// The bytes do not end with a checksum field.
     Missing,
-    /// The checksum is not that of the bytes before it.
+    /// The checksum does not match the bytes before it.
     Wrong,
 }
 
-/// Ends the object that begins at `start` and lacks its closing brace, with its checksum.
+/// Ends the object that begins at `start` and has no closing brace yet, with its checksum.
 pub fn close_object(out: &mut Vec<u8>, start: usize) {
     let checksum = crc32c::crc32c(out.get(start..).unwrap_or_default());
     out.extend_from_slice(KEY);
@@ -40,10 +44,21 @@ pub fn close_object(out: &mut Vec<u8>, start: usize) {
     out.extend_from_slice(END);
 }
 
+/// Appends a value, which must serialize as an object, as a line with its checksum.
+pub fn write_line(value: &impl Serialize, out: &mut Vec<u8>) {
+    let start = out.len();
+    // Writing to memory cannot fail, and no value has a map whose keys are not strings.
+    let _ = serde_json::to_writer(&mut *out, value);
+    // The closing brace.
+    out.pop();
+    close_object(out, start);
+    out.push(b'\n');
+}
+
 /// Checks an object written by [`close_object`].
 ///
 /// # Errors
-/// What is wrong with its last field.
+/// The [`Mismatch`] of its last field.
 pub fn check_object(object: &[u8]) -> Result<(), Mismatch> {
     let (body, digits) = object
         .strip_suffix(END)
@@ -57,19 +72,19 @@ pub fn check_object(object: &[u8]) -> Result<(), Mismatch> {
     }
 }
 
-/// What a line is that should end with a checksum, in a file whose first lines may be older than that.
+/// Result of checking a line, in a file whose oldest lines may have been written without checksums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineCheck {
     /// Its checksum is right.
     Right,
-    /// It is JSON that was written without one.
+    /// It is JSON that was written without a checksum.
     Unchecked,
-    /// It is not what was written.
+    /// It is not what was written; the reason.
     Damaged(&'static str),
 }
 
-/// Checks a line, given without its newline. One that ends like a checksum, whatever its field is called, is never taken
-/// for one without: the damage may be in the name.
+/// Checks a line, given without its newline. A line that ends like one with a checksum, whatever
+/// the name of its last field, never counts as one without: the damage may be in the name.
 pub fn check_line(line: &[u8]) -> LineCheck {
     match check_object(line) {
         Ok(()) => return LineCheck::Right,
@@ -83,27 +98,27 @@ pub fn check_line(line: &[u8]) -> LineCheck {
     if ends_like_one {
         LineCheck::Damaged("its checksum is damaged")
     } else if serde_json::from_slice::<serde::de::IgnoredAny>(line).is_err() {
-        LineCheck::Damaged("it is not a whole line")
+        LineCheck::Damaged("it is not a complete line")
     } else {
         LineCheck::Unchecked
     }
 }
 
-/// A small file around a value, which is given as JSON.
+/// The content of a small file with this value, given as JSON.
 pub fn wrap(json: &[u8]) -> Vec<u8> {
-    let mut text = CHECKED.to_vec();
-    text.extend_from_slice(json);
-    close_object(&mut text, 0);
-    text.push(b'\n');
-    text
+    let mut file = CHECKED.to_vec();
+    file.extend_from_slice(json);
+    close_object(&mut file, 0);
+    file.push(b'\n');
+    file
 }
 
-/// The value in a small file that [`wrap`] made.
+/// The value in the content of a small file that [`wrap`] made, as JSON.
 ///
 /// # Errors
-/// What is wrong with its checksum; [`Mismatch::Missing`] also for a file that has none.
-pub fn unwrap(text: &[u8]) -> Result<&[u8], Mismatch> {
-    let object = text.strip_suffix(b"\n").ok_or(Mismatch::Missing)?;
+/// The [`Mismatch`] of its checksum; [`Mismatch::Missing`] also for a file without one.
+pub fn unwrap(file: &[u8]) -> Result<&[u8], Mismatch> {
+    let object = file.strip_suffix(b"\n").ok_or(Mismatch::Missing)?;
     check_object(object)?;
     object
         .strip_prefix(CHECKED)
@@ -111,19 +126,20 @@ pub fn unwrap(text: &[u8]) -> Result<&[u8], Mismatch> {
         .ok_or(Mismatch::Missing)
 }
 
-/// Checks a small file without knowing its value. One that was written before there were checksums has another shape.
-pub fn check_file(text: &[u8]) -> LineCheck {
-    match unwrap(text) {
+/// Checks the content of a small file, whatever the type of its value. Files of the versions
+/// without checksums have another shape.
+pub fn check_file(file: &[u8]) -> LineCheck {
+    match unwrap(file) {
         Ok(_) => LineCheck::Right,
         Err(Mismatch::Wrong) => LineCheck::Damaged("its checksum does not match"),
-        Err(Mismatch::Missing) if text.starts_with(CHECKED) => {
+        Err(Mismatch::Missing) if file.starts_with(CHECKED) => {
             LineCheck::Damaged("its checksum is damaged")
         }
-        Err(Mismatch::Missing) => check_line(text.strip_suffix(b"\n").unwrap_or(text)),
+        Err(Mismatch::Missing) => check_line(file.strip_suffix(b"\n").unwrap_or(file)),
     }
 }
 
-/// The checksum of an open file's content; `path` is for messages.
+/// The checksum of an open file's content; `path` is for error messages.
 ///
 /// # Errors
 /// If the file cannot be read.
@@ -143,17 +159,17 @@ pub fn of_file(file: &File, path: &Path) -> Result<u32> {
     }
 }
 
-/// Writes to another writer and keeps the checksum of what it wrote.
+/// A writer that passes everything on to another one and computes the checksum of it.
 pub struct Summing<W> {
     inner: W,
-    /// CRC-32C of all that was written.
+    /// CRC-32C of everything written.
     pub checksum: u32,
     /// Bytes written.
     pub bytes: u64,
 }
 
 impl<W> Summing<W> {
-    /// Nothing was written yet.
+    /// A writer to `inner`.
     pub fn new(inner: W) -> Self {
         Self {
             inner,
@@ -197,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_damage_makes_a_small_file_another_value_or_one_without_a_checksum() {
+    fn damage_of_a_small_file_never_passes_for_another_value_or_a_missing_checksum() {
         for value in [r#"{"key":"ab","erased":[]}"#, "[]", r#"[{"name":"a"}]"#] {
             let text = wrap(value.as_bytes());
             assert_eq!(unwrap(&text), Ok(value.as_bytes()));
@@ -216,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn no_flipped_bit_makes_a_checked_line_an_unchecked_one() {
+    fn a_flipped_bit_never_makes_a_checked_line_an_unchecked_one() {
         let mut line = br#"{"day":"2026-11-01","mau":4,"feature_usage":{"a":1}"#.to_vec();
         assert!(matches!(check_line(&line), LineCheck::Damaged(_)));
         close_object(&mut line, 0);

@@ -1,22 +1,26 @@
-//! Digests of ids, by which they are known without their text.
+//! 128-bit digests that stand for ids, so that the ids themselves need not be kept in memory.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-/// A 128-bit digest of an id. Two ids that a process meets have one digest with a chance below one in a trillion trillion.
+/// A 128-bit digest of an id. The chance that two ids of one process share a digest is below one in
+/// a trillion trillion.
+///
+/// Two halves and not a `u128`, whose alignment would make each entry of a [`DigestMap`] of `i64`
+/// a third larger. The first half is the low one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Digest([u64; 2]);
 
-/// Values by digests.
+/// A map from digests to values.
 pub type DigestMap<T> = HashMap<Digest, T, BuildHasherDefault<DigestHasher>>;
 
-/// Digests without values.
+/// A set of digests.
 pub type DigestSet = HashSet<Digest, BuildHasherDefault<DigestHasher>>;
 
 impl Digest {
-    /// A part of the digest that [`DigestMap`] does not use.
+    /// The high half of the digest, which is not the hash in a [`DigestMap`]: for choosing a shard.
     pub fn place(self) -> usize {
         self.0[1] as usize
     }
@@ -35,22 +39,24 @@ impl std::hash::Hash for Digest {
     }
 }
 
-/// Makes digests. Its seed is secret and new in each process, so that nobody can craft two ids of one digest.
+/// Computes digests. Its seed is secret and new in each process, so that a client cannot craft two
+/// ids with the same digest.
 #[derive(Debug, Clone, Copy)]
 pub struct Digester {
     seed: u64,
 }
 
 impl Digester {
-    /// A maker with a fresh seed.
+    /// A digester with a new random seed.
     pub fn new() -> Self {
-        // Without the system's randomness the seed is guessable, which harms only the guesser's own events.
+        // Without random bytes from the operating system the seed can be guessed. A client that
+        // guesses it can only make its own events collide.
         Self {
             seed: getrandom::u64().unwrap_or(0x9E37_79B9_7F4A_7C15),
         }
     }
 
-    /// A maker whose digests are the same in every process, for what must not depend on chance.
+    /// A digester whose digests are the same in every process, for results that are stored.
     pub fn fixed() -> Self {
         Self { seed: 0 }
     }
@@ -60,18 +66,13 @@ impl Digester {
         self.of_bytes(id.as_bytes())
     }
 
-    /// The digest of some strings, of which any may be missing, in this order.
+    /// The digest of a list of optional strings, whose order matters.
     pub fn digest_all<const N: usize>(self, strings: [Option<&str>; N]) -> Digest {
-        // Of digests, which are equally long, so that no two lists have the same bytes.
-        let digests = strings.map(|string| match string {
-            Some(string) => self.digest(string).0,
-            None => [0; 2],
-        });
-        let mut bytes = [[0; size_of::<Digest>()]; N];
-        for (bytes, [low, high]) in bytes.iter_mut().zip(digests) {
-            *bytes = (u128::from(low) | u128::from(high) << 64).to_le_bytes();
-        }
-        self.of_bytes(bytes.as_flattened())
+        // The digests of the strings are hashed, not the strings: they all have one length, so that
+        // two different lists never have the same bytes.
+        let digests = strings.map(|string| string.map_or([0; 2], |string| self.digest(string).0));
+        let bytes = digests.map(|digest| digest.map(u64::to_le_bytes));
+        self.of_bytes(bytes.as_flattened().as_flattened())
     }
 
     fn of_bytes(self, bytes: &[u8]) -> Digest {
@@ -86,7 +87,7 @@ impl Default for Digester {
     }
 }
 
-/// Digests are digests already: their first half is their hash.
+/// Uses the low half of a digest as its hash, because a digest is random already.
 #[derive(Default)]
 pub struct DigestHasher(u64);
 
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_empty_or_cut_elsewhere_has_another_digest() {
+    fn lists_that_differ_in_a_missing_empty_or_split_string_have_different_digests() {
         let digester = Digester::new();
         let lists = [
             [None, None],
@@ -119,12 +120,25 @@ mod tests {
             [Some("abc"), None],
             [None, Some("abc")],
         ];
-        let digests: std::collections::HashSet<Digest> =
-            lists.map(|list| digester.digest_all(list)).into();
+        let digests: HashSet<Digest> = lists.map(|list| digester.digest_all(list)).into();
         assert_eq!(digests.len(), lists.len());
         assert_eq!(
             digester.digest_all([Some("a"), None]),
             digester.digest_all([Some("a"), None])
         );
+    }
+
+    /// They are stored with rollups, and their order decides which features a rebuild counts by
+    /// name.
+    #[test]
+    fn fixed_digests_never_change() {
+        let fixed = Digester::fixed();
+        let (one, list) = (
+            fixed.digest("dashboard"),
+            fixed.digest_all([Some("ab"), None]),
+        );
+        assert_eq!(one.to_string(), "0741817be61ed82dbf06c1d4a202348a");
+        assert_eq!(list.to_string(), "f40379e5aa9adb878f17e70fbd24d857");
+        assert!(one > list, "the low half counts first");
     }
 }

@@ -1,12 +1,14 @@
-//! Numbers for the texts of events: a Polars categorical each for event types, users and features.
+//! Dictionaries of the strings of events: string ↔ code, with one Polars categorical each for event
+//! types, users and features.
 //!
-//! The number of a user is the same for ever, because the store keeps its dictionary; that of a feature holds for
-//! one process. Only the store's admission of accepted events gives numbers to new users and features, within the
-//! daily limits; reading events gives none.
+//! The code of a user never changes, because the store keeps the dictionary of users in a file; the
+//! code of a feature is valid in one process. Only the store's admission of accepted events assigns
+//! codes to new users and features, within the daily limits; reading events assigns none.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use parking_lot::{RwLock, RwLockReadGuard};
 use polars::prelude::*;
 use roaring::RoaringBitmap;
 
@@ -15,25 +17,25 @@ use crate::error::Result;
 use crate::event::EventType;
 use crate::schema;
 
-/// Number of the feature that stands for all features beyond a day's limit.
+/// Code of the feature that stands for all features beyond a day's limit.
 pub const REST_FEATURE: u32 = 0;
-/// Its name in daily states. No string of an event has a NUL.
+/// The string of [`REST_FEATURE`] in daily states. No string of an event contains a NUL.
 pub const REST_FEATURE_NAME: &str = "\0rest";
-/// Stands for a user beyond the limit of new users a day, who has no number.
+/// Stands for users beyond the limit of new users a day, who have no code.
 pub const REST_USER: u32 = u32::MAX;
 
-/// The names of one process, shared by all who read or write events.
+/// The dictionaries of one process, shared by all readers and writers of events.
 #[derive(Clone)]
 pub struct Names {
-    /// Of event types, numbered in funnel order.
+    /// Event types; their codes are in funnel order.
     pub event_types: Numbering,
-    /// Of users.
+    /// Ids of users.
     pub users: Numbering,
-    /// Of features.
+    /// Features.
     pub features: Numbering,
 }
 
-/// Texts and their numbers, counted from 0 in the order in which they came.
+/// A dictionary of strings, whose codes count from 0 in the order of insertion.
 #[derive(Clone)]
 pub struct Numbering {
     categories: Arc<Categories>,
@@ -42,45 +44,40 @@ pub struct Numbering {
     forgotten: Arc<Forgotten>,
 }
 
-/// Numbers whose texts are not found any more, until one comes in again.
+/// Codes whose strings are not found until they are inserted again.
 #[derive(Default)]
 struct Forgotten {
-    /// Whether there ever were any: without a lock, for every event that comes in.
+    /// Set once there were any. It spares every incoming event the lock.
     is_used: AtomicBool,
-    numbers: RwLock<RoaringBitmap>,
+    codes: RwLock<RoaringBitmap>,
 }
 
 impl Forgotten {
-    fn contains(&self, number: u32) -> bool {
-        self.is_used.load(Ordering::Acquire)
-            && self
-                .numbers
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .contains(number)
+    fn contains(&self, code: u32) -> bool {
+        self.is_used.load(Ordering::Acquire) && self.codes.read().contains(code)
     }
 
     fn change(&self, change: impl FnOnce(&mut RoaringBitmap)) {
-        change(&mut self.numbers.write().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.codes.write());
         self.is_used.store(true, Ordering::Release);
     }
 }
 
-/// Numbers by the digests of their texts: a look into one table, where the mapping compares texts that lie scattered in memory.
-/// Filled when a column of texts is first numbered.
+/// Codes by the digests of their strings. A lookup reads one table, while the Polars mapping
+/// compares strings that are scattered in memory. Filled when a column is first looked up.
 #[derive(Default)]
 struct Digests {
     digester: Digester,
-    numbers: DigestMap<u32>,
-    /// The texts with lower numbers are in.
+    codes: DigestMap<u32>,
+    /// The strings of all lower codes are in `codes`.
     known: CatSize,
 }
 
 impl Names {
-    /// No names yet.
+    /// Dictionaries of the event types and of nothing else.
     ///
     /// # Errors
-    /// If the engine cannot number the event types.
+    /// If Polars cannot insert the event types.
     pub fn new() -> Result<Self> {
         let event_types = Numbering::new(schema::EVENT_TYPE);
         for event_type in EventType::ALL {
@@ -96,7 +93,8 @@ impl Names {
         })
     }
 
-    /// The columns of [`schema::COUNTED`] as numbers. A user without a number is [`REST_USER`].
+    /// The columns of [`schema::COUNTED`] as codes. A user without a code is [`REST_USER`], a
+    /// feature without one [`REST_FEATURE`].
     pub fn counted(&self) -> [Expr; 4] {
         [
             col(schema::TS),
@@ -107,20 +105,21 @@ impl Names {
         ]
     }
 
-    /// The columns of [`schema::COUNTED`] as numbers, features that are not in `named` as [`REST_FEATURE`].
+    /// The columns of [`schema::COUNTED`] as codes; features that are not in `named` are
+    /// [`REST_FEATURE`].
     pub fn counted_among(&self, named: &RoaringBitmap) -> [Expr; 4] {
         let [ts, event_type, user, _] = self.counted();
         let features = self.features.clone();
         let named = named.clone();
         let feature = col(schema::FEATURE).map(
             move |column| {
-                let numbers = features.lookup(column.str()?).map(|found| match found {
+                let codes = features.lookup(column.str()?).map(|found| match found {
                     Lookup::Null => None,
-                    Lookup::Known(number) if named.contains(number) => Some(number),
+                    Lookup::Known(code) if named.contains(code) => Some(code),
                     Lookup::Known(_) | Lookup::Unknown(_) => Some(REST_FEATURE),
                 });
-                let numbers: UInt32Chunked = numbers.collect();
-                Ok(numbers.with_name(column.name().clone()).into_column())
+                let codes: UInt32Chunked = codes.collect();
+                Ok(codes.with_name(column.name().clone()).into_column())
             },
             |_, field| Ok(Field::new(field.name().clone(), DataType::UInt32)),
         );
@@ -128,14 +127,14 @@ impl Names {
     }
 }
 
-/// What is known of a string in a column.
+/// The result of looking up a value of a string column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lookup<'a> {
-    /// There is none.
+    /// The value is null.
     Null,
-    /// Its number.
+    /// The code of the string.
     Known(u32),
-    /// It has no number.
+    /// The string, which has no code.
     Unknown(&'a str),
 }
 
@@ -152,71 +151,76 @@ impl Numbering {
         }
     }
 
-    /// The number of a text, which gets one if it has none.
+    /// Inserts a string and returns its code; a string that has a code keeps it.
     ///
     /// # Errors
-    /// If there are more texts than numbers of 32 bits.
-    pub fn number(&self, text: &str) -> Result<u32> {
-        let number = self.mapping.insert_cat(text)?;
-        if self.forgotten.contains(number) {
-            self.forgotten.change(|numbers| {
-                numbers.remove(number);
+    /// If all codes of 32 bits are assigned.
+    pub fn number(&self, string: &str) -> Result<u32> {
+        let code = self.mapping.insert_cat(string)?;
+        if self.forgotten.contains(code) {
+            self.forgotten.change(|codes| {
+                codes.remove(code);
             });
         }
-        Ok(number)
+        Ok(code)
     }
 
-    /// The number of a text that has one and is not forgotten.
-    pub fn find(&self, text: &str) -> Option<u32> {
-        let number = self.mapping.get_cat(text)?;
-        (!self.forgotten.contains(number)).then_some(number)
+    /// The code of a string; none if it has no code or was forgotten.
+    pub fn find(&self, string: &str) -> Option<u32> {
+        let code = self.mapping.get_cat(string)?;
+        (!self.forgotten.contains(code)).then_some(code)
     }
 
-    /// Forgets texts: they are not found any more until they come in again. What still has their numbers can be read.
-    pub fn forget(&self, numbers: &RoaringBitmap) {
-        self.forgotten.change(|forgotten| *forgotten |= numbers);
+    /// Hides strings from [`Numbering::find`] until they are inserted again. Their codes keep their
+    /// strings, for events that still have them.
+    pub fn forget(&self, codes: &RoaringBitmap) {
+        self.forgotten.change(|forgotten| *forgotten |= codes);
     }
 
-    /// Finds texts again that were forgotten.
-    pub fn recall(&self, numbers: &RoaringBitmap) {
-        self.forgotten.change(|forgotten| *forgotten -= numbers);
+    /// Undoes [`Numbering::forget`].
+    pub fn recall(&self, codes: &RoaringBitmap) {
+        self.forgotten.change(|forgotten| *forgotten -= codes);
     }
 
-    /// The text of a number that was given.
-    pub fn text(&self, number: u32) -> Option<&str> {
-        self.mapping.cat_to_str(number)
+    /// The string of a code that was assigned.
+    pub fn text(&self, code: u32) -> Option<&str> {
+        self.mapping.cat_to_str(code)
     }
 
-    /// How many texts have a number, those included that just get one.
+    /// Upper bound of the number of codes: insertions in progress are included.
     pub fn len(&self) -> usize {
         self.mapping.num_cats_upper_bound()
     }
 
-    /// Whether no text has a number.
+    /// True if no code is assigned.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The numbers of a column of strings, `unknown` for those that have none; nothing gets a number.
+    /// The codes of a string column as an expression; strings without a code become `unknown`.
+    /// Assigns no codes.
     pub fn numbers(&self, strings: Expr, unknown: Option<u32>) -> Expr {
         let this = self.clone();
         strings.map(
             move |column| {
-                let numbers = this.lookup(column.str()?).map(|found| match found {
+                let codes = this.lookup(column.str()?).map(|found| match found {
                     Lookup::Null => None,
-                    Lookup::Known(number) => Some(number),
+                    Lookup::Known(code) => Some(code),
                     Lookup::Unknown(_) => unknown,
                 });
-                let numbers: UInt32Chunked = numbers.collect();
-                Ok(numbers.with_name(column.name().clone()).into_column())
+                let codes: UInt32Chunked = codes.collect();
+                Ok(codes.with_name(column.name().clone()).into_column())
             },
             |_, field| Ok(Field::new(field.name().clone(), DataType::UInt32)),
         )
     }
 
-    /// What is known of each string of a column. Not the cast to [`Numbering::dtype`], which compares strings wherever they
-    /// lie in memory: events of one user lie together, a string that equals the one before it has its number, and others
-    /// are found by digest.
+    /// Looks up each string of a column. Forgotten strings are found, because stored events have
+    /// them.
+    ///
+    /// This is faster than a cast to [`Numbering::dtype`], which compares strings that are
+    /// scattered in memory: the events of a user are neighbours, so that most strings equal the one
+    /// before them, and the others are found by their digest.
     pub fn lookup<'a>(
         &'a self,
         strings: &'a StringChunked,
@@ -226,8 +230,8 @@ impl Numbering {
         strings.iter().map(move |string| {
             if last.0 != string {
                 let found = string.map(|string| {
-                    let known = digests.numbers.get(&digests.digester.digest(string));
-                    known.map_or(Lookup::Unknown(string), |&number| Lookup::Known(number))
+                    let known = digests.codes.get(&digests.digester.digest(string));
+                    known.map_or(Lookup::Unknown(string), |&code| Lookup::Known(code))
                 });
                 last = (string, found.unwrap_or(Lookup::Null));
             }
@@ -235,31 +239,109 @@ impl Numbering {
         })
     }
 
-    /// The digests of all texts that have a number now.
+    /// The digests of all strings that have a code now.
     fn digests(&self) -> RwLockReadGuard<'_, Digests> {
-        let read = || self.digests.read().unwrap_or_else(PoisonError::into_inner);
-        let is_behind = self.mapping.cat_to_str(read().known).is_some();
+        let is_behind = self.mapping.cat_to_str(self.digests.read().known).is_some();
         if is_behind {
-            let mut digests = self.digests.write().unwrap_or_else(PoisonError::into_inner);
-            while let Some(text) = self.mapping.cat_to_str(digests.known) {
-                let (number, digest) = (digests.known, digests.digester.digest(text));
-                digests.numbers.insert(digest, number);
+            let mut digests = self.digests.write();
+            while let Some(string) = self.mapping.cat_to_str(digests.known) {
+                let (code, digest) = (digests.known, digests.digester.digest(string));
+                digests.codes.insert(digest, code);
                 digests.known += 1;
             }
         }
-        read()
+        self.digests.read()
     }
 
-    /// The type of a column of these texts.
+    /// The type of a categorical column of these strings.
     pub fn dtype(&self) -> DataType {
         DataType::Categorical(self.categories.clone(), self.mapping.clone())
     }
 
-    /// A column of these texts, given by their numbers.
-    pub fn column(&self, name: &'static str, numbers: &[Option<u32>]) -> Column {
-        let numbers = UInt32Chunked::from_slice_options(PlSmallStr::from_static(name), numbers);
-        CategoricalChunked::<Categorical32Type>::from_cats_and_dtype(numbers, self.dtype())
+    /// A categorical column of the strings with these codes.
+    pub fn column(&self, name: &'static str, codes: &[Option<u32>]) -> Column {
+        let codes = UInt32Chunked::from_slice_options(PlSmallStr::from_static(name), codes);
+        CategoricalChunked::<Categorical32Type>::from_cats_and_dtype(codes, self.dtype())
             .into_series()
             .into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_count_from_zero_and_stay() -> Result<()> {
+        let names = Names::new()?;
+        assert_eq!(names.event_types.find("page_view"), Some(0));
+        assert_eq!(names.event_types.find("conversion"), Some(2));
+        assert_eq!(names.features.find(REST_FEATURE_NAME), Some(REST_FEATURE));
+        let users = &names.users;
+        assert!(users.is_empty());
+        assert_eq!(users.find("a"), None);
+        assert_eq!([users.number("a")?, users.number("b")?], [0, 1]);
+        assert_eq!([users.number("a")?, users.number("b")?], [0, 1]);
+        assert_eq!((users.text(1), users.text(2)), (Some("b"), None));
+        assert_eq!((users.len(), users.is_empty()), (2, false));
+        Ok(())
+    }
+
+    #[test]
+    fn a_forgotten_string_is_found_once_it_is_inserted_or_recalled() -> Result<()> {
+        let users = Names::new()?.users;
+        let codes: RoaringBitmap = [users.number("a")?, users.number("b")?]
+            .into_iter()
+            .collect();
+        users.forget(&codes);
+        assert_eq!((users.find("a"), users.find("b")), (None, None));
+        assert_eq!(users.text(0), Some("a"), "events still have the code");
+        assert_eq!(users.number("a")?, 0);
+        assert_eq!((users.find("a"), users.find("b")), (Some(0), None));
+        users.recall(&codes);
+        assert_eq!(users.find("b"), Some(1));
+        Ok(())
+    }
+
+    #[test]
+    fn a_lookup_finds_what_has_a_code_at_that_moment_and_assigns_none() -> Result<()> {
+        let users = Names::new()?.users;
+        users.number("a")?;
+        let strings = [Some("a"), Some("a"), None, Some("b"), Some("a"), None];
+        let strings = StringChunked::from_iter_options("s".into(), strings.into_iter());
+        let (a, null) = (Lookup::Known(0), Lookup::Null);
+        let lookup = || users.lookup(&strings).collect::<Vec<_>>();
+        assert_eq!(lookup(), [a, a, null, Lookup::Unknown("b"), a, null]);
+        assert_eq!(users.len(), 1);
+        users.number("b")?;
+        assert_eq!(lookup(), [a, a, null, Lookup::Known(1), a, null]);
+        Ok(())
+    }
+
+    #[test]
+    fn counted_columns_replace_what_has_no_code_or_is_not_named() -> Result<()> {
+        let names = Names::new()?;
+        let (a, b) = (names.features.number("a")?, names.features.number("b")?);
+        names.users.number("u")?;
+        let mut events = df!(
+            schema::EVENT_TYPE => ["action", "page_view", "action", "action"],
+            schema::USER_ID => [Some("u"), Some("new"), None, Some("u")],
+            schema::FEATURE => [Some("a"), Some("b"), Some("new"), None],
+        )?;
+        events.with_column(schema::instants(schema::TS, vec![1, 2, 3, 4]))?;
+        let codes = |columns: [Expr; 4]| -> Result<(Vec<_>, Vec<_>)> {
+            let counted = events.clone().lazy().select(columns).collect()?;
+            let column = |name| -> Result<Vec<Option<u32>>> {
+                Ok(counted.column(name)?.u32()?.iter().collect())
+            };
+            Ok((column(schema::USER_ID)?, column(schema::FEATURE)?))
+        };
+        let users = vec![Some(0), Some(REST_USER), None, Some(0)];
+        let features = vec![Some(a), Some(b), Some(REST_FEATURE), None];
+        assert_eq!(codes(names.counted())?, (users.clone(), features));
+        let named = [b].into_iter().collect();
+        let features = vec![Some(REST_FEATURE), Some(b), Some(REST_FEATURE), None];
+        assert_eq!(codes(names.counted_among(&named))?, (users, features));
+        Ok(())
     }
 }

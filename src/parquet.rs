@@ -1,8 +1,9 @@
-//! Parquet files that every Arrow reader takes, whatever is in them.
+//! Writing of Parquet files that every Arrow reader can use.
 //!
-//! The engine embeds an Arrow schema in each file, and its own says that strings are *string views*. Pyarrow before 16 and
-//! Polars before 0.20 reject such a file, and later versions of pyarrow and pandas read it but cannot filter, sort, take or
-//! join its strings. So the schema is given here, with plain strings; the data pages are the same in both.
+//! Polars embeds an Arrow schema in each file, in which strings are *string views*. Pyarrow before
+//! 16 and Polars before 0.20 reject such a file; later versions of pyarrow and pandas read it but
+//! cannot filter, sort, take or join its strings. So the schema that is embedded here has plain
+//! strings; the data pages are the same either way.
 
 use std::io::Write;
 
@@ -16,15 +17,15 @@ use polars::prelude::{
 
 use crate::error::{Error, Result};
 
-/// The key of the embedded Arrow schema, which all writers and readers of Parquet share.
+/// The metadata key under which every writer and reader of Parquet puts the Arrow schema.
 const ARROW_SCHEMA_KEY: &str = "ARROW:schema";
-/// What comes before a message of the Arrow format in a stream.
+/// The bytes before each message of an Arrow IPC stream.
 const CONTINUATION: [u8; 4] = [0xFF; 4];
 
 /// A writer of a Parquet file with these columns.
 ///
 /// # Errors
-/// If a column has a type that no file of ours has.
+/// If a column has a type that none of our files has.
 pub fn writer<W: Write>(out: W, schema: &Schema) -> Result<ParquetWriter<W>> {
     let embedded = (ARROW_SCHEMA_KEY.to_owned(), encoded(&arrow_schema(schema)?));
     Ok(ParquetWriter::new(out)
@@ -32,10 +33,10 @@ pub fn writer<W: Write>(out: W, schema: &Schema) -> Result<ParquetWriter<W>> {
         .with_key_value_metadata(Some(KeyValueMetadata::from_static(vec![embedded]))))
 }
 
-/// These columns as Arrow has them, with plain strings.
+/// The Arrow schema of these columns, with plain strings.
 ///
 /// # Errors
-/// If a column has a type that no file of ours has.
+/// If a column has a type that none of our files has.
 pub fn arrow_schema(schema: &Schema) -> Result<ArrowSchema> {
     let fields = schema.iter().map(|(name, dtype)| {
         let dtype = match dtype {
@@ -49,8 +50,7 @@ pub fn arrow_schema(schema: &Schema) -> Result<ArrowSchema> {
                 ArrowType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, zone)
             }
             other => {
-                let message =
-                    format!("the column {name} has the type {other}, which is not written");
+                let message = format!("column {name} has type {other}, which cannot be written");
                 return Err(Error::Query(message.into()));
             }
         };
@@ -59,7 +59,7 @@ pub fn arrow_schema(schema: &Schema) -> Result<ArrowSchema> {
     Ok(ArrowSchema::new(fields.collect::<Result<Vec<_>>>()?))
 }
 
-/// The schema as a message of the Arrow format, in base64: what readers expect under the key.
+/// The schema as an Arrow IPC message in base64, which readers expect under [`ARROW_SCHEMA_KEY`].
 fn encoded(schema: &ArrowSchema) -> String {
     let message = IpcDataGenerator::default()
         .schema_to_bytes_with_dictionary_tracker(
@@ -81,7 +81,7 @@ mod tests {
     use crate::schema;
 
     #[test]
-    fn every_column_is_read_back_as_it_was_and_no_view_is_embedded() -> Result<()> {
+    fn columns_are_read_back_as_written_and_the_schema_has_plain_strings() -> Result<()> {
         let mut table = df!(
             "text" => [Some("a"), None, Some("")],
             "whole" => [1_i64, 2, 3],
@@ -98,13 +98,8 @@ mod tests {
         assert!(read.equals_missing(&table));
         let embedded = encoded(&arrow_schema(table.schema())?);
         assert!(memchr::memmem::find(&bytes, embedded.as_bytes()).is_some());
-        assert!(
-            bytes
-                .windows(12)
-                .filter(|found| *found == b"ARROW:schema")
-                .count()
-                == 1
-        );
+        let keys = memchr::memmem::find_iter(&bytes, ARROW_SCHEMA_KEY);
+        assert_eq!(keys.count(), 1);
         Ok(())
     }
 

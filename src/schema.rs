@@ -8,13 +8,13 @@ use polars::prelude::{
 pub const TS: &str = "ts";
 /// `page_view`, `action` or `conversion`.
 pub const EVENT_TYPE: &str = "event_type";
-/// Opaque id of the user; null is anonymous.
+/// Opaque id of the user; null for an anonymous one.
 pub const USER_ID: &str = "user_id";
-/// What was used; null is nothing.
+/// The feature that was used; null if none was.
 pub const FEATURE: &str = "feature";
-/// A JSON object as text.
+/// A JSON object, serialized.
 pub const METADATA: &str = "metadata";
-/// Where it happened.
+/// The page on which it happened.
 pub const URL: &str = "url";
 /// The client's id of the event.
 pub const EVENT_ID: &str = "event_id";
@@ -24,19 +24,19 @@ pub const RECEIVED_AT: &str = "received_at";
 /// The columns that count metrics read: what the tail holds in memory.
 pub const COUNTED: [&str; 4] = [TS, EVENT_TYPE, USER_ID, FEATURE];
 
-/// An instant: microseconds, UTC.
+/// The type of a timestamp: microseconds, UTC.
 pub fn instant() -> DataType {
     DataType::Datetime(TimeUnit::Microseconds, Some(TimeZone::UTC))
 }
 
-/// A column of instants, given in microseconds.
+/// A column of timestamps, given in microseconds.
 pub fn instants(name: &'static str, instants_us: Vec<i64>) -> Column {
     Int64Chunked::from_vec(PlSmallStr::from_static(name), instants_us)
         .into_datetime(TimeUnit::Microseconds, Some(TimeZone::UTC))
         .into_column()
 }
 
-/// The schema of every segment, for ever: new facts go into `metadata`.
+/// The schema of every segment, which never changes: new properties go into `metadata`.
 pub fn lake() -> Schema {
     [
         (TS, instant()),

@@ -1,13 +1,14 @@
 //! Windows of whole days in a reporting time zone.
 //!
-//! A window of N days is the N calendar days that end with its last day, both included, and half-open in
-//! time: `[start of the first day, start of the day after the last)`. Nothing here reads a clock.
+//! A window of N days is the N calendar days that end with its last day, both included, and
+//! half-open in time: `[start of the first day, start of the day after the last)`. Nothing here
+//! reads a clock.
 
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 
 /// The longest window, in days.
 pub const MAX_DAYS: u16 = 365;
@@ -15,10 +16,10 @@ pub const MAX_DAYS: u16 = 365;
 pub const DEFAULT_DAYS: u16 = 30;
 /// Microseconds of an hour.
 pub const HOUR_US: i64 = 3_600 * 1_000_000;
-/// Microseconds of a day of UTC.
+/// Microseconds of a UTC day.
 pub const DAY_US: i64 = 24 * HOUR_US;
 
-/// A number of whole days that ends with a given day of a reporting zone.
+/// A number of calendar days of a reporting zone, up to and including a given day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     last_day: NaiveDate,
@@ -38,11 +39,11 @@ pub struct WindowRequest {
 }
 
 impl WindowRequest {
-    /// Resolves the request at the instant `now`.
+    /// Resolves the request at the time `now`.
     ///
     /// # Errors
-    /// `bad_days` for a length outside 1 to 365, `bad_tz` for an unknown zone, `bad_end` for a day outside
-    /// the years 1971 to 9998.
+    /// `bad_days` for a length outside 1 to 365, `bad_tz` for an unknown zone, `bad_end` for a day
+    /// outside the years 1971 to 9998.
     pub fn resolve(&self, now: DateTime<Utc>) -> Result<Window> {
         let days = self.days.unwrap_or(i64::from(DEFAULT_DAYS));
         let days = u16::try_from(days)
@@ -57,7 +58,7 @@ impl WindowRequest {
         let tz = match &self.tz {
             None => Tz::UTC,
             Some(name) => name.parse().map_err(|_| {
-                let name: String = name.chars().take(64).collect();
+                let name = shown(name);
                 Error::bad_input(
                     "bad_tz",
                     format!("tz is {name:?}; allowed is an IANA zone such as Europe/Berlin"),
@@ -85,22 +86,19 @@ fn last_allowed() -> NaiveDate {
     NaiveDate::from_ymd_opt(9998, 12, 31).unwrap_or(NaiveDate::MAX)
 }
 
-/// Parses a day written `YYYY-MM-DD`, the only form the interface knows.
+/// Parses a day written `YYYY-MM-DD`, the only format that requests may use.
 ///
 /// # Errors
-/// The text itself, in a sentence that says what is allowed.
-pub fn parse_day(text: &str) -> Result<NaiveDate, String> {
-    NaiveDate::parse_from_str(text, "%Y-%m-%d")
+/// A sentence with the value and the allowed format.
+pub fn parse_day(string: &str) -> Result<NaiveDate, String> {
+    NaiveDate::parse_from_str(string, "%Y-%m-%d")
         .ok()
-        .filter(|_| text.len() == 10)
-        .ok_or_else(|| {
-            let text: String = text.chars().take(64).collect();
-            format!("{text:?} is not a day; allowed is YYYY-MM-DD")
-        })
+        .filter(|_| string.len() == 10)
+        .ok_or_else(|| format!("{:?} is not a day; allowed is YYYY-MM-DD", shown(string)))
 }
 
 impl Window {
-    /// `days` days of UTC that end with `last_day`.
+    /// The `days` UTC days up to and including `last_day`.
     pub fn utc(last_day: NaiveDate, days: u16) -> Self {
         Self {
             last_day,
@@ -129,14 +127,14 @@ impl Window {
         self.last_day
     }
 
-    /// The window as half-open range of microseconds since 1970, UTC.
+    /// The window as a half-open range of microseconds since 1970, UTC.
     pub fn range_us(&self) -> std::ops::Range<i64> {
         start_of_day(self.first_day(), self.tz).timestamp_micros()
             ..start_of_day(self.last_day + Days::new(1), self.tz).timestamp_micros()
     }
 
-    /// First day of the window that lies wholly at or after the start of `day` in UTC; the day after the window, if none
-    /// does.
+    /// First day of the window that begins at or after the start of `day` in UTC; the day after the
+    /// window if none does.
     pub fn first_whole_day_from(&self, day: NaiveDate) -> NaiveDate {
         let from = day.and_time(chrono::NaiveTime::MIN).and_utc();
         let after = self.last_day + Days::new(1);
@@ -152,12 +150,13 @@ impl Window {
         self.first_day().to_epoch_days()..self.last_day.to_epoch_days() + 1
     }
 
-    /// Whether the window reaches into a day that is not over at `now`.
+    /// True if the window includes a day that is not over at `now`.
     pub fn is_partial(&self, now: DateTime<Utc>) -> bool {
         self.range_us().end > now.timestamp_micros()
     }
 
-    /// The calendar periods that the window touches, in order. The first may begin before it, the last end after it.
+    /// The calendar periods that overlap the window, in order. The first may begin before the
+    /// window, and the last may end after it.
     pub fn periods(&self, grain: Grain) -> Vec<Period> {
         let mut periods = Vec::new();
         let mut period = grain.period_of(self.first_day());
@@ -168,15 +167,15 @@ impl Window {
         periods
     }
 
-    /// Whether the numbers of a period are not those of all of it: the window begins or ends inside it, or it is not over at
-    /// `now`.
+    /// True if the counts of a period are not those of the complete period: the window begins or
+    /// ends inside it, or the period is not over at `now`.
     pub fn cuts(&self, period: &Period, now: DateTime<Utc>) -> bool {
         period.first_day < self.first_day()
             || period.last_day > self.last_day
             || self.is_running(period.last_day, now)
     }
 
-    /// First days of the periods that the window or the present cuts, in order.
+    /// First days of the periods that are incomplete as [`Window::cuts`] says, in order.
     pub fn cut_periods(&self, grain: Grain, now: DateTime<Utc>) -> Vec<NaiveDate> {
         let periods = self.periods(grain).into_iter();
         let cut = periods.filter(|period| self.cuts(period, now));
@@ -187,18 +186,18 @@ impl Window {
     pub fn starting(&self, first_day: NaiveDate) -> Self {
         let days = (self.last_day - first_day).num_days() + 1;
         Self {
-            // More days than a window of a request may have, and less than there are days of the calendar.
+            // `u16::MAX` is more days than a request may ask for, and fewer than the calendar has.
             days: u16::try_from(days).unwrap_or(u16::MAX),
             ..*self
         }
     }
 
-    /// Whether a day of the zone is not over at `now`.
+    /// True if a day of the zone is not over at `now`.
     pub fn is_running(&self, day: NaiveDate, now: DateTime<Utc>) -> bool {
         start_of_day(day + Days::new(1), self.tz) > now
     }
 
-    /// The window as it is written into every answer.
+    /// The window as every response reports it.
     pub fn describe(&self, now: DateTime<Utc>) -> WindowFacts {
         WindowFacts {
             from: self.first_day(),
@@ -233,7 +232,7 @@ pub struct Period {
 }
 
 impl Grain {
-    /// The period that a day lies in.
+    /// The period that contains a day.
     pub fn period_of(self, day: NaiveDate) -> Period {
         let (first_day, last_day) = match self {
             Self::Day => (day, day),
@@ -253,7 +252,7 @@ impl Grain {
     }
 }
 
-/// The window of an answer: first and last day, both included.
+/// The window of a response: first and last day, both included.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WindowFacts {
     /// First day, included.
@@ -264,23 +263,23 @@ pub struct WindowFacts {
     pub days: u16,
     /// IANA name of the reporting zone.
     pub tz: &'static str,
-    /// True while the last day is not over: its numbers will still grow.
+    /// True while the last day is not over: its counts can still grow.
     pub partial: bool,
 }
 
-/// The first instant of a calendar day in a zone.
+/// The time at which a calendar day begins in a zone.
 ///
-/// Midnight may not exist (a clock put forward at 00:00) or exist twice; then the day begins with the first
-/// instant that the zone calls by that date or, for a date the zone skipped, by a later one.
+/// Midnight may not exist (a clock put forward at 00:00) or exist twice; then the day begins with
+/// its first moment that exists or, for a date that the zone skipped, with that of a later date.
 fn start_of_day(day: NaiveDate, tz: Tz) -> DateTime<Utc> {
-    /// Offsets of all zones are whole minutes today; transitions lie on quarters of an hour.
+    /// The clock changes of all zones are at full quarters of an hour.
     const STEP: TimeDelta = TimeDelta::minutes(15);
-    /// Pacific/Apia skipped a whole day in 2011: the longest gap there is.
+    /// The longest gap is a skipped day, such as that of Pacific/Apia in 2011.
     const STEPS: usize = 2 * 24 * 4;
     let mut local = day.and_time(chrono::NaiveTime::MIN);
     for _ in 0..STEPS {
-        if let Some(instant) = tz.from_local_datetime(&local).earliest() {
-            return instant.with_timezone(&Utc);
+        if let Some(start) = tz.from_local_datetime(&local).earliest() {
+            return start.with_timezone(&Utc);
         }
         local += STEP;
     }
@@ -291,8 +290,8 @@ fn start_of_day(day: NaiveDate, tz: Tz) -> DateTime<Utc> {
 mod tests {
     use super::*;
 
-    fn day(text: &str) -> NaiveDate {
-        parse_day(text).expect("the test names a day")
+    fn day(string: &str) -> NaiveDate {
+        parse_day(string).expect("the test names a day")
     }
 
     fn window(tz: &str, end: &str, days: i64) -> Window {
@@ -306,6 +305,84 @@ mod tests {
     }
 
     #[test]
+    fn a_day_has_four_two_and_two_digits() {
+        assert!(parse_day("2026-11-05").is_ok());
+        for wrong in ["", "2026-11-5", "2026-11-31", "26-11-05", "2026-11-05 "] {
+            assert!(parse_day(wrong).is_err(), "{wrong:?}");
+        }
+        let long = parse_day(&"ä".repeat(1_000)).map_err(|message| message.chars().count());
+        assert!(long.is_err_and(|length| length < 110), "values are cut");
+    }
+
+    #[test]
+    fn a_request_without_fields_is_30_days_of_utc_until_today() {
+        let now = day("2026-11-26").and_time(chrono::NaiveTime::MIN).and_utc();
+        let window = WindowRequest::default().resolve(now).expect("defaults");
+        assert_eq!(window, Window::utc(day("2026-11-26"), 30));
+        let west = WindowRequest {
+            tz: Some("America/New_York".into()),
+            ..WindowRequest::default()
+        };
+        let west = west.resolve(now).expect("a zone");
+        assert_eq!(west.last_day(), day("2026-11-25"), "today in the zone");
+        for end in ["1970-12-31", "9999-01-01"] {
+            let request = WindowRequest {
+                end: Some(day(end)),
+                ..WindowRequest::default()
+            };
+            let found = request.resolve(now);
+            assert!(
+                matches!(
+                    found,
+                    Err(Error::BadInput {
+                        code: "bad_end",
+                        ..
+                    })
+                ),
+                "{end}"
+            );
+        }
+    }
+
+    #[test]
+    fn days_are_counted_from_the_first_that_begins_after_a_utc_day() {
+        let from = day("2026-11-25");
+        for (tz, first) in [
+            ("UTC", "2026-11-25"),
+            // Begins at 05:00 UTC, and the day before at 23:00 UTC of the day before that.
+            ("America/New_York", "2026-11-25"),
+            ("Europe/Berlin", "2026-11-26"),
+        ] {
+            let window = window(tz, "2026-11-26", 7);
+            assert_eq!(window.first_whole_day_from(from), day(first), "{tz}");
+        }
+        let early = window("UTC", "2026-11-20", 3);
+        assert_eq!(early.first_whole_day_from(from), day("2026-11-21"), "none");
+        assert_eq!(
+            early.first_whole_day_from(day("2020-01-01")),
+            early.first_day()
+        );
+    }
+
+    #[test]
+    fn periods_are_those_of_the_calendar() {
+        // 2024-02-29 is a Thursday.
+        for (grain, first, last) in [
+            (Grain::Day, "2024-02-29", "2024-02-29"),
+            (Grain::Week, "2024-02-26", "2024-03-03"),
+            (Grain::Month, "2024-02-01", "2024-02-29"),
+        ] {
+            let period = grain.period_of(day("2024-02-29"));
+            assert_eq!((period.first_day, period.last_day), (day(first), day(last)));
+        }
+        let window = window("UTC", "2024-03-01", 2).starting(day("2024-01-31"));
+        assert_eq!((window.days(), window.last_day()), (31, day("2024-03-01")));
+        let months = window.periods(Grain::Month);
+        let months: Vec<NaiveDate> = months.iter().map(|month| month.first_day).collect();
+        assert_eq!(months, ["2024-01-01", "2024-02-01", "2024-03-01"].map(day));
+    }
+
+    #[test]
     fn a_day_of_23_or_25_hours_is_one_day() {
         for (end, hours) in [("2026-03-29", 23), ("2026-10-25", 25), ("2026-06-01", 24)] {
             let range = window("Europe/Berlin", end, 1).range_us();
@@ -314,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_midnight_that_does_not_exist_begins_later() {
+    fn a_day_without_a_midnight_begins_later() {
         // Beirut puts its clocks forward at 00:00; Apia had no 2011-12-30 at all.
         let beirut = window("Asia/Beirut", "2022-03-27", 1).range_us();
         assert_eq!((beirut.end - beirut.start) / HOUR_US, 23);
@@ -323,14 +400,14 @@ mod tests {
     }
 
     #[test]
-    fn a_window_counts_both_its_ends() {
+    fn a_window_includes_its_first_and_last_day() {
         let window = window("UTC", "2024-03-01", 2);
         assert_eq!(window.first_day(), day("2024-02-29"));
         assert_eq!(window.range_us().end - window.range_us().start, 2 * DAY_US);
     }
 
     #[test]
-    fn a_wrong_window_names_field_value_and_limit() {
+    fn errors_of_a_window_name_field_value_and_limit() {
         for (request, code, says) in [
             (
                 request(Some(0), None),
@@ -362,15 +439,15 @@ mod tests {
         }
     }
 
-    /// The first days of the cut periods of a window, at an instant.
+    /// The first days of the incomplete periods of a window at the time `now`.
     fn cut(window: &Window, grain: Grain, now: &str) -> Vec<String> {
-        let now = now.parse().expect("the test names an instant");
+        let now = now.parse().expect("the test names a time");
         let cut = window.cut_periods(grain, now).into_iter();
         cut.map(|day| day.to_string()).collect()
     }
 
     #[test]
-    fn a_period_is_cut_by_the_start_the_end_or_the_present() {
+    fn a_period_is_incomplete_by_the_start_or_end_of_the_window_or_the_time() {
         // 2024-03-01 is a Friday, 2024-03-31 a Sunday.
         let march = window("UTC", "2024-03-31", 31);
         let after = "2024-04-01T00:00:00Z";
@@ -397,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn the_present_is_that_of_the_reporting_zone() {
+    fn a_day_ends_when_it_ends_in_the_reporting_zone() {
         // Sunday is over in Auckland and Berlin, and goes on in UTC and New York.
         let now = "2024-03-31T23:00:00Z";
         for (tz, days, weeks) in [

@@ -1,14 +1,16 @@
-//! A daily state as bytes, the same for equal states: counts and who was active first, so that these can be read alone.
+//! The file format of daily states. Equal states have equal bytes. Counts and the active users of
+//! the day come first and can be read without the rest.
 //!
-//! Version 1: `EPDAILY1`, the length of the first part (u32, little endian), the first part, the second part; both
-//! parts are zstd frames. Numbers are LEB128. A set of users is its size and the gaps between its members: in the
-//! first part between the users' numbers, in the second between their places among the day's users. Zstandard brings
-//! a gap to about its entropy, which takes half of what bitmaps would.
+//! Version 1 is `EPDAILY1`, the length of the first part (u32, little endian), the first part and
+//! the second part; both parts are zstd frames. Integers are LEB128. A set of users is its size and
+//! the gaps between its members: between the codes of the users in the first part, and between
+//! their indexes among the users of the day in the second. Zstandard compresses a gap to about its
+//! entropy, half the size of bitmaps.
 //!
-//! 1. Events; users; the number of types, and for each its name and events; the number of features, and for each, in
-//!    the order of names, its name and events. In version 2 (`EPDAILY2`), which a day has that reached the limit of new
-//!    users, the events of users beyond it follow.
-//! 2. For each type and then for each feature, in the same order: its users.
+//! 1. The events; the users; the number of types and, for each, its name and events; the number of
+//!    features and, for each in the order of names, its name and events. Version 2 (`EPDAILY2`),
+//!    for days that reached the limit of new users, adds the events of the users beyond it.
+//! 2. For each type and then for each feature, in the same order, its users.
 
 use std::sync::Arc;
 
@@ -20,18 +22,19 @@ use crate::leb128::{CUT, Reader, put, put_members, put_text};
 use crate::names::Names;
 
 const MAGIC: &[u8; 8] = b"EPDAILY1";
-/// Of a state with events of users beyond the limit.
+/// Marks a state with events of users beyond the limit.
 const MAGIC_2: &[u8; 8] = b"EPDAILY2";
 const LENGTH_BYTES: usize = 4;
-/// Level of compression: higher ones take longer for the same size.
+/// Level of compression; higher ones take longer for the same size.
 const ZSTD_LEVEL: i32 = 3;
-/// The longest part that is written or read: a day of all users that have a number, with hundreds of features.
+/// The longest part that is written or read, uncompressed: enough for a day on which every user
+/// that has a code is active and uses hundreds of features.
 const MAX_PART_BYTES: usize = 1 << 30;
 
-/// Writes a state.
+/// Encodes a state.
 ///
 /// # Errors
-/// If it is too large to be read again.
+/// If it would be too large to decode.
 pub fn encode(state: &DailyState, names: &Names) -> Result<Vec<u8>, String> {
     let activity = &state.activity;
     let mut features: Vec<(&str, u32)> = activity
@@ -62,11 +65,11 @@ pub fn encode(state: &DailyState, names: &Names) -> Result<Vec<u8>, String> {
     let mut second = Vec::new();
     let all: Vec<u32> = activity.users.iter().collect();
     for users in &state.event_type_users {
-        put_places(&mut second, &all, users);
+        put_indexes(&mut second, &all, users);
     }
     for (_, feature) in &features {
         match state.feature_users.get(feature) {
-            Some(users) => put_places(&mut second, &all, users),
+            Some(users) => put_indexes(&mut second, &all, users),
             None => put(&mut second, 0),
         }
     }
@@ -82,34 +85,34 @@ pub fn encode(state: &DailyState, names: &Names) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Reads the first part of a state.
+/// Decodes the first part of a state.
 ///
 /// # Errors
-/// A sentence that says what is wrong with it.
+/// A sentence about what is wrong with it.
 pub fn decode_activity(bytes: &[u8], names: &Names) -> Result<Activity, String> {
     let (version, first, _) = split(bytes)?;
     Ok(read_activity(version, first, names)?.0)
 }
 
-/// Reads a state.
+/// Decodes a state.
 ///
 /// # Errors
-/// A sentence that says what is wrong with it.
+/// A sentence about what is wrong with it.
 pub fn decode(bytes: &[u8], names: &Names) -> Result<DailyState, String> {
     let (version, first, second) = split(bytes)?;
     let (activity, features) = read_activity(version, first, names)?;
     let second = decompress(second)?;
     let mut reader = Reader(&second);
-    let places: Vec<u32> = activity.users.iter().collect();
+    let all: Vec<u32> = activity.users.iter().collect();
     let mut state = DailyState {
         activity: Arc::new(activity),
         ..DailyState::default()
     };
     for users in &mut state.event_type_users {
-        *users = users_at(&mut reader, &places)?;
+        *users = users_at(&mut reader, &all)?;
     }
     for feature in features {
-        let users = users_at(&mut reader, &places)?;
+        let users = users_at(&mut reader, &all)?;
         if !users.is_empty() {
             state.feature_users.insert(feature, users);
         }
@@ -124,13 +127,13 @@ enum Version {
     V2,
 }
 
-/// The version and both parts.
+/// The version and both parts, compressed.
 fn split(bytes: &[u8]) -> Result<(Version, &[u8], &[u8]), String> {
     let v1 = bytes.strip_prefix(MAGIC).map(|rest| (Version::V1, rest));
     let v2 = || bytes.strip_prefix(MAGIC_2).map(|rest| (Version::V2, rest));
     let (version, rest) = v1
         .or_else(v2)
-        .ok_or("it is no daily state of this version; use a newer program")?;
+        .ok_or("it is not a daily state that this version can read; use a newer one")?;
     let (length, rest) = rest.split_first_chunk::<LENGTH_BYTES>().ok_or(CUT)?;
     let (first, second) = rest
         .split_at_checked(u32::from_le_bytes(*length) as usize)
@@ -138,7 +141,7 @@ fn split(bytes: &[u8]) -> Result<(Version, &[u8], &[u8]), String> {
     Ok((version, first, second))
 }
 
-/// The activity, and the features in the order of their names.
+/// Decodes the first part: the activity, and the codes of the features in the order of their names.
 fn read_activity(
     version: Version,
     part: &[u8],
@@ -175,15 +178,15 @@ fn read_activity(
     Ok((activity, features))
 }
 
-/// Writes a subset of the users `all` by the places of its members.
-fn put_places(out: &mut Vec<u8>, all: &[u32], subset: &RoaringBitmap) {
+/// Writes a subset of the users `all` as the indexes of its members.
+fn put_indexes(out: &mut Vec<u8>, all: &[u32], subset: &RoaringBitmap) {
     let mut from = 0;
-    let places = subset.iter().map(|user| {
+    let indexes = subset.iter().map(|user| {
         let rest = all.get(from..).unwrap_or_default();
         from += rest.partition_point(|&other| other < user);
         from as u32
     });
-    put_members(out, subset.len(), places);
+    put_members(out, subset.len(), indexes);
 }
 
 fn compress(part: &[u8]) -> Result<Vec<u8>, String> {
@@ -192,7 +195,7 @@ fn compress(part: &[u8]) -> Result<Vec<u8>, String> {
             zstd::bulk::compress(part, ZSTD_LEVEL).map_err(|error| error.to_string())
         }
         bytes => Err(format!(
-            "a part has {bytes} bytes; at most {MAX_PART_BYTES} can be read again"
+            "a part has {bytes} bytes; at most {MAX_PART_BYTES} can be read back"
         )),
     }
 }
@@ -207,10 +210,10 @@ fn decompress(part: &[u8]) -> Result<Vec<u8>, String> {
     zstd::bulk::decompress(part, size).map_err(|error| error.to_string())
 }
 
-/// The users at the places that are next.
+/// Reads indexes that [`put_indexes`] wrote, and returns the users at them.
 fn users_at(reader: &mut Reader<'_>, all: &[u32]) -> Result<RoaringBitmap, String> {
-    let places = reader.members()?;
-    let users = places.iter().map(|&place| all.get(place as usize).copied());
+    let indexes = reader.members()?;
+    let users = indexes.iter().map(|&at| all.get(at as usize).copied());
     let users: Option<Vec<u32>> = users.collect();
     set(users.ok_or("a user is not among the day's users")?)
 }
@@ -225,8 +228,8 @@ mod tests {
     use crate::names::REST_FEATURE;
 
     fn state(names: &Names) -> DailyState {
-        let dashboard = names.features.number("dashboard").expect("room");
-        let about = names.features.number("about").expect("room");
+        let dashboard = names.features.number("dashboard").expect("few");
+        let about = names.features.number("about").expect("few");
         let users: RoaringBitmap = [0, 5, 6, 70_000, u32::MAX].into_iter().collect();
         DailyState {
             activity: Arc::new(Activity {
@@ -241,13 +244,13 @@ mod tests {
                 [5, 70_000].into_iter().collect(),
                 RoaringBitmap::new(),
             ],
-            // Only somebody unknown was at `about`.
+            // Only anonymous users used `about`.
             feature_users: [(dashboard, users)].into(),
         }
     }
 
     #[test]
-    fn a_state_is_read_as_it_was_written_whatever_the_numbers_of_its_features() {
+    fn a_state_is_decoded_as_it_was_encoded_whatever_the_codes_of_its_features() {
         let names = Names::new().expect("names");
         let bytes = encode(&state(&names), &names).expect("small");
         assert_eq!(decode(&bytes, &names), Ok(state(&names)));
@@ -303,7 +306,7 @@ mod tests {
             if let Some(byte) = changed.get_mut(at) {
                 *byte ^= 0x55;
             }
-            // What the damage leaves readable is for the checksum to refuse.
+            // If it can still be decoded, its checksum has to tell.
             let _ = decode(&changed, &names);
         }
     }

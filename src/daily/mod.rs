@@ -1,7 +1,9 @@
-//! The daily state: what one day of UTC leaves behind, from which every count of users is exact without its events.
+//! Daily states: mergeable counts and user sets of one UTC day, which give exact numbers of
+//! distinct users without reading events.
 //!
-//! States merge: that of a day is the union of those of any parts of its events, in any order, so that late
-//! events are added without the others. Users are numbers of the store's dictionary. Everything here is pure.
+//! The state of a day is the union of the states of any parts of its events, in any order, so that
+//! late events are added without reading the others. Users are codes of the store's dictionary.
+//! Everything here is pure.
 
 mod codec;
 
@@ -21,30 +23,30 @@ use crate::names::REST_USER;
 use crate::schema;
 use crate::window::DAY_US;
 
-/// A day of UTC, as days since 1970-01-01.
+/// A UTC day, as days since 1970-01-01.
 pub type Day = i32;
 
 /// The state of one day.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DailyState {
-    /// How much happened, and who was there.
+    /// The counts, and the active users.
     pub activity: Arc<Activity>,
     /// Users of each event type, in funnel order.
     pub event_type_users: [RoaringBitmap; EventType::ALL.len()],
-    /// Users of each feature that a known user used, by its number.
+    /// Users of each feature by its code; features that only anonymous users used are missing.
     pub feature_users: BTreeMap<u32, RoaringBitmap>,
 }
 
-/// The part of a state that most questions need: small enough to be kept in memory for a year.
+/// The part of a state that most queries need, small enough to keep a year of it in memory.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Activity {
     /// Events, anonymous ones included.
     pub events: u64,
-    /// Who was active.
+    /// The active users.
     pub users: RoaringBitmap,
     /// Events of each type, in funnel order.
     pub event_types: [u64; EventType::ALL.len()],
-    /// Events of each feature, by its number; those of features beyond the day's limit under
+    /// Events of each feature by its code; those of features beyond the day's limit are under
     /// [`crate::names::REST_FEATURE`].
     pub features: BTreeMap<u32, u64>,
     /// Events of users beyond the limit of new users a day, who are not among `users`.
@@ -54,22 +56,22 @@ pub struct Activity {
 /// An ISO week, as weeks since the Monday before 1970-01-01.
 pub type Week = i32;
 
-/// What happened in an ISO week: days that are counted together.
+/// The merged activity of the days of an ISO week.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct WeekActivity {
     /// Days with events.
     pub days: u64,
-    /// Sum over days of the day's users.
+    /// Sum of the distinct users of each day.
     pub user_days: u64,
-    /// All of the week.
+    /// The days merged.
     pub whole: Activity,
 }
 
-/// What happened in a range of days: whole weeks where they are known as such, and the other days that have events, each
-/// in parts.
+/// The activity in a range of days: merged weeks where there are such, and the other days with
+/// events, each in parts.
 #[derive(Debug, Clone, Default)]
 pub struct Activities {
-    /// Weeks of which no day is in `days`.
+    /// Weeks; no day of them is in `days`.
     pub weeks: BTreeMap<Week, Arc<WeekActivity>>,
     /// Days, each in parts that may share users.
     pub days: BTreeMap<Day, Vec<Arc<Activity>>>,
@@ -81,9 +83,9 @@ pub const DAYS_SINCE_MONDAY: i32 = 3;
 const DAY: &str = "day";
 const EVENTS: &str = "events";
 
-/// The day of an instant in µs.
+/// The day of a timestamp in µs.
 pub fn day_of(ts_us: i64) -> Day {
-    // Accepted instants lie within two years of the server's clock.
+    // Accepted timestamps are within two years of the server's clock.
     i32::try_from(ts_us.div_euclid(DAY_US)).unwrap_or(if ts_us < 0 { Day::MIN } else { Day::MAX })
 }
 
@@ -92,7 +94,7 @@ pub fn date(day: Day) -> NaiveDate {
     NaiveDate::from_epoch_days(day).unwrap_or_default()
 }
 
-/// The calendar day of an instant in its column's zone, as an expression.
+/// The calendar day of a timestamp in the zone of its column, as an expression.
 pub fn day(ts: Expr) -> Expr {
     ts.dt().date().cast(DataType::Int32)
 }
@@ -108,8 +110,8 @@ pub fn days_of(week: Week) -> Range<Day> {
     monday..monday + 7
 }
 
-/// The plan that states are made of: from events whose strings are categoricals or their numbers, a row for each day, user, feature and
-/// type with the number of events. [`read`] reads what it gives.
+/// The lazy plan of daily states, whose result [`read`] turns into them: from events whose strings
+/// are categoricals or codes, a row for each day, user, feature and type with the number of events.
 pub fn plan(events: LazyFrame) -> LazyFrame {
     let keys = [
         day(col(schema::TS)).alias(DAY),
@@ -128,10 +130,10 @@ pub fn plan(events: LazyFrame) -> LazyFrame {
         .agg([len().cast(DataType::Int64).alias(EVENTS)])
 }
 
-/// The states of the days in a frame that [`plan`] gave.
+/// The daily states of a frame that [`plan`] returned.
 ///
 /// # Errors
-/// If it lacks a column.
+/// If a column is missing.
 pub fn read(frame: &DataFrame) -> Result<BTreeMap<Day, DailyState>> {
     let days = frame.column(DAY)?.i32()?;
     let types = frame.column(schema::EVENT_TYPE)?.u32()?;
@@ -155,14 +157,14 @@ pub fn read(frame: &DataFrame) -> Result<BTreeMap<Day, DailyState>> {
         .collect())
 }
 
-/// The rows of one day, as they come.
+/// Collects the rows of one day, in any order.
 #[derive(Default)]
 struct Tally {
     events: u64,
     rest_user_events: u64,
     event_types: [u64; EventType::ALL.len()],
     event_type_users: [Vec<u32>; EventType::ALL.len()],
-    /// Events of each feature, and its users.
+    /// Events and users of each feature.
     features: PlHashMap<u32, (u64, Vec<u32>)>,
 }
 
@@ -212,21 +214,22 @@ impl Tally {
     }
 }
 
-/// A set of numbers; sorted first, because a bitmap is built by appending in a fraction of the time.
+/// A bitmap of numbers in any order. They are sorted first, because appending to a bitmap takes a
+/// fraction of the time of inserting.
 pub fn set(mut numbers: Vec<u32>) -> RoaringBitmap {
     numbers.sort_unstable();
     numbers.dedup();
-    // Sorted and different from each other, they are all appended.
+    // This fails for unsorted numbers only.
     RoaringBitmap::from_sorted_iter(numbers).unwrap_or_default()
 }
 
 impl DailyState {
-    /// The greatest number of its users.
+    /// The greatest code of its users.
     pub fn greatest_user(&self) -> Option<u32> {
         self.activity.users.max()
     }
 
-    /// Takes users out, and what their events left where that is known.
+    /// Removes users, and the counts of their events, `left`, where these are known.
     pub fn remove(&mut self, users: &RoaringBitmap, left: Option<&Self>) {
         let activity = Arc::make_mut(&mut self.activity);
         activity.users -= users;
@@ -255,7 +258,7 @@ impl DailyState {
             .saturating_sub(left.rest_user_events);
     }
 
-    /// Adds what another part of the same day left.
+    /// Merges the state of other events of the same day.
     pub fn merge(&mut self, other: &Self) {
         Arc::make_mut(&mut self.activity).merge(&other.activity);
         for (mine, theirs) in self
@@ -271,7 +274,7 @@ impl DailyState {
     }
 }
 
-/// Adds what other parts of some days left.
+/// Merges the states of other events into those of their days.
 pub fn merge_days<'a>(
     days: &mut BTreeMap<Day, DailyState>,
     others: impl IntoIterator<Item = (Day, &'a DailyState)>,
@@ -282,7 +285,7 @@ pub fn merge_days<'a>(
 }
 
 impl Activities {
-    /// Events of each feature, by its number.
+    /// Events of each feature, by its code.
     pub fn features(&self) -> BTreeMap<u32, u64> {
         let weeks = self.weeks.values().map(|week| &week.whole);
         let days = self.days.values().flatten().map(Arc::as_ref);
@@ -295,7 +298,7 @@ impl Activities {
 }
 
 impl WeekActivity {
-    /// Adds a day, all of it.
+    /// Merges a complete day.
     pub fn add(&mut self, day: &Activity) {
         self.days += 1;
         self.user_days += day.users.len();
@@ -304,7 +307,7 @@ impl WeekActivity {
 }
 
 impl Activity {
-    /// Adds what another part left, of the same days or of others.
+    /// Merges the activity of other events, of the same days or of others.
     pub fn merge(&mut self, other: &Self) {
         self.events += other.events;
         self.users |= &other.users;

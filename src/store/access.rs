@@ -1,8 +1,9 @@
-//! Access: everything that is stored of one user, in the order of time, in constant memory however much it is.
+//! Access: all stored data of one user, in the order of time and in constant memory.
 //!
-//! Day by day: of each segment of a day, the rows of the user lie together in the order of time, and of the events that are
-//! not sealed yet it is kept where their lines are. These are merged; of each a few rows at a time are in memory, and of
-//! those whose time has not come nothing is.
+//! It is a merge, day by day. In each segment of a day the rows of the user are neighbours in the
+//! order of time; of the events that are not sealed yet, the positions of their lines are kept.
+//! Each of these runs is read a few rows at a time, and only once the merge has reached its first
+//! event.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -25,16 +26,16 @@ use crate::daily::{Day, day_of};
 use crate::error::{Error, Result};
 use crate::{event, schema};
 
-/// Events that are in memory at once: some ten MB where each has a few kB of metadata.
+/// Events in memory: some ten MB if each has a few kB of metadata.
 const ROWS: usize = 2_048;
-/// Events that are read at once at least, however many parts of a day overlap.
+/// Fewest events that are read from a run, however many runs overlap.
 const MIN_ROWS: usize = 16;
-/// Bytes that are handed over at once.
+/// Bytes that are passed to the caller together.
 const PIECE_BYTES: usize = 256 << 10;
-/// Bytes of the log that are looked through at once; a line is at most a fraction of it.
+/// Bytes of the log that are scanned together; a line is at most a fraction of it.
 const SCAN_BYTES: u64 = 1 << 20;
 
-/// Where the line of an event that is not sealed yet is.
+/// Position of the line of an event that is not sealed yet.
 #[derive(Debug, Clone, Copy)]
 struct Line {
     ts_us: i64,
@@ -43,14 +44,14 @@ struct Line {
     bytes: usize,
 }
 
-/// What there is of a user on one day.
+/// The segments and lines of one day with events of a user.
 #[derive(Default)]
 struct DayOfUser {
     segments: Vec<Arc<Segment>>,
     lines: Vec<Line>,
 }
 
-/// Events of a user in the order of time, of which some are in memory.
+/// Events of a user in the order of time; a few of them are in memory.
 struct Run {
     source: Source,
     first_us: i64,
@@ -72,33 +73,34 @@ enum Source {
     },
 }
 
-/// Lines that are in memory, each with its time and where it ends.
+/// Lines in memory, each with its time and its end.
 #[derive(Default)]
 struct Loaded {
-    text: Vec<u8>,
+    bytes: Vec<u8>,
     lines: std::vec::IntoIter<(i64, usize)>,
     start: usize,
 }
 
 impl Store {
-    /// Everything that is stored of a user under these ids, each event as a line of the log, in the order of time and then
-    /// of the log; then pieces of the quarantine that mention the id, as they stand there. `sink` gets it in pieces.
+    /// Passes all stored data of the user with these ids to `sink`, in pieces: the events as lines
+    /// of the log, ordered by time and then by their order in the log, and after them the lines of
+    /// the quarantine that mention an id.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if a segment or the log is, and what `sink` returns.
+    /// [`Error::Damaged`] if a segment or the log is damaged, and the errors of `sink`.
     pub fn user_events(
         &self,
         ids: &[String],
         mut sink: impl FnMut(Vec<u8>) -> Result<()>,
     ) -> Result<()> {
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-        // By the view of one instant, so that an event that is sealed meanwhile is there once.
+        // One snapshot, so that an event that is sealed meanwhile appears once.
         let snapshot = self.versions.snapshot(&ALWAYS_US)?;
         let users = self.numbers_of(&ids);
         let segments = snapshot.version.segments_with(&users, self.names())?;
         let mut days: BTreeMap<Day, DayOfUser> = BTreeMap::new();
         for segment in segments {
-            // Damage is said before the first event is handed over.
+            // Damage is reported before the first event is passed on.
             let _file = segment.verified()?;
             days.entry(segment.day())
                 .or_default()
@@ -115,16 +117,17 @@ impl Store {
         for (_, day) in days {
             day.merge(&ids, &tail, |line| {
                 out.extend_from_slice(line);
-                match out.len() {
-                    ..PIECE_BYTES => Ok(()),
-                    _ => sink(std::mem::take(&mut out)),
+                if out.len() < PIECE_BYTES {
+                    return Ok(());
                 }
+                sink(std::mem::take(&mut out))
             })?;
         }
         self.quarantined(&ids, &mut out)?;
         sink(out)
     }
 
+    /// Appends the lines of the quarantine that mention an id.
     fn quarantined(&self, ids: &[&str], out: &mut Vec<u8>) -> Result<()> {
         let path = self.folder.path().join(QUARANTINE_FILE);
         let Ok(file) = File::open(&path) else {
@@ -159,19 +162,19 @@ impl DayOfUser {
         }
         runs.extend(Run::of_log(self.lines, tail));
         let rows = (ROWS / most_at_once(&runs).max(1)).max(MIN_ROWS);
-        // By time, and those of one instant in the order of the log.
+        // Ordered by time, and events of the same time by their order in the log.
         let mut next: BinaryHeap<Reverse<(i64, usize)>> = (0..)
             .zip(&runs)
-            .map(|(place, run)| Reverse((run.first_us, place)))
+            .map(|(index, run)| Reverse((run.first_us, index)))
             .collect();
-        while let Some(Reverse((_, place))) = next.pop() {
-            let Some(run) = runs.get_mut(place) else {
+        while let Some(Reverse((_, index))) = next.pop() {
+            let Some(run) = runs.get_mut(index) else {
                 continue;
             };
             let until = next.peek().map(|Reverse(other)| *other);
             while let Some(ts_us) = run.next_us(rows)? {
-                if until.is_some_and(|until| until < (ts_us, place)) {
-                    next.push(Reverse((ts_us, place)));
+                if until.is_some_and(|until| until < (ts_us, index)) {
+                    next.push(Reverse((ts_us, index)));
                     break;
                 }
                 sink(run.loaded.take())?;
@@ -183,7 +186,7 @@ impl DayOfUser {
 
 impl Run {
     fn of_log(mut lines: Vec<Line>, tail: &Arc<[Arc<Chunk>]>) -> Option<Self> {
-        // The order of the log stays for those of one instant.
+        // The sort is stable: events of the same time stay in the order of the log.
         lines.sort_by_key(|line| line.ts_us);
         Some(Self {
             first_us: lines.first()?.ts_us,
@@ -196,10 +199,10 @@ impl Run {
         })
     }
 
-    /// The time of the next event, which is in memory then.
+    /// Loads the next event and returns its time.
     fn next_us(&mut self, rows: usize) -> Result<Option<i64>> {
         if self.loaded.next_us().is_none() {
-            // Freed before others are read.
+            // Freed before more is read.
             self.loaded = Loaded::default();
             self.loaded = self.source.load(rows)?;
         }
@@ -208,7 +211,7 @@ impl Run {
 }
 
 impl Source {
-    /// The next events; none at the end.
+    /// Reads the next events; none at the end.
     fn load(&mut self, rows: usize) -> Result<Loaded> {
         match self {
             Self::Segment {
@@ -225,49 +228,48 @@ impl Source {
                     .collect_with_engine(Engine::Streaming)?
                     .unwrap_single();
                 *start += length;
-                let mut text = Vec::new();
-                write_lines(&events, &mut text)?;
-                let instants = events.column(schema::TS)?.to_physical_repr();
-                let ends = memchr::memchr_iter(b'\n', &text).map(|newline| newline + 1);
-                let lines: Vec<(i64, usize)> = instants
+                let mut bytes = Vec::new();
+                write_lines(&events, &mut bytes)?;
+                let timestamps = events.column(schema::TS)?.to_physical_repr();
+                let ends = memchr::memchr_iter(b'\n', &bytes).map(|newline| newline + 1);
+                let lines: Vec<(i64, usize)> = timestamps
                     .i64()?
                     .iter()
                     .map(Option::unwrap_or_default)
                     .zip(ends)
                     .collect();
-                match lines.len() == length {
-                    true => Ok(Loaded::new(text, lines)),
-                    false => Err(Error::Damaged {
+                if lines.len() != length {
+                    return Err(Error::Damaged {
                         file: segment.path(),
                         message: format!("{} events of {length} can be read", lines.len()),
-                    }),
+                    });
                 }
+                Ok(Loaded::new(bytes, lines))
             }
             Self::Log { tail, lines } => {
-                let mut text = Vec::new();
+                let mut bytes = Vec::new();
                 let mut ends = Vec::new();
                 for line in lines.take(rows) {
-                    let start = text.len();
-                    text.resize(start + line.bytes, 0);
-                    if let (Some(chunk), Some(place)) =
-                        (tail.get(line.chunk), text.get_mut(start..))
+                    let start = bytes.len();
+                    bytes.resize(start + line.bytes, 0);
+                    if let (Some(chunk), Some(out)) = (tail.get(line.chunk), bytes.get_mut(start..))
                     {
                         let file = &chunk.part().file;
-                        file.read_exact_at(place, line.start)
+                        file.read_exact_at(out, line.start)
                             .map_err(Error::io("read", EVENT_LOG_FILE.as_ref()))?;
                     }
-                    ends.push((line.ts_us, text.len()));
+                    ends.push((line.ts_us, bytes.len()));
                 }
-                Ok(Loaded::new(text, ends))
+                Ok(Loaded::new(bytes, ends))
             }
         }
     }
 }
 
 impl Loaded {
-    fn new(text: Vec<u8>, lines: Vec<(i64, usize)>) -> Self {
+    fn new(bytes: Vec<u8>, lines: Vec<(i64, usize)>) -> Self {
         Self {
-            text,
+            bytes,
             lines: lines.into_iter(),
             start: 0,
         }
@@ -277,16 +279,17 @@ impl Loaded {
         self.lines.as_slice().first().map(|(ts_us, _)| *ts_us)
     }
 
-    /// Takes the next line out.
+    /// Removes and returns the next line.
     fn take(&mut self) -> &[u8] {
         let end = self.lines.next().map_or(self.start, |(_, end)| end);
         let line = self.start..end;
         self.start = end;
-        self.text.get(line).unwrap_or_default()
+        self.bytes.get(line).unwrap_or_default()
     }
 }
 
-/// Where the user's events are in a segment. Those of one id lie together; should they not, they are found all the same.
+/// The runs of a user's events in a segment. Usually there is one for each id, because the rows of
+/// a user are neighbours; rows elsewhere are runs of their own.
 fn runs_of(segment: &Arc<Segment>, ids: &[&str]) -> Result<Vec<Run>> {
     const ROW: PlSmallStr = PlSmallStr::from_static("row");
     let found = segment::scan(std::slice::from_ref(segment))?
@@ -299,9 +302,9 @@ fn runs_of(segment: &Arc<Segment>, ids: &[&str]) -> Result<Vec<Run>> {
         .collect_with_engine(Engine::Streaming)?
         .unwrap_single();
     let rows = found.column(&ROW)?.u64()?;
-    let instants = found.column(schema::TS)?.i64()?;
+    let timestamps = found.column(schema::TS)?.i64()?;
     let mut runs: Vec<Run> = Vec::new();
-    for (row, ts_us) in rows.iter().zip(instants.iter()) {
+    for (row, ts_us) in rows.iter().zip(timestamps.iter()) {
         let (Some(row), Some(ts_us)) = (row, ts_us) else {
             continue;
         };
@@ -331,7 +334,7 @@ fn runs_of(segment: &Arc<Segment>, ids: &[&str]) -> Result<Vec<Run>> {
     Ok(runs)
 }
 
-/// Where the user's events are in a chunk of the tail.
+/// The lines of a user's events in a chunk of the tail.
 fn lines_of(chunk: &Chunk, number: usize, ids: &[&str]) -> Result<Vec<Line>> {
     let part = chunk.part();
     let mut found = Vec::new();
@@ -352,8 +355,8 @@ fn lines_of(chunk: &Chunk, number: usize, ids: &[&str]) -> Result<Vec<Line>> {
             wanted *= 2;
             continue;
         };
-        let whole = bytes.get(..=newline).unwrap_or_default();
-        for line in event::lines(whole) {
+        let complete = bytes.get(..=newline).unwrap_or_default();
+        for line in event::lines(complete) {
             if let Some(Ok(event)) = line.strip_suffix(b"\n").map(event::read_line) {
                 events += 1;
                 let user = event.user_id.as_deref();
@@ -369,19 +372,12 @@ fn lines_of(chunk: &Chunk, number: usize, ids: &[&str]) -> Result<Vec<Line>> {
             start += line.len() as u64;
         }
     }
-    match events == chunk.frame.height() {
-        true => Ok(found),
-        false => Err(Error::Damaged {
-            file: EVENT_LOG_FILE.into(),
-            message: format!(
-                "{events} events of {} can be read; restart to set the damage aside",
-                chunk.frame.height()
-            ),
-        }),
-    }
+    chunk.check_count(events)?;
+    Ok(found)
 }
 
-/// How many runs have events of one instant, or of the time between two of them.
+/// The largest number of runs that the merge has open at once: those with events before and after
+/// the same moment.
 fn most_at_once(runs: &[Run]) -> usize {
     let starts = runs.iter().map(|run| (run.first_us, 0));
     let ends = runs.iter().map(|run| (run.last_us, 1));
@@ -396,4 +392,46 @@ fn most_at_once(runs: &[Run]) -> usize {
         most = most.max(open);
     }
     most
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run of an empty log from one time to another.
+    fn run((first_us, last_us): (i64, i64)) -> Run {
+        Run {
+            source: Source::Log {
+                tail: Vec::new().into(),
+                lines: Vec::new().into_iter(),
+            },
+            first_us,
+            last_us,
+            loaded: Loaded::default(),
+        }
+    }
+
+    #[test]
+    fn runs_are_open_together_from_their_first_event_to_their_last() {
+        for (runs, most) in [
+            (&[][..], 0),
+            (&[(1, 9)], 1),
+            (&[(1, 3), (4, 9)], 1),
+            // The last event of one has the time of the first of the other.
+            (&[(1, 4), (4, 9)], 2),
+            (&[(1, 9), (2, 3), (4, 5), (5, 6)], 3),
+            (&[(7, 7), (7, 7), (7, 7)], 3),
+        ] {
+            let runs: Vec<Run> = runs.iter().copied().map(run).collect();
+            assert_eq!(most_at_once(&runs), most);
+        }
+    }
+
+    #[test]
+    fn loaded_lines_are_taken_one_by_one() {
+        let mut loaded = Loaded::new(b"a\nbc\n".to_vec(), vec![(7, 2), (8, 5)]);
+        assert_eq!((loaded.next_us(), loaded.take()), (Some(7), &b"a\n"[..]));
+        assert_eq!((loaded.next_us(), loaded.take()), (Some(8), &b"bc\n"[..]));
+        assert_eq!((loaded.next_us(), loaded.take()), (None, &b""[..]));
+    }
 }

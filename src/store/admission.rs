@@ -1,19 +1,22 @@
-//! Admission: which names of accepted events get a number of their own.
+//! Admission: assigns codes to the users and features of accepted events, within daily limits.
 //!
-//! Whoever sends events chooses the names of users and features, so both are limited by the day. An event beyond a limit is
-//! stored as it was sent; daily states count it under *rest*:
+//! Clients choose the ids of users and the names of features, so both are limited per day. An event
+//! beyond a limit is stored as it was sent; daily states count it under *rest*:
 //!
-//! - The first features of a day of `ts`, in the order of arrival, are counted by name, and later ones together as
-//!   [`REST_FEATURE`]; so are new ones when all days together name very many. Which ones were first is what the day's state says: it has their names.
-//! - The first new users of a day of `received_at` get a number in the dictionary. An event of a later one counts as an event
-//!   and not as a user ([`REST_USER`]), until a day on which there is room for that user.
-//! - The first keys of metadata of a day of `received_at`, counted since the start, are known as such. Keys are kept nowhere
-//!   but in their events, so that an event with a later one is counted and said to have one, and nothing else.
+//! - The first features of a day of `ts`, in the order of arrival, are counted by name, and later
+//!   ones together as [`REST_FEATURE`]. New features are also counted together once all days have
+//!   very many. The daily state has the names of the first ones.
+//! - The first new users of a day of `received_at` get a code in the dictionary. Events of later
+//!   ones count as events without a user ([`REST_USER`]), until a day on which the user is within
+//!   the limit.
+//! - The first metadata keys of a day of `received_at`, since the process started, are within the
+//!   limit. Keys are stored in their events only, so that an event with a later key is just counted
+//!   and reported.
 //!
 //! Event types need no limit: there are three.
 //!
-//! A name gets its number here and nowhere else, when its event is about to be stored: a rejected event, a duplicate or a
-//! query leaves nothing behind.
+//! Codes are assigned here and nowhere else, when the event is about to be stored: rejected events,
+//! duplicates and queries assign none.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,28 +38,28 @@ use crate::event::path;
 use crate::names::{Lookup, Names, REST_FEATURE, REST_USER};
 use crate::schema;
 
-/// Features of all days that have a number at once: far more than a product has, and with the longest names of ASCII some
-/// 100 MB.
+/// Most features with a code, over all days: far more than a product has. With the longest ASCII
+/// names they take some 100 MB.
 pub(super) const MAX_FEATURES: usize = 250_000;
 
-/// Events whose name is beyond a limit.
+/// Numbers of events with a name beyond a limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct RestCounts {
     /// Events with a feature beyond the limit of features a day.
     pub features: u64,
     /// Events of users beyond the limit of new users a day.
     pub users: u64,
-    /// Events with a key of metadata beyond the limit of keys a day.
+    /// Events with a metadata key beyond the limit of keys a day.
     pub metadata_keys: u64,
 }
 
 impl RestCounts {
-    /// Whether no event was beyond a limit.
+    /// True if no event was beyond a limit.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Adds what other events came to.
+    /// Adds the counts of other events.
     pub fn add(&mut self, other: Self) {
         self.features += other.features;
         self.users += other.users;
@@ -64,20 +67,20 @@ impl RestCounts {
     }
 }
 
-/// How far the limits of names are used.
+/// Use of the daily limits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct NameUse {
-    /// Most features that a day has a number for, of the days that got events since the start.
+    /// Most features with a code that a day has, of the days that got events since the start.
     pub features: u64,
     /// New users of the newest day.
     pub new_users: u32,
-    /// Keys of metadata of the newest day.
+    /// Metadata keys of the newest day.
     pub metadata_keys: u64,
     /// Events beyond the limits since the start.
     pub rest: RestCounts,
 }
 
-/// Gives numbers to names, shared by all who add events to a store.
+/// Assigns codes; shared by everything that adds events to a store.
 #[derive(Clone)]
 pub(super) struct Admission {
     names: Names,
@@ -85,11 +88,11 @@ pub(super) struct Admission {
     limits: NameLimits,
     admitted: Arc<Ordered<Admitted>>,
     beyond: Arc<Beyond>,
-    /// How many new users there were at the end of each log that waits to be sealed.
+    /// The new users up to the end of each log that is waiting for its seal.
     at_end_of_log: Arc<Ordered<HashMap<LogId, NewUsers>>>,
 }
 
-/// What tells the file of a log from all others: device and inode.
+/// Identity of a log file: device and inode.
 type LogId = (u64, u64);
 
 #[derive(Default)]
@@ -99,16 +102,16 @@ struct Beyond {
     metadata_keys: AtomicU64,
 }
 
-/// What was admitted so far.
+/// Names that were admitted so far.
 #[derive(Default)]
 pub(super) struct Admitted {
-    /// The features of each day that have a number; days are added when their first event comes.
+    /// The features that have a code on each day; a day is added with its first event.
     days: HashMap<Day, RoaringBitmap>,
     new_users: NewUsers,
     metadata_keys: MetadataKeys,
 }
 
-/// The keys of metadata that were admitted on the day of the newest one.
+/// The metadata keys that were admitted on the newest day.
 #[derive(Default)]
 struct MetadataKeys {
     /// The day, by `received_at`.
@@ -118,7 +121,7 @@ struct MetadataKeys {
 }
 
 impl MetadataKeys {
-    /// Whether an event of a day that has this key is within the limit.
+    /// Admits a key of an event of that day. False if it is beyond the limit.
     fn admit(&mut self, key: Digest, day: Day, limit: u32) -> bool {
         if day > self.day {
             self.day = day;
@@ -129,13 +132,13 @@ impl MetadataKeys {
 }
 
 impl Admitted {
-    /// How many new users the newest day had.
+    /// The new users of the newest day.
     pub fn new_users(&self) -> NewUsers {
         self.new_users
     }
 }
 
-/// Says which features the state of a day names.
+/// Returns the features that the state of a day counts by name.
 pub(super) type NamedFeatures<'a> = dyn Fn(Day) -> RoaringBitmap + 'a;
 
 impl Admission {
@@ -154,7 +157,7 @@ impl Admission {
         }
     }
 
-    /// The names that have a number.
+    /// The dictionaries.
     pub fn names(&self) -> &Names {
         &self.names
     }
@@ -164,32 +167,29 @@ impl Admission {
         self.limits
     }
 
-    /// What was admitted, to be added to.
+    /// Locks the names that were admitted, to admit more.
     pub fn lock(&self) -> Guard<'_, Admitted> {
         self.admitted.lock()
     }
 
-    /// Notes that the events of a log have been admitted, all of them.
+    /// Records that all events of a log have been admitted.
     pub fn end_log(&self, log: LogId) {
         let new_users = self.lock().new_users;
-        self.lock_logs().insert(log, new_users);
+        self.at_end_of_log.lock().insert(log, new_users);
     }
 
-    /// How many new users there were at the end of a log that is sealed now; `before` if it is not known.
+    /// The new users up to the end of a log that is being sealed; `before` if the log is not known.
     pub fn new_users_of(&self, log: LogId, before: NewUsers) -> NewUsers {
-        self.lock_logs().get(&log).copied().unwrap_or(before)
+        let logs = self.at_end_of_log.lock();
+        logs.get(&log).copied().unwrap_or(before)
     }
 
     /// Forgets a log that has been sealed.
     pub fn forget_log(&self, log: LogId) {
-        self.lock_logs().remove(&log);
+        self.at_end_of_log.lock().remove(&log);
     }
 
-    fn lock_logs(&self) -> Guard<'_, HashMap<LogId, NewUsers>> {
-        self.at_end_of_log.lock()
-    }
-
-    /// How far the limits are used.
+    /// Use of the limits.
     pub fn usage(&self) -> NameUse {
         let admitted = self.lock();
         NameUse {
@@ -209,15 +209,15 @@ impl Admission {
         }
     }
 
-    /// The user of an event that is not admitted yet, if that user has a number.
+    /// The code of the user of an event that is not admitted yet; none if the user has no code.
     pub fn find_user(&self, row: &DraftRow, unnamed: &str) -> Option<u32> {
         match row.user? {
-            Name::Known(number) => Some(number),
+            Name::Known(code) => Some(code),
             name => self.names.users.find(name.string(unnamed)),
         }
     }
 
-    /// Admits an event of a draft that is about to be stored. `named` says which features the state of a day names.
+    /// Admits an event of a write batch that is about to be stored.
     pub fn admit(
         &self,
         admitted: &mut Admitted,
@@ -232,13 +232,13 @@ impl Admission {
             has_keys_beyond |= !self.metadata_key(admitted, key, row.received_at_us);
         }
         let user = row.user.map(|user| match user {
-            Name::Known(number) => number,
+            Name::Known(code) => code,
             name => self.user(admitted, name.string(unnamed), row.received_at_us),
         });
         let feature = row.feature.map(|feature| {
             let day = day_of(row.ts_us);
             match feature {
-                Name::Known(number) => self.known_feature(admitted, number, day, named),
+                Name::Known(code) => self.known_feature(admitted, code, day, named),
                 name => self.feature(admitted, name.string(unnamed), day, named),
             }
         });
@@ -257,8 +257,8 @@ impl Admission {
         }
     }
 
-    /// Admits events that are about to be stored, with the columns of [`schema::lake`]. Returns those of
-    /// [`schema::COUNTED`] as numbers.
+    /// Admits events that are about to be stored, with the columns of [`schema::lake`]. Returns the
+    /// columns of [`schema::COUNTED`] as codes.
     ///
     /// # Errors
     /// If a column is missing.
@@ -267,13 +267,13 @@ impl Admission {
         events: &DataFrame,
         named: &NamedFeatures<'_>,
     ) -> Result<(DataFrame, RestCounts)> {
-        let instants = events.column(schema::TS)?.to_physical_repr();
-        let instants = instants.i64()?;
+        let timestamps = events.column(schema::TS)?.to_physical_repr();
+        let timestamps = timestamps.i64()?;
         let received = events.column(schema::RECEIVED_AT)?.to_physical_repr();
         let event_types = events.column(schema::EVENT_TYPE)?.str()?;
         let event_types = self.names.event_types.lookup(event_types);
         let event_types = event_types.map(|found| match found {
-            Lookup::Known(number) => Some(number),
+            Lookup::Known(code) => Some(code),
             Lookup::Null | Lookup::Unknown(_) => None,
         });
         let users = self
@@ -283,7 +283,7 @@ impl Admission {
         let users = users.zip(received.i64()?.iter());
         let users = users.map(|(found, received_at_us)| match found {
             Lookup::Null => None,
-            Lookup::Known(number) => Some(number),
+            Lookup::Known(code) => Some(code),
             Lookup::Unknown(id) => {
                 Some(self.user(&mut self.lock(), id, received_at_us.unwrap_or_default()))
             }
@@ -293,22 +293,22 @@ impl Admission {
             .names
             .features
             .lookup(events.column(schema::FEATURE)?.str()?);
-        let features = features.zip(instants.iter()).map(|(found, ts_us)| {
+        let features = features.zip(timestamps.iter()).map(|(found, ts_us)| {
             let day = day_of(ts_us.unwrap_or_default());
-            let number = match found {
+            let code = match found {
                 Lookup::Null => return None,
-                // Events lie day by day, so that most need no lock.
-                Lookup::Known(number) if of_day.0 == day && of_day.1.contains(number) => number,
-                Lookup::Known(number) => self.known_feature(&mut self.lock(), number, day, named),
+                // The events of a day are neighbours, so that most need no lock.
+                Lookup::Known(code) if of_day.0 == day && of_day.1.contains(code) => code,
+                Lookup::Known(code) => self.known_feature(&mut self.lock(), code, day, named),
                 Lookup::Unknown(name) => self.feature(&mut self.lock(), name, day, named),
             };
             if of_day.0 != day {
                 of_day = (day, RoaringBitmap::new());
             }
-            if number != REST_FEATURE {
-                of_day.1.insert(number);
+            if code != REST_FEATURE {
+                of_day.1.insert(code);
             }
-            Some(number)
+            Some(code)
         });
         let mut known_keys = DigestSet::default();
         let mut with_keys_beyond = 0;
@@ -317,7 +317,7 @@ impl Admission {
             let mut has_keys_beyond = false;
             for (key, _) in path::entries(object.unwrap_or_default()) {
                 let key = self.keys.digest(key);
-                // Most are those of the events before, so that most need no lock.
+                // Most events have the keys of the events before them and need no lock.
                 if known_keys.contains(&key) {
                     continue;
                 }
@@ -334,11 +334,8 @@ impl Admission {
         let event_types: UInt32Chunked = event_types.collect();
         let users: UInt32Chunked = users.collect();
         let features: UInt32Chunked = features.collect();
-        let count = |numbers: &UInt32Chunked, rest: u32| {
-            numbers
-                .iter()
-                .filter(|number| *number == Some(rest))
-                .count() as u64
+        let count = |codes: &UInt32Chunked, rest: u32| {
+            codes.iter().filter(|code| *code == Some(rest)).count() as u64
         };
         let rest = RestCounts {
             features: count(&features, REST_FEATURE),
@@ -346,7 +343,7 @@ impl Admission {
             metadata_keys: with_keys_beyond,
         };
         self.count(rest);
-        let numbered = DataFrame::new(
+        let admitted = DataFrame::new(
             events.height(),
             vec![
                 events.column(schema::TS)?.clone(),
@@ -357,10 +354,10 @@ impl Admission {
                 features.with_name(name(schema::FEATURE)).into_column(),
             ],
         )?;
-        Ok((numbered, rest))
+        Ok((admitted, rest))
     }
 
-    /// Whether a key of metadata is within the limit of its day.
+    /// Admits a metadata key. False if it is beyond the limit of its day.
     fn metadata_key(&self, admitted: &mut Admitted, key: Digest, received_at_us: i64) -> bool {
         let day = day_of(received_at_us);
         admitted
@@ -368,10 +365,10 @@ impl Admission {
             .admit(key, day, self.limits.metadata_keys)
     }
 
-    /// The number of a user, or [`REST_USER`].
+    /// Admits a user. Returns the code, or [`REST_USER`] beyond the limit.
     fn user(&self, admitted: &mut Admitted, id: &str, received_at_us: i64) -> u32 {
-        if let Some(number) = self.names.users.find(id) {
-            return number;
+        if let Some(code) = self.names.users.find(id) {
+            return code;
         }
         let day = day_of(received_at_us);
         let new_users = &mut admitted.new_users;
@@ -382,11 +379,12 @@ impl Admission {
             return REST_USER;
         }
         new_users.users += 1;
-        // Beyond 32 bits there is no number either.
+        // It fails when all codes of 32 bits are assigned.
         self.names.users.number(id).unwrap_or(REST_USER)
     }
 
-    /// The number of a feature without one, or [`REST_FEATURE`].
+    /// Admits a feature that may have no code yet. Returns its code, or [`REST_FEATURE`] beyond a
+    /// limit.
     fn feature(
         &self,
         admitted: &mut Admitted,
@@ -394,8 +392,8 @@ impl Admission {
         day: Day,
         named: &NamedFeatures<'_>,
     ) -> u32 {
-        if let Some(number) = self.names.features.find(name) {
-            return self.known_feature(admitted, number, day, named);
+        if let Some(code) = self.names.features.find(name) {
+            return self.known_feature(admitted, code, day, named);
         }
         let of_day = admitted.days.entry(day).or_insert_with(|| named(day));
         if of_day.len() >= u64::from(self.limits.features)
@@ -403,30 +401,32 @@ impl Admission {
         {
             return REST_FEATURE;
         }
-        // Beyond 32 bits there is no number either.
-        let number = self.names.features.number(name).unwrap_or(REST_FEATURE);
-        of_day.insert(number);
-        number
+        // It fails when all codes of 32 bits are assigned.
+        let code = self.names.features.number(name).unwrap_or(REST_FEATURE);
+        of_day.insert(code);
+        code
     }
 
-    /// The number of a feature, or [`REST_FEATURE`] if the day has no room for it.
+    /// Admits a feature that has a code on another day. Returns the code, or [`REST_FEATURE`]
+    /// beyond the limit of the day.
     fn known_feature(
         &self,
         admitted: &mut Admitted,
-        number: u32,
+        code: u32,
         day: Day,
         named: &NamedFeatures<'_>,
     ) -> u32 {
         let of_day = admitted.days.entry(day).or_insert_with(|| named(day));
-        if !of_day.contains(number) {
+        if !of_day.contains(code) {
             if of_day.len() >= u64::from(self.limits.features) {
                 return REST_FEATURE;
             }
-            of_day.insert(number);
+            of_day.insert(code);
         }
-        number
+        code
     }
 
+    /// Counts events beyond limits, for [`Admission::usage`].
     fn count(&self, beyond: RestCounts) {
         if !beyond.is_empty() {
             self.beyond
@@ -437,5 +437,185 @@ impl Admission {
                 .metadata_keys
                 .fetch_add(beyond.metadata_keys, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+    use crate::event::{Event, EventType};
+    use crate::store::erased::ErasedUsers;
+    use crate::store::rows::LakeRows;
+    use crate::window::DAY_US;
+
+    const LIMITS: NameLimits = NameLimits {
+        features: 2,
+        new_users: 1,
+        metadata_keys: 1,
+    };
+
+    fn maker() -> Result<DraftMaker> {
+        Ok(DraftMaker {
+            names: Names::new()?,
+            keys: Digester::new(),
+            gate: ErasedUsers::default(),
+            pseudonyms: None,
+        })
+    }
+
+    /// An event of user and feature, of a day by `ts` and of another by `received_at`.
+    fn event(
+        user: Option<&'static str>,
+        feature: Option<&'static str>,
+        (day, received_on): (Day, Day),
+        metadata: &'static str,
+    ) -> Event<'static> {
+        Event {
+            ts_us: i64::from(day) * DAY_US,
+            event_type: EventType::Action,
+            user_id: user.map(Cow::Borrowed),
+            feature: feature.map(Cow::Borrowed),
+            metadata: metadata.into(),
+            url: None,
+            event_id: None,
+            received_at_us: i64::from(received_on) * DAY_US,
+        }
+    }
+
+    /// Events beyond each of the limits, and those just within them. With limits of 2, 1 and 1.
+    fn events() -> Vec<Event<'static>> {
+        vec![
+            event(Some("u"), Some("a"), (1, 5), "{}"),
+            event(Some("u"), Some("b"), (1, 5), r#"{"k":1}"#),
+            // The third feature of day 1, the second new user of day 5, the second key.
+            event(Some("v"), Some("c"), (1, 5), r#"{"l":1}"#),
+            // Day 2 has a limit of its own; a feature of day 1 is counted there by name too.
+            event(Some("u"), Some("c"), (2, 5), r#"{"k":1}"#),
+            event(None, Some("a"), (2, 5), "{}"),
+            event(None, Some("b"), (2, 5), "{}"),
+            event(None, None, (2, 5), "{}"),
+            // The next day of `received_at`.
+            event(Some("v"), Some("a"), (1, 6), r#"{"l":1}"#),
+            event(Some("w"), Some("b"), (1, 6), "{}"),
+        ]
+    }
+
+    /// The user and feature of each of [`events`], as strings.
+    const EXPECTED: [(Option<&str>, Option<&str>); 9] = [
+        (Some("u"), Some("a")),
+        (Some("u"), Some("b")),
+        (Some("rest"), Some("rest")),
+        (Some("u"), Some("c")),
+        (None, Some("a")),
+        (None, Some("rest")),
+        (None, None),
+        (Some("v"), Some("a")),
+        (Some("rest"), Some("b")),
+    ];
+
+    const EXPECTED_REST: RestCounts = RestCounts {
+        features: 2,
+        users: 2,
+        metadata_keys: 1,
+    };
+
+    fn strings(
+        names: &Names,
+        user: Option<u32>,
+        feature: Option<u32>,
+    ) -> (Option<&str>, Option<&str>) {
+        let of_user = |user| match user {
+            REST_USER => "rest",
+            user => names.users.text(user).unwrap_or("unknown"),
+        };
+        let of_feature = |feature| match feature {
+            REST_FEATURE => "rest",
+            feature => names.features.text(feature).unwrap_or("unknown"),
+        };
+        (user.map(of_user), feature.map(of_feature))
+    }
+
+    #[test]
+    fn each_limit_holds_for_its_day() -> Result<()> {
+        let maker = maker()?;
+        let admission = Admission::new(&maker, LIMITS, NewUsers::default());
+        let mut batch = Draft::default();
+        for event in events() {
+            maker.push(&mut batch, &event);
+        }
+        let mut rest = RestCounts::default();
+        let rows = batch.rows.iter().map(|row| {
+            let named = &|_| RoaringBitmap::new();
+            let row = admission.admit(&mut admission.lock(), row, &batch, named, &mut rest);
+            strings(admission.names(), row.user, row.feature)
+        });
+        assert_eq!(rows.collect::<Vec<_>>(), EXPECTED);
+        assert_eq!(rest, EXPECTED_REST);
+        let usage = admission.usage();
+        assert_eq!(
+            (usage.features, usage.new_users, usage.metadata_keys),
+            (2, 1, 1)
+        );
+        assert_eq!(usage.rest, EXPECTED_REST);
+        Ok(())
+    }
+
+    #[test]
+    fn a_frame_of_events_is_admitted_like_single_events() -> Result<()> {
+        let maker = maker()?;
+        let admission = Admission::new(&maker, LIMITS, NewUsers::default());
+        let mut rows = LakeRows::for_lines(0);
+        for event in events() {
+            rows.push(&event);
+        }
+        let (admitted, rest) = admission.admit_all(&rows.finish()?, &|_| RoaringBitmap::new())?;
+        let users = admitted.column(schema::USER_ID)?.u32()?;
+        let features = admitted.column(schema::FEATURE)?.u32()?;
+        let rows = users.iter().zip(features.iter());
+        let rows = rows.map(|(user, feature)| strings(admission.names(), user, feature));
+        assert_eq!(rows.collect::<Vec<_>>(), EXPECTED);
+        assert_eq!(rest, EXPECTED_REST);
+        assert_eq!(admission.usage().rest, EXPECTED_REST);
+        Ok(())
+    }
+
+    #[test]
+    fn features_that_the_state_of_a_day_names_count_towards_its_limit() -> Result<()> {
+        let maker = maker()?;
+        let (x, y) = (
+            maker.names.features.number("x")?,
+            maker.names.features.number("y")?,
+        );
+        let admission = Admission::new(&maker, LIMITS, NewUsers::default());
+        let named = |_| [x, y].into_iter().collect();
+        let mut admitted = admission.lock();
+        assert_eq!(admission.feature(&mut admitted, "x", 1, &named), x);
+        assert_eq!(
+            admission.feature(&mut admitted, "z", 1, &named),
+            REST_FEATURE
+        );
+        assert_eq!(maker.names.features.find("z"), None, "it gets no code");
+        Ok(())
+    }
+
+    #[test]
+    fn new_users_go_on_after_a_restart_and_belong_to_their_log() -> Result<()> {
+        let maker = maker()?;
+        let full = NewUsers { day: 5, users: 1 };
+        let admission = Admission::new(&maker, LIMITS, full);
+        let five = 5 * DAY_US;
+        assert_eq!(admission.user(&mut admission.lock(), "u", five), REST_USER);
+        let user = admission.user(&mut admission.lock(), "u", five + DAY_US);
+        assert_eq!(maker.names.users.text(user), Some("u"));
+        let log = (1, 2);
+        assert_eq!(admission.new_users_of(log, full), full);
+        admission.end_log(log);
+        let ended = NewUsers { day: 6, users: 1 };
+        assert_eq!(admission.new_users_of(log, full), ended);
+        admission.forget_log(log);
+        assert_eq!(admission.new_users_of(log, full), full);
+        Ok(())
     }
 }

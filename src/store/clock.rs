@@ -1,28 +1,33 @@
-//! Time as the store believes it: a wall clock that is wrong, for a moment or for good, must not lose an event, count one
+//! The clock that the store trusts: a wrong wall clock must not make it lose an event, count one
 //! twice or expire one early.
 //!
-//! # What is accepted
-//! `received_at` never decreases: an event gets the clock's time, or the newest `received_at` before it if that is later.
-//! Nothing is accepted ([`Error::Clock`]) while the clock is
-//! - before 2020, where no clock is that was ever set;
-//! - more than an hour behind the newest `received_at`; less is a step that a time server made;
-//! - more than 30 days ahead of the newest `received_at` and of the last day on which the store ran.
+//! # When events are accepted
+//! `received_at` never decreases: an event gets the time of the wall clock, or the newest
+//! `received_at` so far if that is later. No event is accepted ([`Error::Clock`]) while the wall
+//! clock is
+//! - before 2020, as clocks are that were never set;
+//! - more than an hour behind the newest `received_at`; a smaller difference is a step by a time
+//!   server;
+//! - more than 30 days ahead of the newest `received_at` and of the last day on which the store
+//!   ran.
 //!
-//! It heals by itself when the clock is right again. A clock that is right after all, as after two months without the
-//! server, is confirmed by a person ([`TrustedClock::confirm`]). An empty store takes every clock since 2020.
+//! Events are accepted again as soon as the clock is right. If the clock is right after all, for
+//! example after two months without the server, a person confirms it ([`TrustedClock::confirm`]).
+//! An empty store accepts every clock since 2020.
 //!
 //! # A clock that jumps while the process runs
-//! A step of more than an hour, beside the steady clock of the system and the time that the machine was suspended, is
-//! believed when it has lasted ten minutes. Until then time goes on by the steady clock, so that a jump of a moment
-//! leaves no trace; events whose own `ts` agrees with the new time are accepted as well. A restart believes the clock
-//! that it finds, within the limits above.
+//! A step of more than an hour, compared to the system's monotonic clock and the time for which the
+//! machine was suspended, is trusted once it has lasted ten minutes. Until then the monotonic clock
+//! counts, so that a short jump has no effect; events whose own `ts` agrees with the new time are
+//! accepted as well. After a restart the clock is trusted within the limits above.
 //!
-//! # The last believed day
-//! Expiry and the memory of event ids need more than that: what they drop never comes back. They go by the *last
-//! believed day*. It follows the believed time from a day to the next one. A gap of more than a day is believed once
-//! the clock was seen two days after the first day behind the gap: a server that was off for a week expires two days
-//! later, and a wrong clock that somebody notices within a day expires nothing and forgets no id. It is kept in the
-//! manifest, so that it advances without any event too, and never lies in the future of the believed time.
+//! # The last trusted day
+//! Expiry and the deduplication of event ids are stricter, because dropped data never comes back.
+//! They use the *last trusted day*, which follows the trusted time from one day to the next. A gap
+//! of more than a day is trusted once the clock was seen two days after the first day behind the
+//! gap: after a week without the server, data expires two days late, and a wrong clock that is
+//! corrected within a day expires no data and forgets no id. The day is stored in the manifest, so
+//! that it also advances without events, and is never after the trusted time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -32,56 +37,59 @@ use chrono::{DateTime, Days, NaiveDate, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
-use super::lock::{Guard, Ordered, Rank};
+use super::lock::{Ordered, Rank};
 use super::version::expiry::{ExpiryFacts, MAX_STEP_DAYS};
 use crate::daily::{date, day_of};
 use crate::error::{Error, Result};
 use crate::window::{DAY_US, HOUR_US};
 
-/// 2020-01-01: no clock that was ever set is before it.
+/// 2020-01-01: a clock before it was never set.
 const EARLIEST_US: i64 = 1_577_836_800_000_000;
-/// How far the clock may be behind the newest event: more than a time server ever corrects at once on a machine that
-/// is in use.
+/// The clock may be this far behind the newest event, in µs: more than a time server ever corrects
+/// at once on a machine that is in use.
 const MAX_BEHIND_US: i64 = HOUR_US;
-/// A step beside the steady clock that is believed at once, in µs.
+/// The largest step, compared to the monotonic clock, that is trusted at once, in µs.
 const MAX_STEP_US: i64 = HOUR_US;
-/// A greater step is believed when it has lasted so long: time for a time server, or a person, to notice.
+/// A larger step is trusted once it has lasted this long: time for a time server or a person to
+/// correct it.
 const SETTLE: Duration = Duration::from_secs(600);
-/// A gap is believed so many days after the first day behind it: at least 24 hours.
+/// A gap is trusted this many days after the first day behind it: at least 24 hours.
 const DOUBT_DAYS: u64 = 2;
 
-/// What the manifest keeps of the clock, beside [`ExpiryFacts::looked_on`].
+/// Metadata of the clock in the manifest, in addition to [`ExpiryFacts::looked_on`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockFacts {
-    /// The newest `received_at`, in µs; an event of a clock that was corrected since may have a later one.
+    /// The newest `received_at`, in µs. Events that were received before the clock was set back may
+    /// have later ones.
     pub newest_us: i64,
-    /// Days behind a gap that is not believed yet.
+    /// Days behind a gap that is not trusted yet.
     #[serde(default)]
     pub doubted: Option<Doubted>,
 }
 
-/// The days on which the clock was seen behind a gap.
+/// The first and last day on which the clock was seen behind a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doubted {
     first_on: NaiveDate,
     last_on: NaiveDate,
 }
 
-/// The days of a manifest that are doubted.
+/// The days of a manifest that are not trusted yet.
 pub(super) fn doubted(facts: Option<ClockFacts>) -> Option<Doubted> {
     facts.and_then(|facts| facts.doubted)
 }
 
-/// When a request came in.
+/// The time of receipt of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
     /// `received_at` of its events, in µs.
     pub at_us: i64,
-    /// The latest time that it may be, in µs: later while a jump forward is not believed yet.
+    /// The latest time that it can be, in µs: later than `at_us` while a jump forward is not
+    /// trusted.
     pub latest_us: i64,
 }
 
-/// The clock of a store, shared by all who add events, expire or ask for health.
+/// The clock of a store, shared by ingest, expiry and health checks.
 pub(super) struct TrustedClock {
     state: Ordered<State>,
     started: Instant,
@@ -92,46 +100,47 @@ pub(super) struct TrustedClock {
 struct State {
     /// The newest `received_at`, in µs.
     newest_us: Option<i64>,
-    /// The last believed day.
+    /// The last trusted day.
     seen_on: Option<NaiveDate>,
     doubted: Option<Doubted>,
-    /// The time that was believed last.
+    /// The last trusted time.
     anchor: Option<Anchor>,
     jump: Option<Jump>,
-    /// Whether the trace says that nothing is accepted.
+    /// True after it was traced that no event is accepted.
     is_stopped: bool,
 }
 
-/// A believed time, and what the steady clock said then.
+/// A trusted time of the wall clock, with the monotonic clock at that moment.
 #[derive(Debug, Clone, Copy)]
 struct Anchor {
     wall_us: i64,
     steady: Steady,
 }
 
-/// A jump that is not believed yet.
+/// A jump that is not trusted yet.
 #[derive(Debug, Clone, Copy)]
 struct Jump {
-    /// The wall clock less the steady one, in µs.
+    /// The wall clock minus the monotonic one, in µs.
     offset_us: i64,
     since: Duration,
 }
 
-/// Time since the start of the process.
+/// Time since the start of the process, by the monotonic clock.
 #[derive(Debug, Clone, Copy, Default)]
 struct Steady {
-    /// While the machine was awake.
+    /// Time for which the machine was awake.
     awake: Duration,
-    /// While it was suspended; known where that matters.
+    /// Time for which it was suspended; measured only when it matters.
     suspended: Option<Duration>,
 }
 
 impl TrustedClock {
-    /// The clock of a store with this manifest; `newest_us` is the newest `received_at` of its segments.
+    /// The clock of a store with this manifest; `newest_us` is the newest `received_at` of its
+    /// segments.
     pub fn new(facts: Option<ClockFacts>, expiry: ExpiryFacts, newest_us: Option<i64>) -> Self {
         let (newest_us, seen_on) = match facts {
             Some(facts) => (Some(facts.newest_us), expiry.looked_on),
-            // Of an earlier version, which wrote down what the clock said, right or wrong.
+            // An earlier version stored the day of the wall clock, right or wrong.
             None => {
                 let newest_on = newest_us.map(|us| date(day_of(us)));
                 let is_ahead =
@@ -153,33 +162,33 @@ impl TrustedClock {
             started: Instant::now(),
             ids_until_us: Arc::new(AtomicI64::new(i64::MAX)),
         };
-        clock.publish(&clock.lock());
+        clock.publish(&clock.state.lock());
         clock
     }
 
-    /// The end of the last believed day, in µs: what event ids are forgotten by.
+    /// The end of the last trusted day, in µs, by which event ids are forgotten.
     pub fn ids_until(&self) -> Arc<AtomicI64> {
         self.ids_until_us.clone()
     }
 
     /// The newest `received_at`, in µs.
     pub fn newest_us(&self) -> Option<i64> {
-        self.lock().newest_us
+        self.state.lock().newest_us
     }
 
-    /// Notes events that are stored, or are about to be, by their `received_at`.
+    /// Records the `received_at` of events that are stored or about to be.
     pub fn note(&self, received_at_us: impl Iterator<Item = i64>) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         received_at_us.for_each(|received_at_us| state.note(received_at_us));
         self.publish(&state);
     }
 
-    /// Gives a request its time of receipt.
+    /// The time of receipt of a request that arrives now.
     ///
     /// # Errors
-    /// [`Error::Clock`] while the clock is not believed.
+    /// [`Error::Clock`] while the clock is not trusted.
     pub fn receive(&self, now: DateTime<Utc>) -> Result<Received> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let believed_us = self.look(&mut state, now)?;
         let at_us = state
             .newest_us
@@ -192,30 +201,30 @@ impl TrustedClock {
         })
     }
 
-    /// The time that is believed.
+    /// The trusted time.
     ///
     /// # Errors
-    /// [`Error::Clock`] while the clock is not believed.
+    /// [`Error::Clock`] while the clock is not trusted.
     pub fn believed(&self, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
-        let believed_us = self.look(&mut self.lock(), now)?;
+        let believed_us = self.look(&mut self.state.lock(), now)?;
         Ok(DateTime::from_timestamp_micros(believed_us).unwrap_or(now))
     }
 
-    /// The last believed day when the clock says `now`: only days before it are over.
+    /// The last trusted day when the wall clock says `now`. Only days before it are over.
     pub fn believed_day(&self, now: DateTime<Utc>) -> NaiveDate {
-        let mut state = self.lock();
-        // A clock that is not believed moves no day.
+        let mut state = self.state.lock();
+        // If the clock is not trusted the day stays as it is.
         let _ = self.look(&mut state, now);
         let today = now.date_naive();
         state.seen_on.map_or(today, |seen_on| seen_on.min(today))
     }
 
-    /// The day by which things expire when the clock says that it is `today`.
+    /// The day by which data expires when the wall clock says that it is `today`.
     ///
     /// # Errors
     /// The last day on which the clock was seen, if `today` is too far ahead of it.
     pub fn day_of_expiry(&self, today: NaiveDate) -> Result<NaiveDate, NaiveDate> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if let Some(last_on) = state.last_on()
             && today > last_on + Days::new(MAX_STEP_DAYS)
         {
@@ -226,18 +235,19 @@ impl TrustedClock {
         Ok(state.seen_on.map_or(today, |seen_on| seen_on.min(today)))
     }
 
-    /// Believes the day of a clock that a person has confirmed.
+    /// Trusts a day that a person has confirmed.
     pub fn confirm_day(&self, today: NaiveDate) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         (state.seen_on, state.doubted) = (Some(today), None);
         self.publish(&state);
     }
 
-    /// Believes a clock that a person has confirmed: `received_at` goes on from here, also if it was later already.
+    /// Trusts a clock that a person has confirmed: `received_at` continues from `now`, even if it
+    /// was later already.
     pub fn confirm(&self, now: DateTime<Utc>) {
         let now_us = now.timestamp_micros();
         let steady = self.steady();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.is_behind(now_us) {
             state.newest_us = Some(now_us);
         }
@@ -252,21 +262,21 @@ impl TrustedClock {
         self.publish(&state);
     }
 
-    /// Whether the clock is behind the newest event, so that confirming it takes `received_at` back.
+    /// True if the clock is behind the newest event, so that confirming it sets `received_at` back.
     ///
     /// # Errors
-    /// [`Error::Clock`] if no clock can be right that says so.
+    /// [`Error::Clock`] if the clock was never set.
     pub fn check_confirmation(&self, now: DateTime<Utc>) -> Result<bool> {
         let now_us = now.timestamp_micros();
         if now_us < EARLIEST_US {
             return Err(never(now_us));
         }
-        Ok(self.lock().is_behind(now_us))
+        Ok(self.state.lock().is_behind(now_us))
     }
 
-    /// Writes what is known into the facts of a manifest.
+    /// Stores the state of the clock in the metadata of a manifest.
     pub fn save(&self, facts: &mut Option<ClockFacts>, expiry: &mut ExpiryFacts) {
-        let state = self.lock();
+        let state = self.state.lock();
         if let Some(newest_us) = state.newest_us {
             *facts = Some(ClockFacts {
                 newest_us,
@@ -276,6 +286,7 @@ impl TrustedClock {
         }
     }
 
+    /// The trusted time, in µs. Traces when the clock begins and ends to be trusted.
     fn look(&self, state: &mut State, now: DateTime<Utc>) -> Result<i64> {
         let now_us = now.timestamp_micros();
         let looked = state.look(now_us, self.steady(), Steady::measured);
@@ -283,17 +294,18 @@ impl TrustedClock {
         match &looked {
             Err(error) if !state.is_stopped => {
                 state.is_stopped = true;
-                error!("Nothing is accepted: {error}");
+                error!("No events are accepted: {error}");
             }
             Ok(_) if state.is_stopped => {
                 state.is_stopped = false;
-                info!("The clock is believed again; events are accepted");
+                info!("The clock is trusted again; events are accepted");
             }
             _ => {}
         }
         looked
     }
 
+    /// Makes the last trusted day known to the deduplication.
     fn publish(&self, state: &State) {
         let until_us = state.seen_on.map_or(i64::MAX, |seen_on| {
             (i64::from(seen_on.to_epoch_days()) + 1).saturating_mul(DAY_US)
@@ -307,15 +319,11 @@ impl TrustedClock {
             suspended: None,
         }
     }
-
-    fn lock(&self) -> Guard<'_, State> {
-        self.state.lock()
-    }
 }
 
 impl State {
-    /// What is believed when the wall clock and the steady clock say this. `measured` finds out how long the machine was
-    /// suspended, which takes longer.
+    /// The trusted time by the wall clock and the monotonic clock. `measured` adds how long the
+    /// machine was suspended, which takes longer to find out.
     fn look(
         &mut self,
         wall_us: i64,
@@ -326,13 +334,13 @@ impl State {
         let believed_us = self.believe(wall_us, steady, measured);
         match self.newest_us {
             Some(_) => self.see(date(day_of(believed_us))),
-            // There is nothing yet that a wrong clock could harm.
+            // An empty store has no data that a wrong clock could harm.
             None => (self.seen_on, self.doubted) = (Some(date(day_of(believed_us))), None),
         }
         Ok(believed_us)
     }
 
-    /// Whether a clock can be believed that says this.
+    /// Checks that a wall clock with this time is plausible.
     fn check(&self, wall_us: i64) -> Result<()> {
         if wall_us < EARLIEST_US {
             return Err(never(wall_us));
@@ -351,19 +359,18 @@ impl State {
             return Ok(());
         };
         let day = date(day_of(wall_us));
-        let seen = match last_us > newest_us {
-            true => format!(
-                " (and the clock was last seen on {})",
-                date(day_of(last_us))
-            ),
-            false => String::new(),
+        let seen = if last_us > newest_us {
+            let last_on = date(day_of(last_us));
+            format!(" (and the clock was last seen on {last_on})")
+        } else {
+            String::new()
         };
         Err(Error::Clock(format!(
             "the clock says {}, and the newest event was received at {}{seen}, {way}; events are accepted when the clock is \
              right again; if it is right now, confirm it: POST /api/analytics/clock?confirm={day} with the dashboard key, or, \
              while no server runs, `echopilot expire --confirm-date {day}`",
-            instant(wall_us),
-            instant(newest_us),
+            utc_string(wall_us),
+            utc_string(newest_us),
         )))
     }
 
@@ -397,7 +404,7 @@ impl State {
             }
         }
         if self.jump.take().is_some() {
-            info!("The clock is believed from here on: {}", instant(wall_us));
+            info!("The clock is trusted again: {}", utc_string(wall_us));
         }
         let steady = Steady {
             suspended: known,
@@ -407,7 +414,7 @@ impl State {
         wall_us
     }
 
-    /// Whether a jump of the clock has lasted.
+    /// True if a jump of the clock has lasted long enough to be trusted.
     fn has_settled(
         &mut self,
         wall_us: i64,
@@ -421,9 +428,9 @@ impl State {
             Some(jump) => awake.saturating_sub(jump.since) >= SETTLE,
             None => {
                 warn!(
-                    "The clock jumped from {} to {}; it is believed when that has lasted {} minutes",
-                    instant(expected_us),
-                    instant(wall_us),
+                    "The clock jumped from {} to {}; it is trusted once that has lasted {} minutes",
+                    utc_string(expected_us),
+                    utc_string(wall_us),
                     SETTLE.as_secs() / 60
                 );
                 self.jump = Some(Jump {
@@ -435,6 +442,7 @@ impl State {
         }
     }
 
+    /// Records a `received_at`.
     fn note(&mut self, received_at_us: i64) {
         if self
             .newest_us
@@ -445,14 +453,14 @@ impl State {
         }
     }
 
-    /// Notes a day on which the clock was seen.
+    /// Records a day on which the clock was seen.
     fn see(&mut self, day: NaiveDate) {
         let Some(seen_on) = self.seen_on else {
             self.seen_on = Some(day);
             return;
         };
         if day <= seen_on + Days::new(1) {
-            // A clock that is back shows that the gap was none.
+            // The clock is back from behind the gap, which was wrong.
             self.doubted = None;
             self.seen_on = Some(seen_on.max(day));
             return;
@@ -477,7 +485,7 @@ impl State {
         }
     }
 
-    /// The last day on which the clock was seen, believed or not.
+    /// The last day on which the clock was seen, trusted or not.
     fn last_on(&self) -> Option<NaiveDate> {
         let newest_on = self.newest_us.map(|us| date(day_of(us)));
         let doubted_on = self.doubted.map(|doubted| doubted.last_on);
@@ -486,14 +494,15 @@ impl State {
 }
 
 impl Steady {
-    /// With the time for which the machine was suspended. Linux counts it in the time since its start; another system
-    /// may not say it, and then its sleep is a jump.
+    /// Adds the time for which the machine was suspended. Linux includes it in its uptime; on a
+    /// system without that figure a suspended machine counts as a jump of its clock.
     fn measured(self) -> Self {
         let uptime = std::fs::read_to_string("/proc/uptime").ok();
         let since_start = uptime
-            .and_then(|text| text.split_ascii_whitespace().next()?.parse().ok())
+            .and_then(|uptime| uptime.split_ascii_whitespace().next()?.parse().ok())
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        // Only differences of it matter.
+        // The start of the machine and that of the process differ by a constant, which does not
+        // matter: only differences are used.
         Self {
             suspended: since_start.map(|since_start| since_start.saturating_sub(self.awake)),
             ..self
@@ -501,10 +510,11 @@ impl Steady {
     }
 }
 
+/// The error for a clock that was never set.
 fn never(wall_us: i64) -> Error {
     Error::Clock(format!(
         "the clock says {}; it was never set; events are accepted when it is right",
-        instant(wall_us)
+        utc_string(wall_us)
     ))
 }
 
@@ -512,7 +522,8 @@ fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-fn instant(us: i64) -> String {
+/// A time in UTC to the second, for messages.
+fn utc_string(us: i64) -> String {
     DateTime::from_timestamp_micros(us)
         .unwrap_or_default()
         .to_rfc3339_opts(SecondsFormat::Secs, true)
@@ -524,16 +535,16 @@ mod tests {
 
     const MINUTE_US: i64 = 60 * 1_000_000;
 
-    fn us(text: &str) -> i64 {
-        let instant: DateTime<Utc> = text.parse().expect("an instant");
-        instant.timestamp_micros()
+    fn us(string: &str) -> i64 {
+        let time: DateTime<Utc> = string.parse().expect("a time");
+        time.timestamp_micros()
     }
 
-    fn day(text: &str) -> NaiveDate {
-        crate::window::parse_day(text).expect("a day")
+    fn day(string: &str) -> NaiveDate {
+        crate::window::parse_day(string).expect("a day")
     }
 
-    /// A running process whose clocks are moved by hand.
+    /// A running process whose clocks the test moves.
     struct Running {
         state: State,
         wall_us: i64,
@@ -541,7 +552,7 @@ mod tests {
     }
 
     impl Running {
-        /// With an event now.
+        /// A process that has just received an event.
         fn at(now: &str) -> Self {
             let mut running = Self {
                 state: State::default(),
@@ -580,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_of_a_moment_leaves_no_trace() {
+    fn a_short_jump_has_no_effect() {
         for jump_us in [8 * DAY_US, 2 * HOUR_US, 29 * DAY_US] {
             let mut running = Running::at("2026-11-26T12:00:00Z");
             running.pass(MINUTE_US);
@@ -597,7 +608,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_that_lasts_ten_minutes_is_believed_but_expires_nothing_for_two_days() {
+    fn a_jump_that_lasts_ten_minutes_is_trusted_but_expires_nothing_for_two_days() {
         let mut running = Running::at("2026-11-26T12:00:00Z");
         running.wall_us += 8 * DAY_US;
         assert_eq!(running.receive().ok(), Some(us("2026-11-26T12:00:00Z")));
@@ -605,15 +616,15 @@ mod tests {
         assert_eq!(running.receive().ok(), Some(us("2026-12-04T12:10:00Z")));
         assert_eq!(running.state.seen_on, Some(day("2026-11-26")));
         running.pass(DAY_US);
-        running.receive().expect("a believed clock");
+        running.receive().expect("a trusted clock");
         assert_eq!(running.state.seen_on, Some(day("2026-11-26")));
         running.pass(DAY_US);
-        running.receive().expect("a believed clock");
+        running.receive().expect("a trusted clock");
         assert_eq!(running.state.seen_on, Some(day("2026-12-06")));
     }
 
     #[test]
-    fn a_clock_outside_the_limits_stops_acceptance_and_heals() {
+    fn events_are_accepted_only_while_the_clock_is_within_the_limits() {
         let start = "2026-11-26T12:00:00Z";
         for (wrong, is_accepted) in [
             ("1970-01-02T00:00:00Z", false),
@@ -650,7 +661,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_back_of_less_than_an_hour_keeps_the_order() {
+    fn received_at_never_decreases_after_a_step_back_of_less_than_an_hour() {
         let mut running = Running::at("2026-11-26T12:00:00Z");
         running.wall_us -= 50 * MINUTE_US;
         for _ in 0..4 {
@@ -662,7 +673,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_goes_back_while_nothing_comes_in_is_not_believed_at_once() {
+    fn a_clock_that_goes_back_while_no_event_comes_is_not_trusted_at_once() {
         let mut running = Running::at("2026-11-26T12:00:00Z");
         running.pass(3 * DAY_US);
         running
@@ -674,19 +685,19 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_slept_has_the_right_time_at_once() {
+    fn after_a_suspension_the_clock_is_trusted_at_once() {
         let mut running = Running::at("2026-11-26T12:00:00Z");
         running.sleep(9 * HOUR_US);
         assert_eq!(running.receive().ok(), Some(us("2026-11-26T21:00:00Z")));
         running.sleep(20 * DAY_US);
         assert_eq!(running.receive().ok(), Some(us("2026-12-16T21:00:00Z")));
-        // A jump is none less for a sleep long ago.
+        // A suspension long ago does not explain a jump now.
         running.wall_us += 8 * DAY_US;
         assert_eq!(running.receive().ok(), Some(us("2026-12-16T21:00:00Z")));
     }
 
     #[test]
-    fn without_events_the_last_believed_day_follows_the_clock_day_by_day() {
+    fn without_events_the_last_trusted_day_follows_the_clock_day_by_day() {
         let mut state = Running::at("2026-11-26T12:00:00Z").state;
         for days in 1..=400 {
             state.see(day("2026-11-26") + Days::new(days));
@@ -698,7 +709,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_believed_two_days_later_however_seldom_the_clock_is_seen() {
+    fn a_gap_is_trusted_two_days_later_however_seldom_the_clock_is_seen() {
         for step in [2, 7, 25, 30] {
             let mut state = Running::at("2026-11-26T12:00:00Z").state;
             let at = |steps: u64| day("2026-11-26") + Days::new(step * steps);
@@ -709,7 +720,7 @@ mod tests {
             state.see(at(2));
             assert_eq!(state.seen_on, Some(at(2)), "every {step} days");
         }
-        // Back before the gap, it begins anew.
+        // A day before the gap ends it; the next gap counts from its own first day.
         let mut state = Running::at("2026-11-26T12:00:00Z").state;
         for seen in [
             "2026-12-04",
@@ -726,13 +737,13 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_of_an_earlier_version_is_corrected_and_one_of_this_version_is_kept() {
+    fn a_day_stored_by_an_earlier_version_is_corrected_and_one_of_this_version_is_kept() {
         let newest_us = us("2026-11-22T12:00:00Z");
         let expiry = |looked_on| ExpiryFacts {
             looked_on: Some(day(looked_on)),
             ..ExpiryFacts::default()
         };
-        let seen_on = |clock: TrustedClock| clock.lock().seen_on;
+        let seen_on = |clock: TrustedClock| clock.state.lock().seen_on;
         for (mark, expected) in [
             ("2099-06-01", "2026-11-22"),
             ("2026-11-24", "2026-11-22"),
@@ -750,14 +761,14 @@ mod tests {
     }
 
     #[test]
-    fn a_confirmed_clock_is_believed_ahead_and_behind() {
+    fn a_confirmed_clock_is_trusted_ahead_and_behind() {
         for now in ["2026-11-20T12:00:00Z", "2027-11-20T12:00:00Z"] {
             let clock = TrustedClock::new(
                 None,
                 ExpiryFacts::default(),
                 Some(us("2026-11-26T12:00:00Z")),
             );
-            let now: DateTime<Utc> = now.parse().expect("an instant");
+            let now: DateTime<Utc> = now.parse().expect("a time");
             assert!(matches!(clock.receive(now), Err(Error::Clock(_))), "{now}");
             clock.confirm(now);
             let received = clock.receive(now).expect("it is confirmed");

@@ -1,8 +1,8 @@
-//! The event ids of the last 7 days, by which a re-send is known: an event of the same user and type with the same id. Each is
-//! a digest of these three.
+//! Deduplication: the event ids of the last 7 days. An event with the id, user and type of an
+//! earlier one is a re-send; the set has digests of these three.
 //!
-//! The set is derived from the events themselves at every start, never stored on its own: a second file
-//! with a durability of its own could disagree with the data after a power cut.
+//! The set is derived from the events at every start and never stored: a second file with its own
+//! durability could contradict the events after a power cut.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,43 +11,46 @@ use super::lock::{Guard, Ordered, Rank};
 use crate::digest::{Digest, DigestMap};
 use crate::window::{DAY_US, HOUR_US};
 
-/// Two events of one user and type with one id are one event if received at most this far apart, in µs. Both times are those of the log, and
-/// the later one at most the end of the last believed day (see [`super::clock`]): a clock that jumps ahead makes no id old.
+/// Two events with the same id, user and type are the same event if they were received at most this
+/// far apart, in µs. The later time counts as at most the end of the last trusted day (see
+/// [`super::clock`]), so that a clock that jumps ahead makes no id old.
 pub const WINDOW_US: i64 = 7 * DAY_US;
 
-/// Parts of the set. A table that grows moves all its entries at once, which for one table of millions of ids
-/// is a pause of a tenth of a second before the next reply; a part's share of that is not felt.
+/// Shards of the set. A hash table that grows moves all its entries at once; with millions of ids
+/// in one table that would delay responses by a tenth of a second. Resizing one shard is too short
+/// to matter.
 const SHARDS: usize = 256;
-/// Places that ids fall on with equal chance, each of one shard.
+/// Slots over which ids are spread evenly; each belongs to one shard.
 const SLOTS: usize = 4_096;
 
-/// The ids of a store, shared by all who add events.
+/// The ids of a store, shared by everything that adds events.
 #[derive(Clone)]
 pub struct SharedIds(Arc<Ordered<RecentIds>>);
 
 impl SharedIds {
-    /// Shares them.
+    /// Shares a set of ids.
     pub fn new(recent: RecentIds) -> Self {
         Self(Arc::new(Ordered::new(Rank::RecentIds, recent)))
     }
 
-    /// The ids, for a moment: whoever commits events waits for them.
+    /// Locks the ids. Commits wait for this lock, so it must be held briefly.
     pub(super) fn lock(&self) -> Guard<'_, RecentIds> {
         self.0.lock()
     }
 }
 
-/// The ids seen in the last [`WINDOW_US`], each with when it was first received.
+/// The ids of the last [`WINDOW_US`], each with the time at which it was first received.
 pub struct RecentIds {
     shards: Vec<Shard>,
-    /// The shard of each slot. Shards get shares from 1 to 2 in a geometric row, so that while the set doubles
-    /// they grow one after the other; equal shards would all grow at the same moment.
+    /// The shard of each slot. The shares of the shards are a geometric series from 1 to 2, so that
+    /// they are resized one after the other while the set doubles; equal shards would all be
+    /// resized at the same time.
     shard_of_slot: Vec<u8>,
-    /// The end of the last believed day, in µs.
+    /// The end of the last trusted day, in µs.
     until_us: Arc<AtomicI64>,
 }
 
-/// The ids whose keys begin alike.
+/// The ids of some slots.
 #[derive(Clone, Default)]
 struct Shard {
     received_at_us: DigestMap<i64>,
@@ -55,7 +58,7 @@ struct Shard {
 }
 
 impl RecentIds {
-    /// No ids; they grow old up to `until_us`.
+    /// An empty set, whose ids age up to `until_us`.
     pub fn new(until_us: Arc<AtomicI64>) -> Self {
         Self {
             until_us,
@@ -66,14 +69,14 @@ impl RecentIds {
         }
     }
 
-    /// Takes the id in. False if it was there: the event is a duplicate.
+    /// Inserts an id. False if it is in the set: the event is a duplicate.
     pub fn insert(&mut self, key: Digest, received_at_us: i64) -> bool {
         let now_us = received_at_us.min(self.until_us.load(Ordering::Relaxed));
         self.shard(key)
             .is_none_or(|shard| shard.insert(key, received_at_us, now_us))
     }
 
-    /// Goes on from `now_us`, when the log's time was ahead of it: ids that were received later count as received then.
+    /// Sets the time back to `now_us`: ids that were received later count as received then.
     pub fn set_back(&mut self, now_us: i64) {
         for shard in &mut self.shards {
             shard.forgotten_at_us = shard.forgotten_at_us.min(now_us);
@@ -83,7 +86,7 @@ impl RecentIds {
         }
     }
 
-    /// Takes an id back whose event could not be stored.
+    /// Removes an id whose event could not be stored.
     pub fn remove(&mut self, key: Digest) {
         if let Some(shard) = self.shard(key) {
             shard.received_at_us.remove(&key);
@@ -91,7 +94,7 @@ impl RecentIds {
     }
 
     fn shard(&mut self, key: Digest) -> Option<&mut Shard> {
-        // The half that is not the hash inside the shard.
+        // By the half of the digest that is not the hash within the shard.
         let slot = self.shard_of_slot.get(key.place() % SLOTS)?;
         self.shards.get_mut(usize::from(*slot))
     }
@@ -113,7 +116,7 @@ impl Shard {
         }
     }
 
-    /// Once an hour of event time, drops what no new event can repeat.
+    /// Removes the ids that no new event can repeat, once per hour of event time.
     fn forget_old(&mut self, now_us: i64) {
         if now_us - self.forgotten_at_us > HOUR_US {
             self.received_at_us
@@ -144,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_jumps_makes_no_id_old_and_one_that_is_set_back_keeps_them() {
+    fn ids_are_kept_when_the_clock_jumps_ahead_and_when_it_is_set_back() {
         let keys = Digester::new();
         let (before, during, new) = (keys.digest("a"), keys.digest("b"), keys.digest("c"));
         let start = 1_761_040_800_000_000;
@@ -157,7 +160,7 @@ mod tests {
         for key in [before, during] {
             assert!(!ids.insert(key, start + 2));
         }
-        // Once days have passed they are forgotten, those of the jump too.
+        // They are forgotten after 7 days, also those of the time of the jump.
         until_us.store(i64::MAX, Ordering::Relaxed);
         assert!(ids.insert(new, start + WINDOW_US + 2));
         assert!(

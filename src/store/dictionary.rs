@@ -1,10 +1,13 @@
-//! The dictionary: the number of every user of whom an event or a daily state is there, for ever the same.
+//! The dictionary file: the ids of all users with an event or a daily state, whose codes never
+//! change.
 //!
-//! `users.ndjson` in the data folder has the user's id as JSON text on each line; the line's place, from 0, is the
-//! number. It only grows; the manifest says how much of it holds, so that what a crash left behind that is cut off.
+//! Each line of `users.ndjson` in the data folder is an id as a JSON string; the number of the
+//! line, from 0, is the code of the user. The file only grows. The manifest says how many bytes of
+//! it are valid, so that what a crash left after them is ignored.
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
@@ -15,21 +18,24 @@ use crate::error::{Error, Result};
 use crate::event::{lines, text};
 use crate::names::Numbering;
 
-/// Its name in the data folder, before users were erased.
+/// The file's name in the data folder until users are removed.
 pub const FILE_NAME: &str = "users.ndjson";
-/// The line of a number whose user was erased, or of whom nothing is left.
+/// The line of a user who was erased, or whose data has all expired.
 const FORGOTTEN: &[u8] = b"null\n";
+/// Longest wait for the string of a code that another thread is assigning, which takes
+/// microseconds.
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
-/// How much of the dictionary holds, as the manifest says it.
+/// Metadata of the dictionary in the manifest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DictionaryFacts {
-    /// Users with a number.
+    /// Users with a code.
     pub users: u32,
     /// Bytes of their lines.
     pub bytes: u64,
-    /// CRC-32C of these.
+    /// CRC-32C of these bytes.
     pub crc32c: u32,
-    /// How often users were taken out: part of the file's name.
+    /// Number of times that users were removed; part of the file's name.
     #[serde(default)]
     pub generation: u32,
 }
@@ -43,7 +49,7 @@ impl DictionaryFacts {
     }
 }
 
-/// Numbers the users of the dictionary as before.
+/// Reads the dictionary into `users`, so that each user gets the same code again.
 ///
 /// # Errors
 /// [`Error::Damaged`] if it is not what was written.
@@ -65,16 +71,16 @@ pub fn load(root: &Path, facts: DictionaryFacts, users: &Numbering) -> Result<()
     let mut expected = 0;
     for line in lines(bytes) {
         if line == FORGOTTEN {
-            // No text of an event has a NUL.
+            // A placeholder that is not the id of a user: no id contains a NUL.
             expected = users.number(&format!("\0{expected}"))? + 1;
             continue;
         }
         let id = std::str::from_utf8(line.trim_ascii_end())
             .ok()
             .and_then(|json| text::decode(json, text::Escapes::Some))
-            .ok_or_else(|| damaged(format!("line {} is no text", expected + 1)))?;
+            .ok_or_else(|| damaged(format!("line {} is not a JSON string", expected + 1)))?;
         if users.number(&id)? != expected {
-            return Err(damaged(format!("line {} is there twice", expected + 1)));
+            return Err(damaged(format!("line {} repeats an id", expected + 1)));
         }
         expected += 1;
     }
@@ -87,10 +93,11 @@ pub fn load(root: &Path, facts: DictionaryFacts, users: &Numbering) -> Result<()
     Ok(())
 }
 
-/// Writes the users up to the number `until`, durably. They hold once the manifest says so.
+/// Appends the users up to the code `until`, durably. They count once the manifest has the returned
+/// metadata.
 ///
 /// # Errors
-/// If they cannot be written; then what held before still does.
+/// If they cannot be written; then the file is valid as before.
 pub fn extend(
     folder: &Folder,
     facts: DictionaryFacts,
@@ -102,12 +109,12 @@ pub fn extend(
         return Ok(facts);
     }
     let mut added = Vec::new();
-    for number in facts.users..until {
-        if erased.contains(number) {
+    for code in facts.users..until {
+        if erased.contains(code) {
             added.extend_from_slice(FORGOTTEN);
             continue;
         }
-        text::encode(text_of(users, number), &mut added);
+        text::encode(id_of(users, code)?, &mut added);
         added.push(b'\n');
     }
     let path = folder.path().join(facts.file_name());
@@ -128,31 +135,30 @@ pub fn extend(
     })
 }
 
-/// Writes the dictionary anew without the ids of these numbers, durably. It holds once the manifest says so. Returns how
-/// many ids it no longer has.
+/// Rewrites the dictionary without the ids of these codes, durably. The new file counts once the
+/// manifest has the returned metadata. Also returns how many ids were removed.
 ///
 /// # Errors
-/// If it cannot be read or written.
+/// If the file cannot be read or written.
 pub fn forget(
     folder: &Folder,
     facts: DictionaryFacts,
-    numbers: &RoaringBitmap,
+    codes: &RoaringBitmap,
 ) -> Result<(DictionaryFacts, usize)> {
     let path = folder.path().join(facts.file_name());
     if facts.users == 0 {
         return Ok((facts, 0));
     }
     let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
-    let held = bytes.get(..facts.bytes as usize).unwrap_or_default();
-    let mut kept = Vec::with_capacity(held.len());
+    let valid = bytes.get(..facts.bytes as usize).unwrap_or_default();
+    let mut kept = Vec::with_capacity(valid.len());
     let mut forgotten = 0;
-    for (number, line) in (0..).zip(lines(held)) {
-        match numbers.contains(number) && line != FORGOTTEN {
-            true => {
-                kept.extend_from_slice(FORGOTTEN);
-                forgotten += 1;
-            }
-            false => kept.extend_from_slice(line),
+    for (code, line) in (0..).zip(lines(valid)) {
+        if codes.contains(code) && line != FORGOTTEN {
+            kept.extend_from_slice(FORGOTTEN);
+            forgotten += 1;
+        } else {
+            kept.extend_from_slice(line);
         }
     }
     let next = DictionaryFacts {
@@ -167,27 +173,27 @@ pub fn forget(
     Ok((next, forgotten))
 }
 
-/// Writes the dictionary anew with the ids of these numbers, durably. It holds once the manifest says so.
+/// Rewrites the dictionary with the ids of these codes, which it had lost, durably. The new file
+/// counts once the manifest has the returned metadata.
 ///
 /// # Errors
-/// If it cannot be read or written.
+/// If the file cannot be read or written.
 pub fn restore(
     folder: &Folder,
     facts: DictionaryFacts,
     users: &Numbering,
-    numbers: &RoaringBitmap,
+    codes: &RoaringBitmap,
 ) -> Result<DictionaryFacts> {
     let path = folder.path().join(facts.file_name());
     let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
-    let held = bytes.get(..facts.bytes as usize).unwrap_or_default();
-    let mut restored = Vec::with_capacity(held.len());
-    for (number, line) in (0..).zip(lines(held)) {
-        match numbers.contains(number) && line == FORGOTTEN {
-            true => {
-                text::encode(text_of(users, number), &mut restored);
-                restored.push(b'\n');
-            }
-            false => restored.extend_from_slice(line),
+    let valid = bytes.get(..facts.bytes as usize).unwrap_or_default();
+    let mut restored = Vec::with_capacity(valid.len());
+    for (code, line) in (0..).zip(lines(valid)) {
+        if codes.contains(code) && line == FORGOTTEN {
+            text::encode(id_of(users, code)?, &mut restored);
+            restored.push(b'\n');
+        } else {
+            restored.extend_from_slice(line);
         }
     }
     let next = DictionaryFacts {
@@ -200,7 +206,7 @@ pub fn restore(
     Ok(next)
 }
 
-/// Removes the files of other generations.
+/// Removes dictionary files of other generations.
 ///
 /// # Errors
 /// If the folder cannot be listed or changed.
@@ -219,12 +225,143 @@ pub fn remove_others(folder: &Folder, facts: DictionaryFacts) -> Result<()> {
     Ok(())
 }
 
-/// The text of a number that was given. A number given by another thread this instant has its text an instant later.
-fn text_of(users: &Numbering, number: u32) -> &str {
+/// The id of a code that is assigned. Another thread may just be assigning it; then the string
+/// follows the code after a few instructions.
+///
+/// # Errors
+/// If there is still no string after [`MAX_WAIT`].
+fn id_of(users: &Numbering, code: u32) -> Result<&str> {
+    let started = Instant::now();
     loop {
-        match users.text(number) {
-            Some(text) => return text,
-            None => std::thread::yield_now(),
+        if let Some(id) = users.text(code) {
+            return Ok(id);
         }
+        if started.elapsed() > MAX_WAIT {
+            let message = format!("the code {code} of the dictionary has no id");
+            return Err(Error::Query(message.into()));
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::Names;
+
+    const IDS: [&str; 4] = ["a", "b \"quoted\"", "ü", "d"];
+
+    fn users() -> Result<Numbering> {
+        Ok(Names::new()?.users)
+    }
+
+    /// A data folder whose dictionary has [`IDS`], its metadata, and the users.
+    fn written() -> Result<(tempfile::TempDir, Folder, DictionaryFacts, Numbering)> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let folder = Folder::take(dir.path(), "a test")?;
+        let users = users()?;
+        for id in IDS {
+            users.number(id)?;
+        }
+        let none = RoaringBitmap::new();
+        // In two steps, as two seals do.
+        let facts = extend(&folder, DictionaryFacts::default(), &users, &none, 2)?;
+        let facts = extend(&folder, facts, &users, &none, 4)?;
+        assert_eq!(extend(&folder, facts, &users, &none, 3)?, facts);
+        Ok((dir, folder, facts, users))
+    }
+
+    /// The ids that are read back, by their codes; the placeholder of a removed one is `-`.
+    fn read_back(folder: &Folder, facts: DictionaryFacts) -> Result<Vec<String>> {
+        let users = users()?;
+        load(folder.path(), facts, &users)?;
+        let ids = (0..users.len()).filter_map(|code| users.text(code as u32));
+        let ids = ids.map(|id| if id.starts_with('\0') { "-" } else { id });
+        Ok(ids.map(str::to_owned).collect())
+    }
+
+    #[test]
+    fn users_have_the_same_codes_after_a_restart() -> Result<()> {
+        let (_dir, folder, facts, _) = written()?;
+        assert_eq!(read_back(&folder, facts)?, IDS);
+        let bytes = std::fs::read(folder.path().join(FILE_NAME)).expect("it is there");
+        assert_eq!(
+            bytes,
+            "\"a\"\n\"b \\\"quoted\\\"\"\n\"ü\"\n\"d\"\n".as_bytes()
+        );
+        // Lines that no manifest knows are overwritten, and cut off.
+        std::fs::write(
+            folder.path().join(FILE_NAME),
+            [&bytes[..], b"\"torn"].concat(),
+        )
+        .expect("written");
+        assert_eq!(read_back(&folder, facts)?, IDS);
+        Ok(())
+    }
+
+    #[test]
+    fn removed_ids_keep_their_codes_free_and_can_be_restored() -> Result<()> {
+        let (_dir, folder, facts, users) = written()?;
+        let codes = [1, 3].into_iter().collect();
+        let (without, removed) = forget(&folder, facts, &codes)?;
+        assert_eq!((removed, without.generation, without.users), (2, 1, 4));
+        assert_eq!(read_back(&folder, without)?, ["a", "-", "ü", "-"]);
+        assert_eq!(
+            read_back(&folder, facts)?,
+            IDS,
+            "until the manifest changes"
+        );
+        let again = forget(&folder, without, &codes)?;
+        assert_eq!(again.1, 0);
+        let three = [3].into_iter().collect();
+        let restored = restore(&folder, without, &users, &three)?;
+        assert_eq!(read_back(&folder, restored)?, ["a", "-", "ü", "d"]);
+        remove_others(&folder, restored)?;
+        let names = files::list(folder.path())?;
+        let names = names.iter().filter_map(|path| path.file_name()?.to_str());
+        let kept: Vec<&str> = names.filter(|name| name.starts_with("users")).collect();
+        assert_eq!(kept, ["users-2.ndjson"]);
+        Ok(())
+    }
+
+    #[test]
+    fn an_erased_user_is_never_written() -> Result<()> {
+        let (_dir, folder, facts, users) = written()?;
+        users.number("erased")?;
+        let erased = [4].into_iter().collect();
+        let facts = extend(&folder, facts, &users, &erased, 5)?;
+        assert_eq!(
+            read_back(&folder, facts)?.last().map(String::as_str),
+            Some("-")
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_damaged_dictionary_is_an_error() -> Result<()> {
+        let (_dir, folder, facts, _) = written()?;
+        let damaged = |facts, content: &str| -> Result<bool> {
+            let path = folder.path().join(FILE_NAME);
+            std::fs::write(&path, content).map_err(Error::io("write", &path))?;
+            let read = load(folder.path(), facts, &users()?);
+            Ok(matches!(read, Err(Error::Damaged { .. })))
+        };
+        assert!(damaged(facts, "\"a\"\n")?, "too short");
+        for (users, content) in [
+            (2, "\"a\"\n\"a\"\n"),
+            (2, "\"a\"\nb\n"),
+            (2, "\"a\"\n"),
+            (1, "\"a\"\n\"b\"\n"),
+        ] {
+            let facts = DictionaryFacts {
+                users,
+                bytes: content.len() as u64,
+                crc32c: crc32c::crc32c(content.as_bytes()),
+                generation: 0,
+            };
+            assert!(damaged(facts, content)?, "{content}");
+            assert!(damaged(DictionaryFacts { crc32c: 1, ..facts }, content)?);
+        }
+        Ok(())
     }
 }

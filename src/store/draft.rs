@@ -1,4 +1,5 @@
-//! Events on their way into the store: their lines for the log, and what the tail keeps of them once they are admitted.
+//! Write batches: events on their way into the store, as lines for the log and as the columns that
+//! the tail keeps of them.
 
 use std::borrow::Cow;
 
@@ -8,7 +9,7 @@ use crate::digest::{Digest, Digester};
 use crate::event::{self, Event, EventType, path};
 use crate::names::{Names, Numbering};
 
-/// Makes drafts; shared by all who add events to one store.
+/// Builds write batches; shared by everything that adds events to one store.
 #[derive(Clone)]
 pub struct DraftMaker {
     pub(super) names: Names,
@@ -17,47 +18,48 @@ pub struct DraftMaker {
     pub(super) pseudonyms: Option<Pseudonyms>,
 }
 
-/// Events that are to be stored together, in order.
+/// A write batch: events that are stored together, in order.
 #[derive(Default)]
 pub struct Draft {
-    /// Whole lines of the event log, empty when the events come from the log itself.
+    /// Complete lines of the event log; empty if the events were read from the log.
     pub(super) lines: Vec<u8>,
     pub(super) rows: Vec<DraftRow>,
-    /// The strings of names that have no number.
+    /// The strings of users and features that have no code, one after the other.
     pub(super) unnamed: String,
-    /// Digests of the keys of all metadata, event by event.
+    /// Digests of the metadata keys of all events, event by event.
     pub(super) metadata_keys: Vec<Digest>,
-    /// Events of erased users, which are not in it.
+    /// Number of events that were left out because their users are erased.
     pub erased: usize,
 }
 
-/// A name of an event that is not admitted yet.
-#[derive(Debug, Clone, Copy)]
+/// A user or feature of an event that is not admitted yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Name {
-    /// It has this number in [`Names`].
+    /// Its code in [`Names`].
     Known(u32),
-    /// It has none: a part of the draft's strings.
+    /// It has no code; its string is this range of the `unnamed` strings of the batch.
     New { start: usize, end: usize },
 }
 
-/// One event of a draft.
+/// An event of a write batch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DraftRow {
-    /// Where the event's line ends in the draft's lines.
+    /// End of the event's line in the lines of the batch.
     pub line_end: usize,
     pub ts_us: i64,
     pub received_at_us: i64,
     pub event_type: EventType,
-    /// `None` is anonymous.
+    /// `None` for an anonymous event.
     pub user: Option<Name>,
     pub feature: Option<Name>,
+    /// The digest by which a re-send is recognized, if the event has an id.
     pub key: Option<Digest>,
-    /// Where the keys of its metadata begin among those of the draft, and how many there are.
+    /// The start of its metadata keys among those of the batch, and their number.
     pub metadata_keys: (usize, u8),
 }
 
 impl Name {
-    /// Its string, if it has no number.
+    /// Its string in `unnamed`; empty if it has a code.
     pub fn string(self, unnamed: &str) -> &str {
         match self {
             Self::Known(_) => "",
@@ -67,7 +69,7 @@ impl Name {
 }
 
 impl DraftMaker {
-    /// Adds an event that is not in the log yet, unless its user was erased.
+    /// Adds a new event, unless its user is erased.
     pub fn push(&self, draft: &mut Draft, event: &Event<'_>) {
         let Some(event) = self.unless_erased(event) else {
             draft.erased += 1;
@@ -77,7 +79,8 @@ impl DraftMaker {
         self.push_stored(draft, &event);
     }
 
-    /// The event as it is stored; `None` if its user was erased.
+    /// The event as it is stored, under the pseudonym of its user if there are pseudonyms; `None`
+    /// if its user is erased.
     pub(super) fn unless_erased<'a, 'e>(&self, event: &'a Event<'e>) -> Option<Cow<'a, Event<'e>>> {
         let Some(user) = event.user_id.as_deref() else {
             return Some(Cow::Borrowed(event));
@@ -89,7 +92,8 @@ impl DraftMaker {
         let Some(pseudonyms) = &self.pseudonyms else {
             return Some(Cow::Borrowed(event));
         };
-        // One with a pseudonym may have been erased before there were such, or since.
+        // The user may have been erased by the clear id, before pseudonyms were switched on, or by
+        // the pseudonym, after that.
         let pseudonym = pseudonyms.of(user);
         (!is_erased(&pseudonym)).then(|| {
             Cow::Owned(Event {
@@ -99,7 +103,7 @@ impl DraftMaker {
         })
     }
 
-    /// Adds an event whose line is in the log.
+    /// Adds an event whose line is in the log already.
     pub(super) fn push_stored(&self, draft: &mut Draft, event: &Event<'_>) {
         let user = event.user_id.as_deref();
         let feature = event.feature.as_deref();
@@ -116,24 +120,24 @@ impl DraftMaker {
         draft.rows.push(row);
     }
 
-    /// Adds the keys of the event's metadata to `keys`, and says where they are.
+    /// Appends digests of the event's metadata keys to `keys`. Returns their start and number.
     fn metadata_keys(&self, event: &Event<'_>, keys: &mut Vec<Digest>) -> (usize, u8) {
         let start = keys.len();
         keys.extend(path::entries(&event.metadata).map(|(key, _)| self.keys.digest(key)));
         (start, (keys.len() - start).try_into().unwrap_or(u8::MAX))
     }
 
-    /// By what a re-send of the event is known, if it has an id.
+    /// The digest by which a re-send of the event is recognized; none if it has no id.
     pub(super) fn key(&self, event: &Event<'_>) -> Option<Digest> {
         let id = event.event_id.as_deref()?;
         let user = event.user_id.as_deref();
         Some(self.key_of(id, event.event_type.name(), user))
     }
 
-    /// The same of what is stored of an event: its id, type and user. Two events with one id are one event if they are of one
-    /// type and user; no user is one user.
+    /// The digest by which a re-send of a stored event is recognized. Two events are the same if
+    /// they have the same id, type and user; all anonymous events count as one user.
     pub(super) fn key_of(&self, id: &str, event_type: &str, user: Option<&str>) -> Digest {
-        // An event that was stored before there were pseudonyms is re-sent with one.
+        // An event that was stored before pseudonyms were switched on is re-sent with one.
         let pseudonym = self
             .pseudonyms
             .as_ref()
@@ -144,10 +148,10 @@ impl DraftMaker {
     }
 }
 
-/// The number of a name or, where it has none, its string added to `unnamed`.
+/// The code of a string or, if it has none, its place in `unnamed`, to which it is appended.
 fn name(names: &Numbering, string: &str, unnamed: &mut String) -> Name {
     match names.find(string) {
-        Some(number) => Name::Known(number),
+        Some(code) => Name::Known(code),
         None => {
             let start = unnamed.len();
             unnamed.push_str(string);
@@ -158,14 +162,14 @@ fn name(names: &Numbering, string: &str, unnamed: &mut String) -> Name {
 }
 
 impl Draft {
-    /// The keys of the metadata of one of its events.
+    /// The digests of the metadata keys of one of its events.
     pub(super) fn metadata_keys_of(&self, row: &DraftRow) -> &[Digest] {
         let (start, count) = row.metadata_keys;
         let keys = self.metadata_keys.get(start..start + usize::from(count));
         keys.unwrap_or_default()
     }
 
-    /// No events, and room for lines of so many bytes.
+    /// An empty batch, with capacity for lines of so many bytes.
     pub fn with_capacity(bytes: usize) -> Self {
         Self {
             lines: Vec::with_capacity(bytes),
@@ -173,7 +177,7 @@ impl Draft {
         }
     }
 
-    /// Bytes that the events take in the log.
+    /// Bytes of the lines.
     pub fn line_bytes(&self) -> usize {
         self.lines.len()
     }
@@ -183,8 +187,89 @@ impl Draft {
         self.rows.len()
     }
 
-    /// Whether there is no event.
+    /// True if the batch has no events.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Result;
+
+    fn event(user: Option<&'static str>, feature: Option<&'static str>) -> Event<'static> {
+        Event {
+            ts_us: 1_761_040_800_000_000,
+            event_type: EventType::Action,
+            user_id: user.map(Cow::Borrowed),
+            feature: feature.map(Cow::Borrowed),
+            metadata: r#"{"a":1,"b":{"c":2}}"#.into(),
+            url: None,
+            event_id: Some("id".into()),
+            received_at_us: 1_761_040_800_000_000,
+        }
+    }
+
+    fn maker() -> Result<DraftMaker> {
+        let names = Names::new()?;
+        Ok(DraftMaker {
+            gate: ErasedUsers::default(),
+            keys: Digester::new(),
+            names,
+            pseudonyms: None,
+        })
+    }
+
+    #[test]
+    fn a_batch_has_a_line_and_a_row_for_each_event() -> Result<()> {
+        let maker = maker()?;
+        maker.names.users.number("known")?;
+        let mut batch = Draft::default();
+        maker.push(&mut batch, &event(Some("known"), Some("new feature")));
+        maker.push(&mut batch, &event(Some("new"), None));
+        maker.push(&mut batch, &event(None, Some("other")));
+        let lines = memchr::memchr_iter(b'\n', &batch.lines).map(|newline| newline + 1);
+        assert!(lines.eq(batch.rows.iter().map(|row| row.line_end)));
+        let names = batch.rows.iter().map(|row| {
+            let string = |name: Name| name.string(&batch.unnamed);
+            (row.user.map(string), row.feature.map(string))
+        });
+        assert_eq!(
+            names.collect::<Vec<_>>(),
+            [
+                (Some(""), Some("new feature")),
+                (Some("new"), None),
+                (None, Some("other"))
+            ]
+        );
+        assert_eq!(batch.rows[0].user, Some(Name::Known(0)));
+        assert_eq!(maker.names.users.len(), 1, "a batch assigns no codes");
+        let keys = ["\"a\"", "\"b\""].map(|key| maker.keys.digest(key));
+        for row in &batch.rows {
+            assert_eq!(batch.metadata_keys_of(row), keys);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_re_send_has_the_id_the_type_and_the_user_of_the_event() -> Result<()> {
+        let maker = maker()?;
+        let key = maker.key_of("id", "action", Some("u"));
+        assert_eq!(maker.key(&event(Some("u"), Some("any"))), Some(key));
+        for other in [
+            maker.key_of("id2", "action", Some("u")),
+            maker.key_of("id", "page_view", Some("u")),
+            maker.key_of("id", "action", Some("v")),
+            maker.key_of("id", "action", None),
+        ] {
+            assert_ne!(other, key);
+        }
+        let without_id = Event {
+            event_id: None,
+            ..event(Some("u"), None)
+        };
+        assert_eq!(maker.key(&without_id), None);
+        Ok(())
     }
 }

@@ -1,8 +1,9 @@
-//! The event log: the file that every accepted event is appended to before it is acknowledged.
+//! The event log: the file to which every accepted event is appended before it is acknowledged.
 //!
-//! A group of lines is one write and one `fdatasync`. A write that finds no room is undone. A failed sync is
-//! never retried: after it the kernel may have dropped the bytes and would report success
-//! (Rebello et al., *Can Applications Recover from fsync Failures?*, USENIX ATC 2020).
+//! A group of lines is one write and one `fdatasync`. A write for which the disk has no space is
+//! undone. A failed sync is never retried: the kernel may have dropped the bytes after it, and
+//! would report success (Rebello et al., *Can Applications Recover from fsync Failures?*, USENIX
+//! ATC 2020).
 
 use std::fs::File;
 use std::io::{Error as IoError, ErrorKind};
@@ -17,11 +18,11 @@ use super::shape::{EVENT_LOG_FILE, NEXT_LOG_FILE};
 use crate::config::Durability;
 use crate::error::{Error, Result, is_no_room};
 
-/// The open event log, at its end.
+/// The open event log, to which events are appended.
 pub(super) struct EventLog {
     path: PathBuf,
     file: File,
-    /// The same file, for those who read it back; it stays theirs when the log goes on elsewhere.
+    /// The same file for readers, who keep it when the log is rotated.
     reader: Arc<File>,
     /// Everything before this is durable.
     length: u64,
@@ -29,7 +30,7 @@ pub(super) struct EventLog {
 }
 
 impl EventLog {
-    /// Opens the log for appending; it is made if it does not exist.
+    /// Opens the log for appending, and creates it if it does not exist.
     pub fn open(path: &Path, durability: Durability) -> Result<Self> {
         let file = files::open_in_place(path)?;
         let length = file.metadata().map_err(Error::io("read", path))?.len();
@@ -44,12 +45,13 @@ impl EventLog {
         })
     }
 
-    /// Opens the log of a folder that is not to be changed. Nothing can be appended to it.
+    /// Opens the log of a read-only data folder. Nothing can be appended to it.
     pub fn open_to_read(path: &Path) -> Result<Self> {
-        let path = match path.exists() {
-            true => path,
-            // A store of which all is sealed may have none.
-            false => Path::new("/dev/null"),
+        // A store whose events are all sealed may have no log.
+        let path = if path.exists() {
+            path
+        } else {
+            Path::new("/dev/null")
         };
         let file = files::open(path)?;
         let length = file.metadata().map_err(Error::io("read", path))?.len();
@@ -63,10 +65,10 @@ impl EventLog {
         })
     }
 
-    /// Checks that the log under its name is this one, with all that was written.
+    /// Checks that the file under the log's name is this log, with everything that was written.
     ///
     /// # Errors
-    /// [`Error::Poisoned`] if it is not; what is there instead is traced.
+    /// [`Error::Poisoned`] if it is not; the difference is traced.
     pub fn check_in_place(&self) -> Result<()> {
         identity::check_log(&self.file, &self.path, self.length).map_err(|found| {
             tracing::error!("The event log is not where it was: {found}");
@@ -79,24 +81,24 @@ impl EventLog {
         self.length
     }
 
-    /// What tells its file from all others.
+    /// Identity of its file: device and inode.
     ///
     /// # Errors
-    /// If the file cannot be looked at.
+    /// If the file's metadata cannot be read.
     pub fn id(&self) -> Result<(u64, u64)> {
         id_of(&self.reader)
     }
 
-    /// The log, to be read.
+    /// The log's file for readers.
     pub fn reader(&self) -> &Arc<File> {
         &self.reader
     }
 
-    /// Appends whole lines and makes them durable.
+    /// Appends complete lines and makes them durable.
     ///
     /// # Errors
-    /// [`Error::DiskFull`] if there is no room; then the log is as it was. [`Error::Poisoned`] for anything
-    /// else; then nothing may be appended any more.
+    /// [`Error::DiskFull`] if there is no space; then the log is as before. [`Error::Poisoned`] for
+    /// anything else; then nothing may be appended any more.
     pub fn append(&mut self, lines: &[u8]) -> Result<()> {
         if let Err(error) = self.file.write_all_at(lines, self.length) {
             return Err(match self.file.set_len(self.length) {
@@ -113,11 +115,12 @@ impl EventLog {
         Ok(())
     }
 
-    /// Goes on with another log, which takes this one's name. That is one step, because commits wait for it.
+    /// Continues with another log, which gets the name of this one. It is one rename, because
+    /// commits wait for it.
     ///
     /// # Errors
-    /// [`Error::DiskFull`] if there is no room for a name; then nothing has changed. If it fails otherwise the writer must
-    /// stop, because it no longer knows which file is the log.
+    /// [`Error::DiskFull`] if there is no space for a name; then nothing has changed. After any
+    /// other error the writer must stop, because it does not know which file is the log.
     pub fn rotate(&mut self, next: NextLog) -> Result<()> {
         let rename =
             |from: &Path, to: &Path| std::fs::rename(from, to).map_err(Error::io("rename", from));
@@ -130,7 +133,7 @@ impl EventLog {
         }
         .and_then(|()| rename(&next.log.path, &self.path));
         match (renamed, &next.aside) {
-            // The log has lost its name.
+            // The log has been renamed and no other one has its name.
             (Err(error), Some(_)) => return Err(Error::Poisoned(format!("rotation: {error}"))),
             (renamed, _) => renamed?,
         }
@@ -143,33 +146,34 @@ impl EventLog {
     }
 }
 
-/// An empty log, ready to take the place of the open one.
+/// An empty log, ready to replace the open one.
 ///
-/// A rotation gives the open log a second name, durably, and then the next log its first one. So it has a name at every instant,
-/// whatever a power cut undoes; what it may undo the next start completes.
+/// A rotation gives the open log a second name (a hard link), durably, and then its first name to
+/// the next log. So the log has a name at every moment, whatever a power cut undoes; the next start
+/// completes what it undid.
 pub(super) struct NextLog {
     log: EventLog,
-    /// Where the open log goes, on a file system that knows no second names.
+    /// The new name of the open log, on a file system without hard links.
     aside: Option<PathBuf>,
 }
 
 impl NextLog {
-    /// Makes it, and gives the open log the name `aside`, in a folder that is there.
+    /// Creates the next log, and gives the open log the second name `aside`, in an existing folder.
     ///
     /// # Errors
-    /// If a file cannot be made; then nothing has changed.
+    /// If a file cannot be created; then nothing has changed.
     pub fn prepare(folder: &Path, aside: &Path) -> Result<Self> {
         let path = folder.join(NEXT_LOG_FILE);
         let log = EventLog::open(&path, Durability::Sync)?;
         if log.length > 0 {
             return Err(Error::Damaged {
                 file: path,
-                message: "it should be empty; restart to take its events up".into(),
+                message: "it should be empty; restart to recover its events".into(),
             });
         }
         let open = folder.join(EVENT_LOG_FILE);
         let aside = match std::fs::hard_link(&open, aside) {
-            Err(error) if is_no_link(&error) => Some(aside.to_owned()),
+            Err(error) if has_no_hard_links(&error) => Some(aside.to_owned()),
             linked => {
                 linked.map_err(Error::io("link", &open))?;
                 files::sync_parent(aside)?;
@@ -188,7 +192,8 @@ pub(super) fn sync_rotation(folder: &Path) -> Result<()> {
     files::sync_parent(&folder.join(EVENT_LOG_FILE))
 }
 
-fn is_no_link(error: &IoError) -> bool {
+/// True if the file system has no hard links.
+fn has_no_hard_links(error: &IoError) -> bool {
     matches!(
         error.kind(),
         ErrorKind::Unsupported | ErrorKind::PermissionDenied

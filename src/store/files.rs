@@ -1,4 +1,5 @@
-//! Files and folders on disk: made for their owner alone, and changed so that a power cut leaves the old state or the new one.
+//! Files and folders on disk: created with access for their owner only, and changed so that a power
+//! cut leaves either the old or the new state.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::Write;
@@ -12,16 +13,16 @@ use super::shape;
 use crate::checksum::{self, LineCheck, Mismatch};
 use crate::error::{Error, Result};
 
-/// Whatever the umask is, nobody but the owner reads a file of the store.
+/// Mode of the files of the store, whatever the umask is: only their owner has access.
 const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
-/// Bits of a mode that let somebody in.
+/// Bits of a mode that grant access.
 pub const MODE_BITS: u32 = 0o777;
 
 /// Called before a change of a file, which tests let fail.
 ///
 /// # Errors
-/// If a test wants it to fail.
+/// If a test makes it fail.
 #[cfg_attr(
     not(test),
     expect(clippy::unnecessary_wraps, reason = "tests let it fail")
@@ -33,7 +34,7 @@ pub(super) fn may_fail(operation: &str, path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Gives a finished and synced file its final name, durably.
+/// Renames a finished and synced file to its final name, durably.
 ///
 /// # Errors
 /// If the rename or the sync of the folder fails.
@@ -43,10 +44,10 @@ pub fn publish(temp: &Path, path: &Path) -> Result<()> {
     sync_parent(path)
 }
 
-/// Writes a file and syncs what is in it; its name is durable when its folder is synced.
+/// Writes a file and syncs its content; its name is durable once its folder is synced.
 ///
 /// # Errors
-/// If a step fails; then there is no such file.
+/// If a step fails; then the file is removed.
 pub fn write_synced(path: &Path, content: &[u8]) -> Result<()> {
     or_remove(path, || {
         may_fail("write", path).map_err(Error::io("write", path))?;
@@ -56,19 +57,20 @@ pub fn write_synced(path: &Path, content: &[u8]) -> Result<()> {
     })
 }
 
-/// Does work on an unfinished file, which must not stay on a disk that may be full, or with what is to be erased, if that
-/// fails.
+/// Works on an unfinished file and removes it if the work fails: the disk may be full, and the file
+/// may contain data that is to be erased.
 ///
 /// # Errors
-/// Those of the work.
+/// The error of the work.
 pub fn or_remove<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
     work().inspect_err(|_| {
-        // It is cleared at the next start if it cannot be removed now.
+        // If it cannot be removed now, the next start removes it.
         let _ = fs::remove_file(path);
     })
 }
 
-/// Creates a file, or empties it, that its owner alone can read, whatever the umask is. A symbolic link is not followed.
+/// Creates a file, or empties an existing one, with access for its owner only, whatever the umask
+/// is. A symbolic link is not followed.
 ///
 /// # Errors
 /// If it cannot be created.
@@ -83,7 +85,8 @@ pub fn create(path: &Path) -> Result<File> {
         .map_err(Error::io("create", path))
 }
 
-/// Opens a file to be written in place, and creates it if there is none. A symbolic link is not followed.
+/// Opens a file for writing in place, and creates it if it does not exist. A symbolic link is not
+/// followed.
 ///
 /// # Errors
 /// If it cannot be opened.
@@ -104,7 +107,7 @@ pub fn open_in_place(path: &Path) -> Result<File> {
     .map_err(Error::io("open", path))
 }
 
-/// Opens a file to read it. A symbolic link is not followed.
+/// Opens a file for reading. A symbolic link is not followed.
 ///
 /// # Errors
 /// If it cannot be opened.
@@ -123,18 +126,20 @@ fn private_options() -> OpenOptions {
     options
 }
 
-/// A strange umask takes rights from the owner too.
+/// Sets the mode if it is another one: an unusual umask takes rights from the owner too.
 fn ensure_mode(file: &File, mode: u32) -> std::io::Result<()> {
-    match file.metadata()?.mode() & MODE_BITS == mode {
-        true => Ok(()),
-        false => file.set_permissions(Permissions::from_mode(mode)),
+    if file.metadata()?.mode() & MODE_BITS == mode {
+        Ok(())
+    } else {
+        file.set_permissions(Permissions::from_mode(mode))
     }
 }
 
-/// Makes a folder that its owner alone can enter, in one that is there; one that is there stays as it is.
+/// Creates a folder with access for its owner only, in an existing folder. An existing folder stays
+/// as it is.
 ///
 /// # Errors
-/// If it cannot be made.
+/// If it cannot be created.
 pub fn make_private(dir: &Path) -> std::io::Result<()> {
     may_fail("make", dir)?;
     match DirBuilder::new().mode(DIR_MODE).create(dir) {
@@ -144,10 +149,10 @@ pub fn make_private(dir: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Makes a folder, durably and for its owner alone, where there is none, and those that it lies in.
+/// Creates a folder and its missing parents, durably and with access for their owner only.
 ///
 /// # Errors
-/// If it cannot be made.
+/// If one cannot be created.
 pub fn make(dir: &Path) -> Result<()> {
     let missing = missing_folders(dir);
     for dir in missing.iter().rev() {
@@ -156,16 +161,15 @@ pub fn make(dir: &Path) -> Result<()> {
     missing.into_iter().try_for_each(sync_parent)
 }
 
-/// A folder and those that it lies in, as far as they are not there; the innermost first.
-/// The folders of a path that are not there, the outermost first.
+/// The folder and its parents, as far as they do not exist; the innermost first.
 pub fn missing_folders(dir: &Path) -> Vec<&Path> {
     dir.ancestors()
         .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
         .collect()
 }
 
-/// Removes a folder with all that is in it, where there is one. A symbolic link in its place is removed, and not what it
-/// points to.
+/// Removes a folder with its content; it need not exist. A symbolic link in its place is removed,
+/// and not its target.
 ///
 /// # Errors
 /// If it cannot be removed.
@@ -178,29 +182,29 @@ pub fn remove_all(dir: &Path) -> Result<()> {
     }
 }
 
-/// What is left of a folder.
+/// The remains of a folder after [`remove_ours`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Left {
-    /// It is gone.
+    /// The folder is removed.
     Nothing,
-    /// It has files that are not ours.
+    /// It has files of other programs.
     Others,
 }
 
-/// Removes the files of a folder that are ours by their names, the folders of days among them, and the folder if it is empty
-/// then. Symbolic links are not followed.
+/// Removes the files and day folders whose names are ours from a folder, and the folder if that
+/// leaves it empty. Symbolic links are not followed.
 ///
 /// # Errors
-/// If something of ours cannot be removed.
+/// If one of our files cannot be removed.
 pub fn remove_ours(dir: &Path, is_ours: fn(&str) -> bool) -> Result<Left> {
     match fs::symlink_metadata(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Left::Nothing),
         found if found.as_ref().is_ok_and(|found| !found.is_dir()) => return Ok(Left::Others),
-        found => found.map(drop).map_err(Error::io("look at", dir))?,
+        found => found.map(drop).map_err(Error::io("inspect", dir))?,
     }
     let mut left = Left::Nothing;
     for path in list(dir)? {
-        let found = fs::symlink_metadata(&path).map_err(Error::io("look at", &path))?;
+        let found = fs::symlink_metadata(&path).map_err(Error::io("inspect", &path))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         match is_ours(&name) {
             true if found.is_file() => {
@@ -221,43 +225,44 @@ pub fn remove_ours(dir: &Path, is_ours: fn(&str) -> bool) -> Result<Left> {
     Ok(left)
 }
 
-/// Whether there is a file of that name; a symbolic link or anything else is none.
+/// True if there is a regular file at this path; symbolic links and folders do not count.
 ///
 /// # Errors
-/// If it cannot be looked at.
+/// If its metadata cannot be read.
 pub fn is_file(path: &Path) -> Result<bool> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        found => Ok(found.map_err(Error::io("look at", path))?.is_file()),
+        found => Ok(found.map_err(Error::io("inspect", path))?.is_file()),
     }
 }
 
-/// Whether a small file has a checksum.
+/// Tells whether a small file has a checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IsChecked {
     /// It has one, which is right.
     Yes,
-    /// An earlier version wrote it.
+    /// An earlier version wrote it, without a checksum.
     No,
 }
 
-/// The value in a small JSON file; none if there is no such file.
+/// Reads the value of a small JSON file; none if there is no such file.
 ///
 /// # Errors
-/// If it cannot be read, and [`Error::Damaged`] if it is not what was written. A file with a checksum is never taken for one
-/// that an earlier version wrote, wherever it is damaged: it has another shape than any value.
+/// If it cannot be read, and [`Error::Damaged`] if it is not what was written. A damaged file with
+/// a checksum never counts as one of an earlier version, because its shape differs from that of any
+/// value.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<(T, IsChecked)>> {
     let damaged = |message: String| Error::Damaged {
         file: path.to_owned(),
         message,
     };
-    let text = match fs::read(path) {
+    let content = match fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         read => read.map_err(Error::io("read", path))?,
     };
-    let (json, is_checked) = match checksum::unwrap(&text) {
+    let (json, is_checked) = match checksum::unwrap(&content) {
         Ok(json) => (json, IsChecked::Yes),
-        Err(Mismatch::Missing) => (text.as_slice(), IsChecked::No),
+        Err(Mismatch::Missing) => (content.as_slice(), IsChecked::No),
         Err(Mismatch::Wrong) => {
             return Err(damaged("its checksum does not match; restore it".into()));
         }
@@ -267,16 +272,16 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<(T, IsChecke
     Ok(Some((value, is_checked)))
 }
 
-/// Checks a small JSON file, whatever its value is; there need not be one.
+/// Checks a small JSON file, whatever the type of its value. The file need not exist.
 ///
 /// # Errors
 /// As [`read_json`].
 pub fn check_json(path: &Path) -> Result<()> {
-    let text = match fs::read(path) {
+    let content = match fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         read => read.map_err(Error::io("read", path))?,
     };
-    match checksum::check_file(&text) {
+    match checksum::check_file(&content) {
         LineCheck::Damaged(why) => Err(Error::Damaged {
             file: path.to_owned(),
             message: format!("{why}; restore it"),
@@ -299,10 +304,10 @@ pub fn list(dir: &Path) -> Result<Vec<PathBuf>> {
         .collect()
 }
 
-/// Removes a file, durably: without the folder's sync a power cut would bring it back.
+/// Removes a file, durably: without the sync of its folder a power cut would bring it back.
 ///
 /// # Errors
-/// If it cannot be removed; that it is gone already is no error.
+/// If it cannot be removed; a missing file is not an error.
 pub fn remove(path: &Path) -> Result<()> {
     may_fail("remove", path).map_err(Error::io("remove", path))?;
     match fs::remove_file(path) {
@@ -313,7 +318,7 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Makes the names in the folder of `path` durable.
+/// Syncs the folder of `path`, which makes the names in it durable.
 ///
 /// # Errors
 /// If the folder cannot be synced.
@@ -324,7 +329,7 @@ pub fn sync_parent(path: &Path) -> Result<()> {
     sync(parent.unwrap_or(Path::new(".")))
 }
 
-/// Makes the names in a folder durable.
+/// Syncs a folder, which makes the names in it durable.
 ///
 /// # Errors
 /// If it cannot be synced.

@@ -1,6 +1,8 @@
-//! The data folder: one holder at a time, its files readable by their owner alone, and replacements that survive a power cut.
+//! The data folder: it is locked by one process at a time, its files are readable by their owner
+//! only, and files are replaced so that a power cut leaves either the old or the new one.
 //!
-//! Whose a folder is, is judged before anything is written (`ownership`). One that cannot be written is read as it is.
+//! Before anything is written, `ownership` checks that the folder belongs to this program. A
+//! read-only folder is read without changing it.
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{BufWriter, Write};
@@ -17,31 +19,31 @@ use super::shape::{self, EVENT_LOG_FILE, MANIFEST_FILE, TEMP_DIR};
 use crate::checksum;
 use crate::error::{Error, Result};
 
-/// Says who holds the folder, for the message that the second process prints. It is not the lock: the lock
-/// is on the folder itself, which cannot be deleted from under us, and ends with the process.
+/// Describes the lock owner, for the message of a second process. The lock itself is on the folder,
+/// which cannot be deleted while it is open, and ends with the process.
 const HOLDER_FILE: &str = "holder";
-/// Where earlier versions had them.
+/// The folder of unfinished files of earlier versions.
 const OLD_TEMP_DIR: &str = "tmp";
 const OTHERS: u32 = 0o077;
 const WRITERS: u32 = 0o222;
 
-/// What a data folder is opened for.
+/// The purpose for which a data folder is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// To change it.
+    /// Change it.
     Change,
-    /// To read it. Where it cannot be written it is left as it is.
+    /// Read it. If it can be written, it is recovered and locked as for [`Purpose::Change`].
     Read,
-    /// To look at it. It is left as it is.
+    /// Check it without changing anything.
     Inspect,
 }
 
-/// What may be done to a data folder.
+/// The access of this process to a data folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// It is this process's to change.
+    /// It may change the folder, and no other process may.
     ReadWrite,
-    /// Nothing in it is changed.
+    /// It changes nothing.
     ReadOnly,
 }
 
@@ -51,12 +53,13 @@ pub struct Folder {
     path: PathBuf,
     lock: File,
     access: Access,
-    /// None in a folder of an earlier version that cannot be written.
+    /// `None` for a read-only folder of an earlier version.
     mark: Option<Mark>,
 }
 
 impl Folder {
-    /// Takes the folder, to change it. It is made if it does not exist. `holder` describes this process to others.
+    /// Opens the folder for [`Purpose::Change`], and creates it if it does not exist. `holder`
+    /// describes this process in the error messages of others.
     ///
     /// # Errors
     /// As [`Folder::open`].
@@ -64,11 +67,11 @@ impl Folder {
         Self::open(path, holder, Purpose::Change)
     }
 
-    /// Opens the folder, which is made if it does not exist, unless it is only looked at.
+    /// Opens and locks the folder. Unless it is only inspected, it is created if it does not exist.
     ///
     /// # Errors
-    /// [`Error::Held`] if another process has it, `foreign_folder` if it is somebody else's, and if it is to be changed and
-    /// cannot be written. Then nothing was changed.
+    /// [`Error::Held`] if another process has locked it, `foreign_folder` if it belongs to another
+    /// program, and if it should be changed and is read-only. Then nothing was changed.
     pub fn open(path: &Path, holder: &str, purpose: Purpose) -> Result<Self> {
         if purpose != Purpose::Inspect && !path.exists() {
             make_data_folder(path)?;
@@ -95,7 +98,7 @@ impl Folder {
                 }
                 if purpose == Purpose::Read {
                     warn!(
-                        "The data folder {} cannot be written; it is read as it is",
+                        "The data folder {} is read-only; it is read without changing it",
                         path.display()
                     );
                 }
@@ -104,7 +107,7 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Makes the folder ready to be changed.
+    /// Prepares the folder for changes.
     fn begin(&mut self, owner: Owner, holder: &str) -> Result<()> {
         ownership::check_places(&self.path)?;
         ownership::report_strangers(&self.path)?;
@@ -117,9 +120,10 @@ impl Folder {
             Owner::Unmarked | Owner::Empty => {
                 let mark = Mark::new()?;
                 match self.replace_json(MARK_FILE, &mark) {
-                    // A store on a full disk starts all the same, and gets its mark another time.
+                    // A store on a full disk starts nevertheless, and gets its mark at a later
+                    // start.
                     Err(Error::DiskFull) => {
-                        warn!("The data folder gets no mark, because there is no space left");
+                        warn!("There is no space left to mark the data folder as ours");
                     }
                     written => written?,
                 }
@@ -132,20 +136,20 @@ impl Folder {
         Ok(())
     }
 
-    /// Whether the folder may be changed.
+    /// The access of this process.
     pub fn access(&self) -> Access {
         self.access
     }
 
-    /// Which store it is; none in a folder of an earlier version that cannot be written.
+    /// The mark, which identifies the store; `None` for a read-only folder of an earlier version.
     pub fn mark(&self) -> Option<&Mark> {
         self.mark.as_ref()
     }
 
-    /// Checks that the folder may be changed, and that the one under its name is the one that is locked.
+    /// Checks that the folder may be changed, and that it still has its name.
     ///
     /// # Errors
-    /// If it may not, and [`Error::Poisoned`] if another folder has the name, or none.
+    /// If it is read-only, and [`Error::Poisoned`] if another folder or none has its name.
     pub fn check_writable(&self) -> Result<()> {
         if self.access == Access::ReadOnly {
             return Err(read_only(&self.path));
@@ -153,21 +157,21 @@ impl Folder {
         self.check_in_place()
     }
 
-    /// Checks that the folder under its name is the one that is locked.
+    /// Checks that the locked folder still has its name.
     ///
     /// # Errors
-    /// [`Error::Poisoned`] if it is not.
+    /// [`Error::Poisoned`] if another folder or none has it.
     pub fn check_in_place(&self) -> Result<()> {
         super::identity::check_folder(&self.lock, &self.path)
     }
 
-    /// Changes what a second process is told about this one. On a full disk it is told less.
+    /// Changes the description of this process for others. On a full disk the old one may be lost.
     pub fn describe_holder(&self, holder: &str) {
         let path = self.path.join(HOLDER_FILE);
         let written = files::create(&path)
             .and_then(|mut file| writeln!(file, "{holder}").map_err(Error::io("write", &path)));
         if let Err(error) = written {
-            warn!("Cannot say who holds the data folder: {error}");
+            warn!("Other processes cannot see who uses the data folder: {error}");
         }
     }
 
@@ -176,10 +180,10 @@ impl Folder {
         &self.path
     }
 
-    /// The path of an unfinished file, in a folder of its own.
+    /// The path for an unfinished file, in a folder for these.
     ///
     /// # Errors
-    /// If that folder cannot be made.
+    /// If that folder cannot be created.
     pub fn temp(&self, name: &str) -> Result<PathBuf> {
         self.check_writable()?;
         let dir = self.path.join(TEMP_DIR);
@@ -187,18 +191,19 @@ impl Folder {
         Ok(dir.join(name))
     }
 
-    /// Puts `content` in place of the file `name`: at every instant, power cut included, the file is whole
-    /// and either old or new, and after this it is new.
+    /// Replaces the file `name` atomically and durably: at every moment, also after a power cut, it
+    /// has either the old or the new content, and after this call the new one.
     ///
     /// # Errors
-    /// If any step fails; then the file is the old or the new one, and whole.
+    /// If a step fails; then the file has either the old or the new content.
     pub fn replace(&self, name: &str, content: &[u8]) -> Result<()> {
         let temp = self.temp(name)?;
         files::write_synced(&temp, content)?;
         files::or_remove(&temp, || files::publish(&temp, &self.path.join(name)))
     }
 
-    /// Puts what `write` writes in place of the file `name`, as [`Folder::replace`] does. It need not be in memory.
+    /// Replaces the file `name` as [`Folder::replace`] does, by content that `write` writes piece
+    /// by piece.
     ///
     /// # Errors
     /// Those of `write`, and as [`Folder::replace`].
@@ -219,18 +224,19 @@ impl Folder {
         files::or_remove(&temp, || files::publish(&temp, &self.path.join(name)))
     }
 
-    /// Puts a value, as readable JSON with a checksum, in place of the file `name`, as [`Folder::replace`] does.
+    /// Replaces the small file `name` as [`Folder::replace`] does, by a value as indented JSON with
+    /// a checksum.
     ///
     /// # Errors
     /// As [`Folder::replace`].
     pub fn replace_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        // Writing to memory cannot fail.
+        // Writing to memory cannot fail, and no value has a map whose keys are not strings.
         let json = serde_json::to_vec_pretty(value).unwrap_or_default();
         self.replace(name, &checksum::wrap(&json))
     }
 
-    /// The value in the small file `name`; the default if there is no such file. One that an earlier version wrote has no
-    /// checksum.
+    /// The value of the small file `name`; the default if there is no such file. A file of an
+    /// earlier version has no checksum.
     ///
     /// # Errors
     /// If it cannot be read, and [`Error::Damaged`] if it is not what was written.
@@ -238,7 +244,7 @@ impl Folder {
         Ok(files::read_json(&self.path.join(name))?.map_or_else(T::default, |(value, _)| value))
     }
 
-    /// Gives the small file `name` a checksum if an earlier version wrote it.
+    /// Adds a checksum to the small file `name` if an earlier version wrote it without one.
     ///
     /// # Errors
     /// As [`Folder::read_json`] and [`Folder::replace`].
@@ -251,7 +257,7 @@ impl Folder {
         }
     }
 
-    /// Whether some events would fit on the disk now.
+    /// True if a small file fits on the disk now; it writes one to find out.
     pub fn has_room(&self) -> bool {
         const PROBE_BYTES: usize = 64 << 10;
         let Ok(probe) = self.temp("probe") else {
@@ -259,29 +265,29 @@ impl Folder {
         };
         let fits = files::create(&probe)
             .is_ok_and(|mut file| file.write_all(&vec![0; PROBE_BYTES]).is_ok());
-        // It is cleared at the next start if it cannot be removed now.
+        // If it cannot be removed now, the next start removes it.
         let _ = fs::remove_file(&probe);
         fits
     }
 
-    /// Whether what is not needed may be written: there is room for so many bytes beside it.
+    /// True if more than so many bytes are free, so that optional files may be written.
     pub fn has_room_beside(&self, bytes: u64) -> bool {
         self.free_bytes().is_some_and(|free| free > bytes)
     }
 
-    /// Room on the disk, where the file system says it.
+    /// Free bytes on the disk, if the file system reports them.
     pub fn free_bytes(&self) -> Option<u64> {
         let found = rustix::fs::statvfs(&self.path).ok()?;
         Some(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
-    /// What an earlier process left unfinished was never published.
+    /// Removes the unfinished files of an earlier process, which were never published.
     fn clear_temp(&self) -> Result<()> {
         files::remove_all(&self.path.join(TEMP_DIR))
     }
 
-    /// Removes what an earlier version left unfinished. Its folder has a name that others use too: what is not ours by its
-    /// own name stays.
+    /// Removes the unfinished files of an earlier version. Other programs also use the name of its
+    /// folder: files whose own names are not ours stay.
     fn clear_old_temp(&self) {
         let dir = self.path.join(OLD_TEMP_DIR);
         match files::remove_ours(&dir, shape::is_unfinished) {
@@ -290,12 +296,13 @@ impl Folder {
                 "{} has files that the store did not write; they are left alone",
                 dir.display()
             ),
-            Err(error) => warn!("Unfinished files of an earlier version are left: {error}"),
+            Err(error) => warn!("Cannot remove unfinished files of an earlier version: {error}"),
         }
     }
 
-    /// Takes the folder, and what of it has a name of ours, from other users if they can read it: an earlier version made it
-    /// under the umask. Said once, because from then on it is private.
+    /// Takes away the access of other users to the folder and to our files in it, which earlier
+    /// versions created under the umask. That is traced once, because the folder is private from
+    /// then on.
     fn make_private(&self) {
         let others = |mode: u32| mode & OTHERS;
         let Ok(found) = self.lock.metadata() else {
@@ -307,7 +314,7 @@ impl Folder {
         let private = Permissions::from_mode(found.mode() & MODE_BITS & !OTHERS);
         if let Err(error) = self.lock.set_permissions(private) {
             warn!(
-                "Other users of this machine may read {}, which cannot be changed: {error}",
+                "Other users of this machine may read {}, and its mode cannot be changed: {error}",
                 self.path.display()
             );
             return;
@@ -329,14 +336,15 @@ impl Folder {
         if changed > 0 {
             warn!(
                 files = changed,
-                "Other users of this machine could read {}; now its owner alone can",
+                "Other users of this machine could read {}; now only its owner can",
                 self.path.display()
             );
         }
     }
 }
 
-/// Takes a file, or a folder with all in it, from other users. Returns how many were changed; symbolic links are not followed.
+/// Takes away the access of other users to a file, or to a folder with its content. Returns how
+/// many were changed; symbolic links are not followed.
 fn make_tree_private(path: &Path) -> usize {
     let Ok(found) = fs::symlink_metadata(path) else {
         return 0;
@@ -347,7 +355,7 @@ fn make_tree_private(path: &Path) -> usize {
     let mut changed = 0;
     if found.mode() & OTHERS != 0 {
         let private = Permissions::from_mode(found.mode() & MODE_BITS & !OTHERS);
-        // One that is not ours to change is in a folder that nobody else can enter.
+        // If it cannot be changed, it is still in a folder that only its owner can enter.
         changed += usize::from(fs::set_permissions(path, private).is_ok());
     }
     if found.is_dir() {
@@ -360,7 +368,8 @@ fn make_tree_private(path: &Path) -> usize {
     changed
 }
 
-/// Makes the data folder, durably, for its owner alone; those that it lies in are not ours and have their usual modes.
+/// Creates the data folder, durably and with access for its owner only. Missing parents are not
+/// ours and get their usual modes.
 fn make_data_folder(path: &Path) -> Result<()> {
     let missing = files::missing_folders(path);
     missing
@@ -374,7 +383,7 @@ fn make_data_folder(path: &Path) -> Result<()> {
 fn lock_folder(lock: &File, path: &Path, access: Access) -> Result<()> {
     let locked = match access {
         Access::ReadWrite => lock.try_lock(),
-        // Several may read it, while nobody changes it.
+        // Several processes may read it while none changes it.
         Access::ReadOnly => lock.try_lock_shared(),
     };
     match locked {
@@ -389,14 +398,14 @@ fn lock_folder(lock: &File, path: &Path, access: Access) -> Result<()> {
                 },
             })
         }
-        // A file system without locks, where nobody can have it to change it.
+        // A file system without locks, on which no other process can have opened it for changes.
         Err(TryLockError::Error(_)) if access == Access::ReadOnly => Ok(()),
         Err(TryLockError::Error(source)) => Err(Error::io("lock the data folder", path)(source)),
     }
 }
 
-/// Whether the data folder at this path may be changed: by its file system, its mode and that of its log and manifest. Root
-/// could write where the mode lets nobody; it is not meant to.
+/// Determines whether the data folder at this path may be changed: by its file system, its mode,
+/// and the modes of its log and manifest. Root ignores modes; here they count for root too.
 pub fn access_of(path: &Path) -> Access {
     let is_writable = |path: &Path| {
         let mode = fs::metadata(path).map(|found| found.mode());
@@ -405,23 +414,25 @@ pub fn access_of(path: &Path) -> Access {
     };
     let files = [MANIFEST_FILE, EVENT_LOG_FILE].map(|name| path.join(name));
     let mut files = files.iter().filter(|path| path.exists());
-    match is_writable(path) && files.all(|path| is_writable(path)) {
-        true => Access::ReadWrite,
-        false => Access::ReadOnly,
+    if is_writable(path) && files.all(|path| is_writable(path)) {
+        Access::ReadWrite
+    } else {
+        Access::ReadOnly
     }
 }
 
 fn read_only(path: &Path) -> Error {
     Error::io("change", path)(std::io::Error::new(
         std::io::ErrorKind::ReadOnlyFilesystem,
-        "this data folder cannot be written; usage, query, export, user access, cohort list and verify work on it as it is, \
+        "the data folder is read-only; usage, query, export, user access, cohort list and verify work on it, \
          anything else on a copy of it",
     ))
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // Closing the file would not free the folder while a child process, just forked, has it open too.
+        // Closing the file would not unlock the folder while a child process, just forked, has it
+        // open too.
         let _ = self.lock.unlock();
     }
 }
@@ -431,7 +442,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_holder_is_told_who_the_first_is() -> Result<()> {
+    fn a_second_process_is_told_who_has_locked_the_folder() -> Result<()> {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let first = Folder::take(dir.path(), "the first")?;
         match Folder::take(dir.path(), "the second") {
@@ -440,5 +451,48 @@ mod tests {
         }
         drop(first);
         Folder::take(dir.path(), "the second").map(drop)
+    }
+
+    #[test]
+    fn a_read_only_folder_can_be_read_and_not_changed() -> Result<()> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("data");
+        Folder::take(&path, "a test").map(drop)?;
+        assert_eq!(access_of(&path), Access::ReadWrite);
+        let set_mode = |mode| fs::set_permissions(&path, Permissions::from_mode(mode));
+        set_mode(0o500).expect("the mode of a folder of ours");
+        assert_eq!(access_of(&path), Access::ReadOnly);
+        assert!(Folder::take(&path, "a test").is_err());
+        let read = Folder::open(&path, "a test", Purpose::Read)?;
+        assert_eq!(read.access(), Access::ReadOnly);
+        assert!(read.mark().is_some());
+        assert!(read.replace("cohorts.json", b"[]").is_err());
+        set_mode(0o700).expect("the mode of a folder of ours");
+        Ok(())
+    }
+
+    #[test]
+    fn a_replaced_file_is_complete_private_and_leaves_no_unfinished_one() -> Result<()> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let folder = Folder::take(dir.path(), "a test")?;
+        folder.replace_json("cohorts.json", &vec!["a"])?;
+        assert_eq!(folder.read_json::<Vec<String>>("cohorts.json")?, ["a"]);
+        let failed = folder.replace_with("cohorts.json", |out| {
+            out.write_all(b"half")
+                .map_err(Error::io("write", dir.path()))?;
+            Err(Error::DiskFull)
+        });
+        assert!(matches!(failed, Err(Error::DiskFull)));
+        assert_eq!(folder.read_json::<Vec<String>>("cohorts.json")?, ["a"]);
+        assert!(files::list(&dir.path().join(TEMP_DIR))?.is_empty());
+        let mode = fs::metadata(dir.path().join("cohorts.json")).map(|found| found.mode());
+        assert_eq!(mode.expect("it is there") & MODE_BITS, 0o600);
+        // A file of an earlier version gets a checksum.
+        folder.replace("cohorts.json", b"[\"b\"]")?;
+        folder.upgrade_json::<Vec<String>>("cohorts.json")?;
+        let content = fs::read(dir.path().join("cohorts.json")).expect("it is there");
+        assert!(checksum::unwrap(&content).is_ok());
+        assert_eq!(folder.read_json::<Vec<String>>("cohorts.json")?, ["b"]);
+        Ok(())
     }
 }

@@ -1,7 +1,8 @@
-//! Events as they are accepted, for whoever watches.
+//! Live subscriptions: accepted events are sent to subscribers as they are committed.
 //!
-//! Without a watcher a commit costs one look at a number. With one, the newest lines of a commit are copied; a watcher that
-//! is too slow misses some and is told how many events there were.
+//! Without subscribers a commit reads one counter. With subscribers, the newest lines of each
+//! commit are copied; a subscriber that is too slow misses commits, and gets the number of all
+//! events.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -14,32 +15,33 @@ use super::lock::{Ordered, Rank};
 use crate::error::{Error, Result};
 use crate::event::{lines, read_line};
 
-/// Watchers at once: each holds a connection open.
-const MAX_WATCHERS: usize = 16;
-/// Commits that wait for the slowest watcher.
+/// Most subscribers; each keeps a connection open.
+const MAX_SUBSCRIBERS: usize = 16;
+/// Capacity of the broadcast channel, in commits.
 const QUEUE_COMMITS: usize = 64;
-/// Events of a commit that are shown: more than a screen has room for.
+/// Most events of a commit that are sent: more than fit on a screen.
 const MAX_EVENTS: usize = 100;
-/// Their bytes: together with the queue what a slow watcher can hold of the memory.
+/// Most bytes of a commit that are sent. With the capacity of the channel this bounds the memory
+/// that slow subscribers take.
 const MAX_BYTES: usize = 64 << 10;
 
 /// The newest events of one commit.
 #[derive(Debug, Clone, Default)]
 pub struct Commit {
-    /// How many events it had.
+    /// Number of events of the commit.
     pub accepted: usize,
-    /// The newest of them, as whole lines of the event log, oldest first.
+    /// The newest of them, as complete lines of the event log, oldest first.
     pub lines: Arc<[u8]>,
 }
 
-/// The way from the writer to the watchers.
+/// Broadcast channel from the writer to the subscribers.
 pub(super) struct Live {
-    watchers: AtomicUsize,
-    /// Absent once the server stops.
+    subscribers: AtomicUsize,
+    /// `None` once the server is stopping.
     commits: Ordered<Option<Sender<Commit>>>,
 }
 
-/// One watcher, until it is dropped.
+/// A subscription, which ends when it is dropped.
 pub struct Watch {
     live: Arc<Live>,
     commits: Receiver<Commit>,
@@ -48,36 +50,36 @@ pub struct Watch {
 impl Default for Live {
     fn default() -> Self {
         Self {
-            watchers: AtomicUsize::new(0),
+            subscribers: AtomicUsize::new(0),
             commits: Ordered::new(Rank::Leaf, Some(broadcast::channel(QUEUE_COMMITS).0)),
         }
     }
 }
 
 impl Live {
-    /// Shows a commit to those who watch.
+    /// Sends a commit to the subscribers.
     pub fn show(&self, accepted: usize, lines: &[u8]) {
-        if self.watchers.load(Ordering::Acquire) == 0 {
+        if self.subscribers.load(Ordering::Acquire) == 0 {
             return;
         }
-        let commits = self.commits.lock();
-        if let Some(commits) = commits.as_ref() {
+        if let Some(commits) = self.commits.lock().as_ref() {
             let lines = newest(lines).into();
-            // The last watcher may be gone by now.
+            // The last subscriber may be gone by now.
             let _ = commits.send(Commit { accepted, lines });
         }
     }
 
-    /// Adds a watcher.
+    /// Adds a subscriber.
     ///
     /// # Errors
-    /// [`Error::Busy`] if there are too many, or the server stops.
+    /// [`Error::Busy`] if there are too many, [`Error::Cancelled`] if the server is stopping.
     pub fn watch(self: &Arc<Self>) -> Result<Watch> {
         let commits = self.commits.lock();
-        let commits = commits.as_ref().ok_or(Error::Busy("the server stops"))?;
-        if self.watchers.fetch_add(1, Ordering::AcqRel) >= MAX_WATCHERS {
-            self.watchers.fetch_sub(1, Ordering::AcqRel);
-            return Err(Error::Busy("too many watch the live events"));
+        let stopping = Error::Cancelled("the server is stopping");
+        let commits = commits.as_ref().ok_or(stopping)?;
+        if self.subscribers.fetch_add(1, Ordering::AcqRel) >= MAX_SUBSCRIBERS {
+            self.subscribers.fetch_sub(1, Ordering::AcqRel);
+            return Err(Error::Busy("too many subscribers of live events"));
         }
         Ok(Watch {
             live: self.clone(),
@@ -85,31 +87,32 @@ impl Live {
         })
     }
 
-    /// Tells all watchers that nothing more comes.
+    /// Ends all subscriptions, and allows no more.
     pub fn end(&self) {
         self.commits.lock().take();
     }
 
-    /// How many watch.
+    /// Number of subscribers.
     pub fn watchers(&self) -> usize {
-        self.watchers.load(Ordering::Relaxed)
+        self.subscribers.load(Ordering::Relaxed)
     }
 }
 
 impl Watch {
-    /// The next commit, with those in between that were missed; `None` when the server stops.
+    /// Waits for the next commit that was not missed; `None` when the server stops.
     pub async fn next(&mut self) -> Option<Commit> {
         loop {
             match self.commits.recv().await {
                 Ok(commit) => return Some(commit),
-                // It goes on with the oldest that is still there.
+                // It continues with the oldest commit in the channel.
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return None,
             }
         }
     }
 
-    /// The newest of the commits that are there already, with the sum of all.
+    /// Merges `first` with the commits that are waiting: all their events are counted, and the
+    /// newest lines kept.
     pub fn gather(&mut self, first: Commit) -> Commit {
         let mut lines = first.lines.to_vec();
         let mut accepted = first.accepted;
@@ -132,11 +135,11 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.live.watchers.fetch_sub(1, Ordering::AcqRel);
+        self.live.subscribers.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// The last of some whole lines, within the limits.
+/// The last lines within the limits.
 fn newest(lines: &[u8]) -> &[u8] {
     let mut start = lines.len();
     let ends = memchr::memrchr_iter(b'\n', lines)
@@ -151,7 +154,7 @@ fn newest(lines: &[u8]) -> &[u8] {
     lines.get(start..).unwrap_or_default()
 }
 
-/// The last events of a log that is `end` bytes long. Damaged lines are left out.
+/// The last events of a log that is `end` bytes long, without damaged lines.
 ///
 /// # Errors
 /// If the log cannot be read.
@@ -160,12 +163,12 @@ pub(super) fn newest_of_log(file: &File, end: u64) -> Result<Commit> {
     let mut bytes = vec![0; (end - start) as usize];
     file.read_exact_at(&mut bytes, start)
         .map_err(Error::io("read", super::EVENT_LOG_FILE.as_ref()))?;
-    let whole = lines(&bytes).filter(|line| {
+    let valid = lines(&bytes).filter(|line| {
         line.strip_suffix(b"\n")
             .is_some_and(|line| read_line(line).is_ok())
     });
-    let whole = whole.collect::<Vec<_>>().concat();
-    let newest = newest(&whole);
+    let valid = valid.collect::<Vec<_>>().concat();
+    let newest = newest(&valid);
     Ok(Commit {
         accepted: lines(newest).count(),
         lines: newest.into(),
@@ -177,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_newest_whole_lines_are_shown() {
+    fn only_the_newest_complete_lines_are_sent() {
         assert_eq!(newest(b""), b"");
         assert_eq!(newest(b"a\nb\n"), b"a\nb\n");
         let many = b"x\n".repeat(MAX_EVENTS + 5);
@@ -189,16 +192,16 @@ mod tests {
     }
 
     #[test]
-    fn a_watcher_sees_what_comes_and_the_end() -> Result<()> {
+    fn a_subscriber_gets_later_commits_and_the_end() -> Result<()> {
         let live = Arc::new(Live::default());
-        live.show(1, b"nobody looks\n");
+        live.show(1, b"before\n");
         let mut watch = live.watch()?;
         live.show(2, b"a\nb\n");
         live.show(1, b"c\n");
         live.end();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
-            .map_err(Error::io("start", "a runtime".as_ref()))?;
+            .map_err(Error::system("start a runtime"))?;
         let first = runtime.block_on(watch.next());
         let seen = first.map(|first| watch.gather(first));
         let seen = seen.map(|commit| (commit.accepted, commit.lines.to_vec()));
@@ -207,17 +210,17 @@ mod tests {
         assert_eq!(live.watchers(), 1);
         drop(watch);
         assert_eq!(live.watchers(), 0);
-        assert!(live.watch().is_err(), "the server stops");
+        assert!(matches!(live.watch(), Err(Error::Cancelled(_))));
         Ok(())
     }
 
     #[test]
-    fn there_are_only_so_many_watchers() -> Result<()> {
+    fn the_number_of_subscribers_is_limited() -> Result<()> {
         let live = Arc::new(Live::default());
-        let watches = (0..MAX_WATCHERS)
+        let watches = (0..MAX_SUBSCRIBERS)
             .map(|_| live.watch())
             .collect::<Result<Vec<_>>>()?;
-        assert!(live.watch().is_err());
+        assert!(matches!(live.watch(), Err(Error::Busy(_))));
         drop(watches);
         live.watch().map(drop)
     }

@@ -1,5 +1,5 @@
-//! What a file under an event log's name is, from its beginning: a log of ours, nothing yet, or a file of another program, which
-//! is never cut, blanked or emptied.
+//! Recognizes a file under the name of an event log by its beginning: an event log of this program,
+//! an empty file, or a file of another program, which is never changed.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,25 +10,26 @@ use super::scan::read_chunk;
 use crate::error::{Error, Result};
 use crate::event::LINE_START;
 
-/// Bytes at the start that are looked at: more than a write group, so that a torn or damaged group is not all that is seen.
+/// Bytes at the start that are inspected: more than a write group, so that a torn or damaged group
+/// is not all that is seen.
 const HEAD_BYTES: u64 = 8 << 20;
-/// What follows the time in every line of ours.
+/// The bytes after the time in every line of ours.
 const AFTER_TS: &[u8] = br#"","event_type":""#;
-/// Bytes of a time.
+/// Most bytes of a time.
 const TS_BYTES: usize = 30;
 
-/// What a log is.
+/// Kind of a file under the name of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogKind {
-    /// There is no such file, or nothing in it: no byte, or zeros and blanks alone.
+    /// It does not exist, or is empty apart from zeros and blanks.
     Empty,
-    /// It has a whole line of ours, or is the beginning of one.
+    /// It has a valid line of ours, or is the beginning of one.
     Ours,
-    /// Another program wrote it; what it looks like.
+    /// Another program wrote it; a description of its content.
     Foreign(&'static str),
 }
 
-/// Looks at the beginning of a log.
+/// Determines the kind of a log.
 ///
 /// # Errors
 /// If it cannot be read.
@@ -36,12 +37,12 @@ pub fn of(path: &Path) -> Result<LogKind> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(LogKind::Empty),
         found => {
-            let found = found.map_err(Error::io("look at", path))?;
+            let found = found.map_err(Error::io("inspect", path))?;
             if found.is_symlink() {
-                return Ok(LogKind::Foreign("a symbolic link"));
+                return Ok(LogKind::Foreign(SYMBOLIC_LINK));
             }
             if !found.is_file() {
-                return Ok(LogKind::Foreign("no regular file"));
+                return Ok(LogKind::Foreign(NOT_REGULAR));
             }
         }
     }
@@ -50,10 +51,11 @@ pub fn of(path: &Path) -> Result<LogKind> {
     file.take(HEAD_BYTES)
         .read_to_end(&mut head)
         .map_err(Error::io("read", path))?;
-    judge(&head)
+    kind_of(&head)
 }
 
-fn judge(head: &[u8]) -> Result<LogKind> {
+/// The kind of a file that begins with these bytes.
+fn kind_of(head: &[u8]) -> Result<LogKind> {
     if read_chunk(head, |_| Ok(()))?.events > 0 {
         return Ok(LogKind::Ours);
     }
@@ -66,7 +68,8 @@ fn judge(head: &[u8]) -> Result<LogKind> {
     })
 }
 
-/// The bytes before the zeros at the end, which a file system leaves of a write that a power cut interrupted.
+/// The bytes without the zeros at their end, which a file system can leave of an interrupted write
+/// after a power cut.
 pub fn without_zeros(bytes: &[u8]) -> &[u8] {
     let end = bytes.iter().rposition(|&byte| byte != 0);
     bytes
@@ -74,8 +77,8 @@ pub fn without_zeros(bytes: &[u8]) -> &[u8] {
         .unwrap_or_default()
 }
 
-/// Whether some bytes are the beginning of a line of ours, and nothing else: a torn write has no line end, and is no whole
-/// JSON object unless it is a whole line of ours.
+/// True if the bytes are the beginning of a line of ours and nothing else. A torn write has no
+/// newline, and is not a complete JSON object unless it is a complete line of ours.
 pub fn is_torn_line(bytes: &[u8]) -> bool {
     let starts = |bytes: &[u8], with: &[u8]| {
         let length = bytes.len().min(with.len());
@@ -90,11 +93,11 @@ pub fn is_torn_line(bytes: &[u8]) -> bool {
         None => rest.len() <= TS_BYTES,
         Some(end) => end <= TS_BYTES && starts(rest.get(end..).unwrap_or_default(), AFTER_TS),
     };
-    let is_whole_json = || serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
-    is_line && (crate::event::read_line(bytes).is_ok() || !is_whole_json())
+    let is_complete_json = || serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
+    is_line && (crate::event::read_line(bytes).is_ok() || !is_complete_json())
 }
 
-/// What a file looks like that has no line of ours.
+/// Describes the content of a file without a line of ours.
 fn describe(bytes: &[u8]) -> &'static str {
     let first_line = bytes
         .split(|&byte| byte == b'\n')
@@ -103,11 +106,11 @@ fn describe(bytes: &[u8]) -> &'static str {
     match bytes {
         [0x1F, 0x8B, ..] => "gzip data",
         [0x28, 0xB5, 0x2F, 0xFD, ..] => "zstd data",
-        [0xEF, 0xBB, 0xBF, ..] => "text with a byte-order mark, without a line of this program",
-        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => "text in UTF-16",
+        [0xEF, 0xBB, 0xBF, ..] => "a text file with a byte-order mark",
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => "a text file in UTF-16",
         _ if bytes.trim_ascii_start().starts_with(b"[") => "a JSON list",
         _ if first_line.trim_ascii().is_empty() => {
-            "a blank first line, and no line of this program"
+            "a file with a blank first line and without a line of this program"
         }
         _ if first_line.trim_ascii_start().starts_with(b"{") => {
             "JSON lines that this program did not write"
@@ -117,17 +120,22 @@ fn describe(bytes: &[u8]) -> &'static str {
         {
             "binary data"
         }
-        _ => "text that this program did not write",
+        _ => "a text file that this program did not write",
     }
 }
 
-/// The refusal to use such a file.
+/// Description of a symbolic link.
+pub const SYMBOLIC_LINK: &str = "a symbolic link";
+/// Description of a folder, a device and so on.
+pub const NOT_REGULAR: &str = "something other than a regular file";
+
+/// The error for a [`LogKind::Foreign`] file with this description.
 pub fn refusal(path: &Path, found: &str) -> Error {
     Error::Damaged {
         file: path.to_owned(),
         message: format!(
-            "it is no event log that this program wrote, but {found}; it was left as it is. Move it away, and bring its \
-             events in with `echopilot import`"
+            "it is not an event log of this program but {found}; nothing was changed. Move it away, and \
+             import its events with `echopilot import`"
         ),
     }
 }
@@ -154,15 +162,19 @@ mod tests {
     }
 
     #[test]
-    fn every_beginning_of_a_line_of_ours_is_ours_and_nothing_like_it() -> Result<()> {
+    fn every_beginning_of_a_line_of_ours_is_recognized_and_similar_files_are_not() -> Result<()> {
         let line = line();
         for cut in 1..=line.len() {
             let torn = line.get(..cut).unwrap_or_default();
-            assert_eq!(judge(torn)?, LogKind::Ours, "cut at {cut}");
-            assert_eq!(judge(&[torn, &[0; 5000]].concat())?, LogKind::Ours, "{cut}");
+            assert_eq!(kind_of(torn)?, LogKind::Ours, "cut at {cut}");
+            assert_eq!(
+                kind_of(&[torn, &[0; 5000]].concat())?,
+                LogKind::Ours,
+                "{cut}"
+            );
         }
         for empty in [&b""[..], &[0; 100_000], b"\n", b"  \n\n", b"   \n\0\0"] {
-            assert_eq!(judge(empty)?, LogKind::Empty, "{empty:?}");
+            assert_eq!(kind_of(empty)?, LogKind::Empty, "{empty:?}");
         }
         let foreign = br#"{"ts":"2025-10-21T10:00:00Z","event_type":"action","user_id":"u"}"#;
         for other in [
@@ -181,7 +193,7 @@ mod tests {
             b"   ",
             b"notes",
         ] {
-            assert!(matches!(judge(other)?, LogKind::Foreign(_)), "{other:?}");
+            assert!(matches!(kind_of(other)?, LogKind::Foreign(_)), "{other:?}");
         }
         Ok(())
     }

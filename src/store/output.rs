@@ -1,7 +1,7 @@
-//! A Parquet file while it is written: buffered, with its checksum, and synced before anybody is told that it is there.
+//! Writing of a Parquet file: buffered, with its checksum, and synced at the end.
 //!
-//! The engine turns a failed write into a text. The failure itself is kept here, so that a full disk is told from a
-//! damaged table.
+//! Polars turns a failed write into an error that is only a message. The error of the operating
+//! system is kept here, so that a full disk can be told from an invalid table.
 
 use std::fs::File;
 use std::io::{BufWriter, Error as IoError, ErrorKind, Write};
@@ -10,16 +10,16 @@ use std::path::{Path, PathBuf};
 use crate::checksum::Summing;
 use crate::error::{Error, Result};
 
-/// Bytes written at a time: the engine itself writes a few at a time.
+/// Bytes that are written together; Polars itself writes a few at a time.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// A new file that is written from its start to its end.
+/// A new file that is written sequentially.
 pub struct Output {
     path: PathBuf,
     buffer: BufWriter<Summing<Recorder>>,
 }
 
-/// What was written, durably.
+/// Size and checksum of a file that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
     /// Length of the file.
@@ -28,7 +28,7 @@ pub struct Written {
     pub crc32c: u32,
 }
 
-/// A file that keeps the first error of its writes.
+/// A file that records the first error of its writes.
 struct Recorder {
     file: File,
     failed: Option<IoError>,
@@ -37,7 +37,7 @@ struct Recorder {
 impl Write for Recorder {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.file.write(bytes).inspect_err(|error| {
-            // One that was interrupted is tried again by the caller.
+            // The caller retries an interrupted write.
             if self.failed.is_none() && error.kind() != ErrorKind::Interrupted {
                 self.failed = Some(match error.raw_os_error() {
                     Some(code) => IoError::from_raw_os_error(code),
@@ -62,10 +62,10 @@ impl Output {
         }
     }
 
-    /// Does the writing, and then makes all of it durable.
+    /// Lets `work` write the file, and then makes it durable.
     ///
     /// # Errors
-    /// The failed write, if one was what made the work fail; else the error of the work.
+    /// The error of a failed write, if there was one; else the error of `work`.
     pub fn write(mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<Written> {
         let path = self.path.clone();
         let written =
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_is_told_from_a_wrong_table() {
+    fn a_full_disk_is_told_from_an_invalid_table() {
         let create = |path: &Path| {
             let file = File::create(path).expect("it can be opened");
             Output::new(file, path)
@@ -114,7 +114,7 @@ mod tests {
             Ok(())
         });
         assert!(matches!(failed, Err(Error::DiskFull)), "{failed:?}");
-        // Longer than the buffer, so that the engine itself sees the failure.
+        // Longer than the buffer, so that Polars itself gets the error.
         let numbers: Vec<i64> = (0..1 << 20)
             .map(|n: i64| n.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64 as i64))
             .collect();

@@ -1,9 +1,10 @@
-//! Whose a folder is. A data folder carries a mark, the file `.echopilot`; a folder that is not empty and has neither the mark
-//! nor files that an earlier version wrote belongs to somebody else, and no command touches it.
+//! Ownership of a folder. A data folder has a mark, the file `.echopilot`. A folder that is not
+//! empty and has neither the mark nor files of an earlier version belongs to another program, and
+//! no command changes it.
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -22,13 +23,14 @@ pub const MARK_FILE: &str = ".echopilot";
 const FORMAT: u32 = 1;
 /// Bytes of a store's id.
 const ID_BYTES: usize = 16;
-/// Bytes of the key by which a store knows its own lists.
+/// Bytes of the key by which a store recognizes lists that it wrote.
 const KEY_BYTES: usize = 32;
-/// Bytes at the start of a file that are looked at.
+/// Bytes at the start of a file that are inspected.
 const HEAD_BYTES: u64 = 64 << 10;
 
-/// Names that version control, file systems and desktops put into a folder that is empty otherwise.
-const OF_NOBODY: [&str; 7] = [
+/// Names that version control, file systems and desktops create in folders that are empty
+/// otherwise.
+const IGNORED: [&str; 7] = [
     ".gitkeep",
     ".gitignore",
     ".keep",
@@ -38,7 +40,7 @@ const OF_NOBODY: [&str; 7] = [
     "lost+found",
 ];
 
-/// Folders of ours.
+/// Our folders.
 pub const FOLDERS: [&str; 7] = [
     shape::TEMP_DIR,
     "events",
@@ -51,12 +53,12 @@ pub const FOLDERS: [&str; 7] = [
 
 /// The rollup log.
 pub const ROLLUP_LOG: &str = "analytics.ndjson";
-/// Files of one JSON value and a checksum.
+/// Our files that contain one JSON value with a checksum.
 pub const SMALL_FILES: [&str; 3] = [ERASURES_FILE, COHORTS, ROLLUP_SOURCES];
 const COHORTS: &str = "cohorts.json";
 const ROLLUP_SOURCES: &str = "rollup_sources.json";
 
-/// Files of ours, beside the dictionary.
+/// Our files, other than the dictionary.
 pub const FILES: [&str; 10] = [
     MARK_FILE,
     MANIFEST_FILE,
@@ -70,24 +72,24 @@ pub const FILES: [&str; 10] = [
     "holder",
 ];
 
-/// What the mark says.
+/// Content of the mark.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     format: u32,
-    /// Which store it is: copies of a folder are the same store.
+    /// Id of the store; copies of a folder have the same.
     pub store: String,
-    /// Signs what the store leaves elsewhere, so that it knows it again.
+    /// Key of the signatures by which the store recognizes what it wrote elsewhere.
     pub key: String,
 }
 
-/// What a folder is.
+/// Owner of a folder.
 #[derive(Debug)]
 pub enum Owner {
-    /// A data folder with its mark.
+    /// Ours: a data folder with a mark.
     Marked(Mark),
-    /// A data folder that an earlier version wrote.
+    /// Ours: a data folder of an earlier version, without a mark.
     Unmarked,
-    /// Nobody's.
+    /// None: the folder is empty.
     Empty,
 }
 
@@ -115,7 +117,7 @@ impl Mark {
     /// Reads the mark of a folder, if it has one.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if it is not what was written, or was written by a newer program.
+    /// [`Error::Damaged`] if it is not what was written, or a newer version wrote it.
     pub fn load(root: &Path) -> Result<Option<Self>> {
         let path = root.join(MARK_FILE);
         if !files::is_file(&path)? {
@@ -125,39 +127,42 @@ impl Mark {
             file: path.clone(),
             message: message.into(),
         };
-        let text = fs::read(&path).map_err(Error::io("read", &path))?;
-        let mark: Self = checksum::unwrap(&text)
+        let content = fs::read(&path).map_err(Error::io("read", &path))?;
+        let mark: Self = checksum::unwrap(&content)
             .ok()
             .and_then(|json| serde_json::from_slice(json).ok())
             .ok_or_else(|| {
                 damaged(
-                    "its checksum does not match; restore it, or remove it: a new one is made then, and exports of \
-                     this store go to a new folder",
+                    "its checksum does not match; restore it, or remove it: then the store gets a new one, and its \
+                     exports need a new folder",
                 )
             })?;
-        match mark.format > FORMAT {
-            true => Err(damaged("it was written by a newer program; use that one")),
-            false => Ok(Some(mark)),
+        if mark.format > FORMAT {
+            return Err(damaged("it was written by a newer program; use that one"));
         }
+        Ok(Some(mark))
     }
 }
 
-/// Looks whose a folder is. Nothing is changed.
+/// Determines the owner of a folder. Nothing is changed.
 ///
 /// # Errors
-/// `foreign_folder` if it is somebody else's; [`Error::Damaged`] if the mark is damaged, or if all that is there is a log that
-/// another program wrote.
+/// `foreign_folder` if it belongs to another program; [`Error::Damaged`] if the mark is damaged, or
+/// if the event log is one of another program and there is no other sign that the folder is ours.
 pub fn look(root: &Path) -> Result<Owner> {
     if let Some(mark) = Mark::load(root)? {
         return Ok(Owner::Marked(mark));
     }
-    let (mut strangers, mut unproven) = (Vec::new(), Vec::new());
+    let (mut foreign_names, mut possibly_ours) = (Vec::new(), Vec::new());
     for path in files::list(root)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        match OF_NOBODY.contains(&name.as_ref()) || name == shape::TEMP_DIR {
-            true => {}
-            false if is_of_earlier_version(&name) => unproven.push(name.into_owned()),
-            false => strangers.push(name.into_owned()),
+        if IGNORED.contains(&name.as_ref()) || name == shape::TEMP_DIR {
+            continue;
+        }
+        if is_of_earlier_version(&name) {
+            possibly_ours.push(name.into_owned());
+        } else {
+            foreign_names.push(name.into_owned());
         }
     }
     let log = log_kind::of(&root.join(EVENT_LOG_FILE))?;
@@ -167,30 +172,31 @@ pub fn look(root: &Path) -> Result<Owner> {
     if let LogKind::Foreign(found) = log {
         return Err(log_kind::refusal(&root.join(EVENT_LOG_FILE), found));
     }
-    if !unproven.is_empty() && strangers.is_empty() && is_fresh(root) {
+    if !possibly_ours.is_empty() && foreign_names.is_empty() && is_fresh(root) {
         return Ok(Owner::Unmarked);
     }
-    // A name alone proves nothing: others use it too.
-    strangers.extend(unproven);
-    strangers.sort();
-    match strangers.first() {
+    // A name alone proves nothing: other programs may use it too.
+    foreign_names.extend(possibly_ours);
+    foreign_names.sort();
+    match foreign_names.first() {
         Some(first) => Err(foreign(root, first)),
         None => Ok(Owner::Empty),
     }
 }
 
+/// The error for a folder of another program, with one of the names in it.
 fn foreign(root: &Path, first: &str) -> Error {
     Error::bad_input(
         "foreign_folder",
         format!(
-            "{} is not empty and is no data folder of EchoPilot: it has {first}; nothing was changed. Choose an empty or \
-             a new folder with --data-dir",
+            "{} is not empty and is not a data folder of EchoPilot: it has {first}; nothing was changed. Choose an \
+             empty or new folder with --data-dir",
             root.display()
         ),
     )
 }
 
-/// Names that earlier versions gave; some of them others use too.
+/// True for names that earlier versions used; other programs may use some of them too.
 fn is_of_earlier_version(name: &str) -> bool {
     FILES.contains(&name)
         || FOLDERS.contains(&name)
@@ -198,11 +204,11 @@ fn is_of_earlier_version(name: &str) -> bool {
         || ["dash_key", "demo", "tmp"].contains(&name)
 }
 
-/// Whether something is there that nobody else writes.
+/// True if there is a file that only this program writes.
 fn has_evidence(root: &Path, log: &LogKind) -> Result<bool> {
     let is_manifest = || {
         let head = head(&root.join(MANIFEST_FILE));
-        // A damaged one too: then the manifest is what has to be restored.
+        // A damaged manifest counts as well: it has to be restored.
         memchr::memmem::find(&head, br#""sealed_through":"#).is_some()
     };
     let is_rollup_log = || {
@@ -237,7 +243,8 @@ fn has_evidence(root: &Path, log: &LogKind) -> Result<bool> {
     Ok(false)
 }
 
-/// Whether it is what an earlier version left that had accepted nothing yet: an empty log, and nothing in our folders.
+/// True for a data folder of an earlier version that had not accepted any event: its log is empty,
+/// and so are our folders.
 fn is_fresh(root: &Path) -> bool {
     let is_empty = |name: &str| {
         let found = files::list(&root.join(name)).unwrap_or_default();
@@ -252,12 +259,12 @@ fn is_fresh(root: &Path) -> bool {
         && FOLDERS.iter().chain(&["tmp"]).all(|name| is_empty(name))
 }
 
-/// Says once at a start which files in the folders of the store are not its own. They are left alone.
+/// Traces the files of other programs in the folders of the store. They are left alone.
 ///
 /// # Errors
 /// If a folder cannot be listed.
 pub fn report_strangers(root: &Path) -> Result<()> {
-    let mut strangers = Vec::new();
+    let mut foreign = Vec::new();
     type IsOurs = fn(&str) -> bool;
     let folders: [(&str, IsOurs); 6] = [
         ("events", shape::is_day_folder),
@@ -269,26 +276,22 @@ pub fn report_strangers(root: &Path) -> Result<()> {
     ];
     for (folder, is_ours) in folders {
         for path in files::list(&root.join(folder))? {
-            let inside = match path.is_dir() {
-                true => files::list(&path)?,
-                false => Vec::new(),
-            };
-            strangers.extend(
-                inside
-                    .into_iter()
-                    .filter(|path| !shape::is_segment(&file_name(path))),
-            );
+            if path.is_dir() {
+                let inside = files::list(&path)?;
+                let is_segment = |path: &PathBuf| shape::is_segment(&file_name(path));
+                foreign.extend(inside.into_iter().filter(|path| !is_segment(path)));
+            }
             if !is_ours(&file_name(&path)) {
-                strangers.push(path);
+                foreign.push(path);
             }
         }
     }
-    strangers.sort();
-    if let Some(first) = strangers.first() {
+    foreign.sort();
+    if let Some(first) = foreign.first() {
         warn!(
-            files = strangers.len(),
+            files = foreign.len(),
             "The folders of the store have {} files that it did not write, such as {}; they are left alone",
-            strangers.len(),
+            foreign.len(),
             first.display()
         );
     }
@@ -300,7 +303,7 @@ fn file_name(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// The first bytes of a file; none if it is none.
+/// The first bytes of a regular file; empty for anything else.
 fn head(path: &Path) -> Vec<u8> {
     let mut head = Vec::new();
     if files::is_file(path).unwrap_or(false)
@@ -312,11 +315,11 @@ fn head(path: &Path) -> Vec<u8> {
     head
 }
 
-/// Checks that what has a name of ours is what the store makes: a folder or a file of its own. By a symbolic link in its
-/// place, files elsewhere would be cut or removed.
+/// Checks that everything with one of our names is a regular file or a folder, as the store creates
+/// it. With a symbolic link in its place, files elsewhere would be changed or removed.
 ///
 /// # Errors
-/// [`Error::Damaged`] with the name and what to do.
+/// [`Error::Damaged`] with the name and the next step.
 pub fn check_places(root: &Path) -> Result<()> {
     for path in files::list(root)? {
         let name = file_name(&path);
@@ -324,16 +327,16 @@ pub fn check_places(root: &Path) -> Result<()> {
         if !is_folder && !FILES.contains(&name.as_str()) && !shape::is_dictionary(&name) {
             continue;
         }
-        let found = fs::symlink_metadata(&path).map_err(Error::io("look at", &path))?;
+        let found = fs::symlink_metadata(&path).map_err(Error::io("inspect", &path))?;
         if found.is_dir() == is_folder && found.is_file() != is_folder {
             continue;
         }
         let message = match (found.is_symlink(), is_folder) {
             (true, _) => {
-                "it is a symbolic link, and the store keeps its files in its own folder; put what it points to in its place"
+                "it is a symbolic link, but the store keeps its files in its own folder; replace the link by its target"
             }
-            (false, true) => "it is no folder; move it away",
-            (false, false) => "it is no file; move it away",
+            (false, true) => "it is not a folder; move it away",
+            (false, false) => "it is not a regular file; move it away",
         };
         return Err(Error::Damaged {
             file: path,

@@ -1,34 +1,36 @@
-//! Work beside requests: on the chunks of a long stream on all cores, with the results in the stream's order; and at low
-//! priority.
+//! Background work: a parallel map over the chunks of a stream that keeps their order, tickets, and
+//! threads at low priority.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, Once, PoisonError};
 
+use parking_lot::Mutex;
 use polars::prelude::*;
 use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
 use tracing::warn;
 
 use crate::error::Result;
 
-/// Chunks that wait, per worker: enough to keep all busy, few enough to bound memory.
+/// Queued chunks per worker: enough to keep all of them busy, few enough to bound memory.
 const CHUNKS_PER_WORKER: usize = 1;
 
-/// Priority of work that gives way to requests, of 0 to 99: niceness 10, a tenth of a busy machine. With less it would never
-/// end on one.
-const BESIDE_PRIORITY: u8 = 23;
+/// Priority of background work, of 0 to 99. It is niceness 10: a tenth of a busy machine, on which
+/// the work would never end with less.
+const BACKGROUND_PRIORITY: u8 = 23;
 
-/// Does work that gives way to requests: at low priority, which the threads that it starts inherit.
+/// Runs work in a thread of low priority, so that requests come first. Threads that the work starts
+/// inherit the priority.
 pub fn beside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     start_query_threads();
     std::thread::scope(|scope| {
         let done = scope.spawn(|| {
-            let lowered = ThreadPriorityValue::try_from(BESIDE_PRIORITY)
+            let lowered = ThreadPriorityValue::try_from(BACKGROUND_PRIORITY)
                 .map(ThreadPriority::Crossplatform)
                 .map(set_current_thread_priority);
             if !matches!(lowered, Ok(Ok(()))) {
-                warn!("Work that should give way to requests runs at full priority");
+                warn!("Background work runs at full priority");
             }
             work()
         });
@@ -36,8 +38,8 @@ pub fn beside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Starts the threads that every query shares. They keep the priority of whoever starts them, which must not be work that
-/// gives way to them.
+/// Starts the threads that all queries share. They keep the priority of the thread that starts
+/// them, which must not be one of low priority.
 fn start_query_threads() {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| {
@@ -54,13 +56,13 @@ fn start_query_threads() {
     });
 }
 
-/// Cores that work can run on at once.
+/// Number of cores.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Applies `work` to each chunk that `next` gives, on all cores, and hands the results to `sink` in order.
-/// Stops at the first error of `next` or `sink` and returns it.
+/// Applies `work` to each chunk that `next` returns, on all cores, and passes the results to `sink`
+/// in the order of the chunks. Stops at the first error of `next` or `sink` and returns it.
 ///
 /// # Errors
 /// The first error of `next` or `sink`.
@@ -72,7 +74,8 @@ pub fn ordered<T: Send, R: Send>(
     ordered_on(cores(), next, work, sink)
 }
 
-/// The same on so many threads: more than there are cores, for work that waits for the disk in between.
+/// Does the same as [`ordered`] on a given number of threads, which may exceed the number of cores
+/// if the work also waits for the disk.
 ///
 /// # Errors
 /// As [`ordered`].
@@ -95,9 +98,10 @@ pub fn ordered_on<T: Send, R: Send>(
                     if is_over.load(Ordering::Relaxed) {
                         continue;
                     }
-                    // A worker that died of a panic would leave what is queued to nobody.
+                    // A panic must not end the worker: it may be the last one for the queued
+                    // chunks.
                     let outcome = catch_unwind(AssertUnwindSafe(|| work(chunk)));
-                    // Nobody waits for the result once the sink has failed.
+                    // The receiver is gone once the sink has failed.
                     let _ = reply.send(outcome);
                 }
             });
@@ -121,7 +125,7 @@ pub fn ordered_on<T: Send, R: Send>(
                 }
             }
         });
-        // `order` is dropped at the end of this, however it ends, which ends the reader and then the workers.
+        // However this ends, it drops `order`, which ends the reader and then the workers.
         let done = catch_unwind(AssertUnwindSafe(|| {
             for outcome in order {
                 if let Ok(outcome) = outcome?.recv() {
@@ -135,13 +139,13 @@ pub fn ordered_on<T: Send, R: Send>(
     })
 }
 
-/// Hands out places in a row.
+/// Issues tickets.
 pub struct Turns {
     last: Receiver<()>,
 }
 
-/// A place in a row: what is done in turn is done in the order of the places. To drop one without taking it is to give the row
-/// up: those behind no longer wait for those before.
+/// A ticket that serialises work in the order of issue. Dropping a ticket unused releases the next
+/// one at once, without waiting for those before.
 pub struct Turn {
     before: Receiver<()>,
     _ends_with_this: SyncSender<()>,
@@ -149,7 +153,7 @@ pub struct Turn {
 
 impl Default for Turns {
     fn default() -> Self {
-        // Nobody is before the first.
+        // The sender is dropped: there is no ticket before the first.
         Self {
             last: sync_channel(0).1,
         }
@@ -157,7 +161,7 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// The next place.
+    /// Issues the next ticket.
     pub fn next_turn(&mut self) -> Turn {
         let (sender, next) = sync_channel(0);
         Turn {
@@ -168,22 +172,19 @@ impl Turns {
 }
 
 impl Turn {
-    /// Does the work when all before have done theirs.
+    /// Does the work once the work of all earlier tickets is done.
     pub fn take<T>(self, work: impl FnOnce() -> T) -> T {
-        // Nobody sends: it ends when the place before is dropped.
+        // Nothing is ever sent: this returns when the ticket before is dropped.
         let _ = self.before.recv();
         work()
     }
 }
 
-/// What became of a chunk: its result, or a panic to pass on.
+/// Result of the work on a chunk, or its panic, which is passed on.
 type Outcome<R> = std::thread::Result<R>;
 
 fn take<T>(jobs: &Mutex<Receiver<T>>) -> Option<T> {
-    jobs.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .recv()
-        .ok()
+    jobs.lock().recv().ok()
 }
 
 #[cfg(test)]
@@ -211,9 +212,9 @@ mod tests {
         let stopped = ordered(
             || Ok(Some(1)),
             |number: u64| number,
-            |_| Err(Error::Busy("stop")),
+            |_| Err(Error::Cancelled("stop")),
         );
-        assert!(matches!(stopped, Err(Error::Busy("stop"))));
+        assert!(matches!(stopped, Err(Error::Cancelled("stop"))));
     }
 
     #[test]
@@ -233,17 +234,17 @@ mod tests {
     }
 
     #[test]
-    fn turns_come_in_the_order_of_the_places_and_nobody_waits_for_one_who_gave_up() {
+    fn work_is_done_in_the_order_of_tickets_and_a_dropped_ticket_releases_the_next() {
         let mut turns = Turns::default();
-        let places: Vec<Turn> = (0..4).map(|_| turns.next_turn()).collect();
+        let tickets: Vec<Turn> = (0..4).map(|_| turns.next_turn()).collect();
         let seen = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
-            for (place, turn) in places.into_iter().enumerate().rev() {
+            for (number, ticket) in tickets.into_iter().enumerate().rev() {
                 let seen = &seen;
-                scope.spawn(move || turn.take(|| seen.lock().expect("no panic").push(place)));
+                scope.spawn(move || ticket.take(|| seen.lock().push(number)));
             }
         });
-        assert_eq!(*seen.lock().expect("no panic"), [0, 1, 2, 3]);
+        assert_eq!(*seen.lock(), [0, 1, 2, 3]);
         drop(turns.next_turn());
         assert_eq!(turns.next_turn().take(|| 5), 5);
     }

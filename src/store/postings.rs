@@ -1,14 +1,19 @@
-//! Postings: for each feature, who used it when. One file for each segment, made from it beside requests and read in its
-//! place by questions about a few features: those of a funnel are found in some MB of a year, and not among all events.
+//! Postings: for each feature, the users and times of its uses. Each segment has a file of them,
+//! which is written in the background. Queries about a few features, such as funnels, read it
+//! instead of the segment: some MB for a year.
 //!
-//! Nothing depends on them. No manifest names them; a file is bound to its segment by name and checksum. Where there are none, or
-//! damaged ones, the segment itself is read, and they are made (again) later. They go when their segment does.
+//! Nothing depends on postings. The manifest does not list them; a file belongs to a segment by its
+//! name and the checksum in it. If it is missing or damaged, the segment is read, and the file is
+//! written (again) later. It is removed together with its segment.
 //!
-//! Version 1: `EPPOSTS1`, CRC-32C of the segment, length and CRC-32C of the list (each u32, little endian), the list, and a
-//! block for each feature. Numbers are LEB128. The list: the number of features, and for each, in the order of names, its name,
-//! its uses, and length and CRC-32C of its block; nothing at all, if there are too many features. A block: the users' numbers, each as the gap to the one before, in their order and
-//! then that of time; then the time of each use, in µs since the start of the day, in 5 bytes. Both take about their
-//! entropy that way, so that nothing is compressed.
+//! Version 1 is `EPPOSTS1`, the CRC-32C of the segment, the length and the CRC-32C of the list
+//! (each u32, little endian), the list, and a block for each feature. Integers are LEB128.
+//!
+//! - The list is the number of features and, for each in the order of names, its name, the number
+//!   of its uses, and the length and CRC-32C of its block. With too many features it is empty.
+//! - A block is the user codes of the uses, ordered by user and then by time, each as the gap to
+//!   the one before; then the time of each use, in µs since the start of the day, in 5 bytes. Both
+//!   take about their entropy, so that compression would not help.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
@@ -37,22 +42,23 @@ const MAGIC: &[u8; 8] = b"EPPOSTS1";
 const HEAD_BYTES: usize = MAGIC.len() + 3 * size_of::<u32>();
 /// Bytes of a time: a day has fewer µs than 2^37.
 const TIME_BYTES: usize = 5;
-/// With more features, as with an id in the path of each page, reading the list takes as long as reading the segment.
+/// With more features, such as pages with an id in their path, reading the list would take as long
+/// as reading the segment.
 const MAX_FEATURES: usize = 1 << 16;
 const EXTENSION: &str = "postings";
 
 /// Uses of features by known users.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Uses {
-    /// For each feature how many there are.
+    /// Each feature with the number of its uses.
     features: Vec<(String, usize)>,
-    /// Who, by number.
+    /// Codes of the users.
     users: Vec<u32>,
-    /// When, in µs.
-    instants: Vec<i64>,
+    /// Times of the uses, in µs.
+    timestamps: Vec<i64>,
 }
 
-/// Where the uses of a feature are.
+/// Position of the uses of a feature in a file.
 struct Block<'a> {
     feature: &'a str,
     uses: usize,
@@ -61,7 +67,7 @@ struct Block<'a> {
     offset: u64,
 }
 
-/// The file for a segment.
+/// Path of the postings of a segment.
 pub fn path_of(segment: &Segment) -> PathBuf {
     segment.root().join(DIR).join(file_name(&segment.facts))
 }
@@ -80,7 +86,7 @@ pub fn write(folder: &Folder, segment: &Arc<Segment>, names: &Names) -> Result<P
     Ok(temp)
 }
 
-/// Gives a finished file its place.
+/// Moves a finished file into the folder of postings, durably.
 ///
 /// # Errors
 /// If it cannot be moved.
@@ -92,7 +98,8 @@ pub fn publish(folder: &Folder, temp: &Path, segment: &Segment) -> Result<()> {
 }
 
 fn encode(segment: &Arc<Segment>, names: &Names) -> Result<Vec<u8>> {
-    // What is made from it outlives it, and the engine does not notice damage.
+    // The checksum is verified again: Polars does not notice damage, and it would pass into the
+    // postings.
     segment.verify_again()?;
     let events = segment::scan(std::slice::from_ref(segment))?
         .filter(col(schema::USER_ID).is_not_null())
@@ -104,9 +111,9 @@ fn encode(segment: &Arc<Segment>, names: &Names) -> Result<Vec<u8>> {
         ])
         .collect()?;
     let users = events.column(schema::USER_ID)?.u32()?;
-    let instants = events.column(schema::TS)?.i64()?;
+    let timestamps = events.column(schema::TS)?.i64()?;
     let mut features: BTreeMap<&str, Vec<(u32, i64)>> = BTreeMap::new();
-    let uses = users.iter().zip(instants.iter());
+    let uses = users.iter().zip(timestamps.iter());
     for (feature, (user, ts_us)) in events.column(schema::FEATURE)?.str()?.iter().zip(uses) {
         if let (Some(feature), Some(user), Some(ts_us)) = (feature, user, ts_us) {
             features.entry(feature).or_default().push((user, ts_us));
@@ -150,7 +157,8 @@ fn encode(segment: &Arc<Segment>, names: &Names) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Adds the uses of some features in a segment. Whether there are postings for it that could be read.
+/// Adds the uses of some features in a segment to `uses`. False if the segment has no usable
+/// postings and must be read itself.
 pub fn read(segment: &Segment, features: &[String], uses: &mut Uses) -> bool {
     let path = path_of(segment);
     let Ok(file) = File::open(&path) else {
@@ -160,11 +168,11 @@ pub fn read(segment: &Segment, features: &[String], uses: &mut Uses) -> bool {
     let before = (uses.features.len(), uses.users.len());
     let read = uses.read(&file, segment, &wanted).inspect_err(|message| {
         let path = path.display();
-        warn!("{path}: {message}; the segment is read instead, and they are made again");
+        warn!("{path}: {message}; the segment is read instead, and its postings are written again");
         uses.cut(before);
     });
     if read.is_err() && folder::access_of(segment.root()) == Access::ReadWrite {
-        // What cannot be removed is looked at in vain again.
+        // If it cannot be removed, the next query tries to read it again.
         let _ = files::remove(&path);
     }
     read.is_ok_and(|has_list| has_list)
@@ -173,7 +181,7 @@ pub fn read(segment: &Segment, features: &[String], uses: &mut Uses) -> bool {
 /// Checks the postings of a segment, if there are any.
 ///
 /// # Errors
-/// A sentence that says what is wrong with them.
+/// A sentence about what is wrong with them.
 pub fn verify(segment: &Segment) -> Result<(), String> {
     let Ok(file) = File::open(path_of(segment)) else {
         return Ok(());
@@ -182,14 +190,14 @@ pub fn verify(segment: &Segment) -> Result<(), String> {
     each_block(&list, end, |block| block.read(&file).map(drop)).map(drop)
 }
 
-/// Bytes of all of them.
+/// Bytes of all postings.
 pub fn bytes(folder: &Folder) -> u64 {
     let files = files::list(&folder.path().join(DIR)).unwrap_or_default();
     let lengths = files.iter().filter_map(|path| path.metadata().ok());
     lengths.map(|found| found.len()).sum()
 }
 
-/// Removes the files of segments that are not live.
+/// Removes the postings of segments that are not live.
 ///
 /// # Errors
 /// If the folder cannot be listed or changed.
@@ -207,7 +215,7 @@ pub fn remove_others(folder: &Folder, live: &[SegmentFacts]) -> Result<()> {
     Ok(())
 }
 
-/// The list of a file for this segment, and where it ends.
+/// Reads the list of the postings of this segment. Returns it with the offset of its end.
 fn list(file: &File, segment: &Segment) -> Result<(Vec<u8>, u64), String> {
     let mut head = [0; HEAD_BYTES];
     read_at(file, &mut head, 0)?;
@@ -230,7 +238,8 @@ fn list(file: &File, segment: &Segment) -> Result<(Vec<u8>, u64), String> {
     ))
 }
 
-/// Calls `visit` with the blocks that a list names, the first of which is at `offset`. Whether there is a list.
+/// Calls `visit` with each block of a list; the first block is at `offset`. False if the list is
+/// empty.
 fn each_block<'a>(
     list: &'a [u8],
     mut offset: u64,
@@ -271,10 +280,10 @@ fn read_checked(file: &File, offset: u64, length: usize, crc32c: u32) -> Result<
     }
     let mut bytes = vec![0; length];
     read_at(file, &mut bytes, offset)?;
-    match crc32c::crc32c(&bytes) == crc32c {
-        true => Ok(bytes),
-        false => Err("their checksum does not match".into()),
+    if crc32c::crc32c(&bytes) != crc32c {
+        return Err("their checksum does not match".into());
     }
+    Ok(bytes)
 }
 
 fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> Result<(), String> {
@@ -283,7 +292,7 @@ fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> Result<(), String> {
 }
 
 impl Uses {
-    /// Adds those of some features. Whether the file has any list of uses.
+    /// Adds the uses of some features. False if the list of the file is empty.
     fn read(
         &mut self,
         file: &File,
@@ -292,47 +301,50 @@ impl Uses {
     ) -> Result<bool, String> {
         let start_us = i64::from(segment.day()) * DAY_US;
         let (list, end) = list(file, segment)?;
-        each_block(&list, end, |block| match wanted.contains(block.feature) {
-            true => self.add(&block, &block.read(file)?, start_us),
-            false => Ok(()),
+        each_block(&list, end, |block| {
+            if !wanted.contains(block.feature) {
+                return Ok(());
+            }
+            self.add(&block, &block.read(file)?, start_us)
         })
     }
 
+    /// Adds the uses in a block.
     fn add(&mut self, block: &Block<'_>, bytes: &[u8], start_us: i64) -> Result<(), String> {
         let times = block.uses.checked_mul(TIME_BYTES);
         let (users, times) = times
             .and_then(|times| bytes.split_at_checked(bytes.len().checked_sub(times)?))
             .ok_or(CUT)?;
         self.users.reserve(block.uses);
-        self.instants.reserve(block.uses);
+        self.timestamps.reserve(block.uses);
         let mut users = Reader(users);
         let mut user = 0_u32;
         for time in times.as_chunks::<TIME_BYTES>().0 {
             let gap = u32::try_from(users.number()?).ok();
             user = gap
                 .and_then(|gap| user.checked_add(gap))
-                .ok_or("a user's number is too large")?;
+                .ok_or("the code of a user exceeds 32 bits")?;
             self.users.push(user);
             let [a, b, c, d, e] = *time;
             let time_us = i64::from_le_bytes([a, b, c, d, e, 0, 0, 0]);
-            self.instants.push(start_us + time_us);
+            self.timestamps.push(start_us + time_us);
         }
         users.end()?;
         self.features.push((block.feature.to_owned(), block.uses));
         Ok(())
     }
 
-    /// Leaves so many features and uses.
+    /// Truncates to so many features and uses.
     fn cut(&mut self, (features, uses): (usize, usize)) {
         self.features.truncate(features);
         self.users.truncate(uses);
-        self.instants.truncate(uses);
+        self.timestamps.truncate(uses);
     }
 
-    /// A frame of `ts`, user, by number, and feature.
+    /// A frame of `ts`, the code of the user, and the feature.
     ///
     /// # Errors
-    /// If the engine cannot make it.
+    /// If Polars cannot create it.
     pub fn frame(self) -> Result<DataFrame> {
         let name = PlSmallStr::from_static(schema::FEATURE);
         let mut features = StringChunked::full_null(name, 0);
@@ -342,10 +354,98 @@ impl Uses {
         let height = self.users.len();
         let users = UInt32Chunked::from_vec(PlSmallStr::from_static(schema::USER_ID), self.users);
         let columns = vec![
-            schema::instants(schema::TS, self.instants),
+            schema::instants(schema::TS, self.timestamps),
             users.into_column(),
             features.rechunk().into_owned().into_column(),
         ];
         Ok(DataFrame::new(height, columns)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, EventType};
+    use crate::store::rows::LakeRows;
+    use crate::store::segment::{Sorted, write_days};
+
+    /// A segment with these users, features and times after the start of day 1, and its postings.
+    fn written(
+        rows: &[(Option<&'static str>, Option<&'static str>, i64)],
+    ) -> Result<(tempfile::TempDir, Folder, Arc<Segment>)> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let folder = Folder::take(dir.path(), "a test")?;
+        let mut events = LakeRows::for_lines(0);
+        let names = Names::new()?;
+        for &(user, feature, time_us) in rows {
+            if let Some(user) = user {
+                names.users.number(user)?;
+            }
+            events.push(&Event {
+                ts_us: DAY_US + time_us,
+                event_type: EventType::Action,
+                user_id: user.map(Into::into),
+                feature: feature.map(Into::into),
+                metadata: "{}".into(),
+                url: None,
+                event_id: None,
+                received_at_us: DAY_US,
+            });
+        }
+        let facts = write_days(&folder, "00000001-0000", &Sorted::new(events.finish()?)?)?;
+        let segment = Arc::new(Segment::new(folder.path(), facts[0].clone()));
+        let temp = write(&folder, &segment, &names)?;
+        publish(&folder, &temp, &segment)?;
+        Ok((dir, folder, segment))
+    }
+
+    const ROWS: [(Option<&str>, Option<&str>, i64); 6] = [
+        (Some("u"), Some("a"), 9),
+        (Some("v"), Some("a"), DAY_US - 1),
+        (Some("u"), Some("a"), 3),
+        (Some("v"), Some("b"), 5),
+        (None, Some("a"), 1),
+        (Some("u"), None, 2),
+    ];
+
+    #[test]
+    fn uses_are_read_by_feature_ordered_by_user_and_time() -> Result<()> {
+        let (_dir, _folder, segment) = written(&ROWS)?;
+        assert_eq!(verify(&segment), Ok(()));
+        let mut uses = Uses::default();
+        assert!(read(&segment, &["a".into(), "none".into()], &mut uses));
+        let expected = Uses {
+            features: vec![("a".into(), 3)],
+            users: vec![0, 0, 1],
+            timestamps: [3, 9, DAY_US - 1].map(|time_us| DAY_US + time_us).into(),
+        };
+        assert_eq!(uses, expected);
+        assert_eq!(uses.frame()?.height(), 3);
+        Ok(())
+    }
+
+    #[test]
+    fn damaged_postings_are_removed_and_add_nothing() -> Result<()> {
+        let (_dir, folder, segment) = written(&ROWS)?;
+        let path = path_of(&segment);
+        let valid = std::fs::read(&path).expect("read");
+        for at in 0..valid.len() {
+            let mut damaged = valid.clone();
+            damaged[at] ^= 1;
+            std::fs::write(&path, &damaged).expect("written");
+            let mut uses = Uses::default();
+            assert!(
+                !read(&segment, &["a".into(), "b".into()], &mut uses),
+                "{at}"
+            );
+            assert_eq!(uses, Uses::default(), "{at}");
+            assert!(!path.exists(), "{at}");
+        }
+        std::fs::write(&path, &valid).expect("written");
+        remove_others(&folder, std::slice::from_ref(&segment.facts))?;
+        assert!(path.exists());
+        remove_others(&folder, &[])?;
+        assert!(!path.exists());
+        Ok(())
     }
 }

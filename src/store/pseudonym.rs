@@ -1,5 +1,5 @@
-//! Pseudonyms: users stored by a keyed hash of their id, when the operator wants that. With the key, which lies outside of the
-//! data, a user is found by the clear id; without it nobody is.
+//! Pseudonyms: by choice of the operator, users are stored under a keyed hash of their id. With the
+//! key, which is kept outside of the data folder, a user is found by the clear id.
 
 use std::path::Path;
 
@@ -9,19 +9,21 @@ use super::version::Manifest;
 use crate::config::StoreConfig;
 use crate::error::{Error, Result};
 
-/// What a pseudonym begins with: one that comes in again, as by an import of an export, stays what it is.
+/// Prefix of pseudonyms. By it a pseudonym that comes in again, for example with the import of an
+/// export, is recognized and stored unchanged.
 const PREFIX: &str = "hmac-";
-/// Bytes of the hash that are kept: no two users share them.
+/// Bytes of the hash that are kept, enough that no two users share them.
 const HASH_BYTES: usize = 16;
-/// What the fingerprint of a key is made of: no id has a NUL.
+/// The message whose keyed hash is the fingerprint of the key. It is not the id of a user, because
+/// ids contain no NUL.
 const FINGERPRINTED: &[u8] = b"\0fingerprint of the user key";
-/// Bytes of a fingerprint: two keys never share it, and it says nothing of the key.
+/// Bytes of a fingerprint, enough to tell keys apart.
 const FINGERPRINT_BYTES: usize = 8;
-/// Bytes that a key has at least.
+/// Least length of a key, in bytes.
 const MIN_KEY_BYTES: usize = 16;
 
-/// Reads the key, if one is set, and checks that it is the one by which the data folder is pseudonymized. Nothing is written
-/// before that.
+/// Reads the key, if one is configured, and checks that it is the key of the data folder. This
+/// happens before anything is written.
 ///
 /// # Errors
 /// As [`Pseudonyms::load`] and [`check`].
@@ -30,14 +32,15 @@ pub(super) fn check_and_load(config: &StoreConfig) -> Result<Option<Pseudonyms>>
     let pseudonyms = key_file
         .map(|file| Pseudonyms::load(file, &config.data_dir))
         .transpose()?;
-    // What is wrong with the folder itself is said when it is opened.
+    // Errors in the folder itself are reported when it is opened.
     if let Ok(manifest) = Manifest::load(&config.data_dir) {
         check(&manifest, pseudonyms.as_ref(), &config.data_dir)?;
     }
     Ok(pseudonyms)
 }
 
-/// Checks that this is the key of the pseudonyms in a data folder: with another one, or none, an erasure would find nobody.
+/// Checks that this is the key of the pseudonyms in a data folder: with another key, or none, an
+/// erasure would not find the user.
 ///
 /// # Errors
 /// `bad_user_key` if it is not.
@@ -50,26 +53,26 @@ pub(super) fn check(manifest: &Manifest, given: Option<&Pseudonyms>, folder: &Pa
         Some(found) if found == *expected => return Ok(()),
         Some(found) => format!(
             "the user key is not the one of the data folder {}: its fingerprint is {found}, and users are stored under the key \
-             with the fingerprint {expected}; give that key with --user-key-file",
+             with the fingerprint {expected}; pass that key with --user-key-file",
             folder.display()
         ),
         None => format!(
-            "the data folder {} stores users under keyed hashes, and without their key nobody is found, counted twice or \
-             erased rightly; give the file of the key with the fingerprint {expected} with --user-key-file",
+            "the data folder {} stores users under keyed hashes, and without their key users cannot be counted, found or \
+             erased correctly; pass the file of the key with the fingerprint {expected} with --user-key-file",
             folder.display()
         ),
     };
     Err(Error::bad_input("bad_user_key", message))
 }
 
-/// Whether an id is a pseudonym.
+/// True if an id is a pseudonym.
 pub(super) fn is_pseudonym(user: &str) -> bool {
     user.strip_prefix(PREFIX).is_some_and(|rest| {
         rest.len() == 2 * HASH_BYTES && rest.bytes().all(|byte| byte.is_ascii_hexdigit())
     })
 }
 
-/// Makes pseudonyms.
+/// Computes pseudonyms with a key.
 #[derive(Clone)]
 pub(super) struct Pseudonyms {
     key: hmac::Key,
@@ -106,7 +109,7 @@ impl Pseudonyms {
         })
     }
 
-    /// What is stored of a user.
+    /// The pseudonym of a user; that of a pseudonym is the pseudonym itself.
     pub fn of(&self, user: &str) -> String {
         if is_pseudonym(user) {
             return user.to_owned();
@@ -116,9 +119,75 @@ impl Pseudonyms {
         format!("{PREFIX}{}", hex::encode(kept))
     }
 
-    /// What tells this key from others.
+    /// Fingerprint of the key, which does not reveal it.
     pub fn fingerprint(&self) -> String {
         let tag = hmac::sign(&self.key, FINGERPRINTED);
         hex::encode(tag.as_ref().get(..FINGERPRINT_BYTES).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pseudonyms with this key in a file outside of the data folder.
+    fn pseudonyms(key: &str) -> Result<Pseudonyms> {
+        let [outside, data_dir] =
+            [(); 2].map(|()| tempfile::tempdir().expect("a temporary folder"));
+        let file = outside.path().join("key");
+        std::fs::write(&file, key).expect("written");
+        Pseudonyms::load(&file, data_dir.path())
+    }
+
+    #[test]
+    fn a_user_has_one_pseudonym_for_each_key() -> Result<()> {
+        let (one, other) = (
+            pseudonyms("0123456789abcdef")?,
+            pseudonyms("another key of 24 bytes.")?,
+        );
+        let pseudonym = one.of("ada");
+        assert_eq!(pseudonym, pseudonyms("0123456789abcdef\n")?.of("ada"));
+        assert_ne!(pseudonym, one.of("Ada"));
+        assert_ne!(pseudonym, other.of("ada"));
+        assert_ne!(one.fingerprint(), other.fingerprint());
+        assert!(is_pseudonym(&pseudonym));
+        assert_eq!(one.of(&pseudonym), pseudonym, "it is stored unchanged");
+        for id in [
+            "",
+            "hmac-",
+            "hmac-0123",
+            &pseudonym[..36],
+            &format!("{pseudonym}0"),
+        ] {
+            assert!(!is_pseudonym(id), "{id}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_short_key_or_one_in_the_data_folder_is_rejected() -> Result<()> {
+        assert!(pseudonyms("0123456789abcde\n").is_err());
+        let data_dir = tempfile::tempdir().expect("a temporary folder");
+        let file = data_dir.path().join("key");
+        std::fs::write(&file, "0123456789abcdef").expect("written");
+        assert!(Pseudonyms::load(&file, data_dir.path()).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn a_folder_accepts_only_the_key_of_its_pseudonyms() -> Result<()> {
+        let (right, wrong) = (
+            pseudonyms("0123456789abcdef")?,
+            pseudonyms("fedcba9876543210")?,
+        );
+        let folder = Path::new("data");
+        let without = Manifest::default();
+        assert!(check(&without, None, folder).is_ok());
+        let mut manifest = Manifest::default();
+        manifest.user_key = Some(right.fingerprint());
+        assert!(check(&manifest, Some(&right), folder).is_ok());
+        assert!(check(&manifest, Some(&wrong), folder).is_err());
+        assert!(check(&manifest, None, folder).is_err());
+        Ok(())
     }
 }

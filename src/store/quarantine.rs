@@ -1,5 +1,5 @@
-//! The quarantine: damaged pieces of the log, whole, each a line of JSON with a checksum. A piece is durable here before it is cut
-//! from the log or blanked there.
+//! The quarantine: the damaged pieces of logs, each a line of JSON with a checksum. A piece is
+//! durable in the quarantine before it is cut from the log or blanked.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -20,9 +20,9 @@ use crate::event::lines;
 pub struct Piece {
     /// Its position in the log, in bytes.
     pub offset: u64,
-    /// Its bytes, all of them.
+    /// Its bytes.
     pub bytes: Vec<u8>,
-    /// Why it is no event.
+    /// The reason why it is not an event.
     pub reason: &'static str,
 }
 
@@ -34,17 +34,17 @@ struct Line<'a> {
     offset: u64,
     bytes: u64,
     reason: &'a str,
-    /// As text, in which a person and an erasure look for ids.
+    /// The bytes as a string, in which people and erasures search for ids.
     raw: &'a str,
-    /// The bytes themselves, if they are no text.
+    /// The bytes in hexadecimal, if they are not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     hex: Option<String>,
 }
 
-/// Keeps pieces of the log `file`, durably.
+/// Appends pieces of the log `file`, durably.
 ///
 /// # Errors
-/// If they cannot be written; then nothing may be taken from the log.
+/// If they cannot be written; then they must stay in the log.
 pub fn keep(folder: &Folder, file: &str, pieces: &[Piece], now: DateTime<Utc>) -> Result<()> {
     if pieces.is_empty() {
         return Ok(());
@@ -53,13 +53,12 @@ pub fn keep(folder: &Folder, file: &str, pieces: &[Piece], now: DateTime<Utc>) -
     let path = folder.path().join(QUARANTINE_FILE);
     let quarantine = files::open_in_place(&path)?;
     let mut added = Vec::new();
-    if !ends_whole(&quarantine).map_err(Error::io("read", &path))? {
+    if !ends_with_newline(&quarantine).map_err(Error::io("read", &path))? {
         added.push(b'\n');
     }
     for piece in pieces {
-        let start = added.len();
         let raw = String::from_utf8_lossy(&piece.bytes);
-        let is_text = matches!(raw, std::borrow::Cow::Borrowed(_));
+        let is_utf8 = matches!(raw, std::borrow::Cow::Borrowed(_));
         let line = Line {
             found_at: now.to_rfc3339_opts(SecondsFormat::Secs, true),
             file,
@@ -67,13 +66,9 @@ pub fn keep(folder: &Folder, file: &str, pieces: &[Piece], now: DateTime<Utc>) -
             bytes: piece.bytes.len() as u64,
             reason: piece.reason,
             raw: &raw,
-            hex: (!is_text).then(|| hex::encode(&piece.bytes)),
+            hex: (!is_utf8).then(|| hex::encode(&piece.bytes)),
         };
-        // Writing to memory cannot fail.
-        let _ = serde_json::to_writer(&mut added, &line);
-        added.pop();
-        checksum::close_object(&mut added, start);
-        added.push(b'\n');
+        checksum::write_line(&line, &mut added);
     }
     let appended = OpenOptions::new()
         .append(true)
@@ -86,8 +81,8 @@ pub fn keep(folder: &Folder, file: &str, pieces: &[Piece], now: DateTime<Utc>) -
     files::sync_parent(&path)
 }
 
-/// Whether nothing, or a whole line, is at the end.
-fn ends_whole(file: &File) -> std::io::Result<bool> {
+/// True if the file is empty or its last line is complete.
+fn ends_with_newline(file: &File) -> std::io::Result<bool> {
     let length = file.metadata()?.len();
     let mut last = [b'\n'];
     if let Some(at) = length.checked_sub(1) {
@@ -96,8 +91,8 @@ fn ends_whole(file: &File) -> std::io::Result<bool> {
     Ok(last == [b'\n'])
 }
 
-/// Checks the lines of the file `name`, each of which ends with a checksum if it is not older than that. Returns how many there
-/// are, and a sentence for each damaged one.
+/// Checks the lines of the file `name`, each of which ends with a checksum unless an early version
+/// wrote it. Returns the number of lines, and a sentence for each damaged one.
 ///
 /// # Errors
 /// If it cannot be read.
@@ -113,11 +108,56 @@ pub fn verify_lines(root: &Path, name: &str) -> Result<(usize, Vec<String>)> {
         count = number;
         let found = match line.strip_suffix(b"\n") {
             Some(line) => checksum::check_line(line),
-            None => LineCheck::Damaged("it is not a whole line"),
+            None => LineCheck::Damaged("it is not a complete line"),
         };
         if let LineCheck::Damaged(why) = found {
             damage.push(format!("{}, line {number}: {why}", path.display()));
         }
     }
     Ok((count, damage))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_appended_as_checked_lines() -> Result<()> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let folder = Folder::take(dir.path(), "a test")?;
+        let path = dir.path().join(QUARANTINE_FILE);
+        let keep_piece = |bytes: &[u8]| {
+            let piece = Piece {
+                offset: 7,
+                bytes: bytes.to_vec(),
+                reason: "torn write",
+            };
+            keep(&folder, "log", &[piece], DateTime::UNIX_EPOCH)
+        };
+        keep(&folder, "log", &[], DateTime::UNIX_EPOCH)?;
+        assert!(!path.exists());
+        keep_piece(br#"{"user_id":"ada"#)?;
+        // A power cut has torn the last line; the next one begins on a line of its own.
+        let written = std::fs::read(&path).expect("read");
+        std::fs::write(&path, [&written[..], b"{\"torn"].concat()).expect("written");
+        keep_piece(b"\xFF\0")?;
+        let content = std::fs::read(&path).expect("read");
+        let found: Vec<serde_json::Result<serde_json::Value>> = content
+            .split(|&byte| byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(serde_json::from_slice)
+            .collect();
+        let [Ok(first), Err(_), Ok(second)] = &found[..] else {
+            panic!("{found:?}");
+        };
+        assert_eq!(first["raw"], r#"{"user_id":"ada"#);
+        assert_eq!((&first["offset"], &first["bytes"]), (&7.into(), &15.into()));
+        assert_eq!(first.get("hex"), None);
+        assert_eq!(second["hex"], "ff00");
+        let (lines, damage) = verify_lines(dir.path(), QUARANTINE_FILE)?;
+        assert_eq!(lines, 3);
+        assert_eq!(damage.len(), 1, "{damage:?}");
+        assert!(damage[0].contains("line 2"), "{damage:?}");
+        Ok(())
+    }
 }

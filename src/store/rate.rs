@@ -1,17 +1,18 @@
-//! How many events were accepted in the last hour, in memory and since the start.
+//! Throughput: the numbers of accepted events since the start and in the last hour, in memory.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 
-/// Seconds of a bucket: how exact the last minute is.
+/// Seconds of a bucket, which is the precision of the last minute.
 const BUCKET_SECONDS: u64 = 5;
 const BUCKETS_A_MINUTE: usize = 12;
 const MINUTES: usize = 60;
 
-/// The count of accepted events; one lock a commit, which lasts as long as a sync.
+/// Counter of accepted events. It takes a lock for each commit, which is cheap compared to its
+/// sync.
 pub(super) struct Rate {
     since: Instant,
     counts: Mutex<Counts>,
@@ -20,13 +21,13 @@ pub(super) struct Rate {
 #[derive(Default)]
 struct Counts {
     total: u64,
-    /// Number of the newest bucket.
+    /// Number of the newest bucket, counted from the start.
     newest: u64,
-    /// The newest bucket last.
+    /// Events of the buckets of the last hour, the newest last.
     buckets: VecDeque<u64>,
 }
 
-/// How many events were accepted.
+/// Numbers of accepted events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Accepted {
     /// Since the start.
@@ -54,7 +55,7 @@ impl Rate {
         }
     }
 
-    /// What was accepted up to `now`.
+    /// The numbers of events accepted up to `now`.
     pub fn accepted(&self, now: Instant) -> Accepted {
         let counts = self.advance(now);
         let newest_first: Vec<u64> = counts.buckets.iter().rev().copied().collect();
@@ -71,9 +72,10 @@ impl Rate {
         }
     }
 
-    fn advance(&self, now: Instant) -> std::sync::MutexGuard<'_, Counts> {
+    /// Adds the buckets up to `now`, and drops those before the last hour.
+    fn advance(&self, now: Instant) -> MutexGuard<'_, Counts> {
         let bucket = now.saturating_duration_since(self.since).as_secs() / BUCKET_SECONDS;
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock();
         let most = MINUTES * BUCKETS_A_MINUTE;
         let missing = bucket.saturating_sub(counts.newest).min(most as u64);
         let missing = missing + u64::from(counts.buckets.is_empty());
@@ -94,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn minutes_end_now_and_old_ones_are_forgotten() {
+    fn minutes_end_now_and_old_ones_are_dropped() {
         let start = Instant::now();
         let rate = Rate::new(start);
         let at = |seconds| start + Duration::from_secs(seconds);
@@ -108,5 +110,26 @@ mod tests {
         let later = rate.accepted(at(100_000));
         assert_eq!(later.since_start, 7);
         assert_eq!(later.per_minute, vec![0; 60]);
+    }
+
+    #[test]
+    fn a_minute_has_the_events_of_its_last_twelve_buckets() {
+        let start = Instant::now();
+        let rate = Rate::new(start);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(rate.accepted(at(0)).last_minute, 0);
+        rate.count(1, at(2));
+        rate.count(1, at(4));
+        rate.count(1, at(59));
+        for (now, last_minute) in [(59, 3), (60, 1), (114, 1), (115, 0)] {
+            assert_eq!(rate.accepted(at(now)).last_minute, last_minute, "{now} s");
+        }
+        // A time before the newest bucket counts as that of the newest.
+        rate.count(5, at(30));
+        assert_eq!(rate.accepted(at(115)).last_minute, 5);
+        // The minute before is dropped 60 minutes later.
+        let per_minute = |now| rate.accepted(at(now)).per_minute;
+        assert_eq!(per_minute(115 + 58 * 60)[..2], [3, 5]);
+        assert_eq!(per_minute(115 + 59 * 60)[..2], [5, 0]);
     }
 }

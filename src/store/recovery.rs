@@ -1,11 +1,13 @@
-//! Reading the log back at the start: every whole line is an event again, and nothing else stops the start but a file that is no
-//! log of ours.
+//! Recovery of the event log at the start: every valid line becomes an event again. Only a file
+//! that is not a log of ours prevents the start.
 //!
-//! A line is whole if its checksum holds. What follows the last whole line is a torn write, which was never
-//! acknowledged: it is cut off. Damage before that is set aside in the quarantine and blanked out in place, so
-//! that the log is valid NDJSON again and every other line keeps its position. What is cut or blanked is at most one write group,
-//! all of it is in the quarantine before, and the file has a whole line of ours or is the beginning of one: anything else may be a
-//! file of another program, and is left as it is.
+//! A line is valid if its checksum matches. Bytes after the last valid line are a torn write, which
+//! was never acknowledged, and are cut off. Damage before that is moved to the quarantine and
+//! blanked in place, so that the log is valid NDJSON again and every other line keeps its position.
+//!
+//! A file that could be one of another program is not changed: at most one write group is cut or
+//! blanked, all of it is in the quarantine before, and the file has a valid line of ours or is the
+//! beginning of one.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Take};
@@ -19,7 +21,7 @@ use tracing::warn;
 
 use super::files;
 use super::folder::{Access, Folder};
-use super::log_kind::{self, LogKind};
+use super::log_kind::{self, LogKind, NOT_REGULAR, SYMBOLIC_LINK};
 use super::pipeline;
 use super::quarantine::{self, Piece};
 use super::rotation::RotatedLog;
@@ -30,51 +32,49 @@ use crate::event::Event;
 
 /// Bytes read at a time; a line is at most a tenth of it.
 const CHUNK_BYTES: usize = 512 << 10;
-/// Bytes of lines that are written and synced together, at most.
+/// Most bytes of lines that are written and synced together.
 pub const GROUP_BYTES: usize = 4 << 20;
-/// Bytes of a log that may be cut or blanked: those of one write group and a line, which is what a power cut can tear.
+/// Most bytes of a log that are cut or blanked: one write group and a line, which is what a power
+/// cut can tear.
 const MAX_DAMAGE_BYTES: u64 = (GROUP_BYTES + CHUNK_BYTES / 10) as u64;
 /// Bytes read at a time in search of the zeros at the end.
 const BLOCK_BYTES: u64 = 64 << 10;
 
-/// What reading a log back found.
+/// Result of the recovery of a log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Recovered {
-    /// Whole events.
+    /// Valid events.
     pub events: u64,
     /// Bytes of a torn write that were cut off the end.
     pub torn_bytes: u64,
-    /// Damaged pieces that were set aside.
+    /// Damaged pieces that were moved to the quarantine.
     pub damaged: u64,
 }
 
 impl Recovered {
-    /// Traces what was found in a log.
+    /// Traces the damage of a log.
     pub(super) fn report(self, path: &Path, access: Access) {
         let file = path.file_name().unwrap_or_default().display();
-        let is_mended = access == Access::ReadWrite;
-        if self.torn_bytes > 0 {
-            let torn_bytes = self.torn_bytes;
-            match is_mended {
-                true => warn!(torn_bytes, "Cut a torn write off the end of {file}"),
-                false => warn!(torn_bytes, "Left out a torn write at the end of {file}"),
-            }
+        let is_repaired = access == Access::ReadWrite;
+        let (torn_bytes, damaged) = (self.torn_bytes, self.damaged);
+        if torn_bytes > 0 && is_repaired {
+            warn!(torn_bytes, "Cut a torn write off the end of {file}");
+        } else if torn_bytes > 0 {
+            warn!(torn_bytes, "Left out a torn write at the end of {file}");
         }
-        if self.damaged > 0 {
-            let damaged = self.damaged;
-            match is_mended {
-                true => warn!(
-                    damaged,
-                    "Set {damaged} damaged pieces of {file} aside in {QUARANTINE_FILE}"
-                ),
-                false => warn!(damaged, "Left out {damaged} damaged pieces of {file}"),
-            }
+        if damaged > 0 && is_repaired {
+            warn!(
+                damaged,
+                "Moved {damaged} damaged pieces of {file} to {QUARANTINE_FILE}"
+            );
+        } else if damaged > 0 {
+            warn!(damaged, "Left out {damaged} damaged pieces of {file}");
         }
     }
 }
 
-/// The logs that are there and hold events no segment has, oldest first. In a folder that may be changed the rotations have been
-/// ended; in another one, what a crash left of one is read as it is.
+/// The existing logs with events that are in no segment, oldest first. If the folder may be
+/// changed, interrupted rotations have been completed; otherwise the log that one left is included.
 pub(super) fn logs_to_read(folder: &Folder, sealed_through: u64) -> Result<Vec<PathBuf>> {
     let waiting = RotatedLog::list(folder.path())?;
     let names = match folder.access() {
@@ -95,11 +95,12 @@ pub(super) fn logs_to_read(folder: &Folder, sealed_through: u64) -> Result<Vec<P
     Ok(found)
 }
 
-/// Reads a log and repairs the file, unless the folder is read-only. `add` puts an event into a batch, on all
-/// cores; `sink` gets the batches in order, each with the range of bytes of its lines.
+/// Reads a log and repairs the file, unless the folder is read-only. `add` puts an event into a
+/// batch, on all cores; `sink` gets the batches in order, each with the range of bytes of its lines.
 ///
 /// # Errors
-/// [`Error::Damaged`] if it is no log of ours, or more of it is damaged than one write group; then it is as it was.
+/// [`Error::Damaged`] if it is not a log of ours, or if more of it is damaged than one write group;
+/// then it is not changed.
 pub(super) fn recover<B: Default + Send>(
     folder: &Folder,
     path: &Path,
@@ -113,13 +114,13 @@ pub(super) fn recover<B: Default + Send>(
             add(&mut batch, event);
             Ok(())
         })?;
-        // What follows the last event may be cut off, and then other events take its place.
-        let whole = found.end_of_last_line;
-        Ok((found, (batch, whole, bytes.len() as u64)))
+        // Bytes after the last event may be cut off, and be replaced by other events.
+        let valid = found.end_of_last_line;
+        Ok((found, (batch, valid, bytes.len() as u64)))
     };
     let mut start = 0;
-    let scan = scan_file(path, read, |(batch, whole, length)| {
-        let bytes = start..start + whole;
+    let scan = scan_file(path, read, |(batch, valid, length)| {
+        let bytes = start..start + valid;
         start += length;
         sink(batch, bytes)
     })?;
@@ -131,18 +132,18 @@ pub(super) fn recover<B: Default + Send>(
         torn_bytes: scan.length - torn.start,
         damaged: scan.damaged_inside().count() as u64,
     };
-    let is_whole = scan.damaged_inside().next().is_none() && recovered.torn_bytes == 0;
-    if !is_whole && folder.access() == Access::ReadWrite {
-        mend(folder, path, &scan, &torn, now)?;
+    let is_intact = scan.damaged_inside().next().is_none() && recovered.torn_bytes == 0;
+    if !is_intact && folder.access() == Access::ReadWrite {
+        repair(folder, path, &scan, &torn, now)?;
     }
     Ok(recovered)
 }
 
-/// The end of a log after its last whole line.
+/// The end of a log after its last valid line.
 struct Torn {
-    /// Where it is cut.
+    /// Offset at which the log is cut.
     start: u64,
-    /// Where the zeros begin that are nothing of the write.
+    /// Offset of the zeros at the end, which are not bytes of the write.
     zeros: u64,
 }
 
@@ -169,28 +170,30 @@ impl Torn {
     }
 }
 
-/// Refuses a log of which more is damaged than a torn write can be: most of it may be of another program.
+/// Checks that the damage is at most what a torn write can leave: otherwise another program may
+/// have written most of the file.
 fn check_damage(path: &Path, scan: &Scan, torn: &Torn) -> Result<()> {
     let inside: u64 = scan.damaged_inside().map(|damage| damage.length).sum();
     let at_end = torn.zeros.saturating_sub(torn.start);
-    let (bytes, place) = match inside.max(at_end) == inside {
-        true => (inside, "between its events"),
-        false => (at_end, "after its last event"),
+    let (bytes, position) = if inside >= at_end {
+        (inside, "between its events")
+    } else {
+        (at_end, "after its last event")
     };
-    match bytes > MAX_DAMAGE_BYTES {
-        false => Ok(()),
-        true => Err(Error::Damaged {
+    if bytes > MAX_DAMAGE_BYTES {
+        return Err(Error::Damaged {
             file: path.to_owned(),
             message: format!(
-                "{bytes} bytes {place} are no events of this program, more than the {MAX_DAMAGE_BYTES} that a torn write can \
-                 leave; it was left as it is. Move it away, and bring its {} events in with `echopilot import`",
+                "{bytes} bytes {position} are not events of this program, more than the {MAX_DAMAGE_BYTES} that a torn \
+                 write can leave; nothing was changed. Move it away, and import its {} events with `echopilot import`",
                 scan.events
             ),
-        }),
+        });
     }
+    Ok(())
 }
 
-/// Where the zeros at the end of a part of a file begin.
+/// Offset of the zeros at the end of a part of a file.
 fn zeros_at_end(file: &File, part: Range<u64>) -> std::io::Result<u64> {
     let mut end = part.end;
     while end > part.start {
@@ -206,20 +209,21 @@ fn zeros_at_end(file: &File, part: Range<u64>) -> std::io::Result<u64> {
     Ok(end)
 }
 
-/// Whether there is a log; what is no regular file under its name is refused before anything is read from it.
+/// True if the log exists. Anything but a regular file is an error, before anything is read from
+/// it.
 pub(super) fn check_regular(path: &Path) -> Result<bool> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        found => match found.map_err(Error::io("look at", path))? {
+        found => match found.map_err(Error::io("inspect", path))? {
             found if found.is_file() => Ok(true),
-            found if found.is_symlink() => Err(log_kind::refusal(path, "a symbolic link")),
-            _ => Err(log_kind::refusal(path, "no regular file")),
+            found if found.is_symlink() => Err(log_kind::refusal(path, SYMBOLIC_LINK)),
+            _ => Err(log_kind::refusal(path, NOT_REGULAR)),
         },
     }
 }
 
-/// Reads a log without changing it: `read` finds the events of some of its bytes, on all cores, and makes
-/// something of them that `sink` gets in order.
+/// Reads a log without changing it: `read` gets pieces of it, on all cores, and `sink` gets the
+/// results in order.
 pub(super) fn scan_file<T: Send>(
     path: &Path,
     read: impl Fn(&[u8]) -> Result<(Scan, T)> + Sync,
@@ -239,7 +243,7 @@ pub(super) fn scan_file<T: Send>(
     Ok(scan)
 }
 
-/// The bytes of a log in parts of whole lines, each of so many bytes or a few more.
+/// Divides a log into parts of complete lines, each of `bytes` bytes or slightly more.
 pub(super) fn parts(path: &Path, bytes: u64) -> Result<Vec<Range<u64>>> {
     let file = files::open(path)?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
@@ -274,27 +278,35 @@ pub(super) fn scan_part(
     Ok(scan)
 }
 
-/// Sets the damage aside, then makes the log whole: blanks inside, a cut at the end. What cannot be set aside stays in the log,
-/// where lines that follow it are found all the same.
-fn mend(folder: &Folder, path: &Path, scan: &Scan, torn: &Torn, now: DateTime<Utc>) -> Result<()> {
+/// Moves the damage to the quarantine, and repairs the log: damage inside is blanked, a torn end
+/// cut off. If the quarantine cannot be written, the damage stays in the log; later lines are found
+/// all the same.
+fn repair(
+    folder: &Folder,
+    path: &Path,
+    scan: &Scan,
+    torn: &Torn,
+    now: DateTime<Utc>,
+) -> Result<()> {
     let log = files::open_in_place(path)?;
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     let kept = pieces(&log, path, scan, torn)
         .and_then(|pieces| quarantine::keep(folder, &file, &pieces, now));
     if let Err(error) = kept {
-        warn!("Damage stays in {file}, because it cannot be set aside: {error}");
+        warn!("Damage stays in {file}, because it cannot be moved to the quarantine: {error}");
         return Ok(());
     }
     for damage in scan.damaged_inside() {
         log.write_all_at(&damage.blank(), damage.offset)
-            .map_err(Error::io("mend", path))?;
+            .map_err(Error::io("repair", path))?;
     }
     log.set_len(torn.start)
         .map_err(Error::io("cut the torn end of", path))?;
     log.sync_all().map_err(Error::io("sync", path))
 }
 
-/// The damaged pieces, whole; without the zeros at the end, of which a file system may leave any number.
+/// Reads the damaged pieces, without the zeros at the end, of which a file system may leave any
+/// number.
 fn pieces(log: &File, path: &Path, scan: &Scan, torn: &Torn) -> Result<Vec<Piece>> {
     let read = |damage: &Damage, end: u64, reason| {
         let mut bytes = vec![0; end.saturating_sub(damage.offset) as usize];
@@ -308,19 +320,20 @@ fn pieces(log: &File, path: &Path, scan: &Scan, torn: &Torn) -> Result<Vec<Piece
     };
     let end = |damage: &Damage| damage.offset + damage.length;
     let is_torn = |damage: &Damage| damage.offset >= scan.end_of_last_line;
-    let pieces = scan.damage.iter().map(|damage| match is_torn(damage) {
-        // Zeros alone are named, so that a cut is never without a line.
-        true => read(
-            damage,
-            end(damage).min(torn.zeros.max(damage.offset)),
-            "torn write",
-        ),
-        false => read(damage, end(damage), damage.reason.reason()),
+    let pieces = scan.damage.iter().map(|damage| {
+        if is_torn(damage) {
+            // A piece of zeros only is empty, but it has its line in the quarantine like any other
+            // cut.
+            let end = end(damage).min(torn.zeros.max(damage.offset));
+            read(damage, end, "torn write")
+        } else {
+            read(damage, end(damage), damage.reason.reason())
+        }
     });
     pieces.collect()
 }
 
-/// Part of a log, in chunks of whole lines.
+/// Part of a log, in chunks of complete lines.
 struct Chunks {
     file: Take<File>,
     path: PathBuf,
@@ -346,7 +359,7 @@ impl Chunks {
         })
     }
 
-    /// The next chunk, in a buffer that is free.
+    /// Reads the next chunk into a buffer that is reused.
     fn next_chunk(&mut self, mut bytes: Vec<u8>) -> Result<Option<Chunk>> {
         bytes.clear();
         bytes.append(&mut self.rest);
@@ -359,7 +372,8 @@ impl Chunks {
         if bytes.is_empty() {
             return Ok(None);
         }
-        // At the end of the file, and for a line longer than a chunk, the bytes are handed on as they are.
+        // At the end of the file, and if a line is longer than a chunk, the chunk does not end with
+        // a newline.
         if read == wanted
             && let Some(newline) = memchr::memrchr(b'\n', &bytes)
         {
@@ -377,7 +391,7 @@ mod tests {
     use crate::event::{self, EventType};
 
     #[test]
-    fn parts_of_a_log_hold_each_line_once() {
+    fn parts_of_a_log_have_each_line_once() {
         let mut lines = Vec::new();
         for number in 0..40_u8 {
             let event = Event {
@@ -416,5 +430,54 @@ mod tests {
         }
         std::fs::write(&path, "").expect("it can be written");
         assert_eq!(parts(&path, 1).expect("it can be read"), []);
+    }
+
+    #[test]
+    fn more_damage_than_a_torn_write_leaves_is_an_error() {
+        let damage = |offset, length| Damage {
+            offset,
+            length,
+            reason: crate::event::LineError::NoChecksum,
+        };
+        let most = MAX_DAMAGE_BYTES;
+        for (inside, torn_bytes, is_error, position) in [
+            (0, 0, false, ""),
+            (most, most, false, ""),
+            (most + 1, 0, true, "between its events"),
+            (0, most + 1, true, "after its last event"),
+            (most + 2, most + 1, true, "between its events"),
+        ] {
+            // Zeros behind the torn write do not count.
+            let end_of_last_line = inside + 10;
+            let scan = Scan {
+                events: 1,
+                damage: vec![damage(0, inside), damage(end_of_last_line, torn_bytes + 5)],
+                end_of_last_line,
+                length: end_of_last_line + torn_bytes + 5,
+            };
+            let torn = Torn {
+                start: end_of_last_line,
+                zeros: end_of_last_line + torn_bytes,
+            };
+            match check_damage(Path::new("log"), &scan, &torn) {
+                Ok(()) => assert!(!is_error, "{inside} {torn_bytes}"),
+                Err(error) => {
+                    let message = error.to_string();
+                    assert!(is_error && message.contains(position), "{message}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_at_the_end_are_found_across_blocks() -> std::io::Result<()> {
+        let file = tempfile::tempfile()?;
+        let zeros = 2 * BLOCK_BYTES + 3;
+        file.write_all_at(b"abc", 0)?;
+        file.set_len(3 + zeros)?;
+        assert_eq!(zeros_at_end(&file, 0..3 + zeros)?, 3);
+        assert_eq!(zeros_at_end(&file, 10..3 + zeros)?, 10, "only zeros");
+        assert_eq!(zeros_at_end(&file, 0..3)?, 3, "no zeros");
+        Ok(())
     }
 }

@@ -1,14 +1,14 @@
-//! What the store keeps in memory of one admitted event.
+//! The columns of an admitted event that the store keeps in memory.
 
 use crate::event::EventType;
 
-/// What the store keeps in memory of one admitted event.
+/// An admitted event in memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Row {
     pub ts_us: i64,
     pub event_type: EventType,
-    /// Number of the user in [`crate::names::Names`]; `None` is anonymous.
+    /// Code of the user in [`crate::names::Names`]; `None` for an anonymous event.
     pub user: Option<u32>,
-    /// Number of the feature in [`crate::names::Names`].
+    /// Code of the feature in [`crate::names::Names`].
     pub feature: Option<u32>,
 }

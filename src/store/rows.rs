@@ -1,4 +1,4 @@
-//! Events as rows of the lake: what lines of the log become.
+//! Conversion between lines of the event log and rows of the lake.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::event::{self, Event, EventType};
 use crate::schema;
 
-/// Bytes of a short line: what capacity is reserved by.
+/// Bytes of a short line, by which capacity is reserved.
 const SHORT_LINE_BYTES: usize = 180;
 
 /// Events as the columns of [`schema::lake`].
@@ -24,18 +24,18 @@ pub(super) struct LakeRows {
 }
 
 impl LakeRows {
-    /// No events, and room for those of lines of so many bytes.
+    /// No events, with capacity for those of so many bytes of lines.
     pub fn for_lines(bytes: usize) -> Self {
         let rows = bytes / SHORT_LINE_BYTES;
-        let texts = |name| StringChunkedBuilder::new(PlSmallStr::from_static(name), rows);
+        let strings = |name| StringChunkedBuilder::new(PlSmallStr::from_static(name), rows);
         Self {
             ts_us: Vec::with_capacity(rows),
-            event_type: texts(schema::EVENT_TYPE),
-            user_id: texts(schema::USER_ID),
-            feature: texts(schema::FEATURE),
-            metadata: texts(schema::METADATA),
-            url: texts(schema::URL),
-            event_id: texts(schema::EVENT_ID),
+            event_type: strings(schema::EVENT_TYPE),
+            user_id: strings(schema::USER_ID),
+            feature: strings(schema::FEATURE),
+            metadata: strings(schema::METADATA),
+            url: strings(schema::URL),
+            event_id: strings(schema::EVENT_ID),
             received_at_us: Vec::with_capacity(rows),
         }
     }
@@ -60,7 +60,7 @@ impl LakeRows {
     /// The events as a frame.
     ///
     /// # Errors
-    /// If the engine cannot build it.
+    /// If Polars cannot create it.
     pub fn finish(self) -> Result<DataFrame> {
         let height = self.ts_us.len();
         Ok(DataFrame::new(
@@ -84,13 +84,12 @@ impl LakeRows {
 /// # Errors
 /// If a column is missing.
 pub fn write_lines(events: &DataFrame, out: &mut Vec<u8>) -> Result<()> {
-    let text = |name| Ok::<_, PolarsError>(events.column(name)?.str()?.clone());
-    let instants =
-        |name| Ok::<_, PolarsError>(events.column(name)?.to_physical_repr().i64()?.clone());
-    let (ts, received_at) = (instants(schema::TS)?, instants(schema::RECEIVED_AT)?);
-    let (event_types, users) = (text(schema::EVENT_TYPE)?, text(schema::USER_ID)?);
-    let (features, metadata) = (text(schema::FEATURE)?, text(schema::METADATA)?);
-    let (urls, ids) = (text(schema::URL)?, text(schema::EVENT_ID)?);
+    let strings = |name| Ok::<_, PolarsError>(events.column(name)?.str()?.clone());
+    let times = |name| Ok::<_, PolarsError>(events.column(name)?.to_physical_repr().i64()?.clone());
+    let (ts, received_at) = (times(schema::TS)?, times(schema::RECEIVED_AT)?);
+    let (event_types, users) = (strings(schema::EVENT_TYPE)?, strings(schema::USER_ID)?);
+    let (features, metadata) = (strings(schema::FEATURE)?, strings(schema::METADATA)?);
+    let (urls, ids) = (strings(schema::URL)?, strings(schema::EVENT_ID)?);
     for row in 0..events.height() {
         let Some(event_type) = event_types.get(row).and_then(EventType::from_name) else {
             continue;
@@ -108,4 +107,44 @@ pub fn write_lines(events: &DataFrame, out: &mut Vec<u8>) -> Result<()> {
         event::write_line(&event, out);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_the_same_lines_after_they_were_rows() -> Result<()> {
+        let full = Event {
+            ts_us: 1_761_040_800_123_456,
+            event_type: EventType::Conversion,
+            user_id: Some("u".into()),
+            feature: Some("f".into()),
+            metadata: r#"{"a":1}"#.into(),
+            url: Some("/p".into()),
+            event_id: Some("id".into()),
+            received_at_us: 1_761_040_800_250_000,
+        };
+        let empty = Event {
+            user_id: None,
+            feature: None,
+            metadata: "{}".into(),
+            url: None,
+            event_id: None,
+            ..full.clone()
+        };
+        let mut rows = LakeRows::for_lines(1_000);
+        let mut expected = Vec::new();
+        for event in [&full, &empty] {
+            rows.push(event);
+            event::write_line(event, &mut expected);
+        }
+        assert_eq!(rows.len(), 2);
+        let events = rows.finish()?;
+        assert_eq!(**events.schema(), schema::lake());
+        let mut lines = Vec::new();
+        write_lines(&events, &mut lines)?;
+        assert_eq!(lines, expected);
+        Ok(())
+    }
 }

@@ -1,4 +1,5 @@
-//! A segment: one immutable Parquet file of the lake, with events of one day of UTC, user by user in the order of time.
+//! Segments: immutable Parquet files of the lake, each with events of one UTC day, sorted by user
+//! and then by time.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
@@ -7,9 +8,10 @@ use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use chrono::NaiveDate;
+use parking_lot::Mutex;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
@@ -25,26 +27,28 @@ use crate::error::{Error, Result};
 use crate::parquet;
 use crate::schema;
 
-/// The lake's folder in the data folder. Nothing but whole segments is ever inside.
+/// Folder of the lake in the data folder. It never contains unfinished files.
 pub const LAKE_DIR: &str = "events";
 
-/// Where damaged segments are set aside, in the data folder.
+/// Folder in the data folder to which damaged segments are moved.
 const DAMAGED_DIR: &str = "damaged";
-/// Rows of a row group: a reader of one user's events reads one of them, and a scan works on several at once.
+/// Rows of a row group: a reader of one user's events reads one group, and a scan works on several
+/// in parallel.
 const ROW_GROUP_ROWS: usize = 1 << 17;
-/// Bytes of metadata in a row group, about: a reader of a few rows may have to read the dictionary of all of it. Usual events
-/// have less in as many rows as a row group has.
+/// Approximate bytes of metadata in a row group: a reader of a few rows may have to read the
+/// Parquet dictionary of the column. The metadata of usual events takes less.
 const ROW_GROUP_BYTES: usize = 16 << 20;
-/// Rows of a row group at least.
+/// Fewest rows of a row group.
 const MIN_ROW_GROUP_ROWS: usize = 1 << 10;
 
-/// How segments are written now. Older ones are read, and compaction writes them again.
+/// Format of the segments that are written now. Older ones can be read, and compaction rewrites
+/// them.
 pub const FORMAT: u32 = 1;
 
-/// What the manifest keeps of a segment.
+/// Metadata of a segment in the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentFacts {
-    /// Path below the data folder.
+    /// Path relative to the data folder.
     pub path: String,
     /// Events in it.
     pub rows: u64,
@@ -56,10 +60,11 @@ pub struct SegmentFacts {
     pub first_ts_us: i64,
     /// Greatest `ts`, in µs.
     pub last_ts_us: i64,
-    /// Greatest `received_at`, in µs: whether its event ids still matter for deduplication.
+    /// Greatest `received_at`, in µs, which tells whether its event ids still matter for
+    /// deduplication.
     pub last_received_at_us: i64,
-    /// How the file is written: [`FORMAT`], or 0 for one whose embedded Arrow schema says that strings are views, which many
-    /// readers do not take.
+    /// Format of the file: [`FORMAT`], or 0 for a file whose embedded Arrow schema has string
+    /// views, which many readers cannot use.
     #[serde(default)]
     pub format: u32,
 }
@@ -70,30 +75,32 @@ impl SegmentFacts {
         day_of(self.first_ts_us)
     }
 
-    /// A name for a file about it outside the lake.
+    /// File name for it, or for a file that belongs to it, outside of the lake.
     pub fn file_name(&self) -> String {
         let name = Path::new(&self.path).file_name().unwrap_or_default();
         format!("dt={}-{}", date(self.day()), name.display())
     }
 }
 
-/// A live segment. Its checksum is verified before its first use. No descriptor stays open for it: it is opened for each use,
-/// and verified again if another file has its name. One whose name is about to go is kept in memory by [`Segment::keep`], as
-/// a mapping, for those who still read it.
+/// A live segment, whose checksum is verified before its first use.
+///
+/// No file descriptor stays open: the file is opened for each use, and verified again if another
+/// file has its name. Before the file is removed, [`Segment::keep`] maps it into memory for its
+/// readers.
 #[derive(Debug)]
 pub struct Segment {
-    /// What the manifest says of it.
+    /// Its metadata in the manifest.
     pub facts: SegmentFacts,
     root: PathBuf,
-    /// The file that was verified.
+    /// The file that was verified last.
     verified: Mutex<Option<FileId>>,
-    /// Its content, once its name is about to go.
+    /// Its content, once the file is about to be removed.
     kept: OnceLock<ScanSources>,
-    /// What was found wrong with it.
+    /// A description of its damage.
     damage: OnceLock<String>,
 }
 
-/// What tells a file from another one under its name, and from itself before it was written to.
+/// Identity of a file, which changes when the file is replaced or written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileId {
     device: u64,
@@ -104,7 +111,7 @@ struct FileId {
 
 impl FileId {
     fn of(file: &File, path: &Path) -> Result<Self> {
-        let found = file.metadata().map_err(Error::io("look at", path))?;
+        let found = file.metadata().map_err(Error::io("inspect", path))?;
         Ok(Self {
             device: found.dev(),
             inode: found.ino(),
@@ -115,7 +122,7 @@ impl FileId {
 }
 
 impl Segment {
-    /// The segment of the data folder `root` with these facts. The file is not touched yet.
+    /// The segment with this metadata in the data folder `root`. The file is not opened yet.
     pub fn new(root: &Path, facts: SegmentFacts) -> Self {
         Self {
             root: root.to_owned(),
@@ -131,12 +138,12 @@ impl Segment {
         &self.root
     }
 
-    /// The file.
+    /// Path of the file.
     pub fn path(&self) -> PathBuf {
         self.root.join(&self.facts.path)
     }
 
-    /// Whether it may hold events of `range_us`.
+    /// True if it may have events of `range_us`.
     pub fn overlaps(&self, range_us: &Range<i64>) -> bool {
         self.facts.first_ts_us < range_us.end && self.facts.last_ts_us >= range_us.start
     }
@@ -146,7 +153,8 @@ impl Segment {
         self.facts.day()
     }
 
-    /// Compares the file with its checksum, now. Polars does not notice most damage of a Parquet file.
+    /// Verifies the checksum of the file, because Polars does not notice most damage of a Parquet
+    /// file.
     ///
     /// # Errors
     /// [`Error::Damaged`] if the file is not what was written.
@@ -157,10 +165,10 @@ impl Segment {
     fn open(&self) -> Result<File> {
         let path = self.path();
         match File::open(&path) {
-            // An exchange of folders that was cut off has left it beside the lake.
+            // An interrupted exchange of day folders has left it outside of the lake.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 prepared_file(&self.root, self.day(), &path).ok_or_else(|| {
-                    self.damaged("it is missing; look for it in damaged, or restore it")
+                    self.damaged("it is missing; search the folder damaged for it, or restore it")
                 })
             }
             opened => opened.map_err(Error::io("open", &path)),
@@ -171,14 +179,15 @@ impl Segment {
         match checksum::of_file(file, &self.path())? {
             found if found == self.facts.crc32c => Ok(()),
             found => Err(self.damaged(&format!(
-                "its checksum is {found:08x}, written was {:08x}",
+                "its checksum is {found:08x}, but it was written with {:08x}",
                 self.facts.crc32c
             ))),
         }
     }
 
-    /// The file, compared with its checksum if that was not done yet with this very file in this process. A damaged one is set
-    /// aside, where no reader of the lake takes its numbers for good, and every later use fails.
+    /// Opens the file, and verifies its checksum unless this process has verified the same file
+    /// before. A damaged file is moved out of the lake, so that no program reads it, and every
+    /// later use fails.
     ///
     /// # Errors
     /// As [`Segment::verify`].
@@ -187,20 +196,20 @@ impl Segment {
             return Err(self.damaged(message));
         }
         self.verify_new().inspect_err(|error| {
-            // The name of one that is kept is gone, and nothing is wrong with it.
+            // A kept segment is not damaged: its file was removed on purpose.
             if self.kept.get().is_none() {
                 self.condemn(error);
             }
         })
     }
 
-    /// Opens the file, and compares it with its checksum unless that was done.
+    /// Opens the file, and verifies its checksum if the file is a new one.
     fn verify_new(&self) -> Result<File> {
         let file = self.open()?;
         let path = self.path();
         let found = FileId::of(&file, &path)?;
-        // Held meanwhile, so that of several readers one verifies it.
-        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        // Locked meanwhile, so that only one of several readers verifies it.
+        let mut verified = self.verified.lock();
         if *verified != Some(found) {
             self.check(&file)?;
             *verified = Some(found);
@@ -208,7 +217,8 @@ impl Segment {
         Ok(file)
     }
 
-    /// The content, verified, for the engine. It stays what it is as long as the value exists, and needs no descriptor.
+    /// The verified content as a Polars source. It stays unchanged as long as the value exists, and
+    /// needs no file descriptor.
     ///
     /// # Errors
     /// As [`Segment::verified`].
@@ -218,12 +228,12 @@ impl Segment {
         }
         match self.verified() {
             Ok(file) => mapped(file),
-            // Its name went between the two looks.
+            // The file was removed after `kept` was read above.
             Err(error) => self.kept.get().cloned().ok_or(error),
         }
     }
 
-    /// Compares it with its checksum if that was not done yet, whether it still has its name or not.
+    /// Verifies the file as [`Segment::verified`] does. A segment that was kept counts as verified.
     ///
     /// # Errors
     /// As [`Segment::verified`].
@@ -234,7 +244,8 @@ impl Segment {
         }
     }
 
-    /// Keeps the content for those who have this segment: its name is about to go.
+    /// Maps the content into memory for the readers of this segment, because the file is about to
+    /// be removed.
     ///
     /// # Errors
     /// As [`Segment::verified`].
@@ -246,7 +257,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Writes a copy of the file.
+    /// Copies the file to a writer; `path` is for error messages.
     ///
     /// # Errors
     /// As [`Segment::verified`], and if the copy cannot be written.
@@ -261,7 +272,8 @@ impl Segment {
         to.write_all(&bytes).map_err(written)
     }
 
-    /// Compares the file with its checksum again, as the scrub does from time to time.
+    /// Verifies the checksum again, as the scrub does from time to time, and moves a damaged file
+    /// out of the lake.
     ///
     /// # Errors
     /// As [`Segment::verified`].
@@ -272,7 +284,7 @@ impl Segment {
         self.verify().inspect_err(|error| self.condemn(error))
     }
 
-    /// Compares the file with its checksum once more.
+    /// Verifies the checksum again.
     ///
     /// # Errors
     /// As [`Segment::verified`].
@@ -280,20 +292,20 @@ impl Segment {
         self.check(&self.verified()?)
     }
 
-    /// Keeps a damaged file from being used again, here and by other programs.
+    /// Prevents that a damaged file is used again, here and by other programs.
     fn condemn(&self, error: &Error) {
         if let Error::Damaged { message, .. } = error
             && self.damage.set(message.clone()).is_ok()
         {
-            error!("{error}; answers that need it fail until it is restored");
-            if let Err(error) = self.set_aside() {
+            error!("{error}; queries that need it fail until it is restored");
+            if let Err(error) = self.move_out_of_lake() {
                 warn!("It stays in the lake: {error}");
             }
         }
     }
 
-    /// Moves the file out of the lake.
-    fn set_aside(&self) -> Result<()> {
+    /// Moves the file to the folder of damaged segments.
+    fn move_out_of_lake(&self) -> Result<()> {
         let path = self.path();
         if !path.exists() || folder::access_of(&self.root) == Access::ReadOnly {
             return Ok(());
@@ -315,7 +327,7 @@ impl Segment {
 /// The files of the lake, live or not.
 ///
 /// # Errors
-/// If the lake cannot be listed; that there is none is no error.
+/// If the lake cannot be listed; a missing lake is not an error.
 pub fn files(root: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for day in days(root)? {
@@ -324,7 +336,7 @@ pub fn files(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The folders of the lake's days.
+/// The day folders of the lake.
 fn days(root: &Path) -> Result<Vec<PathBuf>> {
     let mut days = Vec::new();
     for path in files::list(&root.join(LAKE_DIR))? {
@@ -337,7 +349,7 @@ fn days(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(days)
 }
 
-/// Removes the folders of days that have no file and should have none.
+/// Removes the empty day folders that have no live segment.
 ///
 /// # Errors
 /// If the lake cannot be listed or changed.
@@ -352,7 +364,7 @@ pub fn remove_empty_days(root: &Path, live: &HashSet<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Removes the files of a seal or load that failed, by their number: those that are not live.
+/// Removes the files of a failed seal or load, by their number, unless they are live.
 ///
 /// # Errors
 /// If the lake cannot be listed or changed; the next start removes them then.
@@ -369,33 +381,33 @@ pub fn remove_uncommitted(folder: &Folder, number: u64, live: &[SegmentFacts]) -
     remove_empty_days(folder.path(), &live)
 }
 
-/// The number under which a segment was written, by its name: by it files are older or newer than a manifest.
+/// The number under which a segment was written, from its name. It tells whether the file is older
+/// or newer than a manifest.
 pub fn number_of(path: &Path) -> Option<u64> {
     let (number, _, rewritten) = shape::segment_parts(path.file_name()?.to_str()?)?;
     rewritten.unwrap_or(number).parse().ok()
 }
 
-/// The name of a segment that is written under a number and takes the place of another, or of several of which this is the
-/// first. The names of a day's segments sort in the order of the log, by which other programs put events of one instant in
-/// order; so the new name begins as the old one does.
+/// The name of a segment that is written under `number` and replaces others, of which `first` is
+/// the first. The names of the segments of a day sort in the order of the log, by which other
+/// programs order events of the same time; so the new name begins like that of `first`.
 pub fn name_in_place_of(first: &SegmentFacts, number: u64) -> String {
     let file = Path::new(&first.path).file_name().unwrap_or_default();
     match file.to_str().and_then(shape::segment_parts) {
-        Some((place, part, _)) => format!("{place}-{part}-{number:08}"),
+        Some((first, part, _)) => format!("{first}-{part}-{number:08}"),
         None => format!("{number:08}-0000"),
     }
 }
 
-/// Takes days that expired, of which these are the segments, out of the lake and removes them, what was damaged of them
-/// too. A reader that has them
-/// keeps them.
+/// Moves the folders of expired days, which have these segments, out of the lake and removes them,
+/// and also their damaged segments. Readers of the segments keep the content.
 ///
 /// # Errors
 /// If they cannot be moved or removed; the next start removes them then.
 pub fn remove_days(folder: &Folder, segments: &[Arc<Segment>]) -> Result<()> {
     let mut days = BTreeSet::new();
     for segment in segments {
-        // Readers may only now read what they saw before; a damaged one they cannot use anyhow.
+        // Readers may not have opened it yet. A damaged segment they could not use anyway.
         if Arc::strong_count(segment) > 1 {
             let _ = segment.keep();
         }
@@ -415,7 +427,8 @@ pub fn remove_days(folder: &Folder, segments: &[Arc<Segment>]) -> Result<()> {
                 Ok(temp)
             });
             let removed = match moved {
-                // Where there is no room for another name its files go one by one, in sight of others.
+                // There is no space for another name: it is removed file by file in the lake, where
+                // other programs see it.
                 Err(Error::DiskFull) => live.clone(),
                 moved => {
                     files::sync_parent(&live)?;
@@ -437,14 +450,16 @@ pub fn remove_days(folder: &Folder, segments: &[Arc<Segment>]) -> Result<()> {
     Ok(())
 }
 
-/// An open file as a source that needs no descriptor: a mapping, as the engine makes one of each file that it reads.
+/// Maps an open file into memory, as Polars does with each file that it reads; the source then
+/// needs no file descriptor.
 fn mapped(file: File) -> Result<ScanSources> {
     let files = ScanSources::Files(Arc::new([file]));
     let content = files.iter().map(|file| file.to_memslice());
     Ok(ScanSources::Buffers(content.collect::<PolarsResult<_>>()?))
 }
 
-/// The events of some segments, with the columns of [`schema::lake`]. They need no descriptor.
+/// A lazy frame of the events of some segments, with the columns of [`schema::lake`]. It needs no
+/// file descriptors.
 ///
 /// # Errors
 /// [`Error::Damaged`] if one of them is.
@@ -459,7 +474,7 @@ pub fn scan(segments: &[Arc<Segment>]) -> Result<LazyFrame> {
     Ok(LazyFrame::scan_parquet_sources(
         ScanSources::Buffers(contents.into()),
         ScanArgsParquet {
-            // The partition key is a function of `ts` and no column of ours.
+            // The partition key of the path is derived from `ts` and is not a column.
             hive_options: HiveOptions::new_disabled(),
             glob: false,
             ..ScanArgsParquet::default()
@@ -467,8 +482,8 @@ pub fn scan(segments: &[Arc<Segment>]) -> Result<LazyFrame> {
     )?)
 }
 
-/// Writes events as one segment for each day of them, named `name`. The files are durable when this returns, and not live
-/// before a manifest names them.
+/// Writes a segment with the name `name` for each day of the events. The files are durable when
+/// this returns, and live once a manifest lists them.
 ///
 /// # Errors
 /// If a file cannot be written.
@@ -482,7 +497,7 @@ pub fn write_days(folder: &Folder, name: &str, events: &Sorted) -> Result<Vec<Se
     });
     if let Err(error) = written.and_then(|()| publish(folder, &files)) {
         for (temp, _) in &files {
-            // It is cleared at the next start if it cannot be removed now.
+            // If it cannot be removed now, the next start removes it.
             let _ = std::fs::remove_file(temp);
         }
         return Err(error);
@@ -490,11 +505,11 @@ pub fn write_days(folder: &Folder, name: &str, events: &Sorted) -> Result<Vec<Se
     Ok(files.into_iter().map(|(_, facts)| facts).collect())
 }
 
-/// Events in the order of segments: by day, user and time.
+/// Events sorted as in segments: by day, user and time.
 pub struct Sorted {
-    /// With the columns of [`schema::lake`].
+    /// The events, with the columns of [`schema::lake`].
     pub events: DataFrame,
-    /// Events of each day.
+    /// Number of events of each day.
     lengths: BTreeMap<Day, usize>,
 }
 
@@ -506,12 +521,13 @@ impl Sorted {
     pub fn new(events: DataFrame) -> Result<Self> {
         let (order, lengths) = order(&events)?;
         let order = IdxCa::from_vec(PlSmallStr::EMPTY, order);
-        // Column by column on this thread: the engine's threads are for questions.
+        // Column by column on this thread: the threads of Polars are for queries.
         let columns = events.columns().iter().map(|column| column.take(&order));
         let events = DataFrame::new(events.height(), columns.collect::<PolarsResult<_>>()?)?;
         Ok(Self { events, lengths })
     }
 
+    /// The days with their events.
     pub(super) fn days(&self) -> impl Iterator<Item = (Day, DataFrame)> {
         let mut start = 0;
         self.lengths.iter().map(move |(&day, &length)| {
@@ -522,19 +538,19 @@ impl Sorted {
     }
 }
 
-/// The rows by day, user and time, those of one user and instant in the order of the frame, which is that of the log;
-/// and the number of rows of each day.
+/// The rows in the order of day, user and time, and the number of rows of each day. Rows with the
+/// same user and time stay in the order of the frame, which is that of the log.
 ///
-/// Not the engine's own sort by two columns, which compares texts wherever they lie: here each text is looked up once,
-/// and numbers are compared.
+/// This is faster than the sort of Polars by two columns, which compares strings that are scattered
+/// in memory: here each string is looked up once, and integers are compared.
 fn order(events: &DataFrame) -> Result<(Vec<IdxSize>, BTreeMap<Day, usize>)> {
     let users = events.column(schema::USER_ID)?.str()?;
-    let instants = events.column(schema::TS)?.to_physical_repr();
+    let timestamps = events.column(schema::TS)?.to_physical_repr();
     let mut lengths = BTreeMap::new();
     let ranks = ranks(users);
     let mut keys: Vec<(Day, u32, i64, IdxSize)> = ranks
         .into_iter()
-        .zip(instants.i64()?.iter())
+        .zip(timestamps.i64()?.iter())
         .zip(0..)
         .map(|((rank, ts_us), row)| {
             let ts_us = ts_us.unwrap_or_default();
@@ -547,42 +563,42 @@ fn order(events: &DataFrame) -> Result<(Vec<IdxSize>, BTreeMap<Day, usize>)> {
     Ok((keys.into_iter().map(|(.., row)| row).collect(), lengths))
 }
 
-/// The place of each text among those that are there, in their order; nulls first.
-fn ranks(texts: &StringChunked) -> Vec<u32> {
+/// The rank of the string of each row among the distinct strings; that of null is 0.
+fn ranks(strings: &StringChunked) -> Vec<u32> {
     let digester = Digester::new();
-    let mut numbers: DigestMap<u32> = DigestMap::default();
-    // Null has a number, whether there is one or not.
+    let mut codes: DigestMap<u32> = DigestMap::default();
+    // Null has a code and a rank even if no row is null.
     let mut sorted = vec![(None, 0)];
-    let mut of_rows = Vec::with_capacity(texts.len());
-    for text in texts.iter() {
-        let number = text.map_or(0, |text| {
-            *numbers.entry(digester.digest(text)).or_insert_with(|| {
-                let number = sorted.len() as u32;
-                sorted.push((Some(text), number));
-                number
+    let mut code_of_row = Vec::with_capacity(strings.len());
+    for string in strings.iter() {
+        let code = string.map_or(0, |string| {
+            *codes.entry(digester.digest(string)).or_insert_with(|| {
+                let code = sorted.len() as u32;
+                sorted.push((Some(string), code));
+                code
             })
         });
-        of_rows.push(number);
+        code_of_row.push(code);
     }
     sorted.sort_unstable();
-    let mut ranks = vec![0; sorted.len()];
-    for ((_, number), rank) in sorted.into_iter().zip(0..) {
-        if let Some(place) = ranks.get_mut(number as usize) {
-            *place = rank;
+    let mut rank_of_code = vec![0; sorted.len()];
+    for ((_, code), rank) in sorted.into_iter().zip(0..) {
+        if let Some(of_code) = rank_of_code.get_mut(code as usize) {
+            *of_code = rank;
         }
     }
-    of_rows
+    code_of_row
         .into_iter()
-        .map(|number| ranks.get(number as usize).copied().unwrap_or_default())
+        .map(|code| rank_of_code.get(code as usize).copied().unwrap_or_default())
         .collect()
 }
 
-/// Path of a segment below the data folder.
+/// Path of a segment relative to the data folder.
 pub fn path_of(day: Day, name: &str) -> String {
     format!("{LAKE_DIR}/dt={}/{name}.parquet", date(day))
 }
 
-/// Gives finished files, one of each day, their places in the lake, durably.
+/// Moves finished files, one of each day, into the lake, durably.
 fn publish(folder: &Folder, files: &[(PathBuf, SegmentFacts)]) -> Result<()> {
     let lake = folder.path().join(LAKE_DIR);
     files::make(&lake)?;
@@ -600,25 +616,28 @@ fn publish(folder: &Folder, files: &[(PathBuf, SegmentFacts)]) -> Result<()> {
     for (_, facts) in files {
         files::sync_parent(&folder.path().join(&facts.path))?;
     }
-    match has_new_day {
-        true => files::sync(&lake),
-        false => Ok(()),
+    if has_new_day {
+        files::sync(&lake)?;
     }
+    Ok(())
 }
 
-/// Writes events of one day as a segment to the file `temp`, durably; `path` is where it will be below the data folder.
+/// Writes events of one day as a segment to the file `temp`, durably; `path` is its later path
+/// relative to the data folder.
 ///
 /// # Errors
-/// If the file cannot be written, or there are events of other days.
+/// If the file cannot be written, or the events are not of one day.
 pub fn write_day(temp: &Path, path: String, events: DataFrame) -> Result<SegmentFacts> {
     let sorted = Sorted::new(events)?;
     match sorted.lengths.len() {
         1 => files::or_remove(temp, || write_sorted(temp, path, sorted.events)),
-        _ => Err(Error::Query("events of one day are of several".into())),
+        days => Err(Error::Query(
+            format!("a segment of one day has events of {days}").into(),
+        )),
     }
 }
 
-/// Rows of a row group of these events: fewer where they have much metadata.
+/// Rows of a row group of these events; fewer if they have much metadata.
 fn row_group_rows(events: &DataFrame) -> Result<usize> {
     let metadata = events.column(schema::METADATA)?.str()?;
     let bytes: usize = metadata.iter().flatten().map(str::len).sum();
@@ -626,8 +645,8 @@ fn row_group_rows(events: &DataFrame) -> Result<usize> {
     Ok(rows.clamp(MIN_ROW_GROUP_ROWS, ROW_GROUP_ROWS))
 }
 
-/// Writes events in the order of users and then of time. Users lie together because nearly every question that reads
-/// events is about what a user did: groups are found next to each other, and one user's events are in one row group.
+/// Writes sorted events. The rows of a user are neighbours because nearly every query that reads
+/// events groups by user, and because the events of one user are then in one row group.
 fn write_sorted(temp: &Path, path: String, mut events: DataFrame) -> Result<SegmentFacts> {
     let rows = row_group_rows(&events)?;
     let output = Output::new(files::create(temp)?, temp);
@@ -652,18 +671,18 @@ fn write_sorted(temp: &Path, path: String, mut events: DataFrame) -> Result<Segm
     })
 }
 
-/// The least and the greatest instant of a column.
+/// The least and the greatest timestamp of a column, in µs.
 fn span_us(events: &DataFrame, name: &str) -> Result<(i64, i64)> {
     let column = events.column(name)?.to_physical_repr();
-    let instants = column.i64()?;
+    let timestamps = column.i64()?;
     Ok((
-        instants.min().unwrap_or_default(),
-        instants.max().unwrap_or_default(),
+        timestamps.min().unwrap_or_default(),
+        timestamps.max().unwrap_or_default(),
     ))
 }
 
-/// The file of a live segment that is not in the lake but in a folder beside it, where a crash left it: it is what the manifest
-/// says wherever it is.
+/// Opens a live segment that a crash left in a prepared day folder instead of the lake. Its
+/// checksum is verified as usual.
 fn prepared_file(root: &Path, day: Day, live: &Path) -> Option<File> {
     let name = live.file_name()?;
     let folders = files::list(&root.join(COMPACTING_DIR)).ok()?;
@@ -673,9 +692,185 @@ fn prepared_file(root: &Path, day: Day, live: &Path) -> Option<File> {
         .find_map(|folder| files::open(&folder.join(name)).ok())
 }
 
-/// The day of a folder that was prepared; none if it is something else.
+/// The day of a prepared day folder; none for anything else.
 pub fn prepared_day(path: &Path) -> Option<NaiveDate> {
     let is_folder = path.symlink_metadata().is_ok_and(|found| found.is_dir());
     let name = path.file_name()?.to_str()?;
     shape::prepared_day(name).filter(|_| is_folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, EventType};
+    use crate::store::rows::LakeRows;
+    use crate::window::DAY_US;
+
+    /// Events of these users and times, with metadata of so many bytes each.
+    fn events(rows: &[(Option<&'static str>, i64)], metadata_bytes: usize) -> Result<DataFrame> {
+        let mut events = LakeRows::for_lines(0);
+        for &(user, ts_us) in rows {
+            events.push(&Event {
+                ts_us,
+                event_type: EventType::Action,
+                user_id: user.map(Into::into),
+                feature: None,
+                metadata: "x".repeat(metadata_bytes).into(),
+                url: None,
+                event_id: None,
+                received_at_us: ts_us,
+            });
+        }
+        events.finish()
+    }
+
+    #[test]
+    fn strings_are_ranked_in_their_order_after_null() {
+        for (strings, expected) in [
+            (&[][..], &[][..]),
+            (&[None, None], &[0, 0]),
+            (&[Some("b")], &[1]),
+            (
+                &[Some("b"), Some("a"), None, Some("b"), Some("")],
+                &[3, 2, 0, 3, 1],
+            ),
+            (&[Some("ü"), Some("z"), Some("Z")], &[3, 2, 1]),
+        ] {
+            let column = StringChunked::from_iter_options("s".into(), strings.iter().copied());
+            assert_eq!(ranks(&column), expected, "{strings:?}");
+        }
+    }
+
+    #[test]
+    fn rows_are_sorted_by_day_user_and_time_and_else_stay_in_order() -> Result<()> {
+        let events = events(
+            &[
+                (Some("b"), DAY_US + 5),
+                (Some("a"), DAY_US + 9),
+                (Some("b"), DAY_US + 5),
+                (None, DAY_US + 9),
+                (Some("b"), DAY_US + 1),
+                (Some("z"), DAY_US - 1),
+                (Some("a"), 2 * DAY_US),
+            ],
+            2,
+        )?;
+        let (order, lengths) = order(&events)?;
+        assert_eq!(order, [5, 3, 1, 4, 0, 2, 6]);
+        assert_eq!(lengths, BTreeMap::from([(0, 1), (1, 5), (2, 1)]));
+        let sorted = Sorted::new(events)?;
+        let days = sorted.days().map(|(day, events)| (day, events.height()));
+        let days: Vec<(Day, usize)> = days.collect();
+        assert_eq!(days, [(0, 1), (1, 5), (2, 1)]);
+        Ok(())
+    }
+
+    #[test]
+    fn row_groups_are_smaller_with_much_metadata() -> Result<()> {
+        let rows = [(Some("u"), 1); 4];
+        for (metadata_bytes, expected) in [
+            (2, ROW_GROUP_ROWS),
+            (ROW_GROUP_BYTES / ROW_GROUP_ROWS, ROW_GROUP_ROWS),
+            (ROW_GROUP_BYTES / 4_096, 4_096),
+            (1 << 20, MIN_ROW_GROUP_ROWS),
+        ] {
+            let found = row_group_rows(&events(&rows, metadata_bytes)?)?;
+            assert_eq!(found, expected, "{metadata_bytes} bytes");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_segment_is_written_read_and_verified() -> Result<()> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let folder = Folder::take(dir.path(), "a test")?;
+        let rows = [
+            (Some("b"), DAY_US + 2),
+            (Some("a"), DAY_US + 8),
+            (Some("a"), 2 * DAY_US),
+        ];
+        let sorted = Sorted::new(events(&rows, 2)?)?;
+        let facts = write_days(&folder, "00000001-0000", &sorted)?;
+        let extents = facts
+            .iter()
+            .map(|facts| (facts.rows, facts.first_ts_us, facts.last_ts_us));
+        assert_eq!(
+            extents.collect::<Vec<_>>(),
+            [(2, DAY_US + 2, DAY_US + 8), (1, 2 * DAY_US, 2 * DAY_US)]
+        );
+        let segment = Segment::new(folder.path(), facts[0].clone());
+        assert!(segment.overlaps(&(DAY_US + 8..DAY_US + 9)));
+        assert!(!segment.overlaps(&(DAY_US..DAY_US + 2)));
+        assert!(!segment.overlaps(&(DAY_US + 9..i64::MAX)));
+        let segment = Arc::new(segment);
+        let read = scan(std::slice::from_ref(&segment))?.collect()?;
+        let users = read
+            .column(schema::USER_ID)?
+            .str()?
+            .iter()
+            .collect::<Vec<_>>();
+        assert_eq!(users, [Some("a"), Some("b")]);
+        // A kept segment outlives its file; another one without a file is damaged.
+        segment.keep()?;
+        std::fs::remove_file(segment.path()).expect("removed");
+        assert_eq!(scan(std::slice::from_ref(&segment))?.collect()?.height(), 2);
+        let missing = Segment::new(folder.path(), facts[0].clone());
+        assert!(matches!(missing.verified(), Err(Error::Damaged { .. })));
+        Ok(())
+    }
+
+    #[test]
+    fn a_damaged_segment_is_moved_out_of_the_lake() -> Result<()> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let folder = Folder::take(dir.path(), "a test")?;
+        let sorted = Sorted::new(events(&[(Some("a"), DAY_US)], 2)?)?;
+        let facts = write_days(&folder, "00000001-0000", &sorted)?.remove(0);
+        let segment = Segment::new(folder.path(), facts);
+        segment.verified()?;
+        let mut bytes = std::fs::read(segment.path()).expect("read");
+        bytes[10] ^= 1;
+        std::fs::write(segment.path(), bytes).expect("written");
+        assert!(segment.scrub().is_err());
+        assert!(!segment.path().exists());
+        let damaged = folder
+            .path()
+            .join(DAMAGED_DIR)
+            .join(segment.facts.file_name());
+        assert!(damaged.exists());
+        assert!(segment.verified().is_err(), "every later use fails");
+        Ok(())
+    }
+
+    #[test]
+    fn a_replacing_segment_keeps_the_position_in_the_order_of_names() {
+        let facts = |name: &str| SegmentFacts {
+            path: path_of(1, name),
+            rows: 1,
+            bytes: 1,
+            crc32c: 1,
+            first_ts_us: DAY_US,
+            last_ts_us: DAY_US,
+            last_received_at_us: DAY_US,
+            format: FORMAT,
+        };
+        for (name, expected) in [
+            ("00000012-0003", "00000012-0003-00000017"),
+            ("00000012-0003-00000015", "00000012-0003-00000017"),
+            ("00000012-m", "00000012-m-00000017"),
+            ("other", "00000017-0000"),
+        ] {
+            assert_eq!(name_in_place_of(&facts(name), 17), expected);
+        }
+        for (name, number) in [
+            ("00000012-0003", Some(12)),
+            ("00000012-0003-00000017", Some(17)),
+            ("other", None),
+        ] {
+            assert_eq!(number_of(Path::new(&facts(name).path)), number);
+        }
+        assert_eq!(
+            facts("00000012-0003").file_name(),
+            "dt=1970-01-02-00000012-0003.parquet"
+        );
+    }
 }

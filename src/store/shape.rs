@@ -1,55 +1,58 @@
-//! The names that the store gives to its files and folders. What has a name of another shape belongs to somebody else: it
-//! is never changed or removed.
+//! Names of the files and folders of the store. Files with other names belong to other programs and
+//! are never changed or removed.
 
 use chrono::NaiveDate;
 
-/// Unfinished files, in the data folder. On its file system, so that a rename publishes them.
+/// Folder of unfinished files. It is in the data folder, and so on its file system, so that a
+/// rename publishes them.
 pub const TEMP_DIR: &str = ".echopilot-tmp";
 /// The open event log.
 pub const EVENT_LOG_FILE: &str = "analytics_events.ndjson";
-/// The log that comes next, while it is prepared.
+/// The next event log, while a rotation prepares it.
 pub const NEXT_LOG_FILE: &str = "analytics_events.next.ndjson";
 /// The manifest.
 pub const MANIFEST_FILE: &str = "manifest.json";
-/// What was damaged in logs.
+/// Damaged pieces of logs.
 pub const QUARANTINE_FILE: &str = "quarantine.ndjson";
-/// Who is erased.
+/// The erased users.
 pub const ERASURES_FILE: &str = "erasures.json";
-/// Where the folder of a day is prepared.
+/// Folder in which day folders are prepared.
 pub const COMPACTING_DIR: &str = "compacting";
 
-/// Digits of a number in a name; more where the number needs them.
+/// Least number of digits of a number in a name.
 const DIGITS: usize = 8;
 
-/// The text is a number as names have it, such as `00000012`.
-fn is_number(text: &str) -> bool {
-    text.len() >= DIGITS && is_digits(text) && text.parse::<u64>().is_ok()
+/// True for a number as names have it, such as `00000012`.
+fn is_number(string: &str) -> bool {
+    string.len() >= DIGITS && is_digits(string) && string.parse::<u64>().is_ok()
 }
 
-fn is_digits(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+fn is_digits(string: &str) -> bool {
+    !string.is_empty() && string.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// The day that a text names, in the one way that names have it.
-pub fn day(text: &str) -> Option<NaiveDate> {
-    let day = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
-    (day.to_string() == text).then_some(day)
+/// Parses a day as names have it, such as `2026-11-26`.
+pub fn day(string: &str) -> Option<NaiveDate> {
+    let day = NaiveDate::parse_from_str(string, "%Y-%m-%d").ok()?;
+    (day.to_string() == string).then_some(day)
 }
 
-/// A folder of the lake, `dt=2026-11-26`.
+/// True for a day folder of the lake: `dt=2026-11-26`.
 pub fn is_day_folder(name: &str) -> bool {
     name.strip_prefix("dt=")
         .is_some_and(|rest| day(rest).is_some())
 }
 
-/// A segment: `00000012-0003.parquet` of a seal or a load, `00000012-0003-00000017.parquet` of what took its place in the order of
-/// names, by a compaction or an erasure. Earlier versions named these `00000017-m.parquet` and `00000017-e0.parquet`.
+/// True for a segment: `00000012-0003.parquet` of a seal or a load,
+/// `00000012-0003-00000017.parquet` of a compaction or an erasure that replaced it and keeps its
+/// position in the order of names. Earlier versions named the latter `00000017-m.parquet` and
+/// `00000017-e0.parquet`.
 pub fn is_segment(name: &str) -> bool {
     segment_parts(name).is_some()
 }
 
-/// The parts of a segment's name: the number of its place in the order of names, the part behind it, and the number under which
-/// it was written anew, if it was.
+/// The components of a segment's name: the number and the part, which give its position in the
+/// order of names, and the number under which it was rewritten, if it was.
 pub fn segment_parts(name: &str) -> Option<(&str, &str, Option<&str>)> {
     let (number, rest) = name.strip_suffix(".parquet")?.split_once('-')?;
     let (part, rewritten) = match rest.split_once('-') {
@@ -61,27 +64,27 @@ pub fn segment_parts(name: &str) -> Option<(&str, &str, Option<&str>)> {
     is_ours.then_some((number, part, rewritten))
 }
 
-/// A segment among those of other days: `dt=2026-11-26-00000012-0003.parquet`.
+/// True for a segment outside of its day folder: `dt=2026-11-26-00000012-0003.parquet`.
 pub fn is_segment_of_day(name: &str) -> bool {
     name.strip_prefix("dt=")
         .and_then(|rest| Some((rest.get(..10)?, rest.get(10..)?.strip_prefix('-')?)))
         .is_some_and(|(date, segment)| day(date).is_some() && is_segment(segment))
 }
 
-/// Postings: `dt=2026-11-26-00000012-m.parquet.postings`.
+/// True for postings: `dt=2026-11-26-00000012-m.parquet.postings`.
 pub fn is_postings(name: &str) -> bool {
     name.strip_suffix(".postings")
         .is_some_and(is_segment_of_day)
 }
 
-/// A daily state: `2026-11-26-00000012.state`.
+/// True for a daily state: `2026-11-26-00000012.state`.
 pub fn is_state(name: &str) -> bool {
     name.strip_suffix(".state")
         .and_then(|stem| Some((stem.get(..10)?, stem.get(10..)?.strip_prefix('-')?)))
         .is_some_and(|(date, number)| day(date).is_some() && is_number(number))
 }
 
-/// The number of a log that waits to be sealed: `00000012.ndjson`.
+/// The number of a rotated log, which is waiting for its seal: `00000012.ndjson`.
 pub fn rotated_log(name: &str) -> Option<u64> {
     let stem = name
         .strip_suffix(".ndjson")
@@ -89,21 +92,22 @@ pub fn rotated_log(name: &str) -> Option<u64> {
     stem.parse().ok()
 }
 
-/// The day of a folder that a compaction or an erasure prepared: `00000012-2026-11-26`.
+/// The day of a day folder that a compaction or an erasure prepared: `00000012-2026-11-26`.
 pub fn prepared_day(name: &str) -> Option<NaiveDate> {
     let (number, date) = name.split_once('-')?;
     day(date).filter(|_| is_number(number))
 }
 
-/// A dictionary: `users.ndjson`, or `users-3.ndjson` after users were erased.
+/// True for a dictionary: `users.ndjson`, or `users-3.ndjson` after users were removed.
 pub fn is_dictionary(name: &str) -> bool {
     let generation = name
         .strip_prefix("users-")
         .and_then(|rest| rest.strip_suffix(".ndjson"));
-    name == "users.ndjson" || generation.is_some_and(|text| text.parse::<u32>().is_ok())
+    name == "users.ndjson" || generation.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
-/// A file that an earlier version left in its folder of unfinished files when it was cut off, or such a folder of a day.
+/// True for the names of files and day folders that an earlier version could leave in its folder of
+/// unfinished files.
 pub fn is_unfinished(name: &str) -> bool {
     let dated = name
         .get(..10)
@@ -123,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_ours_are_told_from_others_that_are_alike() {
+    fn our_names_are_told_from_similar_ones() {
         for name in [
             "00000001-0.parquet",
             "00000001-0012.parquet",

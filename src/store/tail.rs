@@ -1,7 +1,7 @@
-//! The tail: the events of the log that no segment holds yet, as columns in memory.
+//! The tail: the events of the log that are not in a segment yet, as columns in memory.
 //!
-//! Only the columns that count metrics read are kept, and texts as numbers, about 20 bytes an event. Chunks
-//! are immutable once full, so that a reader's snapshot costs the copy of the open chunk only.
+//! Only the columns that count metrics read are kept, and strings as codes, about 20 bytes an
+//! event. Full chunks are immutable, so that a snapshot copies the open chunk only.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,14 +21,18 @@ use crate::error::{Error, Result};
 use crate::names::{Names, REST_FEATURE};
 use crate::schema;
 
-/// Rows of a full chunk: about a morsel of the streaming engine, and few enough that ending one, which a commit
-/// waits for, takes a millisecond.
+/// Rows of a full chunk: about a morsel of the streaming engine, and few enough that closing one,
+/// for which a commit waits, takes a millisecond.
 const CHUNK_ROWS: usize = 1 << 15;
 
 /// The events since the last seal, in the order of the log.
 pub struct Tail {
     names: Names,
     full: Vec<Arc<Chunk>>,
+    /// Events of the full chunks.
+    full_events: usize,
+    /// The span of the full chunks.
+    full_span: Option<Span>,
     open: OpenChunk,
 }
 
@@ -39,7 +43,7 @@ pub(super) struct SealMark {
 }
 
 impl SealMark {
-    /// The mark behind the chunks that [`Tail::of_log`] gave.
+    /// The mark after the chunks that [`Tail::of_log`] returned.
     pub fn of(chunks: &[Arc<Chunk>]) -> Self {
         Self {
             chunks: chunks.len(),
@@ -47,22 +51,24 @@ impl SealMark {
     }
 }
 
-/// Some events of the tail, never changed.
+/// Events of the tail; immutable.
 pub struct Chunk {
-    /// The columns of [`schema::COUNTED`], as daily states count them: users are numbers, other strings are categoricals, and
-    /// names beyond a limit are [`crate::names::REST_USER`] and [`REST_FEATURE`].
+    /// The columns of [`schema::COUNTED`] as daily states count them: users are codes, other
+    /// strings are categoricals, and names beyond a limit are [`crate::names::REST_USER`] and
+    /// [`REST_FEATURE`].
     pub frame: DataFrame,
-    /// Whether a feature is beyond the limit of its day.
+    /// True if a feature is beyond the limit of its day.
     has_rest_features: bool,
     span: Span,
     part: LogPart,
-    /// What the events leave behind of each day, once somebody asked.
+    /// The daily states of the events, computed at the first use.
     states: OnceLock<BTreeMap<Day, Arc<DailyState>>>,
-    /// The columns that are not in the frame, once somebody asked.
+    /// The columns that are not in the frame, read at the first use.
     details: OnceLock<DataFrame>,
 }
 
-/// Part of a log: whole lines of a file that keeps its content, whatever becomes of its name.
+/// Part of a log: complete lines of an open file, which stays readable when it is renamed or
+/// removed.
 #[derive(Debug, Clone)]
 pub(super) struct LogPart {
     pub file: Arc<File>,
@@ -70,7 +76,7 @@ pub(super) struct LogPart {
 }
 
 impl LogPart {
-    /// Whether `next` is further on in the same log.
+    /// True if `next` is a later part of the same log.
     fn is_before(&self, next: &Self) -> bool {
         Arc::ptr_eq(&self.file, &next.file) && self.bytes.end <= next.bytes.start
     }
@@ -89,16 +95,39 @@ impl LogPart {
     }
 }
 
-/// The least and the greatest `ts` of a chunk, in µs.
-#[derive(Clone, Copy)]
+/// The least and the greatest `ts` of some events, in µs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {
     first_us: i64,
     last_us: i64,
 }
 
+impl Span {
+    fn of(ts_us: i64) -> Self {
+        Self {
+            first_us: ts_us,
+            last_us: ts_us,
+        }
+    }
+
+    fn union(self, other: Self) -> Self {
+        Self {
+            first_us: self.first_us.min(other.first_us),
+            last_us: self.last_us.max(other.last_us),
+        }
+    }
+
+    fn overlaps(self, range_us: &Range<i64>) -> bool {
+        self.first_us < range_us.end && self.last_us >= range_us.start
+    }
+}
+
+/// The newest events, to which more are added.
 #[derive(Default)]
 struct OpenChunk {
     part: Option<LogPart>,
+    /// The span of the events, kept up to date because it is read under the lock of the view.
+    span: Option<Span>,
     ts_us: Vec<i64>,
     event_types: Vec<Option<u32>>,
     users: Vec<Option<u32>>,
@@ -111,20 +140,18 @@ impl Tail {
         Self {
             names,
             full: Vec::new(),
+            full_events: 0,
+            full_span: None,
             open: OpenChunk::default(),
         }
     }
 
     /// Number of events.
     pub fn len(&self) -> usize {
-        self.full
-            .iter()
-            .map(|chunk| chunk.frame.height())
-            .sum::<usize>()
-            + self.open.ts_us.len()
+        self.full_events + self.open.ts_us.len()
     }
 
-    /// Adds events, which are what that part of a log holds.
+    /// Adds the events of that part of a log.
     pub(super) fn append(&mut self, rows: &[Row], part: LogPart) -> Result<()> {
         if self
             .open
@@ -139,10 +166,7 @@ impl Tail {
             none => *none = Some(part),
         }
         for row in rows {
-            self.open.ts_us.push(row.ts_us);
-            self.open.event_types.push(Some(row.event_type as u32));
-            self.open.users.push(row.user);
-            self.open.features.push(row.feature);
+            self.open.push(row);
         }
         if self.open.ts_us.len() >= CHUNK_ROWS {
             self.close_chunk()?;
@@ -150,7 +174,7 @@ impl Tail {
         Ok(())
     }
 
-    /// The file of the newest event, and where its line ends.
+    /// The file of the newest event and the end of its line.
     pub(super) fn log_end(&self) -> Option<(Arc<File>, u64)> {
         let full = self.full.last().map(|chunk| &chunk.part);
         let part = self.open.part.as_ref().or(full)?;
@@ -159,14 +183,16 @@ impl Tail {
 
     /// The `ts` of the oldest event, in µs.
     pub fn first_ts_us(&self) -> Option<i64> {
-        let full = self.full.iter().map(|chunk| chunk.span.first_us);
-        full.chain(self.open.span().map(|span| span.first_us)).min()
+        self.span().map(|span| span.first_us)
     }
 
     /// The `ts` of the newest event, in µs.
     pub fn last_ts_us(&self) -> Option<i64> {
-        let full = self.full.iter().map(|chunk| chunk.span.last_us);
-        full.chain(self.open.span().map(|span| span.last_us)).max()
+        self.span().map(|span| span.last_us)
+    }
+
+    fn span(&self) -> Option<Span> {
+        union_of(self.full_span, self.open.span)
     }
 
     /// The chunks that may hold events of `range_us`, as they are now.
@@ -174,24 +200,23 @@ impl Tail {
     /// # Errors
     /// If the engine cannot build the open chunk.
     pub fn snapshot(&self, range_us: &Range<i64>) -> Result<Vec<Arc<Chunk>>> {
-        let overlaps = |span: Span| span.first_us < range_us.end && span.last_us >= range_us.start;
         let mut chunks: Vec<Arc<Chunk>> = self
             .full
             .iter()
-            .filter(|chunk| overlaps(chunk.span))
+            .filter(|chunk| chunk.span.overlaps(range_us))
             .cloned()
             .collect();
-        if self.open.span().is_some_and(overlaps) {
+        if self.open.span.is_some_and(|span| span.overlaps(range_us)) {
             chunks.extend(self.open.chunk(&self.names)?.map(Arc::new));
         }
         Ok(chunks)
     }
 
-    /// The chunks of the oldest log, if it is the file of that device and inode. A log has several handles if it was open when
-    /// the store was.
+    /// The chunks of the oldest log, if it is the file with that device and inode. A log that was
+    /// read back when the store was opened has several handles.
     ///
     /// # Errors
-    /// If a log cannot be looked at.
+    /// If the metadata of a log cannot be read.
     pub(super) fn of_log(&self, log: (u64, u64)) -> Result<Vec<Arc<Chunk>>> {
         let mut chunks: Vec<Arc<Chunk>> = Vec::new();
         for chunk in &self.full {
@@ -213,26 +238,42 @@ impl Tail {
     }
 
     fn close_chunk(&mut self) -> Result<()> {
-        let chunk = self.open.chunk(&self.names)?;
-        self.full.extend(chunk.map(Arc::new));
+        if let Some(chunk) = self.open.chunk(&self.names)? {
+            self.full.push(Arc::new(chunk));
+            self.count_full();
+        }
         self.open.clear();
         Ok(())
     }
 
-    /// Ends the open chunk: what comes next is of another log.
+    /// Closes the open chunk, because the next events belong to another log.
     pub(super) fn end_log(&mut self) -> Result<()> {
         self.close_chunk()
     }
 
-    /// Takes out what the mark covers: segments hold it now.
+    /// Removes the chunks up to the mark, which are in segments now.
     pub(super) fn take_sealed(&mut self, mark: SealMark) -> Vec<Arc<Chunk>> {
         let kept = self.full.split_off(mark.chunks.min(self.full.len()));
-        std::mem::replace(&mut self.full, kept)
+        let sealed = std::mem::replace(&mut self.full, kept);
+        self.count_full();
+        sealed
+    }
+
+    /// Brings events and span of the full chunks up to date.
+    fn count_full(&mut self) {
+        let heights = self.full.iter().map(|chunk| chunk.frame.height());
+        self.full_events = heights.sum();
+        let spans = self.full.iter().map(|chunk| chunk.span);
+        self.full_span = spans.reduce(Span::union);
     }
 }
 
+fn union_of(one: Option<Span>, other: Option<Span>) -> Option<Span> {
+    one.into_iter().chain(other).reduce(Span::union)
+}
+
 impl Chunk {
-    /// Where its events are in the log.
+    /// The part of the log with its events.
     pub(super) fn part(&self) -> &LogPart {
         &self.part
     }
@@ -240,26 +281,34 @@ impl Chunk {
     /// All columns of [`schema::lake`], read from the log.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if the log does not hold what was written.
+    /// [`Error::Damaged`] if the log is not what was written.
     pub fn whole(&self) -> Result<DataFrame> {
         let read = self.part.read()?;
-        match read.height() == self.frame.height() {
-            true => Ok(read),
-            false => Err(Error::Damaged {
-                file: EVENT_LOG_FILE.into(),
-                message: format!(
-                    "{} events of {} can be read; restart to set the damage aside",
-                    read.height(),
-                    self.frame.height()
-                ),
-            }),
+        self.check_count(read.height())?;
+        Ok(read)
+    }
+
+    /// Checks that all of its events were found in the log.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if not.
+    pub(super) fn check_count(&self, found: usize) -> Result<()> {
+        let events = self.frame.height();
+        if found == events {
+            return Ok(());
         }
+        Err(Error::Damaged {
+            file: EVENT_LOG_FILE.into(),
+            message: format!(
+                "{found} events of {events} can be read; restart to move the damage to the quarantine"
+            ),
+        })
     }
 
     /// The columns of [`schema::COUNTED`], features as they were sent.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if the log does not hold what was written.
+    /// [`Error::Damaged`] if the log is not what was written.
     pub fn counted(&self) -> Result<DataFrame> {
         let mut frame = self.frame.clone();
         if self.has_rest_features {
@@ -268,16 +317,16 @@ impl Chunk {
         Ok(frame)
     }
 
-    /// The columns of [`Chunk::counted`], and metadata and URL.
+    /// The columns of [`Chunk::counted`], metadata and URL.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if the log does not hold what was written.
+    /// [`Error::Damaged`] if the log is not what was written.
     pub fn with_details(&self) -> Result<DataFrame> {
         let details = self.details()?.select([schema::METADATA, schema::URL])?;
         Ok(self.counted()?.hstack(details.columns())?)
     }
 
-    /// The columns that the frame lacks, which are read from the log and kept.
+    /// The columns that are not in the frame, read from the log at the first use.
     fn details(&self) -> Result<&DataFrame> {
         if let Some(details) = self.details.get() {
             return Ok(details);
@@ -289,10 +338,10 @@ impl Chunk {
         Ok(self.details.get_or_init(|| details))
     }
 
-    /// What the events leave behind of each day.
+    /// The daily states of the events.
     ///
     /// # Errors
-    /// If the engine cannot compute it.
+    /// If Polars cannot compute them.
     pub fn states(&self) -> Result<&BTreeMap<Day, Arc<DailyState>>> {
         if let Some(states) = self.states.get() {
             return Ok(states);
@@ -308,16 +357,17 @@ impl Chunk {
 }
 
 impl OpenChunk {
-    fn span(&self) -> Option<Span> {
-        Some(Span {
-            first_us: *self.ts_us.iter().min()?,
-            last_us: *self.ts_us.iter().max()?,
-        })
+    fn push(&mut self, row: &Row) {
+        self.span = union_of(self.span, Some(Span::of(row.ts_us)));
+        self.ts_us.push(row.ts_us);
+        self.event_types.push(Some(row.event_type as u32));
+        self.users.push(row.user);
+        self.features.push(row.feature);
     }
 
-    /// The events as they are now, if there are any.
+    /// A chunk of the events so far; none if there are none.
     fn chunk(&self, names: &Names) -> Result<Option<Chunk>> {
-        let (Some(span), Some(part)) = (self.span(), self.part.clone()) else {
+        let (Some(span), Some(part)) = (self.span, self.part.clone()) else {
             return Ok(None);
         };
         Ok(Some(Chunk {
@@ -350,9 +400,148 @@ impl OpenChunk {
 
     fn clear(&mut self) {
         self.part = None;
+        self.span = None;
         self.ts_us.clear();
         self.event_types.clear();
         self.users.clear();
         self.features.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, EventType, write_line};
+    use crate::window::DAY_US;
+
+    /// A log in a temporary file.
+    struct Log {
+        file: Arc<File>,
+        end: u64,
+    }
+
+    impl Log {
+        fn new() -> Self {
+            let file = tempfile::tempfile().expect("a temporary file");
+            Self {
+                file: Arc::new(file),
+                end: 0,
+            }
+        }
+
+        /// Writes an event at each of these times and adds them to the tail.
+        fn append(&mut self, tail: &mut Tail, ts_us: &[i64]) {
+            let mut lines = Vec::new();
+            for &ts_us in ts_us {
+                let event = Event {
+                    ts_us,
+                    event_type: EventType::Action,
+                    user_id: None,
+                    feature: None,
+                    metadata: r#"{"plan":"pro"}"#.into(),
+                    url: None,
+                    event_id: None,
+                    received_at_us: ts_us,
+                };
+                write_line(&event, &mut lines);
+            }
+            self.file.write_all_at(&lines, self.end).expect("written");
+            let rows = ts_us.iter().map(|&ts_us| Row {
+                ts_us,
+                event_type: EventType::Action,
+                user: None,
+                feature: None,
+            });
+            let start = self.end;
+            self.end += lines.len() as u64;
+            let part = LogPart {
+                file: self.file.clone(),
+                bytes: start..self.end,
+            };
+            let rows: Vec<Row> = rows.collect();
+            tail.append(&rows, part).expect("appended");
+        }
+    }
+
+    fn tail() -> Tail {
+        Tail::new(Names::new().expect("names"))
+    }
+
+    /// Number of events, and the first and last `ts`.
+    fn extent(tail: &Tail) -> (usize, Option<(i64, i64)>) {
+        (tail.len(), tail.first_ts_us().zip(tail.last_ts_us()))
+    }
+
+    #[test]
+    fn length_and_span_follow_appended_and_sealed_events() -> Result<()> {
+        let (mut tail, mut log, mut next) = (tail(), Log::new(), Log::new());
+        assert_eq!(extent(&tail), (0, None));
+        log.append(&mut tail, &[5, 3]);
+        assert_eq!(extent(&tail), (2, Some((3, 5))));
+        tail.end_log()?;
+        assert_eq!(extent(&tail), (2, Some((3, 5))));
+        next.append(&mut tail, &[9, 4]);
+        assert_eq!(extent(&tail), (4, Some((3, 9))));
+        let oldest = tail.of_log(id_of(&log.file)?)?;
+        assert_eq!(oldest.len(), 1);
+        assert!(
+            tail.of_log(id_of(&next.file)?)?.is_empty(),
+            "not the oldest"
+        );
+        let sealed = tail.take_sealed(SealMark::of(&oldest));
+        assert_eq!(sealed.len(), 1);
+        assert_eq!(extent(&tail), (2, Some((4, 9))));
+        tail.end_log()?;
+        tail.take_sealed(SealMark { chunks: 1 });
+        assert_eq!(extent(&tail), (0, None));
+        Ok(())
+    }
+
+    #[test]
+    fn a_full_chunk_is_closed_and_a_snapshot_has_the_chunks_of_its_range() -> Result<()> {
+        let (mut tail, mut log) = (tail(), Log::new());
+        log.append(&mut tail, &vec![10; CHUNK_ROWS]);
+        log.append(&mut tail, &[20, 30]);
+        let heights = |range: Range<i64>| -> Result<Vec<usize>> {
+            let chunks = tail.snapshot(&range)?;
+            Ok(chunks.iter().map(|chunk| chunk.frame.height()).collect())
+        };
+        assert_eq!(heights(0..100)?, [CHUNK_ROWS, 2]);
+        assert_eq!(heights(10..11)?, [CHUNK_ROWS]);
+        assert_eq!(heights(11..20)?, [0; 0]);
+        assert_eq!(heights(30..31)?, [2]);
+        assert_eq!(heights(31..40)?, [0; 0]);
+        Ok(())
+    }
+
+    #[test]
+    fn events_that_do_not_follow_in_the_log_begin_a_chunk() -> Result<()> {
+        let (mut tail, mut log, mut other) = (tail(), Log::new(), Log::new());
+        log.append(&mut tail, &[1]);
+        log.append(&mut tail, &[2]);
+        assert_eq!(tail.full.len(), 0);
+        other.append(&mut tail, &[3]);
+        assert_eq!(tail.full.len(), 1);
+        let end = tail.log_end().map(|(file, end)| (Arc::as_ptr(&file), end));
+        assert_eq!(end, Some((Arc::as_ptr(&other.file), other.end)));
+        Ok(())
+    }
+
+    #[test]
+    fn columns_that_are_not_in_memory_are_read_from_the_log() -> Result<()> {
+        let (mut tail, mut log) = (tail(), Log::new());
+        log.append(&mut tail, &[DAY_US, DAY_US + 1]);
+        let chunks = tail.snapshot(&(0..i64::MAX))?;
+        let chunk = chunks.first().expect("one chunk");
+        let details = chunk.with_details()?;
+        let metadata = details.column(schema::METADATA)?.str()?;
+        assert_eq!(metadata.get(1), Some(r#"{"plan":"pro"}"#));
+        let states = chunk.states()?;
+        assert_eq!(states.get(&1).map(|state| state.activity.events), Some(2));
+        // A damaged line: details were read before, all columns are not.
+        log.file.write_all_at(b"#", 0).expect("written");
+        assert!(chunk.with_details().is_ok());
+        assert!(matches!(chunk.whole(), Err(Error::Damaged { .. })));
+        Ok(())
     }
 }

@@ -1,7 +1,8 @@
-//! The one writer: takes drafts from all requests, commits them in groups, and answers after the sync.
+//! The writer thread: takes write batches from all requests, commits them in groups, and replies
+//! after the sync.
 //!
-//! While one group is being synced the next one gathers, so that a busy server needs few syncs and an idle
-//! one answers at once; no timer is involved.
+//! While one group is being synced the next one accumulates, so that a busy server needs few syncs
+//! and an idle one replies immediately; there is no timer.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -29,31 +30,32 @@ use super::tail::LogPart;
 use super::version::VersionControl;
 use crate::error::{Error, Result};
 
-/// Requests that may wait. Each holds a client's connection, of which there are about as many.
+/// Capacity of the queue, in requests. Each keeps a connection of a client open, of which there are
+/// about as many.
 const QUEUE_REQUESTS: usize = 4_096;
-/// Bytes that may wait: a few seconds of a slow disk.
+/// Capacity of the queue, in bytes of lines: a few seconds of a slow disk.
 const QUEUE_BYTES: usize = 64 << 20;
-/// A commit that takes longer is a disk that hangs; a slow one needs a tenth of it.
+/// If a commit takes longer, the disk hangs; a slow disk needs a tenth of it.
 const LONG_COMMIT: Duration = Duration::from_secs(5);
-/// Least time between two looks for room on a full disk.
+/// Least time between two probes for free space on a full disk.
 const PROBE_INTERVAL: Duration = Duration::from_millis(200);
-/// Least time between two lines of the trace about commits.
+/// Least time between two traces about commits.
 const TRACE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What became of a draft.
+/// Outcome of a write batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stored {
-    /// Events stored now and durable.
+    /// Events that are stored and durable.
     pub logged: usize,
-    /// Events that were stored before, by their id.
+    /// Events that had been stored before, by their id.
     pub duplicates: usize,
-    /// Events of users who were erased.
+    /// Events of erased users.
     pub erased: usize,
-    /// Of the events stored now, those whose name is beyond a limit.
+    /// Stored events with a name beyond a limit.
     pub rest: RestCounts,
 }
 
-/// The answer to a draft, once its group is durable.
+/// The reply to a write batch, once its group is durable.
 pub type Reply = oneshot::Receiver<Result<Stored>>;
 
 enum Command {
@@ -65,29 +67,29 @@ enum Command {
         next: NextLog,
         reply: oneshot::Sender<Result<()>>,
     },
-    /// Look whether the log is still under its name.
+    /// Check that the log still has its name.
     CheckInPlace,
 }
 
-/// The way to the writer; ends it when dropped, after everything queued is committed.
+/// Handle to the writer thread. Dropping it commits the queue and joins the thread.
 pub struct WriterHandle {
     queue: Option<SyncSender<Command>>,
     status: Arc<Status>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the writer says of itself, for whoever wants to add events.
+/// Status of the writer, shared with its handle.
 struct Status {
     queued_bytes: AtomicUsize,
-    /// Events that were accepted.
+    /// Accepted events.
     rate: Rate,
-    /// Why nothing is written any more.
+    /// The reason why nothing is written any more.
     poison: OnceLock<String>,
-    /// Whether the last write found no room.
+    /// True if the last write failed for lack of space.
     is_full: AtomicBool,
-    /// When room was last looked for.
+    /// Time of the last probe for free space.
     probed: Ordered<Option<Instant>>,
-    /// When the commit began that is under way.
+    /// Start of the commit in progress.
     committing_since: Ordered<Option<Instant>>,
 }
 
@@ -113,6 +115,7 @@ impl Status {
     }
 }
 
+/// The parts of the store that the writer thread works on.
 pub(super) struct Writer {
     pub gate: ErasedUsers,
     pub log: EventLog,
@@ -137,12 +140,13 @@ impl WriterHandle {
             .name("event-log".into())
             .spawn(move || {
                 let status = running.status.clone();
-                // After a panic nothing is known of the log's end; health must say that nothing is written.
+                // After a panic the end of the log is unknown, so nothing more may be written, and
+                // the health check must fail.
                 if catch_unwind(AssertUnwindSafe(|| running.run())).is_err() {
                     status.poison.get_or_init(|| "the writer panicked".into());
                 }
             })
-            .map_err(Error::io("start the writer of", "the event log".as_ref()))?;
+            .map_err(Error::system("start the writer of the event log"))?;
         Ok(Self {
             queue: Some(queue),
             status,
@@ -150,7 +154,7 @@ impl WriterHandle {
         })
     }
 
-    /// Queues a draft.
+    /// Queues a write batch.
     ///
     /// # Errors
     /// [`Error::Busy`] if too much is queued, [`Error::Poisoned`] after a failed write.
@@ -161,9 +165,13 @@ impl WriterHandle {
             return Err(Error::Busy("too many events wait for the disk"));
         }
         self.status.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let (reply, answer) = oneshot::channel();
-        match self.queue()?.try_send(Command::Append { draft, reply }) {
-            Ok(()) => Ok(answer),
+        let (sender, reply) = oneshot::channel();
+        let append = Command::Append {
+            draft,
+            reply: sender,
+        };
+        match self.queue()?.try_send(append) {
+            Ok(()) => Ok(reply),
             Err(error) => {
                 self.status.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
                 Err(match error {
@@ -174,33 +182,35 @@ impl WriterHandle {
         }
     }
 
-    /// Goes on with the next log.
+    /// Continues with the next log, and waits until the writer has done so.
     ///
     /// # Errors
-    /// [`Error::DiskFull`] if there is no room for the names; then nothing has changed.
+    /// [`Error::DiskFull`] if there is no space for the names; then nothing has changed.
     pub(super) fn rotate(&self, next: NextLog) -> Result<()> {
         self.check()?;
-        let (reply, answer) = oneshot::channel();
-        self.queue()?
-            .send(Command::Rotate { next, reply })
-            .map_err(|_| stopped())?;
-        answer.blocking_recv().map_err(|_| stopped())?
+        let (sender, reply) = oneshot::channel();
+        let rotate = Command::Rotate {
+            next,
+            reply: sender,
+        };
+        self.queue()?.send(rotate).map_err(|_| stopped())?;
+        reply.blocking_recv().map_err(|_| stopped())?
     }
 
-    /// Has the writer look whether the log is still under its name, between two commits and never within a rotation. If it has
-    /// more to do, it looks anyway.
+    /// Lets the writer check that the log still has its name, between two commits and never during
+    /// a rotation. With a full queue this does nothing, because each commit checks it too.
     pub(super) fn check_in_place(&self) {
         if let Ok(queue) = self.queue() {
             let _ = queue.try_send(Command::CheckInPlace);
         }
     }
 
-    /// Ends all writing, for a reason that the writer cannot see.
+    /// Stops all writing, for a reason that the writer itself cannot find out.
     pub(super) fn stop(&self, reason: &str) {
         stop(&self.status, reason.into());
     }
 
-    /// Whether events can be accepted.
+    /// Checks that events can be accepted.
     ///
     /// # Errors
     /// [`Error::Poisoned`] after a failed write.
@@ -211,22 +221,23 @@ impl WriterHandle {
         }
     }
 
-    /// How the writer does, for health: [`WriterHandle::check`], and whether the disk answers and has room.
+    /// Health of the writer: [`WriterHandle::check`], and that the disk responds and has free
+    /// space.
     ///
     /// # Errors
-    /// [`Error::Busy`] while a commit takes long, [`Error::DiskFull`] after a write that found no room.
+    /// [`Error::Busy`] while a commit takes long, [`Error::DiskFull`] after a write without space.
     pub(super) fn check_health(&self) -> Result<()> {
         self.check()?;
         if self.status.commit_age() > LONG_COMMIT {
-            return Err(Error::Busy("the disk does not answer"));
+            return Err(Error::Busy("the disk does not respond"));
         }
-        match self.status.is_full.load(Ordering::Relaxed) {
-            true => Err(Error::DiskFull),
-            false => Ok(()),
+        if self.status.is_full.load(Ordering::Relaxed) {
+            return Err(Error::DiskFull);
         }
+        Ok(())
     }
 
-    /// Whether it is time to look for room again.
+    /// True if it is time to probe for free space again.
     pub(super) fn may_probe(&self) -> bool {
         let mut probed = self.status.probed.lock();
         let may = probed.is_none_or(|probed| probed.elapsed() >= PROBE_INTERVAL);
@@ -236,12 +247,12 @@ impl WriterHandle {
         may
     }
 
-    /// How many events were accepted.
+    /// Numbers of accepted events.
     pub(super) fn accepted(&self) -> Accepted {
         self.status.rate.accepted(Instant::now())
     }
 
-    /// Notes that there is room again.
+    /// Records that there is free space again.
     pub(super) fn has_room(&self) {
         self.status.is_full.store(false, Ordering::Relaxed);
     }
@@ -255,32 +266,35 @@ impl Drop for WriterHandle {
     fn drop(&mut self) {
         self.queue.take();
         if let Some(thread) = self.thread.take() {
-            // A panic of the writer was printed when it happened.
+            // A panic of the writer was traced when it happened.
             let _ = thread.join();
         }
     }
 }
 
-/// The answer of a writer that is no longer there.
+/// The error if the writer thread has ended.
 fn stopped() -> Error {
     Error::Poisoned("the writer has stopped".into())
 }
 
+/// State of the writer thread.
 struct Running {
     writer: Writer,
     commands: Receiver<Command>,
     status: Arc<Status>,
-    /// The lines of one group; kept for its capacity.
+    /// The lines of the current group; reused for its capacity.
     lines: Vec<u8>,
     trace: Trace,
 }
 
+/// A write batch whose request is waiting for the reply.
 struct Waiting {
     draft: Draft,
     reply: oneshot::Sender<Result<Stored>>,
 }
 
 impl Running {
+    /// Executes commands until the handle is dropped.
     fn run(mut self) {
         let _rank = Held::enter(Rank::WriterThread);
         let mut next = None;
@@ -291,11 +305,11 @@ impl Running {
                 }
                 Command::Rotate { next, reply } => {
                     let rotated = self.rotate(next);
-                    // Whoever asked may be gone.
+                    // The receiver may have been dropped.
                     let _ = reply.send(rotated);
                 }
                 Command::CheckInPlace => {
-                    // Said once.
+                    // A failure stops all writing and is traced there.
                     let _ = self.check_in_place();
                 }
             }
@@ -303,14 +317,15 @@ impl Running {
         self.trace.flush();
     }
 
-    /// Commits what is queued together with `first`. Returns a command that is for later.
+    /// Commits `first` together with the batches that are queued. Returns a command that has to
+    /// come after the group.
     fn commit_group(&mut self, first: Waiting) -> Option<Command> {
         let mut bytes = first.draft.lines.len();
         let mut group = vec![first];
         let mut later = None;
         while bytes < GROUP_BYTES && later.is_none() {
             match self.commands.try_recv() {
-                // A write is at most one group, which is what a power cut can tear.
+                // The limit also bounds what a power cut can tear.
                 Ok(Command::Append { draft, reply }) if bytes + draft.lines.len() > GROUP_BYTES => {
                     later = Some(Command::Append { draft, reply });
                 }
@@ -327,10 +342,11 @@ impl Running {
         later
     }
 
+    /// Commits a group and replies to its requests.
     fn commit(&mut self, group: Vec<Waiting>) {
         if let Some(reason) = self.status.poison.get() {
             for waiting in group {
-                // Whoever asked may be gone.
+                // The receiver may have been dropped.
                 let _ = waiting.reply.send(Err(Error::Poisoned(reason.clone())));
             }
             return;
@@ -339,17 +355,17 @@ impl Running {
         self.status.set_committing(Some(started));
         self.lines.clear();
         let mut kept = Vec::new();
-        // Of users who were erased since the draft was made.
+        // Users may have been erased since the batch was built.
         let erased = self.writer.gate.numbers();
         let mut stored: Vec<Stored> = group
             .iter()
             .zip(0..)
-            .map(|(waiting, place)| {
+            .map(|(waiting, index)| {
                 take_new(
                     &mut self.writer.recent.lock(),
                     &erased,
                     &self.writer.admission,
-                    (place, &waiting.draft),
+                    (index, &waiting.draft),
                     &mut self.lines,
                     &mut kept,
                 )
@@ -367,18 +383,19 @@ impl Running {
                 .count(group.len(), kept.len(), self.lines.len(), started.elapsed());
         }
         for (waiting, stored) in group.into_iter().zip(stored) {
-            let answer = match &outcome {
+            let reply = match &outcome {
                 Ok(()) => Ok(stored),
                 Err(Error::DiskFull) => Err(Error::DiskFull),
                 Err(Error::Poisoned(reason)) => Err(Error::Poisoned(reason.clone())),
                 Err(error) => Err(Error::Poisoned(error.to_string())),
             };
-            // Whoever asked may be gone; the event stays, and its id makes a re-send a duplicate.
-            let _ = waiting.reply.send(answer);
+            // The receiver may have been dropped. The events stay, and their ids make a re-send a
+            // duplicate.
+            let _ = waiting.reply.send(reply);
         }
     }
 
-    /// Makes the gathered lines durable, then visible.
+    /// Makes the lines of a group durable, and then visible.
     fn write_and_publish(
         &mut self,
         group: &[Waiting],
@@ -397,13 +414,13 @@ impl Running {
                 }
                 warn!(
                     rows = kept.len(),
-                    "No space left for the event log; refused a group of events"
+                    "No space left for the event log; a group of events was rejected"
                 );
                 return Err(Error::DiskFull);
             }
             Err(error) => return Err(self.stop(error)),
         }
-        // What lies in a file that no start reads back is not answered as stored.
+        // Events in a file that no start reads must not be acknowledged.
         self.check_in_place()?;
         let rows = self.admit(group, kept, stored);
         let mut view = self.writer.versions.published();
@@ -415,13 +432,14 @@ impl Running {
         let published = view.tail.append(&rows, part);
         view.log_bytes = end;
         view.log_since.get_or_insert_with(Instant::now);
-        // Under the lock, so that whoever begins to watch sees an event in the log or here, and not in both.
+        // Under the lock, so that a new subscriber gets an event either from the log or here, and
+        // not twice.
         self.writer.live.show(kept.len(), &self.lines);
         drop(view);
         published.map_err(|error| self.stop(error))
     }
 
-    /// Gives names their numbers, now that their events are stored.
+    /// Assigns codes to new names, now that their events are stored.
     fn admit(&self, group: &[Waiting], kept: &[Kept], stored: &mut [Stored]) -> Vec<Row> {
         let Writer {
             admission,
@@ -438,6 +456,7 @@ impl Running {
         rows.collect()
     }
 
+    /// Continues with the next log.
     fn rotate(&mut self, next: NextLog) -> Result<()> {
         if let Some(reason) = self.status.poison.get() {
             return Err(Error::Poisoned(reason.clone()));
@@ -445,7 +464,7 @@ impl Running {
         self.check_in_place()?;
         let rotated = self.writer.log.id()?;
         match self.writer.log.rotate(next) {
-            // It goes on with the log that it has.
+            // Nothing has changed: the writer continues with the same log.
             Err(Error::DiskFull) => return Err(Error::DiskFull),
             rotated => rotated.map_err(|error| self.stop(error))?,
         }
@@ -457,7 +476,7 @@ impl Running {
         view.tail.end_log()
     }
 
-    /// Ends all writing if the log is not under its name any more.
+    /// Stops all writing if the log does not have its name any more.
     fn check_in_place(&self) -> Result<()> {
         if let Some(reason) = self.status.poison.get() {
             return Err(Error::Poisoned(reason.clone()));
@@ -466,7 +485,7 @@ impl Running {
         checked.map_err(|error| self.stop(error))
     }
 
-    /// Ends all writing until a restart reads the log back.
+    /// Stops all writing until a restart recovers the log.
     fn stop(&self, error: Error) -> Error {
         let reason = match error {
             Error::Poisoned(reason) => reason,
@@ -476,7 +495,7 @@ impl Running {
     }
 }
 
-/// Ends all writing until a restart; said once.
+/// Stops all writing until a restart. Traces and keeps the first reason.
 fn stop(status: &Status, reason: String) -> Error {
     let mut is_first = false;
     let reason = status.poison.get_or_init(|| {
@@ -484,10 +503,7 @@ fn stop(status: &Status, reason: String) -> Error {
         reason
     });
     if is_first && identity::is_displaced(reason) {
-        error!(
-            reason,
-            "The event log stopped: {reason}. Nothing more is accepted"
-        );
+        error!("The event log stopped: {reason}. Nothing more is accepted");
     } else if is_first {
         error!(
             "The event log stopped: {reason}. Nothing more is accepted; restart the server to recover it"
@@ -498,17 +514,17 @@ fn stop(status: &Status, reason: String) -> Error {
 
 /// An event of a group that is about to be stored.
 struct Kept {
-    /// Place of its draft in the group.
+    /// Index of its batch in the group.
     draft: usize,
     row: DraftRow,
 }
 
-/// Adds the draft's new events to the group; those whose id was seen are left out.
+/// Appends the new events of a batch to the group, without those of erased users and duplicates.
 fn take_new(
     recent: &mut RecentIds,
     erased: &RoaringBitmap,
     admission: &Admission,
-    (place, draft): (usize, &Draft),
+    (index, draft): (usize, &Draft),
     lines: &mut Vec<u8>,
     kept: &mut Vec<Kept>,
 ) -> Stored {
@@ -533,7 +549,7 @@ fn take_new(
         } else {
             lines.extend_from_slice(line);
             kept.push(Kept {
-                draft: place,
+                draft: index,
                 row: *row,
             });
             stored.logged += 1;
@@ -542,7 +558,7 @@ fn take_new(
     stored
 }
 
-/// Sums commits up for the trace, so that a busy server writes a line a second and not one a request.
+/// Sums up commits, so that a busy server traces them once a second and not once a request.
 #[derive(Default)]
 struct Trace {
     groups: usize,
@@ -585,5 +601,132 @@ impl Trace {
             written: Some(Instant::now()),
             ..Self::default()
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicI64;
+
+    use super::*;
+    use crate::config::NameLimits;
+    use crate::digest::Digester;
+    use crate::event::{Event, EventType};
+    use crate::names::Names;
+    use crate::store::draft::DraftMaker;
+    use crate::store::version::NewUsers;
+
+    fn event(user: &'static str, id: Option<&'static str>) -> Event<'static> {
+        Event {
+            ts_us: 1_761_040_800_000_000,
+            event_type: EventType::Action,
+            user_id: Some(user.into()),
+            feature: None,
+            metadata: "{}".into(),
+            url: None,
+            event_id: id.map(Into::into),
+            received_at_us: 1_761_040_800_000_000,
+        }
+    }
+
+    fn batch(maker: &DraftMaker, events: &[Event<'_>]) -> Draft {
+        let mut batch = Draft::default();
+        for event in events {
+            maker.push(&mut batch, event);
+        }
+        batch
+    }
+
+    #[test]
+    fn a_group_has_each_new_event_of_users_who_are_not_erased() -> Result<()> {
+        let maker = DraftMaker {
+            names: Names::new()?,
+            keys: Digester::new(),
+            gate: ErasedUsers::default(),
+            pseudonyms: None,
+        };
+        let gone = maker.names.users.number("gone")?;
+        let admission = Admission::new(&maker, NameLimits::default(), NewUsers::default());
+        let until_us = Arc::new(AtomicI64::new(i64::MAX));
+        let mut recent = RecentIds::new(until_us);
+        let erased = [gone].into_iter().collect();
+        let batches = [
+            batch(
+                &maker,
+                &[
+                    event("a", Some("1")),
+                    event("a", Some("1")),
+                    event("gone", Some("2")),
+                    event("a", None),
+                ],
+            ),
+            batch(&maker, &[event("a", Some("1")), event("b", Some("1"))]),
+        ];
+        let (mut lines, mut kept) = (Vec::new(), Vec::new());
+        let stored = batches.iter().enumerate().map(|batch| {
+            take_new(
+                &mut recent,
+                &erased,
+                &admission,
+                batch,
+                &mut lines,
+                &mut kept,
+            )
+        });
+        let stored: Vec<Stored> = stored.collect();
+        let expected = |logged, duplicates, erased| Stored {
+            logged,
+            duplicates,
+            erased,
+            rest: RestCounts::default(),
+        };
+        assert_eq!(stored, [expected(2, 1, 1), expected(1, 1, 0)]);
+        let of_batch: Vec<usize> = kept.iter().map(|kept| kept.draft).collect();
+        assert_eq!(of_batch, [0, 0, 1]);
+        // The lines of the group are those of the kept events, in order.
+        let alone = [
+            event("a", Some("1")),
+            event("a", None),
+            event("b", Some("1")),
+        ];
+        assert_eq!(lines, batch(&maker, &alone).lines);
+        Ok(())
+    }
+
+    #[test]
+    fn the_first_reason_for_a_stop_is_kept() {
+        let status = Status::new(Instant::now());
+        for reason in ["sync: failed", "write: failed"] {
+            let error = stop(&status, reason.into());
+            assert!(matches!(error, Error::Poisoned(reason) if reason == "sync: failed"));
+        }
+    }
+
+    #[test]
+    fn commits_are_summed_up_until_they_are_traced() {
+        let mut trace = Trace::default();
+        // The first is traced at once.
+        trace.count(1, 2, 30, Duration::from_millis(4));
+        assert!(trace.groups == 0 && trace.written.is_some());
+        trace.written = Some(Instant::now() + 60 * TRACE_INTERVAL);
+        trace.count(1, 2, 30, Duration::from_millis(4));
+        trace.count(2, 3, 40, Duration::from_millis(1));
+        let sums = (trace.groups, trace.requests, trace.events, trace.bytes);
+        assert_eq!(sums, (2, 3, 5, 70));
+        assert_eq!(trace.slowest, Duration::from_millis(4));
+        // A second later they are traced with the next one.
+        trace.written = Instant::now().checked_sub(TRACE_INTERVAL);
+        trace.count(1, 1, 1, Duration::ZERO);
+        assert_eq!(trace.groups, 0);
+    }
+
+    #[test]
+    fn the_age_of_a_commit_counts_while_it_is_in_progress() {
+        let status = Status::new(Instant::now());
+        assert_eq!(status.commit_age(), Duration::ZERO);
+        status.set_committing(Instant::now().checked_sub(LONG_COMMIT));
+        assert!(status.commit_age() >= LONG_COMMIT);
+        status.set_committing(None);
+        assert_eq!(status.commit_age(), Duration::ZERO);
     }
 }
