@@ -35,7 +35,7 @@ use crate::names::Names;
 use crate::schema;
 use crate::window::DAY_US;
 
-/// Their folder in the data folder.
+/// Folder of the postings in the data folder.
 const DIR: &str = "postings";
 const MAGIC: &[u8; 8] = b"EPPOSTS1";
 /// Bytes before the list.

@@ -447,7 +447,7 @@ mod tests {
             (0, most + 1, true, "after its last event"),
             (most + 2, most + 1, true, "between its events"),
         ] {
-            // Zeros behind the torn write do not count.
+            // Zeros after the torn write do not count.
             let end_of_last_line = inside + 10;
             let scan = Scan {
                 events: 1,

@@ -292,7 +292,7 @@ impl Segment {
         self.check(&self.verified()?)
     }
 
-    /// Prevents that a damaged file is used again, here and by other programs.
+    /// Prevents further use of a damaged file, here and by other programs.
     fn condemn(&self, error: &Error) {
         if let Error::Damaged { message, .. } = error
             && self.damage.set(message.clone()).is_ok()
