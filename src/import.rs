@@ -202,7 +202,7 @@ fn each_event<'a>(chunk: &Chunk, record: &'a [u8], mut found: impl FnMut(RawEven
     loop {
         match splitter.step(record, true) {
             Step::Event(place) => found(RawEvent::read(record.get(place).unwrap_or_default())),
-            Step::Broken(at) => {
+            Step::Malformed(at) => {
                 found(RawEvent::read(record.get(at..).unwrap_or_default()));
                 return;
             }

@@ -117,7 +117,7 @@ impl<'a> Body<'a> {
                         }
                     }
                     Step::End => break,
-                    Step::More | Step::Broken(_) => return None,
+                    Step::More | Step::Malformed(_) => return None,
                 }
             }
             containers += splitter.containers();

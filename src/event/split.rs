@@ -74,7 +74,7 @@ pub enum Step {
     /// The end of the input.
     End,
     /// The array, or the object around it, is truncated or malformed from this position on.
-    Broken(usize),
+    Malformed(usize),
 }
 
 /// Iterates over the events of some input, which may grow at its end between two steps.
@@ -143,7 +143,7 @@ impl Splitter {
                 return match (is_complete, self.place) {
                     (false, _) => Step::More,
                     (true, Place::Top) => Step::End,
-                    (true, _) => Step::Broken(self.at),
+                    (true, _) => Step::Malformed(self.at),
                 };
             };
             let step = match (self.place, byte) {
@@ -216,10 +216,10 @@ impl Splitter {
         let end = match self.event_end(bytes, start, is_complete) {
             End::At(end) => end,
             End::More => return Step::More,
-            End::Truncated => return Step::Broken(start),
+            End::Truncated => return Step::Malformed(start),
             End::Nowhere => match array_end(bytes, start, around) {
                 Some(end) => end,
-                None => return Step::Broken(start),
+                None => return Step::Malformed(start),
             },
         };
         let next = skip_blank(bytes, end);
@@ -230,7 +230,7 @@ impl Splitter {
             Some(_) => match after_event(bytes, next) {
                 Some(end) => end,
                 None if !is_complete => return Step::More,
-                None => return Step::Broken(start),
+                None => return Step::Malformed(start),
             },
         };
         self.at = end;
@@ -242,19 +242,19 @@ impl Splitter {
         if bytes.get(self.at) == Some(&b',') {
             return self.skip_byte();
         }
-        let broken = |at| {
+        let malformed = |at| {
             Some(if is_complete {
-                Step::Broken(at)
+                Step::Malformed(at)
             } else {
                 Step::More
             })
         };
         let Some((key, value)) = key_at(bytes, self.at) else {
-            return broken(self.at);
+            return malformed(self.at);
         };
         if bytes.get(key.clone()) == Some(EVENTS) {
             if has_array || bytes.get(value) != Some(&b'[') {
-                return Some(Step::Broken(self.at));
+                return Some(Step::Malformed(self.at));
             }
             self.at = value;
             return self.enter(Place::Array(Around::Object));
@@ -264,7 +264,7 @@ impl Splitter {
             Ok(end) if is_complete || end < bytes.len() => end,
             _ => match self.event_end(bytes, value, is_complete) {
                 End::At(end) => end,
-                _ => return broken(self.at),
+                _ => return malformed(self.at),
             },
         };
         if bytes.get(key) == Some(b"\"sent_at\"") {

@@ -10,36 +10,36 @@ use chrono::{DateTime, Datelike, NaiveDate};
 use super::text::{self, Escapes};
 use crate::window::DAY_US;
 
-/// Parses a JSON value: a string in a form of [`parse_text`], or an epoch number. `None` if it is
+/// Parses a JSON value: a string in a form of [`parse_string`], or an epoch number. `None` if it is
 /// neither.
 pub fn parse(json: &str) -> Option<i64> {
-    let Some(text) = json.strip_prefix('"') else {
+    let Some(string) = json.strip_prefix('"') else {
         return parse_epoch(json);
     };
-    parse_rfc3339(text.strip_suffix('"')?)
+    parse_rfc3339(string.strip_suffix('"')?)
         // Some programs escape the plus of an offset.
-        .or_else(|| parse_text(&text::decode(json, Escapes::of(json))?))
+        .or_else(|| parse_string(&text::decode(json, Escapes::of(json))?))
 }
 
 /// Parses a timestamp in one of the forms that people and programs write: RFC 3339; the same
 /// without a zone (UTC), with a blank instead of the `T`, with `UTC`, `GMT` or an offset such as
 /// `+02` or `+0200`, after a blank or not, without seconds; a date alone (its midnight); or an
 /// epoch number. `None` for any other string.
-pub fn parse_text(text: &str) -> Option<i64> {
-    let text = text.trim_ascii();
-    parse_rfc3339(text)
-        .or_else(|| parse_iso8601(text))
+pub fn parse_string(string: &str) -> Option<i64> {
+    let string = string.trim_ascii();
+    parse_rfc3339(string)
+        .or_else(|| parse_iso8601(string))
         .or_else(
-            || match text.bytes().find(|byte| !matches!(byte, b'+' | b'-')) {
-                Some(b'0'..=b'9') => parse_epoch(text),
+            || match string.bytes().find(|byte| !matches!(byte, b'+' | b'-')) {
+                Some(b'0'..=b'9') => parse_epoch(string),
                 _ => None,
             },
         )
 }
 
-/// Parses ISO 8601 in the forms of [`parse_text`], by rewriting it as RFC 3339.
-fn parse_iso8601(text: &str) -> Option<i64> {
-    let (date, rest) = text.split_at_checked(10)?;
+/// Parses ISO 8601 in the forms of [`parse_string`], by rewriting it as RFC 3339.
+fn parse_iso8601(string: &str) -> Option<i64> {
+    let (date, rest) = string.split_at_checked(10)?;
     if rest.is_empty() {
         return parse_rfc3339(&format!("{date}T00:00:00Z"));
     }
@@ -73,8 +73,8 @@ fn offset(zone: &str) -> Option<Cow<'_, str>> {
 
 /// Parses an RFC 3339 string, such as `2025-10-21T10:00:00.5+02:00`. A leap second becomes the
 /// second after it, and digits beyond microseconds are dropped.
-pub fn parse_rfc3339(text: &str) -> Option<i64> {
-    let time = DateTime::parse_from_rfc3339(text).ok()?;
+pub fn parse_rfc3339(string: &str) -> Option<i64> {
+    let time = DateTime::parse_from_rfc3339(string).ok()?;
     Some(time.timestamp_micros())
 }
 
@@ -116,20 +116,20 @@ pub fn write(ts_us: i64, out: &mut Vec<u8>) {
     let micros_of_day = ts_us.rem_euclid(DAY_US);
     let seconds = (micros_of_day / 1_000_000) as u32;
     let micros = (micros_of_day % 1_000_000) as u32;
-    let mut text = *b"0000-00-00T00:00:00.000000Z";
-    put(&mut text, 0, 4, date.year().clamp(0, 9999).unsigned_abs());
-    put(&mut text, 5, 2, date.month());
-    put(&mut text, 8, 2, date.day());
-    put(&mut text, 11, 2, seconds / 3_600);
-    put(&mut text, 14, 2, seconds / 60 % 60);
-    put(&mut text, 17, 2, seconds % 60);
-    put(&mut text, 20, 6, micros);
-    out.extend_from_slice(&text);
+    let mut string = *b"0000-00-00T00:00:00.000000Z";
+    put(&mut string, 0, 4, date.year().clamp(0, 9999).unsigned_abs());
+    put(&mut string, 5, 2, date.month());
+    put(&mut string, 8, 2, date.day());
+    put(&mut string, 11, 2, seconds / 3_600);
+    put(&mut string, 14, 2, seconds / 60 % 60);
+    put(&mut string, 17, 2, seconds % 60);
+    put(&mut string, 20, 6, micros);
+    out.extend_from_slice(&string);
 }
 
 /// Writes the last `width` decimal digits of `value` at `at`.
-fn put(text: &mut [u8], at: usize, width: usize, mut value: u32) {
-    for digit in text.iter_mut().skip(at).take(width).rev() {
+fn put(string: &mut [u8], at: usize, width: usize, mut value: u32) {
+    for digit in string.iter_mut().skip(at).take(width).rev() {
         *digit = b'0' + (value % 10) as u8;
         value /= 10;
     }
@@ -200,7 +200,7 @@ mod tests {
             ("2016-12-31T23:59:60.5+01", 1_483_225_200_500_000),
             ("-1.5", -1_500_000),
         ] {
-            assert_eq!(parse_text(form), Some(ts_us), "{form}");
+            assert_eq!(parse_string(form), Some(ts_us), "{form}");
         }
     }
 

@@ -136,3 +136,41 @@ pub fn text_table(table: &Table, width: u16) -> String {
     }
     text.trim_fmt()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table {
+        let features = vec![Some("=a\u{1b}[2J".to_owned()), None];
+        Table::default()
+            .with("feature", features)
+            .with("events", vec![10_u64, 7])
+    }
+
+    #[test]
+    fn a_terminal_table_has_no_control_characters_and_shows_null_as_a_dash() {
+        let text = text_table(&table(), 80);
+        let lines: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(
+            lines,
+            [["feature", "events"], ["=a\u{FFFD}[2J", "10"], ["-", "7"]]
+        );
+    }
+
+    #[test]
+    fn csv_of_a_table_escapes_formulas_for_spreadsheets_alone() {
+        let text = |reader| String::from_utf8(csv(&table(), reader)).unwrap_or_default();
+        assert_eq!(
+            text(Reader::Machine),
+            "feature,events\n=a\u{1b}[2J,10\n,7\n"
+        );
+        assert_eq!(
+            text(Reader::Spreadsheet),
+            "\u{FEFF}feature,events\n'=a\u{1b}[2J,10\n,7\n"
+        );
+    }
+}

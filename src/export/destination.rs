@@ -596,7 +596,7 @@ mod tests {
             ("http://host/x", "allowed are s3://, gs://, az://"),
             ("://bucket", "allowed are s3://, gs://, az://"),
             ("S3://bucket", "allowed are s3://, gs://, az://"),
-            ("s3://bucket//x", "s3://bucket//x"),
+            ("s3://bucket/a//b", "s3://bucket/a//b"),
             (
                 "s3://bucket/x?region=eu",
                 "credentials come from the environment",

@@ -159,3 +159,54 @@ fn views_of(external: &str) -> String {
         .trim_start()
         .to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SQL: &str = "-- {\"metric\":\"x\"}\n\
+        -- param from_day DATE first day, as in :from_day\n\
+        -- param feature VARCHAR\n\
+        select :feature from events where day >= :from_day and day < (:from_day);\n";
+
+    #[test]
+    fn parameters_are_translated_into_the_dialect_and_comments_are_kept() {
+        let comments = SQL.split_inclusive('\n').take(3).collect::<String>();
+        for (warehouse, feature, day) in [
+            (Warehouse::Plain, "$feature", "$from_day"),
+            (Warehouse::Bigquery, "@feature", "@from_day"),
+            (Warehouse::Snowflake, "$feature", "to_date($from_day)"),
+        ] {
+            let expected = format!(
+                "{comments}select {feature} from events where day >= {day} and day < ({day});\n"
+            );
+            assert_eq!(warehouse.translate(SQL), expected);
+        }
+    }
+
+    #[test]
+    fn views_of_a_loaded_table_are_the_statements_after_the_external_table() {
+        let external = "create external table t\n  (a int);\n\ncreate view v as select 1;\n";
+        assert_eq!(views_of(external), "create view v as select 1;\n");
+        assert_eq!(views_of("create view v"), "create view v");
+    }
+
+    #[test]
+    fn all_files_of_a_warehouse_are_in_its_folder_and_have_no_foreign_parameters() {
+        for warehouse in Warehouse::ALL {
+            for (path, content) in warehouse.files() {
+                assert!(
+                    path.starts_with(&format!("{}/", warehouse.name())),
+                    "{path}"
+                );
+                let statements = content.lines().filter(|line| !line.starts_with("--"));
+                let is_query = path.contains("/queries/");
+                let untranslated = |line: &str| is_query && line.contains(" :");
+                assert!(
+                    statements.into_iter().all(|line| !untranslated(line)),
+                    "{path}"
+                );
+            }
+        }
+    }
+}

@@ -211,7 +211,7 @@ impl<R: BufRead> Chunks<R> {
                 Step::More => is_open = self.read(STEP_BYTES.max(self.pending.len() - at))?,
                 Step::End if is_open => is_open = self.read(STEP_BYTES)?,
                 Step::End => break,
-                Step::Broken(_) => {
+                Step::Malformed(_) => {
                     let message = "the array of events is truncated or malformed from here on";
                     fault = Some(Fault::Record(message.into()));
                     break;

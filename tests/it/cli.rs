@@ -188,7 +188,7 @@ fn files_are_read_as_other_programs_write_them() {
             2,
             1,
             1,
-            "event 3: from here on nothing can be understood",
+            "event 3: the array of events is truncated or malformed",
         ),
         (
             b"ts,event_type,user_id\n2025-10-21,action,u\n",

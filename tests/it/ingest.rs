@@ -331,7 +331,7 @@ fn strings_that_break_other_programs_are_stored_safely() {
     let body = br#"{"events":[{"event_type":"action","user_id":"a\u0000b","feature":"x\ud800y",
         "metadata":{"line":"one\ntwo","big":12345678901234567890123,"esc":"\u2028\"\\"},"url":"/\u00e9"}]}"#;
     assert_eq!(server.post_raw(body, &[]).0, 200);
-    let text = std::fs::read_to_string(crate::harness::log_path(dir.path())).unwrap();
+    let text = std::fs::read_to_string(log_path(dir.path())).unwrap();
     assert_eq!(text.lines().count(), 1);
     assert!(text.contains(r#""big":12345678901234567890123,"#), "{text}");
     let line: Value = serde_json::from_str(&text).unwrap();

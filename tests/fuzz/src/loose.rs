@@ -17,7 +17,7 @@ fuzz_target!(|input: &[u8]| {
     layout(input, false);
     foreign::looks_like(input);
     if let Ok(text) = std::str::from_utf8(input) {
-        timestamp::parse_text(text);
+        timestamp::parse_string(text);
     }
     let whole = positions(input, input.len().max(1));
     let mut before = 0;
@@ -52,8 +52,8 @@ fn positions(input: &[u8], piece: usize) -> Vec<Range<usize>> {
                 assert!(!is_complete, "all of it is there");
                 length = (length + piece).min(input.len());
             }
-            Step::Broken(_) if is_complete => return positions,
-            Step::Broken(_) => length = (length + piece).min(input.len()),
+            Step::Malformed(_) if is_complete => return positions,
+            Step::Malformed(_) => length = (length + piece).min(input.len()),
         }
     }
 }
