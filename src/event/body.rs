@@ -493,16 +493,16 @@ mod tests {
         let unsent = r#"{"event_type":"action"}"#;
         let body =
             |sent_at: &str| format!(r#"{{"events":[{event},{unsent}],"sent_at":{sent_at}}}"#);
-        assert_eq!(validate(&body("null")), ["3600000000", "0"]);
+        assert_eq!(validate(body("null")), ["3600000000", "0"]);
         assert_eq!(
-            validate(&body(r#""2025-10-21T10:01:00Z""#)),
+            validate(body(r#""2025-10-21T10:01:00Z""#)),
             ["3600000000", "0"]
         );
         assert_eq!(
-            validate(&body(r#""2025-10-21T11:00:05Z""#)),
+            validate(body(r#""2025-10-21T11:00:05Z""#)),
             ["-5000000", "0"]
         );
-        assert_eq!(validate(&body("1761037200")), ["7200000000", "0"]);
+        assert_eq!(validate(body("1761037200")), ["7200000000", "0"]);
     }
 
     #[test]
@@ -677,13 +677,13 @@ mod tests {
             ("event_id", "event_id_dropped", 128),
         ] {
             let body = |value: &str| format!(r#"[{{"event_type":"action","{field}":"{value}"}}]"#);
-            assert_eq!(validate(&body(&fits(chars))), ["0"]);
+            assert_eq!(validate(body(&fits(chars))), ["0"]);
             let is_truncated = code.ends_with("_cut");
             let action = if is_truncated { "truncated" } else { "dropped" };
             let note = format!(
                 "0, {code}: {field} has 2100 characters; allowed are {chars}; it was {action}"
             );
-            assert_eq!(validate(&body(&long)), [note]);
+            assert_eq!(validate(body(&long)), [note]);
             let batch_body = body(&format!("\\u0061{long}"));
             let batch = read_batch(batch_body.as_bytes()).expect("a list");
             for raw in batch.events {

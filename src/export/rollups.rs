@@ -1,5 +1,6 @@
 //! The daily rollups as two tables: one row per day, and one row per day and feature.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use chrono::NaiveDate;
@@ -102,7 +103,7 @@ fn daily_rollups(lines: &[&Line]) -> Result<DataFrame> {
 }
 
 fn daily_features(lines: &[&Line]) -> Result<DataFrame> {
-    let features: Vec<(NaiveDate, &str, i64)> = lines
+    let mut features: Vec<(NaiveDate, &str, i64)> = lines
         .iter()
         .flat_map(|line| {
             let features = line.feature_usage.iter();
@@ -110,6 +111,8 @@ fn daily_features(lines: &[&Line]) -> Result<DataFrame> {
                 .map(|(feature, events)| (line.day, feature.as_str(), events.as_i64().unwrap_or(0)))
         })
         .collect();
+    // As in the rollup log: most used features first.
+    features.sort_by_key(|&(day, feature, events)| (day, Reverse(events), feature));
     let columns = vec![
         days(features.iter().map(|row| row.0))?,
         Column::new(
@@ -127,4 +130,42 @@ fn daily_features(lines: &[&Line]) -> Result<DataFrame> {
 fn days(days: impl Iterator<Item = NaiveDate>) -> Result<Column> {
     let days: Vec<i32> = days.map(|day| day.to_epoch_days()).collect();
     Ok(Column::new("day".into(), days).cast(&DataType::Date)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(day: &str, features: &str) -> String {
+        format!(
+            "{{\"ts\":\"x\",\"day\":\"{day}\",\"period_days\":30,\"dau\":1.5,\"wau\":2.0,\"mau\":3,\
+             \"feature_usage\":{features},\"funnel_steps\":{{\"action\":4}},\"total_events\":4}}\n"
+        )
+    }
+
+    #[test]
+    fn features_of_a_day_are_ordered_by_events_and_the_last_line_of_a_day_counts() -> Result<()> {
+        let log = [
+            line("2026-11-02", r#"{"b":3,"c":3,"a":1}"#),
+            line("2026-11-01", r#"{"old":9}"#),
+            line("2026-11-01", r#"{"z":7}"#),
+            "{\"day\":\"2026-11-03\"}\n".to_owned(),
+        ];
+        let rollups = Rollups::read(log.concat().as_bytes())?;
+        assert_eq!(rollups.days, 2);
+        let [(_, days), (_, features)] = &rollups.tables;
+        let strings = |name: &str| -> Result<Vec<String>> {
+            let column = features.column(name)?.cast(&DataType::String)?;
+            Ok(column.str()?.iter().flatten().map(str::to_owned).collect())
+        };
+        assert_eq!(strings("feature")?, ["z", "b", "c", "a"]);
+        assert_eq!(strings("events")?, ["7", "3", "3", "1"]);
+        assert_eq!(
+            strings("day")?.first().map(String::as_str),
+            Some("2026-11-01")
+        );
+        assert_eq!(days.height(), 2);
+        assert_eq!(days.column("action")?.i64()?.sum(), Some(8));
+        Ok(())
+    }
 }
