@@ -192,7 +192,8 @@ impl Tail {
     }
 
     fn span(&self) -> Option<Span> {
-        union_of(self.full_span, self.open.span)
+        let spans = self.full_span.into_iter().chain(self.open.span);
+        spans.reduce(Span::union)
     }
 
     /// The chunks that may hold events of `range_us`, as they are now.
@@ -266,10 +267,6 @@ impl Tail {
         let spans = self.full.iter().map(|chunk| chunk.span);
         self.full_span = spans.reduce(Span::union);
     }
-}
-
-fn union_of(one: Option<Span>, other: Option<Span>) -> Option<Span> {
-    one.into_iter().chain(other).reduce(Span::union)
 }
 
 impl Chunk {
@@ -358,7 +355,8 @@ impl Chunk {
 
 impl OpenChunk {
     fn push(&mut self, row: &Row) {
-        self.span = union_of(self.span, Some(Span::of(row.ts_us)));
+        let at = Span::of(row.ts_us);
+        self.span = Some(self.span.map_or(at, |span| span.union(at)));
         self.ts_us.push(row.ts_us);
         self.event_types.push(Some(row.event_type as u32));
         self.users.push(row.user);
