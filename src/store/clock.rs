@@ -53,6 +53,9 @@ const MAX_STEP_US: i64 = HOUR_US;
 /// A larger step is trusted once it has lasted this long: time for a time server or a person to
 /// correct it.
 const SETTLE: Duration = Duration::from_secs(600);
+/// A time may be checked this long after it was read, for example by a job that read it at its
+/// start.
+const MAX_AGE: Duration = Duration::from_secs(1);
 /// A gap is trusted this many days after the first day behind it: at least 24 hours.
 const DOUBT_DAYS: u64 = 2;
 
@@ -402,6 +405,9 @@ impl State {
             } else if !self.has_settled(wall_us, awake_us, steady.awake, expected_us) {
                 return expected_us;
             }
+        } else if self.has_just_jumped(steady.awake) {
+            // It may have been read before the jump, so it does not show that the clock is back.
+            return wall_us;
         }
         if self.jump.take().is_some() {
             info!("The clock is trusted again: {}", utc_string(wall_us));
@@ -412,6 +418,12 @@ impl State {
         };
         self.anchor = Some(Anchor { wall_us, steady });
         wall_us
+    }
+
+    /// True if a jump was noticed less than [`MAX_AGE`] ago.
+    fn has_just_jumped(&self, awake: Duration) -> bool {
+        self.jump
+            .is_some_and(|jump| awake.saturating_sub(jump.since) < MAX_AGE)
     }
 
     /// True if a jump of the clock has lasted long enough to be trusted.
@@ -605,6 +617,29 @@ mod tests {
             assert_eq!(running.state.seen_on, Some(day("2026-11-26")));
             assert_eq!(running.state.doubted, None);
         }
+    }
+
+    #[test]
+    fn a_time_that_was_read_before_a_jump_does_not_end_it() {
+        let mut running = Running::at("2026-11-26T12:00:00Z");
+        let before = running.wall_us;
+        running.wall_us += 8 * DAY_US;
+        running.receive().expect("time goes on");
+        // Another thread read the clock before the jump and checks that time now.
+        let jumped = std::mem::replace(&mut running.wall_us, before);
+        assert_eq!(running.receive().ok(), Some(before));
+        running.wall_us = jumped;
+        running.pass(10 * MINUTE_US);
+        assert_eq!(running.receive().ok(), Some(us("2026-12-04T12:10:00Z")));
+        // A clock that is back a second later ends the jump: the next one has to last as long.
+        running.wall_us += 8 * DAY_US;
+        running.receive().expect("time goes on");
+        running.wall_us -= 8 * DAY_US;
+        running.pass(MINUTE_US);
+        assert_eq!(running.receive().ok(), Some(us("2026-12-04T12:11:00Z")));
+        running.wall_us += 8 * DAY_US;
+        running.pass(9 * MINUTE_US);
+        assert_eq!(running.receive().ok(), Some(us("2026-12-04T12:20:00Z")));
     }
 
     #[test]
