@@ -17,46 +17,18 @@
 //! thread inside a transaction, therefore the writer thread takes 4 to 8 only. Scrub takes no
 //! transaction: it reads a version, whose files stay readable.
 
-mod access;
-mod admission;
 mod clock;
-mod day_folder;
-mod dedup;
-mod dictionary;
-mod draft;
 mod erased;
-mod event_log;
-#[cfg(test)]
-mod faults;
 pub mod files;
-pub mod folder;
-mod identity;
 mod ingest;
 mod jobs;
-mod live;
 mod lock;
-mod log_kind;
-mod mentions;
 mod open;
-mod output;
-mod ownership;
 pub mod pipeline;
-mod postings;
-mod pseudonym;
-mod quarantine;
-mod rate;
 mod read;
-mod recovery;
-mod rotation;
-mod row;
-mod rows;
-pub mod scan;
-mod segment;
-mod shape;
-mod states;
-mod tail;
+#[cfg(test)]
+mod tests;
 mod version;
-mod writer;
 
 use std::sync::Arc;
 
@@ -65,31 +37,32 @@ use chrono::{DateTime, Utc};
 use crate::config::StoreConfig;
 use crate::error::{Error, Result};
 use crate::names::Names;
-use folder::{Folder, Purpose};
+use files::folder::{Folder, Purpose};
 use ingest::Ingest;
 use jobs::Jobs;
 use read::Reader;
 use version::VersionControl;
 
-pub use admission::{NameUse, RestCounts};
 pub use clock::Received;
-pub use draft::{Draft, DraftMaker};
-pub use identity::is_displaced;
+pub use files::identity::is_displaced;
+pub use files::ownership::{FOLDERS, MARK_FILE, Mark};
+pub use files::recovery::Recovered;
+pub use files::rows::write_lines;
+pub use files::segment::LAKE_DIR;
+pub use files::shape::EVENT_LOG_FILE;
+pub use files::{folder, scan};
+pub use ingest::admission::{NameUse, RestCounts};
+pub use ingest::draft::{Draft, DraftMaker};
+pub use ingest::live::{Commit, Watch};
+pub use ingest::rate::Accepted;
+pub use ingest::writer::{Reply, Stored};
 pub use jobs::{
     Effort, Erased, ErasureLimit, Expired, Part, Rebuilt, SealUrgency, Sealed, Verified, verify,
 };
-pub use live::{Commit, Watch};
-pub use ownership::{FOLDERS, MARK_FILE, Mark};
-pub use rate::Accepted;
 pub use read::{
     Batch, Columns, DayParts, PartFacts, SealedDay, StoreSize, rewrite, rewrite_without,
 };
-pub use recovery::Recovered;
-pub use rows::write_lines;
-pub use segment::LAKE_DIR;
-pub use shape::EVENT_LOG_FILE;
 pub use version::{Clock, ExpiryFacts, Retention};
-pub use writer::{Reply, Stored};
 
 /// The open store. Dropping it commits the queue and unlocks the folder.
 pub struct Store {
@@ -148,10 +121,10 @@ impl Store {
     pub fn ids_of(&self, user: &str) -> Result<Vec<String>> {
         let users = &self.names().users;
         let is_known = self.ingest.maker.pseudonyms.is_some()
-            || pseudonym::is_pseudonym(user)
+            || ingest::pseudonym::is_pseudonym(user)
             || users.find(user).is_some();
         let mut ids = (0..users.len() as u32).filter_map(|number| users.text(number));
-        if !is_known && ids.any(pseudonym::is_pseudonym) {
+        if !is_known && ids.any(ingest::pseudonym::is_pseudonym) {
             return Err(Error::bad_input(
                 "user_key_needed",
                 "no user is stored under this id, and others are stored under keyed hashes: give the file \
@@ -171,6 +144,3 @@ impl Store {
         &self.folder
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,18 +1,27 @@
 //! The way of an event into the store: accepted, durable, visible.
 
+pub(in crate::store) mod admission;
+pub(in crate::store) mod dedup;
+pub(in crate::store) mod draft;
+pub(in crate::store) mod event_log;
+pub(in crate::store) mod live;
+pub(in crate::store) mod pseudonym;
+pub(in crate::store) mod rate;
+pub(in crate::store) mod writer;
+
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, Utc};
 
 use super::Store;
-use super::admission::{Admission, NameUse};
 use super::clock::{Received, TrustedClock};
-use super::dedup::SharedIds;
-use super::draft::{Draft, DraftMaker};
-use super::live::{self, Commit, Live, Watch};
-use super::rate::Accepted;
-use super::writer::{Reply, WriterHandle};
 use crate::error::{Error, Result};
+use admission::{Admission, NameUse};
+use dedup::SharedIds;
+use draft::{Draft, DraftMaker};
+use live::{Commit, Live, Watch};
+use rate::Accepted;
+use writer::{Reply, WriterHandle};
 
 /// Events that may wait to be sealed: some hundred MB of memory. More wait only when seals fail
 /// again and again.

@@ -16,9 +16,9 @@ use super::seal::LATE_BYTES;
 use crate::daily::{Day, date};
 use crate::error::{Error, Result};
 use crate::store::Store;
-use crate::store::day_folder;
-use crate::store::folder::Folder;
-use crate::store::segment::{self, FORMAT, LAKE_DIR, Segment, SegmentFacts};
+use crate::store::files::day_folder;
+use crate::store::files::folder::Folder;
+use crate::store::files::segment::{self, FORMAT, LAKE_DIR, Segment, SegmentFacts};
 use crate::store::version::{DayChange, Transaction, Unpublished, Version};
 use crate::window::HOUR_US;
 

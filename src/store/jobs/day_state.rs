@@ -12,9 +12,9 @@ use crate::digest::{Digest, DigestMap, Digester};
 use crate::error::{Error, Result};
 use crate::names::{Lookup, Names};
 use crate::schema;
-use crate::store::admission::MAX_FEATURES;
 use crate::store::erased::is_any;
-use crate::store::segment::{self, Segment};
+use crate::store::files::segment::{self, Segment};
+use crate::store::ingest::admission::MAX_FEATURES;
 
 /// The state of a day, to be computed from its segments.
 pub struct DayState<'a> {

@@ -22,11 +22,12 @@ use crate::error::{Error, Result};
 use crate::names::{Names, Numbering};
 use crate::schema;
 use crate::store::erased::{ErasedUsers, hash, is_any};
-use crate::store::folder::Folder;
-use crate::store::segment::{self, Segment};
-use crate::store::shape::ERASURES_FILE;
+use crate::store::files::folder::Folder;
+use crate::store::files::segment::{self, Segment};
+use crate::store::files::shape::ERASURES_FILE;
+use crate::store::files::{dictionary, mentions, states};
 use crate::store::version::{ALWAYS_US, DayChange, Unpublished, Version, changed_meanwhile};
-use crate::store::{Store, dictionary, mentions, pipeline, states};
+use crate::store::{Store, pipeline};
 
 /// Bytes of the key of the hashes.
 const KEY_BYTES: usize = 32;

@@ -16,9 +16,9 @@ use crate::daily::{DailyState, Day};
 use crate::error::{Error, Result};
 use crate::schema;
 use crate::store::Store;
-use crate::store::dictionary::{self, DictionaryFacts};
+use crate::store::files::dictionary::{self, DictionaryFacts};
+use crate::store::files::states::StateFile;
 use crate::store::lock::Guard;
-use crate::store::states::StateFile;
 use crate::store::version::ALWAYS_US;
 
 /// Ids that left the dictionary since the start.

@@ -10,9 +10,10 @@ use super::compact::{self, Effort};
 use super::seal::LATE_BYTES;
 use crate::daily::{Day, day_of};
 use crate::error::{Error, Result};
-use crate::store::segment::Segment;
+use crate::store::files::postings;
+use crate::store::files::segment::Segment;
 use crate::store::version::{Manifest, Version};
-use crate::store::{Store, files, postings};
+use crate::store::{Store, files};
 
 /// The segments of days that are over and have nothing to compact.
 fn plan(version: &Version, now_us: i64) -> Vec<Arc<Segment>> {

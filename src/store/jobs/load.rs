@@ -14,12 +14,12 @@ use crate::daily::{self, DailyState, Day};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::event::Event;
-use crate::store::dedup::SharedIds;
-use crate::store::draft::DraftMaker;
+use crate::store::files::rows::LakeRows;
+use crate::store::files::segment::{self, SegmentFacts, Sorted};
+use crate::store::ingest::dedup::SharedIds;
+use crate::store::ingest::draft::DraftMaker;
 use crate::store::lock::{Ordered, Rank};
 use crate::store::pipeline::{self, Turn, Turns};
-use crate::store::rows::LakeRows;
-use crate::store::segment::{self, SegmentFacts, Sorted};
 use crate::store::version::Transaction;
 use crate::store::{Store, Stored};
 

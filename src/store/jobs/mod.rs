@@ -15,11 +15,11 @@ mod seal;
 mod verify;
 
 use super::Store;
-use super::day_folder::RetiredDays;
 use super::lock::{Ordered, Rank};
 use super::version::{Transaction, Version};
 use crate::daily::{DailyState, Day};
 use crate::error::Result;
+use crate::store::files::day_folder::RetiredDays;
 use day_state::DayState;
 use erasure_permit::ErasurePermit;
 use expire_ids::ExpiredIds;

@@ -13,11 +13,12 @@ use crate::daily::{self, DailyState, Day, date};
 use crate::error::Result;
 use crate::names::{Lookup, Names, Numbering};
 use crate::schema;
-use crate::store::folder::Folder;
-use crate::store::segment::{self, Segment};
-use crate::store::states::StateFile;
+use crate::store::Store;
+use crate::store::files::dictionary;
+use crate::store::files::folder::Folder;
+use crate::store::files::segment::{self, Segment};
+use crate::store::files::states::StateFile;
 use crate::store::version::{Transaction, Version, VersionControl};
-use crate::store::{Store, dictionary};
 
 /// Result of a rebuild.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]

@@ -21,14 +21,15 @@ use tracing::{error, info, warn};
 use crate::backoff::Backoff;
 use crate::daily::{self, DailyState, Day, date, day_of};
 use crate::error::{Error, Result};
-use crate::store::event_log::{self, NextLog};
-use crate::store::folder::Folder;
-use crate::store::rotation::RotatedLog;
-use crate::store::rows::LakeRows;
-use crate::store::segment::{self, SegmentFacts, Sorted};
-use crate::store::tail::{Chunk, SealMark};
+use crate::store::files::folder::Folder;
+use crate::store::files::rotation::RotatedLog;
+use crate::store::files::rows::LakeRows;
+use crate::store::files::segment::{self, SegmentFacts, Sorted};
+use crate::store::files::{dictionary, recovery};
+use crate::store::ingest::event_log::{self, NextLog};
+use crate::store::version::tail::{Chunk, SealMark};
 use crate::store::version::{ExpiryFacts, Transaction, Version};
-use crate::store::{Store, dictionary, pipeline, recovery};
+use crate::store::{Store, pipeline};
 
 /// A log of this many bytes is sealed: about a hundred thousand events, which keep a query and a
 /// start quick. Freeing a large log stalls commits while the file system releases its blocks: 20 ms

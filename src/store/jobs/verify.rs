@@ -7,11 +7,12 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::names::Names;
-use crate::store::folder::{Folder, Purpose};
-use crate::store::scan::read_chunk;
-use crate::store::shape::QUARANTINE_FILE;
+use crate::store::files;
+use crate::store::files::folder::{Folder, Purpose};
+use crate::store::files::scan::read_chunk;
+use crate::store::files::shape::QUARANTINE_FILE;
+use crate::store::files::{dictionary, ownership, postings, quarantine, recovery};
 use crate::store::version::{Manifest, Version};
-use crate::store::{dictionary, files, ownership, postings, quarantine, recovery};
 
 /// Result of a verification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

@@ -9,11 +9,11 @@ use super::Reader;
 use crate::error::Result;
 use crate::names::{Names, REST_USER};
 use crate::schema;
+use crate::store::files::postings::{self, Uses};
+use crate::store::files::segment::{self, Segment};
 use crate::store::pipeline;
-use crate::store::postings::{self, Uses};
-use crate::store::segment::{self, Segment};
-use crate::store::tail::{Chunk, Tail};
 use crate::store::version::Snapshot;
+use crate::store::version::tail::{Chunk, Tail};
 
 /// Events of the batches that all cores work on at once: enough to keep them busy, few enough to
 /// bound memory and to cancel a query between batches.

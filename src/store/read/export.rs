@@ -15,8 +15,8 @@ use crate::parquet;
 use crate::schema;
 use crate::store::Store;
 use crate::store::erased::is_any;
-use crate::store::output::Output;
-use crate::store::segment::{self, FORMAT, Segment, Sorted};
+use crate::store::files::output::Output;
+use crate::store::files::segment::{self, FORMAT, Segment, Sorted};
 use crate::store::version::ALWAYS_US;
 use crate::window::Window;
 

@@ -4,6 +4,7 @@ mod events;
 mod export;
 mod size;
 mod states;
+mod user;
 mod week_cache;
 
 use std::collections::BTreeMap;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::store::{Store, postings};
+use crate::store::Store;
+use crate::store::files::postings;
 
 /// Events, files and bytes of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -8,7 +8,7 @@ use super::Reader;
 use crate::daily::{Activities, Activity, DailyState, Day, Week, days_of, week_of};
 use crate::error::Result;
 use crate::names::Names;
-use crate::store::states::{StateFacts, StateFile};
+use crate::store::files::states::{StateFacts, StateFile};
 use crate::window::DAY_US;
 
 /// The states of a day, in parts that may share users.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use crate::daily::{Day, Week, WeekActivity};
 use crate::error::Result;
 use crate::names::Names;
+use crate::store::files::states::StateFile;
 use crate::store::lock::{Ordered, Rank};
 use crate::store::pipeline;
-use crate::store::states::StateFile;
 
 /// The weeks that were counted.
 pub struct WeekCache(Ordered<BTreeMap<Week, KeptWeek>>);

@@ -12,8 +12,9 @@ use crate::config::{Durability, NameLimits, StoreConfig};
 use crate::daily::{Day, day_of};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventType};
-use crate::store::rotation::RotatedLog;
-use crate::store::{Draft, Effort, Store, faults, files, postings, shape, write_lines};
+use crate::store::files::rotation::RotatedLog;
+use crate::store::files::{faults, postings, shape};
+use crate::store::{Draft, Effort, Store, files, write_lines};
 
 impl VersionControl {
     /// True after a commit whose outcome is unknown.

@@ -11,11 +11,11 @@ use crate::checksum;
 use crate::daily::Day;
 use crate::error::{Error, Result};
 use crate::store::clock::ClockFacts;
-use crate::store::dictionary::DictionaryFacts;
-use crate::store::folder::Folder;
-use crate::store::segment::SegmentFacts;
-use crate::store::shape::MANIFEST_FILE;
-use crate::store::states::StateFacts;
+use crate::store::files::dictionary::DictionaryFacts;
+use crate::store::files::folder::Folder;
+use crate::store::files::segment::SegmentFacts;
+use crate::store::files::shape::MANIFEST_FILE;
+use crate::store::files::states::StateFacts;
 
 /// The format that this program writes. A newer one is an error; older ones are read for ever.
 const FORMAT: u32 = 1;

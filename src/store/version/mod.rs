@@ -5,6 +5,8 @@ pub mod expiry;
 #[cfg(test)]
 mod failure_points;
 mod manifest;
+pub(in crate::store) mod row;
+pub(in crate::store) mod tail;
 mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -17,17 +19,17 @@ use polars::prelude::Expr;
 use roaring::RoaringBitmap;
 
 use super::clock::ClockFacts;
-use super::dictionary::DictionaryFacts;
 use super::erased::ErasedUsers;
-use super::folder::Folder;
 use super::lock::{Guard, Ordered, Rank};
-use super::rotation::WaitingLogs;
-use super::segment::{Segment, SegmentFacts};
-use super::states::{StateFacts, StateFile};
-use super::tail::{Chunk, Tail};
 use crate::daily::Day;
 use crate::error::{Error, Result};
 use crate::names::Names;
+use crate::store::files::dictionary::DictionaryFacts;
+use crate::store::files::folder::Folder;
+use crate::store::files::rotation::WaitingLogs;
+use crate::store::files::segment::{Segment, SegmentFacts};
+use crate::store::files::states::{StateFacts, StateFile};
+use tail::{Chunk, Tail};
 
 pub use expiry::{Clock, ExpiryFacts, Horizon, Retention, clock_jump, horizon};
 pub use manifest::{Manifest, NewUsers};
@@ -147,14 +149,14 @@ impl Version {
         for (&day, place) in segments.iter().zip(0..) {
             let ts_us = i64::from(day) * crate::window::DAY_US;
             manifest.segments.push(SegmentFacts {
-                path: super::segment::path_of(day, &format!("00000001-{place:04}")),
+                path: crate::store::files::segment::path_of(day, &format!("00000001-{place:04}")),
                 rows: 1,
                 bytes: 1,
                 crc32c: 0,
                 first_ts_us: ts_us,
                 last_ts_us: ts_us,
                 last_received_at_us: ts_us,
-                format: super::segment::FORMAT,
+                format: crate::store::files::segment::FORMAT,
             });
         }
         for &day in states {

@@ -21,14 +21,14 @@ use super::{Published, Version, VersionControl, segment_of};
 use crate::daily::{DailyState, Day};
 use crate::error::{Error, Result};
 use crate::names::Names;
-use crate::store::day_folder::PreparedDay;
-use crate::store::dictionary;
-use crate::store::folder::Folder;
+use crate::store::files::day_folder::PreparedDay;
+use crate::store::files::dictionary;
+use crate::store::files::folder::Folder;
+use crate::store::files::postings;
+use crate::store::files::rotation::RotatedLog;
+use crate::store::files::segment::{self, Segment, SegmentFacts};
+use crate::store::files::states;
 use crate::store::lock::Guard;
-use crate::store::postings;
-use crate::store::rotation::RotatedLog;
-use crate::store::segment::{self, Segment, SegmentFacts};
-use crate::store::states;
 
 /// A change of the committed state that is being prepared. No other one runs meanwhile.
 pub struct Transaction<'a> {

@@ -9,7 +9,7 @@ pub mod error;
 pub mod event;
 #[path = "../../../src/inflate.rs"]
 pub mod inflate;
-#[path = "../../../src/store/scan.rs"]
+#[path = "../../../src/store/files/scan.rs"]
 pub mod scan;
 #[path = "../../../src/window.rs"]
 pub mod window;

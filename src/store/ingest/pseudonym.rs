@@ -5,9 +5,9 @@ use std::path::Path;
 
 use ring::hmac;
 
-use super::version::Manifest;
 use crate::config::StoreConfig;
 use crate::error::{Error, Result};
+use crate::store::version::Manifest;
 
 /// Prefix of pseudonyms. By it a pseudonym that comes in again, for example with the import of an
 /// export, is recognized and stored unchanged.
@@ -27,7 +27,7 @@ const MIN_KEY_BYTES: usize = 16;
 ///
 /// # Errors
 /// As [`Pseudonyms::load`] and [`check`].
-pub(super) fn check_and_load(config: &StoreConfig) -> Result<Option<Pseudonyms>> {
+pub(in crate::store) fn check_and_load(config: &StoreConfig) -> Result<Option<Pseudonyms>> {
     let key_file = config.user_key_file.as_deref();
     let pseudonyms = key_file
         .map(|file| Pseudonyms::load(file, &config.data_dir))
@@ -44,7 +44,11 @@ pub(super) fn check_and_load(config: &StoreConfig) -> Result<Option<Pseudonyms>>
 ///
 /// # Errors
 /// `bad_user_key` if it is not.
-pub(super) fn check(manifest: &Manifest, given: Option<&Pseudonyms>, folder: &Path) -> Result<()> {
+pub(in crate::store) fn check(
+    manifest: &Manifest,
+    given: Option<&Pseudonyms>,
+    folder: &Path,
+) -> Result<()> {
     let Some(expected) = &manifest.user_key else {
         return Ok(());
     };
@@ -66,7 +70,7 @@ pub(super) fn check(manifest: &Manifest, given: Option<&Pseudonyms>, folder: &Pa
 }
 
 /// True if an id is a pseudonym.
-pub(super) fn is_pseudonym(user: &str) -> bool {
+pub(in crate::store) fn is_pseudonym(user: &str) -> bool {
     user.strip_prefix(PREFIX).is_some_and(|rest| {
         rest.len() == 2 * HASH_BYTES && rest.bytes().all(|byte| byte.is_ascii_hexdigit())
     })
@@ -74,7 +78,7 @@ pub(super) fn is_pseudonym(user: &str) -> bool {
 
 /// Computes pseudonyms with a key.
 #[derive(Clone)]
-pub(super) struct Pseudonyms {
+pub(in crate::store) struct Pseudonyms {
     key: hmac::Key,
 }
 

@@ -11,15 +11,15 @@ use std::sync::{Arc, OnceLock};
 
 use polars::prelude::*;
 
-use super::rotation::id_of;
 use super::row::Row;
-use super::rows::LakeRows;
-use super::scan::read_chunk;
-use super::shape::EVENT_LOG_FILE;
 use crate::daily::{self, DailyState, Day};
 use crate::error::{Error, Result};
 use crate::names::{Names, REST_FEATURE};
 use crate::schema;
+use crate::store::files::rotation::id_of;
+use crate::store::files::rows::LakeRows;
+use crate::store::files::scan::read_chunk;
+use crate::store::files::shape::EVENT_LOG_FILE;
 
 /// Rows of a full chunk: about a morsel of the streaming engine, and few enough that closing one,
 /// for which a commit waits, takes a millisecond.
@@ -38,7 +38,7 @@ pub struct Tail {
 
 /// The oldest part of the tail: the events of the oldest log.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct SealMark {
+pub(in crate::store) struct SealMark {
     chunks: usize,
 }
 
@@ -70,7 +70,7 @@ pub struct Chunk {
 /// Part of a log: complete lines of an open file, which stays readable when it is renamed or
 /// removed.
 #[derive(Debug, Clone)]
-pub(super) struct LogPart {
+pub(in crate::store) struct LogPart {
     pub file: Arc<File>,
     pub bytes: Range<u64>,
 }
@@ -152,7 +152,7 @@ impl Tail {
     }
 
     /// Adds the events of that part of a log.
-    pub(super) fn append(&mut self, rows: &[Row], part: LogPart) -> Result<()> {
+    pub(in crate::store) fn append(&mut self, rows: &[Row], part: LogPart) -> Result<()> {
         if self
             .open
             .part
@@ -175,7 +175,7 @@ impl Tail {
     }
 
     /// The file of the newest event and the end of its line.
-    pub(super) fn log_end(&self) -> Option<(Arc<File>, u64)> {
+    pub(in crate::store) fn log_end(&self) -> Option<(Arc<File>, u64)> {
         let full = self.full.last().map(|chunk| &chunk.part);
         let part = self.open.part.as_ref().or(full)?;
         Some((part.file.clone(), part.bytes.end))
@@ -218,7 +218,7 @@ impl Tail {
     ///
     /// # Errors
     /// If the metadata of a log cannot be read.
-    pub(super) fn of_log(&self, log: (u64, u64)) -> Result<Vec<Arc<Chunk>>> {
+    pub(in crate::store) fn of_log(&self, log: (u64, u64)) -> Result<Vec<Arc<Chunk>>> {
         let mut chunks: Vec<Arc<Chunk>> = Vec::new();
         for chunk in &self.full {
             let file = &chunk.part.file;
@@ -248,12 +248,12 @@ impl Tail {
     }
 
     /// Closes the open chunk, because the next events belong to another log.
-    pub(super) fn end_log(&mut self) -> Result<()> {
+    pub(in crate::store) fn end_log(&mut self) -> Result<()> {
         self.close_chunk()
     }
 
     /// Removes the chunks up to the mark, which are in segments now.
-    pub(super) fn take_sealed(&mut self, mark: SealMark) -> Vec<Arc<Chunk>> {
+    pub(in crate::store) fn take_sealed(&mut self, mark: SealMark) -> Vec<Arc<Chunk>> {
         let kept = self.full.split_off(mark.chunks.min(self.full.len()));
         let sealed = std::mem::replace(&mut self.full, kept);
         self.count_full();
@@ -271,7 +271,7 @@ impl Tail {
 
 impl Chunk {
     /// The part of the log with its events.
-    pub(super) fn part(&self) -> &LogPart {
+    pub(in crate::store) fn part(&self) -> &LogPart {
         &self.part
     }
 

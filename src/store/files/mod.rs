@@ -1,6 +1,26 @@
 //! Files and folders on disk: created with access for their owner only, and changed so that a power
 //! cut leaves either the old or the new state.
 
+pub(in crate::store) mod day_folder;
+pub(in crate::store) mod dictionary;
+#[cfg(test)]
+pub(in crate::store) mod faults;
+pub mod folder;
+pub(in crate::store) mod identity;
+pub(in crate::store) mod log_kind;
+pub(in crate::store) mod mentions;
+pub(in crate::store) mod output;
+pub(in crate::store) mod ownership;
+pub(in crate::store) mod postings;
+pub(in crate::store) mod quarantine;
+pub(in crate::store) mod recovery;
+pub(in crate::store) mod rotation;
+pub(in crate::store) mod rows;
+pub mod scan;
+pub(in crate::store) mod segment;
+pub(in crate::store) mod shape;
+pub(in crate::store) mod states;
+
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -9,7 +29,6 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use serde::de::DeserializeOwned;
 
-use super::shape;
 use crate::checksum::{self, LineCheck, Mismatch};
 use crate::error::{Error, Result};
 
@@ -29,7 +48,7 @@ pub const MODE_BITS: u32 = 0o777;
 )]
 pub(super) fn may_fail(operation: &str, path: &Path) -> std::io::Result<()> {
     #[cfg(test)]
-    super::faults::check(operation, path)?;
+    faults::check(operation, path)?;
     let _ = (operation, path);
     Ok(())
 }

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::broadcast::{self, Receiver, Sender};
 
-use super::lock::{Ordered, Rank};
 use crate::error::{Error, Result};
 use crate::event::{lines, read_line};
+use crate::store::lock::{Ordered, Rank};
 
 /// Most subscribers; each keeps a connection open.
 const MAX_SUBSCRIBERS: usize = 16;
@@ -35,7 +35,7 @@ pub struct Commit {
 }
 
 /// Broadcast channel from the writer to the subscribers.
-pub(super) struct Live {
+pub(in crate::store) struct Live {
     subscribers: AtomicUsize,
     /// `None` once the server is stopping.
     commits: Ordered<Option<Sender<Commit>>>,
@@ -158,7 +158,7 @@ fn newest(lines: &[u8]) -> &[u8] {
 ///
 /// # Errors
 /// If the log cannot be read.
-pub(super) fn newest_of_log(file: &File, end: u64) -> Result<Commit> {
+pub(in crate::store) fn newest_of_log(file: &File, end: u64) -> Result<Commit> {
     let start = end.saturating_sub(MAX_BYTES as u64);
     let mut bytes = vec![0; (end - start) as usize];
     file.read_exact_at(&mut bytes, start)

@@ -19,16 +19,16 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tracing::warn;
 
-use super::files;
 use super::folder::{Access, Folder};
 use super::log_kind::{self, LogKind, NOT_REGULAR, SYMBOLIC_LINK};
-use super::pipeline;
 use super::quarantine::{self, Piece};
 use super::rotation::RotatedLog;
 use super::scan::{Damage, Scan, read_chunk};
 use super::shape::{EVENT_LOG_FILE, NEXT_LOG_FILE, QUARANTINE_FILE};
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::store::files;
+use crate::store::pipeline;
 
 /// Bytes read at a time; a line is at most a tenth of it.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -53,7 +53,7 @@ pub struct Recovered {
 
 impl Recovered {
     /// Traces the damage of a log.
-    pub(super) fn report(self, path: &Path, access: Access) {
+    pub(in crate::store) fn report(self, path: &Path, access: Access) {
         let file = path.file_name().unwrap_or_default().display();
         let is_repaired = access == Access::ReadWrite;
         let (torn_bytes, damaged) = (self.torn_bytes, self.damaged);
@@ -75,7 +75,7 @@ impl Recovered {
 
 /// The existing logs with events that are in no segment, oldest first. If the folder may be
 /// changed, interrupted rotations have been completed; otherwise the log that one left is included.
-pub(super) fn logs_to_read(folder: &Folder, sealed_through: u64) -> Result<Vec<PathBuf>> {
+pub(in crate::store) fn logs_to_read(folder: &Folder, sealed_through: u64) -> Result<Vec<PathBuf>> {
     let waiting = RotatedLog::list(folder.path())?;
     let names = match folder.access() {
         Access::ReadWrite => &[EVENT_LOG_FILE][..],
@@ -101,7 +101,7 @@ pub(super) fn logs_to_read(folder: &Folder, sealed_through: u64) -> Result<Vec<P
 /// # Errors
 /// [`Error::Damaged`] if it is not a log of ours, or if more of it is damaged than one write group;
 /// then it is not changed.
-pub(super) fn recover<B: Default + Send>(
+pub(in crate::store) fn recover<B: Default + Send>(
     folder: &Folder,
     path: &Path,
     now: DateTime<Utc>,
@@ -211,7 +211,7 @@ fn zeros_at_end(file: &File, part: Range<u64>) -> std::io::Result<u64> {
 
 /// True if the log exists. Anything but a regular file is an error, before anything is read from
 /// it.
-pub(super) fn check_regular(path: &Path) -> Result<bool> {
+pub(in crate::store) fn check_regular(path: &Path) -> Result<bool> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
         found => match found.map_err(Error::io("inspect", path))? {
@@ -224,7 +224,7 @@ pub(super) fn check_regular(path: &Path) -> Result<bool> {
 
 /// Reads a log without changing it: `read` gets pieces of it, on all cores, and `sink` gets the
 /// results in order.
-pub(super) fn scan_file<T: Send>(
+pub(in crate::store) fn scan_file<T: Send>(
     path: &Path,
     read: impl Fn(&[u8]) -> Result<(Scan, T)> + Sync,
     mut sink: impl FnMut(T) -> Result<()>,
@@ -244,7 +244,7 @@ pub(super) fn scan_file<T: Send>(
 }
 
 /// Divides a log into parts of complete lines, each of `bytes` bytes or slightly more.
-pub(super) fn parts(path: &Path, bytes: u64) -> Result<Vec<Range<u64>>> {
+pub(in crate::store) fn parts(path: &Path, bytes: u64) -> Result<Vec<Range<u64>>> {
     let file = files::open(path)?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
     let mut log = BufReader::new(file);
@@ -263,7 +263,7 @@ pub(super) fn parts(path: &Path, bytes: u64) -> Result<Vec<Range<u64>>> {
 }
 
 /// Reads a part of a log without changing it, on this thread.
-pub(super) fn scan_part(
+pub(in crate::store) fn scan_part(
     path: &Path,
     part: Range<u64>,
     mut sink: impl FnMut(&Event<'_>) -> Result<()>,

@@ -12,7 +12,7 @@ use crate::schema;
 const SHORT_LINE_BYTES: usize = 180;
 
 /// Events as the columns of [`schema::lake`].
-pub(super) struct LakeRows {
+pub(in crate::store) struct LakeRows {
     ts_us: Vec<i64>,
     event_type: StringChunkedBuilder,
     user_id: StringChunkedBuilder,

@@ -13,7 +13,7 @@ const MINUTES: usize = 60;
 
 /// Counter of accepted events. It takes a lock for each commit, which is cheap compared to its
 /// sync.
-pub(super) struct Rate {
+pub(in crate::store) struct Rate {
     since: Instant,
     counts: Mutex<Counts>,
 }

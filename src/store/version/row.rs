@@ -4,7 +4,7 @@ use crate::event::EventType;
 
 /// An admitted event in memory.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Row {
+pub(in crate::store) struct Row {
     pub ts_us: i64,
     pub event_type: EventType,
     /// Code of the user in [`crate::names::Names`]; `None` for an anonymous event.

@@ -6,16 +6,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::files;
 use super::shape::{self, EVENT_LOG_FILE, NEXT_LOG_FILE};
 use crate::error::{Error, Result};
+use crate::store::files;
 
 /// Folder of rotated logs in the data folder.
 const SEALING_DIR: &str = "sealing";
 
 /// A rotated log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RotatedLog {
+pub(in crate::store) struct RotatedLog {
     pub number: u64,
     pub path: PathBuf,
 }
@@ -171,7 +171,7 @@ impl WaitingLogs {
 ///
 /// # Errors
 /// If the metadata of the file cannot be read.
-pub(super) fn id_of(log: &File) -> Result<(u64, u64)> {
+pub(in crate::store) fn id_of(log: &File) -> Result<(u64, u64)> {
     let found = log.metadata();
     let found = found.map_err(Error::io("inspect", EVENT_LOG_FILE.as_ref()))?;
     Ok((found.dev(), found.ino()))

@@ -11,15 +11,15 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files;
-use super::identity::{self, DISPLACED};
-use super::rotation::id_of;
-use super::shape::{EVENT_LOG_FILE, NEXT_LOG_FILE};
 use crate::config::Durability;
 use crate::error::{Error, Result, is_no_room};
+use crate::store::files;
+use crate::store::files::identity::{self, DISPLACED};
+use crate::store::files::rotation::id_of;
+use crate::store::files::shape::{EVENT_LOG_FILE, NEXT_LOG_FILE};
 
 /// The open event log, to which events are appended.
-pub(super) struct EventLog {
+pub(in crate::store) struct EventLog {
     path: PathBuf,
     file: File,
     /// The same file for readers, who keep it when the log is rotated.
@@ -151,7 +151,7 @@ impl EventLog {
 /// A rotation gives the open log a second name (a hard link), durably, and then its first name to
 /// the next log. So the log has a name at every moment, whatever a power cut undoes; the next start
 /// completes what it undid.
-pub(super) struct NextLog {
+pub(in crate::store) struct NextLog {
     log: EventLog,
     /// The new name of the open log, on a file system without hard links.
     aside: Option<PathBuf>,
@@ -188,7 +188,7 @@ impl NextLog {
 ///
 /// # Errors
 /// If the folder cannot be synced.
-pub(super) fn sync_rotation(folder: &Path) -> Result<()> {
+pub(in crate::store) fn sync_rotation(folder: &Path) -> Result<()> {
     files::sync_parent(&folder.join(EVENT_LOG_FILE))
 }
 

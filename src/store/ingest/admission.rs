@@ -27,9 +27,6 @@ use roaring::RoaringBitmap;
 use serde::Serialize;
 
 use super::draft::{Draft, DraftMaker, DraftRow, Name};
-use super::lock::{Guard, Ordered, Rank};
-use super::row::Row;
-use super::version::NewUsers;
 use crate::config::NameLimits;
 use crate::daily::{Day, day_of};
 use crate::digest::{Digest, DigestSet, Digester};
@@ -37,10 +34,13 @@ use crate::error::Result;
 use crate::event::path;
 use crate::names::{Lookup, Names, REST_FEATURE, REST_USER};
 use crate::schema;
+use crate::store::lock::{Guard, Ordered, Rank};
+use crate::store::version::NewUsers;
+use crate::store::version::row::Row;
 
 /// Most features with a code, over all days: far more than a product has. With the longest ASCII
 /// names they take some 100 MB.
-pub(super) const MAX_FEATURES: usize = 250_000;
+pub(in crate::store) const MAX_FEATURES: usize = 250_000;
 
 /// Numbers of events with a name beyond a limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -82,7 +82,7 @@ pub struct NameUse {
 
 /// Assigns codes; shared by everything that adds events to a store.
 #[derive(Clone)]
-pub(super) struct Admission {
+pub(in crate::store) struct Admission {
     names: Names,
     keys: Digester,
     limits: NameLimits,
@@ -104,7 +104,7 @@ struct Beyond {
 
 /// Names that were admitted so far.
 #[derive(Default)]
-pub(super) struct Admitted {
+pub(in crate::store) struct Admitted {
     /// The features that have a code on each day; a day is added with its first event.
     days: HashMap<Day, RoaringBitmap>,
     new_users: NewUsers,
@@ -139,7 +139,7 @@ impl Admitted {
 }
 
 /// Returns the features that the state of a day counts by name.
-pub(super) type NamedFeatures<'a> = dyn Fn(Day) -> RoaringBitmap + 'a;
+pub(in crate::store) type NamedFeatures<'a> = dyn Fn(Day) -> RoaringBitmap + 'a;
 
 impl Admission {
     pub fn new(maker: &DraftMaker, limits: NameLimits, new_users: NewUsers) -> Self {

@@ -5,10 +5,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use super::files;
 use super::scan::read_chunk;
 use crate::error::{Error, Result};
 use crate::event::LINE_START;
+use crate::store::files;
 
 /// Bytes at the start that are inspected: more than a write group, so that a torn or damaged group
 /// is not all that is seen.

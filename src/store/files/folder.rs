@@ -13,11 +13,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
-use super::files::{self, IsChecked, Left, MODE_BITS};
 use super::ownership::{self, MARK_FILE, Mark, Owner};
 use super::shape::{self, EVENT_LOG_FILE, MANIFEST_FILE, TEMP_DIR};
 use crate::checksum;
 use crate::error::{Error, Result};
+use crate::store::files::{self, IsChecked, Left, MODE_BITS};
 
 /// Describes the lock owner, for the message of a second process. The lock itself is on the folder,
 /// which cannot be deleted while it is open, and ends with the process.

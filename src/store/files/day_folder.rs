@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tracing::warn;
 
-use super::files::{self, Left};
 use super::folder::Folder;
 use super::segment::{self, LAKE_DIR, SegmentFacts};
 use super::shape::{self, COMPACTING_DIR};
 use crate::daily::{Day, date};
 use crate::error::{Error, Result};
+use crate::store::files::{self, Left};
 
 /// Time for which the old folder of a day is kept: longer than any program takes to list it.
 const RETIRED_FOR: Duration = Duration::from_secs(60);

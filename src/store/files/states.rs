@@ -9,12 +9,13 @@ use chrono::NaiveDate;
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
-use super::files;
 use super::folder::Folder;
-use super::{pipeline, shape};
+use super::shape;
 use crate::daily::{self, Activity, DailyState, Day, date};
 use crate::error::{Error, Result};
 use crate::names::{Names, REST_FEATURE};
+use crate::store::files;
+use crate::store::pipeline;
 
 /// Their folder in the data folder.
 const DIR: &str = "states";

@@ -16,7 +16,6 @@ use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
-use super::files;
 use super::folder::{self, Access, Folder};
 use super::output::{Output, Written};
 use super::shape::{self, COMPACTING_DIR};
@@ -26,6 +25,7 @@ use crate::digest::{DigestMap, Digester};
 use crate::error::{Error, Result};
 use crate::parquet;
 use crate::schema;
+use crate::store::files;
 
 /// Folder of the lake in the data folder. It never contains unfinished files.
 pub const LAKE_DIR: &str = "events";
@@ -528,7 +528,7 @@ impl Sorted {
     }
 
     /// The days with their events.
-    pub(super) fn days(&self) -> impl Iterator<Item = (Day, DataFrame)> {
+    pub(in crate::store) fn days(&self) -> impl Iterator<Item = (Day, DataFrame)> {
         let mut start = 0;
         self.lengths.iter().map(move |(&day, &length)| {
             let of_day = self.events.slice(start, length);

@@ -18,17 +18,17 @@ use tracing::{error, info, warn};
 use super::admission::{Admission, RestCounts};
 use super::dedup::{RecentIds, SharedIds};
 use super::draft::{Draft, DraftRow};
-use super::erased::ErasedUsers;
 use super::event_log::{EventLog, NextLog};
-use super::identity;
 use super::live::Live;
-use super::lock::{Held, Ordered, Rank};
 use super::rate::{Accepted, Rate};
-use super::recovery::GROUP_BYTES;
-use super::row::Row;
-use super::tail::LogPart;
-use super::version::VersionControl;
 use crate::error::{Error, Result};
+use crate::store::erased::ErasedUsers;
+use crate::store::files::identity;
+use crate::store::files::recovery::GROUP_BYTES;
+use crate::store::lock::{Held, Ordered, Rank};
+use crate::store::version::VersionControl;
+use crate::store::version::row::Row;
+use crate::store::version::tail::LogPart;
 
 /// Capacity of the queue, in requests. Each keeps a connection of a client open, of which there are
 /// about as many.
@@ -116,7 +116,7 @@ impl Status {
 }
 
 /// The parts of the store that the writer thread works on.
-pub(super) struct Writer {
+pub(in crate::store) struct Writer {
     pub gate: ErasedUsers,
     pub log: EventLog,
     pub recent: SharedIds,
@@ -126,7 +126,7 @@ pub(super) struct Writer {
 }
 
 impl WriterHandle {
-    pub(super) fn start(writer: Writer) -> Result<Self> {
+    pub(in crate::store) fn start(writer: Writer) -> Result<Self> {
         let (queue, commands) = sync_channel(QUEUE_REQUESTS);
         let status = Arc::new(Status::new(Instant::now()));
         let running = Running {
@@ -186,7 +186,7 @@ impl WriterHandle {
     ///
     /// # Errors
     /// [`Error::DiskFull`] if there is no space for the names; then nothing has changed.
-    pub(super) fn rotate(&self, next: NextLog) -> Result<()> {
+    pub(in crate::store) fn rotate(&self, next: NextLog) -> Result<()> {
         self.check()?;
         let (sender, reply) = oneshot::channel();
         let rotate = Command::Rotate {
@@ -199,14 +199,14 @@ impl WriterHandle {
 
     /// Lets the writer check that the log still has its name, between two commits and never during
     /// a rotation. With a full queue this does nothing, because each commit checks it too.
-    pub(super) fn check_in_place(&self) {
+    pub(in crate::store) fn check_in_place(&self) {
         if let Ok(queue) = self.queue() {
             let _ = queue.try_send(Command::CheckInPlace);
         }
     }
 
     /// Stops all writing, for a reason that the writer itself cannot find out.
-    pub(super) fn stop(&self, reason: &str) {
+    pub(in crate::store) fn stop(&self, reason: &str) {
         stop(&self.status, reason.into());
     }
 
@@ -226,7 +226,7 @@ impl WriterHandle {
     ///
     /// # Errors
     /// [`Error::Busy`] while a commit takes long, [`Error::DiskFull`] after a write without space.
-    pub(super) fn check_health(&self) -> Result<()> {
+    pub(in crate::store) fn check_health(&self) -> Result<()> {
         self.check()?;
         if self.status.commit_age() > LONG_COMMIT {
             return Err(Error::Busy("the disk does not respond"));
@@ -238,7 +238,7 @@ impl WriterHandle {
     }
 
     /// True if it is time to probe for free space again.
-    pub(super) fn may_probe(&self) -> bool {
+    pub(in crate::store) fn may_probe(&self) -> bool {
         let mut probed = self.status.probed.lock();
         let may = probed.is_none_or(|probed| probed.elapsed() >= PROBE_INTERVAL);
         if may {
@@ -248,12 +248,12 @@ impl WriterHandle {
     }
 
     /// Numbers of accepted events.
-    pub(super) fn accepted(&self) -> Accepted {
+    pub(in crate::store) fn accepted(&self) -> Accepted {
         self.status.rate.accepted(Instant::now())
     }
 
     /// Records that there is free space again.
-    pub(super) fn has_room(&self) {
+    pub(in crate::store) fn has_room(&self) {
         self.status.is_full.store(false, Ordering::Relaxed);
     }
 

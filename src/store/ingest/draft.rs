@@ -3,38 +3,38 @@
 
 use std::borrow::Cow;
 
-use super::erased::ErasedUsers;
 use super::pseudonym::Pseudonyms;
 use crate::digest::{Digest, Digester};
 use crate::event::{self, Event, EventType, path};
 use crate::names::{Names, Numbering};
+use crate::store::erased::ErasedUsers;
 
 /// Builds write batches; shared by everything that adds events to one store.
 #[derive(Clone)]
 pub struct DraftMaker {
-    pub(super) names: Names,
-    pub(super) keys: Digester,
-    pub(super) gate: ErasedUsers,
-    pub(super) pseudonyms: Option<Pseudonyms>,
+    pub(in crate::store) names: Names,
+    pub(in crate::store) keys: Digester,
+    pub(in crate::store) gate: ErasedUsers,
+    pub(in crate::store) pseudonyms: Option<Pseudonyms>,
 }
 
 /// A write batch: events that are stored together, in order.
 #[derive(Default)]
 pub struct Draft {
     /// Complete lines of the event log; empty if the events were read from the log.
-    pub(super) lines: Vec<u8>,
-    pub(super) rows: Vec<DraftRow>,
+    pub(in crate::store) lines: Vec<u8>,
+    pub(in crate::store) rows: Vec<DraftRow>,
     /// The strings of users and features that have no code, one after the other.
-    pub(super) unnamed: String,
+    pub(in crate::store) unnamed: String,
     /// Digests of the metadata keys of all events, event by event.
-    pub(super) metadata_keys: Vec<Digest>,
+    pub(in crate::store) metadata_keys: Vec<Digest>,
     /// Number of events that were left out because their users are erased.
     pub erased: usize,
 }
 
 /// A user or feature of an event that is not admitted yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Name {
+pub(in crate::store) enum Name {
     /// Its code in [`Names`].
     Known(u32),
     /// It has no code; its string is this range of the `unnamed` strings of the batch.
@@ -43,7 +43,7 @@ pub(super) enum Name {
 
 /// An event of a write batch.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct DraftRow {
+pub(in crate::store) struct DraftRow {
     /// End of the event's line in the lines of the batch.
     pub line_end: usize,
     pub ts_us: i64,
@@ -81,7 +81,10 @@ impl DraftMaker {
 
     /// The event as it is stored, under the pseudonym of its user if there are pseudonyms; `None`
     /// if its user is erased.
-    pub(super) fn unless_erased<'a, 'e>(&self, event: &'a Event<'e>) -> Option<Cow<'a, Event<'e>>> {
+    pub(in crate::store) fn unless_erased<'a, 'e>(
+        &self,
+        event: &'a Event<'e>,
+    ) -> Option<Cow<'a, Event<'e>>> {
         let Some(user) = event.user_id.as_deref() else {
             return Some(Cow::Borrowed(event));
         };
@@ -104,7 +107,7 @@ impl DraftMaker {
     }
 
     /// Adds an event whose line is in the log already.
-    pub(super) fn push_stored(&self, draft: &mut Draft, event: &Event<'_>) {
+    pub(in crate::store) fn push_stored(&self, draft: &mut Draft, event: &Event<'_>) {
         let user = event.user_id.as_deref();
         let feature = event.feature.as_deref();
         let row = DraftRow {
@@ -128,7 +131,7 @@ impl DraftMaker {
     }
 
     /// The digest by which a re-send of the event is recognized; none if it has no id.
-    pub(super) fn key(&self, event: &Event<'_>) -> Option<Digest> {
+    pub(in crate::store) fn key(&self, event: &Event<'_>) -> Option<Digest> {
         let id = event.event_id.as_deref()?;
         let user = event.user_id.as_deref();
         Some(self.key_of(id, event.event_type.name(), user))
@@ -136,7 +139,12 @@ impl DraftMaker {
 
     /// The digest by which a re-send of a stored event is recognized. Two events are the same if
     /// they have the same id, type and user; all anonymous events count as one user.
-    pub(super) fn key_of(&self, id: &str, event_type: &str, user: Option<&str>) -> Digest {
+    pub(in crate::store) fn key_of(
+        &self,
+        id: &str,
+        event_type: &str,
+        user: Option<&str>,
+    ) -> Digest {
         // An event that was stored before pseudonyms were switched on is re-sent with one.
         let pseudonym = self
             .pseudonyms
@@ -163,7 +171,7 @@ fn name(names: &Numbering, string: &str, unnamed: &mut String) -> Name {
 
 impl Draft {
     /// The digests of the metadata keys of one of its events.
-    pub(super) fn metadata_keys_of(&self, row: &DraftRow) -> &[Digest] {
+    pub(in crate::store) fn metadata_keys_of(&self, row: &DraftRow) -> &[Digest] {
         let (start, count) = row.metadata_keys;
         let keys = self.metadata_keys.get(start..start + usize::from(count));
         keys.unwrap_or_default()

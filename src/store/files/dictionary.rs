@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
-use super::files;
 use super::folder::Folder;
 use crate::error::{Error, Result};
 use crate::event::{lines, text};
 use crate::names::Numbering;
+use crate::store::files;
 
 /// The file's name in the data folder until users are removed.
 pub const FILE_NAME: &str = "users.ndjson";

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::files;
 use super::log_kind::{self, LogKind};
 use super::shape::{
     self, ERASURES_FILE, EVENT_LOG_FILE, MANIFEST_FILE, NEXT_LOG_FILE, QUARANTINE_FILE,
 };
 use crate::checksum;
 use crate::error::{Error, Result};
+use crate::store::files;
 
 /// The mark's name.
 pub const MARK_FILE: &str = ".echopilot";

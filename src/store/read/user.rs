@@ -14,16 +14,16 @@ use std::sync::Arc;
 
 use polars::prelude::*;
 
-use super::Store;
-use super::erased::is_any;
-use super::mentions;
-use super::rows::write_lines;
-use super::segment::{self, Segment};
-use super::shape::{EVENT_LOG_FILE, QUARANTINE_FILE};
-use super::tail::Chunk;
-use super::version::ALWAYS_US;
 use crate::daily::{Day, day_of};
 use crate::error::{Error, Result};
+use crate::store::Store;
+use crate::store::erased::is_any;
+use crate::store::files::mentions;
+use crate::store::files::rows::write_lines;
+use crate::store::files::segment::{self, Segment};
+use crate::store::files::shape::{EVENT_LOG_FILE, QUARANTINE_FILE};
+use crate::store::version::ALWAYS_US;
+use crate::store::version::tail::Chunk;
 use crate::{event, schema};
 
 /// Events in memory: some ten MB if each has a few kB of metadata.

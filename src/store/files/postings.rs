@@ -25,7 +25,6 @@ use std::sync::Arc;
 use polars::prelude::*;
 use tracing::warn;
 
-use super::files;
 use super::folder::{self, Access, Folder};
 use super::segment::{self, Segment, SegmentFacts};
 use super::shape;
@@ -33,6 +32,7 @@ use crate::error::Result;
 use crate::leb128::{CUT, Reader, put, put_text};
 use crate::names::Names;
 use crate::schema;
+use crate::store::files;
 use crate::window::DAY_US;
 
 /// Folder of the postings in the data folder.

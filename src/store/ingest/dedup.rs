@@ -7,13 +7,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use super::lock::{Guard, Ordered, Rank};
 use crate::digest::{Digest, DigestMap};
+use crate::store::lock::{Guard, Ordered, Rank};
 use crate::window::{DAY_US, HOUR_US};
 
 /// Two events with the same id, user and type are the same event if they were received at most this
 /// far apart, in µs. The later time counts as at most the end of the last trusted day (see
-/// [`super::clock`]), so that a clock that jumps ahead makes no id old.
+/// [`crate::store::clock`]), so that a clock that jumps ahead makes no id old.
 pub const WINDOW_US: i64 = 7 * DAY_US;
 
 /// Shards of the set. A hash table that grows moves all its entries at once; with millions of ids
@@ -34,7 +34,7 @@ impl SharedIds {
     }
 
     /// Locks the ids. Commits wait for this lock, so it must be held briefly.
-    pub(super) fn lock(&self) -> Guard<'_, RecentIds> {
+    pub(in crate::store) fn lock(&self) -> Guard<'_, RecentIds> {
         self.0.lock()
     }
 }

@@ -9,12 +9,12 @@ use std::path::Path;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
-use super::files;
 use super::folder::Folder;
 use super::shape::QUARANTINE_FILE;
 use crate::checksum::{self, LineCheck};
 use crate::error::{Error, Result};
 use crate::event::lines;
+use crate::store::files;
 
 /// A damaged piece of a log.
 pub struct Piece {
