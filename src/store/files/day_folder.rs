@@ -94,15 +94,20 @@ impl PreparedDay {
     /// it.
     ///
     /// # Errors
-    /// If the file system cannot; then nothing has changed.
+    /// If the file system cannot; then nothing has changed. [`Error::Poisoned`] if it is unknown
+    /// what has.
     pub fn exchange(&self) -> Result<()> {
         self.exchange_names()?;
         let synced =
             files::sync_parent(&self.live).and_then(|()| files::sync_parent(&self.prepared));
-        if synced.is_err() {
-            self.exchange_names()?;
-        }
-        synced
+        let Err(error) = synced else {
+            return Ok(());
+        };
+        // With a second failure it is unknown which folder a power cut leaves in the lake.
+        Err(match self.exchange_names() {
+            Ok(()) => error,
+            Err(undo) => Error::Poisoned(format!("{error}; {undo}")),
+        })
     }
 
     fn exchange_names(&self) -> Result<()> {

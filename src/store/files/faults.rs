@@ -1,4 +1,5 @@
-//! Failures of file operations, for tests: the nth change of a file below a folder fails.
+//! Failures of file operations, for tests: the nth change of a file below a folder fails, or all
+//! from the nth on.
 
 use std::io::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -9,10 +10,20 @@ use parking_lot::Mutex;
 /// The folders in which operations are counted.
 static ARMED: Mutex<Vec<Arc<Fault>>> = Mutex::new(Vec::new());
 
+/// Operations that fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failing {
+    /// One operation.
+    Once,
+    /// That operation and all later ones, as on a disk that is gone.
+    FromThenOn,
+}
+
 struct Fault {
     dir: PathBuf,
-    /// The operation that fails, counted from 0.
+    /// The first operation that fails, counted from 0.
     at: usize,
+    failing: Failing,
     seen: Mutex<Vec<String>>,
 }
 
@@ -33,10 +44,11 @@ impl Drop for Armed {
 }
 
 /// Makes the operation number `at` below a folder fail.
-pub fn fail_at(dir: &Path, at: usize) -> Armed {
+pub fn fail_at(dir: &Path, at: usize, failing: Failing) -> Armed {
     let fault = Arc::new(Fault {
         dir: dir.to_owned(),
         at,
+        failing,
         seen: Mutex::default(),
     });
     ARMED.lock().push(fault.clone());
@@ -58,7 +70,8 @@ pub fn check(operation: &str, path: &Path) -> Result<()> {
             _ => path.to_string_lossy(),
         };
         seen.push(format!("{operation} {path}"));
-        if seen.len() == fault.at + 1 {
+        let place = seen.len() - 1;
+        if place == fault.at || place > fault.at && fault.failing == Failing::FromThenOn {
             return Err(Error::other("injected by a test"));
         }
     }

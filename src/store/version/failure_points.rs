@@ -1,6 +1,6 @@
 //! Walks every failure point of every job: each change of a file, of its preparation and of its
-//! commit, fails once. Queries return the state before or the state after, also when the store is
-//! opened again.
+//! commit, fails, alone or with all that follow. Queries return the state before or the state
+//! after, also when the store is opened again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,8 +12,9 @@ use crate::config::{Durability, NameLimits, StoreConfig};
 use crate::daily::{Day, day_of};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventType};
+use crate::store::files::faults::{self, Failing};
 use crate::store::files::rotation::RotatedLog;
-use crate::store::files::{faults, postings, shape};
+use crate::store::files::{postings, shape};
 use crate::store::{Draft, Effort, Store, files, write_lines};
 
 impl VersionControl {
@@ -311,60 +312,61 @@ fn unknown_files(store: &Store) -> Result<Vec<PathBuf>> {
     Ok(unknown)
 }
 
-/// Lets each operation of a job fail once. Returns the operations.
+/// Lets each operation of a job fail. Returns the operations that failed first.
 fn walk(job: Job) -> Result<BTreeSet<String>> {
     let origin = tempfile::tempdir().expect("a temporary folder");
     job.prepare(origin.path())?;
     let before = answers(&open(origin.path())?, job)?;
-    let mut after = None;
-    let mut failed = BTreeSet::new();
-    for at in 0.. {
+    let after = {
         let dir = tempfile::tempdir().expect("a temporary folder");
         copy(origin.path(), dir.path());
         let store = open(dir.path())?;
-        if after.is_none() {
-            // The first run learns the result without a failure.
-            job.run(&store)?;
+        job.run(&store)?;
+        answers(&store, job)?
+    };
+    let is_visible = !matches!(job, Job::Seal | Job::Compact | Job::Index);
+    assert_eq!(after != before, is_visible, "{job:?}");
+    let mut failed = BTreeSet::new();
+    for failing in [Failing::Once, Failing::FromThenOn] {
+        for at in 0.. {
+            let dir = tempfile::tempdir().expect("a temporary folder");
+            copy(origin.path(), dir.path());
+            let store = open(dir.path())?;
+            let fault = faults::fail_at(dir.path(), at, failing);
+            let result = job.run(&store);
+            let seen = fault.seen();
+            let Some(operation) = seen.get(at) else {
+                result?;
+                break;
+            };
+            let place = format!("{job:?}, {operation} (number {at}, {failing:?}): {result:?}");
+            let is_one = |found: &Answers| *found == before || *found == after;
             let found = answers(&store, job)?;
-            let is_visible = !matches!(job, Job::Seal | Job::Compact | Job::Index);
-            assert_eq!(found != before, is_visible, "{job:?}");
-            after = Some(found);
-            continue;
+            assert!(is_one(&found), "{place}: {found:?}");
+            if result.is_ok() {
+                assert_eq!(found, after, "{place}");
+            }
+            let is_poisoned = store.versions.is_poisoned();
+            if is_poisoned {
+                assert!(result.is_err(), "{place}");
+                let begun = store.begin().map(drop);
+                assert!(matches!(begun, Err(Error::Poisoned(_))), "{place}");
+                failed.insert(POISONED.into());
+            }
+            drop(store);
+            drop(fault);
+            let store = open(dir.path())?;
+            let reopened = answers(&store, job)?;
+            if is_poisoned {
+                assert!(is_one(&reopened), "{place}: {reopened:?}");
+            } else {
+                assert_eq!(reopened, found, "{place}");
+            }
+            assert_eq!(unknown_files(&store)?, Vec::<PathBuf>::new(), "{place}");
+            job.run_again(&store)?;
+            assert_eq!(answers(&store, job)?, after, "{place}");
+            failed.insert(operation.clone());
         }
-        let is_one = |found: &Answers| *found == before || Some(found) == after.as_ref();
-        let fault = faults::fail_at(dir.path(), at - 1);
-        let result = job.run(&store);
-        let seen = fault.seen();
-        drop(fault);
-        let Some(operation) = seen.get(at - 1) else {
-            result?;
-            break;
-        };
-        let place = format!("{job:?} at {at}, {operation}: {result:?}");
-        let found = answers(&store, job)?;
-        assert!(is_one(&found), "{place}: {found:?}");
-        if result.is_ok() {
-            assert_eq!(Some(&found), after.as_ref(), "{place}");
-        }
-        let is_poisoned = store.versions.is_poisoned();
-        if is_poisoned {
-            assert!(result.is_err(), "{place}");
-            let begun = store.begin().map(drop);
-            assert!(matches!(begun, Err(Error::Poisoned(_))), "{place}");
-            failed.insert(POISONED.into());
-        }
-        drop(store);
-        let store = open(dir.path())?;
-        let reopened = answers(&store, job)?;
-        if is_poisoned {
-            assert!(is_one(&reopened), "{place}: {reopened:?}");
-        } else {
-            assert_eq!(reopened, found, "{place}");
-        }
-        assert_eq!(unknown_files(&store)?, Vec::<PathBuf>::new(), "{place}");
-        job.run_again(&store)?;
-        assert_eq!(Some(&answers(&store, job)?), after.as_ref(), "{place}");
-        failed.insert(operation.clone());
     }
     Ok(failed)
 }

@@ -219,7 +219,11 @@ impl<'a> Transaction<'a> {
     /// everything is as it was, unless the store is poisoned.
     pub fn commit(mut self, publish: impl FnOnce(&mut Published)) -> Result<Committed<'a>> {
         if let Some((day, _)) = &self.day {
-            day.exchange()?;
+            day.exchange().inspect_err(|error| {
+                if matches!(error, Error::Poisoned(_)) {
+                    self.control.poison(error);
+                }
+            })?;
         }
         if let Err(error) = self.replace_manifest(&self.next) {
             if let Some((day, _)) = &self.day
