@@ -358,3 +358,94 @@ pub fn sync(dir: &Path) -> Result<()> {
         .and_then(|folder| folder.sync_all())
         .map_err(Error::io("sync the folder", dir))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a temporary folder")
+    }
+
+    fn write(path: PathBuf) {
+        fs::create_dir_all(path.parent().expect("a folder")).expect("created");
+        fs::write(path, "content").expect("written");
+    }
+
+    #[test]
+    fn only_files_with_our_names_are_removed() -> Result<()> {
+        let dir = dir();
+        let root = dir.path().join("tmp");
+        assert_eq!(remove_ours(&root, shape::is_unfinished)?, Left::Nothing);
+        write(root.join("users.ndjson"));
+        write(root.join("dt=2026-11-26/00000001-0000.parquet"));
+        assert_eq!(remove_ours(&root, shape::is_unfinished)?, Left::Nothing);
+        assert!(!root.exists());
+        write(root.join("users.ndjson"));
+        write(root.join("dt=2026-11-26/notes.txt"));
+        write(root.join("other/00000001-0000.parquet"));
+        let target = dir.path().join("target");
+        write(target.clone());
+        std::os::unix::fs::symlink(&target, root.join("users-1.ndjson")).expect("linked");
+        assert_eq!(remove_ours(&root, shape::is_unfinished)?, Left::Others);
+        assert!(!root.join("users.ndjson").exists());
+        for kept in [
+            "dt=2026-11-26/notes.txt",
+            "other/00000001-0000.parquet",
+            "users-1.ndjson",
+        ] {
+            assert!(root.join(kept).exists(), "{kept}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_unfinished_file_is_removed_when_the_work_fails() {
+        let dir = dir();
+        let path = dir.path().join("file");
+        write(path.clone());
+        assert!(or_remove(&path, || Ok(())).is_ok() && path.exists());
+        assert!(or_remove(&path, || Err::<(), _>(Error::DiskFull)).is_err());
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_folder_is_created_with_its_missing_parents_for_its_owner_only() -> Result<()> {
+        let dir = dir();
+        let inner = dir.path().join("a/b/c");
+        assert_eq!(missing_folders(&inner).len(), 3);
+        make(&inner)?;
+        assert!(missing_folders(&inner).is_empty());
+        for folder in [&inner, &dir.path().join("a")] {
+            let mode = fs::metadata(folder).expect("it exists").mode();
+            assert_eq!(mode & MODE_BITS, DIR_MODE, "{}", folder.display());
+        }
+        make(&inner)
+    }
+
+    #[test]
+    fn a_small_file_is_read_with_or_without_a_checksum_but_never_damaged() -> Result<()> {
+        let dir = dir();
+        let path = dir.path().join("file.json");
+        assert_eq!(read_json::<Vec<u8>>(&path)?, None);
+        check_json(&path)?;
+        for (content, expected) in [
+            (b"[1,2]".to_vec(), IsChecked::No),
+            (checksum::wrap(b"[1,2]"), IsChecked::Yes),
+        ] {
+            fs::write(&path, &content).expect("written");
+            assert_eq!(read_json(&path)?, Some((vec![1_u8, 2], expected)));
+            check_json(&path)?;
+        }
+        let valid = checksum::wrap(b"[1,2]");
+        for at in 0..valid.len() {
+            let mut damaged = valid.clone();
+            damaged[at] ^= 1;
+            fs::write(&path, &damaged).expect("written");
+            let read = read_json::<Vec<u8>>(&path);
+            assert!(matches!(read, Err(Error::Damaged { .. })), "{at}");
+            assert!(check_json(&path).is_err(), "{at}");
+        }
+        Ok(())
+    }
+}

@@ -199,3 +199,63 @@ fn has_no_hard_links(error: &IoError) -> bool {
         ErrorKind::Unsupported | ErrorKind::PermissionDenied
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotated_log_keeps_its_events_under_the_second_name() -> Result<()> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join(EVENT_LOG_FILE);
+        let aside = dir.path().join("00000001.ndjson");
+        let mut log = EventLog::open(&path, Durability::Sync)?;
+        log.append(b"one\n")?;
+        let (id, reader) = (log.id()?, log.reader().clone());
+        let next = NextLog::prepare(dir.path(), &aside)?;
+        log.append(b"two\n")?;
+        log.rotate(next)?;
+        sync_rotation(dir.path())?;
+        assert_eq!(log.length(), 0);
+        assert_ne!(log.id()?, id);
+        log.append(b"three\n")?;
+        log.check_in_place()?;
+        let content = |path: &Path| std::fs::read_to_string(path).expect("it exists");
+        assert_eq!(content(&path), "three\n");
+        assert_eq!(content(&aside), "one\ntwo\n");
+        assert_eq!(id_of(&reader)?, id, "readers keep the file");
+        Ok(())
+    }
+
+    #[test]
+    fn a_next_log_with_events_and_a_displaced_log_are_errors() -> Result<()> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join(EVENT_LOG_FILE);
+        let log = EventLog::open(&path, Durability::Os)?;
+        std::fs::write(dir.path().join(NEXT_LOG_FILE), "one\n").expect("written");
+        let next = NextLog::prepare(dir.path(), &dir.path().join("00000001.ndjson"));
+        assert!(matches!(next, Err(Error::Damaged { .. })));
+        std::fs::remove_file(&path).expect("removed");
+        assert!(matches!(log.check_in_place(), Err(Error::Poisoned(_))));
+        let empty = EventLog::open_to_read(&path)?;
+        assert_eq!(empty.length(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_failed_write_that_cannot_be_undone_stops_the_log() -> Result<()> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join(EVENT_LOG_FILE);
+        let mut log = EventLog::open(&path, Durability::Sync)?;
+        log.append(b"one\n")?;
+        // `/dev/full` has no space and cannot be truncated, so that the write cannot be undone.
+        log.file = File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("it exists");
+        let failed = log.append(b"two\n");
+        assert!(matches!(failed, Err(Error::Poisoned(_))), "{failed:?}");
+        assert_eq!(log.length(), 4);
+        Ok(())
+    }
+}
