@@ -105,7 +105,7 @@ impl Error {
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |cause| {
-            if is_no_room(&cause) {
+            if is_out_of_space(&cause) {
                 Self::DiskFull
             } else {
                 Self::Io {
@@ -122,7 +122,7 @@ impl Error {
     pub fn system(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let action = action.into();
         move |cause| {
-            if is_no_room(&cause) {
+            if is_out_of_space(&cause) {
                 Self::DiskFull
             } else {
                 Self::System { action, cause }
@@ -134,7 +134,7 @@ impl Error {
     pub fn query(error: impl StdError + Send + Sync + 'static) -> Self {
         let is_disk_full = chain(&error)
             .filter_map(|error| error.downcast_ref::<std::io::Error>())
-            .any(is_no_room);
+            .any(is_out_of_space);
         if is_disk_full {
             Self::DiskFull
         } else {
@@ -145,7 +145,7 @@ impl Error {
 
 /// True if a file operation failed for lack of space: on the disk, in the user's quota, or in the
 /// file, whose length may be limited.
-pub fn is_no_room(error: &std::io::Error) -> bool {
+pub fn is_out_of_space(error: &std::io::Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::Durability;
-use crate::error::{Error, Result, is_no_room};
+use crate::error::{Error, Result, is_out_of_space};
 use crate::store::files;
 use crate::store::files::identity::{self, DISPLACED};
 use crate::store::files::rotation::id_of;
@@ -102,7 +102,7 @@ impl EventLog {
     pub fn append(&mut self, lines: &[u8]) -> Result<()> {
         if let Err(error) = self.file.write_all_at(lines, self.length) {
             return Err(match self.file.set_len(self.length) {
-                Ok(()) if is_no_room(&error) => Error::DiskFull,
+                Ok(()) if is_out_of_space(&error) => Error::DiskFull,
                 _ => Error::Poisoned(format!("write: {error}")),
             });
         }
