@@ -7,8 +7,6 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::{DateTime, Days, NaiveDate, SecondsFormat, Utc};
 use chrono_tz::Tz;
@@ -16,10 +14,16 @@ use polars::prelude::{DataFrame, IntoLazy, LazyFrame, concat};
 use roaring::RoaringBitmap;
 use serde_json::{Map, Value, json};
 
+mod cancel;
+mod states;
+
+pub use cancel::Cancel;
+
+use states::Known;
+
 use super::Engine;
-use crate::daily::{Activity, DailyState, Day};
+use crate::daily::Day;
 use crate::error::{Error, Result};
-use crate::event::EventType;
 use crate::metrics::Metric;
 use crate::metrics::cohort::{self, Cohort, Did};
 use crate::metrics::counts::{self, Count, Counts};
@@ -33,7 +37,7 @@ use crate::metrics::query::{Query, QueryAnswer};
 use crate::metrics::retention::{Retention, Sides};
 use crate::metrics::sequence::{Sequences, Timed};
 use crate::metrics::table::Table;
-use crate::names::{Names, REST_FEATURE};
+use crate::names::REST_FEATURE;
 use crate::store::{Columns, DayParts, pipeline};
 use crate::window::Window;
 
@@ -45,26 +49,6 @@ const SHARES: u32 = 16;
 
 /// What to do with an excluded event, as every answer to a funnel with one says.
 const EXCLUSION_RULE: &str = "an excluded event spoils the attempts it lies in; a user counts up to the best unspoiled attempt";
-
-/// A way to give a question up.
-#[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    /// Gives the question up, soon.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// # Errors
-    /// If it was given up.
-    pub(super) fn check(&self) -> Result<()> {
-        match self.0.load(Ordering::Relaxed) {
-            true => Err(Error::Cancelled("its result is no longer wanted")),
-            false => Ok(()),
-        }
-    }
-}
 
 impl Engine {
     /// Answers a question.
@@ -624,78 +608,6 @@ impl Asked<'_> {
             |frame| tally.read(frame),
         )?;
         Ok(tally.users(did.at_least))
-    }
-}
-
-/// What daily states say about the users of events that meet a filter.
-enum Known<'a> {
-    /// Users of any event.
-    All,
-    /// Users of events of these types.
-    EventTypes(&'a [String]),
-    /// Users of these features.
-    Features(&'a [String]),
-}
-
-impl<'a> Known<'a> {
-    /// `None` if states do not say it.
-    fn of(filter: &'a Filter) -> Option<Self> {
-        match filter.only() {
-            _ if filter.is_empty() => Some(Self::All),
-            Some((Property::EventType, names)) => Some(Self::EventTypes(names)),
-            Some((Property::Feature, names)) => Some(Self::Features(names)),
-            _ => None,
-        }
-    }
-
-    /// The users of a day; `None` if one of the features may be beyond the day's limit.
-    fn users(&self, parts: &DayParts, names: &Names) -> Result<Option<RoaringBitmap>> {
-        let mut users = RoaringBitmap::new();
-        if let Self::All = self {
-            for activity in parts.activities(names)? {
-                let Activity { users: some, .. } = activity.as_ref();
-                users |= some;
-            }
-            return Ok(Some(users));
-        }
-        for state in parts.states(names)? {
-            if self.may_be_rest(&state.activity, names) {
-                return Ok(None);
-            }
-            self.add_users(&state, names, &mut users);
-        }
-        Ok(Some(users))
-    }
-
-    fn may_be_rest(&self, activity: &Activity, names: &Names) -> bool {
-        let Self::Features(wanted) = self else {
-            return false;
-        };
-        let is_named = |name: &String| {
-            let number = names.features.find(name);
-            number.is_some_and(|number| activity.features.contains_key(&number))
-        };
-        activity.features.contains_key(&REST_FEATURE) && !wanted.iter().all(is_named)
-    }
-
-    fn add_users(&self, state: &DailyState, names: &Names, users: &mut RoaringBitmap) {
-        match self {
-            Self::All => *users |= &state.activity.users,
-            Self::EventTypes(wanted) => {
-                for (event_type, some) in EventType::ALL.iter().zip(&state.event_type_users) {
-                    if wanted.iter().any(|name| name == event_type.name()) {
-                        *users |= some;
-                    }
-                }
-            }
-            Self::Features(wanted) => {
-                for feature in wanted.iter().filter_map(|name| names.features.find(name)) {
-                    if let Some(some) = state.feature_users.get(&feature) {
-                        *users |= some;
-                    }
-                }
-            }
-        }
     }
 }
 

@@ -1,0 +1,49 @@
+//! The named cohorts.
+
+use std::sync::PoisonError;
+
+use super::Engine;
+use crate::cohorts::Cohorts;
+use crate::error::{Error, Result};
+use crate::metrics::cohort::Cohort;
+
+impl Engine {
+    /// The cohorts that were named, by name.
+    ///
+    /// # Errors
+    /// As [`Cohorts::load`].
+    pub fn cohorts(&self) -> Result<Cohorts> {
+        Cohorts::load(self.store.folder())
+    }
+
+    /// Keeps a cohort, in the place of one of that name.
+    ///
+    /// # Errors
+    /// `bad_cohort` if it is wrong or there are too many, and if it cannot be written.
+    pub fn set_cohort(&self, cohort: Cohort) -> Result<Cohorts> {
+        cohort
+            .check()
+            .map_err(|message| Error::bad_input("bad_cohort", message))?;
+        self.change_cohorts(|cohorts| cohorts.set(cohort))
+    }
+
+    /// Forgets a cohort.
+    ///
+    /// # Errors
+    /// `unknown_cohort` if there is none of that name, and if it cannot be written.
+    pub fn remove_cohort(&self, name: &str) -> Result<Cohorts> {
+        self.change_cohorts(|cohorts| cohorts.remove(name))
+    }
+
+    pub(super) fn change_cohorts(
+        &self,
+        change: impl FnOnce(&mut Cohorts) -> Result<()>,
+    ) -> Result<Cohorts> {
+        // One at a time: of two, the second would undo the first.
+        let _one = self.cohorts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cohorts = self.cohorts()?;
+        change(&mut cohorts)?;
+        cohorts.save(self.store.folder())?;
+        Ok(cohorts)
+    }
+}

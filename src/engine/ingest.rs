@@ -1,0 +1,123 @@
+//! Events that come in: judged, queued for the log, and answered once they are on disk.
+
+use chrono::{DateTime, Utc};
+
+use super::{Engine, IngestAnswer};
+use crate::error::{Error, Result};
+use crate::event::{self, Event, MAX_AHEAD_US, RawEvent, Refusal, Verdict};
+use crate::store::{Draft, Received, Reply, RestCounts};
+
+/// A batch that waits for the disk.
+pub struct PendingIngest {
+    reply: Option<Reply>,
+    answer: IngestAnswer,
+}
+
+impl Engine {
+    /// Judges the events of a request body, received at `now`, and queues the accepted ones.
+    ///
+    /// # Errors
+    /// If the body is no batch, or nothing can be stored now.
+    pub fn ingest(&self, body: &[u8], now: DateTime<Utc>) -> Result<PendingIngest> {
+        // Before anything is kept of the events.
+        self.store.check_writable()?;
+        self.ingest_batch(event::read_batch(body)?, now)
+    }
+
+    /// Judges the events of a batch, received at `now`, and queues the accepted ones.
+    ///
+    /// # Errors
+    /// If nothing can be stored now.
+    pub fn ingest_batch(
+        &self,
+        batch: event::Batch<'_>,
+        now: DateTime<Utc>,
+    ) -> Result<PendingIngest> {
+        let received = self.store.receive(now)?;
+        // While it is open which of two times is right, a client that agrees with one of them is not corrected.
+        let clock_skew_us = [received.at_us, received.latest_us]
+            .map(|us| batch.clock_skew_us(us))
+            .into_iter()
+            .min_by_key(|skew_us| skew_us.saturating_abs())
+            .unwrap_or(0);
+        let maker = self.store.draft_maker();
+        let mut draft = Draft::default();
+        let mut answer = IngestAnswer {
+            ok: true,
+            logged: 0,
+            duplicates: 0,
+            ignored: 0,
+            rejected: 0,
+            errors: Vec::new(),
+            notes: Vec::new(),
+            rest: RestCounts::default(),
+        };
+        for (index, raw) in batch.events.into_iter().enumerate() {
+            match judge(raw, received, clock_skew_us) {
+                Verdict::Accepted(event, notes) => {
+                    maker.push(&mut draft, &event);
+                    let notes = notes.into_iter().map(|(code, message)| Refusal {
+                        index,
+                        code,
+                        message,
+                    });
+                    answer.notes.extend(notes);
+                }
+                Verdict::TooOld => answer.ignored += 1,
+                Verdict::Refused(code, message) => answer.errors.push(Refusal {
+                    index,
+                    code,
+                    message,
+                }),
+            }
+        }
+        answer.ignored += draft.erased;
+        answer.rejected = answer.errors.len();
+        answer.ok = answer.rejected == 0 || !draft.is_empty() || answer.ignored > 0;
+        let reply = match draft.is_empty() {
+            true => None,
+            false => Some(self.store.append(draft)?),
+        };
+        Ok(PendingIngest { reply, answer })
+    }
+}
+
+impl PendingIngest {
+    /// The answer, once the accepted events are durable and visible.
+    ///
+    /// # Errors
+    /// If they could not be stored; then none of them is.
+    pub async fn answer(self) -> Result<IngestAnswer> {
+        let mut answer = self.answer;
+        if let Some(reply) = self.reply {
+            let stored = reply
+                .await
+                .map_err(|_| Error::Poisoned("the writer has stopped".into()))??;
+            answer.logged = stored.logged;
+            answer.duplicates = stored.duplicates;
+            answer.ignored += stored.erased;
+            answer.rest = stored.rest;
+        }
+        Ok(answer)
+    }
+}
+
+/// Judges an event. One whose own time is the clock's is accepted while it is open whether the clock is right.
+fn judge(raw: RawEvent<'_>, received: Received, clock_skew_us: i64) -> Verdict<'_> {
+    let limit_us = received.at_us.saturating_add(MAX_AHEAD_US);
+    let is_ahead = |ts_us: i64| ts_us.saturating_add(clock_skew_us) > limit_us;
+    let by_us = match raw.ts_us().is_some_and(is_ahead) {
+        true => received.latest_us,
+        false => received.at_us,
+    };
+    match raw.judge(by_us, clock_skew_us) {
+        Verdict::Accepted(event, notes) => {
+            let event = Event {
+                received_at_us: received.at_us,
+                ..event
+            };
+            Verdict::Accepted(event, notes)
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,171 @@
+//! Jobs on the store: import, seal, compaction, scrub, rebuild, expiry, and the confirmation of the clock.
+
+use chrono::{DateTime, Days, NaiveDate, SecondsFormat, Utc};
+use tracing::{error, warn};
+
+use super::{ClockAnswer, Engine, ExpireAnswer};
+use crate::demo::{self, Demo};
+use crate::error::{Error, Result};
+use crate::import::{self, Imported, Progress, Source};
+use crate::rollup::RollupLog;
+use crate::store::{
+    Clock, Effort, Rebuilt, Retention, SealUrgency, Sealed, StoreSize, is_displaced,
+};
+
+/// Bytes that are verified each time: a large lake in some hours, without the disk
+/// noticing.
+const SCRUB_BYTES: u64 = 32 << 20;
+
+/// Room that an event of the synthetic history takes, in the log and in segments, before the log is removed.
+const DEMO_EVENT_BYTES: u64 = 400;
+
+impl Engine {
+    /// Whether events can be accepted when the clock says `now`.
+    ///
+    /// # Errors
+    /// As [`Store::check_writable`] and [`Store::believed`].
+    pub fn check_ready(&self, now: DateTime<Utc>) -> Result<()> {
+        self.store.check_writable()?;
+        self.store.believed(now).map(drop)
+    }
+
+    /// Believes the clock, which a person says is right, although it is far from where it was.
+    ///
+    /// # Errors
+    /// `bad_date` if the person says another day, and as [`Store::confirm_clock`].
+    pub fn confirm_clock(&self, date: NaiveDate, now: DateTime<Utc>) -> Result<ClockAnswer> {
+        let today = now.date_naive();
+        if date != today {
+            let message = format!("the confirmed date is {date}; the clock says {today}");
+            return Err(Error::bad_input("bad_date", message));
+        }
+        self.store.confirm_clock(now)?;
+        Ok(ClockAnswer {
+            ok: true,
+            clock: now.to_rfc3339_opts(SecondsFormat::Secs, true),
+        })
+    }
+
+    /// Stores all events of the sources.
+    ///
+    /// # Errors
+    /// As [`import::import`].
+    pub fn import(
+        &self,
+        sources: &[Source],
+        rebase_to: Option<NaiveDate>,
+        now: DateTime<Utc>,
+        progress: &Progress,
+    ) -> Result<Imported> {
+        import::import(&self.store, sources, rebase_to, now, progress)
+    }
+
+    /// Fills an empty store with a made-up history; `made` is called with the number of events so far.
+    ///
+    /// # Errors
+    /// `not_empty` if there are events, and as [`demo::fill`].
+    pub fn fill_demo(&self, demo: Demo, made: impl Fn(u64)) -> Result<u64> {
+        let size = self.size();
+        if size.log_events > 0 || size.sealed_events > 0 {
+            return Err(Error::bad_input(
+                "not_empty",
+                format!(
+                    "{} holds events already; choose an empty folder with --data-dir",
+                    self.store.folder().path().display()
+                ),
+            ));
+        }
+        // Half a history could not be completed later.
+        let needed = demo.events.saturating_mul(DEMO_EVENT_BYTES);
+        match self.store.folder().free_bytes() {
+            Some(free) if free < needed => Err(Error::DiskFull),
+            _ => demo::fill(&self.store, demo, made),
+        }
+    }
+
+    /// Turns the event log into segments now, and tidies them.
+    ///
+    /// # Errors
+    /// As [`Store::seal`] and [`Engine::compact`].
+    pub fn seal(&self, now: DateTime<Utc>) -> Result<Sealed> {
+        let sealed = self.store.seal()?;
+        self.compact(now, Effort::Full)?;
+        Ok(sealed)
+    }
+
+    /// Joins small segments, and writes what finds the uses of a feature in those that stay.
+    ///
+    /// # Errors
+    /// As [`Store::compact`].
+    pub fn compact(&self, now: DateTime<Utc>, effort: Effort) -> Result<()> {
+        self.store.compact(now, effort)
+    }
+
+    /// Verifies some of what is sealed, each time the next.
+    ///
+    /// # Errors
+    /// As [`Store::scrub`].
+    pub fn scrub(&self) -> Result<()> {
+        self.store.scrub(SCRUB_BYTES)
+    }
+
+    /// Makes all daily states anew from the segments.
+    ///
+    /// # Errors
+    /// As [`Store::rebuild`].
+    pub fn rebuild(&self) -> Result<Rebuilt> {
+        self.store.rebuild()
+    }
+
+    /// Removes events, daily states and rollup lines that are older than they may be kept.
+    ///
+    /// # Errors
+    /// `clock_jump` if the clock cannot be believed, and if a file cannot be written.
+    pub fn expire(&self, today: NaiveDate, clock: Clock) -> Result<ExpireAnswer> {
+        let retention = Retention {
+            raw_days: self.config.raw_retention_days,
+            state_days: self.config.rollup_retention_days,
+        };
+        let expired = self.store.expire(today, retention, clock)?;
+        let _one = self.lock_rollup_log();
+        let first_kept = expired.as_of - Days::new(u64::from(self.config.rollup_retention_days));
+        // Where nothing was ever sealed, no clock was seen that this one could be compared with.
+        let rollup_lines = match self.store.expiry().looked_on {
+            None => 0,
+            Some(_) => RollupLog::load(self.store.folder())?
+                .remove_before(self.store.folder(), first_kept)?,
+        };
+        Ok(ExpireAnswer {
+            ok: true,
+            expired,
+            rollup_lines,
+        })
+    }
+
+    /// Seals what is in the log, as the last thing before a clean stop: the next start has nothing to read back. If that
+    /// fails, the log is read back.
+    pub fn close(&self) {
+        if self.size().log_events > 0
+            && let Err(error) = self.store.seal()
+        {
+            match &error {
+                Error::Poisoned(reason) if is_displaced(reason) => error!(
+                    "{} events are in no segment, and their log is not under its name; the next start finds them only if it \
+                     is put back there before",
+                    self.size().log_events
+                ),
+                _ => warn!("The log stays as it is and is read back at the next start: {error}"),
+            }
+        }
+    }
+
+    /// Whether it is time to seal.
+    pub fn seal_urgency(&self) -> Option<SealUrgency> {
+        self.store.seal_urgency()
+    }
+
+    /// How much the store holds.
+    pub fn size(&self) -> StoreSize {
+        self.store.size()
+    }
+}

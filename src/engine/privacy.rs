@@ -1,0 +1,86 @@
+//! What is stored of a user, and its erasure.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+use super::{Engine, EraseAnswer};
+use crate::error::{Error, Result};
+use crate::store::ErasureLimit;
+
+/// Users that are erased by one request.
+const MAX_ERASED_USERS: usize = 10_000;
+
+impl Engine {
+    /// Everything that is stored of a user, as NDJSON, which `sink` gets in pieces.
+    ///
+    /// # Errors
+    /// As [`Store::ids_of`] and [`Store::user_events`].
+    pub fn user_events(&self, user: &str, sink: impl FnMut(Vec<u8>) -> Result<()>) -> Result<()> {
+        self.store.user_events(&self.store.ids_of(user)?, sink)
+    }
+
+    /// Erases users. When this returns, nothing of theirs is in the data folder, and no event of theirs comes in any more. If
+    /// that is a large share of all events, `confirmed` is their number.
+    ///
+    /// # Errors
+    /// `bad_users` if it is nobody or are too many, as [`Store::ids_of`] and [`Store::check_erasure`], with nothing changed;
+    /// and as [`Store::erase`]; then it goes on in the background.
+    pub fn erase(
+        &self,
+        users: &[String],
+        confirmed: Option<u64>,
+        now: DateTime<Utc>,
+    ) -> Result<EraseAnswer> {
+        if users.is_empty() || users.len() > MAX_ERASED_USERS || users.iter().any(String::is_empty)
+        {
+            return Err(Error::bad_input(
+                "bad_users",
+                format!(
+                    "{} ids; allowed are 1 to {MAX_ERASED_USERS}, none of them empty",
+                    users.len()
+                ),
+            ));
+        }
+        let ids: Vec<Vec<String>> = users
+            .iter()
+            .map(|user| self.store.ids_of(user))
+            .collect::<Result<_>>()?;
+        let ids = ids.concat();
+        let limit = ErasureLimit {
+            percent: self.config.limit_erasure_percent,
+            confirmed,
+        };
+        self.store.check_erasure(&ids, limit)?;
+        // So that it is known what each line was made from, and the erasure is seen.
+        self.correct_rollups(now);
+        let mut cohorts = 0;
+        self.change_cohorts(|all| {
+            cohorts = all.forget(&ids);
+            Ok(())
+        })?;
+        let mut exports = 0;
+        let mut erased = self.store.erase(&ids, |ids| {
+            exports = self.refresh_exports(ids)?;
+            Ok(())
+        })?;
+        self.correct_rollups(now);
+        erased.users = users.len();
+        Ok(EraseAnswer {
+            ok: true,
+            asked_at: now.to_rfc3339_opts(SecondsFormat::Secs, true),
+            erased,
+            cohorts,
+            exports,
+        })
+    }
+
+    /// Ends erasures that were interrupted.
+    ///
+    /// # Errors
+    /// As [`Store::erase`].
+    pub fn finish_erasures(&self) -> Result<()> {
+        let ended = self
+            .store
+            .finish_erasures(|ids| self.refresh_exports(ids).map(drop));
+        ended.map(drop)
+    }
+}
