@@ -22,6 +22,7 @@ use crate::export::warehouse::Warehouse;
 use crate::export::{self, Format};
 
 use crate::import::{self, Progress, Source};
+use crate::metrics;
 use crate::metrics::cohort::Cohort;
 use crate::metrics::query::{Query, QueryAnswer};
 use crate::metrics::usage::MAX_FEATURES;
@@ -61,10 +62,8 @@ enum Command {
     Import(ImportArgs),
     /// Print usage of a window as JSON: active users, features, event types
     Usage(UsageArgs),
-    /// Answer a question of any metric
-    ///
-    /// The question is a JSON object such as `{"metric":"retention","grain":"week","days":90}`, or @FILE. Metrics:
-    /// `active_users`, `feature_usage`, `event_types`, lifecycle, stickiness, funnel, retention, paths, experiment.
+    /// Run a query of a metric
+    #[command(long_about = query_help())]
     Query(QueryArgs),
     /// Name, list and forget cohorts, which any question can be limited to
     #[command(subcommand)]
@@ -215,6 +214,16 @@ struct DemoArgs {
     seed: u64,
 }
 
+/// The long help of `query`, with the list of metrics.
+fn query_help() -> String {
+    let help = "Run a query of a metric\n\n\
+        The query is a JSON object such as {\"metric\":\"retention\",\"grain\":\"week\",\"days\":90}, or @FILE. Metrics:\n";
+    let metrics = metrics::LIST.iter();
+    metrics.fold(help.to_owned(), |help, metric| {
+        format!("{help}\n  {:<14} {}", metric.name, metric.about.trim())
+    })
+}
+
 /// The command with help as it is read on a terminal: what doc comments mark as code stands without its backticks.
 fn plain(command: clap::Command) -> clap::Command {
     let without = |text: Option<&StyledStr>| text.map(|text| text.to_string().replace('`', ""));
@@ -306,7 +315,12 @@ impl Cli {
                     tz: args.tz,
                 };
                 request.resolve(now)?;
-                print_json(&open_to_read("usage")?.usage_of(&request, args.limit, now)?)?;
+                print_json(&open_to_read("usage")?.usage_of(
+                    &request,
+                    args.limit,
+                    now,
+                    &Cancel::default(),
+                )?)?;
             }
             Command::Query(args) => {
                 server::start_traces("warn");

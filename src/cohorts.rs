@@ -1,4 +1,4 @@
-//! The cohorts that were named: one readable file of the data folder, replaced as a whole.
+//! The named cohorts: one readable file in the data folder, replaced atomically.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,27 +8,27 @@ use crate::store::folder::Folder;
 
 /// Its name in the data folder.
 pub const FILE_NAME: &str = "cohorts.json";
-/// Cohorts that are kept: a list that a person can still read.
+/// Most cohorts: a list that a person can still read.
 const MAX_COHORTS: usize = 1_000;
 
 /// The cohorts, by name.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Cohorts {
-    /// Each name once.
+    /// Sorted by name, each name once.
     pub cohorts: Vec<Cohort>,
 }
 
 impl Cohorts {
-    /// Reads them.
+    /// Reads the cohorts.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if the file is not what was written.
+    /// [`Error::Damaged`] if the file does not match its checksum.
     pub fn load(folder: &Folder) -> Result<Self> {
         folder.read_json(FILE_NAME)
     }
 
-    /// Gives the file a checksum if an earlier version wrote it.
+    /// Adds a checksum to the file of an earlier version.
     ///
     /// # Errors
     /// As [`Cohorts::load`], and if it cannot be written.
@@ -36,10 +36,10 @@ impl Cohorts {
         folder.upgrade_json::<Self>(FILE_NAME)
     }
 
-    /// Writes them, durably.
+    /// Writes the cohorts, durably.
     ///
     /// # Errors
-    /// If the file cannot be written; then the old one is still there.
+    /// If the file cannot be written; then the old one is unchanged.
     pub fn save(&self, folder: &Folder) -> Result<()> {
         folder.replace_json(FILE_NAME, self)
     }
@@ -47,7 +47,7 @@ impl Cohorts {
     /// The cohort of that name.
     ///
     /// # Errors
-    /// `unknown_cohort`, with the names there are.
+    /// `unknown_cohort`, with the existing names.
     pub fn find(&self, name: &str) -> Result<&Cohort> {
         self.cohorts
             .iter()
@@ -55,7 +55,7 @@ impl Cohorts {
             .ok_or_else(|| self.unknown(name))
     }
 
-    /// Keeps a cohort, in the place of one of that name.
+    /// Creates or replaces a cohort.
     ///
     /// # Errors
     /// `bad_cohort` if there are too many.
@@ -80,20 +80,20 @@ impl Cohorts {
         Ok(())
     }
 
-    /// Forgets a cohort.
+    /// Removes a cohort.
     ///
     /// # Errors
-    /// `unknown_cohort` if there is none of that name.
+    /// `unknown_cohort` if none has that name.
     pub fn remove(&mut self, name: &str) -> Result<()> {
         let before = self.cohorts.len();
         self.cohorts.retain(|cohort| cohort.name != name);
-        match self.cohorts.len() < before {
-            true => Ok(()),
-            false => Err(self.unknown(name)),
+        if self.cohorts.len() == before {
+            return Err(self.unknown(name));
         }
+        Ok(())
     }
 
-    /// Takes users out of the lists. Returns how many lists had one of them.
+    /// Removes users from the lists. Returns the number of lists that had one of them.
     pub fn forget(&mut self, users: &[String]) -> usize {
         let lists = self
             .cohorts
@@ -116,9 +116,10 @@ impl Cohorts {
             .take(20)
             .map(|cohort| cohort.name.as_str());
         let names: Vec<&str> = names.collect();
-        let known = match names.is_empty() {
-            true => "none was named yet".to_owned(),
-            false => format!("there are {}", names.join(", ")),
+        let known = if names.is_empty() {
+            "no cohorts are defined".to_owned()
+        } else {
+            format!("there are {}", names.join(", "))
         };
         Error::bad_input(
             "unknown_cohort",

@@ -16,7 +16,7 @@
 //! | module | contents |
 //! |---|---|
 //! | [`engine`] | the operations of HTTP, command line and scheduler |
-//! | [`metrics`] | the metrics: each from lazy frames of events, or from daily states |
+//! | [`metrics`] | the metrics: each reads through `Source`, which [`engine`] implements over the store |
 //! | [`store`] | the data folder: event log, segments, manifest, recovery, all jobs |
 //! | [`daily`] | daily states: mergeable counts and user sets of one UTC day |
 //! | [`names`] | dictionaries of users, features and event types |

@@ -1,9 +1,10 @@
-//! The daily rollup: one line a closed day, with the usage of the 30 days that end with it.
+//! The daily rollup: one line for each closed day, with the usage of the 30 days that end with it.
 //!
-//! Which days are due follows from what is there, never from having been awake at the time: a day is due when
-//! it is over, has no line, and is not before the first event. A line is due again when a day of its period has changed since:
-//! late events, an erasure. For that, a small file beside the log keeps what each line was made from, see [`Sources`]. It is
-//! written after the log, so that a crash between the two costs making some lines once more and never leaves an old one.
+//! Due days follow from stored data, whether or not the server ran at the time: a day is due when
+//! it is over, has no line, and is not before the first event. A line is due again when a day of
+//! its period has changed since: by late events or an erasure. For that, a small second file
+//! records what each line was computed from, see [`Sources`]. It is written after the log, so that
+//! a crash between the two costs rewriting some lines and never leaves an outdated one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -22,28 +23,30 @@ use crate::store::folder::Folder;
 
 /// The rollup log's name in the data folder.
 pub const FILE_NAME: &str = "analytics.ndjson";
-/// The file that keeps what the lines were made from, in the data folder.
+/// The file in the data folder that records what the lines were computed from.
 pub const SOURCES_FILE: &str = "rollup_sources.json";
-/// How lines are made from events. It goes up when a line of the same events would be another one, so that all are made again.
+/// Version of the computation of lines. A new one rewrites all lines.
 const REVISION: u32 = 1;
-/// Days that a rollup looks back over, the day itself included: what makes its `mau` monthly.
+/// Days of a rollup's period, its own day included: its `mau` is monthly.
 pub const PERIOD_DAYS: u16 = 30;
 
-/// Features that a line lists: more than a product has, and little enough that a year of lines is some megabytes, whatever
-/// names were sent.
+/// Most features of a line: more than a product has, and few enough that a year of lines is some
+/// megabytes whatever clients send.
 pub const MAX_FEATURES: usize = 1_000;
 
-/// The longest line that is read: one with the longest names in the worst escapes has half of it.
+/// The longest line that is read: twice the longest that is written, with the longest names all
+/// escaped.
 const MAX_LINE_BYTES: u64 = 4 << 20;
-/// How a line of ours begins.
+/// The beginning of every line that we write.
 const LINE_START: &[u8] = br#"{"ts":""#;
-/// How a line of ours ends.
+/// The end of every line that we write.
 const LINE_END: &[u8] = br#""}"#;
 
-/// One line of the rollup log: the user's shape, and the day.
+/// One line of the rollup log.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RollupLine {
-    /// When the day was due to be rolled up. Not the time of the run, so that a rebuilt log has equal bytes.
+    /// Time at which the rollup of the day was due. Not that of the run, so that a rebuilt log has
+    /// equal bytes.
     pub ts: String,
     /// The day, the last of the period.
     pub day: NaiveDate,
@@ -76,7 +79,8 @@ impl RollupLine {
     }
 }
 
-/// When the rollup of `day` is due: `rollup_at` of the day after it, so that late events have time to come.
+/// Time at which the rollup of `day` is due: `rollup_at` of the day after it, so that late events
+/// can arrive before.
 fn due_at(day: NaiveDate, rollup_at: NaiveTime) -> DateTime<Utc> {
     (day + Days::new(1)).and_time(rollup_at).and_utc()
 }
@@ -121,7 +125,8 @@ pub fn first_of_period(day: NaiveDate) -> NaiveDate {
     day - Days::new(u64::from(PERIOD_DAYS) - 1)
 }
 
-/// The lines of the rollup log that are whole and ours, by day. Of several lines of a day it is the newest one.
+/// The valid lines that we wrote to the rollup log, by day. Of several lines of a day it is the
+/// newest.
 ///
 /// # Errors
 /// If the file cannot be read.
@@ -136,14 +141,14 @@ pub fn read(folder: &Folder) -> Result<Vec<u8>> {
     Ok(lines.into_values().flatten().collect())
 }
 
-/// What a line of the rollup log is.
+/// The kind of a line of the rollup log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// The rollup of a day.
     Day(NaiveDate),
     /// A line of another program, which stays as it is.
     Foreign,
-    /// A torn, damaged or too long line. Its day is made again.
+    /// A torn, damaged or too long line. Its day is rolled up again.
     Unreadable,
 }
 
@@ -165,13 +170,13 @@ impl Kind {
     }
 }
 
-/// Whether a line, or a part of one, may once have been the rollup of a day.
+/// True for a line, or a part of one, that may have been the rollup of a day.
 fn is_like_ours(line: &[u8]) -> bool {
     line.starts_with(LINE_START) || line.ends_with(LINE_END)
 }
 
-/// Calls `visit` with each line of the rollup log, newline included, and what it is; of a line that is too long with its
-/// start. No more than one line is in memory.
+/// Calls `visit` with each line of the rollup log, newline included, and its kind; with the start
+/// of a line that is too long. Holds one line in memory.
 fn each_line(folder: &Folder, mut visit: impl FnMut(&[u8], Kind) -> Result<()>) -> Result<()> {
     let path = folder.path().join(FILE_NAME);
     if !path.exists() {
@@ -196,17 +201,18 @@ fn each_line(folder: &Folder, mut visit: impl FnMut(&[u8], Kind) -> Result<()>) 
     }
 }
 
-/// What lines are made from: the revisions of the days that have events, see [`crate::store::Store::revisions`].
+/// The input of all lines: the revisions of the days that have events, see
+/// [`crate::store::Store::revisions`].
 pub struct Sources(pub BTreeMap<Day, String>);
 
 impl Sources {
-    /// A digest of all that the line of a day is made from; none if no event of its period is known.
+    /// A digest of the input of the line of a day; `None` if no event of its period is known.
     pub fn of(&self, day: NaiveDate) -> Option<String> {
         let period = first_of_period(day).to_epoch_days()..=day.to_epoch_days();
         let mut found = format!("revision {REVISION}");
         let none = found.len();
         for (day, revision) in self.0.range(period) {
-            // Neither has a blank or a line break in it.
+            // Neither contains a space or a newline.
             found.push_str(&format!("\n{day} {revision}"));
         }
         (found.len() > none).then(|| Digester::fixed().digest(&found).to_string())
@@ -216,18 +222,18 @@ impl Sources {
 /// A line of the log.
 #[derive(Debug, Clone, Copy)]
 struct Written {
-    /// Its place among all lines.
+    /// Its index among all lines.
     place: usize,
     /// CRC-32C of its bytes.
     crc32c: u32,
 }
 
-/// What a line was made from.
+/// The input of a line that was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct MadeFrom {
-    /// CRC-32C of the line, by which it is known that it is still this one.
+    /// CRC-32C of the line, to notice that it was replaced.
     line: u32,
-    /// What [`Sources::of`] said; empty where it said nothing.
+    /// The digest of [`Sources::of`]; empty for `None`.
     sources: String,
 }
 
@@ -240,8 +246,8 @@ pub struct RollupLog {
 }
 
 impl RollupLog {
-    /// Reads which days have a line. One that is torn, damaged or too long does not count, and its day is made again. If it is
-    /// not known what lines were made from, they are made again too.
+    /// Reads the days that have a line. A torn, damaged or too long line does not count, and its
+    /// day is rolled up again. So are days whose line has no known input.
     ///
     /// # Errors
     /// If a file cannot be read.
@@ -264,12 +270,12 @@ impl RollupLog {
         if unreadable > 0 {
             warn!(
                 lines = unreadable,
-                "Left {unreadable} unreadable lines of {FILE_NAME} out; their days are made again where they can be"
+                "Skipped {unreadable} unreadable lines of {FILE_NAME}; their days are rolled up again where possible"
             );
         }
         log.made_from = match folder.read_json(SOURCES_FILE) {
             Err(error @ Error::Damaged { .. }) => {
-                warn!("{error}; all rollups are made again where they can be");
+                warn!("{error}; all rollups are computed again where possible");
                 BTreeMap::new()
             }
             read => read?,
@@ -292,8 +298,9 @@ impl RollupLog {
         self.lines.keys().next().copied()
     }
 
-    /// The days up to `last` whose line was made from something else than what is there now. A line of which it is not known
-    /// what it was made from, and of whose period no event is known, may be all that is left of it: it stays.
+    /// The days up to `last` whose line was computed from other events than those stored now. A
+    /// line without a known input and without a known event in its period stays: it may be the only
+    /// record of that day.
     pub fn outdated_days(&self, sources: &Sources, last: NaiveDate) -> BTreeSet<NaiveDate> {
         let is_outdated = |day: NaiveDate, line: &Written| {
             let now = sources.of(day);
@@ -310,14 +317,14 @@ impl RollupLog {
             .collect()
     }
 
-    /// Writes the lines of `days`, each in the place of the day's old one or, if there is none, at the end, and puts the log in
-    /// place of the old one, durably and at once. `line_of` makes the line of a day; a day of which it makes none stays as it
-    /// is. Lines are written one by one, so that memory does not follow their number. Returns the days whose line is new or
-    /// another one than before.
+    /// Writes the lines of `days`, each in place of the old one of its day or else at the end, and
+    /// replaces the log atomically and durably. `line_of` computes the line of a day; if it returns
+    /// `None`, the day stays as it is. Lines are written one by one, so that memory does not grow
+    /// with their number. Returns the days whose line is new or changed.
     ///
     /// # Errors
-    /// If the log cannot be written; then it is as it was. If it is written and [`SOURCES_FILE`] cannot be, the lines are made
-    /// again the next time.
+    /// If the log cannot be written; then it is unchanged. If it is written and [`SOURCES_FILE`] is
+    /// not, the next run computes the lines again.
     pub fn write(
         &mut self,
         folder: &Folder,
@@ -326,7 +333,7 @@ impl RollupLog {
         mut line_of: impl FnMut(NaiveDate) -> Option<RollupLine>,
     ) -> Result<Vec<NaiveDate>> {
         let mut left = days.clone();
-        // Without any line the log is not touched.
+        // Without a line the log is not written.
         let mut first = loop {
             let Some(day) = left.pop_first() else {
                 return Ok(Vec::new());
@@ -370,7 +377,7 @@ impl RollupLog {
         Ok(changed)
     }
 
-    /// Removes the lines of days before `first_kept`, durably and at once. Returns how many there were.
+    /// Removes the lines of days before `first_kept`, atomically and durably. Returns their number.
     ///
     /// # Errors
     /// If the log cannot be written.
@@ -381,10 +388,10 @@ impl RollupLog {
             self.lines.extend(&kept);
             folder.replace_with(FILE_NAME, |out| {
                 self.each_kept(folder, |line, day| {
-                    match day.is_none_or(|day| day >= first_kept) {
-                        true => put(out, line),
-                        false => Ok(()),
+                    if day.is_none_or(|day| day >= first_kept) {
+                        put(out, line)?;
                     }
+                    Ok(())
                 })
             })?;
             self.made_from = self.made_from.split_off(&first_kept);
@@ -394,7 +401,8 @@ impl RollupLog {
         Ok(removed)
     }
 
-    /// Calls `visit` with the lines that stay when the log is written anew: of each day the newest, and those of other programs.
+    /// Calls `visit` with the lines that stay when the log is rewritten: the newest of each day,
+    /// and those of other programs.
     fn each_kept(
         &self,
         folder: &Folder,
@@ -435,11 +443,11 @@ mod tests {
     }
 
     fn at(text: &str) -> DateTime<Utc> {
-        text.parse().expect("the test names an instant")
+        text.parse().expect("the test names a time")
     }
 
     #[test]
-    fn a_night_off_is_caught_up_and_nothing_is_done_twice() {
+    fn days_missed_while_stopped_are_due_and_done_days_are_not() {
         let done = BTreeSet::from([day("2026-02-27")]);
         let missing = |first, last| missing_days(first, day(last), 365, &done);
         assert_eq!(

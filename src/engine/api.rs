@@ -1,43 +1,44 @@
-//! The answers of the engine, in the shape of the interface's JSON.
+//! The engine's responses, serialized as the JSON of HTTP and command line.
 
 use chrono::NaiveDate;
 use serde::Serialize;
 
 use crate::cohorts::Cohorts;
 use crate::event::Refusal;
+use crate::export::lake::Exported;
 use crate::metrics::usage::UsageNumbers;
-use crate::store::{Erased, Expired, RestCounts};
+use crate::store::{Accepted, Erased, Expired, RestCounts, StoreSize};
 use crate::window::WindowFacts;
 
-/// The answer to a batch of events.
+/// Response to a batch of events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct IngestAnswer {
-    /// Whether the batch was well formed and not every event was refused.
+    /// The batch was well formed and not every event was rejected.
     pub ok: bool,
     /// Events stored now and durable.
     pub logged: usize,
-    /// Events stored before, known by their id.
+    /// Events with the id of an event stored before.
     pub duplicates: usize,
     /// Events older than any window, and those of erased users.
     pub ignored: usize,
-    /// Events refused.
+    /// Events rejected.
     pub rejected: usize,
-    /// Why, for each refused event.
+    /// The reason for each rejected event.
     pub errors: Vec<Refusal>,
-    /// What was cut or left out of events that were not refused.
+    /// Fields of accepted events that were cut or left out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<Refusal>,
-    /// Events stored now whose name is beyond a daily limit: they are counted under *rest*.
+    /// Events stored now whose name is beyond a daily limit: they count as *rest*.
     #[serde(skip_serializing_if = "RestCounts::is_empty")]
     pub rest: RestCounts,
 }
 
-/// The answer to the question of usage.
+/// Response to a query of usage.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct UsageAnswer {
     /// Always true.
     pub ok: bool,
-    /// When it was computed.
+    /// Time of the computation.
     pub ts: String,
     /// Length of the window in days.
     pub period_days: u16,
@@ -52,9 +53,10 @@ pub struct UsageAnswer {
     pub window: WindowFacts,
     /// Days of the window that are not over.
     pub partial_days: Vec<NaiveDate>,
-    /// Mondays of the ISO weeks that the window or the present cuts; `wau` counts the part of them that lies in the window.
+    /// Mondays of the ISO weeks that the window or the present cuts; `wau` counts the part of them
+    /// that lies in the window.
     pub partial_weeks: Vec<NaiveDate>,
-    /// First day of the window that is still known in full.
+    /// First day of the window that is known completely.
     pub covered_from: NaiveDate,
     /// Sum over days of the day's distinct users; `dau` is this divided by `unique_days`.
     pub users_per_day: u64,
@@ -62,49 +64,49 @@ pub struct UsageAnswer {
     pub users_per_week: u64,
 }
 
-/// What an expiry removed.
+/// Data removed by an expiry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ExpireAnswer {
     /// Always true.
     pub ok: bool,
-    /// Of the store.
+    /// In the store.
     #[serde(flatten)]
     pub expired: Expired,
     /// Lines of the rollup log.
     pub rollup_lines: usize,
 }
 
-/// The receipt of an erasure: what was found and removed where.
+/// Receipt of an erasure: what was removed where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EraseAnswer {
-    /// Always true: all of it is gone.
+    /// Always true: everything is removed.
     pub ok: bool,
-    /// When it was asked for.
+    /// Time of the request.
     pub asked_at: String,
     /// In the store.
     #[serde(flatten)]
     pub erased: Erased,
-    /// Cohorts that named one of them.
+    /// Cohorts that listed one of the users.
     pub cohorts: usize,
-    /// Exports in the data folder that were brought up to date.
+    /// Exports in the data folder that were updated.
     pub exports: usize,
 }
 
-/// The answer to a confirmation of the clock.
+/// Response to a confirmation of the clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ClockAnswer {
-    /// Always true: events are accepted by this clock.
+    /// Always true: events are accepted with this clock.
     pub ok: bool,
-    /// What the clock says.
+    /// Time of the clock.
     pub clock: String,
 }
 
-/// The cohorts there are.
+/// The defined cohorts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CohortsAnswer {
     /// Always true.
     pub ok: bool,
-    /// By name.
+    /// Sorted by name.
     pub cohorts: Cohorts,
 }
 
@@ -112,4 +114,110 @@ impl From<Cohorts> for CohortsAnswer {
     fn from(cohorts: Cohorts) -> Self {
         Self { ok: true, cohorts }
     }
+}
+
+/// Result of a rollup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RollupAnswer {
+    /// Always true.
+    pub ok: bool,
+    /// Days with a new or changed line, in order.
+    pub days: Vec<NaiveDate>,
+}
+
+/// Result of an export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExportAnswer {
+    /// Always true.
+    pub ok: bool,
+    /// The events.
+    #[serde(flatten)]
+    pub exported: Exported,
+    /// Daily rollups.
+    pub rollups: usize,
+}
+
+/// Content of the demo's folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DemoAnswer {
+    /// Always true.
+    pub ok: bool,
+    /// Number of events.
+    pub events: u64,
+    /// The first day.
+    pub first_day: Option<NaiveDate>,
+    /// It was generated now, and not before.
+    pub made: bool,
+}
+
+/// The status of the engine.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StatusAnswer {
+    /// Always true.
+    pub ok: bool,
+    /// Time of the request.
+    pub ts: String,
+    /// Version of the program.
+    pub version: &'static str,
+    /// Time at which the engine was opened.
+    pub opened_at: String,
+    /// Events can be accepted.
+    pub writable: bool,
+    /// Number of accepted events.
+    pub accepted: Accepted,
+    /// Events that are not sealed yet.
+    pub waiting: Waiting,
+    /// The size of the store.
+    pub store: StoreSize,
+    /// The day of the oldest known event.
+    pub first_day: Option<NaiveDate>,
+    /// The day of the newest event.
+    pub last_day: Option<NaiveDate>,
+    /// First day whose events are all kept; absent while none expired.
+    pub raw_from: Option<NaiveDate>,
+    /// First day whose daily state is kept; absent while none expired.
+    pub states_from: Option<NaiveDate>,
+    /// The last trusted day of the clock, by which data expires.
+    pub looked_on: Option<NaiveDate>,
+    /// The daily rollup.
+    pub rollup: RollupStatus,
+    /// Subscribers of live events.
+    pub watchers: usize,
+    /// Every limit with its use, and how often it was reached.
+    pub limits: Vec<LimitStatus>,
+    /// Requests with a wrong dashboard key since the start.
+    pub wrong_keys: u64,
+}
+
+/// A limit and its use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LimitStatus {
+    /// Name of the limit.
+    pub name: &'static str,
+    /// The limit; 0 means unlimited.
+    pub limit: u64,
+    /// Current use; for a limit per client, that of the client with the most.
+    pub used: u64,
+    /// Number of times that it was reached since the start.
+    pub reached: u64,
+}
+
+/// Events that are in the log and not in a segment yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Waiting {
+    /// Number of events.
+    pub events: usize,
+    /// Time of arrival of the oldest.
+    pub since: Option<String>,
+    /// The same in seconds.
+    pub seconds: u64,
+}
+
+/// Progress of the daily rollup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RollupStatus {
+    /// The last day that was rolled up.
+    pub last_day: Option<NaiveDate>,
+    /// The last day that is due.
+    pub due_day: NaiveDate,
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::metrics::cohort::Cohort;
 
 impl Engine {
-    /// The cohorts that were named, by name.
+    /// All cohorts, sorted by name.
     ///
     /// # Errors
     /// As [`Cohorts::load`].
@@ -16,7 +16,7 @@ impl Engine {
         Cohorts::load(self.store.folder())
     }
 
-    /// Keeps a cohort, in the place of one of that name.
+    /// Creates or replaces a cohort.
     ///
     /// # Errors
     /// `bad_cohort` if it is wrong or there are too many, and if it cannot be written.
@@ -27,7 +27,7 @@ impl Engine {
         self.change_cohorts(|cohorts| cohorts.set(cohort))
     }
 
-    /// Forgets a cohort.
+    /// Removes a cohort.
     ///
     /// # Errors
     /// `unknown_cohort` if there is none of that name, and if it cannot be written.
@@ -39,7 +39,7 @@ impl Engine {
         &self,
         change: impl FnOnce(&mut Cohorts) -> Result<()>,
     ) -> Result<Cohorts> {
-        // One at a time: of two, the second would undo the first.
+        // One at a time: the second of two would undo the first.
         let _one = self.cohorts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut cohorts = self.cohorts()?;
         change(&mut cohorts)?;

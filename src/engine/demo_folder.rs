@@ -1,12 +1,11 @@
-//! A made-up history in a folder of its own, beside the real one and never mixed with it.
+//! A synthetic history in a folder of its own, separate from the real data.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chrono::{DateTime, NaiveDate, Utc};
-use serde::Serialize;
+use chrono::{DateTime, Utc};
 
-use super::Engine;
+use super::{DemoAnswer, Engine};
 use crate::config::StoreConfig;
 use crate::demo::Demo;
 use crate::error::{Error, Result};
@@ -14,30 +13,17 @@ use crate::store::files;
 
 /// The folder's name in the data folder.
 const FOLDER: &str = "demo";
-/// Enough for every view to have something to show, and made in a second or two.
+/// Enough for every view of the dashboard, and generated in a second or two.
 const EVENTS: u64 = 200_000;
 const DAYS: u32 = 120;
 const USERS: u32 = 3_000;
 const FEATURES: u32 = 40;
 const SEED: u64 = 42;
 
-/// The demo's folder, opened when it is first asked for.
+/// The demo's folder, opened on first use.
 pub struct DemoFolder {
     config: StoreConfig,
     engine: Mutex<Option<Arc<Engine>>>,
-}
-
-/// What is in the demo's folder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct DemoAnswer {
-    /// Always true.
-    pub ok: bool,
-    /// Events in it.
-    pub events: u64,
-    /// The first day.
-    pub first_day: Option<NaiveDate>,
-    /// Whether it was made now, and not before.
-    pub made: bool,
 }
 
 impl DemoFolder {
@@ -52,7 +38,7 @@ impl DemoFolder {
         }
     }
 
-    /// The engine of the demo, if there is one.
+    /// The engine of the demo, if its folder exists.
     ///
     /// # Errors
     /// If the folder cannot be opened.
@@ -64,12 +50,12 @@ impl DemoFolder {
         Ok(engine.clone())
     }
 
-    /// Fills the folder, if it holds nothing yet, with a history that ends with the day before `now`.
+    /// Fills the folder, if it is empty, with a history that ends with the day before `now`.
     ///
     /// # Errors
     /// If the folder cannot be opened or written.
     pub fn fill(&self, now: DateTime<Utc>) -> Result<DemoAnswer> {
-        // One at a time: whoever asks meanwhile waits for the history.
+        // One at a time: other requests wait for the history.
         let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
         let demo = match &*engine {
             Some(demo) => demo.clone(),
@@ -89,7 +75,7 @@ impl DemoFolder {
             };
             let filled = demo.fill_demo(history, |_| {});
             if let Err(error) = filled.and_then(|_| demo.seal(now)) {
-                // A part of it would pass for the history.
+                // A partial history would look like a complete one.
                 *engine = None;
                 drop(demo);
                 files::remove_all(&self.config.data_dir)?;

@@ -3,14 +3,13 @@
 use std::path::{Component, Path, PathBuf};
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use tracing::warn;
 
-use super::{Cancel, Engine};
+use super::{Cancel, Engine, ExportAnswer};
 use crate::error::{Error, Result};
 use crate::export::destination::{Destination, Readers, Root};
 use crate::export::events::{Encoder, EventFormat};
-use crate::export::lake::{Export, Exported, Scope, Since, Source};
+use crate::export::lake::{Export, Scope, Since, Source};
 use crate::export::rollups::Rollups;
 use crate::export::warehouse::Warehouse;
 use crate::export::{layout, list};
@@ -19,40 +18,28 @@ use crate::store::folder::{Access, Folder, Purpose};
 use crate::store::{self, FOLDERS, MARK_FILE, Mark, SealedDay, Verified};
 use crate::window::{Window, WindowRequest};
 
-/// How deep exports are looked for in the data folder.
+/// Depth of the search for exports in the data folder.
 const EXPORT_DEPTH: usize = 3;
 
 /// The folder of files on their way to a bucket, among the unfinished files of the store.
 const UPLOAD_DIR: &str = "upload";
 
-/// What is exported, and where to.
+/// A request to export the lake.
 #[derive(Debug, Clone)]
 pub struct ExportRequest {
     /// The folder, or the address of a bucket or a part of it.
     pub to: String,
-    /// Who will read it.
+    /// The warehouse that will read it.
     pub target: Warehouse,
-    /// Which days; all if absent.
+    /// The days; all if absent.
     pub window: Option<WindowRequest>,
-    /// Which of them are written.
+    /// Restricts the written days to those that changed.
     pub since: Option<Since>,
 }
 
-/// What an export did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ExportAnswer {
-    /// Always true.
-    pub ok: bool,
-    /// The events.
-    #[serde(flatten)]
-    pub exported: Exported,
-    /// Daily rollups.
-    pub rollups: usize,
-}
-
 impl Engine {
-    /// Exports the lake, as it is after a seal now. `progress` is called with the events done and those there
-    /// are.
+    /// Exports the lake, as it is after a seal now. `progress` is called with the number of events
+    /// done and of all events.
     ///
     /// # Errors
     /// If a segment is damaged or a file cannot be written; then the export is what it was before.
@@ -86,7 +73,7 @@ impl Engine {
             self.correct_rollups(now);
         }
         let exported = self.export_to(&to, request, window.as_ref(), progress);
-        // Also of an export that failed: it may have found no room.
+        // Also after a failed export, which may have filled the disk.
         let cleared = to.clear_temp();
         exported.and_then(|exported| cleared.map(|()| exported))
     }
@@ -101,7 +88,8 @@ impl Engine {
         let folder = self.store.folder();
         let mark = match folder.mark() {
             Some(mark) => mark.clone(),
-            // Of an earlier version, and not to be changed: the next export will not know this one for its own.
+            // The folder of an earlier version, opened read-only: the next export will not
+            // recognise this one as its own.
             None => Mark::new()?,
         };
         let days = match folder.access() {
@@ -138,8 +126,7 @@ impl Engine {
         })
     }
 
-    /// Brings the exports that lie in the data folder up to date: what was erased goes from them too. Returns how many there
-    /// are.
+    /// Removes erased users from the exports in the data folder. Returns the number of exports.
     ///
     /// # Errors
     /// As [`Engine::export`].
@@ -172,7 +159,7 @@ impl Engine {
     /// Writes the events of a window to `sink`, part by part, with those that are not sealed.
     ///
     /// # Errors
-    /// If something that is needed is damaged, it was given up, and what `sink` returns.
+    /// If stored data is damaged, the export is cancelled, and the first error of `sink`.
     pub fn export_events(
         &self,
         request: &WindowRequest,
@@ -187,7 +174,7 @@ impl Engine {
         for part in parts {
             cancel.check()?;
             let events = part?.collect()?;
-            // As text they take several times the memory: a slow reader is waited for after each slice.
+            // Encoded they take several times the memory, so each slice waits for a slow reader.
             for start in (0..events.height()).step_by(format.slice_rows()) {
                 cancel.check()?;
                 let ready = encoder.write(&events.slice(start as i64, format.slice_rows()))?;
@@ -225,11 +212,11 @@ pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
     Ok(verified)
 }
 
-/// Names of ours in a data folder beside its folders: of earlier versions, and of the demo.
+/// Further folders of ours in a data folder: of earlier versions, and the demo.
 const OTHER_FOLDERS: [&str; 2] = ["tmp", "demo"];
 
-/// Refuses a target in which a store keeps its own files, or whose files would be among those of this one. Nothing is made yet.
-/// Whether the target is in the data folder.
+/// Rejects a target in which a store keeps its own files, or whose files would be among those of
+/// this store. Creates nothing. Returns whether the target is in the data folder.
 fn check_target(to: &Path, data_dir: &Path) -> Result<bool> {
     let refused = |why: &str| {
         let message = format!("{} {why}; choose another folder", to.display());
@@ -263,7 +250,7 @@ fn check_target(to: &Path, data_dir: &Path) -> Result<bool> {
     Ok(target.starts_with(&data_dir))
 }
 
-/// The path that a name leads to, by every symbolic link of what is there.
+/// The absolute path, with the symbolic links of its existing part resolved.
 fn resolve(path: &Path) -> Result<PathBuf> {
     let whole = std::path::absolute(path).map_err(Error::io("find", path))?;
     let mut resolved = PathBuf::new();
@@ -272,7 +259,7 @@ fn resolve(path: &Path) -> Result<PathBuf> {
             Component::ParentDir => drop(resolved.pop()),
             component => resolved.push(component),
         }
-        // What is not there yet is a folder that will be made.
+        // The rest does not exist yet.
         if let Ok(real) = resolved.canonicalize() {
             resolved = real;
         }
@@ -319,7 +306,7 @@ fn find_exports(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// A name that nobody knows before, for a folder among those of others.
+/// An unpredictable name, for a folder in a directory shared with other users.
 fn temp_name() -> Result<String> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|error| {

@@ -1,4 +1,4 @@
-//! Events that come in: judged, queued for the log, and answered once they are on disk.
+//! Ingest: validates events, queues them for the log, and responds once they are on disk.
 
 use chrono::{DateTime, Utc};
 
@@ -7,24 +7,24 @@ use crate::error::{Error, Result};
 use crate::event::{self, Event, MAX_AHEAD_US, RawEvent, Refusal, Verdict};
 use crate::store::{Draft, Received, Reply, RestCounts};
 
-/// A batch that waits for the disk.
+/// A batch that is queued for the log.
 pub struct PendingIngest {
     reply: Option<Reply>,
     answer: IngestAnswer,
 }
 
 impl Engine {
-    /// Judges the events of a request body, received at `now`, and queues the accepted ones.
+    /// Validates the events of a request body, received at `now`, and queues the accepted ones.
     ///
     /// # Errors
-    /// If the body is no batch, or nothing can be stored now.
+    /// If the body is not a batch, or nothing can be stored now.
     pub fn ingest(&self, body: &[u8], now: DateTime<Utc>) -> Result<PendingIngest> {
-        // Before anything is kept of the events.
+        // Before any event is kept.
         self.store.check_writable()?;
         self.ingest_batch(event::read_batch(body)?, now)
     }
 
-    /// Judges the events of a batch, received at `now`, and queues the accepted ones.
+    /// Validates the events of a batch, received at `now`, and queues the accepted ones.
     ///
     /// # Errors
     /// If nothing can be stored now.
@@ -34,7 +34,8 @@ impl Engine {
         now: DateTime<Utc>,
     ) -> Result<PendingIngest> {
         let received = self.store.receive(now)?;
-        // While it is open which of two times is right, a client that agrees with one of them is not corrected.
+        // While two server times are plausible, a client that agrees with one of them is not
+        // corrected.
         let clock_skew_us = [received.at_us, received.latest_us]
             .map(|us| batch.clock_skew_us(us))
             .into_iter()
@@ -74,19 +75,20 @@ impl Engine {
         answer.ignored += draft.erased;
         answer.rejected = answer.errors.len();
         answer.ok = answer.rejected == 0 || !draft.is_empty() || answer.ignored > 0;
-        let reply = match draft.is_empty() {
-            true => None,
-            false => Some(self.store.append(draft)?),
+        let reply = if draft.is_empty() {
+            None
+        } else {
+            Some(self.store.append(draft)?)
         };
         Ok(PendingIngest { reply, answer })
     }
 }
 
 impl PendingIngest {
-    /// The answer, once the accepted events are durable and visible.
+    /// The response, once the accepted events are durable and visible.
     ///
     /// # Errors
-    /// If they could not be stored; then none of them is.
+    /// If they could not be stored; then none of them was.
     pub async fn answer(self) -> Result<IngestAnswer> {
         let mut answer = self.answer;
         if let Some(reply) = self.reply {
@@ -102,13 +104,15 @@ impl PendingIngest {
     }
 }
 
-/// Judges an event. One whose own time is the clock's is accepted while it is open whether the clock is right.
+/// Validates an event. While two server times are plausible, a time of the event up to the later
+/// one is accepted.
 fn judge(raw: RawEvent<'_>, received: Received, clock_skew_us: i64) -> Verdict<'_> {
     let limit_us = received.at_us.saturating_add(MAX_AHEAD_US);
     let is_ahead = |ts_us: i64| ts_us.saturating_add(clock_skew_us) > limit_us;
-    let by_us = match raw.ts_us().is_some_and(is_ahead) {
-        true => received.latest_us,
-        false => received.at_us,
+    let by_us = if raw.ts_us().is_some_and(is_ahead) {
+        received.latest_us
+    } else {
+        received.at_us
     };
     match raw.judge(by_us, clock_skew_us) {
         Verdict::Accepted(event, notes) => {

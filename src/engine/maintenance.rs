@@ -1,4 +1,5 @@
-//! Jobs on the store: import, seal, compaction, scrub, rebuild, expiry, and the confirmation of the clock.
+//! Jobs on the store: import, seal, compaction, scrub, rebuild, expiry, and the confirmation of the
+//! clock.
 
 use chrono::{DateTime, Days, NaiveDate, SecondsFormat, Utc};
 use tracing::{error, warn};
@@ -12,15 +13,15 @@ use crate::store::{
     Clock, Effort, Rebuilt, Retention, SealUrgency, Sealed, StoreSize, is_displaced,
 };
 
-/// Bytes that are verified each time: a large lake in some hours, without the disk
-/// noticing.
+/// Bytes that one scrub verifies: a large lake takes some hours, at a negligible load of the disk.
 const SCRUB_BYTES: u64 = 32 << 20;
 
-/// Room that an event of the synthetic history takes, in the log and in segments, before the log is removed.
+/// Disk space of an event of the synthetic history, in the log and in segments, before the log is
+/// removed.
 const DEMO_EVENT_BYTES: u64 = 400;
 
 impl Engine {
-    /// Whether events can be accepted when the clock says `now`.
+    /// Checks that events can be accepted when the clock says `now`.
     ///
     /// # Errors
     /// As [`Store::check_writable`] and [`Store::believed`].
@@ -29,10 +30,10 @@ impl Engine {
         self.store.believed(now).map(drop)
     }
 
-    /// Believes the clock, which a person says is right, although it is far from where it was.
+    /// Accepts the clock on the confirmation of a person, although it jumped.
     ///
     /// # Errors
-    /// `bad_date` if the person says another day, and as [`Store::confirm_clock`].
+    /// `bad_date` if the confirmed day is another one, and as [`Store::confirm_clock`].
     pub fn confirm_clock(&self, date: NaiveDate, now: DateTime<Utc>) -> Result<ClockAnswer> {
         let today = now.date_naive();
         if date != today {
@@ -60,7 +61,8 @@ impl Engine {
         import::import(&self.store, sources, rebase_to, now, progress)
     }
 
-    /// Fills an empty store with a made-up history; `made` is called with the number of events so far.
+    /// Fills an empty store with a synthetic history; `made` is called with the number of events so
+    /// far.
     ///
     /// # Errors
     /// `not_empty` if there are events, and as [`demo::fill`].
@@ -83,7 +85,7 @@ impl Engine {
         }
     }
 
-    /// Turns the event log into segments now, and tidies them.
+    /// Seals the event log now, and compacts.
     ///
     /// # Errors
     /// As [`Store::seal`] and [`Engine::compact`].
@@ -93,7 +95,7 @@ impl Engine {
         Ok(sealed)
     }
 
-    /// Joins small segments, and writes what finds the uses of a feature in those that stay.
+    /// Compacts small segments, and writes the postings of those that stay.
     ///
     /// # Errors
     /// As [`Store::compact`].
@@ -101,7 +103,7 @@ impl Engine {
         self.store.compact(now, effort)
     }
 
-    /// Verifies some of what is sealed, each time the next.
+    /// Verifies the next part of the sealed files.
     ///
     /// # Errors
     /// As [`Store::scrub`].
@@ -109,7 +111,7 @@ impl Engine {
         self.store.scrub(SCRUB_BYTES)
     }
 
-    /// Makes all daily states anew from the segments.
+    /// Rebuilds all daily states from the segments.
     ///
     /// # Errors
     /// As [`Store::rebuild`].
@@ -117,7 +119,7 @@ impl Engine {
         self.store.rebuild()
     }
 
-    /// Removes events, daily states and rollup lines that are older than they may be kept.
+    /// Removes events, daily states and rollup lines beyond their retention periods.
     ///
     /// # Errors
     /// `clock_jump` if the clock cannot be believed, and if a file cannot be written.
@@ -129,7 +131,7 @@ impl Engine {
         let expired = self.store.expire(today, retention, clock)?;
         let _one = self.lock_rollup_log();
         let first_kept = expired.as_of - Days::new(u64::from(self.config.rollup_retention_days));
-        // Where nothing was ever sealed, no clock was seen that this one could be compared with.
+        // Before the first seal there is no earlier time that the clock could be compared with.
         let rollup_lines = match self.store.expiry().looked_on {
             None => 0,
             Some(_) => RollupLog::load(self.store.folder())?
@@ -142,8 +144,8 @@ impl Engine {
         })
     }
 
-    /// Seals what is in the log, as the last thing before a clean stop: the next start has nothing to read back. If that
-    /// fails, the log is read back.
+    /// Seals the log before a clean stop, so that the next start has nothing to read back. If that
+    /// fails, the next start reads the log.
     pub fn close(&self) {
         if self.size().log_events > 0
             && let Err(error) = self.store.seal()
@@ -159,12 +161,12 @@ impl Engine {
         }
     }
 
-    /// Whether it is time to seal.
+    /// The urgency of the next seal; `None` if none is due.
     pub fn seal_urgency(&self) -> Option<SealUrgency> {
         self.store.seal_urgency()
     }
 
-    /// How much the store holds.
+    /// The size of the store.
     pub fn size(&self) -> StoreSize {
         self.store.size()
     }

@@ -1,5 +1,5 @@
-//! The operations that HTTP, command line and scheduler share, and the only place where the store meets the
-//! metrics. Time comes in as an argument.
+//! The operations that HTTP, command line and scheduler share, and the only place where the store
+//! meets the metrics. Time comes in as an argument.
 
 mod api;
 mod cohorts;
@@ -18,13 +18,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, Utc};
 use tracing::warn;
 
-pub use api::{ClockAnswer, CohortsAnswer, EraseAnswer, ExpireAnswer, IngestAnswer, UsageAnswer};
-pub use demo_folder::{DemoAnswer, DemoFolder};
-pub use export::{ExportAnswer, ExportRequest, verify};
+pub use api::{
+    ClockAnswer, CohortsAnswer, DemoAnswer, EraseAnswer, ExpireAnswer, ExportAnswer, IngestAnswer,
+    LimitStatus, RollupAnswer, StatusAnswer, UsageAnswer,
+};
+pub use demo_folder::DemoFolder;
+pub use export::{ExportRequest, verify};
 pub use ingest::PendingIngest;
 pub use query::Cancel;
-pub use rollup::{RollupAnswer, RollupScope};
-pub use status::{LimitStatus, StatusAnswer};
+pub use rollup::RollupScope;
 
 use crate::cohorts::Cohorts;
 use crate::config::StoreConfig;
@@ -43,7 +45,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens the data folder. `holder` says to others who we are.
+    /// Opens the data folder. `holder` identifies this process in lock-conflict messages.
     ///
     /// # Errors
     /// As [`Store::open`].
@@ -51,7 +53,7 @@ impl Engine {
         Self::open_for(config, holder, Purpose::Change, now)
     }
 
-    /// The same, for a purpose.
+    /// Opens the data folder for a purpose.
     ///
     /// # Errors
     /// As [`Store::open_for`].
@@ -75,12 +77,12 @@ impl Engine {
         })
     }
 
-    /// The settings it was opened with.
+    /// The settings that it was opened with.
     pub fn config(&self) -> &StoreConfig {
         &self.config
     }
 
-    /// The store, for what needs no metric.
+    /// The store.
     pub fn store(&self) -> &Store {
         &self.store
     }

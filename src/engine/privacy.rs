@@ -1,4 +1,4 @@
-//! What is stored of a user, and its erasure.
+//! Access to the data of a user, and its erasure.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
@@ -6,11 +6,11 @@ use super::{Engine, EraseAnswer};
 use crate::error::{Error, Result};
 use crate::store::ErasureLimit;
 
-/// Users that are erased by one request.
+/// Most users that one request erases.
 const MAX_ERASED_USERS: usize = 10_000;
 
 impl Engine {
-    /// Everything that is stored of a user, as NDJSON, which `sink` gets in pieces.
+    /// Passes everything that is stored of a user to `sink` in pieces, as NDJSON.
     ///
     /// # Errors
     /// As [`Store::ids_of`] and [`Store::user_events`].
@@ -18,12 +18,14 @@ impl Engine {
         self.store.user_events(&self.store.ids_of(user)?, sink)
     }
 
-    /// Erases users. When this returns, nothing of theirs is in the data folder, and no event of theirs comes in any more. If
-    /// that is a large share of all events, `confirmed` is their number.
+    /// Erases users. When this returns, nothing of theirs is in the data folder, and their later
+    /// events are ignored. If their events are a large share of all events, `confirmed` must be the
+    /// number of them.
     ///
     /// # Errors
-    /// `bad_users` if it is nobody or are too many, as [`Store::ids_of`] and [`Store::check_erasure`], with nothing changed;
-    /// and as [`Store::erase`]; then it goes on in the background.
+    /// `bad_users` for no or too many users, as [`Store::ids_of`] and [`Store::check_erasure`],
+    /// with nothing changed; and as [`Store::erase`], after which the erasure continues in the
+    /// background.
     pub fn erase(
         &self,
         users: &[String],
@@ -50,7 +52,8 @@ impl Engine {
             confirmed,
         };
         self.store.check_erasure(&ids, limit)?;
-        // So that it is known what each line was made from, and the erasure is seen.
+        // So that it is known which events each line was computed from, and the erasure changes
+        // them.
         self.correct_rollups(now);
         let mut cohorts = 0;
         self.change_cohorts(|all| {
@@ -73,7 +76,7 @@ impl Engine {
         })
     }
 
-    /// Ends erasures that were interrupted.
+    /// Completes erasures that were interrupted.
     ///
     /// # Errors
     /// As [`Store::erase`].

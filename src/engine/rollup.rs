@@ -1,31 +1,23 @@
-//! The rollup: lines for closed days that lack one, and lines that are made again because a day of their period has changed.
+//! The rollup: writes lines for closed days that lack one, and rewrites lines whose period has
+//! changed.
 
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
-use serde::Serialize;
 use tracing::{info, warn};
 
-use super::Engine;
+use super::{Engine, RollupAnswer};
 use crate::error::{Error, Result};
 use crate::rollup::{self, RollupLine, RollupLog, Sources};
 use crate::window::Window;
 
-/// What a rollup did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RollupAnswer {
-    /// Always true.
-    pub ok: bool,
-    /// Days that got a line now or another one than they had, in order.
-    pub days: Vec<NaiveDate>,
-}
-
-/// Which days get a line that have none. In each case the lines there are become what the events say now.
+/// The days without a line that get one. In each case existing lines are brought up to date with
+/// the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RollupScope {
-    /// Every day that is due: what the scheduler does.
+    /// Every day that is due, as the scheduler does it.
     Due,
-    /// Every closed day: what a person who asks for it gets.
+    /// Every closed day, as on request.
     Closed,
     /// One closed day.
     Day(NaiveDate),
@@ -34,27 +26,27 @@ pub enum RollupScope {
 }
 
 impl Engine {
-    /// Writes the rollups that are missing, and those again whose period has other events than when they were made: late ones
-    /// came, or some were erased. A line whose period reaches into what has expired stays as it is.
+    /// Writes the rollups that are missing, and rewrites those whose period has changed since: by
+    /// late events or an erasure. A line whose period includes expired days stays as it is.
     ///
     /// # Errors
     /// `bad_day` for a day that is not over, and if a file cannot be read or written.
     pub fn rollup(&self, scope: RollupScope, now: DateTime<Utc>) -> Result<RollupAnswer> {
-        // One at a time: two would both find the same days missing.
+        // One at a time: two would find the same days missing.
         let _one = self.lock_rollup_log();
         let folder = self.store.folder();
         let mut log = RollupLog::load(folder)?;
-        // A clock that is ahead must not close a day that goes on.
+        // A clock that is ahead must not close the current day.
         let now = now.min(last_instant(self.store.believed_day(now)));
         let closed = rollup::last_closed_day(now);
-        // A day whose period reaches into what expired cannot be counted any more.
+        // A day whose period includes expired days can no longer be counted.
         let first_whole = self
             .store
             .expiry()
             .states_from
             .map(|kept_from| kept_from + Days::new(u64::from(rollup::PERIOD_DAYS) - 1));
         let mut days = self.missing_days(scope, &log, first_whole, closed, now)?;
-        // Before anything is counted: what comes meanwhile makes the line outdated again.
+        // Before anything is counted: events that arrive meanwhile make the line outdated again.
         let first = log.first_day().into_iter().chain(days.first().copied());
         let sources = match first.min() {
             None => {
@@ -75,12 +67,12 @@ impl Engine {
         let mut failed = None;
         let changed = log.write(folder, &days, &sources, |day| {
             let window = Window::utc(day, rollup::PERIOD_DAYS);
-            match self.count_usage(&window, rollup::MAX_FEATURES) {
+            match self.count_usage(window, rollup::MAX_FEATURES) {
                 Ok(counted) => {
                     let numbers = counted.numbers();
                     Some(RollupLine::new(day, self.config.rollup_at, numbers))
                 }
-                // A damaged segment costs the days that need it, not those after them.
+                // A damaged segment costs the days that need it, and no others.
                 Err(error) => {
                     failed = failed.take().or(Some(error));
                     None
@@ -95,7 +87,7 @@ impl Engine {
         if corrected > 0 {
             info!(
                 days = corrected,
-                "Corrected the rollups of {corrected} days, because events of their periods came or went"
+                "Corrected the rollups of {corrected} days whose periods got late events or lost erased ones"
             );
         }
         match failed {
@@ -135,14 +127,14 @@ impl Engine {
                 format!("day is {day}; rollups are kept for {keep_days} days up to {closed}"),
             ),
             RollupScope::Day(day) if done.contains(&day) => Ok(BTreeSet::new()),
-            RollupScope::Day(day) if first_whole.is_some_and(|first| day < first) => bad_day(
-                format!("day is {day}; its period reaches into what has expired"),
-            ),
+            RollupScope::Day(day) if first_whole.is_some_and(|first| day < first) => {
+                bad_day(format!("day is {day}; its period includes expired days"))
+            }
             RollupScope::Day(day) => Ok(BTreeSet::from([day])),
         }
     }
 
-    /// Makes the lines there are what the events say now, where that is possible; what is not is traced.
+    /// Brings existing lines up to date with the events where possible, and traces a failure.
     pub(super) fn correct_rollups(&self, now: DateTime<Utc>) {
         if let Err(error) = self.rollup(RollupScope::None, now) {
             warn!("Rollups are not corrected, and the next rollup tries again: {error}");
@@ -150,7 +142,7 @@ impl Engine {
     }
 }
 
-/// The last instant of a day.
+/// The last microsecond of a day.
 fn last_instant(day: NaiveDate) -> DateTime<Utc> {
     (day + Days::new(1)).and_time(NaiveTime::MIN).and_utc() - TimeDelta::microseconds(1)
 }

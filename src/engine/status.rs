@@ -1,87 +1,14 @@
-//! The state of the engine: what a person on call looks at first.
+//! The status of the engine, for a person on call.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use chrono::{DateTime, NaiveDate, SecondsFormat, TimeDelta, Utc};
-use serde::Serialize;
 
-use super::Engine;
+use super::api::{RollupStatus, Waiting};
+use super::{Engine, LimitStatus, StatusAnswer};
 use crate::error::Result;
 use crate::rollup::{self, RollupLog};
-use crate::store::{Accepted, StoreSize};
-
-/// The answer to the question of the engine's state.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct StatusAnswer {
-    /// Always true.
-    pub ok: bool,
-    /// When it was asked.
-    pub ts: String,
-    /// Version of the program.
-    pub version: &'static str,
-    /// Since when the engine is open.
-    pub opened_at: String,
-    /// Whether events can be accepted.
-    pub writable: bool,
-    /// How many were accepted.
-    pub accepted: Accepted,
-    /// Those that wait to be sealed.
-    pub waiting: Waiting,
-    /// How much the store holds.
-    pub store: StoreSize,
-    /// The day of the oldest event that is known.
-    pub first_day: Option<NaiveDate>,
-    /// The day of the newest event.
-    pub last_day: Option<NaiveDate>,
-    /// First day whose events are all kept; absent while none expired.
-    pub raw_from: Option<NaiveDate>,
-    /// First day whose daily state is kept; absent while none expired.
-    pub states_from: Option<NaiveDate>,
-    /// The last day that is believed of the clock: what expires is judged by it.
-    pub looked_on: Option<NaiveDate>,
-    /// The daily rollup.
-    pub rollup: RollupStatus,
-    /// Who watches the live events.
-    pub watchers: usize,
-    /// Every limit, how much of it is used, and how often it was reached.
-    pub limits: Vec<LimitStatus>,
-    /// Requests with a wrong dashboard key since the start.
-    pub wrong_keys: u64,
-}
-
-/// A limit as the status shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct LimitStatus {
-    /// What is limited.
-    pub name: &'static str,
-    /// How much is allowed; 0 is no limit.
-    pub limit: u64,
-    /// How much is used; of a limit for each client by the one that uses most.
-    pub used: u64,
-    /// How often it was reached since the start.
-    pub reached: u64,
-}
-
-/// Events that are in the log and in no segment yet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Waiting {
-    /// How many.
-    pub events: usize,
-    /// Since when the oldest waits.
-    pub since: Option<String>,
-    /// The same in seconds.
-    pub seconds: u64,
-}
-
-/// How far the daily rollup is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct RollupStatus {
-    /// The last day that was rolled up.
-    pub last_day: Option<NaiveDate>,
-    /// The last day that is due.
-    pub due_day: NaiveDate,
-}
 
 /// The last day in the rollup log, read again only when the file has changed.
 #[derive(Default)]
@@ -90,7 +17,7 @@ pub(super) struct LastRollup(Mutex<Option<(FileVersion, Option<NaiveDate>)>>);
 type FileVersion = Option<(u64, SystemTime)>;
 
 impl Engine {
-    /// The state of the engine.
+    /// The status of the engine.
     ///
     /// # Errors
     /// If the rollup log cannot be read.
@@ -128,7 +55,7 @@ impl Engine {
         })
     }
 
-    /// The limits of names, each with the events beyond it as how often it was reached.
+    /// The limits of names; each event beyond one counts as reaching it.
     fn name_limits(&self) -> Vec<LimitStatus> {
         let used = self.store().name_use();
         let limits = self.config.names;

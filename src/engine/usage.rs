@@ -1,33 +1,34 @@
 //! Usage of a window.
 
-use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
-use chrono_tz::Tz;
-use polars::prelude::{DataFrame, LazyFrame, OptFlags};
+use chrono::{DateTime, SecondsFormat, Utc};
 
+use super::query::StoreSource;
 use super::{Cancel, Engine, UsageAnswer};
 use crate::error::{Error, Result};
 use crate::metrics::query::Query;
-use crate::metrics::usage::{MAX_FEATURES, UsageCounts, usage};
+use crate::metrics::usage::{MAX_FEATURES, Usage, UsageCounts};
 use crate::window::{self, Grain, Window, WindowRequest};
 
 impl Engine {
     /// Usage of a window.
     ///
     /// # Errors
-    /// If the window is wrong or a segment that is needed is damaged.
+    /// As [`Engine::usage_of`].
     pub fn usage(&self, request: &WindowRequest, now: DateTime<Utc>) -> Result<UsageAnswer> {
-        self.usage_of(request, MAX_FEATURES, now)
+        self.usage_of(request, MAX_FEATURES, now, &Cancel::default())
     }
 
     /// Usage of a window, with the `features` most used features.
     ///
     /// # Errors
-    /// `bad_limit` if these are none or too many, and as [`Engine::usage`].
+    /// `bad_limit` for a wrong number of features; if the window is wrong, stored data that is
+    /// needed is damaged, or the query is cancelled.
     pub fn usage_of(
         &self,
         request: &WindowRequest,
         features: usize,
         now: DateTime<Utc>,
+        cancel: &Cancel,
     ) -> Result<UsageAnswer> {
         if !(1..=MAX_FEATURES).contains(&features) {
             return Err(Error::bad_input(
@@ -36,7 +37,8 @@ impl Engine {
             ));
         }
         let window = request.resolve(now)?;
-        let counted = self.count_usage(&window, features)?;
+        let source = StoreSource::new(self, window, cancel);
+        let counted = Usage { features }.run(&source)?;
         Ok(UsageAnswer {
             ok: true,
             ts: now.to_rfc3339_opts(SecondsFormat::Secs, true),
@@ -46,14 +48,15 @@ impl Engine {
             window: window.describe(now),
             partial_days: window.cut_periods(Grain::Day, now),
             partial_weeks: window.cut_periods(Grain::Week, now),
-            covered_from: self.covered_from(&window),
+            covered_from: source.covered_from(0),
             users_per_day: counted.user_days,
             users_per_week: counted.user_weeks,
             numbers: counted.numbers(),
         })
     }
 
-    /// Reads and keeps what the first questions after a start would wait for: the weeks of a year, and the days of a month.
+    /// Reads into memory what the first queries after a start would wait for: the weeks of a year,
+    /// and the days of a month.
     ///
     /// # Errors
     /// If a segment or state that is needed is damaged.
@@ -67,46 +70,19 @@ impl Engine {
         self.query(&month, now, &Cancel::default()).map(drop)
     }
 
-    /// First day of the window that is known in full: days of UTC by their states, those of a zone by their events.
-    pub(super) fn covered_from(&self, window: &Window) -> NaiveDate {
-        let expiry = self.store.expiry();
-        let kept_from = match window.tz() {
-            Tz::UTC => expiry.states_from,
-            _ => expiry.raw_from,
-        };
-        kept_from.map_or(window.first_day(), |day| window.first_whole_day_from(day))
+    /// Usage of a window, before anything is divided: for the rollup.
+    pub(super) fn count_usage(&self, window: Window, features: usize) -> Result<UsageCounts> {
+        let cancel = Cancel::default();
+        let source = StoreSource::new(self, window, &cancel);
+        Usage { features }.run(&source)
     }
 
-    /// Makes the features that days of a window name known by number: those of a day are once its state was read.
-    pub(super) fn name_features(&self, window: &Window) -> Result<()> {
+    /// Gives codes to the features that the states of a window name: those of a day have one once
+    /// its state was read.
+    pub(super) fn load_features(&self, window: &Window) -> Result<()> {
         let days = window.days_in_epoch();
         // Days of a zone reach into the days of UTC before and after.
         let days = days.start - 1..days.end + 1;
         self.store.activities(days).map(drop)
     }
-
-    pub(super) fn count_usage(&self, window: &Window, features: usize) -> Result<UsageCounts> {
-        if window.tz() == Tz::UTC {
-            let first = window.first_day().to_epoch_days();
-            let days = first..window.last_day().to_epoch_days() + 1;
-            let activities = self.store.activities(days)?;
-            let names = self.store.names();
-            return Ok(UsageCounts::of_days(&activities, names, features));
-        }
-        self.name_features(window)?;
-        let events = self.store.scan(window.range_us())?;
-        let counted = execute(usage(events, window.tz()).plans())?;
-        UsageCounts::read(&counted, self.store.names(), features)
-    }
-}
-
-/// Executes plans together on the streaming engine: what they share is computed once.
-fn execute(plans: Vec<LazyFrame>) -> Result<Vec<DataFrame>> {
-    let plans = plans.into_iter().map(|frame| frame.logical_plan).collect();
-    let engine = polars::prelude::Engine::Streaming;
-    Ok(LazyFrame::collect_all_with_engine(
-        plans,
-        engine,
-        OptFlags::default(),
-    )?)
 }

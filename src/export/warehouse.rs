@@ -3,6 +3,7 @@
 
 use super::destination::Destination;
 use crate::error::Result;
+use crate::metrics;
 
 /// The warehouse that reads an export.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -17,24 +18,6 @@ pub enum Warehouse {
     Snowflake,
 }
 
-macro_rules! queries {
-    ($($name:literal),*) => {
-        [$(($name, include_str!(concat!("../../queries/", $name, ".sql")))),*]
-    };
-}
-
-/// The metrics as SQL.
-const QUERIES: [(&str, &str); 9] = queries!(
-    "active_users",
-    "feature_usage",
-    "event_types",
-    "lifecycle",
-    "stickiness",
-    "funnel",
-    "retention",
-    "paths",
-    "experiment"
-);
 const CONTRACT: &str = include_str!("../../queries/README.md");
 const BIGQUERY_EXTERNAL: &str = include_str!("../../queries/views/bigquery.sql");
 const SNOWFLAKE_EXTERNAL: &str = include_str!("../../queries/views/snowflake.sql");
@@ -83,9 +66,10 @@ impl Warehouse {
             ],
         };
         files.push(("README.md".into(), CONTRACT.into()));
-        files.extend(
-            QUERIES.map(|(name, sql)| (format!("queries/{name}.sql"), self.translate(sql))),
-        );
+        files.extend(metrics::LIST.map(|metric| {
+            let path = format!("queries/{}.sql", metric.name);
+            (path, self.translate(metric.sql))
+        }));
         files
             .into_iter()
             .map(|(path, content)| (format!("{}/{path}", self.name()), content))

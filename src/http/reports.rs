@@ -48,7 +48,7 @@ pub async fn usage(Keyed(app): Keyed, RawQuery(query): RawQuery) -> Report<Usage
     }
     let request = window_of(fields)?;
     run(&app, move |engine| {
-        engine.usage_of(&request, features, Utc::now())
+        engine.usage_of(&request, features, Utc::now(), &Cancel::default())
     })
     .await
 }

@@ -1,4 +1,4 @@
-//! Cohorts: named sets of users, by what they did or as a list, usable as a filter in every metric.
+//! Cohorts: named sets of users, by behaviour or as a list, that every query can be limited to.
 
 use std::collections::HashMap;
 
@@ -7,37 +7,38 @@ use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
 use super::filter::Filter;
+use super::source::{CancelChecks, Columns, Scan, Source};
 use crate::error::{Error, Result};
 use crate::schema;
 
 /// Longest name, in characters.
 const MAX_NAME_CHARS: usize = 100;
-/// Most ids of a list: as many as a body has room for.
+/// Most ids of a list: as many as fit into a request body.
 const MAX_USERS: usize = 100_000;
 
 const EVENTS: &str = "events";
 
-/// Which users a cohort has.
+/// A named set of users.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cohort {
     /// Its name.
     pub name: String,
-    /// Who did something in the window of the question.
+    /// Users by their events in the window of the query.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub did: Option<Did>,
-    /// These users.
+    pub did: Option<BehaviouralCohort>,
+    /// Users by id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub users: Option<Vec<String>>,
 }
 
-/// Users with at least so many events that meet a filter, in the window of the question.
+/// Users with at least a number of events that meet a filter, in the window of the query.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Did {
-    /// Which events.
+pub struct BehaviouralCohort {
+    /// The filter of the events.
     pub filter: serde_json::Map<String, serde_json::Value>,
-    /// How many at least.
+    /// Least number of events.
     #[serde(default = "once")]
     pub at_least: u64,
 }
@@ -57,7 +58,7 @@ impl Cohort {
             .map_err(|error| Error::bad_input("bad_cohort", error.to_string()))
     }
 
-    /// Checks what the fields do not say alone.
+    /// Checks what the types of the fields cannot express.
     ///
     /// # Errors
     /// A sentence that names the field, the value and what is allowed.
@@ -87,54 +88,60 @@ impl Cohort {
     }
 }
 
-impl Did {
-    /// Which events.
+impl BehaviouralCohort {
+    /// The filter of the events.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with it.
-    pub fn filter(&self) -> Result<Filter, String> {
+    /// A sentence that names what is wrong with it.
+    fn filter(&self) -> Result<Filter, String> {
         Filter::try_from(self.filter.clone()).map_err(|message| format!("did.filter: {message}"))
     }
 
-    /// A row a user with the number of events, from events whose users are numbers.
-    pub fn counts(filter: &Filter, events: LazyFrame) -> LazyFrame {
-        events
-            .filter(filter.expr().and(col(schema::USER_ID).is_not_null()))
-            .group_by([col(schema::USER_ID)])
-            .agg([len().cast(DataType::Int64).alias(EVENTS)])
-    }
-}
-
-/// How often users did what a cohort asks for.
-#[derive(Debug, Default)]
-pub struct Tally {
-    events: HashMap<u32, u64>,
-}
-
-impl Tally {
-    /// Adds what [`Did::counts`] gave.
+    /// The users, of a source without filter and cohort.
     ///
     /// # Errors
-    /// If the frame lacks a column.
-    pub fn read(&mut self, frame: &DataFrame) -> Result<()> {
-        let users = frame.column(schema::USER_ID)?.u32()?;
-        let events = frame.column(EVENTS)?.i64()?;
-        for (user, events) in users.iter().zip(events.iter()) {
-            if let (Some(user), Some(events)) = (user, events) {
-                *self.events.entry(user).or_default() += events.unsigned_abs();
+    /// `bad_cohort` if the filter is wrong, and as [`Source::for_each_batch`].
+    pub fn users(&self, source: &dyn Source) -> Result<RoaringBitmap> {
+        let filter = self
+            .filter()
+            .map_err(|message| Error::bad_input("bad_cohort", message))?;
+        let inside = source.window().days_in_epoch();
+        if self.at_least == 1 {
+            return Ok(source.active_days(inside, &filter)?.users());
+        }
+        let mut events_of: HashMap<u32, u64> = HashMap::new();
+        let scan = Scan {
+            columns: Columns::with_details(filter.needs_details()),
+            days: inside,
+            also: filter,
+        };
+        let mut checks = CancelChecks::new(source);
+        source.for_each_batch(&scan, &count_events, &mut |frame| {
+            let users = frame.column(schema::USER_ID)?.u32()?;
+            let events = frame.column(EVENTS)?.i64()?;
+            for (user, events) in users.iter().zip(events.iter()) {
+                checks.step()?;
+                if let (Some(user), Some(events)) = (user, events) {
+                    *events_of.entry(user).or_default() += events.unsigned_abs();
+                }
+            }
+            Ok(())
+        })?;
+        let mut users = Vec::new();
+        for (user, events) in events_of {
+            checks.step()?;
+            if events >= self.at_least {
+                users.push(user);
             }
         }
-        Ok(())
+        Ok(crate::daily::set(users))
     }
+}
 
-    /// Users with at least so many events.
-    pub fn users(self, at_least: u64) -> RoaringBitmap {
-        let users = self.events.into_iter();
-        crate::daily::set(
-            users
-                .filter(|(_, events)| *events >= at_least)
-                .map(|(user, _)| user)
-                .collect(),
-        )
-    }
+/// A row for each user with the number of events.
+fn count_events(events: LazyFrame) -> LazyFrame {
+    events
+        .filter(col(schema::USER_ID).is_not_null())
+        .group_by([col(schema::USER_ID)])
+        .agg([len().cast(DataType::Int64).alias(EVENTS)])
 }

@@ -1,39 +1,73 @@
-//! Event types: events and distinct users per type, all three always there, in funnel order.
+//! Event types: events and distinct users per type. All three types have a row, in funnel order.
 //!
-//! Anonymous events count as events and never as users. Definitions: `docs/metrics.md`, "Usage" and "Events".
+//! Anonymous events count as events and never as users. Definitions: `docs/metrics.md`, "Usage" and
+//! "Events".
 
-use polars::prelude::*;
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
-use super::counts::Counts;
+use super::counts::Key;
+use super::source::Source;
 use super::table::Table;
+use super::{Answer, Measure};
+use crate::error::Result;
 use crate::event::EventType;
-use crate::schema;
 
-/// The question.
+/// The parameters: none.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventTypes {}
 
-impl EventTypes {
-    /// What events are counted by.
-    pub fn key(&self) -> Expr {
-        col(schema::EVENT_TYPE)
+impl Measure for EventTypes {
+    fn days_before(&self) -> u16 {
+        0
     }
 
-    /// The answer, from the counts of each type by its place in funnel order.
-    pub fn answer(&self, mut counts: Counts) -> Table {
+    fn run(&self, source: &dyn Source, _now: DateTime<Utc>) -> Result<Answer> {
+        let mut counts = source.counts(Key::EventType)?;
         let mut names: Vec<String> = Vec::new();
         let (mut events, mut users) = (Vec::new(), Vec::new());
-        for (event_type, number) in EventType::ALL.iter().zip(0..) {
-            let count = counts.remove(&(number, None)).unwrap_or_default();
+        for (event_type, code) in EventType::ALL.iter().zip(0..) {
+            let count = counts.of_key(code);
             names.push(event_type.name().to_owned());
             events.push(count.events);
             users.push(count.users.len());
         }
-        Table::default()
+        Ok(Table::default()
             .with("event_type", names)
             .with("events", events)
             .with("users", users)
+            .into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::metrics::frame::FrameSource;
+
+    #[test]
+    fn every_type_has_a_row_and_anonymous_events_no_user() {
+        let rows = FrameSource::new(
+            "2024-03-03",
+            3,
+            &[
+                ("2024-03-01 00:00", "action", "ann", "cart"),
+                ("2024-03-01 00:00", "action", "ann", ""),
+                ("2024-03-03 23:59", "action", "", ""),
+                ("2024-03-03 23:59", "page_view", "bob", ""),
+                // Before and after the window.
+                ("2024-02-29 23:59", "conversion", "bob", ""),
+                ("2024-03-04 00:00", "conversion", "bob", ""),
+            ],
+        )
+        .rows(json!({"metric":"event_types"}));
+        let expected = json!([
+            {"event_type":"page_view","events":1,"users":1},
+            {"event_type":"action","events":3,"users":1},
+            {"event_type":"conversion","events":0,"users":0},
+        ]);
+        assert_eq!(rows, expected);
     }
 }

@@ -1,33 +1,39 @@
-//! Experiments: which variant converts better, and how sure that is.
+//! Experiments: conversion by variant, and how significant the differences are.
 //!
-//! A user is assigned by the first exposure event, to the variant that its metadata names under the given key; an event without
-//! the key is no exposure. A user exposed to several variants is counted in none and reported in the row `__multiple__`. A user
-//! has converted with a goal event at or after the first exposure; an event that is an exposure is no goal.
+//! A user is assigned by the first exposure event, to the variant that its metadata has under the
+//! given key; an event without the key is not an exposure. A user exposed to several variants is
+//! counted in none and reported in the row `__multiple__`. A user has converted with a goal event
+//! at or after the first exposure; an event that is an exposure is never a goal.
 //!
-//! Of each variant: `rate` = converted / exposed; `lift` = rate / rate of the control − 1; its 95% `interval` and the
-//! two-sided `p_value` by Welch's test with the variance p(1 − p) and the delta method for a ratio of means (as
-//! `GrowthBook` and `PostHog` do); `chance_to_win` = the posterior probability of a lift above zero under a flat prior. Below 50 exposures or
-//! 5 conversions in either arm there are numbers and no `verdict`. The row `__sample_ratio__` has the chi-square
-//! test of the shares that `weights` gives, or of equal ones: a small `p_value` there says that the assignment is broken and nothing else can be believed.
-//! Definitions: `docs/metrics.md`, "Paths and experiments".
+//! Of each variant: `rate` = converted / exposed; `lift` = rate / rate of the control − 1; its 95%
+//! `interval` and the two-sided `p_value` by Welch's test with the variance p(1 − p) and the delta
+//! method for a ratio of means (as `GrowthBook` and `PostHog` do); `chance_to_win` = the posterior
+//! probability of a lift above zero under a flat prior. Below 50 exposures or 5 conversions in
+//! either arm there are numbers and no `verdict`. The row `__sample_ratio__` has the chi-square
+//! test of the shares that `weights` gives, or of equal ones: a small `p_value` there says that the
+//! assignment is broken and that nothing else can be relied on. Definitions: `docs/metrics.md`,
+//! "Paths and experiments".
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use polars::prelude::*;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use statrs::distribution::{ChiSquared, ContinuousCDF, Normal, StudentsT};
 
-use super::filter::{Filter, Property, text_of};
+use super::filter::{Filter, Property, scalar_string};
+use super::source::{Columns, Scan, Source};
 use super::table::Table;
+use super::{Answer, Measure};
 use crate::error::Result;
 use crate::event::number;
 use crate::schema;
 
-/// Exposures of an arm below which there is no verdict.
+/// Exposures of an arm below which a comparison has no outcome.
 const MIN_EXPOSED: u64 = 50;
-/// Conversions of an arm below which there is no verdict.
+/// Conversions of an arm below which a comparison has no outcome.
 const MIN_CONVERTED: u64 = 5;
 /// Most variants with a weight.
 const MAX_WEIGHTS: usize = 100;
@@ -41,6 +47,9 @@ const MULTIPLE: &str = "__multiple__";
 /// Name of the row of the test of the shares.
 const SAMPLE_RATIO: &str = "__sample_ratio__";
 
+/// Frames with a row a user that are held before they are merged.
+const MAX_FRAMES: usize = 8;
+
 const EXPOSED_AT: &str = "exposed_at";
 const VARIANT: &str = "variant";
 const OTHER_VARIANT: &str = "other_variant";
@@ -48,15 +57,15 @@ const GOAL_AT: &str = "goal_at";
 const EXPOSED: &str = "exposed";
 const CONVERTED: &str = "converted";
 
-/// The question.
+/// The parameters.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Experiment {
-    /// What an exposure is.
+    /// The filter of exposure events.
     pub exposure: Filter,
     /// The key of the metadata that names the variant.
     pub variant: String,
-    /// What the goal is.
+    /// The filter of goal events.
     pub goal: Filter,
     /// The variant that the others are compared with; the first by name if absent.
     #[serde(default, deserialize_with = "deserialize_control")]
@@ -66,12 +75,12 @@ pub struct Experiment {
     pub weights: Option<Weights>,
 }
 
-/// How many users each variant should get, relative to the others.
+/// Expected share of users of each variant, relative to the others.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(try_from = "BTreeMap<String, f64>")]
 pub struct Weights(BTreeMap<String, f64>);
 
-/// What is known of one arm.
+/// Users of one variant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arm {
     /// The variant's name.
@@ -82,7 +91,7 @@ pub struct Arm {
     pub converted: u64,
 }
 
-/// How a variant compares with the control.
+/// Comparison of a variant with the control.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Comparison {
     /// Relative difference of the rates.
@@ -95,10 +104,44 @@ pub struct Comparison {
     pub chance_to_win: f64,
 }
 
+impl Measure for Experiment {
+    fn days_before(&self) -> u16 {
+        0
+    }
+
+    fn run(&self, source: &dyn Source, _now: DateTime<Utc>) -> Result<Answer> {
+        let scan = Scan::of_window(source, Columns::Details);
+        let mut frames: Vec<DataFrame> = Vec::new();
+        source.for_each_batch(&scan, &|events| self.users(events), &mut |frame| {
+            frames.push(frame.clone());
+            if frames.len() > MAX_FRAMES {
+                let merged = source.apply(std::mem::take(&mut frames), &Self::merge)?;
+                frames.push(merged);
+            }
+            Ok(())
+        })?;
+        if frames.is_empty() {
+            return Ok(self.table(Vec::new(), 0).into());
+        }
+        let users = source.apply(frames, &Self::merge)?;
+        let users = match source.cohort() {
+            None => users,
+            Some(cohort) => {
+                let included = users.column(schema::USER_ID)?.u32()?;
+                let included = included
+                    .iter()
+                    .map(|user| user.is_some_and(|user| cohort.contains(user)));
+                users.filter(&included.collect())?
+            }
+        };
+        let arms = source.apply(vec![users], &Self::arms)?;
+        Ok(self.read(&arms)?.into())
+    }
+}
+
 impl Experiment {
-    /// A row a user, from some of the events, whose users are numbers and that have metadata: first exposure, least and
-    /// greatest variant, last goal. [`Experiment::merge`] makes one row a user of several.
-    pub fn users(&self, events: LazyFrame) -> LazyFrame {
+    /// A row for each user of some events: first exposure, least and greatest variant, last goal.
+    fn users(&self, events: LazyFrame) -> LazyFrame {
         let variant = Property::Metadata(self.variant.clone()).expr();
         let exposure = self.exposure.expr().and(variant.clone().is_not_null());
         let goal = self.goal.expr();
@@ -120,8 +163,8 @@ impl Experiment {
         Self::merge(rows)
     }
 
-    /// One row a user of several.
-    pub fn merge(rows: LazyFrame) -> LazyFrame {
+    /// One row for each user of several.
+    fn merge(rows: LazyFrame) -> LazyFrame {
         rows.group_by([col(schema::USER_ID)]).agg([
             col(EXPOSED_AT).min(),
             col(VARIANT).min(),
@@ -130,8 +173,9 @@ impl Experiment {
         ])
     }
 
-    /// A row for each variant, by name: the variant, or null for users of several, and how many were exposed and converted.
-    pub fn arms(users: LazyFrame) -> LazyFrame {
+    /// A row for each variant, by name: the variant, or null for users of several, exposed and
+    /// converted users.
+    fn arms(users: LazyFrame) -> LazyFrame {
         let one_variant = col(VARIANT).eq(col(OTHER_VARIANT));
         users
             .filter(col(EXPOSED_AT).is_not_null())
@@ -153,16 +197,7 @@ impl Experiment {
             )
     }
 
-    /// The answer where there are no events.
-    pub fn answer_to_nothing(&self) -> Table {
-        self.table(Vec::new(), 0)
-    }
-
-    /// The answer, from what [`Experiment::arms`] gave.
-    ///
-    /// # Errors
-    /// If the frame lacks a column.
-    pub fn answer(&self, arms: &DataFrame) -> Result<Table> {
+    fn read(&self, arms: &DataFrame) -> Result<Table> {
         let mut multiple = 0;
         let mut found = Vec::new();
         let counts = arms.column(EXPOSED)?.i64()?.iter();
@@ -181,7 +216,7 @@ impl Experiment {
         Ok(self.table(found, multiple))
     }
 
-    /// The answer, from the arms by name. The control is the first of them.
+    /// The rows, from the arms by name. The control is the first of them.
     fn table(&self, mut arms: Vec<Arm>, multiple: u64) -> Table {
         for (variant, _) in self.weights.iter().flat_map(|weights| &weights.0) {
             if !arms.iter().any(|arm| arm.is_named(variant)) {
@@ -253,7 +288,7 @@ fn table(arms: &[Arm], multiple: u64, weights: Option<&Weights>) -> Table {
 }
 
 impl Arm {
-    /// One that nobody was exposed to.
+    /// One without users.
     fn unseen(variant: &str) -> Self {
         Self {
             variant: number::canonical(variant).into_owned(),
@@ -262,7 +297,7 @@ impl Arm {
         }
     }
 
-    /// Whether a name means this variant: its own, or another notation of the number that it is.
+    /// True if a name is that of this variant, or another notation of the same number.
     fn is_named(&self, name: &str) -> bool {
         self.variant == name || self.variant == number::canonical(name)
     }
@@ -275,7 +310,8 @@ impl Arm {
         self.exposed >= MIN_EXPOSED && self.converted >= MIN_CONVERTED
     }
 
-    /// How another arm compares with this one, the control. `None` where nothing can be divided.
+    /// Compares another arm with this one, the control. `None` if a rate is undefined or the
+    /// control's is 0.
     pub fn compare(&self, arm: &Self) -> Option<Comparison> {
         let (control, treated) = (self.rate()?, arm.rate()?);
         let (n_control, n_treated) = (self.exposed as f64, arm.exposed as f64);
@@ -308,21 +344,24 @@ impl Arm {
 
 impl Comparison {
     fn verdict(&self) -> &'static str {
-        match self.p_value < ALPHA {
-            false => "no_difference",
-            true if self.lift > 0.0 => "better",
-            true => "worse",
+        if self.p_value >= ALPHA {
+            "no_difference"
+        } else if self.lift > 0.0 {
+            "better"
+        } else {
+            "worse"
         }
     }
 }
 
-/// Probability of numbers of users as far from these shares, or farther, if users got into the arms by them; by equal shares
-/// if there are none.
+/// Probability of a split of the users as far from the expected shares as this one, or farther.
+/// Without weights the expected shares are equal.
 fn sample_ratio(arms: &[Arm], weights: Option<&Weights>) -> Option<f64> {
     let weight = |arm: &Arm| weights.map_or(1.0, |weights| weights.of(arm));
     let total: u64 = arms.iter().map(|arm| arm.exposed).sum();
     let all: f64 = arms.iter().map(weight).sum();
-    // Users in an arm that should get none are impossible, and an arm without both says nothing.
+    // Users in an arm of weight 0 are impossible, and such an arm without users is not part of the
+    // test.
     let possible = || arms.iter().filter(|&arm| weight(arm) > 0.0);
     if total > possible().map(|arm| arm.exposed).sum() {
         return Some(0.0);
@@ -368,20 +407,23 @@ impl TryFrom<BTreeMap<String, f64>> for Weights {
         let mut names: Vec<_> = weights.keys().map(|name| number::canonical(name)).collect();
         names.sort_unstable();
         names.dedup();
-        match names.len() == weights.len() {
-            true => Ok(Self(weights)),
-            false => Err("weights has two notations of one variant".into()),
+        if names.len() == weights.len() {
+            Ok(Self(weights))
+        } else {
+            Err("weights has two notations of one variant".into())
         }
     }
 }
 
-/// A variant by its name, or by the number or truth value that it is.
+/// A variant: a string, number or boolean.
 fn deserialize_control<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
     match Value::deserialize(value)? {
         Value::Null => Ok(None),
-        value => text_of(&value)
-            .map(Some)
-            .ok_or_else(|| D::Error::custom(format!("control is no variant: {value:.64}"))),
+        value => scalar_string(&value).map(Some).ok_or_else(|| {
+            D::Error::custom(format!(
+                "control is {value:.64}; allowed is the name of a variant"
+            ))
+        }),
     }
 }
 
@@ -403,8 +445,48 @@ mod tests {
         (found - expected).abs() < 1e-7
     }
 
-    /// Worked out from the formulas with an integral of Student's density; for rates of 0.1 and 0.12 of 1,000 each the
-    /// variance of the lift is 0.1056e-3 / 0.1² + 0.09e-3 · 0.12² / 0.1⁴ = 0.02352.
+    #[test]
+    fn users_of_several_variants_and_goals_before_the_exposure_do_not_count() {
+        let at = |time: &'static str, user, feature, v| ((time, "action", user, feature), v);
+        let (a, b) = (r#"{"v":"a"}"#, r#"{"v":"b"}"#);
+        let mut source = crate::metrics::frame::FrameSource::with_metadata(
+            "2024-03-01",
+            1,
+            &[
+                at("2024-03-01 10:00", "ann", "home", a),
+                at("2024-03-01 10:00", "ann", "buy", ""),
+                at("2024-03-01 09:00", "bob", "buy", ""),
+                at("2024-03-01 10:00", "bob", "home", b),
+                at("2024-03-01 10:00", "cyd", "home", b),
+                at("2024-03-01 12:00", "cyd", "buy", ""),
+                at("2024-03-01 10:00", "dan", "home", a),
+                at("2024-03-01 11:00", "dan", "home", b),
+                // Without a variant.
+                at("2024-03-01 10:00", "eve", "home", ""),
+                at("2024-03-01 11:00", "eve", "buy", ""),
+            ],
+        );
+        // More batches than frames that are held.
+        source.batch_rows = 1;
+        let query = json!({"metric":"experiment","exposure":{"feature":"home"},"variant":"v",
+                           "goal":{"feature":"buy"}});
+        let rows = source.rows(query);
+        let rows = rows.as_array().expect("rows").iter();
+        let rows: Vec<String> = rows
+            .map(|row| format!("{} {} {}", row["variant"], row["exposed"], row["converted"]))
+            .collect();
+        let expected = [
+            r#""a" 1 1"#,
+            r#""b" 2 1"#,
+            r#""__multiple__" 1 null"#,
+            r#""__sample_ratio__" 3 null"#,
+        ];
+        assert_eq!(rows, expected);
+    }
+
+    /// Worked out from the formulas with an integral of Student's density; for rates of 0.1 and
+    /// 0.12 of 1,000 each the variance of the lift is 0.1056e-3 / 0.1² + 0.09e-3 · 0.12² / 0.1⁴ =
+    /// 0.02352.
     #[test]
     fn the_comparison_is_that_of_the_closed_form() {
         for (control, treated, lift, interval, p_value, chance_to_win) in [
@@ -463,8 +545,9 @@ mod tests {
         assert_eq!(of(&[]), None);
     }
 
-    /// By chi-square with expected counts of the shares: 900 and 100 at 9:1 are exact; 60, 30 and 10 at 5:3:2 give
-    /// (60 − 50)² / 50 + (10 − 20)² / 20 = 7 with two degrees of freedom, e^(−7/2).
+    /// By chi-square with expected counts of the shares: 900 and 100 at 9:1 are exact; 60, 30 and
+    /// 10 at 5:3:2 give (60 − 50)² / 50 + (10 − 20)² / 20 = 7 with two degrees of freedom,
+    /// e^(−7/2).
     #[test]
     fn shares_are_compared_with_the_weights_of_the_variants() {
         let weights = |json: Value| serde_json::from_value::<Weights>(json);
@@ -510,7 +593,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comparison_that_cannot_be_made_is_none_or_without_a_verdict() {
+    fn a_comparison_of_too_few_users_is_null_or_has_no_outcome() {
         assert_eq!(arm("a", 0, 0).compare(&arm("b", 10, 1)), None);
         assert_eq!(arm("a", 10, 0).compare(&arm("b", 10, 1)), None);
         let verdicts = |control: Arm, other: Arm| {

@@ -1,31 +1,35 @@
 //! Feature usage: events and distinct users per feature, most events first, ties by name.
 //!
-//! Events without a feature add to none. Anonymous events count as events and never as users. With a breakdown each feature
-//! is split by the property of the event; a missing one is a group of its own, and beyond the 25 groups with the most events
-//! the rest is `__other__`. Events of features beyond a day's limit are in no row; the answer says how many there are as
-//! `rest`. Definitions: `docs/metrics.md`, "Usage" and "Events".
+//! Events without a feature add to none. Anonymous events count as events and never as users. With
+//! a breakdown each feature is split by the property of the event; a missing one is a group of its
+//! own, and beyond the 25 groups with the most events the others are `__other__`. Events of
+//! features beyond a day's limit are in no row; the note `rest` has their number. Definitions:
+//! `docs/metrics.md`, "Usage" and "Events".
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
-use polars::prelude::*;
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
+use serde_json::json;
 
-use super::counts::{Count, Counts};
+use super::counts::{Count, Counts, Key};
 use super::filter::Property;
-use super::funnel::{MAX_GROUPS, OTHER};
+use super::source::{CancelChecks, Source};
 use super::table::Table;
-use crate::schema;
+use super::{Answer, MAX_GROUPS, Measure, OTHER, top};
+use crate::error::Result;
+use crate::names::REST_FEATURE;
 
-/// Most rows of an answer.
+/// Most features of a result.
 const MAX_LIMIT: usize = 10_000;
 
-/// The question.
+/// The parameters.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FeatureUsage {
-    /// Features in the answer.
+    /// Most features of the result.
     pub limit: usize,
-    /// The property that events are counted by.
+    /// The property that the events of a feature are split by.
     pub breakdown: Option<Property>,
 }
 
@@ -38,78 +42,93 @@ impl Default for FeatureUsage {
     }
 }
 
-impl FeatureUsage {
-    /// Checks what the fields do not say alone.
-    ///
-    /// # Errors
-    /// A sentence that names the field, the value and what is allowed.
-    pub fn check(&self) -> Result<(), String> {
+impl Measure for FeatureUsage {
+    fn check(&self) -> Result<(), String> {
         match self.limit {
             1..=MAX_LIMIT => Ok(()),
             limit => Err(format!("limit is {limit}; allowed is 1 to {MAX_LIMIT}")),
         }
     }
 
-    /// The events that count, and what they are counted by.
-    pub fn keys(&self, events: LazyFrame) -> (LazyFrame, Expr, Option<Expr>) {
-        (
-            events.filter(col(schema::FEATURE).is_not_null()),
-            col(schema::FEATURE),
-            self.breakdown.as_ref().map(Property::expr),
-        )
+    fn days_before(&self) -> u16 {
+        0
     }
 
-    /// The answer, from the counts of each feature, by its number, and group.
-    pub fn answer<'a>(&self, counts: Counts, name: impl Fn(u32) -> &'a str) -> Table {
-        let mut of_group: HashMap<&Option<String>, u64> = HashMap::new();
-        let mut of_feature: HashMap<u32, u64> = HashMap::new();
-        for ((feature, group), count) in &counts {
-            *of_group.entry(group).or_default() += count.events;
-            *of_feature.entry(*feature).or_default() += count.events;
+    fn run(&self, source: &dyn Source, _now: DateTime<Utc>) -> Result<Answer> {
+        let mut counts = source.counts(Key::Feature {
+            most: self.limit,
+            breakdown: self.breakdown.as_ref(),
+        })?;
+        let mut rest = Count::default();
+        for (_, count) in counts.counts.extract_if(|key, _| key.0 == REST_FEATURE) {
+            rest.merge(count);
         }
-        let mut groups: Vec<(&Option<String>, u64)> = of_group.into_iter().collect();
-        groups.sort_by(|(a, many), (b, more)| more.cmp(many).then_with(|| a.cmp(b)));
-        let rest = groups.split_off(groups.len().min(MAX_GROUPS));
-        let rest: HashSet<Option<String>> =
-            rest.into_iter().map(|(group, _)| group.clone()).collect();
-        let features = most_used(of_feature.into_iter().collect(), self.limit, &name);
+        let answer = Answer::from(self.rows(counts, source)?);
+        Ok(match rest.events {
+            0 => answer,
+            events => {
+                answer.with_note("rest", json!({"events": events, "users": rest.users.len()}))
+            }
+        })
+    }
+}
+
+impl FeatureUsage {
+    fn rows(&self, counts: Counts, source: &dyn Source) -> Result<Table> {
+        let mut checks = CancelChecks::new(source);
+        let dictionary = &source.names().features;
+        let name = |feature: u32| dictionary.text(feature).unwrap_or_default();
+        let Counts { counts, groups } = counts;
+        let mut of_feature: HashMap<u32, u64> = HashMap::new();
+        let mut of_group: HashMap<u32, u64> = HashMap::new();
+        for (&(feature, group), count) in &counts {
+            checks.step()?;
+            *of_feature.entry(feature).or_default() += count.events;
+            *of_group.entry(group).or_default() += count.events;
+        }
+        let features = most_used(of_feature.into_iter().collect(), self.limit, name);
         let features = features.into_iter().map(|(feature, _)| feature);
         let place: HashMap<u32, usize> = features.zip(0..).collect();
-        let mut rows: BTreeMap<(usize, Option<String>), Count> = BTreeMap::new();
-        let mut names = vec![""; place.len()];
+        let by_events = |&(a, many): &(u32, u64), &(b, more): &(u32, u64)| {
+            let by_value = || groups.string(a).cmp(&groups.string(b));
+            more.cmp(&many).then_with(by_value)
+        };
+        let named = top::first_by(of_group.into_iter(), MAX_GROUPS, by_events, &mut checks)?;
+        let named: HashSet<u32> = named.into_iter().map(|(group, _)| group).collect();
+        let mut rows: HashMap<(usize, Option<&str>), (u32, Count)> = HashMap::new();
         for ((feature, group), count) in counts {
+            checks.step()?;
             let Some(&place) = place.get(&feature) else {
                 continue;
             };
-            let group = match rest.contains(&group) {
-                true => Some(OTHER.into()),
-                false => group,
+            let group = if named.contains(&group) {
+                groups.string(group)
+            } else {
+                Some(OTHER)
             };
-            rows.entry((place, group)).or_default().merge(count);
-            if let Some(slot) = names.get_mut(place) {
-                *slot = name(feature);
-            }
+            let row = rows.entry((place, group));
+            row.or_insert_with(|| (feature, Count::default()))
+                .1
+                .merge(count);
         }
-        let mut rows: Vec<((usize, Option<String>), Count)> = rows.into_iter().collect();
-        rows.sort_by(|((a, group), many), ((b, other), more)| {
+        let mut rows: Vec<_> = rows.into_iter().collect();
+        rows.sort_by(|((a, group), (_, many)), ((b, other), (_, more))| {
             (a, more.events, group).cmp(&(b, many.events, other))
         });
-        let of_row = |place: usize| names.get(place).copied().unwrap_or_default().to_owned();
-        let mut features = Vec::new();
-        let mut groups = Vec::new();
+        let (mut features, mut breakdown) = (Vec::new(), Vec::new());
         let (mut events, mut users) = (Vec::new(), Vec::new());
-        for ((place, group), count) in rows {
-            features.push(of_row(place));
-            groups.push(group);
+        for ((_, group), (feature, count)) in rows {
+            features.push(name(feature).to_owned());
+            breakdown.push(group.map(str::to_owned));
             events.push(count.events);
             users.push(count.users.len());
         }
         let table = Table::default().with("feature", features);
         let table = match self.breakdown {
-            Some(_) => table.with("breakdown", groups),
+            Some(_) => table.with("breakdown", breakdown),
             None => table,
         };
-        table.with("events", events).with("users", users)
+        Ok(table.with("events", events).with("users", users))
     }
 }
 
@@ -128,4 +147,99 @@ pub fn most_used<'a>(
     }
     features.sort_unstable_by(most_used_first);
     features
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::frame::FrameSource;
+
+    /// Events of some features and values of the property `v`, each with a user and a number.
+    fn source(events: &[(&str, &str, &str, usize)]) -> FrameSource {
+        let metadata: Vec<String> = events
+            .iter()
+            .map(|(_, value, ..)| match *value {
+                "" => String::new(),
+                value => format!("{{\"v\":\"{value}\"}}"),
+            })
+            .collect();
+        let rows: Vec<_> = events
+            .iter()
+            .zip(&metadata)
+            .flat_map(|(&(feature, _, user, count), metadata)| {
+                let row = ("2024-03-01 10:00", "action", user, feature);
+                std::iter::repeat_n((row, metadata.as_str()), count)
+            })
+            .collect();
+        FrameSource::with_metadata("2024-03-01", 1, &rows)
+    }
+
+    #[test]
+    fn the_most_used_features_come_first_and_ties_by_name() {
+        let mut source = source(&[
+            ("docs", "", "ann", 1),
+            ("cart", "", "ann", 2),
+            ("cart", "", "", 1),
+            ("", "", "ann", 9),
+            ("blog", "", "bob", 1),
+        ]);
+        let rows = source.rows(json!({"metric":"feature_usage","limit":2}));
+        let expected = json!([
+            {"feature":"cart","events":3,"users":1},
+            {"feature":"blog","events":1,"users":1},
+        ]);
+        assert_eq!(rows, expected);
+    }
+
+    #[test]
+    fn a_breakdown_names_what_is_missing_and_merges_batches() {
+        let mut source = source(&[
+            ("cart", "web", "ann", 2),
+            ("cart", "", "bob", 1),
+            ("cart", "web", "bob", 1),
+            ("docs", "app", "ann", 1),
+        ]);
+        source.batch_rows = 2;
+        let rows = source.rows(json!({"metric":"feature_usage","breakdown":"metadata.v"}));
+        let expected = json!([
+            {"feature":"cart","breakdown":"web","events":3,"users":2},
+            {"feature":"cart","breakdown":null,"events":1,"users":1},
+            {"feature":"docs","breakdown":"app","events":1,"users":1},
+        ]);
+        assert_eq!(rows, expected);
+    }
+
+    #[test]
+    fn groups_beyond_the_greatest_are_one() {
+        let values: Vec<String> = (0..MAX_GROUPS + 3).map(|v| format!("v{v:02}")).collect();
+        // Three groups of one event beyond 25: the last ones by name.
+        let mut events: Vec<_> = values
+            .iter()
+            .map(|v| ("cart", v.as_str(), "ann", 1))
+            .collect();
+        events.extend([("cart", "v27", "bob", 1), ("docs", "v26", "ann", 1)]);
+        let rows = source(&events).rows(json!({"metric":"feature_usage","breakdown":"metadata.v"}));
+        let rows = rows.as_array().expect("rows");
+        let of = |group: &str| -> Vec<&serde_json::Value> {
+            rows.iter()
+                .filter(|row| row["breakdown"] == group)
+                .collect()
+        };
+        // v26 and v27 have two events each, so v23, v24 and v25 are beyond.
+        let other = json!({"feature":"cart","breakdown":OTHER,"events":3,"users":1});
+        assert_eq!(of(OTHER), [&other]);
+        assert!(of("v23").is_empty() && of("v22").len() == 1 && of("v26").len() == 2);
+    }
+
+    #[test]
+    fn a_cohort_leaves_anonymous_events_out() {
+        let mut source = source(&[
+            ("cart", "", "ann", 1),
+            ("cart", "", "bob", 2),
+            ("cart", "", "", 4),
+        ]);
+        source.cohort = Some([source.user("bob")].into_iter().collect());
+        let rows = source.rows(json!({"metric":"feature_usage"}));
+        assert_eq!(rows, json!([{"feature":"cart","events":2,"users":1}]));
+    }
 }

@@ -1,13 +1,16 @@
 //! Filters: conditions on the properties of an event, all of which must hold.
 //!
-//! A filter is a JSON object from property to condition: `{"event_type":"action","metadata.plan":["pro","team"]}`. The
-//! properties are `event_type`, `feature`, `url` and `metadata.<path>` ([`Path`]); a condition is a value, a list of values, or
-//! one of `{"prefix":"/docs"}`, `{"min":1,"max":5}` (numbers, both included, one may be missing) and `{"exists":true}`.
-//! A property that is missing or null meets no condition but `{"exists":false}`; a list meets one when a member does.
+//! A filter is a JSON object from property to condition:
+//! `{"event_type":"action","metadata.plan":["pro","team"]}`. The properties are `event_type`,
+//! `feature`, `url` and `metadata.<path>` ([`Path`]); a condition is a value, a list of values, or
+//! one of `{"prefix":"/docs"}`, `{"min":1,"max":5}` (numbers, both included, one may be missing)
+//! and `{"exists":true}`. A property that is missing or null meets only `{"exists":false}`; a list
+//! meets a condition when a member does.
 //!
-//! Numbers are compared by their exact values in whatever notation ([`Number`]), other values as strings: `true` equals the
-//! string `true`, and a number the string of its one notation. A string is in a range only if it is a JSON number.
-//! Definitions: `docs/metrics.md`, "Property values" and "Filters".
+//! Numbers are compared by their exact values in whatever notation ([`Number`]), other values as
+//! strings: `true` equals the string `true`, and a number the string of its one notation. A string
+//! is in a range only if it is a JSON number. Definitions: `docs/metrics.md`, "Property values" and
+//! "Filters".
 
 use std::borrow::Cow;
 
@@ -19,26 +22,26 @@ use crate::event::number::{self, Number};
 use crate::event::path::{self, Path};
 use crate::schema;
 
-/// Conditions of a filter: more is a mistake, and each is computed for each event.
+/// Most conditions of a filter: each is computed for each event.
 const MAX_CONDITIONS: usize = 20;
-/// Values of a condition.
+/// Most values of a condition.
 const MAX_VALUES: usize = 1_000;
 
-/// Conditions that an event meets all together; none of them is met by every event.
+/// Conditions that must all hold. Every event meets a filter without conditions.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(try_from = "Map<String, Value>")]
 pub struct Filter {
-    /// The conditions, each of another property.
+    /// The conditions, each on another property.
     pub conditions: Vec<Condition>,
 }
 
 /// A condition on a property.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
-    /// What it is about.
+    /// The property.
     pub property: Property,
-    /// What must hold of it.
-    pub test: Test,
+    /// The predicate that it must meet.
+    pub predicate: Predicate,
 }
 
 /// A property of an event.
@@ -49,36 +52,36 @@ pub enum Property {
     EventType,
     /// The feature.
     Feature,
-    /// Where it happened.
+    /// The URL.
     Url,
     /// The value at a path in the metadata.
     Metadata(String),
 }
 
-/// What must hold of a property.
+/// A predicate on the value of a property.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Test {
-    /// It is one of these texts.
+pub enum Predicate {
+    /// Equal to one of these strings.
     OneOf(Vec<String>),
-    /// It begins with this text.
+    /// Begins with this string.
     Prefix(String),
-    /// It is a number in this range.
+    /// A number in this range.
     Range(Range),
-    /// Whether it is there.
+    /// Present (`true`) or absent (`false`).
     Exists(bool),
 }
 
-/// Numbers, both ends included.
+/// A range of numbers, both ends included.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Range {
-    /// The least.
+    /// Lower end.
     min: Option<Number>,
-    /// The greatest.
+    /// Upper end.
     max: Option<Number>,
 }
 
 impl Filter {
-    /// The events that meet all conditions, as an expression that is never null.
+    /// The filter as an expression that is never null.
     pub fn expr(&self) -> Expr {
         self.conditions
             .iter()
@@ -87,12 +90,13 @@ impl Filter {
             .unwrap_or(lit(true))
     }
 
-    /// Whether an event meets one of some filters: a single look at a column where they name values of one property.
+    /// Any of several filters as an expression: a single comparison if they all list values of one
+    /// property.
     pub fn any<'a>(filters: impl Iterator<Item = &'a Self> + Clone) -> Expr {
         match Self::only_any(filters.clone()) {
             Some((property, values)) => Condition {
                 property: property.clone(),
-                test: Test::OneOf(values),
+                predicate: Predicate::OneOf(values),
             }
             .expr(),
             None => filters
@@ -102,7 +106,7 @@ impl Filter {
         }
     }
 
-    /// The values of one property that events which meet one of some filters have, if that is all that these say.
+    /// The property and all values, if each filter only lists values of the same property.
     fn only_any<'a>(
         filters: impl Iterator<Item = &'a Self>,
     ) -> Option<(&'a Property, Vec<String>)> {
@@ -115,7 +119,7 @@ impl Filter {
         })
     }
 
-    /// The features of events which meet one of some filters, if that is all that these say.
+    /// All features, if each filter only lists features.
     pub fn only_features<'a>(filters: impl Iterator<Item = &'a Self>) -> Option<Vec<String>> {
         match Self::only_any(filters)? {
             (Property::Feature, names) => Some(names),
@@ -123,13 +127,13 @@ impl Filter {
         }
     }
 
-    /// Whether it looks at the feature alone, if at anything.
+    /// True if it has no condition on another property than the feature.
     pub fn is_about_features(&self) -> bool {
         let mut conditions = self.conditions.iter();
         conditions.all(|condition| condition.property == Property::Feature)
     }
 
-    /// The events that meet both.
+    /// The filter that requires both.
     pub fn and(&self, other: &Self) -> Self {
         let conditions = self.conditions.iter().chain(&other.conditions);
         Self {
@@ -137,25 +141,25 @@ impl Filter {
         }
     }
 
-    /// Whether every event meets it.
+    /// True if it has no conditions, so that every event meets it.
     pub fn is_empty(&self) -> bool {
         self.conditions.is_empty()
     }
 
-    /// The values that events are allowed to have, if that is all that the filter says.
+    /// The property and its values, if the filter only lists values of one property.
     pub fn only(&self) -> Option<(&Property, &[String])> {
         match self.conditions.as_slice() {
             [
                 Condition {
                     property,
-                    test: Test::OneOf(values),
+                    predicate: Predicate::OneOf(values),
                 },
             ] => Some((property, values)),
             _ => None,
         }
     }
 
-    /// Whether columns are needed that are not among [`schema::COUNTED`].
+    /// True if columns are needed that are not among [`schema::COUNTED`].
     pub fn needs_details(&self) -> bool {
         self.conditions
             .iter()
@@ -165,39 +169,44 @@ impl Filter {
 
 impl Condition {
     fn expr(&self) -> Expr {
-        let test = self.test.clone();
+        let predicate = self.predicate.clone();
         if let Property::Metadata(path) = &self.property {
-            let test = test.of_metadata();
+            let predicate = predicate.of_metadata();
             let path = Path::new(path);
-            let meets = move |object: &str| test.is_met(&path, object);
+            let meets = move |object: &str| predicate.is_met(&path, object);
             return boolean(col(schema::METADATA), meets);
         }
         let value = self.property.expr();
-        let met = match test {
-            Test::OneOf(texts) => match texts.as_slice() {
-                [text] => value.eq(lit(text.as_str())),
-                texts => {
-                    let texts = Series::new(PlSmallStr::EMPTY, texts);
-                    value.is_in(lit(texts).implode(false), false)
+        let met = match predicate {
+            Predicate::OneOf(strings) => match strings.as_slice() {
+                [string] => value.eq(lit(string.as_str())),
+                strings => {
+                    let strings = Series::new(PlSmallStr::EMPTY, strings);
+                    value.is_in(lit(strings).implode(false), false)
                 }
             },
-            Test::Prefix(prefix) => value.str().starts_with(lit(prefix)),
-            Test::Range(range) => {
-                return boolean(value.cast(DataType::String), move |text| range.has(text));
+            Predicate::Prefix(prefix) => value.str().starts_with(lit(prefix)),
+            Predicate::Range(range) => {
+                return boolean(value.cast(DataType::String), move |string| {
+                    range.has(string)
+                });
             }
-            Test::Exists(true) => return value.is_not_null(),
-            Test::Exists(false) => return value.is_null(),
+            Predicate::Exists(true) => return value.is_not_null(),
+            Predicate::Exists(false) => return value.is_null(),
         };
         met.fill_null(lit(false))
     }
 }
 
-/// Whether a text meets a condition; what is missing is asked as an empty object of metadata and meets as little as one.
-fn boolean(text: Expr, meets: impl Fn(&str) -> bool + Send + Sync + 'static) -> Expr {
-    text.map(
+/// A predicate on strings as an expression. Null is passed as `{}`: as metadata without values, and
+/// not a number.
+fn boolean(string: Expr, meets: impl Fn(&str) -> bool + Send + Sync + 'static) -> Expr {
+    string.map(
         move |column| {
             let met = column.str()?.iter();
-            let met: BooleanChunked = met.map(|text| Some(meets(text.unwrap_or("{}")))).collect();
+            let met: BooleanChunked = met
+                .map(|string| Some(meets(string.unwrap_or("{}"))))
+                .collect();
             Ok(met.with_name(column.name().clone()).into_column())
         },
         |_, field| Ok(Field::new(field.name().clone(), DataType::Boolean)),
@@ -205,9 +214,9 @@ fn boolean(text: Expr, meets: impl Fn(&str) -> bool + Send + Sync + 'static) -> 
 }
 
 impl Range {
-    /// Whether a text is a number in the range.
-    fn has(&self, text: &str) -> bool {
-        let Some(number) = Number::parse(text) else {
+    /// True if a string is a number in the range.
+    fn has(&self, string: &str) -> bool {
+        let Some(number) = Number::parse(string) else {
             return false;
         };
         let is_above = self.min.as_ref().is_none_or(|min| number >= *min);
@@ -216,7 +225,7 @@ impl Range {
 }
 
 impl Property {
-    /// The property of an event as text, null where it is missing.
+    /// The value of the property as a string expression, null where it is missing.
     pub fn expr(&self) -> Expr {
         match self {
             Self::EventType => col(schema::EVENT_TYPE),
@@ -226,14 +235,14 @@ impl Property {
         }
     }
 
-    /// Whether it is in a column that is not among [`schema::COUNTED`].
+    /// True if its column is not among [`schema::COUNTED`].
     pub fn is_detail(&self) -> bool {
         matches!(self, Self::Url | Self::Metadata(_))
     }
 }
 
-/// The value at a path in the metadata. A closure over rows, because the engine's own expression parses each object into a
-/// tree to look at one key of it.
+/// The value at a path in the metadata. A closure over rows, because Polars' own expression parses
+/// each object into a tree to read one key of it.
 fn value_at(path: &str) -> Expr {
     let path = Path::new(path);
     col(schema::METADATA).map(
@@ -260,7 +269,7 @@ impl TryFrom<String> for Property {
             other => match other.strip_prefix("metadata.") {
                 Some(path) => Ok(Self::Metadata(path.into())),
                 None => Err(format!(
-                    "{:?} is no property; allowed are event_type, feature, url and metadata.<path>",
+                    "{:?} is not a property; allowed are event_type, feature, url and metadata.<path>",
                     start_of(&name)
                 )),
             },
@@ -280,7 +289,8 @@ impl TryFrom<Map<String, Value>> for Filter {
         }
         let conditions = map.into_iter().map(|(name, value)| {
             Ok(Condition {
-                test: Test::parse(value).map_err(|message| format!("{name}: {message}"))?,
+                predicate: Predicate::parse(value)
+                    .map_err(|message| format!("{name}: {message}"))?,
                 property: name.try_into()?,
             })
         });
@@ -290,34 +300,35 @@ impl TryFrom<Map<String, Value>> for Filter {
     }
 }
 
-impl Test {
-    /// The same of metadata, where a string that is a JSON number finds the number as well.
+impl Predicate {
+    /// The predicate for metadata, where a string that is a JSON number also equals that number.
     fn of_metadata(self) -> Self {
         match self {
-            Self::OneOf(mut texts) => {
-                let numbers = texts.iter().map(|text| number::canonical(text));
+            Self::OneOf(mut strings) => {
+                let numbers = strings.iter().map(|string| number::canonical(string));
                 let numbers: Vec<_> = numbers.map(Cow::into_owned).collect();
-                texts.extend(numbers);
-                texts.sort_unstable();
-                texts.dedup();
-                Self::OneOf(texts)
+                strings.extend(numbers);
+                strings.sort_unstable();
+                strings.dedup();
+                Self::OneOf(strings)
             }
             other => other,
         }
     }
 
-    /// Whether the value at a path in an object of metadata meets it; its own texts are those of [`Test::of_metadata`].
+    /// True if the value at a path in a metadata object meets it, for a predicate from
+    /// [`Predicate::of_metadata`].
     fn is_met(&self, path: &Path, object: &str) -> bool {
         let any = |meets: &dyn Fn(&str) -> bool| {
             path.any(object, &mut |value| {
-                path::text_of(value).is_some_and(|text| meets(&text))
+                path::text_of(value).is_some_and(|string| meets(&string))
             })
         };
         match self {
-            Self::OneOf(texts) => match texts.as_slice() {
-                [text] => any(&|value| value == text),
-                texts => any(&|value| {
-                    let found = texts.binary_search_by(|text| text.as_str().cmp(value));
+            Self::OneOf(strings) => match strings.as_slice() {
+                [string] => any(&|value| value == string),
+                strings => any(&|value| {
+                    let found = strings.binary_search_by(|string| string.as_str().cmp(value));
                     found.is_ok()
                 }),
             },
@@ -328,7 +339,7 @@ impl Test {
     }
 
     fn parse(value: Value) -> Result<Self, String> {
-        /// A condition that is no plain value.
+        /// A condition that is an object.
         #[derive(Deserialize)]
         #[serde(rename_all = "snake_case", deny_unknown_fields)]
         struct Object {
@@ -337,7 +348,7 @@ impl Test {
             max: Option<serde_json::Number>,
             exists: Option<bool>,
         }
-        const ALLOWED: &str = "allowed is a text, a number, true or false, a list of them, {\"prefix\":text}, \
+        const ALLOWED: &str = "allowed is a string, a number, true or false, a list of them, {\"prefix\":string}, \
                                {\"min\":number,\"max\":number} or {\"exists\":true or false}";
         match value {
             Value::Array(values) if values.is_empty() || values.len() > MAX_VALUES => Err(format!(
@@ -345,8 +356,8 @@ impl Test {
                 values.len()
             )),
             Value::Array(values) => {
-                let texts = values.iter().map(text_of).collect::<Option<_>>();
-                Ok(Self::OneOf(texts.ok_or(ALLOWED)?))
+                let strings = values.iter().map(scalar_string).collect::<Option<_>>();
+                Ok(Self::OneOf(strings.ok_or(ALLOWED)?))
             }
             Value::Object(_) => {
                 let found = start_of(&value.to_string()).to_owned();
@@ -382,26 +393,129 @@ impl Test {
                     _ => Err(format!("{found}; {ALLOWED}")),
                 }
             }
-            value => match text_of(&value) {
-                Some(text) => Ok(Self::OneOf(vec![text])),
+            value => match scalar_string(&value) {
+                Some(string) => Ok(Self::OneOf(vec![string])),
                 None => Err(format!("{value}; {ALLOWED}")),
             },
         }
     }
 }
 
-/// A plain value as the text that properties are compared by.
-pub(super) fn text_of(value: &Value) -> Option<String> {
+/// A scalar as the string that properties are compared by; `None` for null, lists and objects.
+pub(super) fn scalar_string(value: &Value) -> Option<String> {
     match value {
-        Value::String(text) => Some(text.clone()),
+        Value::String(string) => Some(string.clone()),
         Value::Number(number) => Some(number::canonical(&number.to_string()).into_owned()),
         Value::Bool(_) => Some(value.to_string()),
         _ => None,
     }
 }
 
-/// Enough of a text to recognise it.
-fn start_of(text: &str) -> &str {
-    let end = text.char_indices().nth(64).map_or(text.len(), |(at, _)| at);
-    text.get(..end).unwrap_or(text)
+/// The first 64 characters.
+fn start_of(string: &str) -> &str {
+    let end = string
+        .char_indices()
+        .nth(64)
+        .map_or(string.len(), |(at, _)| at);
+    string.get(..end).unwrap_or(string)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn filter(value: Value) -> Result<Filter, String> {
+        match value {
+            Value::Object(map) => Filter::try_from(map),
+            other => panic!("{other} is not a filter"),
+        }
+    }
+
+    /// The rows of four events that meet a filter.
+    fn met(value: Value) -> Vec<usize> {
+        let events = df![
+            schema::EVENT_TYPE => ["action", "action", "page_view", "conversion"],
+            schema::FEATURE => [Some("cart"), Some("docs"), None, Some("cart")],
+            schema::URL => [Some("/docs/a"), None, Some("/pricing"), Some("/docs")],
+            schema::METADATA => [
+                Some(r#"{"plan":"pro","n":10,"tags":["a","b"]}"#),
+                Some(r#"{"plan":"free","n":"1e1"}"#),
+                None,
+                Some(r#"{"plan":null,"n":11.5}"#),
+            ],
+        ];
+        let filter = filter(value).expect("a filter");
+        let met = events
+            .expect("columns")
+            .lazy()
+            .select([filter.expr().alias("met")]);
+        let met = met.collect().expect("a column");
+        let met = met.column("met").and_then(|met| met.bool().cloned());
+        let met = met.expect("booleans");
+        assert_eq!(met.null_count(), 0);
+        let rows = met.iter().enumerate().filter(|(_, met)| *met == Some(true));
+        rows.map(|(row, _)| row).collect()
+    }
+
+    #[test]
+    fn conditions_are_met_by_values_prefixes_ranges_and_presence() {
+        for (value, rows) in [
+            (json!({"feature":"cart"}), vec![0, 3]),
+            (
+                json!({"feature":["docs","cart"],"event_type":"action"}),
+                vec![0, 1],
+            ),
+            (json!({"feature":{"exists":false}}), vec![2]),
+            (json!({"url":{"prefix":"/docs"}}), vec![0, 3]),
+            (json!({"metadata.plan":["pro","free"]}), vec![0, 1]),
+            (json!({"metadata.plan":{"exists":true}}), vec![0, 1]),
+            (json!({"metadata.plan":{"exists":false}}), vec![2, 3]),
+            // A list meets a condition when a member does.
+            (json!({"metadata.tags":"b"}), vec![0]),
+            // A number in every notation, but not a string; a string that is a number is in a
+            // range.
+            (json!({"metadata.n":10.0}), vec![0]),
+            (json!({"metadata.n":{"min":10,"max":11}}), vec![0, 1]),
+            (json!({"metadata.n":{"min":10.5}}), vec![3]),
+        ] {
+            let expected: Vec<usize> = rows;
+            assert_eq!(met(value.clone()), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_filter_that_only_lists_values_of_one_property_is_known() {
+        let cart = filter(json!({"feature":"cart"})).expect("a filter");
+        let others = filter(json!({"feature":["docs","blog"]})).expect("a filter");
+        let features = Filter::only_features([&cart, &others].into_iter());
+        let expected: Vec<String> = ["cart", "docs", "blog"].map(str::to_owned).into();
+        assert_eq!(features, Some(expected));
+        let typed = filter(json!({"event_type":"action"})).expect("a filter");
+        assert_eq!(Filter::only_features([&cart, &typed].into_iter()), None);
+        assert_eq!(cart.and(&typed).only(), None);
+        assert!(cart.and(&others).is_about_features() && !cart.and(&typed).is_about_features());
+        assert!(Filter::default().is_empty() && !cart.needs_details());
+    }
+
+    #[test]
+    fn a_wrong_filter_names_the_property_and_what_is_allowed() {
+        for (value, says) in [
+            (json!({"colour":"red"}), "\"colour\" is not a property"),
+            (json!({"feature":null}), "feature: null; allowed is"),
+            (json!({"feature":[]}), "a list of 0 values"),
+            (
+                json!({"feature":{"min":1,"prefix":"a"}}),
+                "feature: {\"min\":1",
+            ),
+            (
+                json!({"url":{"like":"a"}}),
+                "url: {\"like\":\"a\"}: unknown field",
+            ),
+        ] {
+            let message = filter(value.clone()).expect_err("a wrong filter");
+            assert!(message.contains(says), "{value}: {message}");
+        }
+    }
 }

@@ -1,11 +1,11 @@
-//! The product metrics: pure functions from lazy frames of events to lazy frames of numbers, and from daily states to
-//! numbers.
+//! The product metrics. Each is complete in its file: parameters, what it reads, how it folds that,
+//! and its result.
 //!
-//! Nothing here opens a file, reads a clock or executes a plan. A frame of events has at least the columns of
-//! [`crate::schema::COUNTED`]; texts may be strings or categoricals, because a metric only compares them.
-//!
-//! To add a metric: see `CONTRIBUTING.md`. What its numbers mean is in `docs/metrics.md`.
+//! A metric reads through [`Source`], which the engine implements over the store. Nothing here
+//! opens a file, reads a clock or executes a plan. To add a metric: see `CONTRIBUTING.md`.
+//! Definitions of all numbers: `docs/metrics.md`.
 
+pub mod active_days;
 pub mod active_users;
 pub mod cohort;
 pub mod counts;
@@ -13,45 +13,176 @@ pub mod event_types;
 pub mod experiment;
 pub mod feature_usage;
 pub mod filter;
+#[cfg(test)]
+mod frame;
 pub mod funnel;
 pub mod lifecycle;
+mod local_dictionary;
+mod partition;
 pub mod paths;
-pub mod presence;
 pub mod query;
 pub mod retention;
 pub mod sequence;
+pub mod source;
 pub mod stickiness;
 pub mod table;
+mod top;
 pub mod usage;
-mod values;
 
+use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use polars::prelude::*;
+use serde_json::{Map, Value};
 
 use crate::daily;
+use crate::error::Result;
 use crate::schema;
+use source::Source;
+use table::Table;
 
-/// The questions there are. HTTP and command line parse the same closed list.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Metric {
+/// Groups of a breakdown that have rows of their own.
+const MAX_GROUPS: usize = 25;
+/// The name of all other groups.
+const OTHER: &str = "__other__";
+
+/// The parameters of a metric, as a request gives them, and its computation.
+pub trait Measure {
+    /// Checks what the types of the fields cannot express.
+    ///
+    /// # Errors
+    /// A sentence that names the field, the value and what is allowed.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Days before the window that are counted in it.
+    fn days_before(&self) -> u16;
+
+    /// Computes the metric at the time `now`.
+    ///
+    /// # Errors
+    /// If stored data is damaged or the query is cancelled.
+    fn run(&self, source: &dyn Source, now: DateTime<Utc>) -> Result<Answer>;
+}
+
+/// Result of a metric.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Answer {
+    /// The rows.
+    pub rows: Table,
+    /// Further fields of the response, by name: for what rows cannot express.
+    pub notes: Map<String, Value>,
+}
+
+impl From<Table> for Answer {
+    fn from(rows: Table) -> Self {
+        Self {
+            rows,
+            notes: Map::new(),
+        }
+    }
+}
+
+impl Answer {
+    /// Adds a field to the response.
+    pub fn with_note(mut self, name: &str, value: Value) -> Self {
+        self.notes.insert(name.into(), value);
+        self
+    }
+}
+
+/// A metric of the list, for its documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name: of the request, the module, the SQL file and the golden table.
+    pub name: &'static str,
+    /// One sentence.
+    pub about: &'static str,
+    /// The same metric as SQL.
+    pub sql: &'static str,
+}
+
+/// The list of metrics, from which come the enum, parsing, names, help and the SQL of exports.
+macro_rules! metrics {
+    ($(#[doc = $about:literal] $name:ident: $Metric:ident,)*) => {
+        /// A query of one metric.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Metric {
+            $(#[doc = $about] $Metric($name::$Metric),)*
+        }
+
+        const COUNT: usize = [$(stringify!($name)),*].len();
+
+        /// The names of all metrics.
+        pub const NAMES: [&str; COUNT] = [$(stringify!($name)),*];
+
+        /// All metrics.
+        pub const LIST: [Listed; COUNT] = [$(Listed {
+            name: stringify!($name),
+            about: $about,
+            sql: include_str!(concat!("../../queries/", stringify!($name), ".sql")),
+        }),*];
+
+        impl Metric {
+            /// The name in requests and responses.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$Metric(_) => stringify!($name),)*
+                }
+            }
+
+            /// The parameters and the computation.
+            pub fn measure(&self) -> &dyn Measure {
+                match self {
+                    $(Self::$Metric(metric) => metric,)*
+                }
+            }
+
+            /// Reads the parameters of a metric; `None` if no metric has that name.
+            fn read(name: &str, parameters: Map<String, Value>) -> Result<Option<Self>> {
+                match name {
+                    $(stringify!($name) => query::fields(parameters).map(Self::$Metric).map(Some),)*
+                    _ => Ok(None),
+                }
+            }
+        }
+    };
+}
+
+metrics! {
     /// Active users over time.
-    ActiveUsers(active_users::ActiveUsers),
+    active_users: ActiveUsers,
     /// Events and users per feature.
-    FeatureUsage(feature_usage::FeatureUsage),
+    feature_usage: FeatureUsage,
     /// Events and users per event type.
-    EventTypes(event_types::EventTypes),
+    event_types: EventTypes,
     /// New, returning, resurrecting and dormant users.
-    Lifecycle(lifecycle::Lifecycle),
+    lifecycle: Lifecycle,
     /// Users by the number of periods they were active in.
-    Stickiness(stickiness::Stickiness),
-    /// How far users get through some steps.
-    Funnel(funnel::Funnel),
-    /// How many users come back.
-    Retention(retention::Retention),
-    /// Which features follow each other.
-    Paths(paths::Paths),
-    /// Which variant converts better.
-    Experiment(experiment::Experiment),
+    stickiness: Stickiness,
+    /// Users by the steps they reached, with times.
+    funnel: Funnel,
+    /// Users of a cohort who come back.
+    retention: Retention,
+    /// Transitions from one feature to the next.
+    paths: Paths,
+    /// Conversion by variant, with its statistics.
+    experiment: Experiment,
+}
+
+impl Metric {
+    /// Computes the metric at the time `now`.
+    ///
+    /// # Errors
+    /// If stored data is damaged or the query is cancelled.
+    pub fn run(&self, source: &dyn Source, now: DateTime<Utc>) -> Result<Answer> {
+        self.measure().run(source, now)
+    }
+
+    /// Days before the window that are counted in it.
+    pub fn days_before(&self) -> u16 {
+        self.measure().days_before()
+    }
 }
 
 /// The calendar day of an event in the reporting zone, as days since 1970-01-01.
@@ -66,9 +197,4 @@ pub fn day(tz: Tz) -> Expr {
         },
     };
     daily::day(local)
-}
-
-/// The ISO week of a day, as weeks since the Monday before 1970-01-01.
-pub fn week(day: Expr) -> Expr {
-    (day + lit(daily::DAYS_SINCE_MONDAY)).floor_div(lit(7))
 }

@@ -1,23 +1,31 @@
-//! Paths: which features follow each other.
+//! Paths: transitions from one feature to the next.
 //!
-//! A path is the sequence of features of a user, or of a session, with immediate repeats folded to one; events without a
-//! feature are not in it. A session ends when the user's next event, of any kind, comes more than 30 minutes later. With
-//! `start` a path begins at the first event that meets it. Step k is the transition from the k-th feature to the next one,
-//! of the first `depth` features.
+//! A path is the sequence of features of a user, or of a session, with immediate repeats folded to
+//! one; events without a feature are not in it. A session ends when the user's next event, of any
+//! kind, comes more than 30 minutes later. With `start` a path begins at the first event that meets
+//! it. Step k is the transition from the k-th feature to the next one, of the first `depth`
+//! features.
 //!
-//! Of each transition: distinct users and, by session, sessions. The most used transitions of each step first, ties by
-//! name, at most `limit` of them. Whole paths to the given length are counted beside them. Events of one instant are in the
-//! order of the log. Anonymous events are nobody's. Definitions: `docs/metrics.md`, "Paths and experiments".
+//! Of each transition: distinct users and, by session, sessions. The most used transitions of each
+//! step first, ties by name, at most `limit` of them. The note `paths` counts complete paths of the
+//! given length. Events of one timestamp are in the order of the log. Anonymous events are in no
+//! path. Definitions: `docs/metrics.md`, "Paths and experiments".
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use chrono::{DateTime, Utc};
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::filter::Filter;
+use super::local_dictionary::LocalDictionary;
+use super::partition::{self, Collect};
 use super::sequence::{Sequences, Timed};
+use super::source::{CancelChecks, Columns, Scan, Source};
 use super::table::Table;
-use super::values::Names;
+use super::{Answer, Measure, top};
 use crate::error::Result;
 use crate::schema;
 
@@ -30,17 +38,17 @@ const MAX_LIMIT: usize = 1_000;
 
 const START: &str = "start";
 
-/// The question.
+/// The parameters.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Paths {
-    /// What a path is of.
+    /// Events that make up one path.
     pub by: By,
-    /// Features of a path, 2 to 20.
+    /// Most features of a path, 2 to 20.
     pub depth: usize,
-    /// Where a path begins; with the first feature if absent.
+    /// The event at which a path begins; the first one if absent.
     pub start: Option<Filter>,
-    /// Rows of each step, and whole paths.
+    /// Most rows of each step, and most complete paths.
     pub limit: usize,
 }
 
@@ -55,20 +63,20 @@ impl Default for Paths {
     }
 }
 
-/// What a path is of.
+/// Events that make up one path.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
-    /// All that a user did.
+    /// All events of a user.
     #[default]
     User,
-    /// What a user did without a pause.
+    /// The events of a session.
     Session,
 }
 
-/// A visit of a feature, or a sign of life.
+/// A feature view, or an event without a feature that keeps the session alive.
 #[derive(Debug, Clone, Copy)]
-pub struct Visit {
+struct Visit {
     ts_us: i64,
     feature: Option<u32>,
     is_start: bool,
@@ -80,27 +88,25 @@ impl Timed for Visit {
     }
 }
 
-/// The visits of all users.
+/// The visits of users.
 #[derive(Debug, Default)]
-pub struct Visits {
+struct Visits {
     visits: Sequences<Visit>,
-    features: Names,
+    features: LocalDictionary,
 }
 
-/// A whole path and who took it.
+/// A complete path and its users.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct WholePath {
-    /// Its features.
-    pub path: Vec<String>,
-    /// Distinct users.
-    pub users: u64,
+struct CompletePath {
+    path: Vec<String>,
+    users: u64,
 }
 
-/// What the visits of all users come to.
+/// Transitions and complete paths of all users, features as codes of [`Visits::features`].
 #[derive(Debug, Default)]
-pub struct Transitions {
+struct Transitions {
     counts: HashMap<(usize, u32, u32), Count>,
-    whole: HashMap<Vec<u32>, u64>,
+    complete: HashMap<Vec<u32>, u64>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -109,12 +115,8 @@ struct Count {
     sessions: u64,
 }
 
-impl Paths {
-    /// Checks what the fields do not say alone.
-    ///
-    /// # Errors
-    /// A sentence that names the field, the value and what is allowed.
-    pub fn check(&self) -> Result<(), String> {
+impl Measure for Paths {
+    fn check(&self) -> Result<(), String> {
         if !(2..=MAX_DEPTH).contains(&self.depth) {
             return Err(format!(
                 "depth is {}; allowed is 2 to {MAX_DEPTH}",
@@ -130,9 +132,35 @@ impl Paths {
         Ok(())
     }
 
-    /// The visits in events whose users are numbers: user, `ts`, feature and whether a path begins, in the order of the
-    /// events.
-    pub fn visits(&self, events: LazyFrame) -> LazyFrame {
+    fn days_before(&self) -> u16 {
+        0
+    }
+
+    fn run(&self, source: &dyn Source, _now: DateTime<Utc>) -> Result<Answer> {
+        let details = self.start.as_ref().is_some_and(Filter::needs_details);
+        let scan = Scan::of_window(source, Columns::with_details(details));
+        let mut visits = Visits::default();
+        let mut found = Transitions::default();
+        let mut checks = CancelChecks::new(source);
+        partition::for_each_partition(
+            source,
+            &scan,
+            &|events| self.plan(events),
+            partition::MAX_ITEMS,
+            &mut visits,
+            |visits| {
+                visits.visits.for_each(0..u32::MAX, source, |of_user| {
+                    self.add_user(of_user, &mut found, &mut checks)
+                })
+            },
+        )?;
+        self.answer(&visits.features, found, source)
+    }
+}
+
+impl Paths {
+    /// User, `ts`, feature, and whether a path may begin, in the order of the events.
+    fn plan(&self, events: LazyFrame) -> LazyFrame {
         let start = self.start.as_ref().map_or(lit(true), Filter::expr);
         let known = col(schema::USER_ID).is_not_null();
         let matters = match self.by {
@@ -147,12 +175,18 @@ impl Paths {
         ])
     }
 
-    fn add_user(&self, visits: &[Visit], into: &mut Transitions) {
+    fn add_user(
+        &self,
+        visits: &[Visit],
+        into: &mut Transitions,
+        checks: &mut CancelChecks<'_>,
+    ) -> Result<()> {
         let mut taken = HashSet::new();
-        let mut whole = BTreeSet::new();
+        let mut complete = BTreeSet::new();
         for session in
             visits.chunk_by(|a, b| self.by == By::User || b.ts_us - a.ts_us <= SESSION_GAP_US)
         {
+            checks.step()?;
             let mut path: Vec<u32> = Vec::with_capacity(self.depth);
             let begun = session.iter().skip_while(|visit| !visit.is_start);
             for feature in begun.filter_map(|visit| visit.feature) {
@@ -173,105 +207,181 @@ impl Paths {
                 }
             }
             if !path.is_empty() {
-                whole.insert(path);
+                complete.insert(path);
             }
         }
-        for path in whole {
-            *into.whole.entry(path).or_default() += 1;
+        for path in complete {
+            *into.complete.entry(path).or_default() += 1;
         }
+        Ok(())
     }
 
-    /// Adds the paths of some users, and forgets their visits.
-    pub fn count(&self, visits: &mut Visits, into: &mut Transitions) {
-        let visits = std::mem::take(&mut visits.visits);
-        visits.for_each(0..u32::MAX, |of_user| self.add_user(of_user, into));
-    }
-
-    /// The answer: transitions, and whole paths.
-    pub fn answer(&self, visits: &Visits, found: Transitions) -> (Table, Vec<WholePath>) {
-        let name = |feature: u32| visits.features.name(feature).unwrap_or_default();
-        let mut rows: Vec<(usize, Count, &str, &str)> = found
-            .counts
-            .into_iter()
-            .map(|((step, from, to), count)| (step, count, name(from), name(to)))
-            .collect();
-        rows.sort_by(|a, b| (a.0, b.1.users, a.2, a.3).cmp(&(b.0, a.1.users, b.2, b.3)));
-        let mut of_step = 0;
-        let mut step = 0;
-        rows.retain(|row| {
-            of_step = if row.0 == step { of_step + 1 } else { 1 };
-            step = row.0;
-            of_step <= self.limit
-        });
-        let names = |end: fn(&(usize, Count, &str, &str)) -> String| -> Vec<String> {
-            rows.iter().map(end).collect()
-        };
+    fn answer(
+        &self,
+        features: &LocalDictionary,
+        found: Transitions,
+        source: &dyn Source,
+    ) -> Result<Answer> {
+        let mut checks = CancelChecks::new(source);
+        let name = |feature: u32| features.string(feature).unwrap_or_default();
+        let mut of_step: BTreeMap<usize, Vec<(u32, u32, Count)>> = BTreeMap::new();
+        for ((step, from, to), count) in found.counts {
+            checks.step()?;
+            of_step.entry(step).or_default().push((from, to, count));
+        }
+        let (mut steps, mut from_names, mut to_names) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut users, mut sessions) = (Vec::new(), Vec::new());
+        for (step, transitions) in of_step {
+            let most_used_first = |a: &(u32, u32, Count), b: &(u32, u32, Count)| {
+                let names = |&(from, to, _): &(u32, u32, Count)| (name(from), name(to));
+                let by_users = b.2.users.cmp(&a.2.users);
+                by_users.then_with(|| names(a).cmp(&names(b)))
+            };
+            let transitions = transitions.into_iter();
+            for (from, to, count) in
+                top::first_by(transitions, self.limit, most_used_first, &mut checks)?
+            {
+                steps.push(step as u64);
+                from_names.push(name(from).to_owned());
+                to_names.push(name(to).to_owned());
+                users.push(count.users);
+                sessions.push(count.sessions);
+            }
+        }
         let table = Table::default()
-            .with(
-                "step",
-                rows.iter().map(|row| row.0 as u64).collect::<Vec<_>>(),
-            )
-            .with("from", names(|row| row.2.to_owned()))
-            .with("to", names(|row| row.3.to_owned()))
-            .with(
-                "users",
-                rows.iter().map(|row| row.1.users).collect::<Vec<_>>(),
-            );
+            .with("step", steps)
+            .with("from", from_names)
+            .with("to", to_names)
+            .with("users", users);
         let table = match self.by {
             By::User => table,
-            By::Session => {
-                let sessions: Vec<u64> = rows.iter().map(|row| row.1.sessions).collect();
-                table.with("sessions", sessions)
-            }
+            By::Session => table.with("sessions", sessions),
         };
-        let mut whole: Vec<WholePath> = found
-            .whole
-            .into_iter()
-            .map(|(path, users)| WholePath {
-                path: path
-                    .into_iter()
-                    .map(|feature| name(feature).to_owned())
-                    .collect(),
-                users,
-            })
-            .collect();
-        whole.sort_by(|a, b| b.users.cmp(&a.users).then_with(|| a.path.cmp(&b.path)));
-        whole.truncate(self.limit);
-        (table, whole)
+        let most_used_first = |(a, many): &(Vec<u32>, u64), (b, more): &(Vec<u32>, u64)| {
+            let by_name = || compare_paths(a, b, name);
+            more.cmp(many).then_with(by_name)
+        };
+        let complete = found.complete.into_iter();
+        let complete = top::first_by(complete, self.limit, most_used_first, &mut checks)?;
+        let complete = complete.into_iter().map(|(path, users)| CompletePath {
+            path: path.into_iter().map(|code| name(code).to_owned()).collect(),
+            users,
+        });
+        let complete: Vec<CompletePath> = complete.collect();
+        Ok(Answer::from(table).with_note("paths", json!(complete)))
     }
 }
 
-impl Visits {
-    /// The visits themselves.
-    pub fn sequences(&mut self) -> &mut Sequences<Visit> {
+/// The order of two paths by the names of their features.
+fn compare_paths<'a>(a: &[u32], b: &[u32], name: impl Fn(u32) -> &'a str) -> Ordering {
+    let names_of_b = b.iter().map(|&feature| name(feature));
+    a.iter().map(|&feature| name(feature)).cmp(names_of_b)
+}
+
+impl Collect for Visits {
+    type Item = Visit;
+
+    fn sequences(&mut self) -> &mut Sequences<Visit> {
         &mut self.visits
     }
 
-    /// Adds those of a frame that [`Paths::visits`] gave, of users whose number `keep` wants.
-    ///
-    /// # Errors
-    /// If the frame lacks a column.
-    pub fn read(&mut self, frame: &DataFrame, keep: impl Fn(u32) -> bool) -> Result<()> {
+    fn read(&mut self, frame: &DataFrame, includes: &dyn Fn(u32) -> bool) -> Result<()> {
         let users = frame.column(schema::USER_ID)?.u32()?;
-        let instants = frame.column(schema::TS)?.i64()?;
-        let features = frame.column(schema::FEATURE)?.str()?;
+        let times = frame.column(schema::TS)?.i64()?;
+        let names = frame.column(schema::FEATURE)?.str()?;
         let starts = frame.column(START)?.bool()?;
-        let keys = users.iter().zip(instants.iter());
-        let rows = keys.zip(features.iter().zip(starts.iter()));
-        let Self {
-            visits,
-            features: names,
-        } = self;
-        let done = rows.filter_map(|((user, ts_us), (feature, is_start))| {
-            let user = user.filter(|&user| keep(user))?;
+        let keys = users.iter().zip(times.iter());
+        let rows = keys.zip(names.iter().zip(starts.iter()));
+        let Self { visits, features } = self;
+        let items = rows.filter_map(|((user, ts_us), (feature, is_start))| {
+            let user = user.filter(|&user| includes(user))?;
             let visit = Visit {
                 ts_us: ts_us?,
-                feature: feature.map(|feature| names.number(Some(feature))),
+                feature: feature.map(|feature| features.code(Some(feature))),
                 is_start: is_start.unwrap_or(false),
             };
             Some((user, visit))
         });
-        visits.extend(frame.height(), done);
+        visits.extend(frame.height(), items);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::metrics::frame::{FrameSource, Row};
+
+    const EVENTS: [Row<'_>; 9] = [
+        ("2024-03-01 10:00", "action", "ann", "home"),
+        ("2024-03-01 10:01", "action", "ann", "home"),
+        ("2024-03-01 10:20", "action", "ann", ""),
+        ("2024-03-01 10:50", "action", "ann", "cart"),
+        // 31 minutes later.
+        ("2024-03-01 11:21", "action", "ann", "docs"),
+        // At one timestamp, in the order of the log.
+        ("2024-03-01 10:00", "action", "bob", "home"),
+        ("2024-03-01 10:00", "action", "bob", "cart"),
+        ("2024-03-01 10:00", "action", "", "home"),
+        ("2024-03-01 10:00", "action", "", "cart"),
+    ];
+
+    /// The transitions as step, from, to and users.
+    fn transitions(parameters: &[(&str, Value)]) -> (Vec<String>, Value) {
+        let mut query = json!({"metric":"paths"});
+        let fields = query.as_object_mut().expect("an object");
+        fields.extend(
+            parameters
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone())),
+        );
+        let mut source = FrameSource::new("2024-03-01", 1, &EVENTS);
+        source.batch_rows = 2;
+        let answer = source.query(query, "2038-01-01 00:00").expect("a result");
+        let rows = json!(answer.rows);
+        let rows = rows.as_array().expect("rows").iter().map(|row| {
+            let text = |name: &str| row[name].as_str().expect("a name").to_owned();
+            format!(
+                "{} {} {} {}",
+                row["step"],
+                text("from"),
+                text("to"),
+                row["users"]
+            )
+        });
+        (rows.collect(), answer.notes["paths"].clone())
+    }
+
+    #[test]
+    fn repeats_are_folded_and_ties_keep_the_order_of_the_log() {
+        let (rows, paths) = transitions(&[]);
+        assert_eq!(rows, ["1 home cart 2", "2 cart docs 1"]);
+        let expected = json!([
+            {"path":["home","cart"],"users":1},
+            {"path":["home","cart","docs"],"users":1},
+        ]);
+        assert_eq!(paths, expected);
+    }
+
+    #[test]
+    fn a_session_ends_after_30_minutes_without_any_event() {
+        let (rows, paths) = transitions(&[("by", json!("session"))]);
+        assert_eq!(rows, ["1 home cart 2"]);
+        let expected = json!([
+            {"path":["home","cart"],"users":2},
+            {"path":["docs"],"users":1},
+        ]);
+        assert_eq!(paths, expected);
+    }
+
+    #[test]
+    fn a_path_begins_at_the_start_and_ends_at_the_depth() {
+        let start = ("start", json!({"feature":"cart"}));
+        assert_eq!(transitions(&[start]).0, ["1 cart docs 1"]);
+        let (rows, paths) = transitions(&[("depth", json!(2)), ("limit", json!(1))]);
+        assert_eq!(rows, ["1 home cart 2"]);
+        assert_eq!(paths, json!([{"path":["home","cart"],"users":2}]));
     }
 }

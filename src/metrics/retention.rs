@@ -1,26 +1,32 @@
 //! Retention: how many users of a cohort come back in later periods.
 //!
-//! - Cohort `first`: users by the period of their first start event in the window, or, with `ever`, of the first ever
-//!   seen. Cohort `recurring`: every period in which they have a start event. Cell 0 is the cohort's size.
-//! - Cell k: users of the cohort with a return event k calendar periods later: `on` that period, or `on_or_after` it, up to
-//!   the end of the window.
-//! - A cell whose period is not over at the end of the window, or now, is null, never 0. The row `average` divides the sum of the
-//!   complete cells k by the sum of the sizes of their cohorts; zeros are kept.
+//! - Cohort `first`: users by the period of their first start event in the window, or, with `ever`,
+//!   of the first ever seen. Cohort `recurring`: every period in which they have a start event.
+//!   Cell 0 is the cohort's size.
+//! - Cell k: users of the cohort with a return event k calendar periods later: `on` that period, or
+//!   `on_or_after` it, up to the end of the window.
+//! - A cell whose period is not over at the end of the window, or now, is null, never 0. The row
+//!   `average` divides the sum of the complete cells k by the sum of the sizes of their cohorts;
+//!   zeros are kept.
 //!
-//! Events outside of the window are not counted. `partial` says that the window or the present cuts the period of a cohort,
-//! which then has fewer users than a whole one; the row `average` is of no period, and has none. Definitions:
-//! `docs/metrics.md`, "Retention".
+//! Events outside of the window are not counted. `partial` says that the window or the present cuts
+//! the period of a cohort, which then has fewer users than a complete one; it is null in the row
+//! `average`. Definitions: `docs/metrics.md`, "Retention".
 
 use chrono::{DateTime, Utc};
 use roaring::RoaringBitmap;
 use serde::Deserialize;
 
+use super::active_days::ActiveDays;
 use super::filter::Filter;
-use super::presence::Presence;
+use super::source::Source;
 use super::table::{Table, Values};
-use crate::window::{Grain, Window};
+use super::{Answer, Measure};
+use crate::daily::Day;
+use crate::error::Result;
+use crate::window::Grain;
 
-/// The question.
+/// The parameters.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
@@ -28,20 +34,20 @@ pub struct Retention {
     pub grain: Grain,
     /// Cells of a row after the first; up to the window's end if absent.
     pub periods: Option<u16>,
-    /// Who is in a cohort.
+    /// The users of a cohort.
     pub cohort: CohortOf,
-    /// When a user counts as come back.
+    /// The period in which a return event counts.
     pub returning: Returning,
-    /// What puts a user into a cohort; any event if absent.
+    /// The filter of start events; any event if absent.
     pub start: Filter,
-    /// What counts as coming back; any event if absent.
+    /// The filter of return events; any event if absent.
     #[serde(rename = "return")]
     pub return_: Filter,
-    /// Whether a cohort is of the first start event ever seen, and not of the first in the window.
+    /// A cohort is of the first start event ever seen, and not of the first in the window.
     pub ever: bool,
 }
 
-/// Who is in the cohort of a period.
+/// The users of the cohort of a period.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CohortOf {
@@ -52,7 +58,7 @@ pub enum CohortOf {
     Recurring,
 }
 
-/// When a user counts in a cell.
+/// The period in which a return event counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Returning {
@@ -63,51 +69,70 @@ pub enum Returning {
     OnOrAfter,
 }
 
-/// Who did what when: the two sides of a retention.
-pub struct Sides<'a> {
-    /// Start events, up to the end of the window.
-    pub starts: &'a Presence,
-    /// Return events of the window.
-    pub returns: &'a Presence,
+/// Active users of the two events of a retention.
+struct Events {
+    /// Those with a start event, up to the end of the window.
+    starts: ActiveDays,
+    /// Those with a return event in the window; `None` if start and return events are the same.
+    returns: Option<ActiveDays>,
+}
+
+impl Measure for Retention {
+    fn days_before(&self) -> u16 {
+        0
+    }
+
+    fn run(&self, source: &dyn Source, now: DateTime<Utc>) -> Result<Answer> {
+        let inside = source.window().days_in_epoch();
+        let starts = if self.needs_history() {
+            Day::MIN..inside.end
+        } else {
+            inside.clone()
+        };
+        let events = Events {
+            starts: source.active_days(starts, &self.start)?,
+            returns: if self.start == self.return_ {
+                None
+            } else {
+                Some(source.active_days(inside, &self.return_)?)
+            },
+        };
+        Ok(self.table(&events, source, now)?.into())
+    }
 }
 
 impl Retention {
-    /// Whether events before the window matter.
-    pub fn needs_history(&self) -> bool {
+    /// True if events before the window matter.
+    fn needs_history(&self) -> bool {
         self.ever && self.cohort == CohortOf::First
     }
 
-    /// The answer.
-    pub fn answer(&self, sides: &Sides<'_>, window: &Window, now: DateTime<Utc>) -> Table {
+    fn table(&self, events: &Events, source: &dyn Source, now: DateTime<Utc>) -> Result<Table> {
+        let window = source.window();
         let inside = window.days_in_epoch();
-        let mut seen = match self.needs_history() {
-            true => sides.starts.of_days(i32::MIN..inside.start),
-            false => RoaringBitmap::new(),
-        };
         let periods = window.periods(self.grain);
-        let of_period = |presence: &Presence, place: usize| match periods.get(place) {
-            Some(period) => {
+        let by_period = |active: &ActiveDays| {
+            let users = periods.iter().map(|period| {
+                source.check_cancelled()?;
                 let first = period.first_day.to_epoch_days().max(inside.start);
                 let end = (period.last_day.to_epoch_days() + 1).min(inside.end);
-                presence.of_days(first..end)
-            }
-            None => RoaringBitmap::new(),
+                Ok(active.of_days(first..end))
+            });
+            users.collect::<Result<Vec<RoaringBitmap>>>()
         };
-        let cohorts = (0..periods.len()).map(|place| {
-            let started = of_period(sides.starts, place);
-            match self.cohort {
-                CohortOf::Recurring => started,
-                CohortOf::First => {
-                    let first = &started - &seen;
-                    seen |= started;
-                    first
-                }
+        let mut cohorts = by_period(&events.starts)?;
+        if self.cohort == CohortOf::First {
+            let mut seen = if self.needs_history() {
+                events.starts.of_days(Day::MIN..inside.start)
+            } else {
+                RoaringBitmap::new()
+            };
+            for started in &mut cohorts {
+                let first = &*started - &seen;
+                seen |= std::mem::replace(started, first);
             }
-        });
-        let cohorts: Vec<RoaringBitmap> = cohorts.collect();
-        let mut returned: Vec<RoaringBitmap> = (0..periods.len())
-            .map(|place| of_period(sides.returns, place))
-            .collect();
+        }
+        let mut returned = by_period(events.returns.as_ref().unwrap_or(&events.starts))?;
         if self.returning == Returning::OnOrAfter {
             let mut later = RoaringBitmap::new();
             for users in returned.iter_mut().rev() {
@@ -115,7 +140,7 @@ impl Retention {
                 users.clone_from(&later);
             }
         }
-        // A period that the window cuts off, or that is running, says nothing yet about who did not come.
+        // In a period that the window cuts off, or that is not over, users may still come back.
         let complete = periods
             .iter()
             .take_while(|period| {
@@ -129,6 +154,7 @@ impl Retention {
         let mut sizes: Vec<u64> = Vec::new();
         let mut cells: Vec<Vec<Option<f64>>> = Vec::new();
         for (place, cohort) in cohorts.iter().enumerate() {
+            source.check_cancelled()?;
             let cell = |later: usize| match returned.get(place + later) {
                 _ if later == 0 => Some(cohort.len() as f64),
                 Some(users) if place + later < complete => {
@@ -160,10 +186,83 @@ impl Retention {
         let total = sizes.iter().sum();
         sizes.push(total);
         cells.push(average);
-        Table::default()
+        Ok(Table::default()
             .with("cohort", names)
             .with("size", sizes)
             .with("cells", cells)
-            .with("partial", Values::Flag(partial))
+            .with("partial", Values::Flag(partial)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::metrics::frame::{FrameSource, Row};
+
+    const EVENTS: [Row<'_>; 7] = [
+        ("2024-02-01 10:00", "action", "dan", "cart"),
+        ("2024-03-01 10:00", "action", "ann", "cart"),
+        ("2024-03-01 10:00", "action", "bob", "cart"),
+        ("2024-03-02 10:00", "action", "bob", "docs"),
+        ("2024-03-02 10:00", "action", "cyd", "cart"),
+        ("2024-03-02 10:00", "action", "dan", "cart"),
+        ("2024-03-03 10:00", "action", "ann", "docs"),
+    ];
+
+    /// Sizes and cells of the rows, the average last.
+    fn cells(parameters: Value, now: &str) -> Vec<(u64, Value)> {
+        let mut query = json!({"metric":"retention"});
+        let fields = query.as_object_mut().expect("an object");
+        fields.extend(parameters.as_object().expect("an object").clone());
+        let mut source = FrameSource::new("2024-03-03", 3, &EVENTS);
+        let rows = json!(source.query(query, now).expect("a result").rows);
+        let rows = rows.as_array().expect("rows").iter();
+        rows.map(|row| (row["size"].as_u64().expect("a size"), row["cells"].clone()))
+            .collect()
+    }
+
+    #[test]
+    fn a_cohort_is_of_the_first_period_and_cells_after_the_window_are_null() {
+        let rows = cells(json!({}), "2038-01-01 00:00");
+        let expected = [
+            (2, json!([2, 1, 1])),
+            (2, json!([2, 0, null])),
+            (0, json!([0, null, null])),
+            (4, json!([1, 0.25, 0.5])),
+        ];
+        assert_eq!(rows, expected);
+    }
+
+    #[test]
+    fn with_ever_users_seen_before_the_window_are_in_no_cohort() {
+        let rows = cells(json!({"ever":true}), "2038-01-01 00:00");
+        assert_eq!(rows[1], (1, json!([1, 0, null])));
+    }
+
+    #[test]
+    fn a_user_can_return_on_or_after_a_period() {
+        let rows = cells(json!({"returning":"on_or_after"}), "2038-01-01 00:00");
+        assert_eq!(rows[0], (2, json!([2, 2, 1])));
+    }
+
+    #[test]
+    fn a_recurring_cohort_has_all_users_of_its_period() {
+        let rows = cells(json!({"cohort":"recurring"}), "2038-01-01 00:00");
+        assert_eq!(rows[1], (3, json!([3, 0, null])));
+    }
+
+    #[test]
+    fn start_and_return_events_have_their_filters() {
+        let filters = json!({"start":{"feature":"cart"},"return":{"feature":"docs"}});
+        let rows = cells(filters, "2038-01-01 00:00");
+        assert_eq!(rows[0], (2, json!([2, 1, 1])));
+        assert_eq!(rows[2], (0, json!([0, null, null])));
+    }
+
+    #[test]
+    fn a_period_that_is_not_over_is_null() {
+        let rows = cells(json!({}), "2024-03-03 23:00");
+        assert_eq!(rows[0], (2, json!([2, 1, null])));
     }
 }

@@ -1,23 +1,27 @@
-//! The events of each user in the order of time: what funnels and paths are searched in.
+//! The events of each user in the order of time: the input of funnels and paths.
 
 use std::ops::Range;
 
-/// Something that a user did, with its time.
+use super::source::Source;
+use crate::error::Result;
+
+/// A timestamped item of a user.
 pub trait Timed: Copy {
-    /// When, in µs.
+    /// Its time in µs.
     fn ts_us(&self) -> i64;
 }
 
-/// What users did, gathered in the order of the log.
+/// Items of users, collected in the order of the log.
 ///
-/// In parts that never grow, because memory that is touched for the first time costs as much as the search in it.
+/// In parts that never grow, because memory that is touched for the first time costs as much as the
+/// search in it.
 #[derive(Debug)]
 pub struct Sequences<T> {
-    parts: Vec<Part<T>>,
+    parts: Vec<SequencePart<T>>,
 }
 
 #[derive(Debug)]
-struct Part<T> {
+struct SequencePart<T> {
     users: Vec<u32>,
     items: Vec<T>,
 }
@@ -29,13 +33,13 @@ impl<T> Default for Sequences<T> {
 }
 
 impl<T: Timed> Sequences<T> {
-    /// Adds at most so many things that users did.
-    pub fn extend(&mut self, most: usize, done: impl Iterator<Item = (u32, T)>) {
-        let mut part = Part {
-            users: Vec::with_capacity(most),
-            items: Vec::with_capacity(most),
+    /// Adds items with their users, in the order of the log, at most `capacity` of them.
+    pub fn extend(&mut self, capacity: usize, items: impl Iterator<Item = (u32, T)>) {
+        let mut part = SequencePart {
+            users: Vec::with_capacity(capacity),
+            items: Vec::with_capacity(capacity),
         };
-        for (user, item) in done {
+        for (user, item) in items {
             part.users.push(user);
             part.items.push(item);
         }
@@ -44,12 +48,12 @@ impl<T: Timed> Sequences<T> {
         }
     }
 
-    /// How many things were done.
+    /// Number of items.
     pub fn len(&self) -> usize {
         self.parts.iter().map(|part| part.users.len()).sum()
     }
 
-    /// Whether nothing was done.
+    /// True if there are no items.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
@@ -60,13 +64,13 @@ impl<T: Timed> Sequences<T> {
             .flat_map(|part| part.users.iter().copied())
     }
 
-    /// One more than the greatest number of a user.
+    /// One more than the greatest user code.
     fn end(&self) -> u32 {
         self.users().max().map_or(0, |greatest| greatest + 1)
     }
 
-    /// Leaves about the lower half, by the numbers of the users, and returns the number from which on users were left out.
-    /// `None` if all is of one user.
+    /// Keeps about the lower half, by user code, and returns the code from which on users were
+    /// removed. `None` if all items are of one user.
     pub fn keep_lower_half(&mut self) -> Option<u32> {
         let mut users: Vec<u32> = self.users().collect();
         let least = *users.iter().min()?;
@@ -74,37 +78,51 @@ impl<T: Timed> Sequences<T> {
         let (_, &mut median, _) = users.select_nth_unstable(middle);
         let bound = median.max(least.checked_add(1)?);
         for part in &mut self.parts {
-            let done = std::mem::take(&mut part.users)
+            let items = std::mem::take(&mut part.users)
                 .into_iter()
                 .zip(std::mem::take(&mut part.items));
-            (part.users, part.items) = done.filter(|&(user, _)| user < bound).unzip();
+            (part.users, part.items) = items.filter(|&(user, _)| user < bound).unzip();
         }
         self.parts.retain(|part| !part.users.is_empty());
         (self.len() < users.len()).then_some(bound)
     }
 
-    /// Ranges of numbers that all users are in, so many.
-    pub fn shares(&self, shares: u32) -> impl Iterator<Item = Range<u32>> + Send + use<T> {
+    /// `count` ranges of user codes that cover all users.
+    pub fn ranges(&self, count: u32) -> Vec<Range<u32>> {
         let end = self.end();
-        let width = end.div_ceil(shares).max(1);
+        let width = end.div_ceil(count).max(1);
         (0..end)
             .step_by(width as usize)
-            .map(move |start| start..end.min(start.saturating_add(width)))
+            .map(|start| start..end.min(start.saturating_add(width)))
+            .collect()
     }
 
-    /// Calls `visit` with what each user of a range did, in the order of time and, at one instant, of the log.
-    pub fn for_each(&self, range: Range<u32>, mut visit: impl FnMut(&[T])) {
+    /// Calls `visit` with the items of each user of a range, in the order of time and, at one
+    /// timestamp, of the log.
+    ///
+    /// # Errors
+    /// `busy` if the query is cancelled, and the first error of `visit`.
+    pub fn for_each(
+        &self,
+        range: Range<u32>,
+        source: &dyn Source,
+        mut visit: impl FnMut(&[T]) -> Result<()>,
+    ) -> Result<()> {
         let Some(&any) = self.parts.first().and_then(|part| part.items.first()) else {
-            return;
+            return Ok(());
         };
         let width = range.end.min(self.end()).saturating_sub(range.start);
-        // The place of a user in the range; others have none.
-        let place = |user: u32| user.checked_sub(range.start).filter(|&place| place < width);
-        // Sorted by user by counting: first where those of each begin, then where the next one of each goes.
+        // The index of a user in the range.
+        let index = |user: u32| user.checked_sub(range.start).filter(|&index| index < width);
+        // Counting sort by user: first the offset of each user, then the end of what is placed so
+        // far.
         let mut ends = vec![0_u32; width as usize + 1];
-        for place in self.users().filter_map(place) {
-            if let Some(count) = ends.get_mut(place as usize + 1) {
-                *count += 1;
+        for part in &self.parts {
+            source.check_cancelled()?;
+            for index in part.users.iter().copied().filter_map(index) {
+                if let Some(count) = ends.get_mut(index as usize + 1) {
+                    *count += 1;
+                }
             }
         }
         let mut sum = 0;
@@ -113,27 +131,103 @@ impl<T: Timed> Sequences<T> {
             *end = sum;
         }
         let mut sorted = vec![any; sum as usize];
-        let done = self
-            .parts
-            .iter()
-            .flat_map(|part| part.users.iter().zip(&part.items));
-        for (&user, item) in done {
-            if let Some(next) = place(user).and_then(|place| ends.get_mut(place as usize)) {
-                if let Some(slot) = sorted.get_mut(*next as usize) {
-                    *slot = *item;
+        for part in &self.parts {
+            source.check_cancelled()?;
+            for (&user, item) in part.users.iter().zip(&part.items) {
+                if let Some(next) = index(user).and_then(|index| ends.get_mut(index as usize)) {
+                    if let Some(slot) = sorted.get_mut(*next as usize) {
+                        *slot = *item;
+                    }
+                    *next += 1;
                 }
-                *next += 1;
             }
         }
         let mut start = 0;
         for end in ends {
             let end = end as usize;
             if let Some(of_user) = sorted.get_mut(start..end).filter(|items| !items.is_empty()) {
-                // Nearly sorted already, and a stable sort leaves those of one instant in the order of the log.
+                source.check_cancelled()?;
+                // Nearly sorted already, and a stable sort keeps the order of the log within one
+                // timestamp.
                 of_user.sort_by_key(Timed::ts_us);
-                visit(of_user);
+                visit(of_user)?;
             }
             start = end;
         }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::frame::FrameSource;
+
+    impl Timed for (i64, char) {
+        fn ts_us(&self) -> i64 {
+            self.0
+        }
+    }
+
+    fn sequences(parts: &[&[(u32, (i64, char))]]) -> Sequences<(i64, char)> {
+        let mut sequences = Sequences::default();
+        for part in parts {
+            sequences.extend(part.len(), part.iter().copied());
+        }
+        sequences
+    }
+
+    /// The items of each user in a range, as a string.
+    fn visited(sequences: &Sequences<(i64, char)>, range: Range<u32>) -> Vec<String> {
+        let source = FrameSource::new("2024-03-01", 1, &[]);
+        let mut visited = Vec::new();
+        let done = sequences.for_each(range, &source, |items| {
+            visited.push(items.iter().map(|item| item.1).collect());
+            Ok(())
+        });
+        done.expect("not cancelled");
+        visited
+    }
+
+    #[test]
+    fn items_of_a_user_are_in_order_of_time_then_of_the_log() {
+        let parts: [&[_]; 2] = [
+            &[(7, (5, 'c')), (2, (1, 'x')), (7, (3, 'a'))],
+            &[(7, (5, 'd')), (2, (1, 'y')), (7, (4, 'b'))],
+        ];
+        let sequences = sequences(&parts);
+        assert_eq!(visited(&sequences, 0..u32::MAX), ["xy", "abcd"]);
+        assert_eq!(visited(&sequences, 3..8), ["abcd"]);
+        assert_eq!(visited(&sequences, 3..7), [""; 0]);
+    }
+
+    #[test]
+    fn ranges_cover_every_user_once() {
+        let sequences = sequences(&[&[(0, (1, 'a')), (40, (1, 'b'))]]);
+        for count in [1, 3, 16, 100] {
+            let ranges = sequences.ranges(count);
+            assert!(ranges.len() <= count as usize);
+            let users: Vec<u32> = ranges.into_iter().flatten().collect();
+            assert_eq!(users, (0..=40).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn the_lower_half_is_kept_and_every_user_stays_complete() {
+        let mut all = sequences(&[
+            &[(1, (1, 'a')), (5, (1, 'e')), (3, (1, 'c'))],
+            &[(1, (2, 'b')), (5, (2, 'f')), (3, (2, 'd'))],
+        ]);
+        assert_eq!(all.keep_lower_half(), Some(3));
+        assert_eq!(visited(&all, 0..u32::MAX), ["ab"]);
+        // Users 3 and 5 were removed: one user is left, who cannot be split.
+        assert_eq!(all.keep_lower_half(), None);
+        assert_eq!(all.len(), 2);
+        // One user has the half and more.
+        let mut skewed =
+            sequences(&[&[(1, (1, 'a')), (1, (2, 'b')), (1, (3, 'c')), (9, (1, 'd'))]]);
+        assert_eq!(skewed.keep_lower_half(), Some(2));
+        assert_eq!(skewed.len(), 3);
+        assert_eq!(Sequences::<(i64, char)>::default().keep_lower_half(), None);
     }
 }

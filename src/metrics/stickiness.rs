@@ -1,17 +1,23 @@
-//! Stickiness: on how many periods of the window users were active.
+//! Stickiness: in how many periods of the window users were active.
 //!
-//! For n = 1 to the number of periods: `users` = users active in exactly n periods, `cumulative` = in at least n. A
-//! calendar week or month counts with its days that lie in the window. A row is of no period: those that the window or the
-//! present cuts are in the note `partial_periods`. Definitions: `docs/metrics.md`, "Active users, stickiness, lifecycle"; the ratio of
-//! the same name is in [`super::active_users`].
+//! For n = 1 to the number of periods: `users` = users active in exactly n periods, `cumulative` =
+//! in at least n. A calendar week or month counts with its days that lie in the window. As a row
+//! belongs to no single period, the note `partial_periods` lists those that the window or the
+//! present cuts. Definitions: `docs/metrics.md`, "Active users, stickiness, lifecycle"; the ratio
+//! of the same name is in [`super::active_users`].
 
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
+use serde_json::json;
 
-use super::presence::Presence;
+use super::filter::Filter;
+use super::source::Source;
 use super::table::Table;
-use crate::window::{Grain, Window};
+use super::{Answer, Measure};
+use crate::error::Result;
+use crate::window::Grain;
 
-/// The question.
+/// The parameters.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stickiness {
@@ -20,14 +26,20 @@ pub struct Stickiness {
     pub grain: Grain,
 }
 
-impl Stickiness {
-    /// The answer, from the presence of the window.
-    pub fn answer(&self, presence: &Presence, window: &Window) -> Table {
+impl Measure for Stickiness {
+    fn days_before(&self) -> u16 {
+        0
+    }
+
+    fn run(&self, source: &dyn Source, now: DateTime<Utc>) -> Result<Answer> {
+        let window = source.window();
+        let active = source.active_days(window.days_in_epoch(), &Filter::default())?;
         let periods = window.periods(self.grain);
-        // Numbers of users are dense: an array is the smallest map there is.
+        // Codes of users are dense: an array is the smallest map there is.
         let mut periods_of_user: Vec<u16> = Vec::new();
         for &period in &periods {
-            let users = presence.of_period(period);
+            source.check_cancelled()?;
+            let users = active.of_period(period);
             if let Some(greatest) = users.max() {
                 let needed = greatest as usize + 1;
                 periods_of_user.resize(periods_of_user.len().max(needed), 0);
@@ -44,7 +56,7 @@ impl Stickiness {
                 *users += 1;
             }
         }
-        // Numbers that were in no period.
+        // Codes that were in no period.
         users.remove(0);
         let mut cumulative = users.clone();
         for place in (1..cumulative.len()).rev() {
@@ -53,9 +65,52 @@ impl Stickiness {
                 *users += above;
             }
         }
-        Table::default()
+        let table = Table::default()
             .with("periods", (1..).take(users.len()).collect::<Vec<u64>>())
             .with("users", users)
-            .with("cumulative", cumulative)
+            .with("cumulative", cumulative);
+        let cut = window.cut_periods(self.grain, now);
+        Ok(Answer::from(table).with_note("partial_periods", json!(cut)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::metrics::frame::FrameSource;
+
+    #[test]
+    fn users_are_counted_by_their_periods() {
+        let day = |day: u32, user| (format!("2024-03-0{day} 10:00"), user);
+        let events = [
+            day(1, "ann"),
+            day(2, "ann"),
+            day(3, "ann"),
+            day(1, "bob"),
+            day(1, "bob"),
+            day(3, "cyd"),
+            day(2, ""),
+        ];
+        let events: Vec<_> = events
+            .iter()
+            .map(|(time, user)| (time.as_str(), "action", *user, ""))
+            .collect();
+        let rows = FrameSource::new("2024-03-03", 3, &events).rows(json!({"metric":"stickiness"}));
+        let expected = json!([
+            {"periods":1,"users":2,"cumulative":3},
+            {"periods":2,"users":0,"cumulative":1},
+            {"periods":3,"users":1,"cumulative":1},
+        ]);
+        assert_eq!(rows, expected);
+    }
+
+    #[test]
+    fn the_note_lists_the_periods_that_are_cut() {
+        let mut source = FrameSource::new("2024-03-03", 7, &[]);
+        let query = json!({"metric":"stickiness","grain":"month"});
+        let answer = source.query(query, "2024-03-20 00:00").expect("a result");
+        let cut = answer.notes.get("partial_periods");
+        assert_eq!(cut, Some(&json!(["2024-02-01", "2024-03-01"])));
     }
 }

@@ -1,7 +1,9 @@
-//! The rows of an answer: columns of plain values, from which every format of the interface is made.
+//! The rows of a result: columns of plain values, from which every format of the interface is
+//! encoded.
 //!
-//! A column has a path of names, such as `seconds_from_first` and `mean`: nested objects in JSON, one name joined by `_`
-//! where there is no nesting. A list column is one array in JSON and a column for each place elsewhere.
+//! A column has a path of names, such as `seconds_from_first` and `mean`: nested objects in JSON,
+//! one name joined by `_` where there is no nesting. A list column is one array in JSON and a
+//! column for each index elsewhere.
 
 use std::borrow::Cow;
 
@@ -11,14 +13,14 @@ use serde::{Serialize, Serializer};
 
 use crate::error::Result;
 
-/// Rows of an answer, by columns of equal height.
+/// Rows of a result, as columns of equal height.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Table {
     columns: Vec<TableColumn>,
     height: usize,
 }
 
-/// One column, or two levels of a name with several.
+/// One column, with the group of its name if it has one.
 #[derive(Debug, Clone, PartialEq)]
 struct TableColumn {
     group: Option<&'static str>,
@@ -29,13 +31,13 @@ struct TableColumn {
 /// The values of a column; `None` is null.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Values {
-    /// Texts, days and names among them.
+    /// Strings, among them days and names.
     Text(Vec<Option<String>>),
     /// Whole numbers.
     Whole(Vec<Option<i64>>),
     /// Numbers with a fraction.
     Number(Vec<Option<f64>>),
-    /// Yes or no.
+    /// Booleans.
     Flag(Vec<Option<bool>>),
     /// Lists of numbers, all of one length.
     Numbers(Vec<Vec<Option<f64>>>),
@@ -47,7 +49,7 @@ impl Table {
         self.push(None, name, values.into())
     }
 
-    /// Adds a column that belongs to a group.
+    /// Adds a column to a group.
     pub fn with_in(
         self,
         group: &'static str,
@@ -73,7 +75,7 @@ impl Table {
         self.height
     }
 
-    /// The columns without nesting: their names, and what they hold.
+    /// The columns without nesting, with their names.
     pub fn flat(&self) -> Vec<(String, Cow<'_, Values>)> {
         let mut flat = Vec::new();
         for column in &self.columns {
@@ -129,7 +131,7 @@ impl Values {
         }
     }
 
-    /// The value of a row as it stands in CSV and on a terminal; `None` is null.
+    /// The value of a row as it is printed in CSV and on a terminal; `None` is null.
     pub fn text(&self, row: usize) -> Option<Cow<'_, str>> {
         match self {
             Self::Text(values) => values.get(row)?.as_deref().map(Cow::Borrowed),
@@ -197,7 +199,7 @@ impl From<Vec<Vec<Option<f64>>>> for Values {
     }
 }
 
-/// A table as JSON is an array with an object a row.
+/// JSON of a table: an array with an object for each row.
 impl Serialize for Table {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut rows = serializer.serialize_seq(Some(self.height))?;
@@ -282,14 +284,81 @@ impl Serialize for Number {
     }
 }
 
-/// A number as JSON: whole ones without a fraction, so that counts look like counts.
+/// JSON of a number: integers without a fraction, so that counts look like counts.
 fn number<S: Serializer>(value: Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
-    /// Below this every whole number is a double.
+    /// Below this every integer is exact as a double.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     match value {
         Some(value) if value.fract() == 0.0 && value.abs() < EXACT => {
             serializer.serialize_i64(value as i64)
         }
         value => value.serialize(serializer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn table() -> Table {
+        Table::default()
+            .with("name", vec![Some("a".to_owned()), None])
+            .with_in("seconds", "mean", vec![Some(1.5), None])
+            .with_in("seconds", "p90", vec![Some(2.0), None])
+            .with_in("interval", "low", vec![-0.25, 3.0])
+            .with(
+                "cells",
+                vec![vec![Some(3.0), Some(0.5)], vec![Some(1.0), None]],
+            )
+            .with("partial", vec![true, false])
+    }
+
+    #[test]
+    fn a_row_is_an_object_with_groups_and_lists() {
+        let expected = json!([
+            {"name":"a","seconds":{"mean":1.5,"p90":2},"interval":{"low":-0.25},"cells":[3,0.5],
+             "partial":true},
+            {"name":null,"seconds":{"mean":null,"p90":null},"interval":{"low":3},"cells":[1,null],
+             "partial":false},
+        ]);
+        assert_eq!(json!(table()), expected);
+    }
+
+    #[test]
+    fn columns_without_nesting_have_joined_names() {
+        let table = table();
+        let flat = table.flat();
+        let names: Vec<&str> = flat.iter().map(|(name, _)| name.as_str()).collect();
+        let expected = [
+            "name",
+            "seconds_mean",
+            "seconds_p90",
+            "interval_low",
+            "cell_0",
+            "cell_1",
+            "partial",
+        ];
+        assert_eq!(names, expected);
+        let row = |row: usize| -> Vec<Option<String>> {
+            let values = flat.iter().map(|(_, values)| values.text(row));
+            values.map(|value| value.map(Cow::into_owned)).collect()
+        };
+        let some = |string: &str| Some(string.to_owned());
+        let first = ["a", "1.5", "2", "-0.25", "3", "0.5", "true"].map(some);
+        assert_eq!(row(0), first);
+        let second = [None, None, None, some("3"), some("1"), None, some("false")];
+        assert_eq!(row(1), second);
+        let frame = table.frame().expect("columns of different names");
+        assert_eq!((frame.height(), frame.width()), (2, 7));
+    }
+
+    #[test]
+    fn integers_beyond_the_exact_doubles_keep_their_fraction() {
+        let column = |value: f64| json!(Table::default().with("x", vec![value]));
+        assert_eq!(column(-3.0).to_string(), r#"[{"x":-3}]"#);
+        assert_eq!(column(1e300).to_string(), r#"[{"x":1e+300}]"#);
+        assert_eq!(column(f64::NAN).to_string(), r#"[{"x":null}]"#);
     }
 }

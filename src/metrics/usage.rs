@@ -1,17 +1,19 @@
 //! Usage: daily, weekly and monthly active users, events per feature and per type of a window.
 //!
-//! - `dau` = (sum over days with data of distinct users of the day) / (days with data); a day with data has at
-//!   least one event, anonymous ones included.
-//! - `wau` = the same over ISO weeks, counting only events in the window; a week cut by its edge is a week.
+//! - `dau` = (sum over days with data of distinct users of the day) / (days with data); a day with
+//!   data has at least one event, anonymous ones included.
+//! - `wau` = the same over ISO weeks, counting only events in the window; a week cut by its edge is
+//!   a week.
 //! - `mau` = distinct users of the window.
 //!
-//! Which days are not over, and which weeks the window or the present cuts, is said beside the numbers.
-//! Days are those of the reporting zone. Late events count in the day they happened. Duplicates are not in
-//! the frame. Names beyond the limits of a day, and features beyond the most used ones that are asked for, are the *rest*.
-//! Whole days of UTC are counted from daily states, in which no event is read; a reporting zone needs the
-//! events. Both ways give the same numbers. Definitions: `docs/metrics.md`, "Usage".
+//! Which days are not over, and which weeks the window or the present cuts, is part of the
+//! response. Days are those of the reporting zone. Late events count in the day they happened.
+//! Duplicates are not read. Users and features beyond the limits of a day, and features beyond the
+//! most used ones that are asked for, are the *rest*. The response is not rows, so usage is not in
+//! the list of metrics and is requested by `GET usage`. Definitions: `docs/metrics.md`, "Usage".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use chrono_tz::Tz;
 use polars::prelude::*;
@@ -19,99 +21,153 @@ use roaring::{MultiOps, RoaringBitmap};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
+use super::day;
 use super::feature_usage::most_used;
-use super::{day, week};
-use crate::daily::{Activities, Activity, Week, week_of};
-use crate::error::{Error, Result};
+use super::source::{CancelChecks, Columns, Scan, Source};
+use crate::daily::{Activities, Activity, Day, Week, week_of};
+use crate::error::Result;
 use crate::event::EventType;
 use crate::names::{Names, REST_FEATURE, REST_USER};
 use crate::schema;
 
-/// Features that are listed, unless fewer are asked for: an answer of two megabytes at most.
+/// Features that are listed, unless fewer are asked for: a response of two megabytes at most.
 pub const MAX_FEATURES: usize = 10_000;
 
-/// Column of the number of events.
-pub const EVENTS: &str = "events";
-/// Column of the number of users.
-pub const USERS: &str = "users";
-/// Column of the number of days with data.
-pub const DAYS: &str = "days";
-/// Column of the number of ISO weeks with data.
-pub const WEEKS: &str = "weeks";
-/// Column of the sum over days of the day's users.
-pub const USER_DAYS: &str = "user_days";
-/// Column of the number of events of users beyond the limit of new users a day.
-pub const REST_USER_EVENTS: &str = "rest_user_events";
-/// Column of the sum over weeks of the week's users.
-pub const USER_WEEKS: &str = "user_weeks";
-
 const DAY: &str = "day";
-const WEEK: &str = "week";
+const EVENTS: &str = "events";
+const IS_BY_USER: &str = "is_by_user";
 
-/// The plans that usage is made of. The outcome of each is small, whatever the number of events.
+/// Usage with the `features` most used features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// One row: [`EVENTS`], [`DAYS`], [`WEEKS`], [`USERS`], [`USER_DAYS`], [`REST_USER_EVENTS`].
-    pub totals: LazyFrame,
-    /// One row: [`USER_WEEKS`].
-    pub weekly: LazyFrame,
-    /// A row per feature, by its number: the feature, [`EVENTS`].
-    pub features: LazyFrame,
-    /// A row per event type that occurs, by its number: the type, [`EVENTS`].
-    pub event_types: LazyFrame,
-}
-
-/// Usage of the events in a frame that holds one window, with days of the zone `tz`. Names are numbers, as the columns of
-/// [`Names::counted`].
-pub fn usage(events: LazyFrame, tz: Tz) -> Usage {
-    let is_rest = || {
-        col(schema::USER_ID)
-            .eq(lit(REST_USER))
-            .fill_null(lit(false))
-    };
-    let user = || {
-        when(is_rest())
-            .then(lit(NULL))
-            .otherwise(col(schema::USER_ID))
-    };
-    // Every number of users follows from who was active on which day, which is far less than the events.
-    let user_days = events
-        .clone()
-        .select([day(tz).alias(DAY), col(schema::USER_ID)])
-        .group_by([col(DAY), col(schema::USER_ID)])
-        .agg([len().alias(EVENTS)])
-        .with_column(week(col(DAY)).alias(WEEK));
-    Usage {
-        totals: user_days.clone().select([
-            col(EVENTS).cast(DataType::Int64).sum(),
-            count(col(DAY).n_unique()).alias(DAYS),
-            count(col(WEEK).n_unique()).alias(WEEKS),
-            count(user().drop_nulls().n_unique()).alias(USERS),
-            count(user().count()).alias(USER_DAYS),
-            col(EVENTS)
-                .filter(is_rest())
-                .cast(DataType::Int64)
-                .sum()
-                .alias(REST_USER_EVENTS),
-        ]),
-        weekly: user_days
-            .filter(user().is_not_null())
-            .select([col(WEEK), col(schema::USER_ID)])
-            .unique(None, UniqueKeepStrategy::Any)
-            .select([count(len()).alias(USER_WEEKS)]),
-        features: events_per(events.clone(), schema::FEATURE)
-            .filter(col(schema::FEATURE).is_not_null()),
-        event_types: events_per(events, schema::EVENT_TYPE),
-    }
+    /// Most features that are listed.
+    pub features: usize,
 }
 
 impl Usage {
-    /// The plans, to be executed together, in the order that [`UsageCounts::read`] expects.
-    pub fn plans(self) -> Vec<LazyFrame> {
-        vec![self.totals, self.weekly, self.features, self.event_types]
+    /// Computes usage, of a source without filter and cohort.
+    ///
+    /// # Errors
+    /// If stored data is damaged or the query is cancelled.
+    pub fn run(&self, source: &dyn Source) -> Result<UsageCounts> {
+        let activities = source.activities()?;
+        UsageCounts::of_days(&activities, self.features, source)
     }
 }
 
-/// The numbers of usage, in the user's shape.
+/// Reads events: the totals of each day of the window in its zone.
+///
+/// # Errors
+/// As [`Source::for_each_batch`].
+pub fn scan(source: &dyn Source) -> Result<Activities> {
+    let tz = source.window().tz();
+    let scan = Scan::of_window(source, Columns::Codes);
+    let mut days: BTreeMap<Day, Activity> = BTreeMap::new();
+    let mut checks = CancelChecks::new(source);
+    source.for_each_batch(&scan, &|events| plan(events, tz), &mut |frame| {
+        read(frame, &mut days, &mut checks)
+    })?;
+    let days = days.into_iter();
+    Ok(Activities {
+        weeks: BTreeMap::new(),
+        days: days.map(|(day, all)| (day, vec![Arc::new(all)])).collect(),
+    })
+}
+
+/// Events by day and user, and below these events by day, type and feature: with [`IS_BY_USER`].
+fn plan(events: LazyFrame, tz: Tz) -> LazyFrame {
+    let events = events.select([
+        day(tz).alias(DAY),
+        col(schema::EVENT_TYPE),
+        col(schema::USER_ID),
+        col(schema::FEATURE),
+    ]);
+    let null = |name: &'static str| lit(NULL).cast(DataType::UInt32).alias(name);
+    let columns = |is_by_user: bool, event_type: Expr, user: Expr, feature: Expr| {
+        let events = len().cast(DataType::Int64).alias(EVENTS);
+        (
+            events,
+            [
+                lit(is_by_user).alias(IS_BY_USER),
+                col(DAY),
+                event_type,
+                user,
+                feature,
+                col(EVENTS),
+            ],
+        )
+    };
+    let (count, by_user) = columns(
+        true,
+        null(schema::EVENT_TYPE),
+        col(schema::USER_ID),
+        null(schema::FEATURE),
+    );
+    let users = events
+        .clone()
+        .group_by([col(DAY), col(schema::USER_ID)])
+        .agg([count.clone()])
+        .select(by_user);
+    let (_, by_feature) = columns(
+        false,
+        col(schema::EVENT_TYPE),
+        null(schema::USER_ID),
+        col(schema::FEATURE),
+    );
+    let features = events
+        .group_by([col(DAY), col(schema::EVENT_TYPE), col(schema::FEATURE)])
+        .agg([count])
+        .select(by_feature);
+    concat([users, features], UnionArgs::default()).unwrap_or_default()
+}
+
+fn read(
+    frame: &DataFrame,
+    into: &mut BTreeMap<Day, Activity>,
+    checks: &mut CancelChecks<'_>,
+) -> Result<()> {
+    let by_user = frame.column(IS_BY_USER)?.bool()?.iter();
+    let days = frame.column(DAY)?.i32()?.iter();
+    let types = frame.column(schema::EVENT_TYPE)?.u32()?.iter();
+    let users = frame.column(schema::USER_ID)?.u32()?.iter();
+    let features = frame.column(schema::FEATURE)?.u32()?.iter();
+    let events = frame.column(EVENTS)?.i64()?.iter();
+    let mut users_of: HashMap<Day, Vec<u32>> = HashMap::new();
+    let keys = by_user.zip(days).zip(events);
+    for (((by_user, day), events), (event_type, (user, feature))) in
+        keys.zip(types.zip(users.zip(features)))
+    {
+        checks.step()?;
+        let (Some(by_user), Some(day), Some(events)) = (by_user, day, events) else {
+            continue;
+        };
+        let events = events.unsigned_abs();
+        let of_day = into.entry(day).or_default();
+        if by_user {
+            of_day.events += events;
+            match user {
+                Some(REST_USER) => of_day.rest_user_events += events,
+                Some(user) => users_of.entry(day).or_default().push(user),
+                None => {}
+            }
+            continue;
+        }
+        if let Some(of_type) = event_type.and_then(|code| of_day.event_types.get_mut(code as usize))
+        {
+            *of_type += events;
+        }
+        if let Some(feature) = feature {
+            *of_day.features.entry(feature).or_default() += events;
+        }
+    }
+    for (day, users) in users_of {
+        checks.step()?;
+        into.entry(day).or_default().users |= crate::daily::set(users);
+    }
+    Ok(())
+}
+
+/// The numbers of usage, as the response has them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct UsageNumbers {
     /// Average distinct users per day with data.
@@ -128,28 +184,29 @@ pub struct UsageNumbers {
     pub funnel_steps: Vec<(String, u64)>,
     /// Events of the window.
     pub total_events: u64,
-    /// Events that are not in the numbers above one by one.
+    /// Events of features and users that are not counted one by one.
     #[serde(skip_serializing_if = "Rest::is_empty")]
     pub rest: Rest,
 }
 
-/// Events that are counted, and whose feature or user is not counted by itself.
+/// Events in the total whose feature or user is not counted by itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Rest {
-    /// Events of features that are not listed: those beyond the most used ones, and those beyond a day's limit of features.
+    /// Events of features that are not listed: those beyond the most used ones, and those beyond a
+    /// day's limit of features.
     pub feature_events: u64,
     /// Events of users beyond the limit of new users a day, who are not among the users.
     pub user_events: u64,
 }
 
 impl Rest {
-    /// Whether there are none.
+    /// True if there are none.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// What usage counts, before anything is divided.
+/// The counts of usage, before anything is divided.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct UsageCounts {
     /// Events of the window.
@@ -168,37 +225,43 @@ pub struct UsageCounts {
     pub features: Vec<(String, u64)>,
     /// Events per type, in funnel order.
     pub event_types: [u64; EventType::ALL.len()],
-    /// What is not counted one by one.
+    /// Events of features and users that are not counted one by one.
     pub rest: Rest,
 }
 
 impl UsageCounts {
-    /// Reads what the plans gave, in their order, with at most `limit` features.
-    ///
-    /// # Errors
-    /// If a frame lacks a column.
-    pub fn read(frames: &[DataFrame], names: &Names, limit: usize) -> Result<Self> {
-        let [totals, weekly, features, event_types] = frames else {
-            return Err(Error::Query(
-                "four plans gave another number of frames".into(),
-            ));
-        };
-        let mut counts = Self {
-            events: number(totals, EVENTS)?,
-            days: number(totals, DAYS)?,
-            weeks: number(totals, WEEKS)?,
-            users: number(totals, USERS)?,
-            user_days: number(totals, USER_DAYS)?,
-            user_weeks: number(weekly, USER_WEEKS)?,
-            ..Self::default()
-        };
-        counts.rest.user_events = number(totals, REST_USER_EVENTS)?;
-        for (event_type, events) in numbered(event_types, schema::EVENT_TYPE)? {
-            if let Some(of_type) = counts.event_types.get_mut(event_type as usize) {
-                *of_type = events;
+    /// Counts from the totals of each day.
+    fn of_days(activities: &Activities, features: usize, source: &dyn Source) -> Result<Self> {
+        let mut counts = Self::default();
+        let mut all = Activity::default();
+        for week in activities.weeks.values() {
+            source.check_cancelled()?;
+            counts.weeks += 1;
+            counts.days += week.days;
+            counts.user_days += week.user_days;
+            counts.user_weeks += week.whole.users.len();
+            all.merge(&week.whole);
+        }
+        let mut users_of_week: BTreeMap<Week, RoaringBitmap> = BTreeMap::new();
+        for (&day, parts) in &activities.days {
+            source.check_cancelled()?;
+            counts.days += 1;
+            counts.user_days += match parts.as_slice() {
+                [part] => part.users.len(),
+                parts => parts.iter().map(|part| &part.users).union().len(),
+            };
+            for part in parts {
+                *users_of_week.entry(week_of(day)).or_default() |= &part.users;
+                all.merge(part);
             }
         }
-        counts.list_features(numbered(features, schema::FEATURE)?, names, limit);
+        counts.weeks += users_of_week.len() as u64;
+        counts.user_weeks += users_of_week.values().map(RoaringBitmap::len).sum::<u64>();
+        counts.events = all.events;
+        counts.users = all.users.len();
+        counts.event_types = all.event_types;
+        counts.rest.user_events = all.rest_user_events;
+        counts.list_features(all.features.into_iter().collect(), source.names(), features);
         Ok(counts)
     }
 
@@ -215,40 +278,7 @@ impl UsageCounts {
         self.rest.feature_events = all - listed;
     }
 
-    /// Counts from what happened on each day of UTC, without events, with at most `limit` features.
-    pub fn of_days(activities: &Activities, names: &Names, limit: usize) -> Self {
-        let mut counts = Self::default();
-        let mut whole = Activity::default();
-        for week in activities.weeks.values() {
-            counts.weeks += 1;
-            counts.days += week.days;
-            counts.user_days += week.user_days;
-            counts.user_weeks += week.whole.users.len();
-            whole.merge(&week.whole);
-        }
-        let mut users_of_week: BTreeMap<Week, RoaringBitmap> = BTreeMap::new();
-        for (&day, parts) in &activities.days {
-            counts.days += 1;
-            counts.user_days += match parts.as_slice() {
-                [all] => all.users.len(),
-                parts => parts.iter().map(|part| &part.users).union().len(),
-            };
-            for part in parts {
-                *users_of_week.entry(week_of(day)).or_default() |= &part.users;
-                whole.merge(part);
-            }
-        }
-        counts.weeks += users_of_week.len() as u64;
-        counts.user_weeks += users_of_week.values().map(RoaringBitmap::len).sum::<u64>();
-        counts.events = whole.events;
-        counts.users = whole.users.len();
-        counts.event_types = whole.event_types;
-        counts.rest.user_events = whole.rest_user_events;
-        counts.list_features(whole.features.into_iter().collect(), names, limit);
-        counts
-    }
-
-    /// The numbers in the user's shape.
+    /// The numbers, as the response has them.
     pub fn numbers(self) -> UsageNumbers {
         let names = EventType::ALL.iter().map(|step| step.name().to_owned());
         let funnel_steps = names.zip(self.event_types).collect();
@@ -264,40 +294,12 @@ impl UsageCounts {
     }
 }
 
-fn events_per(events: LazyFrame, column: &str) -> LazyFrame {
-    events
-        .group_by([col(column)])
-        .agg([count(len()).alias(EVENTS)])
-}
-
-/// Counts come out of Polars in 32 bits without sign; everyone else's are 64 bits.
-fn count(expr: Expr) -> Expr {
-    expr.cast(DataType::Int64)
-}
-
 /// An average over no days is zero: an empty window is all zeros, never null.
 fn average(sum: u64, count: u64) -> f64 {
     match count {
         0 => 0.0,
         count => sum as f64 / count as f64,
     }
-}
-
-/// The number in the only row of a frame.
-fn number(frame: &DataFrame, column: &str) -> Result<u64> {
-    let value = frame.column(column)?.i64()?.get(0).unwrap_or(0);
-    Ok(value.unsigned_abs())
-}
-
-/// Events by the number of a name.
-fn numbered(frame: &DataFrame, names: &str) -> Result<Vec<(u32, u64)>> {
-    let names = frame.column(names)?.u32()?;
-    let events = frame.column(EVENTS)?.i64()?;
-    Ok(names
-        .iter()
-        .zip(events.iter())
-        .filter_map(|(name, events)| Some((name?, events?.unsigned_abs())))
-        .collect())
 }
 
 /// A JSON object whose keys stay in the order of the list.
@@ -307,4 +309,68 @@ fn in_order<S: Serializer>(pairs: &[(String, u64)], serializer: S) -> Result<S::
         map.serialize_entry(name, number)?;
     }
     map.end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::frame::FrameSource;
+
+    #[test]
+    fn days_weeks_and_users_are_counted_by_batch() {
+        let mut source = FrameSource::new(
+            "2024-03-04",
+            4,
+            &[
+                // Friday: two users, one of them twice, and an anonymous event.
+                ("2024-03-01 00:00", "page_view", "ann", "home"),
+                ("2024-03-01 12:00", "action", "ann", "save"),
+                ("2024-03-01 12:00", "page_view", "bob", "home"),
+                ("2024-03-01 23:59", "page_view", "", "home"),
+                // Saturday: an anonymous event. Sunday: no event. Monday: another week.
+                ("2024-03-02 10:00", "action", "", ""),
+                ("2024-03-04 10:00", "conversion", "ann", "blog"),
+                // Before and after the window.
+                ("2024-02-29 23:59", "action", "eve", "save"),
+                ("2024-03-05 00:00", "action", "eve", "save"),
+            ],
+        );
+        source.batch_rows = 1;
+        let counts = Usage { features: 2 }.run(&source).expect("usage");
+        let expected = UsageCounts {
+            events: 6,
+            days: 3,
+            weeks: 2,
+            users: 2,
+            user_days: 3,
+            user_weeks: 3,
+            features: vec![("home".into(), 3), ("blog".into(), 1)],
+            event_types: [3, 2, 1],
+            rest: Rest {
+                feature_events: 1,
+                user_events: 0,
+            },
+        };
+        assert_eq!(counts, expected);
+    }
+
+    #[test]
+    fn users_and_features_without_a_code_are_the_rest() {
+        let source = FrameSource::new(
+            "2024-03-01",
+            1,
+            &[
+                ("2024-03-01 10:00", "action", "ann", "home"),
+                ("2024-03-01 10:00", "action", "?bob", "?save"),
+            ],
+        );
+        let counts = Usage { features: 9 }.run(&source).expect("usage");
+        assert_eq!((counts.events, counts.users, counts.user_days), (2, 1, 1));
+        assert_eq!(counts.features, [("home".to_owned(), 1)]);
+        let rest = Rest {
+            feature_events: 1,
+            user_events: 1,
+        };
+        assert_eq!(counts.rest, rest);
+    }
 }

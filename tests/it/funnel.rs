@@ -1,6 +1,6 @@
-//! The search for the best attempt at a funnel, against a reference that tries every attempt there is.
+//! The search for the best attempt at a funnel, against a reference that tries every attempt.
 
-use echopilot_analytics::metrics::funnel::attempt::{Act, Attempt, Between, Order, Rules};
+use echopilot_analytics::metrics::funnel::attempt::{Attempt, Between, Order, Rules, StepEvent};
 use echopilot_analytics::metrics::funnel::steps::MAX_STEPS;
 use proptest::prelude::*;
 
@@ -12,18 +12,26 @@ type Rank = (
     std::cmp::Reverse<Vec<i64>>,
 );
 
-/// The best attempt, found by trying to fill the steps with every choice of acts.
-fn brute_force(rules: &Rules, acts: &[Act]) -> Option<Vec<i64>> {
+/// The best attempt, found by filling the steps with every choice of events.
+fn brute_force(rules: &Rules, events: &[StepEvent]) -> Option<Vec<i64>> {
     let mut best: Option<Rank> = None;
-    extend(rules, acts, &mut Vec::new(), &mut best);
+    extend(rules, events, &mut Vec::new(), &mut best);
     best.map(|(_, _, _, times)| times.0)
 }
 
-/// Tries every act for the next step. `chosen` are the places of the acts of the steps so far and, in any order, which
-/// step each fills.
-fn extend(rules: &Rules, acts: &[Act], chosen: &mut Vec<(usize, usize)>, best: &mut Option<Rank>) {
-    if !chosen.is_empty() && is_allowed(rules, acts, chosen) {
-        let mut times: Vec<i64> = chosen.iter().map(|&(place, _)| acts[place].ts_us).collect();
+/// Tries every event for the next step. `chosen` are the places of the events of the steps so far
+/// and, in any order, which step each fills.
+fn extend(
+    rules: &Rules,
+    events: &[StepEvent],
+    chosen: &mut Vec<(usize, usize)>,
+    best: &mut Option<Rank>,
+) {
+    if !chosen.is_empty() && is_allowed(rules, events, chosen) {
+        let mut times: Vec<i64> = chosen
+            .iter()
+            .map(|&(place, _)| events[place].ts_us)
+            .collect();
         times.sort_unstable();
         let rank = (
             times.len(),
@@ -38,7 +46,7 @@ fn extend(rules: &Rules, acts: &[Act], chosen: &mut Vec<(usize, usize)>, best: &
     if chosen.len() == rules.steps {
         return;
     }
-    for place in 0..acts.len() {
+    for place in 0..events.len() {
         if chosen.iter().any(|&(other, _)| other == place) {
             continue;
         }
@@ -48,24 +56,28 @@ fn extend(rules: &Rules, acts: &[Act], chosen: &mut Vec<(usize, usize)>, best: &
         };
         for step in steps {
             let is_open = !chosen.iter().any(|&(_, filled)| filled == step);
-            if is_open && acts[place].marks & (1 << step) != 0 {
+            if is_open && events[place].steps & (1 << step) != 0 {
                 chosen.push((place, step));
-                extend(rules, acts, chosen, best);
+                extend(rules, events, chosen, best);
                 chosen.pop();
             }
         }
     }
 }
 
-fn is_allowed(rules: &Rules, acts: &[Act], chosen: &[(usize, usize)]) -> bool {
-    let times: Vec<i64> = chosen.iter().map(|&(place, _)| acts[place].ts_us).collect();
+fn is_allowed(rules: &Rules, events: &[StepEvent], chosen: &[(usize, usize)]) -> bool {
+    let times: Vec<i64> = chosen
+        .iter()
+        .map(|&(place, _)| events[place].ts_us)
+        .collect();
     let (first, last) = (times.iter().min().unwrap(), times.iter().max().unwrap());
     if last - first > rules.within_us {
         return false;
     }
     let between = |from: i64, to: i64| {
-        acts.iter()
-            .filter(move |act| from < act.ts_us && act.ts_us < to)
+        events
+            .iter()
+            .filter(move |event| from < event.ts_us && event.ts_us < to)
     };
     if rules.order != Order::Any && times.windows(2).any(|pair| pair[0] > pair[1]) {
         return false;
@@ -78,7 +90,7 @@ fn is_allowed(rules: &Rules, acts: &[Act], chosen: &[(usize, usize)]) -> bool {
         return false;
     }
     rules.exclusions.iter().enumerate().all(|(bit, exclusion)| {
-        let is_excluded = |act: &Act| act.marks & (1 << (MAX_STEPS + bit)) != 0;
+        let is_excluded = |event: &StepEvent| event.steps & (1 << (MAX_STEPS + bit)) != 0;
         let (from, to) = match rules.order {
             Order::Any => (*first, *last),
             _ if times.len() < exclusion.from => return true,
@@ -91,14 +103,14 @@ fn is_allowed(rules: &Rules, acts: &[Act], chosen: &[(usize, usize)]) -> bool {
     })
 }
 
-fn acts() -> impl Strategy<Value = Vec<Act>> {
-    // Few instants, so that there are ties; acts of no step, of one, of several, and excluded ones.
+fn events() -> impl Strategy<Value = Vec<StepEvent>> {
+    // Few timestamps, so that there are ties; events of no step, of one, of several, excluded ones.
     prop::collection::vec((0..7_i64, 0..16_u32, 0..6_u32), 0..8).prop_map(|mut made| {
         made.sort_by_key(|(ts_us, ..)| *ts_us);
         made.into_iter()
-            .map(|(ts_us, steps, excluded)| Act {
+            .map(|(ts_us, steps, excluded)| StepEvent {
                 ts_us,
-                marks: (if steps > 11 { steps } else { 1 << (steps % 4) })
+                steps: (if steps > 11 { steps } else { 1 << (steps % 4) })
                     | if excluded < 2 {
                         1 << (MAX_STEPS as u32 + excluded)
                     } else {
@@ -133,28 +145,28 @@ fn rules() -> impl Strategy<Value = Rules> {
     })
 }
 
-/// The acts with the marks that the rules know.
-fn known(mut acts: Vec<Act>, rules: &Rules) -> Vec<Act> {
-    for act in &mut acts {
-        act.marks &= (1 << (MAX_STEPS + rules.exclusions.len())) - 1;
+/// The events, limited to the steps and exclusions of the rules.
+fn known(mut events: Vec<StepEvent>, rules: &Rules) -> Vec<StepEvent> {
+    for event in &mut events {
+        event.steps &= (1 << (MAX_STEPS + rules.exclusions.len())) - 1;
     }
-    acts
+    events
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_best_attempt_is_the_best_of_all_attempts(acts in acts(), rules in rules()) {
-        let acts = known(acts, &rules);
-        let found = rules.best(&acts).map(|attempt| attempt.times_us);
-        prop_assert_eq!(found, brute_force(&rules, &acts));
+    fn the_best_attempt_is_the_best_of_all_attempts(events in events(), rules in rules()) {
+        let events = known(events, &rules);
+        let found = rules.best(&events).map(|attempt| attempt.times_us);
+        prop_assert_eq!(found, brute_force(&rules, &events));
     }
 
     #[test]
-    fn a_wider_window_never_loses_a_conversion(acts in acts(), rules in rules(), more in 0..5_i64) {
-        let acts = known(acts, &rules);
-        let level = |rules: &Rules| rules.best(&acts).map_or(0, |attempt: Attempt| attempt.times_us.len());
+    fn a_wider_window_never_loses_a_conversion(events in events(), rules in rules(), more in 0..5_i64) {
+        let events = known(events, &rules);
+        let level = |rules: &Rules| rules.best(&events).map_or(0, |attempt: Attempt| attempt.times_us.len());
         let wider = Rules { within_us: rules.within_us + more, ..rules.clone() };
         prop_assert!(level(&wider) >= level(&rules));
     }

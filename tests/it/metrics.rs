@@ -1,12 +1,14 @@
-//! Every metric in its three forms: the engine, the SQL and the numbers counted by hand say the same.
+//! Every metric in its three forms: the engine, the SQL and the numbers counted by hand say the
+//! same.
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
 use chrono::{DateTime, Utc};
 use echopilot_analytics::engine::{Cancel, Engine};
 use echopilot_analytics::export::Format;
-use echopilot_analytics::metrics::query::{NAMES, Query};
+use echopilot_analytics::metrics::query::Query;
+use echopilot_analytics::metrics::{LIST, NAMES};
 use echopilot_analytics::store::Effort;
 use echopilot_analytics::window::WindowRequest;
 use serde_json::{Value, json};
@@ -36,7 +38,7 @@ fn golden_file(metric: &str) -> PathBuf {
     root().join(format!("tests/golden/{metric}.csv"))
 }
 
-/// When the history that was counted by hand is looked at.
+/// The time of the queries over the history that was counted by hand.
 fn golden_now() -> DateTime<Utc> {
     "2024-03-03T12:00:00Z".parse().unwrap()
 }
@@ -97,9 +99,45 @@ fn every_metric_has_its_three_forms() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|found| found == extension) {
                 let name = path.file_stem().unwrap().to_str().unwrap();
-                assert!(NAMES.contains(&name), "{} is of no metric", path.display());
+                assert!(
+                    NAMES.contains(&name),
+                    "{} belongs to no metric",
+                    path.display()
+                );
             }
         }
+    }
+}
+
+#[test]
+fn the_documentation_lists_every_metric() {
+    for file in ["docs/metrics.md", "queries/README.md"] {
+        let page = std::fs::read_to_string(root().join(file)).unwrap();
+        let name = |row: &str| {
+            row.strip_prefix("| `")?
+                .split('`')
+                .next()
+                .map(str::to_owned)
+        };
+        let rows = page
+            .lines()
+            .skip_while(|row| name(row).as_deref() != NAMES.first().copied());
+        let names: Vec<String> = rows.map_while(name).collect();
+        assert_eq!(names, NAMES, "{file}");
+    }
+}
+
+#[test]
+fn the_help_lists_every_metric() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_echopilot"));
+    let output = command.args(["query", "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    for metric in LIST {
+        let line = help
+            .lines()
+            .find(|line| line.trim_start().starts_with(metric.name));
+        let line = line.expect(metric.name);
+        assert!(line.ends_with(metric.about), "{line}");
     }
 }
 
@@ -112,7 +150,7 @@ fn a_history_counted_by_hand_gives_the_numbers_that_were_counted() {
             let expected = std::fs::read(golden_file(metric)).unwrap();
             let mut request = request_of(metric);
             assert_same(metric, &ask(engine, &request, now), &expected);
-            // A zone with the days of UTC is answered from events instead of daily states.
+            // In a zone with the days of UTC the result comes from events instead of daily states.
             request["tz"] = json!("Africa/Abidjan");
             assert_same(metric, &ask(engine, &request, now), &expected);
         }
@@ -133,7 +171,7 @@ fn a_history_counted_by_hand_gives_the_numbers_that_were_counted() {
     check(&engine(dir.path(), now));
 }
 
-/// Runs the judge, which must agree.
+/// Runs the second implementation, which must agree.
 pub fn judge(arguments: &[&str]) -> Output {
     let output = python_command()
         .arg("tests/oracle/queries.py")
@@ -149,7 +187,7 @@ pub fn judge(arguments: &[&str]) -> Output {
     output
 }
 
-/// Compares the answers over a store that is sealed with those of the SQL in DuckDB over its lake.
+/// Compares the results over a sealed store with those of the SQL in DuckDB over its lake.
 fn compare_with_sql(data: &Path, days: &[i64]) {
     run_json(data, &["seal"]);
     let lake = data.join("events");
@@ -185,7 +223,7 @@ fn metrics_of_a_shop_and_of_its_customers_are_those_of_the_sql_in_duckdb() {
     }
 }
 
-/// Events of few users at few instants, so that there are ties of every kind.
+/// Events of few users at few timestamps, so that there are ties of every kind.
 fn crowded_history(events: u64, seed: u64) -> String {
     let mut below = numbers_below(seed);
     let now = Utc::now().timestamp() / 3_600 * 3_600;
@@ -242,7 +280,7 @@ fn every_query_translates_to_the_dialects_of_the_warehouses() {
     judge(&arguments);
 }
 
-/// The periods of an answer that are partial.
+/// The periods of a result that are partial.
 fn partial(engine: &Engine, mut request: Value, tz: &str, now: DateTime<Utc>) -> Vec<String> {
     request["tz"] = json!(tz);
     let query = Query::parse(request.to_string().as_bytes()).unwrap();

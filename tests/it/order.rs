@@ -8,7 +8,8 @@ use echopilot_analytics::checksum;
 use echopilot_analytics::engine::{Cancel, Engine};
 use echopilot_analytics::event::{Event, EventType};
 use echopilot_analytics::export::Format;
-use echopilot_analytics::metrics::query::{NAMES, Query};
+use echopilot_analytics::metrics::NAMES;
+use echopilot_analytics::metrics::query::Query;
 use echopilot_analytics::store::{Clock, Effort, Retention};
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! What never changes an answer: order, batches, restarts, re-sending, sealing, compaction, and whether it comes from
-//! daily states or from events.
+//! Invariants of every metric: order, batches, restarts, re-sending, sealing, compaction and the
+//! source, daily states or events, change no result.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{engine, folder, ingest};
 
-/// A made-up event: seconds before now, type, user, feature.
+/// A synthetic event: seconds before now, type, user, feature.
 #[derive(Debug, Clone)]
 struct Made {
     seconds_ago: i64,
@@ -74,7 +74,7 @@ fn ask(engine: &Engine, days: i64) -> UsageAnswer {
     engine.usage(&request, now()).unwrap()
 }
 
-/// The same question, answered from the events: a zone with the days of UTC has no states.
+/// The same from events: a zone with the days of UTC has no states.
 fn ask_events(engine: &Engine, days: i64) -> UsageAnswer {
     let request = WindowRequest {
         days: Some(days),
@@ -84,8 +84,8 @@ fn ask_events(engine: &Engine, days: i64) -> UsageAnswer {
     engine.usage(&request, now()).unwrap()
 }
 
-/// A question of each metric but paths, which depend on the order of the log.
-fn questions() -> Vec<Value> {
+/// A query of each metric but paths, which depend on the order of the log.
+fn queries() -> Vec<Value> {
     let steps = json!([{"feature":"feature-1"},{"feature":["feature-2","feature-3"]},{"feature":"feature-1"}]);
     vec![
         json!({"metric":"active_users","days":30}),
@@ -115,7 +115,7 @@ fn rows(engine: &Engine, request: &Value) -> Vec<Value> {
     }
 }
 
-/// What holds of every answer.
+/// Checks the identities of a result.
 fn check_identities(request: &Value, rows: &[Value]) {
     let of = |row: &Value, field: &str| row[field].as_i64().unwrap();
     match request["metric"].as_str().unwrap() {
@@ -192,7 +192,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn order_batches_restarts_resending_seals_and_compaction_change_no_answer(
+    fn order_batches_restarts_resending_seals_and_compaction_change_no_result(
         events in prop::collection::vec(made(), 0..120),
         cuts in prop::collection::vec(0..120_usize, 0..5),
         shuffle in any::<u64>(),
@@ -226,7 +226,7 @@ proptest! {
         // States say what the segments say, to the byte.
         prop_assert_eq!(reopened.rebuild().unwrap().changed, 0);
 
-                for request in questions() {
+        for request in queries() {
             let answer = rows(&engine, &request);
             prop_assert_eq!(&answer, &rows(&reopened, &request), "{}", request);
             let mut by_events = request.clone();

@@ -1,5 +1,5 @@
-//! Questions as people and programs ask them: over HTTP and on the command line, with filters, breakdowns and cohorts, in
-//! every format.
+//! Queries over HTTP and on the command line, with filters, breakdowns and cohorts, in every
+//! format.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use chrono::{Days, Utc};
 use echopilot_analytics::engine::Cancel;
+use echopilot_analytics::metrics::NAMES;
 use echopilot_analytics::metrics::query::Query;
 use echopilot_analytics::store::Columns;
 use polars::prelude::{col, lit};
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use crate::harness::{
     KEY, PATIENCE, Server, batch, engine, event, folder, ingest, printed, run, run_json,
 };
+use crate::metrics::request_of;
 use crate::oracle::python_command;
 
 /// Events of yesterday: seconds after noon, type, user, feature, URL, metadata.
@@ -102,8 +104,8 @@ fn found(server: &Server, filter: &Value) -> (i64, i64) {
     (events, answer["rows"][0]["dau"].as_i64().unwrap())
 }
 
-fn query(server: &Server, question: &Value) -> (u16, Value) {
-    server.ask("/api/analytics/query", question)
+fn query(server: &Server, request: &Value) -> (u16, Value) {
+    server.ask("/api/analytics/query", request)
 }
 
 #[test]
@@ -250,7 +252,7 @@ fn a_number_is_one_value_in_every_notation_in_filters_breakdowns_and_arms() {
                 ("__multiple__", 0),
                 ("__sample_ratio__", 7)
             ],
-            "a string keeps its text"
+            "a string keeps its notation"
         );
     };
     check(&server);
@@ -392,10 +394,10 @@ fn a_cohort_limits_every_metric_to_its_users() {
         assert_eq!(status, 200, "{answer}");
     }
     let users = |server: &Server, metric: Value, cohort: &str| {
-        let mut question = metric;
-        question["filter"]["cohort"] = json!(cohort);
-        question["days"] = json!(2);
-        let (status, answer) = query(server, &question);
+        let mut request = metric;
+        request["filter"]["cohort"] = json!(cohort);
+        request["days"] = json!(2);
+        let (status, answer) = query(server, &request);
         assert_eq!(status, 200, "{answer}");
         answer["rows"].clone()
     };
@@ -474,11 +476,11 @@ fn a_cohort_limits_every_metric_to_its_users() {
 }
 
 #[test]
-fn a_wrong_question_names_the_field_the_value_and_what_is_allowed() {
+fn a_wrong_query_names_the_field_the_value_and_what_is_allowed() {
     let dir = folder();
     let server = Server::start(dir.path());
     let steps = json!([{"feature":"a"},{"feature":"b"}]);
-    for (question, says) in [
+    for (request, says) in [
         (
             json!({"metric":"users"}),
             &["\"users\"", "active_users, feature_usage"][..],
@@ -555,52 +557,52 @@ fn a_wrong_question_names_the_field_the_value_and_what_is_allowed() {
         (json!({"metric":"experiment","exposure":{}}), &["variant"]),
         (json!([1]), &["object"]),
     ] {
-        let (status, answer) = query(&server, &question);
-        assert_eq!(status, 400, "{question}: {answer}");
+        let (status, answer) = query(&server, &request);
+        assert_eq!(status, 400, "{request}: {answer}");
         let message = answer["message"].as_str().unwrap();
         for part in says {
             assert!(
                 message.contains(part),
-                "{question}: {message:?} lacks {part:?}"
+                "{request}: {message:?} lacks {part:?}"
             );
         }
-        let output = run(&dir.path().join("other"), &["query", &question.to_string()]);
-        assert_eq!(output.status.code(), Some(2), "{question}");
+        let output = run(&dir.path().join("other"), &["query", &request.to_string()]);
+        assert_eq!(output.status.code(), Some(2), "{request}");
         assert!(
             String::from_utf8_lossy(&output.stderr).contains(message),
-            "{question}"
+            "{request}"
         );
     }
 }
 
 #[test]
-fn http_and_command_line_give_one_answer_in_every_format() {
+fn http_and_command_line_give_one_result_in_every_format() {
     let dir = folder();
     let server = Server::start(dir.path());
     server.post(&batch(shop()));
-    let question =
+    let request =
         json!({"metric":"funnel","days":2,"steps":[{"feature":"docs"},{"feature":"cart"}]});
-    let (_, by_http) = query(&server, &question);
-    let csv = server.ask_as("/api/analytics/query", &question, "text/csv");
+    let (_, by_http) = query(&server, &request);
+    let csv = server.ask_as("/api/analytics/query", &request, "text/csv");
     let arrow = server.ask_as(
         "/api/analytics/query",
-        &question,
+        &request,
         "application/vnd.apache.arrow.stream",
     );
     let parquet = server.ask_as(
         "/api/analytics/query",
-        &question,
+        &request,
         "application/vnd.apache.parquet",
     );
-    let (status, _) = server.ask_as("/api/analytics/query", &question, "image/png");
+    let (status, _) = server.ask_as("/api/analytics/query", &request, "image/png");
     assert_eq!(status, 406);
     let spreadsheet = server.ask_as(
         "/api/analytics/query",
-        &question,
+        &request,
         "text/csv; variant=spreadsheet",
     );
     server.stop();
-    let by_command = run_json(dir.path(), &["query", &question.to_string()]);
+    let by_command = run_json(dir.path(), &["query", &request.to_string()]);
     for field in ["metric", "window", "covered_from", "rows"] {
         assert_eq!(by_http[field], by_command[field], "{field}");
     }
@@ -619,16 +621,16 @@ fn http_and_command_line_give_one_answer_in_every_format() {
         assert_eq!(answer.0, 200);
         let output = run(
             dir.path(),
-            &["query", &question.to_string(), "--format", format],
+            &["query", &request.to_string(), "--format", format],
         );
         assert_eq!(output.stdout, answer.1, "{format}");
-        std::fs::write(dir.path().join(format!("answer.{format}")), answer.1).unwrap();
+        std::fs::write(dir.path().join(format!("rows.{format}")), answer.1).unwrap();
     }
     let script = "import sys, json, pyarrow as pa, pyarrow.ipc, pyarrow.parquet as pq, pandas as pd\n\
         d = sys.argv[1]\n\
-        arrow = pa.ipc.open_stream(d + '/answer.arrow').read_all()\n\
-        parquet = pq.read_table(d + '/answer.parquet')\n\
-        csv = pd.read_csv(d + '/answer.csv')\n\
+        arrow = pa.ipc.open_stream(d + '/rows.arrow').read_all()\n\
+        parquet = pq.read_table(d + '/rows.parquet')\n\
+        csv = pd.read_csv(d + '/rows.csv')\n\
         assert arrow.column_names == parquet.column_names == list(csv.columns), (arrow.column_names, list(csv.columns))\n\
         assert arrow.to_pydict() == parquet.to_pydict()\n\
         assert arrow['users'].to_pylist() == csv['users'].tolist() == [3, 2]\n\
@@ -670,7 +672,7 @@ fn a_name_that_looks_like_a_formula_is_inert_for_spreadsheets_and_as_it_is_for_p
 fn the_format_is_the_one_that_the_client_wants_most_and_never_one_of_weight_zero() {
     let dir = folder();
     let server = Server::start(dir.path());
-    let question = json!({"metric":"event_types","days":2});
+    let query = json!({"metric":"event_types","days":2});
     let (arrow, parquet) = (
         "application/vnd.apache.arrow.stream",
         "application/vnd.apache.parquet",
@@ -734,7 +736,7 @@ fn the_format_is_the_one_that_the_client_wants_most_and_never_one_of_weight_zero
         for line in accept {
             request = request.header("accept", *line);
         }
-        let response = request.send(question.to_string()).unwrap();
+        let response = request.send(query.to_string()).unwrap();
         let found = response.headers()["content-type"].to_str().unwrap();
         match expected {
             "" => assert_eq!(response.status(), 406, "{accept:?}: {found}"),
@@ -748,26 +750,26 @@ fn the_format_is_the_one_that_the_client_wants_most_and_never_one_of_weight_zero
 }
 
 #[test]
-fn a_question_that_was_given_up_ends() {
+fn a_cancelled_query_ends() {
     let dir = folder();
     let engine = engine(dir.path(), Utc::now());
     crate::harness::ingest(&engine, &shop(), Utc::now());
     let cancel = Cancel::default();
     cancel.cancel();
-    for question in [
+    for request in [
         json!({"metric":"active_users"}),
         json!({"metric":"event_types","filter":{"metadata.plan":"pro"}}),
         json!({"metric":"funnel","steps":[{"feature":"docs"},{"feature":"cart"}]}),
     ] {
-        let query = Query::parse(question.to_string().as_bytes()).unwrap();
+        let query = Query::parse(request.to_string().as_bytes()).unwrap();
         assert!(
             engine.query(&query, Utc::now(), &cancel).is_err(),
-            "{question}"
+            "{request}"
         );
     }
 }
 
-/// An answer's first line, and which connection it came by.
+/// The first line of each response, with the index of its connection.
 fn first_lines(streams: &[TcpStream]) -> Receiver<(usize, String)> {
     let (sender, lines) = channel();
     for (number, stream) in streams.iter().enumerate() {
@@ -784,7 +786,7 @@ fn first_lines(streams: &[TcpStream]) -> Receiver<(usize, String)> {
 }
 
 #[test]
-fn questions_at_once_are_bounded_and_one_whose_client_leaves_is_given_up() {
+fn queries_at_once_are_bounded_and_one_whose_client_leaves_is_cancelled() {
     let dir = folder();
     let data = dir.path().join("data");
     // So long before the newest events that a start need not read its ids.
@@ -802,7 +804,7 @@ fn questions_at_once_are_bounded_and_one_whose_client_leaves_is_given_up() {
         .unwrap()
         .unwrap()
         .path();
-    // Whoever opens the segment waits until we open it too.
+    // To open the segment waits until the test opens it too.
     std::fs::remove_file(&segment).unwrap();
     assert!(
         Command::new("mkfifo")
@@ -812,8 +814,8 @@ fn questions_at_once_are_bounded_and_one_whose_client_leaves_is_given_up() {
             .success()
     );
     let mut server = Server::start(&data);
-    let question = json!({"metric":"event_types","days":30,"filter":{"metadata.plan":"pro"}});
-    let body = question.to_string();
+    let request = json!({"metric":"event_types","days":30,"filter":{"metadata.plan":"pro"}});
+    let body = request.to_string();
     let streams: Vec<TcpStream> = (0..5)
         .map(|_| {
             let mut stream = TcpStream::connect(server.url.trim_start_matches("http://")).unwrap();
@@ -854,37 +856,26 @@ fn questions_at_once_are_bounded_and_one_whose_client_leaves_is_given_up() {
 }
 
 #[test]
-fn a_question_needs_the_key() {
+fn a_query_needs_the_key() {
     let dir = folder();
     let server = Server::start(dir.path());
-    let question = json!({"metric":"event_types"});
+    let request = json!({"metric":"event_types"});
     for path in ["/api/analytics/query", "/api/analytics/cohorts"] {
-        assert_eq!(server.ask_with(path, &question, &[]).0, 401, "{path}");
+        assert_eq!(server.ask_with(path, &request, &[]).0, 401, "{path}");
         let wrong = [("x-dash-key", "another")];
-        assert_eq!(server.ask_with(path, &question, &wrong).0, 401, "{path}");
+        assert_eq!(server.ask_with(path, &request, &wrong).0, 401, "{path}");
     }
 }
 
 #[test]
-fn an_empty_store_answers_every_metric() {
+fn an_empty_store_has_a_result_for_every_metric() {
     let dir = folder();
-    let steps = json!([{"feature":"a"},{"feature":"b"}]);
-    for question in [
-        json!({"metric":"active_users"}),
-        json!({"metric":"feature_usage"}),
-        json!({"metric":"event_types"}),
-        json!({"metric":"lifecycle"}),
-        json!({"metric":"stickiness"}),
-        json!({"metric":"funnel","steps":steps}),
-        json!({"metric":"retention"}),
-        json!({"metric":"paths"}),
-        json!({"metric":"experiment","exposure":{"feature":"a"},"variant":"v","goal":{"feature":"b"}}),
-    ] {
-        let mut question = question;
-        question["days"] = json!(365);
-        let by_states = run_json(dir.path(), &["query", &question.to_string()]);
-        question["tz"] = json!("Asia/Tokyo");
-        let by_events = run_json(dir.path(), &["query", &question.to_string()]);
+    for metric in NAMES {
+        let mut request = request_of(metric);
+        request["days"] = json!(365);
+        let by_states = run_json(dir.path(), &["query", &request.to_string()]);
+        request["tz"] = json!("Asia/Tokyo");
+        let by_events = run_json(dir.path(), &["query", &request.to_string()]);
         assert_eq!(
             by_states["rows"].as_array().unwrap().len(),
             by_events["rows"].as_array().unwrap().len()
@@ -893,7 +884,7 @@ fn an_empty_store_answers_every_metric() {
 }
 
 #[test]
-fn a_condition_on_a_stored_text_is_applied_while_the_file_is_read() {
+fn a_condition_on_a_stored_string_is_applied_while_the_file_is_read() {
     let dir = folder();
     let engine = engine(dir.path(), Utc::now());
     ingest(&engine, &shop(), Utc::now());

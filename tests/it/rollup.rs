@@ -1,4 +1,4 @@
-//! The daily rollup: driven by what is there, never by having been awake.
+//! The daily rollup: its days follow from stored data, not from when the server ran.
 
 use std::path::Path;
 use std::process::Command;
@@ -19,7 +19,7 @@ fn today() -> NaiveDate {
 
 /// A store with an event of one user five days ago and of another two days ago.
 fn two_events(data_dir: &Path) {
-    // Not in the data folder, which would be somebody else's then.
+    // Outside the data folder, which must not contain foreign files.
     let elsewhere = folder();
     let file = elsewhere.path().join("in.ndjson");
     let line = |days, user: &str| json!({"ts":format!("{}T12:00:00Z", today() - Days::new(days)),"event_type":"action","user_id":user,"feature":"f"});
@@ -149,15 +149,15 @@ fn a_start_after_nights_off_catches_up_by_itself() {
     let server = Server::start_as(command);
     let asked = server.rollup();
     assert_eq!(asked.0, 200);
-    // The server's own run may come before the request or be the request's: together they made each day once.
+    // The server's own run may come before the request: together they wrote each day once.
     assert_eq!(lines(dir.path()).len(), 5);
     assert_eq!(server.rollup().1, json!({"ok":true,"days":[]}));
     server.stop();
     assert_eq!(lines(dir.path()).len(), 5);
 }
 
-/// Runs a command while the clock, and only the wall clock, stands at an instant and goes on from there.
-fn at_instant(command: &mut Command, instant: &str) {
+/// Starts a command with the wall clock at a given time; the monotonic clock is unchanged.
+fn at_time(command: &mut Command, time: &str) {
     let library = Command::new("dpkg")
         .args(["-L", "libfaketime"])
         .output()
@@ -169,7 +169,7 @@ fn at_instant(command: &mut Command, instant: &str) {
         .expect("Debian's libfaketime, which `make test` installs");
     command
         .env("LD_PRELOAD", library)
-        .env("FAKETIME", format!("@{instant}"))
+        .env("FAKETIME", format!("@{time}"))
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
         .env("DONT_FAKE_MONOTONIC", "1")
         .env("TZ", "UTC");
@@ -185,10 +185,10 @@ fn the_schedule_wakes_the_rollup_at_a_quarter_past_three() {
     )
     .unwrap();
     let mut import = echopilot(dir.path());
-    at_instant(&mut import, "2030-01-02 03:14:00");
+    at_time(&mut import, "2030-01-02 03:14:00");
     assert!(import.arg("import").arg(&file).status().unwrap().success());
     let mut command = echopilot(dir.path());
-    at_instant(&mut command, "2030-01-02 03:14:56");
+    at_time(&mut command, "2030-01-02 03:14:56");
     let mut server = Server::start_as(command);
     assert!(
         lines(dir.path()).is_empty(),
@@ -200,7 +200,7 @@ fn the_schedule_wakes_the_rollup_at_a_quarter_past_three() {
     server.kill();
     std::fs::remove_file(dir.path().join("analytics.ndjson")).unwrap();
     let mut command = echopilot(dir.path());
-    at_instant(&mut command, "2030-01-03 03:16:00");
+    at_time(&mut command, "2030-01-03 03:16:00");
     let mut server = Server::start_as(command);
     server.wait_for("Rolled up 2 days");
     assert_eq!(days(&lines(dir.path())), ["2030-01-01", "2030-01-02"]);
@@ -216,7 +216,7 @@ fn an_empty_store_has_nothing_to_roll_up() {
     assert!(!dir.path().join("analytics.ndjson").exists());
 }
 
-/// When the stores of the tests below are looked at.
+/// The time of the tests below.
 fn now() -> DateTime<Utc> {
     "2026-03-05T12:00:00Z".parse().unwrap()
 }
@@ -251,7 +251,7 @@ fn numbers(mut line: Value) -> Value {
     line
 }
 
-/// Checks that there is one line of each of the last so many closed days, and that each says what usage says.
+/// Checks that each of the last closed days has one line, with the numbers of usage.
 fn check_lines(engine: &Engine, days_before: u64) {
     let found = lines(engine.store().folder().path());
     let expected: Vec<String> = (1..=days_before)
@@ -268,7 +268,7 @@ fn check_lines(engine: &Engine, days_before: u64) {
             ..WindowRequest::default()
         };
         let usage = engine.usage(&request, now()).unwrap();
-        // By the same way through text, which costs a number its last digit.
+        // Through the same JSON, which costs a number its last digit.
         let usage = serde_json::to_string(&usage).unwrap();
         let usage = serde_json::from_str(&usage).unwrap();
         assert_eq!(numbers(line.clone()), numbers(usage), "{}", line["day"]);
@@ -293,7 +293,8 @@ fn late_events_of_every_kind_correct_the_lines_whose_period_has_them() {
     assert_eq!(roll_up(RollupScope::Closed).len(), 40);
     check_lines(&open, 40);
     let of = |days: &mut dyn Iterator<Item = u64>| days.map(day).collect::<Vec<_>>();
-    // Another user, a new feature, a known user again: of a closed day, and of a day without a line of its own before.
+    // Another user, a new feature, a known user again: of a closed day, and of a day without a
+    // line.
     for (late, scope) in [
         (event(2, "cid", "f"), RollupScope::Closed),
         (event(2, "cid", "new"), RollupScope::Due),
@@ -423,7 +424,7 @@ fn an_erasure_and_an_export_correct_the_lines_and_the_export_has_them() {
             .unwrap()
             .contains("secret")
     );
-    // Nobody is left.
+    // No user remains.
     open.erase(&["ann".into(), "cid".into()], Some(2), now())
         .unwrap();
     check_lines(&open, 33);
@@ -431,13 +432,13 @@ fn an_erasure_and_an_export_correct_the_lines_and_the_export_has_them() {
 }
 
 #[test]
-fn lines_of_an_earlier_version_are_made_again_once_and_those_without_events_stay() {
+fn lines_of_an_earlier_version_are_rewritten_once_and_those_without_events_stay() {
     let dir = folder();
     let open = engine(dir.path(), now());
     ingest(&open, &[event(5, "ann", "f")], now());
     open.rollup(RollupScope::Closed, now()).unwrap();
     let path = dir.path().join("analytics.ndjson");
-    // As it was before late events were followed: a line that is wrong, one of a day whose events are gone, and no sources.
+    // As before lines followed late events: a wrong line, one of a day without events, no sources.
     let log = std::fs::read_to_string(&path).unwrap();
     let unchecked = |line: &str, days_before: u64, users: u64| {
         let mut line: Value = serde_json::from_str(line).unwrap();

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{KEY, Server, batch, folder, run_json};
 
-/// Imports events whose times are days and clock times of early March 2024, a Friday the 1st, after a leap day.
+/// Imports events of early March 2024, after a leap day; the 1st is a Friday.
 fn march(events: &[(&str, &str, Option<&str>, Option<&str>)]) -> (tempfile::TempDir, String) {
     let dir = folder();
     let lines: Vec<String> = events
@@ -123,7 +123,7 @@ fn usage_text(server: &Server, query: &str) -> String {
 }
 
 #[test]
-fn an_empty_store_answers_with_zeros() {
+fn usage_of_an_empty_store_is_zeros() {
     let dir = folder();
     let server = Server::start(dir.path());
     for query in ["", "?days=1", "?days=365", "?tz=Asia/Kathmandu"] {
@@ -164,7 +164,7 @@ fn days_are_those_of_the_reporting_zone() {
 }
 
 #[test]
-fn an_event_answered_a_moment_ago_is_in_the_next_answer() {
+fn an_acknowledged_event_is_in_the_next_response() {
     let dir = folder();
     let server = Server::start(dir.path());
     for number in 1..=50 {
@@ -186,7 +186,7 @@ fn an_event_answered_a_moment_ago_is_in_the_next_answer() {
 }
 
 #[test]
-fn a_wrong_question_is_told_what_is_allowed() {
+fn a_wrong_request_names_what_is_allowed() {
     let dir = folder();
     let server = Server::start(dir.path());
     for (query, code, says) in [
@@ -221,7 +221,7 @@ fn a_wrong_question_is_told_what_is_allowed() {
 }
 
 #[test]
-fn without_the_key_nothing_is_told() {
+fn requests_without_key_are_unauthorized() {
     let dir = folder();
     let mut command = crate::harness::echopilot(dir.path());
     command.env("ECHOPILOT_LOG", "warn");

@@ -1,26 +1,28 @@
-//! A way to give a question up.
+//! Cancellation of a query.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
 
-/// A way to give a question up.
+/// Cancellation token of a query.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// Gives the question up, soon.
+    /// Cancels the query, which ends soon after.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
+    /// Checks whether the query is to continue.
+    ///
     /// # Errors
-    /// If it was given up.
+    /// [`Error::Cancelled`] if not.
     pub fn check(&self) -> Result<()> {
-        match self.0.load(Ordering::Relaxed) {
-            true => Err(Error::Cancelled("its result is no longer wanted")),
-            false => Ok(()),
+        if self.0.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled("its result is no longer wanted"));
         }
+        Ok(())
     }
 }

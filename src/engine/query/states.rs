@@ -1,16 +1,134 @@
-//! What daily states say about the users of events that meet a filter.
+//! The queries that daily states are enough for.
+
+use std::collections::HashSet;
+use std::ops::Range;
 
 use roaring::RoaringBitmap;
 
-use crate::daily::{Activity, DailyState};
+use super::source::StoreSource;
+use crate::daily::{Activity, DailyState, Day};
 use crate::error::Result;
 use crate::event::EventType;
+use crate::metrics::active_days::ActiveDays;
+use crate::metrics::counts::Counts;
+use crate::metrics::feature_usage::most_used;
 use crate::metrics::filter::{Filter, Property};
+use crate::metrics::source::Source;
 use crate::names::{Names, REST_FEATURE};
-use crate::store::DayParts;
+use crate::store::{DayParts, pipeline};
 
-/// What daily states say about the users of events that meet a filter.
-pub(super) enum Known<'a> {
+impl StoreSource<'_> {
+    /// Adds the users of events that meet a filter, on days of UTC. Returns whether the states of
+    /// all days know them.
+    pub(super) fn add_from_states(
+        &self,
+        days: &Range<Day>,
+        filter: &AggregateFilter<'_>,
+        found: &mut ActiveDays,
+    ) -> Result<bool> {
+        let names = self.names();
+        let mut all_know = true;
+        self.each_day(
+            days,
+            |parts| filter.users(parts, names),
+            |day, users| {
+                match users {
+                    Some(users) => found.add(day, &users),
+                    None => all_know = false,
+                }
+                Ok(())
+            },
+        )?;
+        Ok(all_know)
+    }
+
+    /// Events and users of the most used features and of the rest. Which features these are is
+    /// found by events alone: the sets of users of all features may be many.
+    pub(super) fn feature_counts(&self, most: usize) -> Result<Counts> {
+        let names = self.names();
+        let days = self.window.days_in_epoch();
+        let mut features = self.engine.store.activities(days.clone())?.features();
+        features.remove(&REST_FEATURE);
+        let name = |feature| names.features.text(feature).unwrap_or_default();
+        let mut wanted: HashSet<u32> = most_used(features.into_iter().collect(), most, name)
+            .into_iter()
+            .map(|(feature, _)| feature)
+            .collect();
+        wanted.insert(REST_FEATURE);
+        let mut found = Counts::default();
+        self.each_day(
+            &days,
+            |parts| parts.states(names),
+            |_, states| {
+                for state in states {
+                    for (feature, events) in &state.activity.features {
+                        if wanted.contains(feature) {
+                            found.of_key(*feature).events += events;
+                        }
+                    }
+                    for (feature, users) in &state.feature_users {
+                        if wanted.contains(feature) {
+                            found.of_key(*feature).users |= users;
+                        }
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        Ok(found)
+    }
+
+    /// Events and users of each event type.
+    pub(super) fn event_type_counts(&self) -> Result<Counts> {
+        let names = self.names();
+        let mut found = Counts::default();
+        self.each_day(
+            &self.window.days_in_epoch(),
+            |parts| parts.states(names),
+            |_, states| {
+                for state in states {
+                    let of_state = state
+                        .activity
+                        .event_types
+                        .iter()
+                        .zip(&state.event_type_users);
+                    for (code, (&events, users)) in (0..).zip(of_state) {
+                        let count = found.of_key(code);
+                        count.events += events;
+                        count.users |= users;
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        Ok(found)
+    }
+
+    /// Calls `sink` with the result of `read` for each day of a range that has events, in order.
+    fn each_day<T: Send>(
+        &self,
+        days: &Range<Day>,
+        read: impl Fn(&DayParts) -> Result<T> + Sync,
+        mut sink: impl FnMut(Day, T) -> Result<()>,
+    ) -> Result<()> {
+        let mut parts = self.engine.store.days(days)?.into_iter();
+        pipeline::ordered(
+            || Ok(parts.next()),
+            |parts| {
+                self.cancel.check()?;
+                Ok((parts.day, read(&parts)?))
+            },
+            |result: Result<(Day, T)>| {
+                self.cancel.check()?;
+                let (day, result) = result?;
+                sink(day, result)
+            },
+        )
+    }
+}
+
+/// A filter whose users daily states have.
+pub(super) enum AggregateFilter<'a> {
     /// Users of any event.
     All,
     /// Users of events of these types.
@@ -19,8 +137,8 @@ pub(super) enum Known<'a> {
     Features(&'a [String]),
 }
 
-impl<'a> Known<'a> {
-    /// `None` if states do not say it.
+impl<'a> AggregateFilter<'a> {
+    /// `None` if states are not enough for the filter.
     pub(super) fn of(filter: &'a Filter) -> Option<Self> {
         match filter.only() {
             _ if filter.is_empty() => Some(Self::All),
@@ -30,8 +148,8 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// The users of a day; `None` if one of the features may be beyond the day's limit.
-    pub(super) fn users(&self, parts: &DayParts, names: &Names) -> Result<Option<RoaringBitmap>> {
+    /// The users of a day; `None` if one of the features may be beyond the limit of the day.
+    fn users(&self, parts: &DayParts, names: &Names) -> Result<Option<RoaringBitmap>> {
         let mut users = RoaringBitmap::new();
         if let Self::All = self {
             for activity in parts.activities(names)? {
@@ -54,8 +172,8 @@ impl<'a> Known<'a> {
             return false;
         };
         let is_named = |name: &String| {
-            let number = names.features.find(name);
-            number.is_some_and(|number| activity.features.contains_key(&number))
+            let code = names.features.find(name);
+            code.is_some_and(|code| activity.features.contains_key(&code))
         };
         activity.features.contains_key(&REST_FEATURE) && !wanted.iter().all(is_named)
     }

@@ -1,36 +1,39 @@
-//! The search for a user's best attempt at a funnel, over the user's acts in the order of time.
+//! The search for a user's best attempt at a funnel, over the user's step events in the order of
+//! time.
 //!
-//! Compiled code over sorted columns and not expressions, because an attempt depends on all acts before: the best of all
-//! entries is a running state, which no group-by expresses.
+//! Compiled code over sorted columns and not expressions, because an attempt depends on all events
+//! before: the best of all entries is a running state, which no group-by expresses.
 //!
-//! **Ordered and strict.** For each level the search keeps the latest step 1 of an attempt that reached it and can go on:
-//! for what comes later, of two attempts at one level the one that began later is as good or better, because it has more
-//! of the conversion window left. Acts of one instant are taken together: within it steps follow each other by their number,
-//! and one act fills one step, which is a matching of acts and steps. So a step 1 at the instant of a step 2 never
-//! takes the place of the step 1 before it (a scan with one state a level that takes act after act loses that one).
+//! **Ordered and strict.** For each level the search keeps the latest step 1 of an attempt that
+//! reached it and can go on: for later events, of two attempts at one level the one that began
+//! later is as good or better, because it has more of the conversion window left. Events of one
+//! timestamp are taken together: among them steps follow each other by their number, and one event
+//! fills one step, which is a matching of events and steps. So a step 1 at the timestamp of a step
+//! 2 never replaces the step 1 before it (a scan with one state a level that takes event after
+//! event loses that one).
 //!
-//! **Any order.** The window slides over the instants; the level is the size of the greatest matching of the acts in it
-//! and the steps.
+//! **Any order.** The window slides over the timestamps; the level is the size of the greatest
+//! matching of the events in it and the steps.
 
 use super::matching::Matching;
-use super::steps::{MAX_STEPS, Marks};
+use super::steps::{MAX_STEPS, StepMask};
 
 /// An event that fills a step or is excluded. For [`Order::Strict`] any event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Act {
-    /// When, in µs.
+pub struct StepEvent {
+    /// Its time in µs.
     pub ts_us: i64,
-    /// Bit `s` for step `s + 1`, bit [`MAX_STEPS`] + `x` for exclusion `x`.
-    pub marks: Marks,
-    /// Group of the breakdown that the event is in.
+    /// The steps that it may fill and the exclusions that it meets.
+    pub steps: StepMask,
+    /// Code of its group of the breakdown.
     pub group: u32,
 }
 
-/// How the steps follow each other.
+/// The order of the steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
-    /// By their number; other events may lie between.
+    /// By their number; other events may lie between them.
     #[default]
     Ordered,
     /// By their number, and no other event of the user lies between two of them.
@@ -39,8 +42,9 @@ pub enum Order {
     Any,
 }
 
-/// An exclusion spoils an attempt if its event lies between these steps, counted from 1: later than the first and earlier
-/// than the second or, in an attempt that did not get that far, than its last.
+/// An exclusion spoils an attempt if its event lies between these steps, counted from 1: later than
+/// the first and earlier than the second or, in an attempt that did not get that far, than its
+/// last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Between {
     /// The step after which it counts.
@@ -49,56 +53,58 @@ pub struct Between {
     pub to: usize,
 }
 
-/// What an attempt must be like.
+/// The rules of a valid attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     /// Number of steps.
     pub steps: usize,
-    /// How long after step 1 the others count, in µs, included.
+    /// Conversion window: the time after step 1 in which the others count, in µs, inclusive.
     pub within_us: i64,
-    /// How they follow each other.
+    /// The order of the steps.
     pub order: Order,
-    /// What spoils it.
+    /// The exclusions that spoil it.
     pub exclusions: Vec<Between>,
 }
 
-/// The best attempt of a user: the greatest level, then the earliest completion, then the latest step 1.
+/// The best attempt of a user: the greatest level, then the earliest completion, then the latest
+/// step 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// When each step was reached that was, in µs: each as early as the rest allows.
+    /// The time of each step that was reached, in µs: each as early as the rest allows.
     pub times_us: Vec<i64>,
     /// Group of its first event.
     pub group: u32,
 }
 
-/// No attempt.
+/// The start of no attempt.
 const NONE: i64 = i64::MIN;
-/// A place for each level, and for level 0.
+/// A value for each level from 0.
 type Levels<T> = [T; MAX_STEPS + 1];
 
-const STEPS: Marks = (1 << MAX_STEPS) - 1;
+const STEPS: StepMask = (1 << MAX_STEPS) - 1;
 
 impl Rules {
-    /// The best attempt of a user with these acts, which are in the order of time and then of the log.
-    pub fn best(&self, acts: &[Act]) -> Option<Attempt> {
+    /// The best attempt of a user with these events, which are in the order of time and then of the
+    /// log.
+    pub fn best(&self, events: &[StepEvent]) -> Option<Attempt> {
         match self.order {
-            Order::Ordered | Order::Strict => self.best_in_order(acts),
-            Order::Any => self.best_in_any_order(acts),
+            Order::Ordered | Order::Strict => self.best_in_order(events),
+            Order::Any => self.best_in_any_order(events),
         }
     }
 
-    fn best_in_order(&self, acts: &[Act]) -> Option<Attempt> {
+    fn best_in_order(&self, events: &[StepEvent]) -> Option<Attempt> {
         let mut starts: Levels<i64> = [NONE; MAX_STEPS + 1];
         let mut best = (0, NONE, NONE);
-        for instant in acts.chunk_by(|a, b| a.ts_us == b.ts_us) {
-            let Some(now) = instant.first().map(|act| act.ts_us) else {
+        for tied in events.chunk_by(|a, b| a.ts_us == b.ts_us) {
+            let Some(now) = tied.first().map(|event| event.ts_us) else {
                 continue;
             };
             let mut reached: Levels<i64> = [NONE; MAX_STEPS + 1];
-            // Of those, attempts that are not spoiled by what is excluded at this instant.
+            // Of these, the attempts that no excluded event of this timestamp spoils.
             let mut unspoiled: Levels<i64> = [NONE; MAX_STEPS + 1];
-            let spoiled_from = self.spoiled_from(instant);
-            self.advances(instant, |from, to| {
+            let spoiled_from = self.spoiled_from(tied);
+            self.advances(tied, |from, to| {
                 let start = match from {
                     0 => now,
                     from => match starts.get(from) {
@@ -128,14 +134,19 @@ impl Rules {
             }
         }
         let (level, end, start) = best;
-        (level > 0).then(|| self.retrace(acts, level, start, end))
+        if level == 0 {
+            return None;
+        }
+        let attempt = self.retrace(events, level, start, end);
+        debug_assert!(attempt.is_some(), "an attempt from {start} to {end}");
+        attempt
     }
 
-    /// For each level the least step after which an event of this instant spoils an attempt at that level; a number above
-    /// the level if none does.
-    fn spoiled_from(&self, instant: &[Act]) -> Levels<usize> {
+    /// For each level the least step after which an event of this timestamp spoils an attempt at
+    /// that level; more than the level if none does.
+    fn spoiled_from(&self, tied: &[StepEvent]) -> Levels<usize> {
         let mut least: Levels<usize> = [usize::MAX; MAX_STEPS + 1];
-        let excluded = instant.iter().fold(0, |all, act| all | act.marks) >> MAX_STEPS;
+        let excluded = tied.iter().fold(0, |all, event| all | event.steps) >> MAX_STEPS;
         if excluded == 0 {
             return least;
         }
@@ -149,10 +160,11 @@ impl Rules {
         least
     }
 
-    /// Calls `advance` with each pair of levels that an attempt can go up between by the acts of one instant.
-    fn advances(&self, instant: &[Act], mut advance: impl FnMut(usize, usize)) {
-        if let [act] = instant {
-            let mut steps = act.marks & STEPS;
+    /// Calls `advance` with each pair of levels between which the events of one timestamp can take
+    /// an attempt.
+    fn advances(&self, tied: &[StepEvent], mut advance: impl FnMut(usize, usize)) {
+        if let [event] = tied {
+            let mut steps = event.steps & STEPS;
             while steps != 0 {
                 let step = steps.trailing_zeros() as usize;
                 advance(step, step + 1);
@@ -162,9 +174,8 @@ impl Rules {
         }
         for from in 0..self.steps {
             let mut matching = Matching::default();
-            instant
-                .iter()
-                .for_each(|act| matching.add(act.marks & STEPS));
+            tied.iter()
+                .for_each(|event| matching.add(event.steps & STEPS));
             for step in from..self.steps {
                 if !matching.fill(step) {
                     break;
@@ -174,31 +185,32 @@ impl Rules {
         }
     }
 
-    /// The attempt that begins at `start` and reaches `level` at `end`, each step as early as the rest allows.
-    fn retrace(&self, acts: &[Act], level: usize, start: i64, end: i64) -> Attempt {
-        let first = acts.partition_point(|act| act.ts_us < start);
-        let last = acts.partition_point(|act| act.ts_us <= end);
-        let acts = acts.get(first..last).unwrap_or_default();
-        let group = acts
+    /// The attempt that begins at `start` and reaches `level` at `end`, each step as early as the
+    /// rest allows; `None` if there is none.
+    fn retrace(&self, events: &[StepEvent], level: usize, start: i64, end: i64) -> Option<Attempt> {
+        let first = events.partition_point(|event| event.ts_us < start);
+        let last = events.partition_point(|event| event.ts_us <= end);
+        let events = events.get(first..last).unwrap_or_default();
+        let group = events
             .iter()
-            .find(|act| act.marks & 1 != 0)
-            .map_or(0, |act| act.group);
+            .find(|event| event.steps & 1 != 0)
+            .map_or(0, |event| event.group);
         if level == 1 {
-            return Attempt {
+            return Some(Attempt {
                 times_us: vec![start],
                 group,
-            };
+            });
         }
-        // Of each level the attempt that got there first and can go on.
+        // For each level the first attempt that reached it and can go on.
         let mut attempts: Levels<Option<Vec<i64>>> = [const { None }; MAX_STEPS + 1];
-        for instant in acts.chunk_by(|a, b| a.ts_us == b.ts_us) {
-            let Some(now) = instant.first().map(|act| act.ts_us) else {
+        for tied in events.chunk_by(|a, b| a.ts_us == b.ts_us) {
+            let Some(now) = tied.first().map(|event| event.ts_us) else {
                 continue;
             };
             let mut reached: Levels<Option<Vec<i64>>> = [const { None }; MAX_STEPS + 1];
             let mut unspoiled: Levels<Option<Vec<i64>>> = [const { None }; MAX_STEPS + 1];
-            let spoiled_from = self.spoiled_from(instant);
-            self.advances(instant, |from, to| {
+            let spoiled_from = self.spoiled_from(tied);
+            self.advances(tied, |from, to| {
                 let is_kept = attempts.get(to).is_some_and(Option::is_some)
                     && self.order != Order::Strict
                     && spoiled_from.get(to).is_none_or(|&least| least > to);
@@ -219,7 +231,7 @@ impl Rules {
             if now == end
                 && let Some(times_us) = reached.get_mut(level).and_then(Option::take)
             {
-                return Attempt { times_us, group };
+                return Some(Attempt { times_us, group });
             }
             for (at, attempt) in attempts.iter_mut().enumerate() {
                 let is_spoiled = spoiled_from.get(at).is_some_and(|&least| least <= at);
@@ -231,24 +243,28 @@ impl Rules {
                 }
             }
         }
-        unreachable!("the search found an attempt that begins at {start} and ends at {end}")
+        None
     }
 
-    fn best_in_any_order(&self, acts: &[Act]) -> Option<Attempt> {
+    fn best_in_any_order(&self, events: &[StepEvent]) -> Option<Attempt> {
         let mut best = (0, 0..0);
         let mut window = Matching::default();
         let (mut oldest, mut end) = (0, 0);
-        // The last instant with an excluded event: an attempt ends or begins there.
+        // The last timestamp with an excluded event: an attempt ends or begins there.
         let mut barrier = NONE;
-        for instant in acts.chunk_by(|a, b| a.ts_us == b.ts_us) {
-            let Some(now) = instant.first().map(|act| act.ts_us) else {
+        for tied in events.chunk_by(|a, b| a.ts_us == b.ts_us) {
+            let Some(now) = tied.first().map(|event| event.ts_us) else {
                 continue;
             };
-            end += instant.len();
-            instant.iter().for_each(|act| window.add(act.marks & STEPS));
+            end += tied.len();
+            tied.iter()
+                .for_each(|event| window.add(event.steps & STEPS));
             let first_allowed = now.saturating_sub(self.within_us).max(barrier);
-            while let Some(act) = acts.get(oldest).filter(|act| act.ts_us < first_allowed) {
-                window.remove(act.marks & STEPS);
+            while let Some(event) = events
+                .get(oldest)
+                .filter(|event| event.ts_us < first_allowed)
+            {
+                window.remove(event.steps & STEPS);
                 oldest += 1;
             }
             let level = window.size(self.steps);
@@ -258,36 +274,36 @@ impl Rules {
                     break;
                 }
             }
-            if instant.iter().any(|act| act.marks >> MAX_STEPS != 0) {
+            if tied.iter().any(|event| event.steps >> MAX_STEPS != 0) {
                 barrier = now;
             }
         }
         let (level, range) = best;
-        let acts = acts.get(range)?;
-        // From the end back, until all of them match: the latest start there is.
+        let events = events.get(range)?;
+        // From the end back, until all of them match: the latest possible start.
         let mut matching = Matching::default();
         let mut start = NONE;
         let mut found = 0;
-        for act in acts.iter().rev() {
-            matching.add(act.marks & STEPS);
+        for event in events.iter().rev() {
+            matching.add(event.steps & STEPS);
             if matching.grow(self.steps) {
                 found += 1;
-                start = act.ts_us;
+                start = event.ts_us;
             }
             if found == level {
                 break;
             }
         }
-        let acts = acts.get(acts.partition_point(|act| act.ts_us < start)..)?;
+        let events = events.get(events.partition_point(|event| event.ts_us < start)..)?;
         let mut matching = Matching::default();
         let mut times_us = Vec::with_capacity(level);
-        for act in acts {
-            matching.add(act.marks & STEPS);
+        for event in events {
+            matching.add(event.steps & STEPS);
             if matching.grow(self.steps) {
-                times_us.push(act.ts_us);
+                times_us.push(event.ts_us);
             }
         }
-        let first = acts.iter().find(|act| act.marks & STEPS != 0)?;
+        let first = events.iter().find(|event| event.steps & STEPS != 0)?;
         Some(Attempt {
             times_us,
             group: first.group,

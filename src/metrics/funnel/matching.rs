@@ -1,10 +1,11 @@
-//! Which steps a number of acts can fill when each act fills one: the greatest matching of steps and acts.
+//! The greatest matching of step events and steps, where each event fills one step.
 //!
-//! Acts with equal marks are alike, so that they are counted and not listed. Found by augmenting paths (Kuhn).
+//! Events with equal bitmasks are interchangeable, so they are counted and not listed. Found by
+//! augmenting paths (Kuhn).
 
-use super::steps::{MAX_STEPS, Marks};
+use super::steps::{MAX_STEPS, StepMask};
 
-/// Acts, and the steps that some of them fill.
+/// Events, and the steps that some of them fill.
 #[derive(Debug, Clone, Default)]
 pub struct Matching {
     pools: Vec<Pool>,
@@ -12,38 +13,38 @@ pub struct Matching {
     filled: [Option<usize>; MAX_STEPS],
 }
 
-/// Acts that may fill the same steps.
+/// Events that may fill the same steps.
 #[derive(Debug, Clone)]
 struct Pool {
-    marks: Marks,
-    acts: usize,
+    steps: StepMask,
+    events: usize,
     used: usize,
 }
 
 impl Matching {
-    /// Adds an act that may fill these steps.
-    pub fn add(&mut self, marks: Marks) {
-        if marks == 0 {
+    /// Adds an event that may fill these steps.
+    pub fn add(&mut self, steps: StepMask) {
+        if steps == 0 {
             return;
         }
-        match self.pools.iter_mut().find(|pool| pool.marks == marks) {
-            Some(pool) => pool.acts += 1,
+        match self.pools.iter_mut().find(|pool| pool.steps == steps) {
+            Some(pool) => pool.events += 1,
             None => self.pools.push(Pool {
-                marks,
-                acts: 1,
+                steps,
+                events: 1,
                 used: 0,
             }),
         }
     }
 
-    /// Takes out an act that was added.
-    pub fn remove(&mut self, marks: Marks) {
-        if let Some(pool) = self.pools.iter_mut().find(|pool| pool.marks == marks) {
-            pool.acts -= 1;
+    /// Removes an event that was added.
+    pub fn remove(&mut self, steps: StepMask) {
+        if let Some(pool) = self.pools.iter_mut().find(|pool| pool.steps == steps) {
+            pool.events -= 1;
         }
     }
 
-    /// Fills a step, if that can be done without giving up another one.
+    /// Fills a step, if the steps filled so far can stay filled.
     pub fn fill(&mut self, step: usize) -> bool {
         let mut visited = vec![false; self.pools.len()];
         self.augment(step, &mut visited)
@@ -56,15 +57,15 @@ impl Matching {
             else {
                 return false;
             };
-            if *visited_pool || pool.marks & (1 << step) == 0 {
+            if *visited_pool || pool.steps & (1 << step) == 0 {
                 continue;
             }
             *visited_pool = true;
-            let is_free = pool.used < pool.acts;
+            let is_free = pool.used < pool.events;
             if is_free {
                 pool.used += 1;
             }
-            if is_free || self.free_an_act(place, visited) {
+            if is_free || self.free_an_event(place, visited) {
                 if let Some(filled) = self.filled.get_mut(step) {
                     *filled = Some(place);
                 }
@@ -74,18 +75,18 @@ impl Matching {
         false
     }
 
-    /// Lets a step that this pool fills be filled by another one.
-    fn free_an_act(&mut self, place: usize, visited: &mut [bool]) -> bool {
+    /// Fills a step of this pool from another one.
+    fn free_an_event(&mut self, place: usize, visited: &mut [bool]) -> bool {
         (0..MAX_STEPS)
             .any(|step| self.filled.get(step) == Some(&Some(place)) && self.augment(step, visited))
     }
 
-    /// Fills one more of so many steps, if that can be done.
+    /// Fills one more of the first `steps` steps, if possible.
     pub fn grow(&mut self, steps: usize) -> bool {
         (0..steps).any(|step| self.filled.get(step) == Some(&None) && self.fill(step))
     }
 
-    /// How many of so many steps can be filled.
+    /// Number of the first `steps` steps that can be filled.
     pub fn size(&mut self, steps: usize) -> usize {
         self.filled = [None; MAX_STEPS];
         for pool in &mut self.pools {

@@ -29,6 +29,8 @@ pub enum Columns<'a> {
     /// At least `ts`, user and feature of the events in which known users used these features,
     /// those of one user in any order; other events may be among them.
     Uses(&'a [String]),
+    /// Those of [`schema::COUNTED`] as codes, see [`Names::counted`].
+    Codes,
 }
 
 impl Columns<'_> {
@@ -176,7 +178,10 @@ impl Reader {
                 _ => Batch::Segments(SegmentsBatch {
                     segments: batch.to_vec(),
                     condition,
-                    selected: selected(user, col),
+                    selected: match columns {
+                        Columns::Codes => names.counted().to_vec(),
+                        _ => selected(user, col),
+                    },
                 }),
             });
         }
@@ -184,8 +189,18 @@ impl Reader {
             let frame = match columns {
                 Columns::All => chunk.with_details()?.lazy(),
                 Columns::Counted | Columns::Uses(_) => chunk.counted()?.lazy(),
+                Columns::Codes => chunk.frame.clone().lazy(),
             };
             let events = frame.filter(inside(&range_us, snapshot.visible_tail.clone()));
+            if columns == Columns::Codes {
+                batches.push(Batch::Events(events.select([
+                    col(schema::TS),
+                    col(schema::EVENT_TYPE).to_physical(),
+                    col(schema::USER_ID),
+                    col(schema::FEATURE).to_physical(),
+                ])));
+                continue;
+            }
             let user = col(schema::USER_ID);
             let user = when(user.clone().neq(lit(REST_USER)))
                 .then(user)

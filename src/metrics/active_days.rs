@@ -1,6 +1,6 @@
-//! Presence: which users were active on which day, from which active users, lifecycle, stickiness and retention follow.
+//! Active users by day, from which active users, lifecycle, stickiness and retention follow.
 //!
-//! Users are numbers of the store's dictionary; anonymous events are nobody's.
+//! Users are codes of the store's dictionary; anonymous events have none.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,6 +11,8 @@ use polars::prelude::*;
 use roaring::{MultiOps, RoaringBitmap};
 
 use super::day;
+use super::filter::Filter;
+use super::source::{Columns, Scan, Source};
 use crate::daily::Day;
 use crate::error::Result;
 use crate::schema;
@@ -20,29 +22,47 @@ const DAY: &str = "day";
 
 /// The users of each day.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Presence {
+pub struct ActiveDays {
     days: BTreeMap<Day, RoaringBitmap>,
 }
 
-/// A row for each day of the zone and user with an event, from events whose users are numbers.
-pub fn presence(events: LazyFrame, tz: Tz) -> LazyFrame {
+/// A row for each day of the zone and user with an event.
+fn plan(events: LazyFrame, tz: Tz) -> LazyFrame {
     events
         .filter(col(schema::USER_ID).is_not_null())
         .select([day(tz).alias(DAY), col(schema::USER_ID)])
         .unique(None, UniqueKeepStrategy::Any)
 }
 
-impl Presence {
+impl ActiveDays {
+    /// Reads events: all users of a range of days with an event that meets the query's filter and
+    /// `also`.
+    ///
+    /// # Errors
+    /// As [`Source::for_each_batch`].
+    pub fn scan(source: &dyn Source, days: Range<Day>, also: &Filter) -> Result<Self> {
+        let tz = source.window().tz();
+        let features = Filter::only_features([&source.filter().and(also)].into_iter());
+        let scan = Scan {
+            days,
+            also: also.clone(),
+            columns: features
+                .as_deref()
+                .map_or(Columns::Counted, Columns::Occurrences),
+        };
+        let mut found = Self::default();
+        source.for_each_batch(&scan, &|events| plan(events, tz), &mut |frame| {
+            found.read(frame)
+        })?;
+        Ok(found)
+    }
+
     /// Adds users of a day.
     pub fn add(&mut self, day: Day, users: &RoaringBitmap) {
         *self.days.entry(day).or_default() |= users;
     }
 
-    /// Adds what [`presence`] gave.
-    ///
-    /// # Errors
-    /// If the frame lacks a column.
-    pub fn read(&mut self, frame: &DataFrame) -> Result<()> {
+    fn read(&mut self, frame: &DataFrame) -> Result<()> {
         let days = frame.column(DAY)?.i32()?;
         let users = frame.column(schema::USER_ID)?.u32()?;
         let mut lists: BTreeMap<Day, Vec<u32>> = BTreeMap::new();
@@ -57,14 +77,14 @@ impl Presence {
         Ok(())
     }
 
-    /// Leaves these users only.
+    /// Removes all other users.
     pub fn keep(&mut self, users: &RoaringBitmap) {
         for of_day in self.days.values_mut() {
             *of_day &= users;
         }
     }
 
-    /// The days before `day`, taken out.
+    /// Removes the days before `day` and returns them.
     pub fn take_before(&mut self, day: NaiveDate) -> Self {
         let rest = self.days.split_off(&day.to_epoch_days());
         Self {

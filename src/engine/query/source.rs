@@ -1,0 +1,262 @@
+//! The data of a query over the store.
+//!
+//! Daily states know who was active, who used a feature and who had an event of a type, on each day
+//! of UTC (`states.rs`). A reporting zone, any other filter, and every query about the order of
+//! events need the events. These are read in batches, so that memory is bounded by users and not by
+//! events.
+
+use std::ops::Range;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use chrono::{Days, NaiveDate};
+use chrono_tz::Tz;
+use polars::prelude::*;
+use roaring::RoaringBitmap;
+
+use super::Cancel;
+use super::states::AggregateFilter;
+use crate::daily::{Activities, Day};
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::metrics::active_days::ActiveDays;
+use crate::metrics::counts::{Counts, Key};
+use crate::metrics::filter::Filter;
+use crate::metrics::source::{Columns, Plan, Scan, Sink, Source, Work};
+use crate::metrics::usage;
+use crate::names::Names;
+use crate::schema;
+use crate::store::{self, pipeline};
+use crate::window::Window;
+
+/// The data of one query.
+pub(in crate::engine) struct StoreSource<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) window: Window,
+    pub(super) cancel: &'a Cancel,
+    /// The filter of events.
+    pub(super) filter: Filter,
+    /// The users that the query is limited to.
+    pub(super) cohort: Option<RoaringBitmap>,
+    /// Set when events are read, which are kept for less time than states.
+    read_events: AtomicBool,
+    /// The day from which on the history of users is known, if not all of it is.
+    history_from: OnceLock<NaiveDate>,
+}
+
+impl<'a> StoreSource<'a> {
+    /// All events of a window.
+    pub(in crate::engine) fn new(engine: &'a Engine, window: Window, cancel: &'a Cancel) -> Self {
+        Self {
+            engine,
+            window,
+            cancel,
+            filter: Filter::default(),
+            cohort: None,
+            read_events: AtomicBool::new(false),
+            history_from: OnceLock::new(),
+        }
+    }
+
+    /// First day of the window that is known completely, with `days_before` days before it, from
+    /// what was read so far.
+    pub(in crate::engine) fn covered_from(&self, days_before: u16) -> NaiveDate {
+        let expiry = self.engine.store.expiry();
+        let kept_from = if self.read_events.load(Ordering::Relaxed) {
+            expiry.raw_from
+        } else {
+            expiry.states_from
+        };
+        kept_from.map_or(self.window.first_day(), |day| {
+            let day = day + Days::new(u64::from(days_before));
+            self.window.first_whole_day_from(day)
+        })
+    }
+
+    /// The day from which on it is known whether a user was seen before, if that is not always
+    /// known.
+    pub(super) fn history_from(&self) -> Option<NaiveDate> {
+        self.history_from.get().copied()
+    }
+
+    /// Adds users of the days whose events have expired, where states know them: as days of UTC,
+    /// which is exact enough for whether a user was seen before. Where they do not, the response
+    /// has `history_from`.
+    fn add_expired_history(&self, filter: &Filter, found: &mut ActiveDays) -> Result<()> {
+        let Some(raw_from) = self.engine.store.expiry().raw_from else {
+            return Ok(());
+        };
+        let end = raw_from
+            .to_epoch_days()
+            .min(self.window.days_in_epoch().start);
+        let is_known = match AggregateFilter::of(filter) {
+            Some(known) => self.add_from_states(&(Day::MIN..end), &known, found)?,
+            None => false,
+        };
+        if !is_known {
+            self.history_from.get_or_init(|| raw_from);
+        }
+        Ok(())
+    }
+}
+
+/// The rows, with a check for cancellation in each piece that Polars works on.
+fn cancellable(rows: LazyFrame, cancel: &Cancel) -> LazyFrame {
+    let cancel = cancel.clone();
+    let checked = col(schema::USER_ID).map(
+        move |column| match cancel.check() {
+            Ok(()) => Ok(column),
+            Err(error) => Err(PolarsError::ComputeError(error.to_string().into())),
+        },
+        |_, field| Ok(field.clone()),
+    );
+    rows.with_columns([checked])
+}
+
+/// Executes a plan on the streaming engine.
+fn collect(plan: LazyFrame, cancel: &Cancel) -> Result<DataFrame> {
+    let collected = plan.collect_with_engine(polars::prelude::Engine::Streaming);
+    // A cancelled query fails inside the engine.
+    cancel.check()?;
+    Ok(collected?.unwrap_single())
+}
+
+impl Source for StoreSource<'_> {
+    fn window(&self) -> &Window {
+        &self.window
+    }
+
+    fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    fn cohort(&self) -> Option<&RoaringBitmap> {
+        self.cohort.as_ref()
+    }
+
+    fn names(&self) -> &Names {
+        self.engine.store.names()
+    }
+
+    fn active_days(&self, days: Range<Day>, also: &Filter) -> Result<ActiveDays> {
+        let filter = self.filter.and(also);
+        let known = AggregateFilter::of(&filter).filter(|_| self.window.tz() == Tz::UTC);
+        let mut found = ActiveDays::default();
+        let is_known = match known {
+            Some(known) => self.add_from_states(&days, &known, &mut found)?,
+            None => false,
+        };
+        if !is_known {
+            found = ActiveDays::scan(self, days.clone(), also)?;
+            if days.start == Day::MIN {
+                self.add_expired_history(&filter, &mut found)?;
+            }
+        }
+        if let Some(cohort) = &self.cohort {
+            found.keep(cohort);
+        }
+        Ok(found)
+    }
+
+    fn counts(&self, key: Key<'_>) -> Result<Counts> {
+        let states_are_enough =
+            self.window.tz() == Tz::UTC && self.filter.is_empty() && self.cohort.is_none();
+        match key {
+            Key::EventType if states_are_enough => self.event_type_counts(),
+            Key::EventType => Counts::scan(self, key),
+            Key::Feature {
+                most,
+                breakdown: None,
+            } if states_are_enough => self.feature_counts(most),
+            Key::Feature { .. } => {
+                self.engine.load_features(&self.window)?;
+                Counts::scan(self, key)
+            }
+        }
+    }
+
+    fn activities(&self) -> Result<Activities> {
+        debug_assert!(self.filter.is_empty() && self.cohort.is_none());
+        if self.window.tz() == Tz::UTC {
+            return self.engine.store.activities(self.window.days_in_epoch());
+        }
+        self.engine.load_features(&self.window)?;
+        usage::scan(self)
+    }
+
+    fn for_each_batch(&self, scan: &Scan<'_>, plan: &Plan<'_>, sink: &mut Sink<'_>) -> Result<()> {
+        self.read_events.store(true, Ordering::Relaxed);
+        let range_us = match NaiveDate::from_epoch_days(scan.days.start) {
+            Some(first) => self.window.starting(first).range_us(),
+            None => i64::MIN..self.window.range_us().end,
+        };
+        let filter = self.filter.and(&scan.also);
+        let columns = match scan.columns {
+            _ if filter.needs_details() => store::Columns::All,
+            Columns::Details => store::Columns::All,
+            Columns::Occurrences(features) if filter.is_about_features() => {
+                store::Columns::Uses(features)
+            }
+            Columns::Counted | Columns::Occurrences(_) => store::Columns::Counted,
+            Columns::Codes => store::Columns::Codes,
+        };
+        let mut batches = self.engine.store.batches(range_us, columns)?.into_iter();
+        let condition = (!filter.is_empty()).then(|| filter.expr());
+        pipeline::ordered(
+            || Ok(batches.next()),
+            |batch| {
+                self.cancel.check()?;
+                let events = cancellable(batch.events()?, self.cancel);
+                let events = match &condition {
+                    None => events,
+                    Some(condition) => events.filter(condition.clone()),
+                };
+                collect(plan(events), self.cancel)
+            },
+            |result| sink(&result?),
+        )
+    }
+
+    fn apply(&self, frames: Vec<DataFrame>, plan: &Plan<'_>) -> Result<DataFrame> {
+        let frames: Vec<LazyFrame> = frames.into_iter().map(IntoLazy::lazy).collect();
+        let rows = concat(frames, UnionArgs::default())?;
+        collect(plan(cancellable(rows, self.cancel)), self.cancel)
+    }
+
+    fn in_parallel(&self, ranges: Vec<Range<u32>>, work: &Work<'_>) -> Result<()> {
+        let mut ranges = ranges.into_iter();
+        pipeline::ordered(|| Ok(ranges.next()), work, |result| result)
+    }
+
+    fn check_cancelled(&self) -> Result<()> {
+        self.cancel.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    #[test]
+    fn a_plan_ends_when_the_query_is_cancelled_while_it_runs() {
+        let cancel = Cancel::default();
+        let users = Column::new(schema::USER_ID.into(), (0..100_u32).collect::<Vec<_>>());
+        let users = DataFrame::new(100, vec![users]).expect("a frame");
+        let found = collect(cancellable(users.clone().lazy(), &cancel), &cancel);
+        assert_eq!(found.expect("not cancelled"), users);
+        // The plan cancels the query itself, before the rows reach the check.
+        let canceller = cancel.clone();
+        let rows = users.lazy().with_columns([col(schema::USER_ID).map(
+            move |column| {
+                canceller.cancel();
+                Ok(column)
+            },
+            |_, field| Ok(field.clone()),
+        )]);
+        let checked = cancellable(rows, &cancel);
+        let plan = checked.clone().collect();
+        assert!(plan.is_err(), "the check is not in the plan");
+        assert!(matches!(collect(checked, &cancel), Err(Error::Busy(_))));
+    }
+}

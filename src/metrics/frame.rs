@@ -1,0 +1,191 @@
+//! Events in a frame as the data of a metric, for unit tests.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use chrono::{DateTime, NaiveDate, Utc};
+use polars::prelude::*;
+use roaring::RoaringBitmap;
+use serde_json::{Value, json};
+
+use super::active_days::ActiveDays;
+use super::counts::{Counts, Key};
+use super::filter::Filter;
+use super::query::Query;
+use super::source::{Columns, Plan, Scan, Sink, Source, Work};
+use super::usage;
+use crate::daily::{Activities, Day};
+use crate::error::{Error, Result};
+use crate::names::Names;
+use crate::schema;
+use crate::window::{DAY_US, Window};
+
+/// The events of a test: time, type, user and feature, where an empty string is null.
+pub type Row<'a> = (&'a str, &'a str, &'a str, &'a str);
+
+/// Users and features that begin with it get no code, as if they were beyond the limits of their
+/// day.
+const NO_CODE: char = '?';
+
+/// Events in a frame.
+pub struct FrameSource {
+    events: DataFrame,
+    /// Rows of a batch.
+    pub batch_rows: usize,
+    window: Window,
+    filter: Filter,
+    /// The users that the query is limited to.
+    pub cohort: Option<RoaringBitmap>,
+    names: Names,
+    /// Checks for cancellation that succeed before one fails.
+    pub checks_left: AtomicUsize,
+}
+
+/// A time of a test, such as `2024-03-01 10:00`.
+pub fn time(string: &str) -> DateTime<Utc> {
+    let string = format!("{}:00Z", string.replace(' ', "T"));
+    string.parse().expect("the test names a time")
+}
+
+impl FrameSource {
+    /// The events of a window of UTC, each with metadata (an empty string is null).
+    pub fn with_metadata(last_day: &str, days: u16, rows: &[(Row<'_>, &str)]) -> Self {
+        let names = Names::new().expect("a dictionary");
+        let column = |name: &'static str, value: &dyn Fn(&(Row<'_>, &str)) -> Option<String>| {
+            Column::new(name.into(), rows.iter().map(value).collect::<Vec<_>>())
+        };
+        let present = |string: &str| (!string.is_empty()).then(|| string.to_owned());
+        let times = rows.iter().map(|row| time(row.0.0).timestamp_micros());
+        let events = DataFrame::new(
+            rows.len(),
+            vec![
+                schema::instants(schema::TS, times.collect()),
+                column(schema::EVENT_TYPE, &|row| present(row.0.1)),
+                column(schema::USER_ID, &|row| present(row.0.2)),
+                column(schema::FEATURE, &|row| present(row.0.3)),
+                column(schema::METADATA, &|row| present(row.1)),
+                column(schema::URL, &|_| None),
+            ],
+        );
+        for (row, _) in rows {
+            for (dictionary, string) in [(&names.users, row.2), (&names.features, row.3)] {
+                if !string.is_empty() && !string.starts_with(NO_CODE) {
+                    dictionary.number(string).expect("a code");
+                }
+            }
+        }
+        let last_day: NaiveDate = last_day.parse().expect("the test names a day");
+        Self {
+            events: events.expect("columns of equal height"),
+            batch_rows: usize::MAX,
+            window: Window::utc(last_day, days),
+            filter: Filter::default(),
+            cohort: None,
+            names,
+            checks_left: AtomicUsize::new(usize::MAX),
+        }
+    }
+
+    /// The events of a window of UTC.
+    pub fn new(last_day: &str, days: u16, rows: &[Row<'_>]) -> Self {
+        let rows: Vec<_> = rows.iter().map(|&row| (row, "")).collect();
+        Self::with_metadata(last_day, days, &rows)
+    }
+
+    /// The result of a query, whose filter applies, at a time.
+    pub fn query(&mut self, query: Value, now: &str) -> Result<super::Answer> {
+        let Query { metric, filter, .. } = Query::parse(query.to_string().as_bytes())?;
+        self.filter = filter;
+        metric.run(self, time(now))
+    }
+
+    /// The rows of the result of a query as JSON, long after the window.
+    pub fn rows(&mut self, query: Value) -> Value {
+        let answer = self.query(query, "2038-01-01 00:00").expect("a result");
+        json!(answer.rows)
+    }
+
+    /// The code of a user.
+    pub fn user(&self, id: &str) -> u32 {
+        self.names.users.find(id).expect("a user of the test")
+    }
+
+    fn is_in(days: &Range<Day>) -> Expr {
+        let us = |day: Day| lit(i64::from(day).saturating_mul(DAY_US));
+        let ts = || col(schema::TS).to_physical();
+        ts().gt_eq(us(days.start)).and(ts().lt(us(days.end)))
+    }
+}
+
+impl Source for FrameSource {
+    fn window(&self) -> &Window {
+        &self.window
+    }
+
+    fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    fn cohort(&self) -> Option<&RoaringBitmap> {
+        self.cohort.as_ref()
+    }
+
+    fn names(&self) -> &Names {
+        &self.names
+    }
+
+    fn active_days(&self, days: Range<Day>, also: &Filter) -> Result<ActiveDays> {
+        let mut found = ActiveDays::scan(self, days, also)?;
+        if let Some(cohort) = &self.cohort {
+            found.keep(cohort);
+        }
+        Ok(found)
+    }
+
+    fn counts(&self, key: Key<'_>) -> Result<Counts> {
+        Counts::scan(self, key)
+    }
+
+    fn activities(&self) -> Result<Activities> {
+        usage::scan(self)
+    }
+
+    fn for_each_batch(&self, scan: &Scan<'_>, plan: &Plan<'_>, sink: &mut Sink<'_>) -> Result<()> {
+        let mut start = 0;
+        while start < self.events.height() {
+            self.check_cancelled()?;
+            let rows = self.events.slice(start as i64, self.batch_rows);
+            start += rows.height();
+            let events = rows
+                .lazy()
+                .filter(Self::is_in(&scan.days))
+                .filter(self.filter.and(&scan.also).expr());
+            let events = match scan.columns {
+                Columns::Codes => events.select(self.names.counted()),
+                _ => {
+                    let user = self.names.users.numbers(col(schema::USER_ID), None);
+                    events.with_columns([user])
+                }
+            };
+            sink(&plan(events).collect()?)?;
+        }
+        Ok(())
+    }
+
+    fn apply(&self, frames: Vec<DataFrame>, plan: &Plan<'_>) -> Result<DataFrame> {
+        let frames: Vec<LazyFrame> = frames.into_iter().map(IntoLazy::lazy).collect();
+        Ok(plan(concat(frames, UnionArgs::default())?).collect()?)
+    }
+
+    fn in_parallel(&self, ranges: Vec<Range<u32>>, work: &Work<'_>) -> Result<()> {
+        ranges.into_iter().try_for_each(work)
+    }
+
+    fn check_cancelled(&self) -> Result<()> {
+        let order = Ordering::Relaxed;
+        self.checks_left
+            .fetch_update(order, order, |left| left.checked_sub(1))
+            .map(drop)
+            .map_err(|_| Error::Busy("the query was cancelled"))
+    }
+}

@@ -1,0 +1,274 @@
+//! The interface between a metric and the data.
+//!
+//! Two implementations: the engine's over the store, from daily states where these are enough and
+//! else from events, and the one of the unit tests over a frame of events (`frame.rs`).
+
+use std::ops::Range;
+
+use polars::prelude::*;
+use roaring::RoaringBitmap;
+
+use super::active_days::ActiveDays;
+use super::counts::{Counts, Key};
+use super::filter::Filter;
+use crate::daily::{Activities, Day};
+use crate::error::Result;
+use crate::names::Names;
+use crate::window::Window;
+
+/// A plan over the events of one batch.
+pub type Plan<'a> = dyn Fn(LazyFrame) -> LazyFrame + Sync + 'a;
+/// The receiver of what a plan returned for each batch.
+pub type Sink<'a> = dyn FnMut(&DataFrame) -> Result<()> + 'a;
+/// Work on one range of user codes.
+pub type Work<'a> = dyn Fn(Range<u32>) -> Result<()> + Sync + 'a;
+
+/// The data of one query: events of its window that meet its filter.
+pub trait Source: Sync {
+    /// The window of the query.
+    fn window(&self) -> &Window;
+
+    /// The filter of the query. Every method applies it already.
+    fn filter(&self) -> &Filter;
+
+    /// The users that the query is limited to; `None` is all, anonymous events included.
+    /// [`Source::for_each_batch`] does not apply it, all other methods do.
+    fn cohort(&self) -> Option<&RoaringBitmap>;
+
+    /// Strings of event types, users and features for their codes, and codes for strings.
+    fn names(&self) -> &Names;
+
+    /// Users by day of the zone, of events that meet `also` too. Days may lie before the window.
+    ///
+    /// # Errors
+    /// If stored data is damaged or the query is cancelled.
+    fn active_days(&self, days: Range<Day>, also: &Filter) -> Result<ActiveDays>;
+
+    /// Events and users of the window by key.
+    ///
+    /// # Errors
+    /// If stored data is damaged or the query is cancelled.
+    fn counts(&self, key: Key<'_>) -> Result<Counts>;
+
+    /// Totals of each day of the window, for a query without filter and cohort.
+    ///
+    /// # Errors
+    /// If stored data is damaged or the query is cancelled.
+    fn activities(&self) -> Result<Activities>;
+
+    /// Executes `plan` for each batch of events, and calls `sink` with the results in the order of
+    /// the batches. A user's events of one day are in the order of the log.
+    ///
+    /// # Errors
+    /// If stored data is damaged or the query is cancelled, and the first error of `sink`.
+    fn for_each_batch(&self, scan: &Scan<'_>, plan: &Plan<'_>, sink: &mut Sink<'_>) -> Result<()>;
+
+    /// Executes `plan` on the rows of some frames with the column of users.
+    ///
+    /// # Errors
+    /// If the plan fails or the query is cancelled.
+    fn apply(&self, frames: Vec<DataFrame>, plan: &Plan<'_>) -> Result<DataFrame>;
+
+    /// Calls `work` with each range on all cores.
+    ///
+    /// # Errors
+    /// The first error of `work`.
+    fn in_parallel(&self, ranges: Vec<Range<u32>>, work: &Work<'_>) -> Result<()>;
+
+    /// Checks whether the query is to continue. Loops over users, events or groups call it through
+    /// [`CancelChecks`].
+    ///
+    /// # Errors
+    /// `busy` if the query is cancelled.
+    fn check_cancelled(&self) -> Result<()>;
+
+    /// True if a user is one that the query is limited to.
+    fn includes_user(&self, user: u32) -> bool {
+        self.cohort().is_none_or(|cohort| cohort.contains(user))
+    }
+}
+
+/// The events that a metric reads.
+#[derive(Debug, Clone)]
+pub struct Scan<'a> {
+    /// Days of the zone.
+    pub days: Range<Day>,
+    /// A filter that events meet in addition to that of the query.
+    pub also: Filter,
+    /// Their columns.
+    pub columns: Columns<'a>,
+}
+
+impl<'a> Scan<'a> {
+    /// The events of the window.
+    pub fn of_window(source: &dyn Source, columns: Columns<'a>) -> Self {
+        Self {
+            days: source.window().days_in_epoch(),
+            also: Filter::default(),
+            columns,
+        }
+    }
+}
+
+/// Column projection of a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Columns<'a> {
+    /// Those of [`crate::schema::COUNTED`]: users as codes, null if anonymous or without a code;
+    /// event types and features as strings.
+    Counted,
+    /// Metadata and URL as well.
+    Details,
+    /// At least `ts`, user and feature of known users' occurrences of these features, in no order.
+    /// Others may be among them.
+    Occurrences(&'a [String]),
+    /// Those of [`crate::schema::COUNTED`] as codes, as [`Names::counted`]: a user or feature
+    /// without a code is the *rest*. For a scan without filter.
+    Codes,
+}
+
+impl Columns<'_> {
+    /// With metadata and URL, or without.
+    pub fn with_details(details: bool) -> Self {
+        if details {
+            Self::Details
+        } else {
+            Self::Counted
+        }
+    }
+}
+
+/// Checks for cancellation inside a loop of short steps.
+pub struct CancelChecks<'a> {
+    source: &'a dyn Source,
+    steps: u32,
+}
+
+/// Steps between two checks: some milliseconds even where a step inserts into a map that no cache
+/// holds.
+const STEPS_PER_CHECK: u32 = 4_096;
+
+impl<'a> CancelChecks<'a> {
+    /// Checks of a loop that begins now.
+    pub fn new(source: &'a dyn Source) -> Self {
+        Self { source, steps: 0 }
+    }
+
+    /// To be called in each step of the loop.
+    ///
+    /// # Errors
+    /// `busy` if the query is cancelled.
+    pub fn step(&mut self) -> Result<()> {
+        self.steps += 1;
+        if self.steps < STEPS_PER_CHECK {
+            return Ok(());
+        }
+        self.steps = 0;
+        self.source.check_cancelled()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use serde_json::{Value, json};
+
+    use crate::error::Error;
+    use crate::metrics::NAMES;
+    use crate::metrics::frame::{FrameSource, Row};
+    use crate::metrics::usage::Usage;
+
+    const EVENTS: usize = 20_000;
+    const USERS: usize = 5_000;
+
+    /// Events of a month, each with a value of its own in the metadata.
+    fn source() -> FrameSource {
+        let strings: Vec<[String; 4]> = (0..EVENTS)
+            .map(|i| {
+                [
+                    format!("2024-03-{:02} {:02}:{:02}", i % 30 + 1, i / 60 % 24, i % 60),
+                    format!("u{}", i % USERS),
+                    format!("f{}", i % 40),
+                    format!("{{\"v\":\"{i}\"}}"),
+                ]
+            })
+            .collect();
+        let rows: Vec<(Row<'_>, &str)> = strings
+            .iter()
+            .map(|[time, user, feature, metadata]| {
+                let row = (time.as_str(), "action", user.as_str(), feature.as_str());
+                (row, metadata.as_str())
+            })
+            .collect();
+        FrameSource::with_metadata("2024-03-30", 30, &rows)
+    }
+
+    /// A query of each metric, with the least number of checks for cancellation that its loops
+    /// need.
+    fn queries() -> Vec<(Value, usize)> {
+        let steps = json!([{"feature":"f0"},{"feature":["f1","f2"]}]);
+        vec![
+            (json!({"metric":"active_users"}), 100),
+            (
+                json!({"metric":"feature_usage","breakdown":"metadata.v"}),
+                20,
+            ),
+            (json!({"metric":"event_types"}), 2),
+            (json!({"metric":"lifecycle"}), 30),
+            (json!({"metric":"stickiness"}), 30),
+            (
+                json!({"metric":"funnel","steps":steps,"breakdown":"metadata.v"}),
+                300,
+            ),
+            (json!({"metric":"retention"}), 90),
+            (json!({"metric":"paths","by":"session"}), USERS),
+            (
+                json!({"metric":"experiment","exposure":{},"variant":"v","goal":{"feature":"f1"}}),
+                1,
+            ),
+        ]
+    }
+
+    /// Runs a query with a cancellation at each of several checks.
+    fn check_cancellation(
+        source: &mut FrameSource,
+        least: usize,
+        run: &mut dyn FnMut(&mut FrameSource) -> Result<(), Error>,
+        name: &str,
+    ) {
+        source.checks_left.store(usize::MAX, Ordering::Relaxed);
+        run(source).expect("not cancelled");
+        let checks = usize::MAX - source.checks_left.load(Ordering::Relaxed);
+        assert!(checks >= least, "{name} has {checks} checks");
+        let some = (0..checks).step_by(checks.div_ceil(8));
+        for checks_left in some.chain([checks - 1]) {
+            source.checks_left.store(checks_left, Ordering::Relaxed);
+            let result = run(source);
+            assert!(
+                matches!(result, Err(Error::Busy(_))),
+                "{name} at {checks_left} of {checks}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_metric_ends_at_the_check_that_finds_it_cancelled() {
+        let mut source = source();
+        let queries = queries();
+        let names: Vec<&Value> = queries.iter().map(|(query, _)| &query["metric"]).collect();
+        assert_eq!(names, NAMES);
+        for (query, least) in &queries {
+            let mut run = |source: &mut FrameSource| {
+                source.query(query.clone(), "2038-01-01 00:00").map(drop)
+            };
+            check_cancellation(&mut source, *least, &mut run, &query.to_string());
+        }
+    }
+
+    #[test]
+    fn usage_ends_at_the_check_that_finds_it_cancelled() {
+        let mut source = source();
+        let mut run = |source: &mut FrameSource| Usage { features: 10 }.run(source).map(drop);
+        check_cancellation(&mut source, 30, &mut run, "usage");
+    }
+}
