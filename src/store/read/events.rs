@@ -13,7 +13,7 @@ use crate::store::files::postings::{self, Uses};
 use crate::store::files::segment::{self, Segment};
 use crate::store::pipeline;
 use crate::store::version::Snapshot;
-use crate::store::version::tail::{Chunk, Tail};
+use crate::store::version::tail::Chunk;
 
 /// Events of the batches that all cores work on at once: enough to keep them busy, few enough to
 /// bound memory and to cancel a query between batches.
@@ -104,32 +104,6 @@ impl UsesBatch {
 }
 
 impl Reader {
-    /// The events of a time range as one frame, see [`crate::store::Store::scan`].
-    ///
-    /// # Errors
-    /// If a segment that is needed is damaged.
-    pub fn scan(&self, range_us: Range<i64>) -> Result<LazyFrame> {
-        let snapshot = self.versions.snapshot(&range_us)?;
-        let segments = segments_in(&snapshot, &range_us);
-        let tail = match concat_frames(&snapshot.tail)? {
-            Some(tail) => tail,
-            None => Tail::new(self.names.clone()).empty_frame()?,
-        };
-        let tail = tail.lazy().filter(inside(&range_us, snapshot.visible_tail));
-        let mut frames = vec![tail.select([
-            col(schema::TS),
-            col(schema::EVENT_TYPE).to_physical(),
-            col(schema::USER_ID),
-            col(schema::FEATURE).to_physical(),
-        ])];
-        if !segments.is_empty() {
-            let events = segment::scan(&segments)?;
-            let events = events.filter(inside(&range_us, snapshot.visible));
-            frames.insert(0, events.select(self.names.counted()));
-        }
-        Ok(concat(frames, UnionArgs::default())?)
-    }
-
     /// The events of a time range in batches of some million, see [`crate::store::Store::batches`].
     ///
     /// # Errors
@@ -286,17 +260,4 @@ fn inside_of(segments: &[Arc<Segment>], range_us: &Range<i64>, visible: Option<E
     } else {
         inside(range_us, visible)
     }
-}
-
-/// One frame with the events of all chunks, without a copy.
-fn concat_frames(chunks: &[Arc<Chunk>]) -> Result<Option<DataFrame>> {
-    let mut chunks = chunks.iter();
-    let Some(first) = chunks.next() else {
-        return Ok(None);
-    };
-    let mut all = first.frame.clone();
-    for chunk in chunks {
-        all.vstack_mut(&chunk.frame)?;
-    }
-    Ok(Some(all))
 }

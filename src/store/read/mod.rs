@@ -44,16 +44,6 @@ impl Reader {
     }
 }
 
-impl Store {
-    /// The events of a time range, in µs, with the columns of [`crate::schema::COUNTED`] as codes,
-    /// see [`Names::counted`]. All events that were accepted before are in it.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] if a segment that is needed is.
-    pub fn scan(&self, range_us: Range<i64>) -> Result<LazyFrame> {
-        self.reader.scan(range_us)
-    }
-
     /// The same events in batches, see [`Columns`]: users are codes, other strings are strings;
     /// each user's events of a day are in the order of the log. All events that were accepted
     /// before are in one of them.

@@ -233,11 +233,6 @@ impl Tail {
         Ok(chunks)
     }
 
-    /// An empty frame with the columns of the tail.
-    pub fn empty_frame(&self) -> Result<DataFrame> {
-        OpenChunk::default().frame(&self.names)
-    }
-
     fn close_chunk(&mut self) -> Result<()> {
         if let Some(chunk) = self.open.chunk(&self.names)? {
             self.full.push(Arc::new(chunk));
