@@ -1,4 +1,5 @@
-//! Every setting of the program: a flag, an environment variable, a default and one line of help each.
+//! All settings of the program, each with a flag, an environment variable, a default and one line
+//! of help.
 
 mod base_path;
 mod listen;
@@ -16,10 +17,10 @@ pub use base_path::BasePath;
 pub use listen::Listen;
 pub use neutral_path::NeutralPath;
 
-/// What every command takes.
+/// Options of every command.
 #[derive(Debug, Clone, Args)]
 pub struct StoreConfig {
-    /// Folder of all data; one process holds it at a time
+    /// Data folder; only one process can use it at a time
     #[arg(
         long,
         global = true,
@@ -31,7 +32,7 @@ pub struct StoreConfig {
     )]
     pub data_dir: PathBuf,
 
-    /// Answer an event after it is on disk, or after the operating system has it
+    /// Acknowledge events after fdatasync (sync) or after write (os)
     #[arg(
         long,
         global = true,
@@ -44,7 +45,7 @@ pub struct StoreConfig {
     )]
     pub durability: Durability,
 
-    /// Store user ids only as keyed hashes: a file with the key, outside the data folder
+    /// Store user ids only as keyed hashes; file with the key, outside the data folder
     #[arg(
         long,
         global = true,
@@ -55,7 +56,7 @@ pub struct StoreConfig {
     )]
     pub user_key_file: Option<PathBuf>,
 
-    /// Days that raw events are kept
+    /// Days for which events are kept
     #[arg(
         long,
         global = true,
@@ -68,7 +69,7 @@ pub struct StoreConfig {
     )]
     pub raw_retention_days: u16,
 
-    /// Days that daily states and rollups are kept
+    /// Days for which daily states and rollups are kept
     #[arg(
         long,
         global = true,
@@ -81,7 +82,7 @@ pub struct StoreConfig {
     )]
     pub rollup_retention_days: u16,
 
-    /// Percent of all events that an erasure may remove without being confirmed
+    /// Percent of all events that an erasure may remove without confirmation
     #[arg(
         long,
         global = true,
@@ -94,7 +95,7 @@ pub struct StoreConfig {
     )]
     pub limit_erasure_percent: u8,
 
-    /// Time of day, UTC, from which yesterday is rolled up
+    /// Time of day, UTC, of the rollup of the day before
     #[arg(
         long,
         global = true,
@@ -107,16 +108,17 @@ pub struct StoreConfig {
     )]
     pub rollup_at: NaiveTime,
 
-    /// How many names the store counts one by one.
+    /// Limits of names.
     #[command(flatten)]
     pub names: NameLimits,
 }
 
-/// How many names of a day are counted one by one. Whoever sends events chooses the names, so that without limits they could
-/// take all memory. Beyond a limit events are stored as they were sent, and counted together.
+/// Limits of the names that are counted separately. Clients choose the names of their events, so
+/// that without limits they could exhaust the memory. Beyond a limit, events are stored unchanged
+/// and counted together.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct NameLimits {
-    /// Features of a day that are counted by name; events of others are counted together
+    /// Features a day with counts of their own; the others are counted together
     #[arg(
         long = "limit-features",
         global = true,
@@ -129,7 +131,7 @@ pub struct NameLimits {
     )]
     pub features: u32,
 
-    /// New users a day that are counted as users; events of others are counted as events alone
+    /// New users a day that count as users; of others only the events are counted
     #[arg(
         long = "limit-new-users",
         global = true,
@@ -142,7 +144,7 @@ pub struct NameLimits {
     )]
     pub new_users: u32,
 
-    /// Keys of metadata a day that are known as such; events with others are counted and said to have them
+    /// Metadata keys a day; events with further keys are counted in the status
     #[arg(
         long = "limit-metadata-keys",
         global = true,
@@ -166,12 +168,12 @@ impl Default for NameLimits {
     }
 }
 
-/// What the server takes besides.
+/// Options of `serve`.
 #[derive(Debug, Clone, Args)]
 pub struct ServeConfig {
-    /// Address or host, and port, to listen on; :PORT is every address
+    /// Address or host and port to listen on; :PORT is every address
     ///
-    /// A host with several addresses is served on each. Port 0 takes a free one.
+    /// The server listens on each address of a host. Port 0 selects a free port.
     #[arg(
         long,
         env = "ECHOPILOT_LISTEN",
@@ -183,7 +185,7 @@ pub struct ServeConfig {
 
     /// Path at which a reverse proxy mounts the server, such as /analytics
     ///
-    /// Requests with it and without it, as a proxy may strip it, are understood.
+    /// The proxy may keep the path or remove it.
     #[arg(
         long,
         env = "ECHOPILOT_BASE_PATH",
@@ -193,9 +195,10 @@ pub struct ServeConfig {
     )]
     pub base_path: BasePath,
 
-    /// Dashboard key; two, comma separated, while you change it
+    /// Dashboard key; two, separated by a comma, while you change it
     ///
-    /// Without it a key is made on the first start and kept in the data folder, readable by you alone.
+    /// Without it, a key is created on the first start and stored in the data folder, readable only
+    /// by its owner.
     #[arg(
         long,
         env = "ECHOPILOT_DASH_KEY",
@@ -204,7 +207,7 @@ pub struct ServeConfig {
     )]
     pub dash_key: Option<String>,
 
-    /// File with one or two dashboard keys, by comma or line; SIGHUP reads it again
+    /// File with one or two dashboard keys, comma or line separated; SIGHUP reloads it
     #[arg(
         long,
         env = "ECHOPILOT_DASH_KEY_FILE",
@@ -214,7 +217,7 @@ pub struct ServeConfig {
     )]
     pub dash_key_file: Option<PathBuf>,
 
-    /// Second path for events, its `.js` for the script; lists of blockers name the first
+    /// Ingest path that ad blockers do not list; `PATH.js` serves the client
     #[arg(
         long,
         env = "ECHOPILOT_NEUTRAL_PATH",
@@ -224,7 +227,7 @@ pub struct ServeConfig {
     )]
     pub neutral_path: NeutralPath,
 
-    /// Origins whose pages may send events, comma separated, such as `https://example.com`
+    /// Origins whose pages may send events, comma separated, or * for all
     #[arg(
         long,
         env = "ECHOPILOT_ORIGINS",
@@ -234,7 +237,7 @@ pub struct ServeConfig {
     )]
     pub origins: Origins,
 
-    /// Networks of reverse proxies, comma separated, whose X-Forwarded-For names the client
+    /// Networks of trusted reverse proxies, comma separated (X-Forwarded-For)
     #[arg(
         long,
         env = "ECHOPILOT_TRUSTED_PROXIES",
@@ -245,16 +248,16 @@ pub struct ServeConfig {
     )]
     pub trusted_proxies: TrustedProxies,
 
-    /// What one client may take.
+    /// Limits of clients.
     #[command(flatten)]
     pub limits: ClientLimits,
 }
 
-/// How much of the server all clients together, and each of them, may use at once.
+/// Limits of all clients together and of each client.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits")]
 pub struct ClientLimits {
-    /// Open connections in all; fewer if the system allows fewer open files
+    /// Open connections in total; fewer if the system allows fewer open files
     #[arg(
         long = "limit-connections",
         env = "ECHOPILOT_LIMIT_CONNECTIONS",
@@ -265,7 +268,7 @@ pub struct ClientLimits {
     )]
     pub connections: u32,
 
-    /// Open connections of one client address; 0 is no limit
+    /// Open connections of one client address; 0 means unlimited
     #[arg(
         long = "limit-client-connections",
         env = "ECHOPILOT_LIMIT_CLIENT_CONNECTIONS",
@@ -275,7 +278,7 @@ pub struct ClientLimits {
     )]
     pub client_connections: u32,
 
-    /// KiB of request bodies that one client may be sending at once; 0 is no limit
+    /// KiB of request bodies that one client may send at once; 0 means unlimited
     #[arg(
         long = "limit-client-kib",
         env = "ECHOPILOT_LIMIT_CLIENT_KIB",
@@ -285,7 +288,7 @@ pub struct ClientLimits {
     )]
     pub client_kib: u32,
 
-    /// Events a second of one client, with bursts of ten seconds' worth; 0 is no limit
+    /// Events a second of one client, in bursts of 10 s at most; 0 means unlimited
     #[arg(
         long = "limit-client-events",
         env = "ECHOPILOT_LIMIT_CLIENT_EVENTS",
@@ -295,7 +298,7 @@ pub struct ClientLimits {
     )]
     pub client_events: u32,
 
-    /// Wrong dashboard keys a minute of one client; 0 is no limit
+    /// Wrong dashboard keys a minute of one client; 0 means unlimited
     #[arg(
         long = "limit-wrong-keys",
         env = "ECHOPILOT_LIMIT_WRONG_KEYS",
@@ -305,7 +308,7 @@ pub struct ClientLimits {
     )]
     pub wrong_keys: u32,
 
-    /// Seconds without progress after which a response is ended; shorter in tests.
+    /// Milliseconds without progress after which a response is aborted; shorter in tests.
     #[arg(
         long = "write-timeout-ms",
         env = "ECHOPILOT_WRITE_TIMEOUT_MS",
@@ -316,8 +319,9 @@ pub struct ClientLimits {
     pub write_timeout_ms: u64,
 }
 
-/// A client that takes no byte of its response for so long has stopped reading: phones that change their network are back
-/// within seconds, and each such connection holds a response in memory.
+/// Default write timeout. A client that takes no byte of its response for that long has stopped
+/// reading: phones that change their network are back within seconds, and each such connection
+/// holds a response in memory.
 const WRITE_TIMEOUT_MS: u64 = 30_000;
 
 /// Origins whose pages may send events: all, or those of a list.
@@ -330,7 +334,7 @@ impl Origins {
         self.0.as_deref()
     }
 
-    /// Whether a request whose `Origin` header has this value may send events.
+    /// Returns true if a request whose `Origin` header has this value may send events.
     pub fn allow(&self, origin: &str) -> bool {
         self.listed().is_none_or(|listed| {
             listed
@@ -343,11 +347,11 @@ impl Origins {
 impl FromStr for Origins {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text.trim() == "*" {
+    fn from_str(value: &str) -> Result<Self, String> {
+        if value.trim() == "*" {
             return Ok(Self(None));
         }
-        let listed = text.split(',').map(|origin| {
+        let listed = value.split(',').map(|origin| {
             let origin = origin.trim();
             let host = origin.split_once("://").filter(|(scheme, host)| {
                 let is_name = |name: &str, also: &[u8]| {
@@ -360,7 +364,7 @@ impl FromStr for Origins {
             });
             host.map(|_| origin.to_ascii_lowercase()).ok_or_else(|| {
                 format!(
-                    "{origin:?} is no origin; allowed is '*', or a list such as \
+                    "{origin:?} is not an origin; allowed is '*', or a list such as \
                      https://example.com,https://shop.example.com:8443, without paths"
                 )
             })
@@ -371,12 +375,12 @@ impl FromStr for Origins {
     }
 }
 
-/// Networks of reverse proxies: what they say of a client's address is believed.
+/// Networks of trusted reverse proxies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
-    /// Whether an address is that of a proxy.
+    /// Returns true if the address is that of a trusted proxy.
     pub fn contain(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
@@ -386,14 +390,17 @@ impl TrustedProxies {
 impl FromStr for TrustedProxies {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let named = text.split(',').map(str::trim).filter(|one| !one.is_empty());
+    fn from_str(value: &str) -> Result<Self, String> {
+        let named = value
+            .split(',')
+            .map(str::trim)
+            .filter(|one| !one.is_empty());
         let networks = named.map(|one| {
             let network = one.parse::<IpNet>();
             let network = network.or_else(|_| one.parse::<IpAddr>().map(IpNet::from));
             network.map_err(|_| {
                 format!(
-                    "{one:?} is no network; allowed is a list such as 10.0.0.0/8,192.0.2.7,fd00::/8"
+                    "{one:?} is not a network; allowed is a list such as 10.0.0.0/8,192.0.2.7,fd00::/8"
                 )
             })
         });
@@ -401,7 +408,7 @@ impl FromStr for TrustedProxies {
     }
 }
 
-/// When an event counts as accepted.
+/// The time at which an event is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Durability {
     /// After `fdatasync`: it survives a power cut.
@@ -410,8 +417,8 @@ pub enum Durability {
     Os,
 }
 
-fn parse_time_of_day(text: &str) -> Result<NaiveTime, String> {
-    NaiveTime::parse_from_str(text, "%H:%M")
+fn parse_time_of_day(time: &str) -> Result<NaiveTime, String> {
+    NaiveTime::parse_from_str(time, "%H:%M")
         .map_err(|_| "allowed is a time of day, HH:MM".to_owned())
 }
 

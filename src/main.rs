@@ -1,4 +1,4 @@
-//! Parses the arguments, runs the command, prints the error chain.
+//! The `echopilot` binary.
 
 use std::process::ExitCode;
 
@@ -8,5 +8,5 @@ use echopilot_analytics::cli::Cli;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    Cli::of_arguments().run()
+    Cli::from_arguments().run()
 }

@@ -1,26 +1,26 @@
-//! The path at which a reverse proxy mounts the server.
+//! The path under which a reverse proxy serves the server.
 
 use std::str::FromStr;
 
 use super::neutral_path::NeutralPath;
 
-/// A path of plain names, without a slash at its end; the root has no name.
+/// A path of plain segments without a trailing slash; the root is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BasePath(String);
 
 impl BasePath {
-    /// The path, from its slash on; nothing for the root.
+    /// The path with its leading slash; empty for the root.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// What of a path lies under this one, from its slash on.
+    /// Removes this path from the start of another one, up to its next slash.
     pub fn strip<'a>(&self, path: &'a str) -> Option<&'a str> {
         path.strip_prefix(self.0.as_str())
             .filter(|rest| !self.0.is_empty() && rest.starts_with('/'))
     }
 
-    /// Its last name.
+    /// Its last segment.
     pub fn last_name(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or_default()
     }
@@ -29,12 +29,13 @@ impl BasePath {
 impl FromStr for BasePath {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let path = text.trim().trim_end_matches('/');
+    fn from_str(value: &str) -> Result<Self, String> {
+        let path = value.trim().trim_end_matches('/');
         if path.is_empty() {
             return Ok(Self::default());
         }
-        // The same names, because a request below one of the server's own paths would have two meanings.
+        // The same segments are reserved: a request below one of the server's own paths would be
+        // ambiguous.
         path.parse::<NeutralPath>()
             .map(|path| Self(path.as_str().to_owned()))
             .map_err(|message| message.replace("/echo", "/analytics"))
@@ -46,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_base_path_is_a_path_of_plain_names_or_the_root() {
+    fn base_paths_are_plain_or_the_root() {
         for (text, path) in [
             ("/", ""),
             ("", ""),
@@ -73,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_names_are_under_it() {
+    fn only_complete_segments_match() {
         let base: BasePath = "/analytics".parse().expect("a path");
         for (path, rest) in [
             ("/analytics/", Some("/")),

@@ -1,4 +1,4 @@
-//! Where the server listens, as a person writes it.
+//! The address that the server listens on.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
-/// A host and a port: an address, a name, or every address of the machine.
+/// A host and a port. The host is an address, a name, or every address of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
     host: Host,
@@ -18,24 +18,24 @@ enum Host {
     /// All addresses of the machine.
     Every,
     Address(IpAddr),
-    /// A name, which may have several addresses.
+    /// A host name, which may have several addresses.
     Name(String),
 }
 
 impl Listen {
-    /// The port where none is named.
+    /// The default port.
     const PORT: u16 = 8787;
-    /// The host where none is named: other machines cannot reach it.
+    /// The default host, which other machines cannot reach.
     const HOST: Host = Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
-    /// The addresses, each once.
+    /// Resolves the addresses, without duplicates.
     ///
     /// # Errors
-    /// If a name has none.
+    /// If a name has no address.
     pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         let with_port = |address: IpAddr| SocketAddr::new(address, self.port);
         Ok(match &self.host {
-            // The first may serve both, as the system has it.
+            // The first may include the second, depending on the system.
             Host::Every => vec![
                 with_port(Ipv6Addr::UNSPECIFIED.into()),
                 with_port(Ipv4Addr::UNSPECIFIED.into()),
@@ -64,36 +64,37 @@ impl fmt::Display for Listen {
 impl FromStr for Listen {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(value: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "{text:?} is no address; allowed are 127.0.0.1:8787, [::1]:8787, localhost:8787, :8787 for every \
+                "{value:?} is not an address; allowed are 127.0.0.1:8787, [::1]:8787, localhost:8787, :8787 for every \
                  address of the machine, a host alone (port {}), or a port alone (on 127.0.0.1)",
                 Self::PORT
             )
         };
-        let text = text.trim();
-        let bare = text
+        let value = value.trim();
+        let bare = value
             .strip_prefix('[')
             .and_then(|rest| rest.strip_suffix(']'));
-        if let Ok(address) = bare.unwrap_or(text).parse() {
+        if let Ok(address) = bare.unwrap_or(value).parse() {
             let host = Host::Address(address);
             return Ok(Self {
                 host,
                 port: Self::PORT,
             });
         }
-        if let Ok(address) = text.parse::<SocketAddr>() {
+        if let Ok(address) = value.parse::<SocketAddr>() {
             return Ok(Self {
                 host: Host::Address(address.ip()),
                 port: address.port(),
             });
         }
-        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        let (host, port) = match text.rsplit_once(':') {
+        let is_number =
+            |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let (host, port) = match value.rsplit_once(':') {
             Some((host, port)) => (Some(host), Some(port)),
-            None if is_number(text) => (None, Some(text)),
-            None => (Some(text), None),
+            None if is_number(value) => (None, Some(value)),
+            None => (Some(value), None),
         };
         let port = match port {
             None => Self::PORT,
@@ -109,7 +110,7 @@ impl FromStr for Listen {
         };
         let host = match host {
             None => Self::HOST,
-            Some("" | "*") if text.contains(':') => Host::Every,
+            Some("" | "*") if value.contains(':') => Host::Every,
             Some(host) if is_name(host) => Host::Name(host.to_owned()),
             Some(_) => return Err(wrong()),
         };
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read_as_people_write_them() {
+    fn addresses_hosts_and_ports_are_parsed() {
         for (text, means) in [
             ("127.0.0.1:8787", "127.0.0.1:8787"),
             ("0.0.0.0:80", "0.0.0.0:80"),
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_has_all_its_addresses_once() {
+    fn host_names_resolve_to_distinct_addresses() {
         let of = |text: &str| text.parse::<Listen>().expect(text).addresses();
         assert_eq!(of(":0").map(|found| found.len()).ok(), Some(2));
         assert_eq!(

@@ -1,18 +1,18 @@
-//! The second path for events.
+//! The ingest path that ad blockers do not list.
 
 use std::str::FromStr;
 
-/// A path of plain names, outside those that the server has for itself.
+/// A path of plain segments that does not conflict with the server's own paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NeutralPath(String);
 
 impl NeutralPath {
-    /// Characters of a path; it is part of the script.
+    /// Most characters of a path, which is part of the script.
     const MAX_LENGTH: usize = 100;
-    /// First names of the server's own paths, now and later.
-    const TAKEN: [&str; 6] = ["api", "demo", "static", "health", "metrics", "openapi.json"];
+    /// First segments that are reserved for the server's own paths, now and later.
+    const RESERVED: [&str; 6] = ["api", "demo", "static", "health", "metrics", "openapi.json"];
 
-    /// The path, from its slash on.
+    /// The path with its leading slash.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -21,26 +21,26 @@ impl NeutralPath {
 impl FromStr for NeutralPath {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(value: &str) -> Result<Self, String> {
         let is_plain = |name: &str| {
             let mut characters = name.bytes().peekable();
             characters.peek().is_some_and(u8::is_ascii_alphanumeric)
                 && characters.all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
         };
-        let names = text.strip_prefix('/').filter(|names| {
-            text.len() <= Self::MAX_LENGTH
+        let names = value.strip_prefix('/').filter(|names| {
+            value.len() <= Self::MAX_LENGTH
                 && names.split('/').all(is_plain)
                 && !names
                     .split('/')
                     .take(1)
-                    .any(|name| Self::TAKEN.contains(&name))
+                    .any(|name| Self::RESERVED.contains(&name))
         });
-        names.map(|_| Self(text.to_owned())).ok_or_else(|| {
+        names.map(|_| Self(value.to_owned())).ok_or_else(|| {
             format!(
                 "allowed is a path such as /echo or /a/b, of letters, digits, '-', '_' and '.', up to {} characters, \
                  that does not begin with any of: {}",
                 Self::MAX_LENGTH,
-                Self::TAKEN.map(|name| format!("/{name}")).join(", ")
+                Self::RESERVED.map(|name| format!("/{name}")).join(", ")
             )
         })
     }
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_neutral_path_is_plain_and_takes_no_path_of_the_server() {
+    fn neutral_paths_are_plain_and_not_reserved() {
         for good in ["/echo", "/a/b-c_d.e", "/9", "/apis"] {
             assert_eq!(good.parse().map(|NeutralPath(path)| path), Ok(good.into()));
         }

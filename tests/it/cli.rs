@@ -1,4 +1,4 @@
-//! The command line: what it prints, what it refuses, and how it behaves beside a running server.
+//! The command line: output, wrong usage, and commands next to a running server.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -47,7 +47,7 @@ fn help_fits_eighty_columns_and_has_no_markup() {
 }
 
 #[test]
-fn an_import_counts_what_became_of_each_line_and_names_the_bad_ones() {
+fn an_import_counts_the_results_and_names_invalid_lines() {
     let dir = folder();
     let now = chrono::Utc::now().to_rfc3339();
     let good = json!({"ts":now,"event_type":"action","user_id":"u","event_id":"1"}).to_string();
@@ -76,7 +76,7 @@ fn an_import_counts_what_became_of_each_line_and_names_the_bad_ones() {
     let told = stderr(&output);
     assert!(
         told.contains(&format!(
-            "2 could not be imported:\nechopilot: {}, line 4: bad_event: the event is invalid JSON: expected",
+            "2 events were not imported:\nechopilot: {}, line 4: bad_event: the event is invalid JSON: expected",
             file.display()
         )),
         "{told}"
@@ -88,7 +88,7 @@ fn an_import_counts_what_became_of_each_line_and_names_the_bad_ones() {
 }
 
 #[test]
-fn compressed_files_and_standard_input_are_read_alike() {
+fn compressed_files_and_standard_input_are_read() {
     let dir = folder();
     let line = format!("{}\n", json!({"event_type":"action","user_id":"u"}));
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -111,14 +111,14 @@ fn compressed_files_and_standard_input_are_read_alike() {
     for tool in ["bzip2", "xz"] {
         let path = dir.path().join(tool);
         std::fs::write(&path, &line).unwrap();
-        let packed = std::process::Command::new(tool)
+        let compressed = std::process::Command::new(tool)
             .args(["-c", path.to_str().unwrap()])
             .output();
-        let Ok(packed) = packed else {
+        let Ok(compressed) = compressed else {
             eprintln!("SKIPPED: {tool} is not there");
             continue;
         };
-        std::fs::write(&path, packed.stdout).unwrap();
+        std::fs::write(&path, compressed.stdout).unwrap();
         arguments.push(path.to_str().unwrap().to_owned());
     }
     let sources = arguments.len();
@@ -137,11 +137,11 @@ fn compressed_files_and_standard_input_are_read_alike() {
     assert_eq!(run_json(&data, &["usage"])["total_events"], sources);
 }
 
-/// What a file holds, and what becomes of it: events accepted, refused, exit code, and what is said.
+/// The content of a file, and the result: accepted and rejected events, exit code, and message.
 type ImportCase<'a> = (&'a [u8], u64, u64, i32, &'a str);
 
 #[test]
-fn files_are_read_as_other_programs_write_them() {
+fn files_of_other_programs_are_read() {
     let cases: [ImportCase; 20] = [
         (b"", 0, 0, 0, ""),
         (b"E", 1, 0, 0, ""),
@@ -210,9 +210,9 @@ fn files_are_read_as_other_programs_write_them() {
     let data = dir.path().join("data");
     let file = dir.path().join("events");
     let mut stored = 0;
-    for (text, accepted, refused, code, says) in cases {
+    for (content, accepted, rejected, code, message) in cases {
         let mut bytes = Vec::new();
-        for byte in text {
+        for byte in content {
             match byte {
                 b'E' => bytes.extend_from_slice(br#"{"event_type":"action"}"#),
                 byte => bytes.push(*byte),
@@ -220,19 +220,19 @@ fn files_are_read_as_other_programs_write_them() {
         }
         std::fs::write(&file, &bytes).unwrap();
         let output = run(&data, &["import", file.to_str().unwrap()]);
-        let shown = format!("{}: {}", text.escape_ascii(), stderr(&output));
+        let shown = format!("{}: {}", content.escape_ascii(), stderr(&output));
         assert_eq!(output.status.code(), Some(code), "{shown}");
         let counts: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(counts["accepted"], accepted, "{shown}");
-        assert_eq!(counts["refused"], refused, "{shown}");
-        assert!(stderr(&output).contains(says), "{shown}");
+        assert_eq!(counts["refused"], rejected, "{shown}");
+        assert!(stderr(&output).contains(message), "{shown}");
         stored += accepted;
     }
     assert_eq!(run_json(&data, &["usage"])["total_events"], stored);
 }
 
 #[test]
-fn rebasing_knows_the_newest_event_of_a_list_and_an_import_counts_its_notes() {
+fn rebasing_finds_the_newest_event_of_a_list_and_notes_are_counted() {
     let dir = folder();
     let file = dir.path().join("events.json");
     let text = "[\n{\"event_type\":\"action\",\"ts\":\"1998-06-01 10:00:00 UTC\",\"user_id\":7,\"metadata\":[]},\n\
@@ -268,7 +268,7 @@ fn rebasing_moves_the_newest_event_to_the_day_and_keeps_the_distances() {
 }
 
 #[test]
-fn wrong_usage_exits_with_two_and_names_the_value() {
+fn wrong_usage_exits_with_2_and_names_the_value() {
     let dir = folder();
     for (arguments, says) in [
         (
@@ -310,7 +310,7 @@ fn wrong_usage_exits_with_two_and_names_the_value() {
 }
 
 #[test]
-fn beside_a_running_server_a_command_says_who_holds_the_folder_and_what_to_do() {
+fn next_to_a_running_server_a_command_names_it_and_the_alternative() {
     let dir = folder();
     let server = Server::start(dir.path());
     server.post(&batch([event("action", "u", "f")]));
@@ -334,7 +334,7 @@ fn beside_a_running_server_a_command_says_who_holds_the_folder_and_what_to_do() 
 }
 
 #[test]
-fn the_command_line_and_http_give_the_same_answer() {
+fn the_command_line_and_http_give_the_same_result() {
     let dir = folder();
     run_json(dir.path(), &["demo", "--events", "5000", "--users", "100"]);
     let end = chrono::Utc::now().date_naive().to_string();
@@ -358,7 +358,7 @@ fn the_command_line_and_http_give_the_same_answer() {
 }
 
 #[test]
-fn the_demo_is_the_same_for_the_same_seed_and_never_mixes_with_events() {
+fn equal_seeds_make_equal_demos_and_events_are_never_mixed_with_them() {
     let (one, two) = (folder(), folder());
     for dir in [&one, &two] {
         let made = run_json(

@@ -1,17 +1,17 @@
-//! `--listen` and `--base-path`: where the server is found.
+//! The settings `--listen` and `--base-path`.
 
 use serde_json::json;
 
 use crate::harness::{KEY, Server, batch, echopilot, event, folder, post_to, run};
 
 #[test]
-fn a_host_is_served_at_each_of_its_addresses() {
+fn the_server_listens_on_each_address_of_a_host() {
     for listen in ["localhost:0", ":0", "[::1]:0", "127.0.0.1:0", "*:0"] {
         let dir = folder();
         let mut command = echopilot(dir.path());
         command.env("ECHOPILOT_DASH_KEY", KEY);
         let Some(server) = Server::try_start_at(&mut command, listen) else {
-            // The one address of this list that not every machine has.
+            // The only address in this list that not every machine has.
             assert_eq!(listen, "[::1]:0");
             eprintln!("SKIPPED: this machine has no IPv6");
             continue;
@@ -33,7 +33,7 @@ fn a_host_is_served_at_each_of_its_addresses() {
 }
 
 #[test]
-fn an_address_that_is_wrong_or_taken_is_named() {
+fn a_wrong_or_used_address_is_named() {
     let dir = folder();
     for (listen, code, says) in [
         ("localhost:99999", 2, "localhost:99999"),
@@ -55,7 +55,7 @@ fn an_address_that_is_wrong_or_taken_is_named() {
 }
 
 #[test]
-fn everything_is_under_the_base_path_and_at_the_root() {
+fn all_routes_are_under_the_base_path_and_at_the_root() {
     let dir = folder();
     let mut command = echopilot(dir.path());
     command.env("ECHOPILOT_BASE_PATH", "/analytics/");
@@ -81,7 +81,7 @@ fn everything_is_under_the_base_path_and_at_the_root() {
             assert_eq!(answer.status(), 200, "{url}{path}");
         }
     }
-    // Relative, so that it holds wherever the proxy is.
+    // Relative, so that it is right behind any proxy.
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .max_redirects(0)
         .build()

@@ -44,9 +44,10 @@ impl Reader {
     }
 }
 
-    /// The same events in batches, see [`Columns`]: users are codes, other strings are strings;
-    /// each user's events of a day are in the order of the log. All events that were accepted
-    /// before are in one of them.
+impl Store {
+    /// The events of a time range, in µs, in batches, see [`Columns`]: users are codes, event types
+    /// and features are strings unless codes are asked for. Each user's events of a day are in the
+    /// order of the log. Every acknowledged event is in one of them.
     ///
     /// # Errors
     /// [`Error::Damaged`] if a segment that is needed, or the log, is.

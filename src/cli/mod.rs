@@ -1,0 +1,248 @@
+//! The command line. Each command is one call of the engine. Results go to stdout, everything else
+//! to stderr.
+
+mod cohort;
+mod demo;
+mod expire;
+mod export;
+mod import;
+mod maintenance;
+mod output;
+mod progress;
+mod query;
+mod rollup;
+mod usage;
+mod user;
+
+use std::process::ExitCode;
+
+use chrono::{DateTime, Utc};
+use clap::builder::StyledStr;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{ServeConfig, StoreConfig};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::server;
+use crate::store::folder::Purpose;
+use cohort::CohortCommand;
+use demo::DemoArgs;
+use expire::ExpireArgs;
+use export::ExportArgs;
+use import::ImportArgs;
+use query::QueryArgs;
+use rollup::RollupArgs;
+use usage::UsageArgs;
+use user::UserCommand;
+
+/// Exit code of a command that failed.
+const FAILED: u8 = 1;
+/// Exit code of wrong usage, as clap has it.
+const WRONG_USAGE: u8 = 2;
+
+/// Product analytics in one binary: durable events in, exact numbers out.
+#[derive(Debug, Parser)]
+#[command(name = "echopilot", version, max_term_width = 80)]
+pub struct Cli {
+    #[command(flatten)]
+    store: StoreConfig,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server: ingest, queries, daily jobs
+    Serve(ServeConfig),
+    /// Import events from NDJSON and JSON files
+    ///
+    /// An event is a JSON object as the server accepts it: one per line, several in a row, an array
+    /// of any length, or `{"events":[…]}`. Compressed files (gzip, zstd, bzip2, xz) are
+    /// decompressed. Invalid events are reported with their position and do not stop the import;
+    /// the exit code is then 1. Events are stored in batches of up to a gigabyte: an interrupted
+    /// import leaves complete batches, and may be repeated if events have ids. So does a damaged
+    /// compressed file; `gzip -dc FILE | echopilot import -` imports what is readable.
+    Import(ImportArgs),
+    /// Print usage as JSON: active users, features, event types
+    Usage(UsageArgs),
+    /// Run a query
+    #[command(long_about = query::long_help())]
+    Query(QueryArgs),
+    /// Create, list and remove cohorts, to which any query can be limited
+    #[command(subcommand)]
+    Cohort(CohortCommand),
+    /// Export the events as Parquet, with the files a warehouse needs to load them
+    ///
+    /// Each table has its own folder: `events`, `daily_rollups`, `daily_features`. `export.json`
+    /// lists the files of the export and is replaced atomically; file names are never reused.
+    Export(ExportArgs),
+    /// Export or erase a user's data
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Write missing daily rollups, and correct those whose events have changed
+    Rollup(RollupArgs),
+    /// Seal the event log into Parquet segments now, and compact small ones
+    Seal,
+    /// Rebuild daily states from the Parquet segments
+    Rebuild,
+    /// Delete expired data, as the server does each day
+    Expire(ExpireArgs),
+    /// Verify all checksums; exit code 1 if something is damaged
+    Verify,
+    /// Fill an empty data folder with synthetic events
+    Demo(DemoArgs),
+}
+
+/// State that the commands share.
+struct Context {
+    store: StoreConfig,
+    /// When the command began.
+    now: DateTime<Utc>,
+}
+
+impl Context {
+    /// Identifies this process to others that want the data folder.
+    fn owner(&self, command: &str) -> String {
+        format!("echopilot {command} (process {})", std::process::id())
+    }
+
+    fn open(&self, command: &str) -> Result<Engine> {
+        Engine::open(&self.store, &self.owner(command), self.now)
+    }
+
+    fn open_to_read(&self, command: &str) -> Result<Engine> {
+        Engine::open_for(&self.store, &self.owner(command), Purpose::Read, self.now)
+    }
+}
+
+/// Removes the backticks that mark code in doc comments from the help.
+fn without_backticks(command: clap::Command) -> clap::Command {
+    let without = |help: Option<&StyledStr>| help.map(|help| help.to_string().replace('`', ""));
+    let (about, long_about) = (
+        without(command.get_about()),
+        without(command.get_long_about()),
+    );
+    let mut command = command.mut_args(|mut arg| {
+        let (help, long_help) = (without(arg.get_help()), without(arg.get_long_help()));
+        if let Some(help) = help {
+            arg = arg.help(help);
+        }
+        if let Some(long_help) = long_help {
+            arg = arg.long_help(long_help);
+        }
+        arg
+    });
+    if let Some(about) = about {
+        command = command.about(about);
+    }
+    if let Some(long_about) = long_about {
+        command = command.long_about(long_about);
+    }
+    command.mut_subcommands(without_backticks)
+}
+
+impl Cli {
+    /// Parses the arguments of this process; exits if they are wrong or ask for help.
+    pub fn from_arguments() -> Self {
+        let matches = without_backticks(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Runs the command and prints its error, if any.
+    pub fn run(self) -> ExitCode {
+        let hint = self.command.hint();
+        server::start_traces(self.command.trace_level());
+        // Each connection needs a file descriptor, and the usual limit is about a thousand. If it
+        // cannot be raised, the server accepts fewer connections.
+        let _ = rlimit::increase_nofile_limit(u64::MAX);
+        let context = Context {
+            store: self.store,
+            now: Utc::now(),
+        };
+        match self.command.run(&context) {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("echopilot: {error:#}");
+                match error.downcast_ref() {
+                    Some(Error::Held { .. }) => {
+                        eprintln!("{hint}");
+                        ExitCode::from(FAILED)
+                    }
+                    Some(Error::BadInput { .. } | Error::Unconfirmed(_)) => {
+                        ExitCode::from(WRONG_USAGE)
+                    }
+                    _ => ExitCode::from(FAILED),
+                }
+            }
+        }
+    }
+}
+
+impl Command {
+    fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Serve(config) => {
+                server::serve(&context.store, &config)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Self::Import(command) => command.run(context),
+            Self::Usage(command) => command.run(context),
+            Self::Query(command) => command.run(context),
+            Self::Cohort(command) => command.run(context),
+            Self::Export(command) => command.run(context),
+            Self::User(command) => command.run(context),
+            Self::Rollup(command) => command.run(context),
+            Self::Seal => maintenance::seal(context),
+            Self::Rebuild => maintenance::rebuild(context),
+            Self::Expire(command) => command.run(context),
+            Self::Verify => maintenance::verify(context),
+            Self::Demo(command) => command.run(context),
+        }
+    }
+
+    /// The level of traces: the server reports its work, other commands only problems.
+    fn trace_level(&self) -> &'static str {
+        match self {
+            Self::Serve(_) => "info",
+            _ => "warn",
+        }
+    }
+
+    /// Alternatives while a server has the data folder locked.
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Serve(_) => "Stop it first, or choose another folder with --data-dir.",
+            Self::Usage(_) => {
+                "Use that server: GET /api/analytics/usage with the header X-Dash-Key."
+            }
+            Self::Query(_) => {
+                "Use that server: POST /api/analytics/query with the header X-Dash-Key."
+            }
+            Self::Cohort(_) => {
+                "Use that server: GET or POST /api/analytics/cohorts with the header X-Dash-Key."
+            }
+            Self::Export(_) => {
+                "Use that server: GET /api/analytics/export?days=&format= with the header X-Dash-Key; or stop it and \
+                 export then."
+            }
+            Self::User(_) => {
+                "Use that server: GET /api/analytics/users/{id}/events or DELETE /api/analytics/users/{id} with the \
+                 header X-Dash-Key."
+            }
+            Self::Rollup(_) => {
+                "Use that server: POST /api/analytics/rollup with the header X-Dash-Key."
+            }
+            Self::Import(_) => {
+                "Send the events to that server: POST /api/analytics/event, up to 100 a request; or stop it \
+                 and import then."
+            }
+            Self::Expire(_) => {
+                "Stop it first, and start it again afterwards; or confirm the clock to that server: POST \
+                 /api/analytics/clock?confirm=DATE with the header X-Dash-Key."
+            }
+            Self::Seal | Self::Rebuild | Self::Verify | Self::Demo(_) => {
+                "Stop it first, and start it again afterwards."
+            }
+        }
+    }
+}

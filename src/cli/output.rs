@@ -1,0 +1,30 @@
+//! Arguments from files, and results on stdout.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde::Serialize;
+
+/// Returns an argument, or after an @ the content of the file that it names.
+pub fn argument_or_file(argument: &str) -> anyhow::Result<Vec<u8>> {
+    match argument.strip_prefix('@') {
+        None => Ok(argument.as_bytes().to_vec()),
+        Some(path) => std::fs::read(path).with_context(|| format!("cannot read {path}")),
+    }
+}
+
+/// Writes to stdout; a broken pipe is not an error.
+pub fn print_bytes(bytes: &[u8]) -> anyhow::Result<ExitCode> {
+    match std::io::stdout().lock().write_all(bytes) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the result")
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Prints a result as JSON; a broken pipe is not an error.
+pub fn print_json(result: &impl Serialize) -> anyhow::Result<ExitCode> {
+    print_bytes(format!("{}\n", serde_json::to_string_pretty(result)?).as_bytes())
+}

@@ -1,0 +1,75 @@
+//! `echopilot user`.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+
+use super::Context;
+use super::output::print_json;
+use crate::engine::Engine;
+use crate::error::Error;
+
+#[derive(Debug, Subcommand)]
+pub enum UserCommand {
+    /// Print every event of a user as NDJSON
+    Access {
+        /// The user's id
+        id: String,
+    },
+    /// Erase all events of users, everywhere, and print a receipt
+    Erase {
+        /// The users' ids
+        #[arg(value_name = "ID", required_unless_present = "file")]
+        ids: Vec<String>,
+        /// File with one id per line
+        #[arg(long, value_name = "FILE")]
+        file: Option<String>,
+        /// Number of events to erase, required if it is a large part of all
+        #[arg(long, value_name = "EVENTS")]
+        confirm: Option<u64>,
+    },
+}
+
+impl UserCommand {
+    pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Access { id } => print_access(&context.open_to_read("user access")?, &id),
+            Self::Erase {
+                mut ids,
+                file,
+                confirm,
+            } => {
+                if let Some(file) = file {
+                    let lines = std::fs::read_to_string(&file)
+                        .with_context(|| format!("cannot read {file}"))?;
+                    ids.extend(
+                        lines
+                            .lines()
+                            .filter(|line| !line.is_empty())
+                            .map(str::to_owned),
+                    );
+                }
+                let engine = context.open("user erase")?;
+                print_json(&engine.erase(&ids, confirm, context.now)?)
+            }
+        }
+    }
+}
+
+/// Prints every event of a user; a broken pipe is not an error.
+fn print_access(engine: &Engine, user: &str) -> anyhow::Result<ExitCode> {
+    let stdout = std::io::stdout();
+    let mut is_open = true;
+    let printed = engine.user_events(user, |lines| {
+        stdout.lock().write_all(&lines).map_err(|error| {
+            is_open = error.kind() != std::io::ErrorKind::BrokenPipe;
+            Error::system("write the result")(error)
+        })
+    });
+    if is_open {
+        printed?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
