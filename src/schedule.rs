@@ -1,4 +1,5 @@
-//! Jobs at their times, in UTC. clokwerk only wakes them: what a job does follows from what is there.
+//! Background jobs and their schedule, in UTC. clokwerk only starts them: what a job does follows
+//! from the stored state.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -15,13 +16,16 @@ use crate::error::{Error, Result};
 use crate::rollup;
 use crate::store::{Clock, Effort, SealUrgency, pipeline};
 
-/// How often the times and the size of the log are looked at; a busy server fills a log in less than a second.
+/// Interval at which the schedule and the size of the log are checked; a busy server fills a log in
+/// less than a second.
 const TICK: Duration = Duration::from_millis(100);
-/// A run that clokwerk missed, because the clock jumped or the start fell on midnight, is made up this soon.
+/// Interval at which a rollup is started that clokwerk missed, because the clock jumped or the
+/// server started at midnight.
 const CATCH_UP_MINUTES: u32 = 10;
-/// How often some of what is sealed is verified, and days of very many segments are looked for.
+/// Interval of scrubbing, compaction and the rest of interrupted erasures.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
-/// How often it is checked that the log and the folder that are open are the ones under their names.
+/// Interval at which it is checked that the open log and data folder are still the ones at their
+/// paths.
 const IN_PLACE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The running scheduler.
@@ -30,13 +34,13 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Starts the jobs: what is due already runs at once.
+    /// Starts the jobs. Jobs that are due run at once.
     ///
     /// # Errors
-    /// If the system gives no thread.
+    /// If a thread cannot be created.
     pub fn start(engine: Arc<Engine>, rollup_at: NaiveTime) -> Result<Self> {
         let checked = engine.clone();
-        // On a thread of its own: no job may keep it from looking.
+        // On a separate thread, so that no job delays it.
         let in_place = spawn("in-place", IN_PLACE_INTERVAL, move || {
             checked.store().check_in_place();
         })?;
@@ -47,25 +51,26 @@ impl Schedule {
         let tidy = spawn("tidy", TIDY_INTERVAL, move || {
             if last_night.is_none() {
                 run(&tidy_reporter, "warm-up", || {
-                    // Without it the first answers wait longer, or say what is damaged.
+                    // Without it the first responses take longer, or report the damage.
                     if let Err(error) = tidied.warm_up(Utc::now()) {
-                        warn!("First answers will take longer: {error}");
+                        warn!("The first responses will take longer: {error}");
                     }
                     Ok(())
                 });
             }
-            // Beside the other jobs: it may take a while, and the log fills in seconds.
+            // Not with the other jobs: these may take a while, and the log fills in seconds.
             let now = Utc::now();
-            // The night begins when yesterday is rolled up; one that was slept through is made up at the start.
+            // The full compaction of a day starts with the rollup of the day before, or at the next
+            // start of the server.
             let night = Some(rollup::last_due_day(now, rollup_at));
             let effort = match std::mem::replace(&mut last_night, night) == night {
                 true => Effort::Urgent,
                 false => Effort::Full,
             };
             let reporter = &tidy_reporter;
-            run_beside(reporter, "erasure", || tidied.finish_erasures());
-            run_beside(reporter, "compaction", || tidied.compact(now, effort));
-            run_beside(reporter, "scrub", || tidied.scrub());
+            run_in_background(reporter, "erasure", || tidied.finish_erasures());
+            run_in_background(reporter, "compaction", || tidied.compact(now, effort));
+            run_in_background(reporter, "scrub", || tidied.scrub());
         })?;
         let mut scheduler = Scheduler::with_tz(Utc);
         let (job, job_reporter) = (engine.clone(), reporter.clone());
@@ -90,13 +95,14 @@ impl Schedule {
         })
     }
 
-    /// Starts no more jobs. One that runs is not waited for: whenever it ends, its files are whole.
+    /// Starts no more jobs. Running ones are not waited for: their files are valid whenever they
+    /// end.
     pub fn stop(self) {
         drop(self.stop);
     }
 }
 
-/// Starts a thread that does something at once and then at intervals, until the sender is dropped.
+/// Starts a thread that runs a job at once and then at intervals, until the sender is dropped.
 fn spawn(
     name: &'static str,
     interval: Duration,
@@ -116,7 +122,7 @@ fn spawn(
 }
 
 fn roll_up(engine: &Engine, reporter: &Reporter) {
-    // It was said once that the clock is wrong; what a job would do by it, nobody could take back.
+    // A wrong clock was traced already; what a job deletes by it cannot be restored.
     let Ok(now) = engine.store().believed(Utc::now()) else {
         return;
     };
@@ -129,14 +135,14 @@ fn roll_up(engine: &Engine, reporter: &Reporter) {
 fn seal(engine: &Engine, reporter: &Reporter) {
     match engine.seal_urgency() {
         None => {}
-        Some(SealUrgency::Due) => run_beside(reporter, "seal", || engine.store().seal()),
-        // Queries and starts would get slow: the seal takes its share of the machine.
+        Some(SealUrgency::Due) => run_in_background(reporter, "seal", || engine.store().seal()),
+        // A longer log makes queries and starts slow, so the seal runs at normal priority.
         Some(SealUrgency::Late) => run(reporter, "seal", || engine.store().seal()),
     }
 }
 
-/// Runs a job that gives way to requests.
-fn run_beside<T: Send>(
+/// Runs a job at low priority.
+fn run_in_background<T: Send>(
     reporter: &Reporter,
     name: &'static str,
     job: impl FnOnce() -> Result<T> + Send,
@@ -144,7 +150,7 @@ fn run_beside<T: Send>(
     pipeline::beside(|| run(reporter, name, job));
 }
 
-/// Runs a job, whose failure must not end the schedule; what it shares is whole after a panic.
+/// Runs a job. Its failure must not end the schedule, and shared state is consistent after a panic.
 fn run<T>(reporter: &Reporter, name: &'static str, job: impl FnOnce() -> Result<T>) {
     let failed = format!("The {name} failed and will be tried again");
     match std::panic::catch_unwind(AssertUnwindSafe(job)) {

@@ -1,4 +1,4 @@
-//! Starting and stopping the server process: traces, the port, the order of a start and of a stop.
+//! Start and stop of the server process: traces, the port, and the order of both.
 
 mod keys;
 mod signals;
@@ -18,23 +18,24 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{ServeConfig, StoreConfig};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::http::{self, DashKeys, Door};
+use crate::http::{self, DashKeys, PublicLimits};
 use crate::schedule::Schedule;
 use keys::KeySource;
 
-/// The variable that chooses which traces are written.
+/// The environment variable that selects traces.
 const TRACE_VARIABLE: &str = "ECHOPILOT_LOG";
-/// Connections that the system completes before they are accepted: a burst of new clients.
+/// Size of the accept backlog: a burst of new clients.
 const BACKLOG: u32 = 4_096;
-/// Bytes that the system holds of the responses of one connection. It would take up to 4 MB from a client that does not read, which
-/// count where a container's memory is limited; so much is under way at some MB a second to the other side of the world.
+/// Socket send buffer of one connection. The system would buffer up to 4 MB for a client that does
+/// not read, which counts against a container's memory limit; this much is in flight at some MB a
+/// second to the other side of the world.
 const SEND_BUFFER_BYTES: u32 = 256 << 10;
-/// Time for questions that still run when all connections have ended.
+/// Time for queries that still run when all connections are closed.
 const LAST_QUERIES: Duration = Duration::from_secs(1);
-/// Time from the signal until the last seal has ended, or is left to the next start.
+/// Time from the signal until the last seal ends or is left to the next start.
 const SEAL_DEADLINE: Duration = Duration::from_millis(8_500);
-/// Events that a slow machine seals in a second; a log that needs longer than there is time is read back at the next start, which
-/// takes about as long.
+/// Events that a slow machine seals in a second. A log that would take longer than the remaining
+/// time is read back at the next start, which takes about as long.
 const SEALED_A_SECOND: f64 = 100_000.0;
 
 /// Writes traces of `level` and above to stderr; of other crates only warnings.
@@ -42,7 +43,7 @@ pub fn start_traces(level: &str) {
     let default = format!("warn,echopilot_analytics={level}");
     let filter =
         EnvFilter::try_from_env(TRACE_VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
-    // A second start, in a test, keeps the first.
+    // Tests may start them twice; the first start stays.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -54,21 +55,21 @@ pub fn start_traces(level: &str) {
 /// Serves until SIGTERM or SIGINT, and ends within ten seconds after it.
 ///
 /// # Errors
-/// If the data folder, the key or the port is not to be had.
+/// If the data folder cannot be locked, the key cannot be read or the port cannot be bound.
 pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
     let addresses = addresses(config)?;
     let loaded: Arc<OnceLock<(KeySource, Arc<DashKeys>)>> = Arc::default();
     let to_reload = loaded.clone();
-    // First of all: whoever changes keys while the server starts must not end it.
+    // First of all: a SIGHUP while the server starts must not end it.
     signals::on_reload(move || {
-        // Before there are keys they are about to be read.
+        // Before the keys are loaded they are about to be read.
         if let Some((source, keys)) = to_reload.get() {
             source.reload(keys);
         }
     })?;
     let process = std::process::id();
-    let holder = format!("echopilot serve (process {process})");
-    let engine = Arc::new(Engine::open(store, &holder, Utc::now())?);
+    let owner = format!("echopilot serve (process {process})");
+    let engine = Arc::new(Engine::open(store, &owner, Utc::now())?);
     let source = KeySource::new(config, engine.store().folder())?;
     let (keys, key_for_curl) = source.load()?;
     let keys = Arc::new(keys);
@@ -87,35 +88,35 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
         engine
             .store()
             .folder()
-            .describe_holder(&format!("{holder}, which answers at {url}"));
+            .describe_holder(&format!("{owner}, which listens on {url}"));
         let stop_signal = signals::on_stop()?;
-        let watched = engine.clone();
+        let for_live = engine.clone();
         let mut stopped_at = None;
         let stop = async {
             stop_signal.await;
             stopped_at = Some(Instant::now());
-            // Their answers would never end by themselves.
-            watched.store().end_watches();
+            // Live streams would never end by themselves.
+            for_live.store().end_watches();
         };
         let schedule = Schedule::start(engine.clone(), store.rollup_at)?;
-        greet(&url, &key_for_curl);
+        print_welcome(&url, &key_for_curl);
         for address in listeners.iter().flat_map(TcpListener::local_addr) {
             info!(%address, "Listening on {address}");
         }
-        let door = Door::new(config);
-        let router = http::router(engine.clone(), keys, door.clone());
-        http::serve(listeners, router, door, stop).await;
+        let public_limits = PublicLimits::new(config);
+        let router = http::router(engine.clone(), keys, public_limits.clone());
+        http::serve(listeners, router, public_limits, stop).await;
         schedule.stop();
         Ok::<_, Error>(stopped_at.unwrap_or_else(Instant::now))
     })?;
     runtime.shutdown_timeout(LAST_QUERIES);
-    // What was answered is on disk.
+    // All acknowledged events are on disk.
     close(&engine, stopped_at + SEAL_DEADLINE);
     info!("Stopped");
     Ok(())
 }
 
-/// The addresses to listen on, before anything is opened.
+/// Resolves the addresses to listen on, before anything is opened.
 fn addresses(config: &ServeConfig) -> Result<Vec<SocketAddr>> {
     let listen = &config.listen;
     let wrong = |reason: &dyn std::fmt::Display| {
@@ -129,7 +130,7 @@ fn addresses(config: &ServeConfig) -> Result<Vec<SocketAddr>> {
     }
 }
 
-/// Listens on each address that the machine has, on one port.
+/// Listens on each address that the machine has, all on one port.
 fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
     let mut listeners: Vec<TcpListener> = Vec::new();
     let mut failed = None;
@@ -139,13 +140,13 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
         }
         match listen_on(address) {
             Ok(listener) => listeners.push(listener),
-            // The socket of all IPv6 addresses has those of IPv4 as well.
+            // The socket for all IPv6 addresses also accepts IPv4.
             Err(error)
                 if error.kind() == ErrorKind::AddrInUse
                     && address.ip() == Ipv4Addr::UNSPECIFIED
                     && !listeners.is_empty() => {}
-            Err(error) if is_lacking(&error) && addresses.len() > 1 => {
-                warn!(%address, "Not listening on {address}, which this machine lacks: {error}");
+            Err(error) if is_missing(&error) && addresses.len() > 1 => {
+                warn!(%address, %error, "Not listening on {address}, which this machine does not have: {error}");
                 failed = Some((address, error));
             }
             Err(error) => {
@@ -159,8 +160,9 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
     }
 }
 
-/// Whether the machine does not have an address, or none of its kind: many containers have no IPv6.
-fn is_lacking(error: &std::io::Error) -> bool {
+/// Returns true if the machine does not have the address or its address family: many containers
+/// have no IPv6.
+fn is_missing(error: &std::io::Error) -> bool {
     error.kind() == ErrorKind::AddrNotAvailable
         || error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
 }
@@ -170,16 +172,16 @@ fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
         true => TcpSocket::new_v4(),
         false => TcpSocket::new_v6(),
     }?;
-    // A restart need not wait until old connections are forgotten.
+    // A restart does not have to wait for connections in TIME_WAIT.
     socket.set_reuseaddr(true)?;
-    // The sockets of connections have it from this one.
+    // Accepted sockets inherit it.
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Seals what is in the log, if there is time for it. A seal that does not end in time is left as if the power had gone: all files
-/// are whole, and the next start reads the log back.
+/// Seals the log if there is time. A seal that does not end in time is abandoned as by a power cut:
+/// all files stay valid, and the next start reads the log back.
 fn close(engine: &Arc<Engine>, deadline: Instant) {
     let waiting = engine.size().log_events;
     let left = deadline.saturating_duration_since(Instant::now());
@@ -189,7 +191,7 @@ fn close(engine: &Arc<Engine>, deadline: Instant) {
         let engine = engine.clone();
         let sealing = std::thread::Builder::new().spawn(move || {
             engine.close();
-            // Nobody may wait any more.
+            // The receiver may have stopped waiting.
             let _ = ended.send(());
         });
         if sealing.is_ok() && end.recv_timeout(left).is_ok() {
@@ -198,15 +200,15 @@ fn close(engine: &Arc<Engine>, deadline: Instant) {
     }
     warn!(
         events = waiting,
-        "No time to seal {waiting} events: they stay in the log, which is read back at the next start"
+        "No time to seal {waiting} events; the next start reads them back from the log"
     );
 }
 
-/// Says how to send the first event and see the first number.
-fn greet(url: &str, key: &str) {
+/// Prints how to send the first event and query usage.
+fn print_welcome(url: &str, key: &str) {
     eprintln!(
         r#"
-EchoPilot Analytics answers at {url}
+EchoPilot Analytics listens on {url}
 
 Open it in a browser, or send an event:
   curl {url}/api/analytics/event \

@@ -3,6 +3,7 @@
 
 mod api;
 mod cohorts;
+mod cost;
 mod demo_folder;
 mod export;
 mod ingest;
@@ -22,6 +23,7 @@ pub use api::{
     ClockAnswer, CohortsAnswer, DemoAnswer, EraseAnswer, ExpireAnswer, ExportAnswer, IngestAnswer,
     LimitStatus, RollupAnswer, StatusAnswer, UsageAnswer,
 };
+pub use cost::Cost;
 pub use demo_folder::DemoFolder;
 pub use export::{ExportRequest, verify};
 pub use ingest::PendingIngest;

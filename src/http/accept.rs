@@ -1,9 +1,15 @@
-//! What a client prefers: members of a list with weights, as RFC 9110 has them in sections 12.4.2 and 12.5. A weight of 0 means
-//! never.
+//! Content negotiation: weighted lists as in RFC 9110, sections 12.4.2 and 12.5, and the format of
+//! a response. A weight of 0 means never.
 
-use axum::http::{HeaderMap, HeaderName};
+use std::cmp::Reverse;
 
-/// The greatest weight, which is that of a member without one.
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use super::HandlerResult;
+use super::error_response::ErrorResponse;
+use crate::export::Format;
+
+/// The highest weight, which a member without a weight has.
 const FULL_WEIGHT: u16 = 1_000;
 
 /// A member of the list.
@@ -11,14 +17,14 @@ const FULL_WEIGHT: u16 = 1_000;
 pub struct Preference<'a> {
     /// A media type, a range of them, or a coding.
     pub name: &'a str,
-    /// Its parameters but the weight.
+    /// Its parameters without the weight.
     pub parameters: Vec<(&'a str, &'a str)>,
-    /// How much it is wanted, in thousandths.
+    /// Its weight in thousandths.
     pub weight: u16,
 }
 
 impl Preference<'_> {
-    /// Whether it has this name.
+    /// Returns true if it has this name, in any case.
     pub fn is(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name)
     }
@@ -31,7 +37,7 @@ impl Preference<'_> {
     }
 }
 
-/// The members of a header, of all its lines; those that cannot be read are left out.
+/// The members of a header, of all its lines; invalid ones are left out.
 pub fn preferences<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<Preference<'a>> {
     let lines = headers.get_all(name).into_iter();
     let lines = lines.filter_map(|line| line.to_str().ok());
@@ -54,7 +60,7 @@ fn preference(member: &str) -> Option<Preference<'_>> {
         let (name, value) = (name.trim(), value.trim().trim_matches('"'));
         if name.eq_ignore_ascii_case("q") {
             found.weight = weight(value)?;
-            // What comes behind the weight says nothing of the type.
+            // Parameters after the weight are not part of the type.
             break;
         }
         found.parameters.push((name, value));
@@ -63,23 +69,78 @@ fn preference(member: &str) -> Option<Preference<'_>> {
 }
 
 /// A weight from 0 to 1, in thousandths.
-fn weight(text: &str) -> Option<u16> {
-    let is_decimal = text
+fn weight(value: &str) -> Option<u16> {
+    let is_decimal = value
         .bytes()
         .all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let weight: f64 = text.parse().ok().filter(|_| is_decimal)?;
-    // Less than a thousandth is more than nothing.
+    let weight: f64 = value.parse().ok().filter(|_| is_decimal)?;
+    // Less than a thousandth is more than zero.
     (weight <= 1.0).then(|| (weight * f64::from(FULL_WEIGHT)).ceil() as u16)
 }
 
-/// The parts of a text between separators that are not in quotes.
-fn split(text: &str, separator: char) -> Vec<&str> {
+/// Splits a string at separators that are not in quotes.
+fn split(list: &str, separator: char) -> Vec<&str> {
     let mut is_quoted = false;
-    text.split(|char| {
+    list.split(|char| {
         is_quoted ^= char == '"';
         char == separator && !is_quoted
     })
     .collect()
+}
+
+/// The format that a client prefers; JSON without an `Accept` header. Of formats with equal
+/// weights, the one that is named first.
+pub fn accepted(headers: &HeaderMap) -> HandlerResult<Format> {
+    let ranges = preferences(headers, &header::ACCEPT);
+    let has_no_accept = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .all(HeaderValue::is_empty);
+    if has_no_accept {
+        return Ok(Format::Json);
+    }
+    // The highest weight, then the first in the header, then the first of our formats.
+    let best = Format::ALL
+        .into_iter()
+        .filter_map(|format| Some((format, wanted(format, &ranges)?)))
+        .filter(|(_, (weight, _))| *weight > 0)
+        .min_by_key(|(_, (weight, place))| (Reverse(*weight), *place));
+    if let Some((format, _)) = best {
+        return Ok(format);
+    }
+    let wanted: Vec<&str> = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .map(|line| line.to_str().unwrap_or_default())
+        .collect();
+    let wanted: String = wanted.join(", ").chars().take(200).collect();
+    let allowed = Format::ALL.map(Format::media_type).join(", ");
+    Err(ErrorResponse::new(
+        StatusCode::NOT_ACCEPTABLE,
+        "not_acceptable",
+        format!("Accept is {wanted:?}; allowed are {allowed}"),
+    ))
+}
+
+/// The weight of a format and the position of the range that determines it: the most specific one.
+fn wanted(format: Format, ranges: &[Preference<'_>]) -> Option<(u16, usize)> {
+    let media_type = format.media_type();
+    let name = media_type.split(';').next().unwrap_or_default();
+    let (kind, _) = name.split_once('/').unwrap_or_default();
+    let variant = format.variant();
+    let closeness = |range: &Preference<'_>| match range.parameter("variant") {
+        found if found.is_some() && range.is(name) => (found == variant).then_some(3),
+        // A variant is chosen by its name alone.
+        _ if variant.is_some() => None,
+        _ if range.is(name) => Some(2),
+        _ if range.is(&format!("{kind}/*")) => Some(1),
+        _ => range.is("*/*").then_some(0),
+    };
+    let fitting = ranges.iter().enumerate();
+    let fitting = fitting.filter_map(|(place, range)| Some((closeness(range)?, place, range)));
+    fitting
+        .min_by_key(|(closeness, place, _)| (Reverse(*closeness), *place))
+        .map(|(_, place, range)| (range.weight, place))
 }
 
 #[cfg(test)]

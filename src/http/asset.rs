@@ -1,7 +1,6 @@
-//! A file that is part of the binary, as browsers get it. It is packed once, when it is first asked for.
+//! Static files that are part of the binary, with an ETag and in two encodings.
 
 use std::io::Read;
-use std::sync::{Arc, OnceLock};
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -13,111 +12,189 @@ use hyper::body::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::accept::preferences;
-use super::extract::Shared;
-use super::refusal::Refusal;
+use super::error_response::ErrorResponse;
+use super::extract::AppState;
 
-/// A header line that is always the same.
-pub type Line = (&'static str, &'static str);
+/// A constant header field.
+pub type Field = (&'static str, &'static str);
 
-/// A file and what is said of it.
+/// A file that `build.rs` wrote and compressed, with its header fields.
+macro_rules! built {
+    ($name:literal, $fields:expr) => {
+        $crate::http::asset::Asset::new(
+            include_bytes!(concat!(env!("OUT_DIR"), "/", $name)).as_slice(),
+            include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".gz")).as_slice(),
+            $fields,
+        )
+    };
+}
+pub(super) use built;
+
+/// A file, its gzip form and its header fields.
 #[derive(Clone)]
 pub struct Asset {
     bytes: Bytes,
-    lines: &'static [Line],
-    packed: Arc<OnceLock<Packed>>,
-}
-
-struct Packed {
     gzip: Bytes,
+    /// Weak, because it is the same for both encodings.
     etag: HeaderValue,
+    fields: &'static [Field],
 }
 
 impl Asset {
-    /// A file with its header lines, its type and how long it may be kept among them.
-    pub fn new(bytes: impl Into<Bytes>, lines: &'static [Line]) -> Self {
+    /// A file with its gzip form and its header fields, which include its type and how long it may
+    /// be cached.
+    pub fn new(bytes: impl Into<Bytes>, gzip: impl Into<Bytes>, fields: &'static [Field]) -> Self {
+        let bytes = bytes.into();
         Self {
-            bytes: bytes.into(),
-            lines,
-            packed: Arc::default(),
+            gzip: gzip.into(),
+            etag: etag(&bytes),
+            bytes,
+            fields,
         }
     }
 
-    /// Its route.
-    pub fn route(self) -> MethodRouter<Shared> {
-        get(move |request: Request| async move { self.answer(request.headers()) })
-            .fallback(|| async { Refusal::method_not_allowed() })
+    /// A file whose content depends on a setting, so that it is compressed when the server starts.
+    #[expect(clippy::expect_used, reason = "reading from memory cannot fail")]
+    pub fn compress(content: String, fields: &'static [Field]) -> Self {
+        let mut gzip = Vec::new();
+        GzEncoder::new(content.as_bytes(), Compression::best())
+            .read_to_end(&mut gzip)
+            .expect("memory can be read");
+        Self::new(content, gzip, fields)
     }
 
-    fn answer(&self, asked: &HeaderMap) -> Response {
-        let packed = self.packed.get_or_init(|| Packed::new(&self.bytes));
-        let mut response = if packed.is_known(asked) {
+    /// The route of the file.
+    pub fn route(self) -> MethodRouter<AppState> {
+        get(move |request: Request| async move { self.respond(request.headers()) })
+            .fallback(|| async { ErrorResponse::method_not_allowed() })
+    }
+
+    fn respond(&self, request: &HeaderMap) -> Response {
+        let mut response = if self.is_cached(request) {
             StatusCode::NOT_MODIFIED.into_response()
-        } else if accepts_gzip(asked) {
+        } else if prefers_gzip(request) {
             let encoding = (header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            ([encoding], packed.gzip.clone()).into_response()
+            ([encoding], self.gzip.clone()).into_response()
         } else {
             self.bytes.clone().into_response()
         };
-        let lines = self.lines.iter().map(|&(name, value)| {
+        let fields = self.fields.iter().map(|&(name, value)| {
             (
                 HeaderName::from_static(name),
                 HeaderValue::from_static(value),
             )
         });
         let own = [
-            (header::ETAG, packed.etag.clone()),
+            (header::ETAG, self.etag.clone()),
             (header::VARY, HeaderValue::from_static("accept-encoding")),
         ];
-        for (name, value) in lines.chain(own) {
+        for (name, value) in fields.chain(own) {
             response.headers_mut().insert(name, value);
         }
         response
     }
-}
 
-impl Packed {
-    #[expect(
-        clippy::expect_used,
-        reason = "neither can fail, and each says why; an answer without the file would not be better"
-    )]
-    fn new(bytes: &[u8]) -> Self {
-        let mut gzip = Vec::new();
-        GzEncoder::new(bytes, Compression::best())
-            .read_to_end(&mut gzip)
-            .expect("memory can be read");
-        let digest = Sha256::digest(bytes);
-        let digest: String = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
-        Self {
-            gzip: gzip.into(),
-            // Weak, because it is the same for both encodings.
-            etag: HeaderValue::try_from(format!("W/\"{digest}\""))
-                .expect("hexadecimal digits are a header's value"),
-        }
-    }
-
-    /// Whether the browser has this very file.
-    fn is_known(&self, asked: &HeaderMap) -> bool {
+    /// Returns true if the client has this version of the file.
+    fn is_cached(&self, request: &HeaderMap) -> bool {
         let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
         let own = self.etag.to_str().map(opaque).unwrap_or_default();
-        list(asked, header::IF_NONE_MATCH).any(|tag| tag.trim() == "*" || opaque(tag) == own)
+        members(request, header::IF_NONE_MATCH).any(|tag| tag.trim() == "*" || opaque(tag) == own)
     }
 }
 
-/// Whether gzip is wanted, and not less than no coding at all.
-fn accepts_gzip(asked: &HeaderMap) -> bool {
-    let wanted = preferences(asked, &header::ACCEPT_ENCODING);
-    let named = |name: &str| wanted.iter().find(|coding| coding.is(name));
+#[expect(clippy::expect_used, reason = "digits are a valid header value")]
+fn etag(bytes: &[u8]) -> HeaderValue {
+    let digest = Sha256::digest(bytes);
+    let digest = hex::encode(digest.get(..8).unwrap_or_default());
+    HeaderValue::try_from(format!("W/\"{digest}\"")).expect("hexadecimal digits in quotes")
+}
+
+/// Returns true if gzip is accepted, and preferred over no encoding or as good.
+fn prefers_gzip(request: &HeaderMap) -> bool {
+    let accepted = preferences(request, &header::ACCEPT_ENCODING);
+    let named = |name: &str| accepted.iter().find(|coding| coding.is(name));
     let gzip = named("gzip").or(named("x-gzip")).or(named("*"));
     let gzip = gzip.map_or(0, |coding| coding.weight);
     let identity = named("identity").map_or(0, |coding| coding.weight);
     gzip > 0 && gzip >= identity
 }
 
-/// The members of a header's list.
-fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+/// The members of a list in a header.
+fn members(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     headers
         .get_all(name)
         .into_iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(name: HeaderName, values: &[&'static str]) -> HeaderMap {
+        let values = values.iter().map(|value| HeaderValue::from_static(value));
+        values.map(|value| (name.clone(), value)).collect()
+    }
+
+    #[test]
+    fn gzip_is_sent_where_it_is_accepted_and_not_worse_than_none() {
+        for (accepted, is_gzip) in [
+            (&["gzip"][..], true),
+            (&["br, GZIP;q=0.1"], true),
+            (&["br", "x-gzip"], true),
+            (&["*"], true),
+            (&["*;q=0.5, identity;q=0.4"], true),
+            (&["gzip;q=0.5, identity;q=0.6"], false),
+            (&["gzip;q=0, *"], false),
+            (&["gzip;q=0"], false),
+            (&["*;q=0"], false),
+            (&["br, zstd"], false),
+            (&[""], false),
+            (&[], false),
+        ] {
+            let request = request(header::ACCEPT_ENCODING, accepted);
+            assert_eq!(prefers_gzip(&request), is_gzip, "{accepted:?}");
+        }
+    }
+
+    #[test]
+    fn a_cached_file_is_recognised_by_its_etag() {
+        let asset = Asset::new("content", "", &[]);
+        let other = Asset::new("other", "", &[]);
+        assert_ne!(asset.etag, other.etag);
+        let etag = asset.etag.to_str().expect("ASCII").to_owned();
+        let strong = etag.trim_start_matches("W/").to_owned();
+        for (sent, is_cached) in [
+            (etag.clone(), true),
+            (strong, true),
+            (format!("\"x\", {etag}"), true),
+            ("*".to_owned(), true),
+            ("\"x\"".to_owned(), false),
+            (String::new(), false),
+        ] {
+            let mut request = HeaderMap::new();
+            request.insert(header::IF_NONE_MATCH, sent.parse().expect("a value"));
+            assert_eq!(asset.is_cached(&request), is_cached, "{sent}");
+        }
+        assert!(!asset.is_cached(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn both_encodings_have_the_same_content() {
+        let assets = [
+            built!("charts.js", &[]),
+            built!("demo.html", &[]),
+            built!("telemetry.js", &[]),
+            Asset::compress("content".repeat(100), &[]),
+        ];
+        for asset in assets {
+            let mut inflated = Vec::new();
+            flate2::read::GzDecoder::new(&asset.gzip[..])
+                .read_to_end(&mut inflated)
+                .expect("gzip");
+            assert_eq!(inflated, asset.bytes);
+            assert!(asset.gzip.len() < inflated.len());
+        }
+    }
 }

@@ -1,28 +1,29 @@
-//! The dashboard key: who may ask questions.
-
-use std::sync::{PoisonError, RwLock};
+//! The dashboard key, which gives access to all queries.
 
 use axum::http::{HeaderMap, StatusCode};
+use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::refusal::Refusal;
+use super::error_response::ErrorResponse;
 use super::weak_key;
 use crate::error::{Error, Result};
 
-/// The header that carries the key. Never a query parameter: those end in logs and histories.
+/// The header that carries the key. Never a query parameter: those end up in logs and browser
+/// histories.
 const HEADER: &str = "x-dash-key";
-/// Two keys at once let a key be changed without a gap.
+/// Two valid keys at once let a key be changed without downtime.
 const MAX_KEYS: usize = 2;
 
-/// The valid keys, as digests: comparing those takes equal time whatever was sent.
+/// The valid keys as digests, which are compared in constant time.
 pub struct DashKeys(RwLock<Vec<[u8; 32]>>);
 
 impl DashKeys {
     /// Reads one or two keys, separated by commas or lines.
     ///
     /// # Errors
-    /// `bad_dash_key` if there is none, one is easy to guess, or there are more than two. No key is in the message.
+    /// `bad_dash_key` if there is none, one is easy to guess, or there are more than two. The
+    /// message never contains a key.
     pub fn parse(keys: &str) -> Result<Self> {
         let keys: Vec<&str> = keys
             .split([',', '\n'])
@@ -47,31 +48,30 @@ impl DashKeys {
         Ok(Self(RwLock::new(keys.into_iter().map(digest).collect())))
     }
 
-    /// Puts other keys in the place of these, in one step.
+    /// Replaces the keys in one step.
     pub fn replace(&self, other: Self) {
-        let other = other.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = other;
+        *self.0.write() = other.0.into_inner();
     }
 
-    /// How many keys are valid.
+    /// The number of valid keys.
     pub fn count(&self) -> usize {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.0.read().len()
     }
 
-    /// Lets a request with a valid key pass.
-    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    /// Checks that a request has a valid key.
+    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), ErrorResponse> {
         let sent = headers
             .get(HEADER)
             .map_or(&b""[..], |value| value.as_bytes());
         let sent = digest(sent);
-        let keys = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let keys = self.0.read();
         let valid = keys
             .iter()
             .fold(Choice::from(0), |found, key| found | key.ct_eq(&sent));
         if valid.into() {
             Ok(())
         } else {
-            Err(Refusal::new(
+            Err(ErrorResponse::new(
                 StatusCode::UNAUTHORIZED,
                 "unauthorized",
                 "the X-Dash-Key header is missing or wrong",
@@ -80,7 +80,7 @@ impl DashKeys {
     }
 }
 
-/// Whether a request has a key, right or wrong.
+/// Returns true if a request has a key, valid or not.
 pub(super) fn has_key(headers: &HeaderMap) -> bool {
     headers.contains_key(HEADER)
 }

@@ -1,73 +1,133 @@
-//! Reading a request body within limits: on the wire, inflated, and in time.
+//! Request bodies within limits: bytes on the wire, bytes once inflated, and time.
+//!
+//! The layers of tower-http do not keep what is promised here, so this is not one of them.
+//! `RequestDecompressionLayer` knows one encoding a body (a proxy may add a second), no deflate
+//! without its zlib header, no gzip without the header field, responds without our JSON, and
+//! inflates on the async thread. `RequestBodyLimitLayer` and `http_body_util::Limited` end the body
+//! at the limit: the client would be cut off while it sends and not see the 413.
+//! `RequestBodyTimeoutLayer` limits the time between two frames, not that of the body. None of them
+//! takes permits for the memory.
 
 use std::io::Read;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Bytes};
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::Answer;
-use super::limits::Places;
-use super::refusal::Refusal;
-use super::wire::{BodyError, MAX_WIRE_BYTES};
+use super::HandlerResult;
+use super::error_response::ErrorResponse;
+use super::permits::PermitPool;
+use super::request_body::{BodyError, MAX_WIRE_BYTES};
 use crate::error::Error;
 use crate::event::foreign;
 use crate::event::text::without_mark;
 use crate::inflate::{Form, Gzip};
 
-/// Bytes of a body once inflated. A compressed bomb is cut here, having cost this much memory.
+/// Most bytes of a body once inflated. A compression bomb is cut off here, having cost this much
+/// memory.
 pub const MAX_INFLATED_BYTES: usize = 4 << 20;
-/// Time for the whole body: a client that sends a byte a second holds no connection for ever.
+/// Time for the whole body, so that a client that sends a byte a second does not hold a connection
+/// for ever.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes that brotli reads at a time.
 const BROTLI_BUFFER_BYTES: usize = 8 << 10;
-
-/// Bytes of a body that are read: a client that is cut off while it sends does not see why.
-const MAX_PASSED_BYTES: usize = 16 << 20;
-/// Bytes of a body that take no room: most batches are no longer, and all connections together may have them.
+/// Bytes of a body that are read: a client whose connection is cut while it sends does not see the
+/// response.
+const MAX_READ_BYTES: usize = 16 << 20;
+/// Bytes of a body that need no permit: most batches are not larger, and all connections together
+/// may have them.
 const FREE_BYTES: usize = 16 << 10;
-/// Room that a longer body takes at a time, in KiB: more than a frame.
-const ROOM_KIB: usize = 32;
-
+/// KiB that a larger body takes of the memory for bodies at a time: more than a frame.
+const PERMIT_KIB: usize = 32;
+/// Bytes of a body without encoding that are parsed on the async thread, in about 0.1 ms. Most
+/// batches are smaller; sending each to another thread would cost them more than it gains others.
+const SMALL_BYTES: usize = 64 << 10;
 /// Encodings of one body: a client's and a proxy's. Each costs as much memory as the inflated body.
 const MAX_ENCODINGS: usize = 2;
-/// Content encodings that are understood.
+/// Supported content encodings.
 const ENCODINGS: &str = "gzip, deflate, br, zstd";
 
-/// Reads and inflates a body that holds JSON. `room` has a permit for each KiB that all bodies together may take.
-pub async fn read_json(room: &Places, headers: &HeaderMap, body: Body) -> Answer<Bytes> {
+/// A body as it was received, with the memory permits that it holds until it is decoded.
+pub struct ReceivedBody {
+    bytes: Bytes,
+    content_type: Option<HeaderValue>,
+    encodings: Vec<Encoding>,
+    _memory: Vec<OwnedSemaphorePermit>,
+}
+
+/// Receives a body. `memory` has a permit for each KiB that all bodies together may take.
+///
+/// # Errors
+/// If the encoding is unknown, the body is too large or too slow, or there is no memory for it.
+pub async fn receive(
+    memory: &PermitPool,
+    headers: &HeaderMap,
+    body: Body,
+) -> HandlerResult<ReceivedBody> {
     let encodings = Encoding::of(headers)?;
-    let mut body = read_wire(room, body).await?;
-    for encoding in encodings.iter().rev() {
-        body = encoding.inflate(&body)?.into();
+    let received = tokio::time::timeout(BODY_TIMEOUT, collect(memory, body)).await;
+    let (bytes, permits) = received.unwrap_or_else(|_| {
+        Err(ErrorResponse::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "slow_body",
+            format!(
+                "the body did not arrive within {} s",
+                BODY_TIMEOUT.as_secs()
+            ),
+        ))
+    })?;
+    // Some clients compress without a header; JSON never begins like that.
+    let encodings = if encodings.is_empty() {
+        Encoding::of_start(&bytes).into_iter().collect()
+    } else {
+        encodings
+    };
+    Ok(ReceivedBody {
+        bytes,
+        content_type: headers.get(header::CONTENT_TYPE).cloned(),
+        encodings,
+        _memory: permits,
+    })
+}
+
+impl ReceivedBody {
+    /// Returns true if decoding and parsing take less time than sending the body to another thread.
+    pub fn is_small(&self) -> bool {
+        self.encodings.is_empty() && self.bytes.len() <= SMALL_BYTES
     }
-    // Some clients compress and do not say so; no JSON begins like that.
-    if encodings.is_empty()
-        && let Some(encoding) = Encoding::of_start(&body)
-    {
-        body = encoding.inflate(&body)?.into();
-    }
-    let bytes = without_mark(&body).len();
-    body = body.slice(body.len() - bytes..);
-    if let Some(charset) = foreign::charset(&body) {
-        return Err(Refusal::new(
-            StatusCode::BAD_REQUEST,
-            "bad_charset",
-            format!("the body is {charset}; allowed is UTF-8"),
-        ));
-    }
-    match body.trim_ascii_start().first() {
-        // Whatever type a client names, as `curl -d` names that of a form.
-        Some(b'{' | b'[') => Ok(body),
-        _ => check_type(headers).map(|()| body),
+
+    /// The JSON in the body.
+    ///
+    /// # Errors
+    /// If it cannot be inflated, inflates to too much, or is not JSON in UTF-8.
+    pub fn decode(&self) -> HandlerResult<Bytes> {
+        let mut body = self.bytes.clone();
+        for encoding in self.encodings.iter().rev() {
+            body = encoding.inflate(&body)?.into();
+        }
+        let bytes = without_mark(&body).len();
+        body = body.slice(body.len() - bytes..);
+        if let Some(charset) = foreign::charset(&body) {
+            return Err(ErrorResponse::new(
+                StatusCode::BAD_REQUEST,
+                "bad_charset",
+                format!("the body is {charset}; allowed is UTF-8"),
+            ));
+        }
+        match body.trim_ascii_start().first() {
+            // Whatever the content type says: `curl -d` sends that of a form.
+            Some(b'{' | b'[') => Ok(body),
+            _ => check_type(self.content_type.as_ref()).map(|()| body),
+        }
     }
 }
 
-/// JSON, or plain text: what a beacon can send without asking the server first.
-fn check_type(headers: &HeaderMap) -> Answer<()> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+/// Checks a content type: JSON, or plain text, which beacons can send without a preflight request.
+fn check_type(content_type: Option<&HeaderValue>) -> HandlerResult<()> {
+    let Some(value) = content_type else {
         return Ok(());
     };
     let essence = value
@@ -78,11 +138,11 @@ fn check_type(headers: &HeaderMap) -> Answer<()> {
         .unwrap_or_default()
         .trim()
         .to_ascii_lowercase();
-    let is_text = matches!(&*essence, "" | "application/json" | "text/plain");
-    if is_text || essence.ends_with("json") {
+    let is_allowed = matches!(&*essence, "" | "application/json" | "text/plain");
+    if is_allowed || essence.ends_with("json") {
         return Ok(());
     }
-    Err(Refusal::new(
+    Err(ErrorResponse::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "bad_content_type",
         format!(
@@ -91,34 +151,23 @@ fn check_type(headers: &HeaderMap) -> Answer<()> {
     ))
 }
 
-async fn read_wire(room: &Places, body: Body) -> Answer<Bytes> {
-    tokio::time::timeout(BODY_TIMEOUT, collect(room, body))
-        .await
-        .unwrap_or_else(|_| {
-            Err(Refusal::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "slow_body",
-                format!(
-                    "the body did not arrive within {} s",
-                    BODY_TIMEOUT.as_secs()
-                ),
-            ))
-        })
-}
-
-/// Collects a body; its bytes take room as they arrive, so that a client that sends little holds little.
-async fn collect(room: &Places, mut body: Body) -> Answer<Bytes> {
+/// Collects the bytes of a body. Permits for its memory are taken as they arrive, so that a slow
+/// client holds few.
+async fn collect(
+    memory: &PermitPool,
+    mut body: Body,
+) -> HandlerResult<(Bytes, Vec<OwnedSemaphorePermit>)> {
     let mut wire = Vec::with_capacity(FREE_BYTES.min(body.size_hint().lower() as usize));
-    let mut taken = Vec::new();
+    let mut permits = Vec::new();
     let mut received = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| match BodyError::of(&error) {
-            Some(BodyError::TooManyBytes) => Refusal::too_many(
+            Some(BodyError::TooManyBytes) => ErrorResponse::too_many(
                 "too_many_bytes",
                 "this client sends too many bytes at once",
                 Duration::from_secs(1),
             ),
-            _ => Refusal::new(StatusCode::BAD_REQUEST, "bad_body", "the body ended early"),
+            _ => ErrorResponse::new(StatusCode::BAD_REQUEST, "bad_body", "the body ended early"),
         })?;
         let Ok(bytes) = frame.into_data() else {
             continue;
@@ -126,19 +175,19 @@ async fn collect(room: &Places, mut body: Body) -> Answer<Bytes> {
         received += bytes.len();
         if received > MAX_WIRE_BYTES {
             wire = Vec::new();
-            taken.clear();
-            if received > MAX_PASSED_BYTES {
+            permits.clear();
+            if received > MAX_READ_BYTES {
                 break;
             }
             continue;
         }
         wire.extend_from_slice(&bytes);
         let kib = wire.len().saturating_sub(FREE_BYTES).div_ceil(1024);
-        if kib > taken.len() * ROOM_KIB {
-            let Some(permit) = room.try_take(ROOM_KIB as u32) else {
+        if kib > permits.len() * PERMIT_KIB {
+            let Some(permit) = memory.try_acquire(PERMIT_KIB as u32) else {
                 return Err(Error::Busy("too many bytes are being received").into());
             };
-            taken.push(permit);
+            permits.push(permit);
         }
     }
     if received > MAX_WIRE_BYTES {
@@ -146,11 +195,11 @@ async fn collect(room: &Places, mut body: Body) -> Answer<Bytes> {
             "the body is larger than {MAX_WIRE_BYTES} bytes"
         )));
     }
-    Ok(wire.into())
+    Ok((wire.into(), permits))
 }
 
-fn too_large(message: String) -> Refusal {
-    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+fn too_large(message: String) -> ErrorResponse {
+    ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -163,7 +212,7 @@ enum Encoding {
 
 impl Encoding {
     /// The encodings in the order in which they were applied.
-    fn of(headers: &HeaderMap) -> Answer<Vec<Self>> {
+    fn of(headers: &HeaderMap) -> HandlerResult<Vec<Self>> {
         let mut encodings = Vec::new();
         let lines = headers.get_all(header::CONTENT_ENCODING).iter();
         for name in lines.flat_map(|line| line.to_str().unwrap_or("?").split(',')) {
@@ -177,13 +226,13 @@ impl Encoding {
                 _ => return Err(bad_encoding(&name)),
             });
         }
-        match encodings.len() > MAX_ENCODINGS {
-            true => Err(bad_encoding("more than two after each other")),
-            false => Ok(encodings),
+        if encodings.len() > MAX_ENCODINGS {
+            return Err(bad_encoding("more than two after each other"));
         }
+        Ok(encodings)
     }
 
-    /// The encoding that the first bytes show.
+    /// Detects an encoding by the first bytes.
     fn of_start(body: &[u8]) -> Option<Self> {
         match Form::of(body)? {
             Form::Gzip => Some(Self::Gzip),
@@ -192,10 +241,10 @@ impl Encoding {
         }
     }
 
-    fn inflate(self, wire: &[u8]) -> Answer<Vec<u8>> {
+    fn inflate(self, wire: &[u8]) -> HandlerResult<Vec<u8>> {
         let inflated = match self {
             Self::Gzip => read_limited(Gzip::new(wire)),
-            // The standard says zlib; some clients send the bare stream.
+            // The standard requires a zlib header; some clients send raw deflate.
             Self::Deflate => match read_limited(flate2::read::ZlibDecoder::new(wire)) {
                 Err(_) => read_limited(flate2::read::DeflateDecoder::new(wire)),
                 inflated => inflated,
@@ -208,24 +257,24 @@ impl Encoding {
                 "the body inflates to more than {MAX_INFLATED_BYTES} bytes"
             ))),
             Ok(bytes) => Ok(bytes),
-            Err(_) => Err(Refusal::new(
+            Err(_) => Err(ErrorResponse::new(
                 StatusCode::BAD_REQUEST,
                 "bad_encoding",
-                "the body is not what its Content-Encoding says",
+                "the body does not match its Content-Encoding",
             )),
         }
     }
 }
 
-fn bad_encoding(found: &str) -> Refusal {
-    Refusal::new(
+fn bad_encoding(found: &str) -> ErrorResponse {
+    ErrorResponse::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "bad_encoding",
         format!("Content-Encoding is {found:.80}; allowed are {ENCODINGS}"),
     )
 }
 
-/// Reads one byte more than is allowed, so that the caller can tell.
+/// Reads one byte more than is allowed, so that the caller can detect an excess.
 fn read_limited(reader: impl Read) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     reader

@@ -1,4 +1,4 @@
-//! Who sends a request, as far as limits are concerned.
+//! The client of a request, as limits count it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -6,21 +6,21 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, StatusCode};
 
 use super::clients::{Client, Clients};
-use super::refusal::Refusal;
+use super::error_response::ErrorResponse;
 use crate::config::TrustedProxies;
 
-/// Who is at the other end of a connection.
+/// The peer of a connection.
 #[derive(Clone)]
 pub struct Peer {
     pub client: Arc<Client>,
-    /// Whether it is a proxy whose word is taken for the address of the client.
+    /// True for a trusted proxy, whose `X-Forwarded-For` names the client.
     pub is_proxy: bool,
 }
 
-/// The header in which proxies name the addresses that a request came through.
+/// The header in which proxies list the addresses that a request came through.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The client of a request, for the handlers that count what it does.
+/// The client of a request, for handlers that take from its limits.
 #[derive(Clone)]
 pub struct Caller {
     clients: Arc<Clients>,
@@ -28,20 +28,20 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// A client of the table.
+    /// A caller for a client of the table.
     pub fn new(clients: Arc<Clients>, client: Arc<Client>) -> Self {
         Self { clients, client }
     }
 
-    /// Takes tokens for the events of a batch, before any of them is stored.
+    /// Takes tokens for the events of a batch before any of them is stored.
     ///
     /// # Errors
     /// 429 if the client sends too many; then none of them may be stored.
-    pub fn take_events(&self, events: usize) -> Result<(), Refusal> {
+    pub fn take_events(&self, events: usize) -> Result<(), ErrorResponse> {
         self.clients
             .take_events(&self.client, events)
             .map_err(|wait| {
-                Refusal::too_many(
+                ErrorResponse::too_many(
                     "too_many_events_a_second",
                     "this client sends too many events a second; nothing of the batch is stored",
                     wait,
@@ -49,15 +49,15 @@ impl Caller {
             })
     }
 
-    /// Lets a request with a key pass, unless the client sent too many wrong ones.
+    /// Checks that the client may send a key: not after too many wrong ones.
     ///
     /// # Errors
     /// 429 after too many.
-    pub fn check_key_attempts(&self) -> Result<(), Refusal> {
+    pub fn check_key_attempts(&self) -> Result<(), ErrorResponse> {
         self.clients
             .check_key_attempts(&self.client)
             .map_err(|wait| {
-                Refusal::too_many(
+                ErrorResponse::too_many(
                     "too_many_wrong_keys",
                     "this client sent too many wrong dashboard keys",
                     wait,
@@ -70,23 +70,23 @@ impl Caller {
         self.clients.count_wrong_key(&self.client);
     }
 
-    /// Room for the bytes of a body, none of it taken yet.
-    pub fn room(&self) -> Room {
-        Room {
+    /// A quota for the bytes of a body, with nothing taken yet.
+    pub fn body_quota(&self) -> BodyQuota {
+        BodyQuota {
             caller: self.clone(),
             bytes: 0,
         }
     }
 }
 
-/// Bytes that a client is sending. They are given back when it is dropped.
-pub struct Room {
+/// Bytes that a client is sending. They are returned when this is dropped.
+pub struct BodyQuota {
     caller: Caller,
     bytes: usize,
 }
 
-impl Room {
-    /// Takes more, up to so many in all; false if the client sends too much at once.
+impl BodyQuota {
+    /// Takes more bytes, up to `at_most` in total; false if the client is sending too much at once.
     pub fn take(&mut self, bytes: usize, at_most: usize) -> bool {
         let more = bytes.min(at_most.saturating_sub(self.bytes));
         let taken = self.caller.clients.receive(&self.caller.client, more);
@@ -97,7 +97,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for BodyQuota {
     fn drop(&mut self) {
         self.caller
             .clients
@@ -105,8 +105,8 @@ impl Drop for Room {
     }
 }
 
-/// The address that a trusted proxy names: the last of the list that is no proxy itself. What stands before it was written by the
-/// client, who can write anything.
+/// The address that a trusted proxy names: the last one of the list that is not a proxy itself. The
+/// addresses before it were sent by the client, which can send anything.
 pub fn forwarded_for(headers: &HeaderMap, proxies: &TrustedProxies) -> Option<IpAddr> {
     let mut lines: Vec<&str> = Vec::new();
     for line in headers.get_all(FORWARDED_FOR) {
@@ -122,42 +122,42 @@ pub fn forwarded_for(headers: &HeaderMap, proxies: &TrustedProxies) -> Option<Ip
     None
 }
 
-/// An address, with or without a port.
-fn parse(text: &str) -> Option<IpAddr> {
-    let bare = text
+/// Parses an address with or without a port.
+fn parse(address: &str) -> Option<IpAddr> {
+    let bare = address
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
-    let address = bare.unwrap_or(text).parse().ok();
-    address.or_else(|| text.parse().ok().map(|address: SocketAddr| address.ip()))
+    let found = bare.unwrap_or(address).parse().ok();
+    found.or_else(|| address.parse().ok().map(|address: SocketAddr| address.ip()))
 }
 
-/// Why a request that HTTP allows is not answered: its head contradicts itself or is too large.
+/// Checks a head that HTTP allows: whether it contradicts itself or is too large.
 ///
 /// # Errors
 /// 400 without one `Host` or with a doubtful `Transfer-Encoding`, 414 and 431.
-pub fn check_head(head: &axum::http::request::Parts) -> Result<(), Refusal> {
+pub fn check_head(head: &axum::http::request::Parts) -> Result<(), ErrorResponse> {
     use axum::http::{Version, header};
     let uri_bytes = head
         .uri
         .path_and_query()
         .map_or(0, |path| path.as_str().len());
     if uri_bytes > super::MAX_URI_BYTES {
-        return Err(super::stream::uri_too_long());
+        return Err(super::socket::uri_too_long());
     }
     let lines = head.headers.iter();
     let head_bytes: usize = lines
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
         .sum();
     if head_bytes + uri_bytes > super::MAX_HEAD_BYTES {
-        return Err(super::stream::head_too_large());
+        return Err(super::socket::head_too_large());
     }
     let hosts = head.headers.get_all(header::HOST).iter().count();
     if hosts > 1 || (hosts == 0 && head.version >= Version::HTTP_11) {
         // RFC 9112, section 3.2.
-        return Err(Refusal::new(
+        return Err(ErrorResponse::new(
             StatusCode::BAD_REQUEST,
             "bad_host",
-            format!("there are {hosts} Host headers; HTTP/1.1 asks for one"),
+            format!("the request has {hosts} Host headers; HTTP/1.1 requires one"),
         ));
     }
     let codings: Vec<_> = head
@@ -168,10 +168,10 @@ pub fn check_head(head: &axum::http::request::Parts) -> Result<(), Refusal> {
     let is_chunked =
         |value: &&axum::http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
     if codings.len() > 1 || !codings.iter().all(is_chunked) {
-        return Err(Refusal::new(
+        return Err(ErrorResponse::new(
             StatusCode::BAD_REQUEST,
             "bad_transfer_encoding",
-            "Transfer-Encoding is not one \"chunked\"",
+            "Transfer-Encoding is not a single \"chunked\"",
         ));
     }
     Ok(())
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_client_is_the_last_address_that_is_no_proxy() {
+    fn the_client_is_the_last_address_before_the_proxies() {
         let proxies: TrustedProxies = "10.0.0.0/8,fd00::/8".parse().expect("networks");
         for (lines, client) in [
             (vec!["192.0.2.1"], Some("192.0.2.1")),

@@ -1,45 +1,46 @@
-//! What each client address uses of the server, so that none of them can take all of it.
+//! Limits of each client address, so that no client can use all of the server.
 //!
-//! No address is kept: the table is keyed by a hash whose key is made new in each process and never leaves it. Addresses of IPv6
-//! count by their /64, which is what one customer has.
+//! No address is stored: the table is keyed by a hash whose random key never leaves the process.
+//! IPv6 addresses count by their /64, which is what one customer has.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tracing::warn;
 
-use super::bucket::{Bucket, Level};
+use super::token_bucket::{Level, TokenBucket};
 use crate::config::ClientLimits;
 use crate::engine::LimitStatus;
 
-/// Clients with an entry of their own. More than that at once is an attack, whose clients then have entries together; each
-/// entry takes some 150 bytes.
+/// Clients with an entry of their own. More than that at once are an attack, whose clients then
+/// share entries; each entry takes about 150 bytes.
 const MAX_CLIENTS: usize = 100_000;
-/// Entries that clients have together when the table is full.
+/// Entries that clients share when the table is full.
 const COMMON_ENTRIES: u64 = 256;
-/// Seconds of its rate that a client may send at once.
+/// Size of a burst, in seconds of the rate.
 const BURST_SECONDS: f64 = 10.0;
-/// Least time between two lines of the trace about wrong keys.
+/// Shortest time between two traces about wrong keys.
 const WRONG_KEYS_TRACE: Duration = Duration::from_secs(60);
 
-/// All clients.
+/// The table of clients.
 pub struct Clients {
     hasher: RandomState,
     table: Mutex<HashMap<u64, Arc<Client>>>,
     limits: ClientLimits,
-    events: Option<Bucket>,
-    wrong_keys: Option<Bucket>,
-    /// How often a limit was reached.
+    events: Option<TokenBucket>,
+    wrong_keys: Option<TokenBucket>,
+    /// Counters of rejections.
     reached: Reached,
     wrong: WrongKeys,
 }
 
-/// How often each limit was reached since the start.
+/// Rejections by limit since the start.
 #[derive(Default)]
 struct Reached {
     table: AtomicU64,
@@ -49,7 +50,7 @@ struct Reached {
     wrong_keys: AtomicU64,
 }
 
-/// What one client uses.
+/// The state of one client.
 #[derive(Default)]
 pub struct Client {
     connections: AtomicUsize,
@@ -67,15 +68,15 @@ struct WrongKeys {
 
 #[derive(Default)]
 struct Traced {
-    untold: u64,
+    untraced: u64,
     at: Option<Instant>,
 }
 
 impl Clients {
-    /// No clients yet, with these limits for each.
+    /// An empty table, with these limits for each client.
     pub fn new(limits: ClientLimits) -> Self {
         let bucket = |limit: u32, seconds: f64, burst: f64| {
-            (limit > 0).then(|| Bucket {
+            (limit > 0).then(|| TokenBucket {
                 per_second: f64::from(limit) / seconds,
                 burst: f64::from(limit) * burst,
             })
@@ -94,7 +95,7 @@ impl Clients {
     /// The client of an address.
     pub fn of(&self, address: IpAddr) -> Arc<Client> {
         let mut key = self.key(address);
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         if table.len() >= MAX_CLIENTS && !table.contains_key(&key) {
             self.sweep_table(&mut table, Instant::now());
             if table.len() >= MAX_CLIENTS {
@@ -112,14 +113,16 @@ impl Clients {
         }
     }
 
-    /// Forgets the clients that use nothing and whose buckets are full again, and tells what waits to be told.
+    /// Removes idle clients whose buckets are full again, and traces wrong keys that were not
+    /// traced yet.
     pub fn sweep(&self, now: Instant) {
-        self.sweep_table(&mut lock(&self.table), now);
+        self.sweep_table(&mut self.table.lock(), now);
         self.trace_wrong_keys(0, now);
     }
 
     fn sweep_table(&self, table: &mut HashMap<u64, Arc<Client>>, now: Instant) {
-        // Nobody but the table has it, and the table is locked: nobody can begin to use it meanwhile.
+        // Only the table has a reference, and the table is locked: no other thread can begin to use
+        // the client.
         table.retain(|_, client| Arc::strong_count(client) > 1 || !self.is_idle(client, now));
         let spare = table.capacity() > 4 * table.len().max(1_024);
         if spare {
@@ -128,8 +131,8 @@ impl Clients {
     }
 
     fn is_idle(&self, client: &Client, now: Instant) -> bool {
-        let is_full = |bucket: Option<Bucket>, level: &Mutex<Level>| {
-            bucket.is_none_or(|bucket| bucket.missing(&lock(level), now) == 0.0)
+        let is_full = |bucket: Option<TokenBucket>, level: &Mutex<Level>| {
+            bucket.is_none_or(|bucket| bucket.missing(&level.lock(), now) == 0.0)
         };
         client.connections.load(Ordering::Relaxed) == 0
             && client.receiving.load(Ordering::Relaxed) == 0
@@ -137,7 +140,7 @@ impl Clients {
             && is_full(self.wrong_keys, &client.wrong_keys)
     }
 
-    /// Takes a connection of a client, until it is given back; false if it has too many.
+    /// Counts a connection of a client until it is disconnected; false if it has too many.
     pub fn connect(&self, client: &Client) -> bool {
         let taken = take(
             &client.connections,
@@ -150,12 +153,13 @@ impl Clients {
         taken
     }
 
-    /// Gives a connection back.
+    /// Counts a connection as closed.
     pub fn disconnect(&self, client: &Client) {
         client.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Takes room for bytes that were received, until they are given back; false if the client sends too much at once.
+    /// Counts received bytes of a client until they are released; false if it is sending too much
+    /// at once.
     pub fn receive(&self, client: &Client, bytes: usize) -> bool {
         let limit = self.limits.client_kib as usize * 1024;
         let taken = take(&client.receiving, bytes, limit);
@@ -165,7 +169,7 @@ impl Clients {
         taken
     }
 
-    /// Gives the room of received bytes back.
+    /// Releases received bytes.
     pub fn received(&self, client: &Client, bytes: usize) {
         client.receiving.fetch_sub(bytes, Ordering::Relaxed);
     }
@@ -173,19 +177,19 @@ impl Clients {
     /// Takes tokens for the events of a batch.
     ///
     /// # Errors
-    /// The time after which the client may send them.
+    /// The time after which the client may send the events.
     pub fn take_events(&self, client: &Client, events: usize) -> Result<(), Duration> {
         let Some(bucket) = self.events else {
             return Ok(());
         };
         bucket
-            .take(&mut lock(&client.events), events as f64, Instant::now())
+            .take(&mut client.events.lock(), events as f64, Instant::now())
             .inspect_err(|_| {
                 self.reached.events.fetch_add(1, Ordering::Relaxed);
             })
     }
 
-    /// Whether a client may send a key: not after too many wrong ones.
+    /// Checks that a client may send a key: not after too many wrong ones.
     ///
     /// # Errors
     /// The time after which it may.
@@ -194,7 +198,7 @@ impl Clients {
             return Ok(());
         };
         bucket
-            .check(&lock(&client.wrong_keys), Instant::now())
+            .check(&client.wrong_keys.lock(), Instant::now())
             .inspect_err(|_| {
                 self.reached.wrong_keys.fetch_add(1, Ordering::Relaxed);
             })
@@ -204,22 +208,23 @@ impl Clients {
     pub fn count_wrong_key(&self, client: &Client) {
         let now = Instant::now();
         if let Some(bucket) = self.wrong_keys {
-            // Of requests at the same time more may fail than there are tokens.
-            let _ = bucket.take(&mut lock(&client.wrong_keys), 1.0, now);
+            // Of concurrent requests more may fail than there are tokens.
+            let _ = bucket.take(&mut client.wrong_keys.lock(), 1.0, now);
         }
         self.wrong.all.fetch_add(1, Ordering::Relaxed);
         self.trace_wrong_keys(1, now);
     }
 
-    /// Traces how many keys were wrong: at once, and then at most once a minute. Neither key nor address is traced.
+    /// Traces how many keys were wrong: at once, and then at most once a minute. Neither key nor
+    /// address is traced.
     fn trace_wrong_keys(&self, more: u64, now: Instant) {
-        let mut traced = lock(&self.wrong.traced);
-        traced.untold += more;
+        let mut traced = self.wrong.traced.lock();
+        traced.untraced += more;
         let is_due = traced
             .at
             .is_none_or(|at| now.saturating_duration_since(at) >= WRONG_KEYS_TRACE);
-        if traced.untold > 0 && is_due {
-            let wrong_keys = std::mem::take(&mut traced.untold);
+        if traced.untraced > 0 && is_due {
+            let wrong_keys = std::mem::take(&mut traced.untraced);
             traced.at = Some(now);
             warn!(
                 wrong_keys,
@@ -228,7 +233,7 @@ impl Clients {
         }
     }
 
-    /// How many keys were wrong since the start.
+    /// Wrong keys since the start.
     pub fn wrong_keys(&self) -> u64 {
         self.wrong.all.load(Ordering::Relaxed)
     }
@@ -236,10 +241,10 @@ impl Clients {
     /// The limits of a client; what is used is that of the client that uses most.
     pub fn status(&self) -> Vec<LimitStatus> {
         let now = Instant::now();
-        let table = lock(&self.table);
+        let table = self.table.lock();
         let most = |used: &dyn Fn(&Client) -> u64| table.values().map(|one| used(one)).max();
-        let missing = |bucket: Option<Bucket>, level: &Mutex<Level>| {
-            bucket.map_or(0, |bucket| bucket.missing(&lock(level), now).ceil() as u64)
+        let missing = |bucket: Option<TokenBucket>, level: &Mutex<Level>| {
+            bucket.map_or(0, |bucket| bucket.missing(&level.lock(), now).ceil() as u64)
         };
         let connections = |client: &Client| client.connections.load(Ordering::Relaxed) as u64;
         let kib = |client: &Client| client.receiving.load(Ordering::Relaxed).div_ceil(1024) as u64;
@@ -287,7 +292,7 @@ impl Clients {
     }
 }
 
-/// Adds to a count unless it would be more than a limit; 0 is no limit.
+/// Adds to a count unless it would exceed a limit; 0 means unlimited.
 fn take(count: &AtomicUsize, more: usize, limit: usize) -> bool {
     let added = |used: usize| {
         let next = used + more;
@@ -296,11 +301,6 @@ fn take(count: &AtomicUsize, more: usize, limit: usize) -> bool {
     count
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, added)
         .is_ok()
-}
-
-/// What is behind it is whole after a panic: numbers alone.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_client_takes_another_does_not_lack() {
+    fn the_limits_of_one_client_do_not_affect_another() {
         let clients = clients();
         let (first, second) = (
             clients.of(address("192.0.2.1")),
@@ -357,10 +357,10 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_forgotten_when_they_use_nothing_and_not_before() {
+    fn only_idle_clients_are_removed() {
         let clients = clients();
         let now = Instant::now();
-        let count = || lock(&clients.table).len();
+        let count = || clients.table.lock().len();
         drop(clients.of(address("192.0.2.1")));
         let (open, spent) = (
             clients.of(address("192.0.2.2")),
@@ -386,6 +386,6 @@ mod tests {
             let client = clients.of(IpAddr::V4(std::net::Ipv4Addr::from_bits(number)));
             assert!(clients.take_events(&client, 1).is_ok() || number >= MAX_CLIENTS as u32);
         }
-        assert!(lock(&clients.table).len() <= MAX_CLIENTS + COMMON_ENTRIES as usize);
+        assert!(clients.table.lock().len() <= MAX_CLIENTS + COMMON_ENTRIES as usize);
     }
 }

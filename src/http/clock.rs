@@ -3,19 +3,26 @@
 use axum::extract::RawQuery;
 use chrono::Utc;
 
+use super::HandlerResult;
 use super::extract::Keyed;
-use super::reports::{Report, parameters, run_beside};
+use super::json_response::JsonResponse;
+use super::query_string::parameters;
 use crate::engine::ClockAnswer;
 use crate::error::Error;
 use crate::window::parse_day;
 
 /// Believes the clock, if the date is today's by it.
-pub async fn confirm(Keyed(app): Keyed, RawQuery(query): RawQuery) -> Report<ClockAnswer> {
+pub async fn confirm(
+    Keyed(app): Keyed,
+    RawQuery(query): RawQuery,
+) -> HandlerResult<JsonResponse<ClockAnswer>> {
     let fields = parameters(&query.unwrap_or_default(), &["confirm"])?;
     let date = fields
         .first()
         .ok_or_else(|| "confirm is missing; allowed is today's date".to_owned())
         .and_then(|(_, date)| parse_day(date).map_err(|message| format!("confirm: {message}")))
         .map_err(|message| Error::bad_input("bad_date", message))?;
-    run_beside(&app, move |engine| engine.confirm_clock(date, Utc::now())).await
+    app.run_job(move |engine| engine.confirm_clock(date, Utc::now()))
+        .await
+        .map(JsonResponse)
 }

@@ -9,51 +9,57 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use super::door::{HEADER_TIMEOUT, Opened, Phase};
-use super::refusal::Refusal;
+use super::error_response::ErrorResponse;
+use super::public_limits::{HEADER_TIMEOUT, OpenConnection, Phase};
 use super::service::Service;
-use super::stream::{Stream, bad_request};
+use super::socket::{Socket, bad_request};
 
-/// Time that a client has to read its last answer, before bytes that it sent and nobody read reset the connection.
+/// Time that a client has to read its last response, before unread bytes that it sent reset the
+/// connection.
 const LINGER: Duration = Duration::from_secs(1);
-/// Bytes that are read meanwhile.
+/// Bytes of the client that are read and dropped in this time.
 const LINGER_BYTES: usize = 16 << 20;
 
 /// Serves the requests of a connection.
-pub async fn serve(http: http1::Builder, stream: TcpStream, service: Service, opened: Opened) {
-    // Answers are small and complete; waiting for more of them to send together only delays them.
+pub async fn serve(
+    http: http1::Builder,
+    stream: TcpStream,
+    service: Service,
+    opened: OpenConnection,
+) {
+    // Responses are small and complete; waiting for more to send together only delays them.
     if let Err(error) = stream.set_nodelay(true) {
         debug!("Cannot switch off the delay of a connection: {error}");
     }
-    let (door, progress) = (opened.door.clone(), opened.progress.clone());
-    let mut phase = door.phase();
-    // A connection without a byte has no buffers yet.
+    let (public_limits, state) = (opened.public_limits.clone(), opened.state.clone());
+    let mut phase = public_limits.phase();
+    // Until the first byte arrives, no buffers are allocated.
     let mut byte = [0];
     let is_open = tokio::select! {
         first = tokio::time::timeout(HEADER_TIMEOUT, stream.peek(&mut byte)) => matches!(first, Ok(Ok(1))),
-        () = progress.evicted() => false,
+        () = state.evicted() => false,
         _ = phase.wait_for(|phase| *phase != Phase::Open) => false,
     };
     if !is_open {
         return;
     }
-    let timeout = Duration::from_millis(door.config().limits.write_timeout_ms);
-    let stream = Stream::new(stream, progress.clone(), timeout);
+    let timeout = Duration::from_millis(public_limits.config().limits.write_timeout_ms);
+    let stream = Socket::new(stream, state.clone(), timeout);
     let mut connection = http.serve_connection(TokioIo::new(stream), service);
     let mut seen = Phase::Open;
     let ended = loop {
         tokio::select! {
             ended = &mut connection => break ended,
-            () = progress.evicted() => {
-                if progress.is_waiting() {
+            () = state.evicted() => {
+                if state.is_waiting() {
                     return;
                 }
-                door.has_left(&progress);
+                public_limits.has_closed(&state);
             }
             changed = phase.wait_for(|phase| *phase != seen) => {
                 match changed.map(|phase| *phase) {
                     Ok(Phase::Open) => {}
-                    Ok(Phase::Finishing) if !progress.is_waiting() => {
+                    Ok(Phase::Finishing) if !state.is_waiting() => {
                         seen = Phase::Finishing;
                         std::pin::Pin::new(&mut connection).graceful_shutdown();
                     }
@@ -63,13 +69,12 @@ pub async fn serve(http: http1::Builder, stream: TcpStream, service: Service, op
         }
     };
     let parts = connection.into_parts();
-    // A part of a head has come, and nothing else is being written.
-    let is_half_head =
-        progress.is_waiting() && !progress.is_blocked() && !parts.read_buf.is_empty();
+    // Part of a head was received, and nothing is being written.
+    let is_half_head = state.is_waiting() && !state.is_blocked() && !parts.read_buf.is_empty();
     let answer = match &ended {
         Ok(()) => None,
         Err(error) if error.is_parse() => {
-            // The one head to which hyper gives no response.
+            // The only head to which hyper sends no response.
             parts
                 .read_buf
                 .starts_with(b"PRI * HTTP/2.0")
@@ -86,17 +91,17 @@ pub async fn serve(http: http1::Builder, stream: TcpStream, service: Service, op
     };
     let mut stream = parts.io.into_inner().into_tcp();
     if let Some(answer) = answer {
-        // It fits into the buffer of the socket, or the client does not read.
+        // It fits into the socket's buffer, or the client does not read.
         let answer = answer.raw();
         let _ = tokio::time::timeout(LINGER, stream.write_all(&answer)).await;
     }
-    if !progress.has_ended() && seen == Phase::Open {
+    if !state.has_ended() && seen == Phase::Open {
         linger(stream).await;
     }
 }
 
-fn slow_head() -> Refusal {
-    Refusal::new(
+fn slow_head() -> ErrorResponse {
+    ErrorResponse::new(
         StatusCode::REQUEST_TIMEOUT,
         "slow_head",
         format!(
@@ -106,13 +111,13 @@ fn slow_head() -> Refusal {
     )
 }
 
-/// Closes a connection so that the client can read what it was answered: its own bytes are read for a while, because bytes that
-/// nobody reads reset a connection and destroy what is under way to the client.
+/// Closes a connection so that the client can read the last response: its own bytes are read for a
+/// while, because unread bytes reset the connection, which destroys data in flight to the client.
 pub async fn linger(mut stream: TcpStream) {
     let drained = async {
         stream.shutdown().await?;
         let mut left = LINGER_BYTES;
-        // Not in the task itself, of which there is one for each connection.
+        // On the heap, because each connection has a task of its own that would grow by it.
         let mut buffer = vec![0; 4096];
         while left > 0 {
             let read = stream.read(&mut buffer).await?;
@@ -123,6 +128,6 @@ pub async fn linger(mut stream: TcpStream) {
         }
         std::io::Result::Ok(())
     };
-    // Whatever goes wrong, the connection ends here.
+    // Whether or not this fails, the connection ends here.
     let _ = tokio::time::timeout(LINGER, drained).await;
 }

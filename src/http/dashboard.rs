@@ -1,18 +1,19 @@
-//! `GET /` and what belongs to it: the dashboard, which asks for the key itself. It is part of the binary.
+//! `GET /` and its files: the dashboard, which is part of the binary and prompts for the key
+//! itself.
 
 use axum::Router;
 use axum::response::Redirect;
 use axum::routing::get;
 
-use super::asset::{Asset, Line};
-use super::extract::Shared;
+use super::asset::{Field, built};
+use super::extract::AppState;
 
 /// Browsers ask each time whether a file has changed, so that page and scripts are of one version.
-const FRESH: Line = ("cache-control", "no-cache");
+const FRESH: Field = ("cache-control", "no-cache");
 
-/// What the page may do: load from here and nowhere else, and run nothing that is written into it. Whatever a name of an
-/// event says, no text becomes HTML: the one policy of trusted types refuses all but the empty text.
-const PAGE: &[Line] = &[
+/// The page loads from this server alone and runs no inline script. Event names never become HTML:
+/// the only policy of trusted types rejects every string but the empty one.
+const PAGE: &[Field] = &[
     ("content-type", "text/html; charset=utf-8"),
     FRESH,
     (
@@ -30,37 +31,25 @@ const PAGE: &[Line] = &[
     ("referrer-policy", "no-referrer"),
     ("x-frame-options", "DENY"),
 ];
-const SCRIPT: &[Line] = &[("content-type", "text/javascript; charset=utf-8"), FRESH];
-const STYLE: &[Line] = &[("content-type", "text/css; charset=utf-8"), FRESH];
-const ICON: &[Line] = &[("content-type", "image/svg+xml"), FRESH];
+const SCRIPT: &[Field] = &[("content-type", "text/javascript; charset=utf-8"), FRESH];
+const STYLE: &[Field] = &[("content-type", "text/css; charset=utf-8"), FRESH];
+const ICON: &[Field] = &[("content-type", "image/svg+xml"), FRESH];
 
-/// A file that `make dashboard` makes of `static/`; `build.rs` says so where it is missing.
-macro_rules! built {
-    ($name:literal, $lines:expr) => {
-        Asset::new(
-            include_bytes!(concat!("../../static/dist/", $name)).as_slice(),
-            $lines,
-        )
-    };
-}
-
-/// The page names its files relative to itself, so that it works under whatever path a proxy mounts the server.
-const INDEX: &str = include_str!("../../static/dist/index.html");
-
-/// The routes of the page. Under `/demo/` the same page shows the demo's folder.
-pub fn routes() -> Router<Shared> {
-    let demo = INDEX.replace("\"static/", "\"../static/");
-    let file = |path, asset: Asset| Router::new().route(path, asset.route());
+/// The routes of the page and its files. Under `/demo/` the same page shows the demo's data.
+pub fn routes() -> Router<AppState> {
     Router::new()
-        .route("/", Asset::new(INDEX, PAGE).route())
-        .route("/demo/", Asset::new(demo, PAGE).route())
+        .route("/", built!("index.html", PAGE).route())
+        .route("/demo/", built!("demo.html", PAGE).route())
         // Relative, because a proxy may mount the server at a path that it does not know.
         .route("/demo", get(|| async { Redirect::permanent("demo/") }))
-        .merge(file("/static/dashboard.js", built!("dashboard.js", SCRIPT)))
-        .merge(file("/static/charts.js", built!("charts.js", SCRIPT)))
-        .merge(file(
+        .route(
+            "/static/dashboard.js",
+            built!("dashboard.js", SCRIPT).route(),
+        )
+        .route("/static/charts.js", built!("charts.js", SCRIPT).route())
+        .route(
             "/static/dashboard.css",
-            built!("dashboard.css", STYLE),
-        ))
-        .merge(file("/static/icon.svg", built!("icon.svg", ICON)))
+            built!("dashboard.css", STYLE).route(),
+        )
+        .route("/static/icon.svg", built!("icon.svg", ICON).route())
 }

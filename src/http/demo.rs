@@ -1,7 +1,5 @@
-//! `POST /api/analytics/demo` fills a folder beside the data with a made-up history; below `/demo` it answers questions, and
-//! takes no events.
-
-use std::sync::Arc;
+//! `POST /api/analytics/demo` fills a separate folder with a synthetic history, and
+//! `/demo/api/analytics/…` queries it. It accepts no events.
 
 use axum::Router;
 use axum::extract::Request;
@@ -12,57 +10,56 @@ use chrono::Utc;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 
-use super::extract::{Keyed, PathText, Shared};
-use super::refusal::Refusal;
-use super::reports::{self, Report, run_beside};
-use super::{Answer, App};
+use super::error_response::ErrorResponse;
+use super::extract::{AppState, Keyed, PathParam};
+use super::json_response::JsonResponse;
+use super::{App, HandlerResult};
+use super::{cohorts, query, status, usage};
 use crate::engine::DemoAnswer;
 
 /// The routes.
-pub fn routes() -> Router<Shared> {
+pub fn routes() -> Router<AppState> {
     Router::new()
         .route("/api/analytics/demo", post(fill))
-        .route("/demo/api/analytics/{question}", any(ask))
+        .route("/demo/api/analytics/{name}", any(forward))
 }
 
-/// Fills the folder, unless it is filled already.
-async fn fill(Keyed(app): Keyed) -> Report<DemoAnswer> {
+/// Fills the folder unless it has events.
+async fn fill(Keyed(app): Keyed) -> HandlerResult<JsonResponse<DemoAnswer>> {
     let demo = app.demo.clone();
-    run_beside(&app, move |_| demo.fill(Utc::now())).await
+    app.run_job(move |_| demo.fill(Utc::now()))
+        .await
+        .map(JsonResponse)
 }
 
-/// Passes a question on to the same handlers, with the demo's engine in the place of the real one.
-async fn ask(
+/// Passes a request on to the same handlers, with the engine of the demo.
+async fn forward(
     Keyed(app): Keyed,
-    PathText(question): PathText,
+    PathParam(name): PathParam,
     mut request: Request,
-) -> Answer<Response> {
+) -> HandlerResult<Response> {
     let demo = app.demo.clone();
-    let opened = tokio::task::spawn_blocking(move || demo.open(Utc::now())).await;
-    let Ok(engine) = opened else {
-        return Err(Refusal::internal());
-    };
-    let engine = engine?.ok_or_else(Refusal::not_found)?;
+    let engine = app.run_short(move |_| demo.open(Utc::now())).await?;
+    let engine = engine.ok_or_else(ErrorResponse::not_found)?;
     let query = request.uri().query().map(|query| format!("?{query}"));
-    let target = format!("/{question}{}", query.unwrap_or_default());
-    *request.uri_mut() = target.parse::<Uri>().map_err(|_| Refusal::not_found())?;
+    let target = format!("/{name}{}", query.unwrap_or_default());
+    *request.uri_mut() = target
+        .parse::<Uri>()
+        .map_err(|_| ErrorResponse::not_found())?;
     let app = App { engine, ..app };
-    let answered = TowerToHyperService::new(questions().with_state(Shared::new(app)))
+    let response = TowerToHyperService::new(demo_routes().with_state(AppState::new(app)))
         .call(request)
         .await;
-    Ok(answered.into_response())
+    Ok(response.into_response())
 }
 
-/// What the demo answers: everything that only reads.
-fn questions() -> Router<Shared> {
+/// The routes of the demo: everything that only reads.
+fn demo_routes() -> Router<AppState> {
     Router::new()
-        .route("/usage", get(reports::usage))
-        .route("/query", post(reports::query))
-        .route("/cohorts", get(reports::cohorts))
-        .route("/status", get(reports::status))
-        .fallback(|| async { Refusal::not_found() })
-        .method_not_allowed_fallback(|| async { Refusal::method_not_allowed() })
+        .route("/usage", get(usage::usage))
+        .route("/query", post(query::query))
+        .route("/cohorts", get(cohorts::cohorts))
+        .route("/status", get(status::status))
+        .fallback(|| async { ErrorResponse::not_found() })
+        .method_not_allowed_fallback(|| async { ErrorResponse::method_not_allowed() })
 }
-
-/// The demo's folder, which all requests share.
-pub type Demo = Arc<crate::engine::DemoFolder>;

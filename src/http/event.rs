@@ -1,4 +1,5 @@
-//! `POST /api/analytics/event`, and the same under the neutral path: public, for any site or those that are listed.
+//! `POST /api/analytics/event`, and the same under the neutral path: public, for pages of any site
+//! or of listed ones.
 
 use std::time::Duration;
 
@@ -11,67 +12,73 @@ use chrono::Utc;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::caller::Caller;
-use super::door::Door;
-use super::extract::{Public, Shared};
-use super::refusal::Refusal;
-use super::{Answer, body};
+use super::error_response::ErrorResponse;
+use super::extract::{AppState, Public};
+use super::public_limits::PublicLimits;
+use super::{HandlerResult, body};
 use crate::config::Origins;
 use crate::event;
 
-/// Time for the disk to take a batch. After it the client is told to send again; its event ids keep the
-/// batch from counting twice.
+/// Time for a batch to reach the disk. After it the client is told to send the batch again; its
+/// event ids prevent duplicates.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a browser may remember that a site may send events.
+/// Time for which a browser may cache the response to a preflight request.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// The route, with its own rules for other sites.
-pub fn route(origins: &Origins) -> MethodRouter<Shared> {
+/// The route, with its cross-origin rules.
+pub fn route(origins: &Origins) -> MethodRouter<AppState> {
     post(ingest)
-        .fallback(|| async { Refusal::method_not_allowed() })
-        .layer(sites(origins))
+        .fallback(|| async { ErrorResponse::method_not_allowed() })
+        .layer(cross_origin(origins))
 }
 
-/// Takes a batch of events and answers once the accepted ones are on disk.
-async fn ingest(public: Public, request: Request) -> Answer<Response> {
+/// Stores a batch of events, and responds once the accepted ones are on disk.
+async fn ingest(public: Public, request: Request) -> HandlerResult<Response> {
     let (head, body) = request.into_parts();
-    check_origin(public.door(), &head.headers)?;
-    let body = body::read_json(public.bodies(), &head.headers, body).await?;
-    // Before anything is kept of the events.
-    public.check_writable()?;
-    let batch = event::read_batch(&body)?;
-    if let Some(caller) = head.extensions.get::<Caller>() {
-        caller.take_events(batch.events.len())?;
-    }
-    let pending = public.ingest(batch, Utc::now())?;
-    // What waits for the disk is counted by the queue; the body is not.
-    drop(body);
-    let answer = tokio::time::timeout(COMMIT_TIMEOUT, pending.answer())
+    check_origin(public.limits(), &head.headers)?;
+    let permits = public.permits();
+    let body = body::receive(&permits.bodies, &head.headers, body).await?;
+    // Before anything of the events is stored.
+    public.check_writable().await?;
+    let caller = head.extensions.get::<Caller>().cloned();
+    let ingest = {
+        let public = public.clone();
+        move |json: &[u8]| {
+            let batch = event::read_batch(json)?;
+            if let Some(caller) = caller {
+                caller.take_events(batch.events.len())?;
+            }
+            Ok(public.ingest(batch, Utc::now())?)
+        }
+    };
+    let pending = permits.decode(body, ingest).await?;
+    let result = tokio::time::timeout(COMMIT_TIMEOUT, pending.answer())
         .await
         .map_err(|_| {
-            Refusal::new(
+            ErrorResponse::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "slow_disk",
-                "the disk did not take the events in time; send them again",
+                "the disk did not store the events in time; send them again",
             )
         })??;
-    let status = if answer.ok {
+    let status = if result.ok {
         StatusCode::OK
     } else {
         StatusCode::BAD_REQUEST
     };
-    Ok((status, Json(answer)).into_response())
+    Ok((status, Json(result)).into_response())
 }
 
-/// Lets a page of a listed site pass, and what is no page.
-fn check_origin(door: &Door, headers: &HeaderMap) -> Answer<()> {
+/// Rejects pages of sites that are not listed. Requests without an origin do not come from a page.
+fn check_origin(limits: &PublicLimits, headers: &HeaderMap) -> HandlerResult<()> {
     for origin in headers.get_all(header::ORIGIN) {
-        if !door
+        if !limits
             .config()
             .origins
             .allow(origin.to_str().unwrap_or_default())
         {
-            door.count_rejected_origin();
-            return Err(Refusal::new(
+            limits.count_rejected_origin();
+            return Err(ErrorResponse::new(
                 StatusCode::FORBIDDEN,
                 "origin_not_allowed",
                 "pages of this origin may not send events here; see --origins",
@@ -81,9 +88,10 @@ fn check_origin(door: &Door, headers: &HeaderMap) -> Answer<()> {
     Ok(())
 }
 
-/// Pages of these sites may send events here, also to a server in a network that is more private than theirs. They may send
-/// credentials, as beacons always do, which nothing here looks at; a browser then wants its own origin named.
-fn sites(origins: &Origins) -> CorsLayer {
+/// Cross-origin rules of ingest. Pages of the allowed origins may send events, also to a server in
+/// a more private network. They may send credentials, as beacons always do, although none are read;
+/// the response then has to name the page's origin.
+fn cross_origin(origins: &Origins) -> CorsLayer {
     let origins = origins.clone();
     let origins =
         AllowOrigin::predicate(move |origin, _| origins.allow(origin.to_str().unwrap_or_default()));

@@ -1,9 +1,8 @@
-//! Parts of a request, whose absence is answered in the one shape of every error response.
+//! Extractors: what a handler needs of a request and of the server.
 //!
-//! What a handler may use is one of them: [`Keyed`] for those that ask for the dashboard key, [`Public`] for the others. The
-//! router's state gives away nothing else, so that a handler without the key cannot read the store.
-
-use std::sync::Arc;
+//! A handler reaches the engine through [`Keyed`], which checks the dashboard key, or adds events
+//! through [`Public`]. The router's state exposes nothing else, so that a handler without a key
+//! check cannot read the store.
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::StatusCode;
@@ -11,74 +10,78 @@ use axum::http::request::Parts;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use super::App;
-use super::door::Door;
-use super::limits::Places;
-use super::refusal::Refusal;
+use super::blocking::Permits;
+use super::error_response::ErrorResponse;
+use super::public_limits::PublicLimits;
+use super::{App, HandlerResult};
 use crate::engine::PendingIngest;
 use crate::error::Result as EngineResult;
 use crate::event::Batch;
 
 /// The state of the router.
 #[derive(Clone)]
-pub struct Shared(App);
+pub struct AppState(App);
 
-impl Shared {
-    /// The state with what handlers need.
+impl AppState {
+    /// Wraps what handlers need.
     pub fn new(app: App) -> Self {
         Self(app)
     }
 }
 
-/// What a handler may use after the request has shown a valid dashboard key.
+/// All that handlers need, for requests with a valid dashboard key.
 pub struct Keyed(pub App);
 
-impl FromRequestParts<Shared> for Keyed {
-    type Rejection = Refusal;
+impl FromRequestParts<AppState> for Keyed {
+    type Rejection = ErrorResponse;
 
-    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Refusal> {
+    async fn from_request_parts(
+        parts: &mut Parts,
+        shared: &AppState,
+    ) -> Result<Self, ErrorResponse> {
         shared.0.keys.check(&parts.headers)?;
         Ok(Self(shared.0.clone()))
     }
 }
 
-/// What a handler may use for anybody: it adds events, and tells whether they are accepted.
+/// Access without a key: adds events, and reports whether they are accepted.
+#[derive(Clone)]
 pub struct Public(App);
 
-impl FromRequestParts<Shared> for Public {
+impl FromRequestParts<AppState> for Public {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(
         _: &mut Parts,
-        shared: &Shared,
+        state: &AppState,
     ) -> Result<Self, std::convert::Infallible> {
-        Ok(Self(shared.0.clone()))
+        Ok(Self(state.0.clone()))
     }
 }
 
 impl Public {
-    /// The room for bodies.
-    pub fn bodies(&self) -> &Places {
-        &self.0.bodies
+    /// The permits.
+    pub fn permits(&self) -> &Permits {
+        &self.0.permits
     }
 
-    /// The door that the request came through.
-    pub fn door(&self) -> &Arc<Door> {
-        &self.0.door
+    /// The limits of the public interface.
+    pub fn limits(&self) -> &PublicLimits {
+        &self.0.public_limits
     }
 
-    /// Whether events can be accepted now, before anything is kept of them.
+    /// Checks whether events can be accepted now, before anything of them is stored.
     ///
     /// # Errors
     /// Why not.
-    pub fn check_writable(&self) -> EngineResult<()> {
-        self.0.engine.store().check_writable()
+    pub async fn check_writable(&self) -> HandlerResult<()> {
+        self.0.check_writable().await
     }
 
     /// Adds a batch of events.
     ///
     /// # Errors
-    /// If none of it can be taken.
+    /// If none of it can be stored.
     pub fn ingest(&self, batch: Batch<'_>, now: DateTime<Utc>) -> EngineResult<PendingIngest> {
         self.0.engine.ingest_batch(batch, now)
     }
@@ -87,28 +90,30 @@ impl Public {
     ///
     /// # Errors
     /// Why events are not accepted.
-    pub fn readiness(&self, now: DateTime<Utc>) -> EngineResult<Value> {
-        self.0.engine.check_ready(now)?;
+    pub async fn readiness(&self, now: DateTime<Utc>) -> HandlerResult<Value> {
+        self.0.check_writable().await?;
+        let store = self.0.engine.store();
+        store.believed(now)?;
         Ok(json!({
             "ok": true,
-            "recovered_at_start": self.0.engine.store().recovered(),
+            "recovered_at_start": store.recovered(),
         }))
     }
 }
 
-/// The one variable part of a path, decoded.
-pub struct PathText(pub String);
+/// The variable segment of a path, with its percent-encoding decoded.
+pub struct PathParam(pub String);
 
-impl<S: Send + Sync> FromRequestParts<S> for PathText {
-    type Rejection = Refusal;
+impl<S: Send + Sync> FromRequestParts<S> for PathParam {
+    type Rejection = ErrorResponse;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ErrorResponse> {
         let path = Path::<String>::from_request_parts(parts, state).await;
-        path.map(|Path(text)| Self(text)).map_err(|_| {
-            Refusal::new(
+        path.map(|Path(segment)| Self(segment)).map_err(|_| {
+            ErrorResponse::new(
                 StatusCode::BAD_REQUEST,
                 "bad_path",
-                "the path is no UTF-8 text once its %-escapes are decoded",
+                "the percent-encoded path does not decode to UTF-8",
             )
         })
     }

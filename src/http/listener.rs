@@ -1,4 +1,4 @@
-//! Accepts connections, serves those that the door lets in, and stops.
+//! Accepts connections, serves those within the limits, and stops.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,28 +12,29 @@ use tokio::net::{TcpListener, TcpStream};
 use tracing::{info, warn};
 
 use super::connection;
-use super::door::{Door, HEADER_TIMEOUT, Phase};
-use super::refusal::Refusal;
+use super::error_response::ErrorResponse;
+use super::public_limits::{HEADER_TIMEOUT, Phase, PublicLimits};
 use super::service::Service;
 
-/// Time that open requests have to finish once the server was told to stop: most take milliseconds, and a commit that takes as
-/// long is a disk that hangs.
+/// Time that open requests have to finish once the server stops: most take milliseconds, and a
+/// commit that takes longer means that the disk hangs.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time that connections have to end once they were cut.
+/// Time that connections have to close once they are aborted.
 const CUT_TIMEOUT: Duration = Duration::from_millis(500);
-/// Pause after the system refused a connection, so that a lack of descriptors does not spin, and until those that were asked to
-/// end have ended.
+/// Pause after a failed accept, so that a lack of file descriptors does not spin the loop, and
+/// while connections that were asked to close do so.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How often clients that use nothing are forgotten.
+/// Interval at which idle clients are removed from the table.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
-/// Least time between two lines of the trace about connections that cannot be accepted.
+/// Shortest time between two traces about connections that cannot be accepted.
 const TRACE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Serves until `stop` resolves, then lets open requests finish for three seconds and cuts the rest.
+/// Serves until `stop` resolves, then lets open requests finish for three seconds and aborts the
+/// rest.
 pub async fn serve(
     listeners: Vec<TcpListener>,
     router: Router,
-    door: Arc<Door>,
+    public_limits: Arc<PublicLimits>,
     stop: impl Future<Output = ()>,
 ) {
     let mut http = http1::Builder::new();
@@ -46,13 +47,13 @@ pub async fn serve(
     let mut next_id = 0;
     let (mut failures, mut traced) = (0, None::<Instant>);
     loop {
-        let is_crowded = door.is_crowded();
+        let is_crowded = public_limits.is_crowded();
         let accepted = tokio::select! {
             accepted = accept(&listeners), if !is_crowded => accepted,
-            () = door.one_closed(), if is_crowded => continue,
+            () = public_limits.one_closed(), if is_crowded => continue,
             () = tokio::time::sleep(ACCEPT_PAUSE), if is_crowded => continue,
             _ = sweep.tick() => {
-                door.sweep();
+                public_limits.sweep();
                 continue;
             }
             () = &mut stop => break,
@@ -60,7 +61,7 @@ pub async fn serve(
         match accepted {
             Ok((stream, address)) => {
                 next_id += 1;
-                admit(&http, stream, address, &router, &door, next_id);
+                admit(&http, stream, address, &router, &public_limits, next_id);
             }
             Err(error) => {
                 failures += 1;
@@ -77,15 +78,15 @@ pub async fn serve(
     }
     drop(listeners);
     info!("Stopping: no new connections, open requests finish");
-    door.set_phase(Phase::Finishing);
-    if !door.wait_until_closed(FINISH_TIMEOUT).await {
-        warn!("Some requests did not finish in time and were cut off");
-        door.set_phase(Phase::Cut);
-        door.wait_until_closed(CUT_TIMEOUT).await;
+    public_limits.set_phase(Phase::Finishing);
+    if !public_limits.wait_until_closed(FINISH_TIMEOUT).await {
+        warn!("Some requests did not finish in time and were aborted");
+        public_limits.set_phase(Phase::Cut);
+        public_limits.wait_until_closed(CUT_TIMEOUT).await;
     }
 }
 
-/// The next connection to any of the addresses.
+/// Accepts the next connection to any of the addresses.
 async fn accept(listeners: &[TcpListener]) -> std::io::Result<(TcpStream, SocketAddr)> {
     std::future::poll_fn(|context| {
         let accepted = listeners
@@ -97,37 +98,37 @@ async fn accept(listeners: &[TcpListener]) -> std::io::Result<(TcpStream, Socket
     .await
 }
 
-/// Begins to serve a connection, or turns it away with an answer.
+/// Begins to serve a connection, or rejects it with a response.
 fn admit(
     http: &http1::Builder,
     stream: TcpStream,
     address: SocketAddr,
     router: &Router,
-    door: &Arc<Door>,
+    public_limits: &Arc<PublicLimits>,
     id: u64,
 ) {
-    let opened = match door.open(address.ip(), id) {
+    let opened = match public_limits.open(address.ip(), id) {
         Ok(opened) => opened,
-        Err(refusal) => return turn_away(door, stream, &refusal),
+        Err(rejection) => return reject(public_limits, stream, &rejection),
     };
     let service = Service {
         router: router.clone(),
-        door: door.clone(),
-        progress: opened.progress.clone(),
+        public_limits: public_limits.clone(),
+        state: opened.state.clone(),
         peer: opened.peer.clone(),
     };
     tokio::spawn(connection::serve(http.clone(), stream, service, opened));
 }
 
-/// Answers and closes a connection without reading a request.
-fn turn_away(door: &Door, stream: TcpStream, refusal: &Refusal) {
-    // The answer fits into the empty buffer of a new socket. A client that is gone needs none.
-    let _ = stream.try_write(&refusal.raw());
-    // Closed at once, the client's own bytes could destroy the answer on their way.
-    if let Some(place) = door.place_to_turn_away() {
+/// Sends a response and closes a connection without reading a request.
+fn reject(public_limits: &PublicLimits, stream: TcpStream, rejection: &ErrorResponse) {
+    // The response fits into the empty buffer of a new socket. A disconnected client needs none.
+    let _ = stream.try_write(&rejection.raw());
+    // If it were closed at once, the client's unread bytes could destroy the response in flight.
+    if let Some(permit) = public_limits.rejection_permit() {
         tokio::spawn(async move {
             connection::linger(stream).await;
-            drop(place);
+            drop(permit);
         });
     }
 }

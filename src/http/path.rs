@@ -1,45 +1,46 @@
-//! The path of a request as the routes know it: without the path of the server's mount, doubled slashes and a slash at its end.
+//! Normalises the path of a request for the routes: removes the base path, repeated slashes and a
+//! trailing slash.
 //!
-//! Changed before the routes see it and without a redirect, because clients do not send a body again after one.
+//! Done before routing and without a redirect, because clients do not send a body again after one.
 
 use axum::http::Method;
 use axum::http::uri::{PathAndQuery, Uri};
 
 use crate::config::BasePath;
 
-/// Where events are sent.
+/// The path that takes events.
 pub const INGEST_PATH: &str = "/api/analytics/event";
 
-/// Paths whose next part names something of the user, which is taken as it is.
+/// Paths whose next segment is an id of the user's own, which is left unchanged.
 const NAMED: [&str; 2] = ["/api/analytics/users", "/api/analytics/cohorts"];
-/// A page whose relative addresses need the slash at its end.
+/// A page whose relative URLs need the trailing slash.
 const FOLDER: &str = "/demo";
 
-/// What becomes of a request because of its path.
+/// The target of a request, by its path.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Routed {
-    /// It is answered as one for this path.
+    /// It is served as one for this path.
     To(Uri),
-    /// The page is at this address, relative to the one of the request.
+    /// The page is at this URL, relative to that of the request.
     Redirect(String),
 }
 
-/// Finds the path for the routes.
+/// Returns the path for the routes.
 pub fn route(uri: &Uri, method: &Method, base: &BasePath) -> Routed {
     let path = uri.path();
     if !path.starts_with('/') {
         return Routed::To(uri.clone());
     }
-    let whole = collapse(path);
+    let collapsed = collapse(path);
     let reads = matches!(*method, Method::GET | Method::HEAD);
-    if reads && !base.as_str().is_empty() && whole == base.as_str() {
+    if reads && !base.as_str().is_empty() && collapsed == base.as_str() {
         let query = uri
             .query()
             .map_or(String::new(), |query| format!("?{query}"));
         return Routed::Redirect(format!("{}/{query}", base.last_name()));
     }
-    // What a proxy passes on without the mount's path is understood as well.
-    let inner = base.strip(&whole).unwrap_or(&whole);
+    // A proxy may have removed the base path already.
+    let inner = base.strip(&collapsed).unwrap_or(&collapsed);
     let trimmed = inner.trim_end_matches('/');
     let routed = match trimmed {
         "" => "/".to_owned(),
@@ -54,14 +55,14 @@ pub fn route(uri: &Uri, method: &Method, base: &BasePath) -> Routed {
         Some(query) => format!("{routed}?{query}"),
     };
     let mut parts = uri.clone().into_parts();
-    // Parts of a path are a path.
+    // Joined segments are a valid path.
     if let Ok(path) = PathAndQuery::try_from(with_query) {
         parts.path_and_query = Some(path);
     }
     Routed::To(Uri::from_parts(parts).unwrap_or_else(|_| uri.clone()))
 }
 
-/// The path with one slash between two names. A slash at its end stays.
+/// Collapses repeated slashes. A trailing slash stays.
 fn collapse(path: &str) -> String {
     let mut collapsed = String::with_capacity(path.len());
     let mut rest = path;
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn slashes_that_are_too_many_do_not_matter() {
+    fn repeated_and_trailing_slashes_are_ignored() {
         for (path, expected) in [
             ("/", "/"),
             ("//", "/"),
@@ -114,7 +115,7 @@ mod tests {
                 "/api/analytics/users/a%2F%2Fb/events/",
                 "/api/analytics/users/a%2F%2Fb/events",
             ),
-            // No name is made of nothing, and no other one of two.
+            // Ids are not changed.
             (
                 "/api//analytics/users//events",
                 "/api/analytics/users//events",
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn under_a_base_path_is_what_is_at_the_root() {
+    fn the_base_path_has_the_same_routes_as_the_root() {
         for (path, expected) in [
             ("/analytics", "redirect analytics/"),
             ("/analytics?a=1", "redirect analytics/?a=1"),

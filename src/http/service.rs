@@ -1,4 +1,4 @@
-//! The service of one connection: what is checked of each request before the routes see it.
+//! The service of one connection: checks that each request passes before it is routed.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -15,57 +15,58 @@ use hyper_util::service::TowerToHyperService;
 
 use super::auth;
 use super::caller::{self, Peer};
-use super::door::Door;
+use super::connection_state::ConnectionState;
 use super::path::{self, Routed};
-use super::progress::Progress;
-use super::wire::RequestBody;
+use super::public_limits::PublicLimits;
+use super::request_body::RequestBody;
 
-/// Answers the requests of a connection.
+/// Responds to the requests of a connection.
 pub struct Service {
     pub router: Router,
-    pub door: Arc<Door>,
-    pub progress: Arc<Progress>,
+    pub public_limits: Arc<PublicLimits>,
+    pub state: Arc<ConnectionState>,
     pub peer: Peer,
 }
 
-type Answering = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
+type ResponseFuture =
+    Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
 
 impl HyperService<Request<Incoming>> for Service {
     type Response = Response<ResponseBody>;
     type Error = Infallible;
-    type Future = Answering;
+    type Future = ResponseFuture;
 
-    fn call(&self, request: Request<Incoming>) -> Answering {
-        let base = &self.door.config().base_path;
+    fn call(&self, request: Request<Incoming>) -> ResponseFuture {
+        let base = &self.public_limits.config().base_path;
         let routed = path::route(request.uri(), request.method(), base);
         let is_ingest = *request.method() == Method::POST
-            && matches!(&routed, Routed::To(uri) if self.door.is_ingest_path(uri.path()));
-        self.progress.begin(is_ingest);
-        let (router, door) = (self.router.clone(), self.door.clone());
-        let (progress, peer) = (self.progress.clone(), self.peer.clone());
-        let handed_over = HandedOver(progress.clone());
+            && matches!(&routed, Routed::To(uri) if self.public_limits.is_ingest_path(uri.path()));
+        self.state.begin(is_ingest);
+        let (router, public_limits) = (self.router.clone(), self.public_limits.clone());
+        let (state, peer) = (self.state.clone(), self.peer.clone());
+        let passed_on = PassedOn(state.clone());
         Box::pin(async move {
-            let response = answer(router, &door, &progress, &peer, routed, request).await;
+            let response = respond(router, &public_limits, &state, &peer, routed, request).await;
             Ok(response.map(|body| ResponseBody {
                 body,
-                _handed_over: handed_over,
+                _passed_on: passed_on,
             }))
         })
     }
 }
 
-async fn answer(
+async fn respond(
     router: Router,
-    door: &Door,
-    progress: &Arc<Progress>,
+    public_limits: &PublicLimits,
+    state: &Arc<ConnectionState>,
     peer: &Peer,
     routed: Routed,
     request: Request<Incoming>,
 ) -> Response {
     let (mut head, body) = request.into_parts();
-    if let Err(refusal) = caller::check_head(&head) {
-        let mut response = refusal.into_response();
-        // Who disagrees with us about a head may disagree about where the next one begins.
+    if let Err(rejection) = caller::check_head(&head) {
+        let mut response = rejection.into_response();
+        // A proxy that parses this head differently may also see another start of the next one.
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
         return response;
@@ -74,16 +75,16 @@ async fn answer(
         Routed::To(uri) => uri,
         Routed::Redirect(to) => return Redirect::temporary(&to).into_response(),
     };
-    let caller = door.caller(peer, &head.headers);
+    let caller = public_limits.caller(peer, &head.headers);
     let has_key = auth::has_key(&head.headers);
-    if has_key && let Err(refusal) = caller.check_key_attempts() {
-        return refusal.into_response();
+    if has_key && let Err(rejection) = caller.check_key_attempts() {
+        return rejection.into_response();
     }
     head.extensions.insert(caller.clone());
     let body = RequestBody {
         body,
-        room: caller.room(),
-        progress: progress.clone(),
+        quota: caller.body_quota(),
+        state: state.clone(),
     };
     let request = Request::from_parts(head, body);
     let Ok(response) = TowerToHyperService::new(router).call(request).await;
@@ -93,17 +94,17 @@ async fn answer(
     response
 }
 
-/// The body of a response, which tells its connection when it was handed over.
+/// The body of a response, which notes in the state of its connection when it was passed on.
 pub struct ResponseBody {
     body: Body,
-    _handed_over: HandedOver,
+    _passed_on: PassedOn,
 }
 
-struct HandedOver(Arc<Progress>);
+struct PassedOn(Arc<ConnectionState>);
 
-impl Drop for HandedOver {
+impl Drop for PassedOn {
     fn drop(&mut self) {
-        self.0.answered();
+        self.0.set_passed_on();
     }
 }
 

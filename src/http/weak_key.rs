@@ -1,17 +1,19 @@
-//! Which dashboard keys are easy to guess: short ones, those of few different characters, and those that are mostly common words,
-//! runs of the keyboard or the alphabet, or repetitions. Messages never have a part of the key.
+//! Rejects dashboard keys that are easy to guess: short ones, those of few different characters,
+//! and those that consist mostly of common words, keyboard or alphabet sequences, or repetitions.
+//! Messages never contain a part of the key.
 
 use std::collections::HashSet;
 
-/// Characters of a key; 16 random ones cannot be guessed.
+/// Fewest characters of a key; 16 random ones cannot be guessed.
 const MIN_CHARS: usize = 16;
-/// Different characters of a key; of a million random keys of 32 hexadecimal digits one or so has fewer.
+/// Fewest different characters of a key; about one of a million random keys of 32 hexadecimal
+/// digits has fewer.
 const MIN_DIFFERENT: usize = 8;
-/// Letters and digits that must be left when what is easy to guess is taken away.
+/// Fewest letters and digits that must remain without the easily guessed parts.
 const MIN_LEFT: usize = 10;
-/// Characters of a run such as `3456` from which on it is easy to guess.
+/// Shortest sequence, such as `3456`, that counts as easy to guess.
 const MIN_RUN: usize = 4;
-/// Words of lists of common passwords, and those that stand in examples of configurations.
+/// Words from lists of common passwords and from example configurations.
 const WORDS: [&str; 31] = [
     "analytics",
     "dashboard",
@@ -45,7 +47,7 @@ const WORDS: [&str; 31] = [
     "here",
     "key",
 ];
-/// Rows of a keyboard, the alphabet and the digits; runs of them count in both directions.
+/// Rows of keyboards, the alphabet and the digits; sequences count in both directions.
 const ROWS: [&str; 9] = [
     "abcdefghijklmnopqrstuvwxyz",
     "01234567890",
@@ -58,10 +60,10 @@ const ROWS: [&str; 9] = [
     "1qaz2wsx3edc4rfv5tgb6yhn7ujm8ik9ol0p",
 ];
 
-/// Whether a key is hard to guess.
+/// Checks that a key is hard to guess.
 ///
 /// # Errors
-/// Why it is not, without a part of it.
+/// The reason, without a part of the key.
 pub fn check(key: &str) -> Result<(), String> {
     let characters = key.chars().count();
     if characters < MIN_CHARS {
@@ -77,20 +79,20 @@ pub fn check(key: &str) -> Result<(), String> {
         ));
     }
     if is_repetition(&lower) {
-        return Err("it repeats itself".into());
+        return Err("it repeats a short part".into());
     }
     let left = without_runs(&without_words(&lower)).len();
-    // A word may be in a key that is long enough without it.
+    // A key may contain a word if it is long enough without it.
     if left < MIN_LEFT {
         return Err(format!(
-            "without common words and sequences such as 'password', '12345678' or 'qwerty', {left} letters and digits are left \
-             of it; allowed are {MIN_LEFT} or more"
+            "without common words and sequences such as 'password', '12345678' or 'qwerty', {left} letters and digits remain; \
+             allowed are {MIN_LEFT} or more"
         ));
     }
     Ok(())
 }
 
-/// Whether it is one piece again and again, the piece being too short for a key.
+/// Returns true if the key repeats a part that is too short for a key.
 fn is_repetition(key: &[char]) -> bool {
     (1..MIN_CHARS.min(key.len() / 2 + 1)).any(|period| {
         key.iter()
@@ -99,7 +101,7 @@ fn is_repetition(key: &[char]) -> bool {
     })
 }
 
-/// Its letters and digits without common words, also if digits and signs stand for letters.
+/// Removes common words, also if digits and symbols replace letters, and keeps letters and digits.
 fn without_words(key: &[char]) -> Vec<char> {
     let mut left: Vec<char> = key
         .iter()
@@ -119,7 +121,7 @@ fn without_words(key: &[char]) -> Vec<char> {
     left
 }
 
-/// The letter that a digit or sign stands for.
+/// The letter that a digit or symbol replaces.
 fn letter(character: char) -> char {
     match character {
         '0' => 'o',
@@ -132,7 +134,8 @@ fn letter(character: char) -> char {
     }
 }
 
-/// What is left without runs: neighbours in a row of the keyboard, in the alphabet or the digits, and equal characters.
+/// Removes sequences of neighbours on a keyboard row, in the alphabet or of digits, and of equal
+/// characters.
 fn without_runs(key: &[char]) -> Vec<char> {
     let mut left = Vec::new();
     let mut rest = key;
@@ -148,7 +151,7 @@ fn without_runs(key: &[char]) -> Vec<char> {
     left
 }
 
-/// How long the run is that it begins with.
+/// The length of the sequence at the start of the key.
 fn longest_run(key: &[char]) -> usize {
     let along = |row: &mut dyn Iterator<Item = char>| {
         let row: Vec<char> = row.collect();
@@ -175,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_that_are_easy_to_guess_are_rejected_and_not_repeated() {
+    fn weak_keys_are_rejected_and_not_in_the_message() {
         for weak in [
             "",
             "short",

@@ -1,4 +1,4 @@
-//! Signals, on threads of their own: they are served also when every other thread is busy.
+//! Signal handling on separate threads, which respond also when all other threads are busy.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use tracing::{info, warn};
 
 use crate::error::{Error, Result};
 
-/// Time from the signal to the end of the process. Container engines kill after ten seconds.
+/// Most time from the signal to the end of the process. Container engines kill after ten seconds.
 const STOP_DEADLINE: Duration = Duration::from_secs(9);
 
-/// Calls `reload` at each SIGHUP, which ends the process no more.
+/// Calls `reload` at each SIGHUP, which then no longer ends the process.
 ///
 /// # Errors
-/// If the system gives no thread.
+/// If a thread or a signal handler cannot be created.
 pub fn on_reload(mut reload: impl FnMut() + Send + 'static) -> Result<()> {
     listen([SignalKind::hangup()], async move |[mut hangup]| {
         while hangup.recv().await.is_some() {
@@ -24,11 +24,11 @@ pub fn on_reload(mut reload: impl FnMut() + Send + 'static) -> Result<()> {
     })
 }
 
-/// Resolves at the first SIGTERM or SIGINT. The process ends at the second, or when a stop has taken too long: at every moment what
-/// was answered is on disk and each file is whole.
+/// Resolves at the first SIGTERM or SIGINT. The process exits at the second, or when a stop takes
+/// too long. That is always safe: all acknowledged events are on disk and every file is valid.
 ///
 /// # Errors
-/// If the system gives no thread.
+/// If a thread or a signal handler cannot be created.
 pub fn on_stop() -> Result<impl Future<Output = ()>> {
     let (asked, stop) = oneshot::channel();
     let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
@@ -40,25 +40,25 @@ pub fn on_stop() -> Result<impl Future<Output = ()>> {
             }
         };
         next().await;
-        // A server that failed meanwhile does not wait for it.
+        // The receiver is gone if the server has failed meanwhile.
         let _ = asked.send(());
         tokio::select! {
-            () = next() => info!("Ended at once, as a second signal asks for"),
+            () = next() => info!("Exiting at once after a second signal"),
             () = tokio::time::sleep(STOP_DEADLINE) => {
-                warn!("Ended while a job still ran; the next start goes on with it");
+                warn!("Exiting while a job still runs; the next start continues it");
             }
         }
         std::process::exit(0);
     })?;
     Ok(async move {
-        // Without the other side nobody can ask for a stop.
+        // Without the signal thread there is no request to stop.
         if stop.await.is_err() {
             std::future::pending::<()>().await;
         }
     })
 }
 
-/// Runs a future with these signals on a thread of its own.
+/// Runs a future with these signals on a separate thread.
 fn listen<const N: usize, F: Future<Output = ()>>(
     kinds: [SignalKind; N],
     run: impl FnOnce([Signal; N]) -> F + Send + 'static,

@@ -1,4 +1,5 @@
-//! The script for browsers: how it is sent, and the neutral path. What it does is tested in a browser, `tests/browser`.
+//! The browser client: how it is served, and the neutral path. Its behaviour is tested in a
+//! browser, `tests/browser`.
 
 use std::io::Read;
 
@@ -7,7 +8,7 @@ use ureq::http::Response;
 
 use crate::harness::{Server, batch, echopilot, event, folder, run};
 
-/// What a visitor pays for the script.
+/// Most bytes that a visitor downloads for the script.
 const MAX_GZIP_BYTES: usize = 5 * 1024;
 
 fn get(server: &Server, path: &str, headers: &[(&str, &str)]) -> Response<ureq::Body> {
@@ -20,7 +21,7 @@ fn get(server: &Server, path: &str, headers: &[(&str, &str)]) -> Response<ureq::
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    request.call().expect("the server answers")
+    request.call().expect("the server responds")
 }
 
 fn body(mut response: Response<ureq::Body>) -> Vec<u8> {
@@ -29,18 +30,18 @@ fn body(mut response: Response<ureq::Body>) -> Vec<u8> {
         .body_mut()
         .as_reader()
         .read_to_end(&mut bytes)
-        .expect("the whole body");
+        .expect("a complete body");
     bytes
 }
 
-/// The values of a header, which should be one.
+/// The values of a header, of which there should be one.
 fn header<'a>(response: &'a Response<ureq::Body>, name: &str) -> Vec<&'a str> {
     let values = response.headers().get_all(name);
     values.iter().map(|value| value.to_str().unwrap()).collect()
 }
 
 #[test]
-fn the_script_may_be_used_and_kept_by_pages_of_any_site() {
+fn pages_of_any_site_may_use_and_cache_the_script() {
     let dir = folder();
     let server = Server::start(dir.path());
     for path in ["/static/js/telemetry.js", "/echo.js", "/echo.js?v=1"] {
@@ -76,25 +77,29 @@ fn the_script_may_be_used_and_kept_by_pages_of_any_site() {
 }
 
 #[test]
-fn the_script_is_at_most_5_kb_with_gzip() {
+fn the_script_has_at_most_5_kib_with_gzip() {
     let dir = folder();
     let server = Server::start(dir.path());
     for path in ["/static/js/telemetry.js", "/echo.js"] {
         let plain = body(get(&server, path, &[]));
         for accepted in ["gzip", "br, gzip;q=0.5", "*", "GZIP", "*;q=0, gzip;q=0.1"] {
-            let packed = get(&server, path, &[("accept-encoding", accepted)]);
-            assert_eq!(header(&packed, "content-encoding"), ["gzip"], "{accepted}");
-            let bytes = body(packed);
+            let compressed = get(&server, path, &[("accept-encoding", accepted)]);
+            assert_eq!(
+                header(&compressed, "content-encoding"),
+                ["gzip"],
+                "{accepted}"
+            );
+            let bytes = body(compressed);
             assert!(
                 bytes.len() <= MAX_GZIP_BYTES,
                 "{path} has {} bytes with gzip",
                 bytes.len()
             );
-            let mut unpacked = Vec::new();
+            let mut inflated = Vec::new();
             flate2::read::GzDecoder::new(&bytes[..])
-                .read_to_end(&mut unpacked)
+                .read_to_end(&mut inflated)
                 .unwrap();
-            assert_eq!(unpacked, plain);
+            assert_eq!(inflated, plain);
         }
         for accepted in [
             "identity",
@@ -116,7 +121,7 @@ fn the_script_is_at_most_5_kb_with_gzip() {
 }
 
 #[test]
-fn the_neutral_path_takes_events_and_its_script_names_no_other() {
+fn the_neutral_path_accepts_events_and_its_script_has_no_other_path() {
     let dir = folder();
     let mut command = echopilot(dir.path());
     command.env("ECHOPILOT_NEUTRAL_PATH", "/a/pulse");
@@ -149,7 +154,7 @@ fn the_neutral_path_takes_events_and_its_script_names_no_other() {
 }
 
 #[test]
-fn a_neutral_path_of_the_servers_own_is_wrong_usage() {
+fn a_reserved_neutral_path_is_wrong_usage() {
     let dir = folder();
     for path in ["/api/analytics/event", "/static", "/", "echo", "/{x}"] {
         let output = run(dir.path(), &["serve", "--neutral-path", path]);

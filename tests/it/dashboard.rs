@@ -1,5 +1,5 @@
-//! What the dashboard asks the server for: its own files, the live events, the state of the engine, and the demo's folder.
-//! What it shows is tested in a browser, `tests/browser`.
+//! The requests of the dashboard: its own files, live events, the status, and the demo. What it
+//! displays is tested in a browser, `tests/browser`.
 
 use std::io::{BufRead, BufReader, Read};
 
@@ -19,7 +19,7 @@ fn agent() -> ureq::Agent {
 
 fn get(server: &Server, path: &str) -> Response<ureq::Body> {
     let url = format!("{}{path}", server.url);
-    agent().get(url).call().expect("the server answers")
+    agent().get(url).call().expect("the server responds")
 }
 
 fn header<'a>(response: &'a Response<ureq::Body>, name: &str) -> Vec<&'a str> {
@@ -27,7 +27,7 @@ fn header<'a>(response: &'a Response<ureq::Body>, name: &str) -> Vec<&'a str> {
     values.iter().map(|value| value.to_str().unwrap()).collect()
 }
 
-/// The live events of a server, as they come.
+/// The live events of a server.
 struct Live(BufReader<Box<dyn Read>>);
 
 impl Live {
@@ -36,7 +36,7 @@ impl Live {
             .get(format!("{}/api/analytics/live", server.url))
             .header("x-dash-key", KEY)
             .call()
-            .expect("the server answers")
+            .expect("the server responds")
     }
 
     fn of(server: &Server) -> Self {
@@ -69,7 +69,7 @@ impl Live {
 }
 
 #[test]
-fn the_page_may_run_its_own_scripts_and_nothing_else() {
+fn the_page_may_run_only_its_own_scripts() {
     let dir = folder();
     let server = Server::start(dir.path());
     for path in ["/", "/demo/"] {
@@ -89,7 +89,7 @@ fn the_page_may_run_its_own_scripts_and_nothing_else() {
         }
         assert!(!policy.contains("unsafe"), "{policy}");
         let html = page.into_body().read_to_string().unwrap();
-        // Relative to the page, which may lie anywhere behind a proxy.
+        // Relative to the page, which may have any path behind a proxy.
         let names = html.split('"').filter(|name| name.contains("static/"));
         let names: Vec<&str> = names.collect();
         assert_eq!(names.len(), 4, "{html}");
@@ -102,7 +102,7 @@ fn the_page_may_run_its_own_scripts_and_nothing_else() {
             assert!(file.starts_with("/static/"), "{name}");
             assert_eq!(get(&server, &file).status(), 200, "{name}");
         }
-        assert!(!html.contains("//"), "nothing comes from elsewhere");
+        assert!(!html.contains("//"), "nothing is loaded from other hosts");
     }
     let moved = get(&server, "/demo");
     assert_eq!(
@@ -124,7 +124,7 @@ fn the_page_may_run_its_own_scripts_and_nothing_else() {
 }
 
 #[test]
-fn live_events_come_as_they_are_accepted_and_end_with_the_server() {
+fn live_events_are_streamed_until_the_server_stops() {
     let dir = folder();
     let server = Server::start(dir.path());
     server.post(&batch([event("page_view", "early", "first")]));
@@ -146,8 +146,8 @@ fn live_events_come_as_they_are_accepted_and_end_with_the_server() {
     let users: Vec<&Value> = seen.iter().map(|event| &event["user_id"]).collect();
     assert_eq!(users, ["u0", "u1", "u2"]);
     for event in &seen {
-        let text = event.to_string();
-        assert!(!text.contains("127.0.0.1"), "no address: {text}");
+        let line = event.to_string();
+        assert!(!line.contains("127.0.0.1"), "no address: {line}");
     }
     server.signal("TERM");
     assert_eq!(live.next(), None);
@@ -155,7 +155,7 @@ fn live_events_come_as_they_are_accepted_and_end_with_the_server() {
 }
 
 #[test]
-fn a_refused_event_and_a_duplicate_are_not_live() {
+fn rejected_and_duplicate_events_are_not_streamed() {
     let dir = folder();
     let server = Server::start(dir.path());
     let mut live = Live::of(&server);
@@ -174,21 +174,21 @@ fn a_refused_event_and_a_duplicate_are_not_live() {
 }
 
 #[test]
-fn only_so_many_watch_at_once_and_only_with_the_key() {
+fn live_streams_are_limited_and_need_the_key() {
     let dir = folder();
     let server = Server::start(dir.path());
     for path in ["/api/analytics/live", "/api/analytics/status"] {
         assert_eq!(get(&server, path).status(), 401, "{path}");
     }
-    let watches: Vec<Live> = (0..16).map(|_| Live::of(&server)).collect();
+    let streams: Vec<Live> = (0..16).map(|_| Live::of(&server)).collect();
     let (_, status) = server.get("/api/analytics/status");
     assert_eq!(status["watchers"], 16);
     assert_eq!(Live::open(&server).status(), 503);
-    drop(watches);
+    drop(streams);
 }
 
 #[test]
-fn status_says_what_was_accepted_what_waits_and_what_is_stored() {
+fn the_status_has_accepted_waiting_and_stored_events() {
     let dir = folder();
     let server = Server::start(dir.path());
     let (status, empty) = server.get("/api/analytics/status");
@@ -224,12 +224,12 @@ fn status_says_what_was_accepted_what_waits_and_what_is_stored() {
 }
 
 #[test]
-fn the_demo_has_a_folder_of_its_own_and_takes_no_events() {
+fn the_demo_has_a_separate_folder_and_accepts_no_events() {
     let dir = folder();
     let server = Server::start(dir.path());
     let usage = "/demo/api/analytics/usage?days=365";
     assert_eq!(server.get(usage).0, 404);
-    assert!(!dir.path().join("demo").exists(), "asking makes nothing");
+    assert!(!dir.path().join("demo").exists(), "a query creates nothing");
     let fill = || {
         let url = format!("{}/api/analytics/demo", server.url);
         let mut response = agent()
@@ -264,7 +264,7 @@ fn the_demo_has_a_folder_of_its_own_and_takes_no_events() {
 }
 
 #[test]
-fn every_route_of_the_interface_asks_for_the_key_before_anything_else() {
+fn every_route_checks_the_key_before_anything_else() {
     let dir = folder();
     let server = Server::start(dir.path());
     let sources = ["src/http/mod.rs", "src/http/demo.rs"].map(|file| {
@@ -279,16 +279,13 @@ fn every_route_of_the_interface_asks_for_the_key_before_anything_else() {
         .collect();
     assert!(routes.len() >= 14, "{routes:?}");
     for route in routes {
-        let path = route
-            .replace("{id}", "a%FF")
-            .replace("{name}", "a")
-            .replace("{question}", "usage");
+        let path = route.replace("{id}", "a%FF").replace("{name}", "a");
         let statuses = ["GET", "POST", "DELETE"].map(|method| {
             let request = ureq::http::Request::builder()
                 .method(method)
                 .uri(format!("{}{path}?days=0&confirm=x", server.url));
             let request = request.body("{").unwrap();
-            let response = agent().run(request).expect("the server answers");
+            let response = agent().run(request).expect("the server responds");
             response.status().as_u16()
         });
         assert!(statuses.contains(&401), "{route}: {statuses:?}");

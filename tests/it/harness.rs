@@ -153,6 +153,21 @@ impl Server {
         }
     }
 
+    /// Waits until the server has traced so many lines with this text.
+    pub fn wait_for_lines(&mut self, text: &str, lines: usize) {
+        let traced = |server: &Self| {
+            let lines = server.traced.iter();
+            lines.filter(|line| line.contains(text)).count()
+        };
+        while traced(self) < lines {
+            assert!(
+                self.next_line().is_some(),
+                "{text:?} was not traced {lines} times: {:?}",
+                self.traced
+            );
+        }
+    }
+
     pub fn post(&self, events: &Value) -> Answer {
         self.post_raw(events.to_string().as_bytes(), &[])
     }

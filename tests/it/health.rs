@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::harness::{PATIENCE, Server, batch, echopilot, event, folder, post_to, run, run_json};
 
 #[test]
-fn health_says_that_events_are_accepted() {
+fn health_reports_that_events_are_accepted() {
     let dir = folder();
     let server = Server::start(dir.path());
     assert_eq!(
@@ -26,7 +26,7 @@ fn health_says_that_events_are_accepted() {
 }
 
 #[test]
-fn wrong_paths_and_methods_are_refused_in_the_one_shape() {
+fn unknown_paths_and_methods_get_the_common_error_response() {
     let dir = folder();
     let server = Server::start(dir.path());
     for path in [
@@ -54,7 +54,7 @@ fn wrong_paths_and_methods_are_refused_in_the_one_shape() {
 }
 
 #[test]
-fn a_client_that_does_not_finish_its_head_is_dropped() {
+fn a_client_that_does_not_finish_its_head_is_disconnected() {
     let dir = folder();
     let server = Server::start(dir.path());
     let address = server.url.strip_prefix("http://").unwrap();
@@ -65,7 +65,7 @@ fn a_client_that_does_not_finish_its_head_is_dropped() {
     for stream in [&mut silent, &mut half] {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut rest = Vec::new();
-        // The server closes; a reset is a way to.
+        // The server closes the connection; a reset counts too.
         let _ = stream.read_to_end(&mut rest);
         let rest = String::from_utf8_lossy(&rest);
         assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 4"), "{rest}");
@@ -74,7 +74,7 @@ fn a_client_that_does_not_finish_its_head_is_dropped() {
 }
 
 #[test]
-fn the_first_start_makes_a_key_that_only_its_owner_reads_and_never_shows_it() {
+fn the_first_start_creates_a_key_that_only_its_owner_can_read() {
     let dir = folder();
     let data = dir.path().join("new/logs");
     let server = Server::start_with_its_key(&mut echopilot(&data));
@@ -104,7 +104,7 @@ fn the_first_start_makes_a_key_that_only_its_owner_reads_and_never_shows_it() {
 }
 
 #[test]
-fn two_keys_are_valid_at_once_and_a_weak_one_is_refused() {
+fn two_keys_are_valid_at_once_and_weak_ones_are_rejected() {
     let dir = folder();
     let mut command = echopilot(dir.path());
     command.env(
@@ -130,7 +130,7 @@ fn two_keys_are_valid_at_once_and_a_weak_one_is_refused() {
 }
 
 #[test]
-fn a_stop_under_load_loses_nothing_that_was_answered() {
+fn a_stop_under_load_loses_no_acknowledged_event() {
     let dir = folder();
     let mut server = Server::start(dir.path());
     let accepted: u64 = std::thread::scope(|scope| {
@@ -150,7 +150,7 @@ fn a_stop_under_load_loses_nothing_that_was_answered() {
     assert!(stopping.elapsed() < Duration::from_secs(10));
     let usage = run_json(dir.path(), &["usage", "--days", "1"]);
     let stored = usage["total_events"].as_u64().unwrap();
-    // A batch whose answer was cut off may be stored; one that was answered must be.
+    // A batch whose response was cut off may be stored; an acknowledged one must be.
     assert!(
         stored >= accepted && accepted >= 2_000,
         "accepted {accepted}, stored {stored}"
@@ -162,7 +162,7 @@ fn a_stop_under_load_loses_nothing_that_was_answered() {
     assert_eq!(usage["mau"].as_u64().unwrap(), stored);
 }
 
-/// Sends batches of 20 events until the server is gone; how many were answered as stored.
+/// Sends batches of 20 events until the server is gone; returns the number of acknowledged events.
 fn send_until_refused(url: &str, client: usize) -> u64 {
     let mut accepted = 0;
     for number in 0.. {

@@ -1,4 +1,4 @@
-//! Loading: what an import stores, in groups of parts, each group whole or not at all.
+//! Imports: events are stored in groups of parts, each group completely or not at all.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -47,11 +47,11 @@ fn total(engine: &Engine, now: DateTime<Utc>) -> usize {
 }
 
 #[test]
-fn of_events_with_one_id_the_first_of_the_stream_is_stored_in_whatever_part() {
+fn import_keeps_first_event_of_duplicated_id_across_parts() {
     let dir = folder();
     let now = Utc::now();
     let engine = engine(dir.path(), now);
-    // Three parts share an id, and a part has one twice; more parts than a group has.
+    // Three parts have the same id, and each part has it twice. The parts are more than one group.
     let parts = (0..200_u32).map(|part| {
         let one = line(now, part / 3, &format!("f{part}"));
         Ok(format!("{one}{one}"))
@@ -68,7 +68,7 @@ fn of_events_with_one_id_the_first_of_the_stream_is_stored_in_whatever_part() {
 }
 
 #[test]
-fn a_group_that_fails_stores_nothing_and_its_ids_are_new_again() {
+fn a_failed_group_stores_neither_events_nor_ids() {
     let dir = folder();
     let now = Utc::now();
     let engine = engine(dir.path(), now);
@@ -90,7 +90,7 @@ fn a_group_that_fails_stores_nothing_and_its_ids_are_new_again() {
 }
 
 #[test]
-fn an_import_of_several_parts_counts_lines_and_knows_ids_across_them() {
+fn an_import_of_several_parts_counts_lines_and_finds_duplicates_across_them() {
     let dir = folder();
     let now = Utc::now();
     let mut lines = String::new();
@@ -124,7 +124,7 @@ fn an_import_of_several_parts_counts_lines_and_knows_ids_across_them() {
 }
 
 #[test]
-fn killed_at_any_call_an_import_stores_all_or_nothing_and_can_be_repeated() {
+fn an_import_killed_at_any_call_stores_all_or_nothing_and_can_be_repeated() {
     let dir = folder();
     let now = Utc::now();
     let file = dir.path().join("events.ndjson");

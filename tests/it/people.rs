@@ -605,7 +605,7 @@ fn an_error_in_the_middle_of_an_access_ends_the_response_early() {
     let mut rest = Vec::new();
     let read = lines.read_to_end(&mut rest);
     assert!(read.is_err(), "{} bytes look whole", rest.len());
-    server.wait_for("A response ended early");
+    server.wait_for("A response was aborted");
     server.kill();
 }
 

@@ -1,4 +1,4 @@
-//! Behind nginx: as the documentation says, and with its defaults.
+//! The server behind nginx, as documented and with the defaults of nginx.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
@@ -21,7 +21,7 @@ struct Nginx {
 }
 
 impl Nginx {
-    /// Starts it with what belongs into `http`, in which `PORT` stands for the port to listen on.
+    /// Starts it with the content of the `http` block, in which `PORT` stands for its port.
     fn start(config: &str) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
@@ -80,7 +80,7 @@ fn address(server: &Server) -> &str {
     address.split('/').next().unwrap()
 }
 
-/// The blocks of the documentation in a language.
+/// The code blocks of the documentation in a language.
 fn blocks(language: &str) -> Vec<&'static str> {
     let start = format!("```{language}\n");
     let mut blocks = DOCUMENT.split(start.as_str());
@@ -90,7 +90,7 @@ fn blocks(language: &str) -> Vec<&'static str> {
         .collect()
 }
 
-/// A block without TLS, for which a test has no certificate, before this server.
+/// A block that proxies to this server, without TLS, for which a test has no certificate.
 fn without_tls(block: &str, server: &Server) -> String {
     assert!(block.contains("listen 443 ssl;") && block.contains("127.0.0.1:8787"));
     let lines = block.lines();
@@ -101,7 +101,7 @@ fn without_tls(block: &str, server: &Server) -> String {
         .replace("127.0.0.1:8787", address(server))
 }
 
-/// Events go in, live events come out while they happen, and so does everything else.
+/// Checks ingest, live events without delay, and all other routes.
 fn everything_passes(url: &str) {
     let live = ureq::get(format!("{url}/api/analytics/live"))
         .config()

@@ -834,7 +834,7 @@ fn queries_at_once_are_bounded_and_one_whose_client_leaves_is_cancelled() {
     // Of the four that wait, one leaves.
     let leaves = (refused + 1) % streams.len();
     streams[leaves].shutdown(Shutdown::Both).unwrap();
-    server.wait_for("Gave a question up");
+    server.wait_for("Cancelled a query");
     let _opened = OpenOptions::new()
         .read(true)
         .write(true)

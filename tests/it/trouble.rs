@@ -1,4 +1,4 @@
-//! A disk without room in every job, the order of syncs, seals that fail, and few descriptors.
+//! A full disk in every job, the order of syncs, failed seals, and few descriptors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use crate::harness::{
 };
 use crate::metrics::request_of;
 
-/// A job of the command line, and where it is run.
+/// A job of the command line and its data folder.
 struct Job {
     origin: TempDir,
     arguments: Vec<String>,
@@ -42,7 +42,7 @@ impl Job {
         }
     }
 
-    /// The job in a copy of its folder. `{}` in an argument is the folder.
+    /// The job in a copy of its folder. `{}` in an argument stands for the folder.
     fn command(&self, dir: &Path) -> Command {
         let mut command = echopilot(dir);
         for argument in &self.arguments {
@@ -53,7 +53,8 @@ impl Job {
     }
 }
 
-/// Sealed days, and more events of the same days in the log: a seal merges states, and a compaction joins segments.
+/// Sealed days, and more events of the same days in the log: a seal merges states, and a compaction
+/// joins segments.
 fn half_sealed() -> TempDir {
     let origin = folder();
     unsealed_demo(origin.path(), 300, 3, 1);
@@ -82,7 +83,7 @@ fn open(dir: &Path) -> Engine {
     engine(dir, Utc::now())
 }
 
-/// A user of the history who has events.
+/// A user with events.
 fn a_user(dir: &Path) -> String {
     let users = std::fs::read_to_string(dir.join("users.ndjson")).unwrap();
     serde_json::from_str(users.lines().next().unwrap()).unwrap()
@@ -139,7 +140,7 @@ fn job(name: &'static str) -> Job {
     }
 }
 
-/// What is asked of a store: numbers by states and by events.
+/// Results of a store, from states and from events.
 fn numbers(dir: &Path) -> Value {
     let engine = open(dir);
     let usage = |tz: &str| {
@@ -160,7 +161,7 @@ fn numbers(dir: &Path) -> Value {
     json!([usage("UTC"), usage("Africa/Abidjan"), rollups, cohorts])
 }
 
-/// Files that a job left and that nothing names, and unfinished ones.
+/// Files that no manifest lists, and temporary ones.
 fn leftovers(dir: &Path) -> Vec<PathBuf> {
     let manifest = std::fs::read(dir.join("manifest.json")).unwrap_or_default();
     let manifest: Value = serde_json::from_slice(&manifest).unwrap_or_default();
@@ -175,7 +176,7 @@ fn leftovers(dir: &Path) -> Vec<PathBuf> {
         files_below(&dir.join(kept), &mut found);
     }
     found.retain(|path| !named.contains(path));
-    // Whatever the folder of unfinished files is called.
+    // Whatever the folder of temporary files is called.
     for entry in std::fs::read_dir(dir)
         .unwrap()
         .chain(read_dir_if(&dir.join("export")))
@@ -203,8 +204,8 @@ fn files_below(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Runs a job with no room from its `n`-th call on that needs some, for each `n`: it says so in one line and leaves nothing
-/// half done, and when there is room again it succeeds.
+/// Runs a job on a disk that is full from its `n`-th writing call on, for each `n`: it fails with
+/// one message and leaves nothing incomplete, and when there is space again it succeeds.
 fn fill_the_disk_in(name: &'static str) {
     let job = job(name);
     let before = match name {
@@ -222,16 +223,16 @@ fn fill_the_disk_in(name: &'static str) {
     let after = numbers(undisturbed.path());
     let mut points = 0;
     for at in 1.. {
-        match without_room(name, &job, (&before, &after), at, None) {
+        match on_full_disk(name, &job, (&before, &after), at, None) {
             Ended::Failed => points += 1,
             Ended::Succeeded => break,
         }
     }
     assert!(points >= 2, "{name}: only {points} points were tried");
-    // Where there is room again at once, what failed may not have been needed.
+    // If there is space again at once, the failed write may not have been necessary.
     if ["seal", "import"].contains(&name) {
         let failed = (1..=points).filter(|&at| {
-            without_room(name, &job, (&before, &after), at, Some(1)) == Ended::Failed
+            on_full_disk(name, &job, (&before, &after), at, Some(1)) == Ended::Failed
         });
         assert!(failed.count() * 2 > points, "{name}: of {points} points");
     }
@@ -243,8 +244,8 @@ enum Ended {
     Failed,
 }
 
-/// Runs a job with no room from the `at`-th call on, for so many calls that need some.
-fn without_room(
+/// Runs a job on a disk that is full from the `at`-th writing call on, for `count` calls.
+fn on_full_disk(
     name: &str,
     job: &Job,
     (before, after): (&Option<Value>, &Value),
@@ -280,7 +281,7 @@ fn without_room(
             assert_eq!(verified.damage, [] as [String; 0], "{name} at {at}");
             let found = numbers(dir.path());
             let is_whole = found == *before || found == *after;
-            // Days and users go one after another.
+            // Days and users are erased one after another.
             assert!(is_whole || name == "erase", "{name} at {at}: {found}");
         }
         let again = job.command(dir.path()).output().unwrap();
@@ -316,40 +317,39 @@ fn exported_events(dir: &Path) -> u64 {
 }
 
 #[test]
-fn a_disk_without_room_stops_a_seal_and_leaves_nothing_half_done() {
+fn a_full_disk_stops_a_seal_and_leaves_nothing_incomplete() {
     fill_the_disk_in("seal");
 }
 
 #[test]
-fn a_disk_without_room_stops_a_compaction_and_leaves_nothing_half_done() {
+fn a_full_disk_stops_a_compaction_and_leaves_nothing_incomplete() {
     fill_the_disk_in("compaction");
 }
 
 #[test]
-fn a_disk_without_room_stops_a_rollup_an_expiry_a_rebuild_or_a_cohort_and_leaves_nothing_half_done()
-{
+fn a_full_disk_stops_other_jobs_and_leaves_nothing_incomplete() {
     for name in ["rollup", "expiry", "rebuild", "cohort"] {
         fill_the_disk_in(name);
     }
 }
 
 #[test]
-fn a_disk_without_room_stops_an_erasure_and_it_ends_when_there_is_room() {
+fn a_full_disk_stops_an_erasure_which_ends_when_there_is_space() {
     fill_the_disk_in("erase");
 }
 
 #[test]
-fn a_disk_without_room_stops_an_export_and_leaves_nothing_half_done() {
+fn a_full_disk_stops_an_export_and_leaves_nothing_incomplete() {
     fill_the_disk_in("export");
 }
 
 #[test]
-fn a_disk_without_room_stops_an_import_and_leaves_nothing_half_done() {
+fn a_full_disk_stops_an_import_and_leaves_nothing_incomplete() {
     fill_the_disk_in("import");
 }
 
 #[test]
-fn on_a_full_disk_every_request_that_writes_is_507_and_works_when_there_is_room() {
+fn on_a_full_disk_requests_that_write_get_507_until_there_is_space() {
     let dir = folder();
     let Some(_mounted) = Tmpfs::mount(dir.path(), "size=4m") else {
         return;
@@ -386,8 +386,8 @@ fn on_a_full_disk_every_request_that_writes_is_507_and_works_when_there_is_room(
     assert_eq!(verified["damage"], json!([]));
 }
 
-/// Makes logs that wait to be sealed, as servers leave them that were killed in a seal: each with so many events of users of
-/// its own.
+/// Creates logs that wait to be sealed, as after a server was killed during a seal: each with
+/// `events` events of other users.
 fn waiting_logs(dir: &Path, logs: u64, events: u64) {
     std::fs::create_dir_all(dir.join("sealing")).unwrap();
     for number in 1..=logs {
@@ -407,7 +407,7 @@ fn each_waiting_log_is_sealed_by_a_commit_of_its_own() {
     let origin = folder();
     waiting_logs(origin.path(), 4, 100);
     let before = numbers(origin.path());
-    // Killed again and again while it seals, it gets on.
+    // It makes progress even if it is killed again and again.
     let dir = copy(origin.path());
     let mut left = vec![logs_left(dir.path())];
     for at in (10..).step_by(10) {
@@ -424,7 +424,7 @@ fn each_waiting_log_is_sealed_by_a_commit_of_its_own() {
     assert!(left.len() > 3, "logs left: {left:?}");
     assert!(left.is_sorted_by(|a, b| a >= b), "{left:?}");
     assert_eq!(run_json(dir.path(), &["verify"])["sealed_events"], 400);
-    // A server seals what it finds, soon and without being told.
+    // A server seals them soon after its start.
     let server = Server::start(origin.path());
     let waiting = Instant::now();
     loop {
@@ -443,7 +443,7 @@ fn each_waiting_log_is_sealed_by_a_commit_of_its_own() {
 }
 
 #[test]
-fn what_is_loaded_beside_a_waiting_log_and_what_is_sealed_from_it_do_not_overwrite_each_other() {
+fn an_import_and_a_waiting_log_do_not_overwrite_each_other() {
     let dir = folder();
     waiting_logs(dir.path(), 1, 100);
     let day = Utc::now().date_naive() - Days::new(1);
@@ -464,7 +464,7 @@ fn what_is_loaded_beside_a_waiting_log_and_what_is_sealed_from_it_do_not_overwri
 }
 
 #[test]
-fn a_seal_that_fails_waits_longer_each_time_and_says_so_once() {
+fn a_failed_seal_waits_longer_each_time_and_is_traced_once() {
     let dir = folder();
     waiting_logs(dir.path(), 1, 100);
     let flag = folder();
@@ -473,7 +473,7 @@ fn a_seal_that_fails_waits_longer_each_time_and_says_so_once() {
     let trace = folder();
     let trace = trace.path().join("trace");
     let mut command = echopilot(dir.path());
-    // A segment that is written cannot get its name.
+    // A written segment cannot be renamed to its path.
     let lake = dir.path().join("events");
     with_fault(&mut command, &lake, "eio", 1);
     with_trace(&mut command, &lake, &trace);
@@ -482,7 +482,8 @@ fn a_seal_that_fails_waits_longer_each_time_and_says_so_once() {
         .env("FAULT_FLAG", &flag);
     let mut server = Server::start_as(command);
     server.wait_for("The seal failed");
-    // Each makes the folder of a day anew. Three attempts: at once, after a second and after two more. A fourth would come four seconds later.
+    // Each attempt creates the folder of the day again. Three attempts: at once, after a second and
+    // after two more. The fourth comes four seconds later.
     let attempts = || {
         let text = std::fs::read_to_string(&trace).unwrap_or_default();
         text.lines()
@@ -497,7 +498,7 @@ fn a_seal_that_fails_waits_longer_each_time_and_says_so_once() {
     }
     let waited = started.elapsed();
     assert!(waited >= Duration::from_millis(2_500), "{waited:?}");
-    // Nobody waits who asks for it: an erasure seals.
+    // An erasure seals without waiting.
     let tried = attempts();
     assert_eq!(server.delete("/api/analytics/users/nobody").0, 500);
     assert!(attempts() > tried);
@@ -516,7 +517,7 @@ fn a_seal_that_fails_waits_longer_each_time_and_says_so_once() {
 }
 
 #[test]
-fn an_event_that_was_counted_otherwise_in_memory_than_in_the_log_is_not_sealed() {
+fn an_event_that_differs_in_memory_and_log_is_not_sealed() {
     let dir = folder();
     let engine = open(dir.path());
     let events: Vec<Value> = (0..3)
@@ -533,11 +534,11 @@ fn an_event_that_was_counted_otherwise_in_memory_than_in_the_log_is_not_sealed()
 }
 
 #[test]
-fn a_dictionary_that_was_changed_is_refused() {
+fn a_changed_dictionary_is_rejected() {
     let origin = sealed();
     let path = origin.path().join("users.ndjson");
     let mut users = std::fs::read(&path).unwrap();
-    // Another id, which is as good a text as the one that was written.
+    // Another id, which is as valid as the one that was written.
     let letter = users.iter_mut().find(|byte| byte.is_ascii_digit()).unwrap();
     *letter = if *letter == b'9' { b'8' } else { b'9' };
     std::fs::write(&path, users).unwrap();
@@ -549,19 +550,20 @@ fn a_dictionary_that_was_changed_is_refused() {
     assert_eq!(verified.status.code(), Some(1));
 }
 
-/// What a disk would keep after the calls that `fault.c` wrote down, as far as a power cut may undo what was not synced.
+/// The state of a disk after the calls that `fault.c` recorded, if a power cut undoes everything
+/// that was not synced.
 ///
-/// A file is durable after a sync that follows its last write; a name after a sync of its folder. Unfinished files, and the
-/// note that says who holds the folder, need not be.
+/// A file is durable after a sync that follows its last write, a name after a sync of its folder.
+/// Temporary files and the file that names the lock owner need not be durable.
 struct Disk<'a> {
     job: &'a str,
     root: &'a Path,
     /// Files that were written and not synced, by inode.
     files: BTreeMap<u64, String>,
-    /// Folders whose names have changed and were not synced, and by which call.
+    /// Folders whose entries were changed and not synced, and the call that changed them.
     folders: BTreeMap<String, String>,
-    /// Folders of days that are prepared for an exchange, which no library sees: how often the folder that they lie in, and
-    /// whether the lake was synced since.
+    /// Prepared folders of days, whose exchange the library does not see: the number of syncs of
+    /// their parent folder, and whether the lake was synced since.
     prepared: BTreeMap<String, (usize, bool)>,
     commits: usize,
     answers: usize,
@@ -588,7 +590,7 @@ impl Disk<'_> {
         disk
     }
 
-    /// Whether a file or folder may be lost.
+    /// Returns true if a file or folder may be lost.
     fn is_unfinished(&self, path: &str) -> bool {
         let inside = Path::new(path).strip_prefix(self.root).unwrap();
         let first = inside.components().next();
@@ -622,7 +624,7 @@ impl Disk<'_> {
                     .find(|path| path.ends_with("analytics_events.ndjson"));
                 assert_eq!(
                     log, None,
-                    "{}: an answer before the sync of the log",
+                    "{}: a response before the sync of the log",
                     self.job
                 );
             }
@@ -676,7 +678,7 @@ impl Disk<'_> {
         }
     }
 
-    /// A folder that is prepared has changed.
+    /// Notes that a prepared folder has changed.
     fn change_prepared(&mut self, path: &str) {
         let parent = Path::new(path).parent().unwrap().to_str().unwrap();
         if let Some((_, lake)) = self.prepared.get_mut(parent) {
@@ -687,7 +689,7 @@ impl Disk<'_> {
     fn check_all(&self, when: &str) {
         let job = self.job;
         for path in self.files.values() {
-            // The log is synced before its events are answered.
+            // The log is synced before its events are acknowledged.
             let is_log = when != "at the end" && path.ends_with("analytics_events.ndjson");
             assert!(
                 is_log || self.is_unfinished(path),
@@ -794,7 +796,7 @@ fn a_power_cut_undoes_nothing_of_a_job_that_ended() {
 }
 
 #[test]
-fn a_server_answers_after_the_sync_of_the_log_and_syncs_all_before_it_ends() {
+fn a_server_acknowledges_after_the_sync_of_the_log_and_syncs_all_before_it_ends() {
     let dir = folder();
     let trace = folder();
     let trace = trace.path().join("trace");
@@ -817,7 +819,8 @@ fn a_server_answers_after_the_sync_of_the_log_and_syncs_all_before_it_ends() {
     assert_eq!(log_lines(dir.path()), [] as [Value; 0]);
 }
 
-/// Fills a store with so many segments of each of so many days, a user each, the last of them yesterday.
+/// Fills a store with `per_day` segments for each of `days` days, the last one yesterday, each with
+/// one user.
 fn many_segments(dir: &Path, days: i64, per_day: i64) {
     let engine = open(dir);
     let today = i64::from(Utc::now().date_naive().to_epoch_days());
@@ -847,7 +850,7 @@ fn many_segments(dir: &Path, days: i64, per_day: i64) {
     while load().unwrap() {}
 }
 
-/// A command under a limit of open files.
+/// A command with a limit of open files.
 fn limited(dir: &Path, descriptors: usize) -> Command {
     let plain = echopilot(dir);
     let mut command = Command::new("sh");
@@ -869,7 +872,7 @@ fn limited(dir: &Path, descriptors: usize) -> Command {
     command
 }
 
-/// Looks at how many descriptors a process has open, until told to end; the most that were seen.
+/// Counts the open descriptors of a process repeatedly and keeps the maximum.
 struct Descriptors {
     ended: Arc<AtomicBool>,
     watch: std::thread::JoinHandle<usize>,
@@ -897,7 +900,7 @@ impl Descriptors {
     }
 }
 
-/// Runs a command under a limit of open files, which must succeed and stay far below it.
+/// Runs a command with a limit of open files; it must succeed and stay far below the limit.
 fn run_limited(dir: &Path, arguments: &[&str]) -> Vec<u8> {
     let mut command = limited(dir, 256);
     let child = command
@@ -922,7 +925,7 @@ fn run_limited(dir: &Path, arguments: &[&str]) -> Vec<u8> {
 #[test]
 fn ten_thousand_segments_need_few_descriptors() {
     let dir = folder();
-    // In memory, where syncs cost nothing.
+    // On a file system in memory, where syncs cost nothing.
     let _mounted = Tmpfs::mount(dir.path(), "size=2g");
     let data = dir.path().join("data");
     let (days, per_day) = (360, 28);
@@ -949,7 +952,7 @@ fn ten_thousand_segments_need_few_descriptors() {
         json(&["query", funnel])["rows"].clone()
     };
     let before = ask(&json);
-    // By states, by events, and what needs metadata.
+    // From states, from events, and with metadata.
     for metric in ["active_users", "paths", "experiment"] {
         let mut request = request_of(metric);
         request["days"] = json!(days);
@@ -983,13 +986,13 @@ fn ten_thousand_segments_need_few_descriptors() {
     std::fs::write(&late, lines.join("\n")).unwrap();
     let import = ["import", late.to_str().unwrap()];
     assert_eq!(json(&import)["accepted"], days);
-    // Their ids are read back.
+    // The ids are read back.
     assert_eq!(json(&import)["duplicates"], days);
     assert_eq!(
         json(&["rollup"])["days"].as_array().unwrap().len() as i64,
         days
     );
-    // A server answers the same, one query after another and several at once.
+    // A server returns the same, one query after another and several at once.
     let mut command = limited(&data, 256);
     let mut server = Server::start_with_its_key(command.env("ECHOPILOT_DASH_KEY", KEY));
     let descriptors = Descriptors::of(server.id());
@@ -1047,7 +1050,7 @@ fn today_number() -> i64 {
 }
 
 #[test]
-fn a_reader_keeps_what_it_saw_when_a_compaction_an_erasure_or_an_expiry_takes_the_names_away() {
+fn a_reader_keeps_its_snapshot_when_a_job_removes_the_files() {
     let dir = uncompacted();
     let engine = open(dir.path());
     let request = WindowRequest {
@@ -1062,7 +1065,7 @@ fn a_reader_keeps_what_it_saw_when_a_compaction_an_erasure_or_an_expiry_takes_th
             .map(|part| part.unwrap().collect().unwrap().height())
             .sum::<usize>()
     };
-    // Listed, and nothing read yet.
+    // The files are listed, and nothing is read yet.
     let mut compacted = engine.store().whole(range.clone()).unwrap();
     engine.seal(Utc::now()).unwrap();
     let mut erased = engine.store().whole(range.clone()).unwrap();
@@ -1089,7 +1092,7 @@ fn a_reader_keeps_what_it_saw_when_a_compaction_an_erasure_or_an_expiry_takes_th
 }
 
 #[test]
-fn a_segment_that_another_file_took_the_name_of_is_verified_again() {
+fn a_segment_that_was_replaced_by_another_file_is_verified_again() {
     let dir = sealed();
     let engine = open(dir.path());
     let zone = WindowRequest {
@@ -1109,7 +1112,7 @@ fn a_segment_that_another_file_took_the_name_of_is_verified_again() {
 }
 
 #[test]
-fn the_threads_of_queries_keep_their_priority_when_a_job_is_the_first_to_use_them() {
+fn threads_of_queries_keep_their_priority_when_a_job_uses_them_first() {
     let dir = folder();
     let server = Server::start(dir.path());
     let events = ["u1", "u2"].map(|user| json!({"event_type":"action","user_id":user}));

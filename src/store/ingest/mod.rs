@@ -68,17 +68,25 @@ impl Store {
     /// [`Error::Poisoned`] after a failed write, [`Error::DiskFull`] on a full disk,
     /// [`Error::Busy`] while the disk does not respond or too many events wait to be sealed.
     pub fn check_writable(&self) -> Result<()> {
-        if self.versions.published().tail.len() > self.ingest.max_tail_events {
-            return Err(Error::Busy("too many events wait to be sealed"));
-        }
         let writer = &self.ingest.writer;
-        match writer.check_health() {
+        match self.check_accepting() {
             Err(Error::DiskFull) if writer.may_probe() && self.folder.has_room() => {
                 writer.has_room();
                 Ok(())
             }
-            health => health,
+            accepting => accepting,
         }
+    }
+
+    /// Checks the same without file access: a disk that was full counts as full.
+    ///
+    /// # Errors
+    /// As [`Store::check_writable`].
+    pub fn check_accepting(&self) -> Result<()> {
+        if self.versions.published().tail.len() > self.ingest.max_tail_events {
+            return Err(Error::Busy("too many events wait to be sealed"));
+        }
+        self.ingest.writer.check_health()
     }
 
     /// Checks that log and folder are where they were; if not, nothing more is accepted. Called

@@ -1,4 +1,4 @@
-//! The body of a request as it comes over the wire.
+//! The body of a request on the wire.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -8,30 +8,30 @@ use std::task::{Context, Poll, ready};
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 
-use super::caller::Room;
-use super::progress::Progress;
+use super::caller::BodyQuota;
+use super::connection_state::ConnectionState;
 
-/// Bytes of a body on the wire: a hundred events with all the metadata they may have.
+/// Most bytes of a body on the wire: a hundred events with as much metadata as is allowed.
 pub const MAX_WIRE_BYTES: usize = 2 << 20;
 
-/// The body of a request, which takes room of its client as it arrives.
+/// The body of a request, which takes from its client's quota as it arrives.
 pub struct RequestBody {
     pub body: Incoming,
-    pub room: Room,
-    pub progress: Arc<Progress>,
+    pub quota: BodyQuota,
+    pub state: Arc<ConnectionState>,
 }
 
-/// Why a body was not received.
+/// A failure to receive a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyError {
-    /// The client sends too much at once.
+    /// The client is sending too much at once.
     TooManyBytes,
-    /// It ended before it was whole.
+    /// It ended before its announced length.
     EndedEarly,
 }
 
 impl BodyError {
-    /// The reason, if it is one of ours.
+    /// The reason among the causes of an error.
     pub fn of(error: &(dyn StdError + 'static)) -> Option<Self> {
         let mut error = Some(error);
         while let Some(one) = error {
@@ -47,7 +47,7 @@ impl BodyError {
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::TooManyBytes => "the client sends too much at once",
+            Self::TooManyBytes => "the client is sending too much at once",
             Self::EndedEarly => "the body ended early",
         })
     }
@@ -64,8 +64,8 @@ impl HttpBody for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
-            // Whatever came before the end was passed on already.
-            ready!(self.progress.poll_ended(context));
+            // Everything before the end was passed on already.
+            ready!(self.state.poll_ended(context));
             return Poll::Ready(Some(Err(BodyError::EndedEarly.into())));
         };
         let Some(frame) = frame else {
@@ -73,8 +73,8 @@ impl HttpBody for RequestBody {
         };
         let frame = frame.map_err(|_| BodyError::EndedEarly)?;
         let bytes = frame.data_ref().map_or(0, Bytes::len);
-        // What is beyond the limit of a body is thrown away.
-        if !self.room.take(bytes, MAX_WIRE_BYTES) {
+        // Bytes beyond the limit of a body are dropped later and do not count.
+        if !self.quota.take(bytes, MAX_WIRE_BYTES) {
             return Poll::Ready(Some(Err(BodyError::TooManyBytes.into())));
         }
         Poll::Ready(Some(Ok(frame)))

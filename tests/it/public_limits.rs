@@ -1,4 +1,5 @@
-//! The public door: what strangers can send, how much of the server they can take, and how it stops.
+//! Limits of the public interface: requests of unknown clients, how much of the server they can
+//! use, and shutdown.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -13,7 +14,7 @@ use crate::harness::{
     unsealed_demo,
 };
 
-/// Most memory of a server whose clients read nothing.
+/// Most memory of a server whose clients do not read.
 const MOST_MB: u64 = 150;
 
 /// A server with these settings.
@@ -46,8 +47,8 @@ fn read_all(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// The status of a response and the code of its refusal, which must have the one shape of all.
-fn refusal(response: &str) -> (u16, String) {
+/// The status and the error code of an error response, which must have the common shape.
+fn error_response(response: &str) -> (u16, String) {
     let (head, body) = response.split_once("\r\n\r\n").expect(response);
     let body: Value = serde_json::from_str(body).expect(response);
     assert_eq!(body["ok"], false, "{response}");
@@ -63,8 +64,8 @@ fn refusal(response: &str) -> (u16, String) {
     (status, body["error"].as_str().unwrap().to_owned())
 }
 
-/// Tries something until it holds.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+/// Repeats a check until it holds.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < PATIENCE, "{what}");
@@ -72,8 +73,8 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A limit of the status: its value, how much is used, and how often it was reached.
-fn limit(server: &Server, name: &str) -> (u64, u64, u64) {
+/// A limit in the status: its value, how much is used, and how often it was reached.
+pub fn limit(server: &Server, name: &str) -> (u64, u64, u64) {
     let (status, body) = server.get("/api/analytics/status");
     assert_eq!(status, 200, "{body}");
     let limits = body["limits"].as_array().unwrap();
@@ -88,7 +89,7 @@ fn post_as(server: &Server, client: &str, events: &Value) -> Answer {
     server.post_raw(events.to_string().as_bytes(), &headers)
 }
 
-/// Whether an event is stored now, by a server that may have no room for the connection.
+/// Returns true if the server stores an event now; it may reject the connection.
 fn is_stored(server: &Server) -> bool {
     let body = events(1).to_string();
     matches!(post_to(&server.url, body.as_bytes(), &[]), Ok((200, _)))
@@ -98,7 +99,7 @@ fn events(count: usize) -> Value {
     batch((0..count).map(|number| event("action", &format!("u{number}"), "f")))
 }
 
-/// Sends requests on many connections that are never read, until the server takes nothing more.
+/// Sends requests on many connections without reading, until the server accepts nothing more.
 fn flood(server: &Server, connections: usize, requests: &[u8]) -> Vec<TcpStream> {
     let mut open: Vec<(TcpStream, &[u8])> = (0..connections)
         .map(|_| {
@@ -108,7 +109,7 @@ fn flood(server: &Server, connections: usize, requests: &[u8]) -> Vec<TcpStream>
         })
         .collect();
     let mut last = Instant::now();
-    // A second without progress: the server has what it takes.
+    // A second without progress: all buffers are full.
     while last.elapsed() < Duration::from_secs(1) {
         for (stream, rest) in &mut open {
             match stream.write(rest) {
@@ -133,7 +134,7 @@ fn clients_that_send_requests_and_read_nothing_take_little_memory() {
     let body = events(1).to_string();
     let requests = [
         "GET /static/charts.js HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
-        // Its response has no body, and is ready before the body of the request was read.
+        // Its response has no body and is ready before the body of the request is read.
         "HEAD /static/charts.js HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx".to_owned(),
         "GET /static/dashboard.js HTTP/1.1\r\nHost: x\r\nIf-None-Match: *\r\n\r\n".to_owned(),
         "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
@@ -151,7 +152,8 @@ fn clients_that_send_requests_and_read_nothing_take_little_memory() {
         let open = flood(&server, 200, flooded.as_bytes());
         let asked = Instant::now();
         assert_eq!(server.get_with("/health/live", &[]).0, 200);
-        // Debug builds on a busy machine are slow; a server that copies responses into memory needs much longer.
+        // Debug builds on a busy machine are slow; a server that copies responses into memory takes
+        // much longer.
         assert!(asked.elapsed() < Duration::from_secs(5));
         assert!(server.peak_mb() < MOST_MB, "{} MB", server.peak_mb());
         drop(open);
@@ -159,7 +161,7 @@ fn clients_that_send_requests_and_read_nothing_take_little_memory() {
 }
 
 #[test]
-fn a_response_that_nobody_reads_ends_its_connection() {
+fn an_unread_response_closes_its_connection() {
     let dir = folder();
     let server = serve(dir.path(), &[("WRITE_TIMEOUT_MS", "300")]);
     let requests = "GET /static/charts.js HTTP/1.1\r\nHost: x\r\n\r\n".repeat(700);
@@ -213,7 +215,7 @@ fn an_export_waits_for_its_reader_and_ends_without_one() {
 }
 
 #[test]
-fn heads_that_are_rejected_are_answered_in_the_one_shape() {
+fn rejected_heads_get_the_common_error_response() {
     let dir = folder();
     let server = serve(dir.path(), &[]);
     let live = "GET /health/live HTTP/1.1\r\nHost: x\r\n";
@@ -320,7 +322,7 @@ fn heads_that_are_rejected_are_answered_in_the_one_shape() {
     ] {
         let what: String = request.chars().take(90).collect();
         let response = exchange(&server, request.as_bytes());
-        assert_eq!(refusal(&response), (status, code.into()), "{what}");
+        assert_eq!(error_response(&response), (status, code.into()), "{what}");
     }
     let old = "GET /health/live HTTP/1.0\r\n\r\n";
     assert!(exchange(&server, old.as_bytes()).starts_with("HTTP/1.0 200"));
@@ -336,7 +338,7 @@ fn heads_that_are_rejected_are_answered_in_the_one_shape() {
 }
 
 #[test]
-fn every_refusal_of_a_route_has_the_one_shape() {
+fn every_route_rejects_in_the_common_shape() {
     let dir = folder();
     let server = serve(dir.path(), &[]);
     for (method, path, status, code) in [
@@ -365,12 +367,16 @@ fn every_refusal_of_a_route_has_the_one_shape() {
             "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Dash-Key: {KEY}\r\n\r\n"
         );
         let response = exchange(&server, request.as_bytes());
-        assert_eq!(refusal(&response), (status, code.into()), "{method} {path}");
+        assert_eq!(
+            error_response(&response),
+            (status, code.into()),
+            "{method} {path}"
+        );
     }
 }
 
 #[test]
-fn a_head_that_does_not_come_is_answered_and_silence_is_not() {
+fn an_incomplete_head_gets_a_response_and_silence_does_not() {
     let dir = folder();
     let server = serve(dir.path(), &[]);
     let live = "GET /health/live HTTP/1.1\r\nHost: x\r\n";
@@ -383,11 +389,14 @@ fn a_head_that_does_not_come_is_answered_and_silence_is_not() {
     let mut idle = connect(&server);
     idle.write_all(format!("{live}\r\n").as_bytes()).unwrap();
     let mut silent = connect(&server);
-    assert_eq!(refusal(&read_all(&mut half)), (408, "slow_head".into()));
+    assert_eq!(
+        error_response(&read_all(&mut half)),
+        (408, "slow_head".into())
+    );
     let second = read_all(&mut second);
     assert!(second.starts_with("HTTP/1.1 200"), "{second}");
     assert_eq!(
-        refusal(&second[second.find("HTTP/1.1 408").unwrap()..]).0,
+        error_response(&second[second.find("HTTP/1.1 408").unwrap()..]).0,
         408
     );
     let idle = read_all(&mut idle);
@@ -400,11 +409,14 @@ fn a_head_that_does_not_come_is_answered_and_silence_is_not() {
     let mut cut = connect(&server);
     cut.write_all(live.as_bytes()).unwrap();
     cut.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(refusal(&read_all(&mut cut)), (400, "bad_request".into()));
+    assert_eq!(
+        error_response(&read_all(&mut cut)),
+        (400, "bad_request".into())
+    );
 }
 
 #[test]
-fn events_of_a_client_that_has_shut_down_its_side_are_answered() {
+fn events_of_a_client_that_has_shut_down_its_side_are_stored() {
     let dir = folder();
     let server = serve(dir.path(), &[]);
     let body = events(1).to_string();
@@ -424,12 +436,15 @@ fn events_of_a_client_that_has_shut_down_its_side_are_answered() {
         .unwrap();
     let asked = Instant::now();
     stream.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(refusal(&read_all(&mut stream)), (400, "bad_body".into()));
+    assert_eq!(
+        error_response(&read_all(&mut stream)),
+        (400, "bad_body".into())
+    );
     assert!(asked.elapsed() < Duration::from_secs(10));
 }
 
 #[test]
-fn thousands_of_idle_connections_leave_room_for_others() {
+fn thousands_of_idle_connections_do_not_block_others() {
     // The client side of each connection is a descriptor of this process.
     let allowed = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1_024);
     let many = (allowed.saturating_sub(300) / 2).min(3_000) as usize;
@@ -447,7 +462,7 @@ fn thousands_of_idle_connections_leave_room_for_others() {
 }
 
 #[test]
-fn where_all_connections_are_taken_those_that_wait_make_room_and_otherwise_clients_are_told() {
+fn at_the_limit_idle_connections_are_closed_or_new_ones_rejected() {
     let dir = folder();
     let server = serve(dir.path(), &[("LIMIT_CONNECTIONS", "10")]);
     let mut idle: Vec<TcpStream> = (0..10).map(|_| connect(&server)).collect();
@@ -455,7 +470,7 @@ fn where_all_connections_are_taken_those_that_wait_make_room_and_otherwise_clien
     let asked = Instant::now();
     until("the oldest may go", || is_stored(&server));
     for _ in 0..20 {
-        until("there is room", || is_stored(&server));
+        until("a connection is accepted", || is_stored(&server));
     }
     assert!(limit(&server, "connections").2 >= 1);
     assert!(asked.elapsed() < Duration::from_secs(8));
@@ -472,19 +487,19 @@ fn where_all_connections_are_taken_those_that_wait_make_room_and_otherwise_clien
             stream
         })
         .collect();
-    until("a client is told that there is no room", || {
+    until("a client is rejected", || {
         let answer = exchange(
             &server,
             b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
         );
-        !answer.starts_with("HTTP/1.1 200") && refusal(&answer) == (503, "busy".into())
+        !answer.starts_with("HTTP/1.1 200") && error_response(&answer) == (503, "busy".into())
     });
     drop(busy);
-    until("there is room again", || is_stored(&server));
+    until("connections are accepted again", || is_stored(&server));
 }
 
 #[test]
-fn a_client_has_so_many_connections_and_a_trusted_proxy_any() {
+fn connections_of_a_client_are_limited_and_those_of_a_proxy_are_not() {
     let dir = folder();
     let limits = [
         ("LIMIT_CLIENT_CONNECTIONS", "5"),
@@ -493,9 +508,12 @@ fn a_client_has_so_many_connections_and_a_trusted_proxy_any() {
     let server = serve(dir.path(), &limits);
     let open: Vec<TcpStream> = (0..5).map(|_| connect(&server)).collect();
     let answer = exchange(&server, b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert_eq!(refusal(&answer), (429, "too_many_connections".into()));
+    assert_eq!(
+        error_response(&answer),
+        (429, "too_many_connections".into())
+    );
     drop(open);
-    until("there is room again", || {
+    until("connections are accepted again", || {
         exchange(&server, b"GET /health/live HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 200")
     });
     assert!(limit(&server, "client_connections").2 >= 1);
@@ -510,7 +528,7 @@ fn a_client_has_so_many_connections_and_a_trusted_proxy_any() {
 }
 
 #[test]
-fn fewer_descriptors_mean_fewer_connections_and_it_says_so() {
+fn fewer_descriptors_mean_fewer_connections_and_a_warning() {
     let dir = folder();
     let program = echopilot(dir.path());
     let mut command = Command::new("sh");
@@ -527,7 +545,7 @@ fn fewer_descriptors_mean_fewer_connections_and_it_says_so() {
     server.wait_for("At most 64 connections instead of 10000");
     let _open: Vec<TcpStream> = (0..200).map(|_| connect(&server)).collect();
     for _ in 0..10 {
-        until("there is room", || is_stored(&server));
+        until("a connection is accepted", || is_stored(&server));
     }
     assert_eq!(limit(&server, "connections").0, 64);
     let traced = server.kill();
@@ -535,7 +553,7 @@ fn fewer_descriptors_mean_fewer_connections_and_it_says_so() {
 }
 
 #[test]
-fn events_beyond_the_rate_of_a_client_are_rejected_and_others_are_taken() {
+fn events_beyond_the_rate_of_a_client_are_rejected() {
     let dir = folder();
     let limits = [
         ("LIMIT_CLIENT_EVENTS", "10"),
@@ -580,7 +598,7 @@ fn events_beyond_the_rate_of_a_client_are_rejected_and_others_are_taken() {
         )
         .as_bytes(),
     );
-    assert_eq!(refusal(&answer).0, 429);
+    assert_eq!(error_response(&answer).0, 429);
     let answer = answer.to_ascii_lowercase();
     assert!(
         answer.contains("access-control-allow-origin: https://a.example"),
@@ -597,7 +615,7 @@ fn events_beyond_the_rate_of_a_client_are_rejected_and_others_are_taken() {
 }
 
 #[test]
-fn what_strangers_claim_about_their_address_is_not_believed() {
+fn forwarded_addresses_of_unknown_peers_are_ignored() {
     let dir = folder();
     let server = serve(dir.path(), &[("LIMIT_CLIENT_EVENTS", "10")]);
     assert_eq!(post_as(&server, "192.0.2.1", &events(100)).0, 200);
@@ -605,7 +623,7 @@ fn what_strangers_claim_about_their_address_is_not_believed() {
 }
 
 #[test]
-fn a_client_has_a_share_of_the_room_for_bodies() {
+fn the_bodies_of_a_client_are_limited() {
     let dir = folder();
     let limits = [
         ("LIMIT_CLIENT_KIB", "64"),
@@ -630,12 +648,12 @@ fn a_client_has_a_share_of_the_room_for_bodies() {
     assert_eq!(post("192.0.2.2", 60 << 10).0, 200);
     assert_eq!(limit(&server, "client_kib").2, 1);
     drop(half);
-    until("its room is free", || limit(&server, "client_kib").1 == 0);
+    until("its quota is free", || limit(&server, "client_kib").1 == 0);
     assert_eq!(post("192.0.2.1", 20 << 10).0, 200);
 }
 
 #[test]
-fn wrong_keys_are_slowed_counted_and_traced_without_telling_them() {
+fn wrong_keys_are_limited_counted_and_never_traced() {
     let dir = folder();
     let limits = [
         ("LIMIT_WRONG_KEYS", "30"),
@@ -654,7 +672,7 @@ fn wrong_keys_are_slowed_counted_and_traced_without_telling_them() {
         assert!(rejected < 1_000, "wrong keys are not slowed");
     }
     assert!(rejected >= 30, "{rejected}");
-    // Also the right one, so that nobody learns which one it is.
+    // Also the right one, so that it cannot be guessed.
     let (status, body) = ask(&server, "192.0.2.1", KEY);
     assert_eq!(
         (status, &body["error"]),
@@ -732,7 +750,7 @@ fn events_come_only_from_pages_of_listed_origins() {
     ] {
         let answer = send("POST", origin);
         assert_eq!(
-            refusal(&answer),
+            error_response(&answer),
             (403, "origin_not_allowed".into()),
             "{origin}"
         );
@@ -742,7 +760,7 @@ fn events_come_only_from_pages_of_listed_origins() {
             "{origin}"
         );
     }
-    // What is no page says no origin.
+    // Other clients send no origin.
     assert!(send("POST", "").starts_with("http/1.1 200"));
     assert_eq!(server.usage("?days=1")["total_events"], 3);
     assert_eq!(limit(&server, "origins"), (2, 2, 4));
@@ -761,10 +779,13 @@ fn every_limit_is_in_the_status() {
         ("clients", 100_000),
         ("bodies_kib", 262_144),
         ("queries", 4),
+        ("state_queries", 4),
         ("exports", 2),
+        ("accesses", 2),
+        ("jobs", 2),
     ] {
         let (limit, _, reached) = limit(&server, name);
-        // A machine with few descriptors has room for fewer connections.
+        // A machine with few descriptors allows fewer connections.
         assert!(limit == value || name == "connections", "{name}: {limit}");
         assert_eq!(reached, 0, "{name}");
     }
@@ -799,7 +820,7 @@ fn a_weak_key_is_rejected_with_its_reason_and_never_shown() {
 }
 
 #[test]
-fn a_hangup_reads_the_keys_again_and_a_bad_file_changes_nothing() {
+fn sighup_reloads_the_keys_and_an_invalid_file_changes_nothing() {
     let dir = folder();
     let file = dir.path().join("the 'keys'");
     let write = |text: &str| std::fs::write(&file, text).unwrap();
@@ -830,7 +851,7 @@ fn a_hangup_reads_the_keys_again_and_a_bad_file_changes_nothing() {
     assert_eq!(valid(&server), [true, false, false]);
     write(&format!("{old}\n{new}\n"));
     server.signal("HUP");
-    server.wait_for("Read the dashboard keys again: 2 valid");
+    server.wait_for("Reloaded the dashboard keys: 2 valid");
     assert_eq!(valid(&server), [true, true, false]);
     write(&format!("{newest},{new}"));
     server.signal("HUP");
@@ -878,11 +899,12 @@ fn a_hangup_reads_the_keys_again_and_a_bad_file_changes_nothing() {
     let mut server = Server::start_with_its_key(&mut echopilot(&data));
     std::fs::write(data.join("dash_key"), new).unwrap();
     server.signal("HUP");
-    server.wait_for("Read the dashboard keys again: 1 valid");
+    server.wait_for("Reloaded the dashboard keys: 1 valid");
     assert_eq!(valid(&server), [false, true, false]);
 }
 
-/// What a shell makes of the key in the command that a start prints; the file has the old key again.
+/// The key that a shell reads with the printed command; the file has the old key
+/// again.
 fn printed_key(traced: &str) -> String {
     let (_, command) = traced.split_once("X-Dash-Key: ").expect(traced);
     let (key, _) = command.split_once("\"\n").expect(traced);
@@ -953,7 +975,7 @@ fn a_stop_under_full_load_takes_seconds_and_loses_nothing() {
     );
 }
 
-/// Sends batches of 100 events until the server is gone; how many were answered as stored.
+/// Sends batches of 100 events until the server is gone; returns the number of acknowledged events.
 fn write_until_it_stops(url: &str, writer: usize) -> u64 {
     let mut accepted = 0;
     for number in 0.. {
@@ -983,7 +1005,7 @@ fn a_second_signal_ends_the_process_at_once() {
     server.signal("TERM");
     server.wait_for("Stopping");
     server.signal("INT");
-    server.wait_for("Ended at once");
+    server.wait_for("Exiting at once");
     assert!(server.wait().success());
     assert_eq!(
         run_json(dir.path(), &["usage", "--days", "1"])["total_events"],

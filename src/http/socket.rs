@@ -1,5 +1,5 @@
-//! The socket of a connection, with what HTTP/1 in hyper lacks: a deadline for writing, and bodies for the responses that hyper
-//! gives by itself to heads that it cannot read.
+//! The socket of a connection. It adds what hyper's HTTP/1 lacks: a write timeout, and bodies for
+//! the responses that hyper itself sends to invalid heads.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,28 +12,28 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::progress::Progress;
-use super::refusal::Refusal;
+use super::connection_state::ConnectionState;
+use super::error_response::ErrorResponse;
 
-/// A socket whose client must read.
-pub struct Stream {
+/// A socket with a write timeout.
+pub struct Socket {
     tcp: TcpStream,
-    progress: Arc<Progress>,
+    state: Arc<ConnectionState>,
     write_timeout: Duration,
-    /// Runs while the socket takes nothing.
+    /// Runs while the socket's send buffer is full.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Whether a line of the next head has come.
+    /// True if a line of the next head was received.
     has_line: bool,
-    /// What is written in the place of hyper's own response.
+    /// Bytes of our response, which replaces that of hyper.
     own: Vec<u8>,
 }
 
-impl Stream {
-    /// Of a connection that waits for its first request.
-    pub fn new(tcp: TcpStream, progress: Arc<Progress>, write_timeout: Duration) -> Self {
+impl Socket {
+    /// The socket of a connection that waits for its first request.
+    pub fn new(tcp: TcpStream, state: Arc<ConnectionState>, write_timeout: Duration) -> Self {
         Self {
             tcp,
-            progress,
+            state,
             write_timeout,
             deadline: None,
             has_line: false,
@@ -41,29 +41,30 @@ impl Stream {
         }
     }
 
-    /// The socket.
+    /// The TCP stream.
     pub fn into_tcp(self) -> TcpStream {
         self.tcp
     }
 
-    /// Ends the connection with an error if the socket has taken nothing for too long.
-    fn progressed<T>(
+    /// Fails if the socket has taken nothing for too long.
+    fn check_progress<T>(
         &mut self,
         context: &mut Context<'_>,
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.deadline = None;
-            self.progress.set_blocked(false);
+            self.state.set_blocked(false);
             return written;
         }
-        self.progress.set_blocked(true);
+        self.state.set_blocked(true);
         let timeout = self.write_timeout;
         let deadline = self
             .deadline
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         ready!(deadline.as_mut().poll(context));
-        // What the system holds of the response would stay in its memory for minutes. Without this it is only freed later.
+        // The system would keep its part of the response in memory for minutes. If this fails, it
+        // is only freed later.
         let _ = self.tcp.set_zero_linger();
         Poll::Ready(Err(io::Error::new(
             io::ErrorKind::TimedOut,
@@ -71,42 +72,43 @@ impl Stream {
         )))
     }
 
-    /// Writes what is left of our own response.
+    /// Writes the rest of our response.
     fn poll_own(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.own.is_empty() {
             let written = Pin::new(&mut self.tcp).poll_write(context, &self.own);
-            let written = ready!(self.progressed(context, written))?;
+            let written = ready!(self.check_progress(context, written))?;
             self.own.drain(..written);
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Takes bytes that hyper writes while no request is answered: its response to a head that it cannot read, which has no
-    /// body. Ours is written instead. How many bytes were taken.
-    fn take_own(&mut self, start: &[u8], bytes: usize) -> Option<usize> {
-        if !self.progress.is_waiting() {
+    /// Drops bytes that hyper writes while no request is served, which are its response to an
+    /// invalid head, without a body, and queues our response. Returns the number of bytes that were
+    /// dropped.
+    fn replace_own_response(&mut self, start: &[u8], bytes: usize) -> Option<usize> {
+        if !self.state.is_waiting() {
             return None;
         }
-        let refusal = match start.strip_prefix(b"HTTP/1.1 ")?.get(..3)? {
+        let rejection = match start.strip_prefix(b"HTTP/1.1 ")?.get(..3)? {
             b"431" if !self.has_line => uri_too_long(),
             b"431" => head_too_large(),
             b"414" => uri_too_long(),
-            b"400" => bad_request("the head of the request is no HTTP/1"),
+            b"400" => bad_request("the head of the request is not HTTP/1"),
             _ => return None,
         };
-        self.own.extend(refusal.raw());
+        self.own.extend(rejection.raw());
         Some(bytes)
     }
 }
 
-/// The answer to a request that cannot be read.
-pub fn bad_request(message: &str) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, "bad_request", message)
+/// The response to a request that cannot be parsed.
+pub fn bad_request(message: &str) -> ErrorResponse {
+    ErrorResponse::new(StatusCode::BAD_REQUEST, "bad_request", message)
 }
 
-/// The answer to a request with too long a path.
-pub fn uri_too_long() -> Refusal {
-    Refusal::new(
+/// The response to a request whose path is too long.
+pub fn uri_too_long() -> ErrorResponse {
+    ErrorResponse::new(
         StatusCode::URI_TOO_LONG,
         "uri_too_long",
         format!(
@@ -116,9 +118,9 @@ pub fn uri_too_long() -> Refusal {
     )
 }
 
-/// The answer to a request with too large a head.
-pub fn head_too_large() -> Refusal {
-    Refusal::new(
+/// The response to a request whose head is too large.
+pub fn head_too_large() -> ErrorResponse {
+    ErrorResponse::new(
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         "head_too_large",
         format!(
@@ -129,14 +131,14 @@ pub fn head_too_large() -> Refusal {
     )
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        if !self.progress.has_ended() {
+        if !self.state.has_ended() {
             ready!(Pin::new(&mut self.tcp).poll_read(context, buffer))?;
             let read = buffer.filled().get(before..).unwrap_or_default();
             if !read.is_empty() || buffer.remaining() == 0 {
@@ -144,11 +146,11 @@ impl AsyncRead for Stream {
                 return Poll::Ready(Ok(()));
             }
         }
-        self.progress.poll_end(context).map(Ok)
+        self.state.poll_end(context).map(Ok)
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for Socket {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -165,11 +167,11 @@ impl AsyncWrite for Stream {
         ready!(self.poll_own(context))?;
         let bytes = pieces.iter().map(|piece| piece.len()).sum();
         let start = pieces.first().map_or(&[][..], |piece| piece);
-        if let Some(taken) = self.take_own(start, bytes) {
+        if let Some(taken) = self.replace_own_response(start, bytes) {
             return Poll::Ready(Ok(taken));
         }
         let written = Pin::new(&mut self.tcp).poll_write_vectored(context, pieces);
-        self.progressed(context, written)
+        self.check_progress(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -177,9 +179,9 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes when nothing is left in its own buffer.
+        // hyper flushes when its own buffer is empty.
         ready!(self.poll_own(context))?;
-        if self.progress.flushed() {
+        if self.state.flushed() {
             self.has_line = false;
         }
         Pin::new(&mut self.tcp).poll_flush(context)

@@ -1,32 +1,36 @@
-//! `GET /static/js/telemetry.js`: the browser client, for pages of every site, and the same under the neutral path.
+//! `GET /static/js/telemetry.js`: the browser client for pages of any site, also under the neutral
+//! path.
 
 use axum::Router;
 
-use super::asset::{Asset, Line};
+use super::asset::{Asset, Field, built};
 use super::event;
-use super::extract::Shared;
+use super::extract::AppState;
 use super::path::INGEST_PATH;
 use crate::config::ServeConfig;
 
-/// Made from `static/js/telemetry.js` by `make client`; a test tells when it is not.
+/// The minified client: `make client` makes it from `static/js/telemetry.js`, and a test fails when
+/// they differ.
 const SOURCE: &str = include_str!("../../static/js/telemetry.min.js");
-/// Where the script says that it is, and that events go. Under the neutral path it says that path instead.
+/// The path of the script, which is also in the script. Under the neutral path the script has that
+/// path instead.
 const SCRIPT_PATH: &str = "/static/js/telemetry.js";
 
-const HEADERS: &[Line] = &[
+const FIELDS: &[Field] = &[
     ("content-type", "text/javascript; charset=utf-8"),
-    // An hour, so that a new version is everywhere the same day; a day more while the newer one is fetched.
+    // An hour, so that all pages have a new version within a day; a day more while it is fetched.
     (
         "cache-control",
         "public, max-age=3600, stale-while-revalidate=86400",
     ),
-    // For pages of other sites: as a module, with `integrity`, and where a page lets in only what says so.
+    // For pages of other sites: as a module, with `integrity`, and under
+    // `Cross-Origin-Embedder-Policy`.
     ("access-control-allow-origin", "*"),
     ("cross-origin-resource-policy", "cross-origin"),
 ];
 
 /// The routes of script and ingest, under their own paths and the neutral ones.
-pub fn routes(config: &ServeConfig) -> Router<Shared> {
+pub fn routes(config: &ServeConfig) -> Router<AppState> {
     let ingest_path = config.neutral_path.as_str();
     let script_path = format!("{ingest_path}.js");
     let neutral_source = SOURCE
@@ -35,6 +39,9 @@ pub fn routes(config: &ServeConfig) -> Router<Shared> {
     Router::new()
         .route(INGEST_PATH, event::route(&config.origins))
         .route(ingest_path, event::route(&config.origins))
-        .route(SCRIPT_PATH, Asset::new(SOURCE, HEADERS).route())
-        .route(&script_path, Asset::new(neutral_source, HEADERS).route())
+        .route(SCRIPT_PATH, built!("telemetry.js", FIELDS).route())
+        .route(
+            &script_path,
+            Asset::compress(neutral_source, FIELDS).route(),
+        )
 }

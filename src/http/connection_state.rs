@@ -1,5 +1,5 @@
-//! How far one connection is: between two requests, in one, or waiting for a client that does not read. The stream, the service
-//! and the accept loop share it.
+//! State of one connection: idle, serving a request, or blocked by a client that does not read. The
+//! socket, the service and the accept loop share it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -8,16 +8,19 @@ use std::time::{Duration, Instant};
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
-/// State of a connection. Stream and service are polled by one task; only [`Progress::evict`] comes from another.
-pub struct Progress {
+/// State of a connection. The socket and the service are polled by one task; only
+/// [`ConnectionState::evict`] is called by another.
+pub struct ConnectionState {
     opened: Instant,
-    /// Milliseconds after `opened` at which it began to wait for a request, plus one; 0 while a request is answered.
+    /// Milliseconds after `opened` at which it began to wait for a request, plus one; 0 while a
+    /// request is served.
     waiting_since: AtomicU64,
-    /// The last response was handed over whole; what of it is buffered may not be written yet.
-    is_answered: AtomicBool,
-    /// The socket takes no more bytes.
+    /// The last response was passed to the connection completely; buffered bytes may not be written
+    /// yet.
+    is_passed_on: AtomicBool,
+    /// The socket's send buffer is full.
     is_blocked: AtomicBool,
-    /// The request is answered also if the client sends nothing more and has shut down its side.
+    /// The request is served even if the client has shut down its side.
     holds_end: AtomicBool,
     /// The client has shut down its side.
     has_ended: AtomicBool,
@@ -27,13 +30,13 @@ pub struct Progress {
     evicted: Notify,
 }
 
-impl Progress {
-    /// Of a connection that waits for its first request.
+impl ConnectionState {
+    /// The state of a connection that waits for its first request.
     pub fn new() -> Self {
         Self {
             opened: Instant::now(),
             waiting_since: AtomicU64::new(1),
-            is_answered: AtomicBool::new(true),
+            is_passed_on: AtomicBool::new(true),
             is_blocked: AtomicBool::new(false),
             holds_end: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
@@ -44,21 +47,23 @@ impl Progress {
         }
     }
 
-    /// A request came. With `holds_end` the end of the client's data is hidden from HTTP until the request is answered.
+    /// A request arrived. With `holds_end`, the end of the client's data is hidden from hyper until
+    /// the response is written.
     pub fn begin(&self, holds_end: bool) {
         self.waiting_since.store(0, Ordering::Relaxed);
-        self.is_answered.store(false, Ordering::Relaxed);
+        self.is_passed_on.store(false, Ordering::Relaxed);
         self.holds_end.store(holds_end, Ordering::Relaxed);
     }
 
-    /// The response was handed over whole, or dropped.
-    pub fn answered(&self) {
-        self.is_answered.store(true, Ordering::Relaxed);
+    /// The response was passed on completely, or dropped.
+    pub fn set_passed_on(&self) {
+        self.is_passed_on.store(true, Ordering::Relaxed);
     }
 
-    /// All bytes that were handed over were written to the socket. Whether the connection begins to wait for a request by that.
+    /// All bytes that were passed on were written to the socket. Returns true if the connection now
+    /// begins to wait for a request.
     pub fn flushed(&self) -> bool {
-        let waits = self.is_answered.load(Ordering::Relaxed) && !self.is_waiting();
+        let waits = self.is_passed_on.load(Ordering::Relaxed) && !self.is_waiting();
         if waits {
             let since = self.opened.elapsed().as_millis() as u64 + 1;
             self.waiting_since.store(since, Ordering::Relaxed);
@@ -68,12 +73,12 @@ impl Progress {
         waits
     }
 
-    /// Whether no request is being answered.
+    /// Returns true if no request is being served.
     pub fn is_waiting(&self) -> bool {
         self.waiting_since.load(Ordering::Relaxed) != 0
     }
 
-    /// How long it has waited for a request.
+    /// The time since it began to wait for a request.
     pub fn waited(&self) -> Option<Duration> {
         let since = self.waiting_since.load(Ordering::Relaxed).checked_sub(1)?;
         self.opened
@@ -81,17 +86,17 @@ impl Progress {
             .checked_sub(Duration::from_millis(since))
     }
 
-    /// Notes whether the socket takes bytes.
+    /// Sets whether the socket's send buffer is full.
     pub fn set_blocked(&self, is_blocked: bool) {
         self.is_blocked.store(is_blocked, Ordering::Relaxed);
     }
 
-    /// Whether the socket takes no bytes.
+    /// Returns true if the socket's send buffer is full.
     pub fn is_blocked(&self) -> bool {
         self.is_blocked.load(Ordering::Relaxed)
     }
 
-    /// The client has shut down its side. Whether that is told now.
+    /// Notes that the client has shut down its side. Ready if hyper may see that now.
     pub fn poll_end(&self, context: &mut Context<'_>) -> Poll<()> {
         self.has_ended.store(true, Ordering::Relaxed);
         self.ended.wake();
@@ -102,12 +107,12 @@ impl Progress {
         }
     }
 
-    /// Whether the client has shut down its side.
+    /// Returns true if the client has shut down its side.
     pub fn has_ended(&self) -> bool {
         self.has_ended.load(Ordering::Relaxed)
     }
 
-    /// Is ready once the client has shut down its side.
+    /// Ready once the client has shut down its side.
     pub fn poll_ended(&self, context: &mut Context<'_>) -> Poll<()> {
         self.ended.register(context.waker());
         match self.has_ended() {
@@ -116,7 +121,7 @@ impl Progress {
         }
     }
 
-    /// Asks the connection to end if it still waits; false if it was asked before.
+    /// Asks the connection to close if it is idle; false if it was asked before.
     pub fn evict(&self) -> bool {
         let is_first = !self.is_evicted.swap(true, Ordering::Relaxed);
         if is_first {
@@ -125,17 +130,18 @@ impl Progress {
         is_first
     }
 
-    /// Resolves when the connection was asked to end.
+    /// Resolves when the connection is asked to close.
     pub async fn evicted(&self) {
         self.evicted.notified().await;
     }
 
-    /// Whether it was asked to end.
+    /// Returns true if it was asked to close.
     pub fn is_evicted(&self) -> bool {
         self.is_evicted.load(Ordering::Relaxed)
     }
 
-    /// A request came before it was asked to end. Whether it had been asked.
+    /// Withdraws the request to close: a request arrived first, or it has closed. Returns true if
+    /// it was asked to close.
     pub fn keep(&self) -> bool {
         self.is_evicted.swap(false, Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Every refusal is one JSON shape with its status. Inner detail of a failure is traced, never sent.
+//! Error responses: one JSON shape with its status. Internal details are traced, never sent.
 
 use std::any::Any;
 use std::time::Duration;
@@ -13,22 +13,22 @@ use tracing::error;
 use crate::error::Error;
 use crate::store::is_displaced;
 
-/// Seconds after which a client should come back when the server is busy, full or stopping.
+/// Seconds after which a client should try again when the server is busy, full or stopping.
 const RETRY_AFTER: u64 = 1;
 
-/// A refusal on its way to the client.
+/// An error response.
 #[derive(Debug)]
-pub struct Refusal {
+pub struct ErrorResponse {
     status: StatusCode,
     code: &'static str,
     message: String,
-    /// Seconds after which the client should come back.
+    /// Seconds after which the client should try again.
     retry_after: Option<u64>,
 }
 
-impl Refusal {
+impl ErrorResponse {
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        let may_heal = matches!(
+        let is_temporary = matches!(
             status,
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::INSUFFICIENT_STORAGE
         );
@@ -36,11 +36,11 @@ impl Refusal {
             status,
             code,
             message: message.into(),
-            retry_after: may_heal.then_some(RETRY_AFTER),
+            retry_after: is_temporary.then_some(RETRY_AFTER),
         }
     }
 
-    /// The refusal of a client that is over one of its limits, and may come back after a while.
+    /// The response to a client that has exceeded one of its limits and may try again after `wait`.
     pub fn too_many(code: &'static str, message: &str, wait: Duration) -> Self {
         let seconds = wait.as_secs_f64().ceil().max(1.0) as u64;
         let message = format!("{message}; try again in {seconds} s");
@@ -71,7 +71,7 @@ impl Refusal {
         json!({"ok": false, "error": self.code, "message": self.message})
     }
 
-    /// The same refusal as an answer of health, which knows 200 and 503 alone.
+    /// The same error as a response of a health check, which has only the statuses 200 and 503.
     pub fn unavailable(self) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, self.code, self.message)
     }
@@ -80,7 +80,7 @@ impl Refusal {
         Self::new(
             StatusCode::NOT_FOUND,
             "not_found",
-            "there is nothing at this path",
+            "no resource has this path",
         )
     }
 
@@ -88,7 +88,7 @@ impl Refusal {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
-            "this path does not know that method; the Allow header names those it knows",
+            "method not allowed; see the Allow header",
         )
     }
 
@@ -100,19 +100,19 @@ impl Refusal {
         )
     }
 
-    /// The answer to a request whose handler panicked.
+    /// The response to a request whose handler panicked.
     pub fn after_panic(panic: Box<dyn Any + Send>) -> Response<Body> {
-        let text = panic
+        let message = panic
             .downcast_ref::<String>()
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("unknown");
-        error!(panic = text, "A request handler panicked");
+        error!(panic = message, "A request handler panicked");
         Self::internal().into_response()
     }
 }
 
-impl From<Error> for Refusal {
+impl From<Error> for ErrorResponse {
     fn from(error: Error) -> Self {
         use StatusCode as S;
         let message = error.to_string();
@@ -138,7 +138,7 @@ impl From<Error> for Refusal {
                 Self::new(
                     S::SERVICE_UNAVAILABLE,
                     "damaged",
-                    "a file that this answer needs is damaged; run `echopilot verify`",
+                    "a file that is needed here is damaged; run `echopilot verify`",
                 )
             }
             Error::Held { .. } | Error::Io { .. } | Error::System { .. } | Error::Query(_) => {
@@ -149,7 +149,7 @@ impl From<Error> for Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response<Body> {
         let mut response = (self.status, Json(self.body())).into_response();
         if let Some(seconds) = self.retry_after {

@@ -1,68 +1,71 @@
-//! The public door: how many connections may be open, which must go for others, and how far a stop is.
+//! The public public_limits: Limits of the public interface: open connections, the eviction of idle
+//! ones, clients, and the phases of a shutdown.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, StatusCode};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tracing::warn;
 
 use super::caller::{Caller, Peer, forwarded_for};
 use super::clients::Clients;
+use super::connection_state::ConnectionState;
+use super::error_response::ErrorResponse;
 use super::path::INGEST_PATH;
-use super::progress::Progress;
-use super::refusal::Refusal;
 use crate::config::ServeConfig;
 use crate::engine::LimitStatus;
 
-/// Time for the head of a request, and how long an idle connection is kept.
+/// Time for the head of a request, and after which an idle connection is closed.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection that waits for a request is not ended sooner for another: its first one may be on its way.
+/// An idle connection is not closed sooner for another one: its first request may be in flight.
 const LEAST_WAIT: Duration = Duration::from_millis(20);
-/// Where no connection could be ended for another, none is looked for again for so long: looking costs some 100 µs.
+/// Pause after a search for idle connections that found none: a search takes about 100 µs.
 const EVICT_PAUSE: Duration = Duration::from_millis(10);
-/// Of so many connections one is ended when there is no room for another. Several at once, so that they are not looked for each time.
+/// One of so many connections is closed when the limit is reached. Closing several at once saves
+/// searches.
 const EVICTED_SHARE: usize = 100;
-/// Of the descriptors that are kept for files, one of so many is for a connection that was told that there is no room for it: it takes
-/// one for a second.
-const TURNED_AWAY_SHARE: u64 = 4;
-/// Descriptors that are kept for files where there are enough; otherwise half of them.
+/// Share of the descriptors reserved for files that rejected connections may take: each takes one
+/// for a second.
+const REJECTED_SHARE: u64 = 4;
+/// Descriptors reserved for files where there are enough; otherwise half of all.
 const FILES_RESERVED: u64 = 512;
 
-/// What all connections share.
-pub struct Door {
+/// Limits that all connections share, and the phase of the server.
+pub struct PublicLimits {
     config: ServeConfig,
     clients: Arc<Clients>,
     most: usize,
-    connections: Mutex<HashMap<u64, Arc<Progress>>>,
+    connections: Mutex<HashMap<u64, Arc<ConnectionState>>>,
     open: AtomicUsize,
-    /// Connections that were asked to end and are still open.
-    leaving: AtomicUsize,
+    /// Connections that were asked to close and are still open.
+    closing: AtomicUsize,
     reached: AtomicU64,
-    /// When a connection to end was looked for in vain.
+    /// The time of the last search that found no idle connection.
     looked: Mutex<Option<Instant>>,
     rejected_origins: AtomicU64,
     phase: watch::Sender<Phase>,
     closed: Notify,
-    turned_away: Arc<Semaphore>,
+    rejected: Arc<Semaphore>,
 }
 
-/// How far a stop is.
+/// Phase of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Requests are answered.
+    /// Requests are served.
     Open,
-    /// Those that came are still answered.
+    /// Open requests are finished.
     Finishing,
-    /// Connections end, whatever they do.
+    /// All connections are closed.
     Cut,
 }
 
-impl Door {
-    /// The door of a server.
+impl PublicLimits {
+    /// The limits of a server with these settings.
     pub fn new(config: &ServeConfig) -> Arc<Self> {
         let wanted = config.limits.connections as usize;
         let (most, reserved) = descriptors(wanted);
@@ -72,15 +75,13 @@ impl Door {
             config: config.clone(),
             connections: Mutex::default(),
             open: AtomicUsize::new(0),
-            leaving: AtomicUsize::new(0),
+            closing: AtomicUsize::new(0),
             reached: AtomicU64::new(0),
             looked: Mutex::default(),
             rejected_origins: AtomicU64::new(0),
             phase: watch::Sender::new(Phase::Open),
             closed: Notify::new(),
-            turned_away: Arc::new(Semaphore::new(
-                (reserved / TURNED_AWAY_SHARE).max(1) as usize
-            )),
+            rejected: Arc::new(Semaphore::new((reserved / REJECTED_SHARE).max(1) as usize)),
         })
     }
 
@@ -89,12 +90,12 @@ impl Door {
         &self.config
     }
 
-    /// Whether events are sent to this path.
+    /// Returns true if this path takes events.
     pub fn is_ingest_path(&self, path: &str) -> bool {
         path == INGEST_PATH || path == self.config.neutral_path.as_str()
     }
 
-    /// The client of a request: the peer, or whom a trusted proxy names.
+    /// The client of a request: the peer, or the one that a trusted proxy names.
     pub fn caller(&self, peer: &Peer, headers: &HeaderMap) -> Caller {
         let named = match peer.is_proxy {
             true => forwarded_for(headers, &self.config.trusted_proxies),
@@ -107,8 +108,8 @@ impl Door {
         Caller::new(self.clients.clone(), client)
     }
 
-    /// The limits of connections and clients.
-    pub fn limits(&self) -> Vec<LimitStatus> {
+    /// The limits of connections and clients, for the status.
+    pub fn status(&self) -> Vec<LimitStatus> {
         let mut limits = vec![LimitStatus {
             name: "connections",
             limit: self.most as u64,
@@ -125,64 +126,58 @@ impl Door {
         limits
     }
 
-    /// Counts events that a page of another origin sent.
+    /// Counts a request of a page whose origin is not allowed.
     pub fn count_rejected_origin(&self) {
         self.rejected_origins.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many keys were wrong since the start.
+    /// Wrong keys since the start.
     pub fn wrong_keys(&self) -> u64 {
         self.clients.wrong_keys()
     }
 
-    /// Follows how far a stop is.
+    /// Subscribes to the phase.
     pub fn phase(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
     }
 
-    fn lock_connections(&self) -> MutexGuard<'_, HashMap<u64, Arc<Progress>>> {
-        // A map is whole between two calls.
-        self.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether there is room for another connection, once those that were asked to have ended.
-    fn make_room(&self) -> bool {
-        let has_room = || {
-            let leaving = self.leaving.load(Ordering::Relaxed);
-            self.open.load(Ordering::Relaxed).saturating_sub(leaving) < self.most
+    /// Returns true if another connection fits, once those that were asked to close have done so.
+    fn make_space(&self) -> bool {
+        let has_space = || {
+            let closing = self.closing.load(Ordering::Relaxed);
+            self.open.load(Ordering::Relaxed).saturating_sub(closing) < self.most
         };
-        if has_room() {
+        if has_space() {
             return true;
         }
         self.reached.fetch_add(1, Ordering::Relaxed);
         self.evict();
-        has_room()
+        has_space()
     }
 
-    /// How many connections are asked to end at once.
+    /// The number of connections that are asked to close at once.
     fn evicted_at_once(&self) -> usize {
         (self.most / EVICTED_SHARE).max(1)
     }
 
-    /// Whether so many are about to end that others wait for them: each still has its descriptor.
+    /// Returns true while so many connections are closing that accepting has to wait: each still
+    /// has its descriptor.
     pub fn is_crowded(&self) -> bool {
-        self.leaving.load(Ordering::Relaxed) > self.evicted_at_once()
+        self.closing.load(Ordering::Relaxed) > self.evicted_at_once()
     }
 
-    /// Asks the connections to end that wait longest for a request.
+    /// Asks the connections that are idle for longest to close.
     fn evict(&self) {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut looked = self.looked.lock();
         if looked.is_some_and(|at| at.elapsed() < EVICT_PAUSE) {
             return;
         }
         *looked = None;
-        let connections = self.lock_connections();
-        let mut waiting: Vec<(Duration, &Arc<Progress>)> = connections
+        let connections = self.connections.lock();
+        let mut waiting: Vec<(Duration, &Arc<ConnectionState>)> = connections
             .values()
-            .filter(|progress| !progress.is_evicted())
-            .filter_map(|progress| Some((progress.waited()?, progress)))
+            .filter(|state| !state.is_evicted())
+            .filter_map(|state| Some((state.waited()?, state)))
             .filter(|(waited, _)| *waited >= LEAST_WAIT)
             .collect();
         let count = self.evicted_at_once().min(waiting.len());
@@ -192,43 +187,43 @@ impl Door {
         if count == 0 {
             *looked = Some(Instant::now());
         }
-        for (_, progress) in waiting.iter().take(count) {
-            if progress.evict() {
-                self.leaving.fetch_add(1, Ordering::Relaxed);
+        for (_, state) in waiting.iter().take(count) {
+            if state.evict() {
+                self.closing.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
 
-    /// A connection that was asked to end goes on, or has ended.
-    pub(super) fn has_left(&self, progress: &Progress) {
-        if progress.keep() {
-            self.leaving.fetch_sub(1, Ordering::Relaxed);
+    /// A connection that was asked to close stays open, or has closed.
+    pub(super) fn has_closed(&self, state: &ConnectionState) {
+        if state.keep() {
+            self.closing.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
-/// An open connection; it is counted until this is dropped.
-pub struct Opened {
-    pub door: Arc<Door>,
-    pub progress: Arc<Progress>,
+/// An open connection, which is counted until this is dropped.
+pub struct OpenConnection {
+    pub public_limits: Arc<PublicLimits>,
+    pub state: Arc<ConnectionState>,
     pub peer: Peer,
     id: u64,
 }
 
-impl Drop for Opened {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.door.lock_connections().remove(&self.id);
-        self.door.has_left(&self.progress);
+        self.public_limits.connections.lock().remove(&self.id);
+        self.public_limits.has_closed(&self.state);
         if !self.peer.is_proxy {
-            self.door.clients.disconnect(&self.peer.client);
+            self.public_limits.clients.disconnect(&self.peer.client);
         }
-        self.door.open.fetch_sub(1, Ordering::Relaxed);
-        self.door.closed.notify_one();
+        self.public_limits.open.fetch_sub(1, Ordering::Relaxed);
+        self.public_limits.closed.notify_one();
     }
 }
 
-/// Connections that may be open, and descriptors that stay for everything else: as many connections as are wanted, and as the
-/// system has descriptors for beside files.
+/// The number of connections that may be open, and of descriptors reserved for everything else: the
+/// wanted number, or fewer if the system has fewer descriptors.
 fn descriptors(wanted: usize) -> (usize, u64) {
     let Ok(descriptors) = rlimit::Resource::NOFILE.get_soft() else {
         return (wanted, FILES_RESERVED);
@@ -248,65 +243,69 @@ fn descriptors(wanted: usize) -> (usize, u64) {
     (most, reserved)
 }
 
-impl Door {
-    /// Counts a connection from an address, under a number of its own; or says why it cannot be served.
+impl PublicLimits {
+    /// Counts a connection from an address under an id of its own.
     ///
     /// # Errors
-    /// If the client or all clients together have too many.
-    pub fn open(self: &Arc<Self>, address: IpAddr, id: u64) -> Result<Opened, Refusal> {
+    /// 429 or 503 if the client or all clients together have too many.
+    pub fn open(
+        self: &Arc<Self>,
+        address: IpAddr,
+        id: u64,
+    ) -> Result<OpenConnection, ErrorResponse> {
         let peer = Peer {
             client: self.clients.of(address),
             is_proxy: self.config.trusted_proxies.contain(address),
         };
         if !peer.is_proxy && !self.clients.connect(&peer.client) {
-            return Err(Refusal::too_many(
+            return Err(ErrorResponse::too_many(
                 "too_many_connections",
                 "this client has too many connections",
                 Duration::from_secs(1),
             ));
         }
-        if !self.make_room() {
+        if !self.make_space() {
             if !peer.is_proxy {
                 self.clients.disconnect(&peer.client);
             }
-            return Err(Refusal::new(
+            return Err(ErrorResponse::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "busy",
                 "the server has too many connections; try again in a second",
             ));
         }
-        let progress = Arc::new(Progress::new());
+        let state = Arc::new(ConnectionState::new());
         self.open.fetch_add(1, Ordering::Relaxed);
-        self.lock_connections().insert(id, progress.clone());
-        Ok(Opened {
-            door: self.clone(),
-            progress,
+        self.connections.lock().insert(id, state.clone());
+        Ok(OpenConnection {
+            public_limits: self.clone(),
+            state,
             peer,
             id,
         })
     }
 
-    /// A place among connections that are turned away and still open, if there is one.
-    pub fn place_to_turn_away(&self) -> Option<OwnedSemaphorePermit> {
-        self.turned_away.clone().try_acquire_owned().ok()
+    /// A permit for a rejected connection to stay open until its response is read.
+    pub fn rejection_permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.rejected.clone().try_acquire_owned().ok()
     }
 
-    /// Resolves when a connection has ended.
+    /// Resolves when a connection was closed.
     pub async fn one_closed(&self) {
         self.closed.notified().await;
     }
 
-    /// Forgets clients that use nothing.
+    /// Removes idle clients from the table.
     pub fn sweep(&self) {
         self.clients.sweep(Instant::now());
     }
 
-    /// Says how far a stop is.
+    /// Sets the phase.
     pub fn set_phase(&self, phase: Phase) {
         self.phase.send_replace(phase);
     }
 
-    /// Waits until no connection is open; false if some still are.
+    /// Waits until no connection is open; false if some are after `timeout`.
     pub async fn wait_until_closed(&self, timeout: Duration) -> bool {
         let closed = async {
             while self.open.load(Ordering::Relaxed) > 0 {

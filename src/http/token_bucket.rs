@@ -1,35 +1,35 @@
-//! A token bucket: so much a second, and a burst at once.
+//! A token bucket: a rate, and a burst.
 
 use std::time::{Duration, Instant};
 
-/// How much a bucket holds, and how fast it fills.
+/// Capacity and rate of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Bucket {
-    /// Tokens that come back each second.
+pub struct TokenBucket {
+    /// Tokens that are added each second.
     pub per_second: f64,
-    /// Tokens of a full bucket.
+    /// Capacity in tokens.
     pub burst: f64,
 }
 
-/// What one client has taken out of its bucket. A new one is full.
+/// The fill level of one client's bucket. A new one is full.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Level {
     missing: f64,
     at: Option<Instant>,
 }
 
-impl Bucket {
+impl TokenBucket {
     /// Takes tokens.
     ///
-    /// More than a bucket holds are given by a full one, which then takes longer to fill: otherwise a batch that is larger than
-    /// a small burst could never pass.
+    /// A full bucket gives more tokens than its capacity, and then takes longer to fill: otherwise
+    /// a batch that is larger than a small burst could never pass.
     ///
     /// # Errors
-    /// The time until there are enough, if there are too few; then none is taken.
+    /// The time until there are enough tokens; then none is taken.
     pub fn take(&self, level: &mut Level, tokens: f64, now: Instant) -> Result<(), Duration> {
         let lacking = self.missing(level, now) + tokens.min(self.burst) - self.burst;
         if lacking > 0.0 {
-            // At most some hours, whatever the settings: it is for a header that says when to come back.
+            // At most an hour, whatever the settings: it is the value of `Retry-After`.
             return Err(Duration::from_secs_f64(
                 (lacking / self.per_second).clamp(0.0, 3_600.0),
             ));
@@ -39,16 +39,16 @@ impl Bucket {
         Ok(())
     }
 
-    /// The time until there is a token.
+    /// Checks that there is a token.
     ///
     /// # Errors
-    /// That time, if there is none now.
+    /// The time until there is one.
     pub fn check(&self, level: &Level, now: Instant) -> Result<(), Duration> {
         let mut level = *level;
         self.take(&mut level, 1.0, now)
     }
 
-    /// Tokens that were taken and have not come back yet.
+    /// Tokens that are missing from a full bucket.
     pub fn missing(&self, level: &Level, now: Instant) -> f64 {
         let passed = level
             .at
@@ -62,8 +62,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_gives_a_burst_and_then_so_much_a_second() {
-        let bucket = Bucket {
+    fn a_bucket_allows_a_burst_and_then_a_rate() {
+        let bucket = TokenBucket {
             per_second: 5.0,
             burst: 50.0,
         };
@@ -80,9 +80,9 @@ mod tests {
         assert_eq!(bucket.take(&mut level, 10.0, after(2_000)), Ok(()));
         assert!(bucket.check(&level, after(2_100)).is_err());
         assert!(bucket.check(&level, after(2_300)).is_ok());
-        // It is full after ten seconds, and never more than full.
+        // It is full after ten seconds and does not overflow.
         assert_eq!(bucket.missing(&level, after(60_000)), 0.0);
-        // A batch that is larger than the bucket passes when it is full, and costs what it costs.
+        // A batch that is larger than the bucket passes when it is full, and all its tokens count.
         assert_eq!(bucket.take(&mut level, 100.0, after(60_000)), Ok(()));
         assert_eq!(
             bucket.take(&mut level, 100.0, after(60_000)),

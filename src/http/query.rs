@@ -1,0 +1,31 @@
+//! `POST /api/analytics/query`.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use chrono::Utc;
+
+use super::accept::accepted;
+use super::extract::Keyed;
+use super::json_response::NO_STORE;
+use super::{HandlerResult, body};
+use crate::engine::Cost;
+use crate::metrics::query::Query;
+
+/// `POST /api/analytics/query`, in the format that `Accept` prefers.
+pub async fn query(Keyed(app): Keyed, headers: HeaderMap, body: Body) -> HandlerResult<Response> {
+    let format = accepted(&headers)?;
+    let body = body::receive(&app.permits.bodies, &headers, body).await?;
+    let query = app
+        .permits
+        .decode(body, |json| Ok(Query::parse(json)?))
+        .await?;
+    let now = Utc::now();
+    let encoded = app
+        .run_query(Cost::of(&query, now), move |engine, cancel| {
+            format.encode(&engine.query(&query, now, cancel)?)
+        })
+        .await?;
+    let content_type = [(header::CONTENT_TYPE, format.media_type())];
+    Ok((NO_STORE, content_type, encoded).into_response())
+}
