@@ -63,9 +63,10 @@ impl Schedule {
             // The full compaction of a day starts with the rollup of the day before, or at the next
             // start of the server.
             let night = Some(rollup::last_due_day(now, rollup_at));
-            let effort = match std::mem::replace(&mut last_night, night) == night {
-                true => Effort::Urgent,
-                false => Effort::Full,
+            let effort = if std::mem::replace(&mut last_night, night) == night {
+                Effort::Urgent
+            } else {
+                Effort::Full
             };
             let reporter = &tidy_reporter;
             run_in_background(reporter, "erasure", || tidied.finish_erasures());

@@ -124,10 +124,10 @@ fn addresses(config: &ServeConfig) -> Result<Vec<SocketAddr>> {
         Error::bad_input("bad_listen", message)
     };
     let addresses = listen.addresses().map_err(|error| wrong(&error))?;
-    match addresses.is_empty() {
-        true => Err(wrong(&"none was found")),
-        false => Ok(addresses),
+    if addresses.is_empty() {
+        return Err(wrong(&"none was found"));
     }
+    Ok(addresses)
 }
 
 /// Listens on each address that the machine has, all on one port.
@@ -168,9 +168,9 @@ fn is_missing(error: &std::io::Error) -> bool {
 }
 
 fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = match address.is_ipv4() {
-        true => TcpSocket::new_v4(),
-        false => TcpSocket::new_v6(),
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
     // A restart does not have to wait for connections in TIME_WAIT.
     socket.set_reuseaddr(true)?;

@@ -89,9 +89,10 @@ fn import_all(
         eprintln!(
             "echopilot: {} events were not imported{}",
             imported.refused,
-            match imported.refused > imported.errors.len() as u64 {
-                true => ", the first of them:",
-                false => ":",
+            if imported.refused > imported.errors.len() as u64 {
+                ", the first of them:"
+            } else {
+                ":"
             }
         );
     }

@@ -20,8 +20,9 @@ pub fn rebuild(context: &Context) -> anyhow::Result<ExitCode> {
 pub fn verify(context: &Context) -> anyhow::Result<ExitCode> {
     let verified = engine::verify(&context.store.data_dir, &context.owner("verify"))?;
     print_json(&verified)?;
-    Ok(match verified.damage.is_empty() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::from(FAILED),
-    })
+    if verified.damage.is_empty() {
+        Ok(ExitCode::SUCCESS)
+    } else {
+        Ok(ExitCode::from(FAILED))
+    }
 }

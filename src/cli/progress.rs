@@ -10,9 +10,10 @@ pub fn progress_bar(total: Option<u64>, template: &str) -> ProgressBar {
         Some(total) => ProgressBar::new(total),
         None => ProgressBar::no_length(),
     };
-    bar.set_draw_target(match std::io::stderr().is_terminal() {
-        true => ProgressDrawTarget::stderr(),
-        false => ProgressDrawTarget::hidden(),
+    bar.set_draw_target(if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
     });
     if let Ok(style) = ProgressStyle::with_template(&format!("{{bar:16}} {template}")) {
         bar.set_style(style);

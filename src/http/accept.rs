@@ -178,4 +178,39 @@ mod tests {
         assert_eq!(csv.parameter("q"), None);
         assert!(preferences(&headers, &header::ACCEPT_ENCODING).is_empty());
     }
+    #[test]
+    fn the_most_wanted_format_is_chosen() {
+        for (accept, format) in [
+            (&[][..], Some(Format::Json)),
+            (&[""], Some(Format::Json)),
+            (&["*/*"], Some(Format::Json)),
+            (&["text/csv"], Some(Format::Csv)),
+            (
+                &["text/csv; variant=spreadsheet"],
+                Some(Format::CsvSpreadsheet),
+            ),
+            (&["text/*"], Some(Format::Csv)),
+            // Of equal weights the first, whatever the order of our formats.
+            (
+                &["application/vnd.apache.parquet, application/json"],
+                Some(Format::Parquet),
+            ),
+            (
+                &["application/json;q=0.5, text/csv;q=0.6"],
+                Some(Format::Csv),
+            ),
+            // The most specific range counts.
+            (&["*/*", "application/json;q=0.1"], Some(Format::Csv)),
+            (&["application/json;q=0, */*;q=0.1"], Some(Format::Csv)),
+            (&["application/json;q=0"], None),
+            (&["image/png"], None),
+            (&["text/csv; variant=other"], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in accept {
+                headers.append(header::ACCEPT, HeaderValue::from_static(line));
+            }
+            assert_eq!(accepted(&headers).ok(), format, "{accept:?}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Static files that are part of the binary, with an ETag and in two encodings.
+//! Static files that are part of the binary, with an entity tag and in two encodings.
 
 use std::io::Read;
 

@@ -282,3 +282,154 @@ fn read_limited(reader: impl Read) -> std::io::Result<Vec<u8>> {
         .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    const JSON: &[u8] = br#"{"metric":"active_users"}"#;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for &(name, value) in fields {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn pool() -> PermitPool {
+        PermitPool::new("test", 256)
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime")
+            .block_on(future)
+    }
+
+    fn read(headers: &HeaderMap, body: impl Into<Body>) -> HandlerResult<Bytes> {
+        let received = block_on(receive(&pool(), headers, body.into()))?;
+        received.decode()
+    }
+
+    /// Checks the code of an error response.
+    fn check_error<T: std::fmt::Debug>(result: HandlerResult<T>, code: &str) {
+        let error = format!("{:?}", result.expect_err(code));
+        assert!(error.contains(&format!("{code:?}")), "{error}");
+    }
+
+    fn gzip(content: &[u8]) -> Vec<u8> {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(content).expect("memory");
+        gzip.finish().expect("memory")
+    }
+
+    fn raw_deflate(content: &[u8]) -> Vec<u8> {
+        let fast = flate2::Compression::fast();
+        let mut deflate = flate2::write::DeflateEncoder::new(Vec::new(), fast);
+        deflate.write_all(content).expect("memory");
+        deflate.finish().expect("memory")
+    }
+
+    fn zlib(content: &[u8]) -> Vec<u8> {
+        let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        zlib.write_all(content).expect("memory");
+        zlib.finish().expect("memory")
+    }
+
+    fn brotli(content: &[u8]) -> Vec<u8> {
+        let mut brotli = brotli::CompressorWriter::new(Vec::new(), BROTLI_BUFFER_BYTES, 1, 20);
+        brotli.write_all(content).expect("memory");
+        brotli.into_inner()
+    }
+
+    fn zstd(content: &[u8]) -> Vec<u8> {
+        zstd::encode_all(content, 1).expect("memory")
+    }
+
+    #[test]
+    fn each_encoding_is_inflated_also_two_in_a_row_or_without_a_header() {
+        for (encoding, body) in [
+            ("", JSON.to_vec()),
+            ("identity", JSON.to_vec()),
+            ("gzip", gzip(JSON)),
+            ("X-GZIP", gzip(JSON)),
+            ("deflate", zlib(JSON)),
+            ("deflate", raw_deflate(JSON)),
+            ("br", brotli(JSON)),
+            ("zstd", zstd(JSON)),
+            ("gzip, zstd", zstd(&gzip(JSON))),
+            ("", gzip(JSON)),
+            ("", zstd(JSON)),
+        ] {
+            let found = read(&headers(&[("content-encoding", encoding)]), body);
+            assert_eq!(found.expect(encoding), JSON, "{encoding}");
+        }
+    }
+
+    #[test]
+    fn unknown_wrong_and_too_many_encodings_are_rejected() {
+        for encoding in [
+            "compress",
+            "gzip, br, zstd",
+            "gzip",
+            "deflate",
+            "br",
+            "zstd",
+        ] {
+            let found = read(&headers(&[("content-encoding", encoding)]), JSON);
+            check_error(found, "bad_encoding");
+        }
+    }
+
+    #[test]
+    fn bodies_are_limited_on_the_wire_and_inflated() {
+        let none = HeaderMap::new();
+        let list = |bytes: usize| [&b"["[..], &vec![b' '; bytes - 1]].concat();
+        assert!(read(&none, list(MAX_WIRE_BYTES)).is_ok());
+        check_error(read(&none, list(MAX_WIRE_BYTES + 1)), "too_large");
+        assert!(read(&none, gzip(&list(MAX_INFLATED_BYTES))).is_ok());
+        let bomb = gzip(&list(MAX_INFLATED_BYTES + 1));
+        check_error(read(&none, bomb), "too_large");
+    }
+
+    #[test]
+    fn memory_permits_are_held_until_the_body_is_dropped() {
+        let memory = pool();
+        let none = HeaderMap::new();
+        let small = block_on(receive(&memory, &none, vec![b'['; FREE_BYTES].into()));
+        assert!(small.is_ok_and(|body| body.is_small()));
+        assert_eq!(memory.status().used, 0);
+        let large = block_on(receive(&memory, &none, vec![b'['; 128 << 10].into()));
+        let large = large.expect("within the permits");
+        assert!(!large.is_small());
+        assert_eq!(memory.status().used, 128 - 16 + 16);
+        let rejected = block_on(receive(&memory, &none, vec![b'['; 256 << 10].into()));
+        check_error(rejected.map(drop), "busy");
+        drop(large);
+        assert_eq!(memory.status().used, 0);
+    }
+
+    #[test]
+    fn json_is_recognised_by_its_start_or_its_type() {
+        for (content_type, body, code) in [
+            ("application/json", "1", None),
+            ("text/plain;charset=UTF-8", "1", None),
+            ("application/x-www-form-urlencoded", " {}", None),
+            ("application/x-www-form-urlencoded", "\u{feff}[]", None),
+            ("application/cloudevents+json", "1", None),
+            ("application/xml", "<a/>", Some("bad_content_type")),
+            ("application/json", "\0{\0}\0", Some("bad_charset")),
+        ] {
+            let found = read(&headers(&[("content-type", content_type)]), body);
+            match code {
+                None => assert!(found.is_ok(), "{content_type}"),
+                Some(code) => check_error(found, code),
+            }
+        }
+    }
+}

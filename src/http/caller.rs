@@ -208,4 +208,54 @@ mod tests {
             assert_eq!(forwarded_for(&headers, &proxies), client, "{lines:?}");
         }
     }
+    #[test]
+    fn contradicting_and_too_large_heads_are_rejected() {
+        let long = "x".repeat(crate::http::MAX_URI_BYTES);
+        let large = "x".repeat(crate::http::MAX_HEAD_BYTES);
+        for (uri, fields, code) in [
+            ("/", vec![("host", "x")], None),
+            (
+                "/",
+                vec![("host", "x"), ("transfer-encoding", "Chunked")],
+                None,
+            ),
+            ("/", vec![], Some("bad_host")),
+            ("/", vec![("host", "x"), ("host", "y")], Some("bad_host")),
+            (
+                "/",
+                vec![("host", "x"), ("transfer-encoding", "gzip, chunked")],
+                Some("bad_transfer_encoding"),
+            ),
+            (
+                "/",
+                vec![
+                    ("host", "x"),
+                    ("transfer-encoding", "chunked"),
+                    ("transfer-encoding", "chunked"),
+                ],
+                Some("bad_transfer_encoding"),
+            ),
+            (
+                &format!("/{long}"),
+                vec![("host", "x")],
+                Some("uri_too_long"),
+            ),
+            (
+                "/",
+                vec![("host", "x"), ("cookie", &large)],
+                Some("head_too_large"),
+            ),
+        ] {
+            let mut request = axum::http::Request::builder().uri(uri);
+            for (name, value) in fields {
+                request = request.header(name, value);
+            }
+            let (head, ()) = request.body(()).expect("a request").into_parts();
+            let found = check_head(&head).map_err(|error| format!("{error:?}"));
+            match code {
+                None => assert_eq!(found, Ok(())),
+                Some(code) => assert!(found.is_err_and(|error| error.contains(code)), "{code}"),
+            }
+        }
+    }
 }

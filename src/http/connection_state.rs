@@ -101,9 +101,10 @@ impl ConnectionState {
         self.has_ended.store(true, Ordering::Relaxed);
         self.ended.wake();
         self.released.register(context.waker());
-        match self.holds_end.load(Ordering::Relaxed) {
-            true => Poll::Pending,
-            false => Poll::Ready(()),
+        if self.holds_end.load(Ordering::Relaxed) {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
         }
     }
 
@@ -115,9 +116,10 @@ impl ConnectionState {
     /// Ready once the client has shut down its side.
     pub fn poll_ended(&self, context: &mut Context<'_>) -> Poll<()> {
         self.ended.register(context.waker());
-        match self.has_ended() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        if self.has_ended() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
         }
     }
 

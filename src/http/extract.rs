@@ -37,10 +37,10 @@ impl FromRequestParts<AppState> for Keyed {
 
     async fn from_request_parts(
         parts: &mut Parts,
-        shared: &AppState,
+        state: &AppState,
     ) -> Result<Self, ErrorResponse> {
-        shared.0.keys.check(&parts.headers)?;
-        Ok(Self(shared.0.clone()))
+        state.0.keys.check(&parts.headers)?;
+        Ok(Self(state.0.clone()))
     }
 }
 

@@ -1,5 +1,5 @@
-//! The public public_limits: Limits of the public interface: open connections, the eviction of idle
-//! ones, clients, and the phases of a shutdown.
+//! Limits of the public interface: open connections, the eviction of idle ones, clients, and the
+//! phases of a shutdown.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -97,9 +97,10 @@ impl PublicLimits {
 
     /// The client of a request: the peer, or the one that a trusted proxy names.
     pub fn caller(&self, peer: &Peer, headers: &HeaderMap) -> Caller {
-        let named = match peer.is_proxy {
-            true => forwarded_for(headers, &self.config.trusted_proxies),
-            false => None,
+        let named = if peer.is_proxy {
+            forwarded_for(headers, &self.config.trusted_proxies)
+        } else {
+            None
         };
         let client = match named {
             Some(address) => self.clients.of(address),

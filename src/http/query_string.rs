@@ -49,3 +49,44 @@ pub(super) fn parameters(query: &str, allowed: &[&str]) -> Result<Vec<(String, S
     }
     Ok(pairs)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_known_and_given_once() {
+        for (query, fields) in [
+            ("", Some(vec![])),
+            ("days=3", Some(vec![("days", "3")])),
+            (
+                "tz=Europe%2FBerlin&days=",
+                Some(vec![("tz", "Europe/Berlin"), ("days", "")]),
+            ),
+            ("days=3&days=3", None),
+            ("day=3", None),
+            ("%ff=1", None),
+        ] {
+            let found = parameters(query, &["days", "tz"]).ok();
+            let fields = fields.map(|fields| {
+                let owned = fields.into_iter();
+                owned
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .collect::<Vec<_>>()
+            });
+            assert_eq!(found, fields, "{query}");
+        }
+    }
+
+    #[test]
+    fn a_window_has_days_an_end_and_a_zone() {
+        let window = |query: &str| window_of(parameters(query, &["days", "end", "tz"])?);
+        let found = window("days=7&end=2026-02-28&tz=Asia/Tokyo").expect("a window");
+        assert_eq!(found.days, Some(7));
+        assert_eq!(found.end, NaiveDate::from_ymd_opt(2026, 2, 28));
+        assert_eq!(found.tz.as_deref(), Some("Asia/Tokyo"));
+        for wrong in ["days=many", "end=2026-02-29", "end=soon"] {
+            assert!(window(wrong).is_err(), "{wrong}");
+        }
+    }
+}

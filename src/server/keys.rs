@@ -58,9 +58,10 @@ impl KeySource {
                 let keys = DashKeys::parse(&content).map_err(|error| in_file(path, error))?;
                 let quoted = path.display().to_string().replace('\'', r"'\''");
                 let has_one_line = content.trim().lines().count() == 1 && !content.contains(',');
-                let for_curl = match has_one_line {
-                    true => format!("$(cat '{quoted}')"),
-                    false => format!("$(tr -s ', ' '\\n' < '{quoted}' | grep -m 1 .)"),
+                let for_curl = if has_one_line {
+                    format!("$(cat '{quoted}')")
+                } else {
+                    format!("$(tr -s ', ' '\\n' < '{quoted}' | grep -m 1 .)")
                 };
                 Ok((keys, for_curl))
             }
