@@ -42,7 +42,6 @@ const MAX_BODIES_KIB: u32 = 256 << 10;
 const QUERY_WAIT: Duration = Duration::from_secs(10);
 
 /// The permits of each kind of work.
-#[derive(Clone)]
 pub(super) struct Permits {
     queries: PermitPool,
     state_queries: PermitPool,

@@ -67,6 +67,7 @@ const MAX_HEAD_BYTES: usize = 32 << 10;
 const MAX_URI_BYTES: usize = 16 << 10;
 /// Most header lines of a request.
 const MAX_HEADERS: usize = 64;
+
 /// The state that handlers need.
 #[derive(Clone)]
 struct App {
@@ -74,7 +75,7 @@ struct App {
     keys: Arc<DashKeys>,
     public_limits: Arc<PublicLimits>,
     demo: Arc<DemoFolder>,
-    permits: Permits,
+    permits: Arc<Permits>,
 }
 
 impl App {
@@ -96,7 +97,7 @@ pub fn router(
         demo: Arc::new(DemoFolder::of(engine.config())),
         engine,
         keys,
-        permits: Permits::new(),
+        permits: Arc::new(Permits::new()),
         public_limits: public_limits.clone(),
     };
     Router::new()

@@ -9,12 +9,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::engine::LimitStatus;
 
 /// A number of permits, and how often none was free.
-#[derive(Clone)]
 pub struct PermitPool {
     name: &'static str,
     all: u32,
     free: Arc<Semaphore>,
-    reached: Arc<AtomicU64>,
+    reached: AtomicU64,
 }
 
 impl PermitPool {
@@ -24,7 +23,7 @@ impl PermitPool {
             name,
             all,
             free: Arc::new(Semaphore::new(all as usize)),
-            reached: Arc::default(),
+            reached: AtomicU64::new(0),
         }
     }
 
