@@ -312,7 +312,11 @@ mod tests {
     }
 
     fn read(headers: &HeaderMap, body: impl Into<Body>) -> HandlerResult<Bytes> {
-        let received = block_on(receive(&pool(), headers, body.into()))?;
+        let received = block_on(receive(
+            &PermitPool::new("test", 4_096),
+            headers,
+            body.into(),
+        ))?;
         received.decode()
     }
 
