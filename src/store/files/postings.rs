@@ -366,8 +366,8 @@ impl Uses {
 mod tests {
     use super::*;
     use crate::event::{Event, EventType};
-    use crate::store::rows::LakeRows;
-    use crate::store::segment::{Sorted, write_days};
+    use crate::store::files::rows::LakeRows;
+    use crate::store::files::segment::{Sorted, write_days};
 
     /// A segment with these users, features and times after the start of day 1, and its postings.
     fn written(

@@ -703,7 +703,7 @@ pub fn prepared_day(path: &Path) -> Option<NaiveDate> {
 mod tests {
     use super::*;
     use crate::event::{Event, EventType};
-    use crate::store::rows::LakeRows;
+    use crate::store::files::rows::LakeRows;
     use crate::window::DAY_US;
 
     /// Events of these users and times, with metadata of so many bytes each.

@@ -447,7 +447,7 @@ mod tests {
     use super::*;
     use crate::event::{Event, EventType};
     use crate::store::erased::ErasedUsers;
-    use crate::store::rows::LakeRows;
+    use crate::store::files::rows::LakeRows;
     use crate::window::DAY_US;
 
     const LIMITS: NameLimits = NameLimits {

@@ -13,6 +13,7 @@ use tokio::sync::broadcast::{self, Receiver, Sender};
 
 use crate::error::{Error, Result};
 use crate::event::{lines, read_line};
+use crate::store::files::shape::EVENT_LOG_FILE;
 use crate::store::lock::{Ordered, Rank};
 
 /// Most subscribers; each keeps a connection open.
@@ -162,7 +163,7 @@ pub(in crate::store) fn newest_of_log(file: &File, end: u64) -> Result<Commit> {
     let start = end.saturating_sub(MAX_BYTES as u64);
     let mut bytes = vec![0; (end - start) as usize];
     file.read_exact_at(&mut bytes, start)
-        .map_err(Error::io("read", super::EVENT_LOG_FILE.as_ref()))?;
+        .map_err(Error::io("read", EVENT_LOG_FILE.as_ref()))?;
     let valid = lines(&bytes).filter(|line| {
         line.strip_suffix(b"\n")
             .is_some_and(|line| read_line(line).is_ok())

@@ -613,7 +613,7 @@ mod tests {
     use crate::digest::Digester;
     use crate::event::{Event, EventType};
     use crate::names::Names;
-    use crate::store::draft::DraftMaker;
+    use crate::store::ingest::draft::DraftMaker;
     use crate::store::version::NewUsers;
 
     fn event(user: &'static str, id: Option<&'static str>) -> Event<'static> {

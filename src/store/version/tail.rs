@@ -284,7 +284,7 @@ impl Chunk {
     ///
     /// # Errors
     /// [`Error::Damaged`] if not.
-    pub(super) fn check_count(&self, found: usize) -> Result<()> {
+    pub fn check_count(&self, found: usize) -> Result<()> {
         let events = self.frame.height();
         if found == events {
             return Ok(());
