@@ -130,3 +130,29 @@ fn rotated_logs_are_due_and_a_failed_seal_waits() -> Result<()> {
     assert_eq!(store.seal_urgency(), None);
     Ok(())
 }
+
+#[test]
+fn scrub_takes_no_transaction_and_its_version_stays_readable() -> Result<()> {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let store = store(dir.path())?;
+    append(&store)?;
+    store.seal()?;
+    let transaction = store.begin()?;
+    store.scrub(u64::MAX)?;
+    drop(transaction);
+    let version = store.versions.version();
+    let retention = Retention {
+        raw_days: 1,
+        state_days: 1,
+    };
+    let expired = store.expire(Utc::now().date_naive(), retention, Clock::Confirmed)?;
+    assert_eq!((expired.segments, expired.states), (1, 1));
+    for segment in &version.segments {
+        assert!(!segment.path().exists());
+        segment.scrub()?;
+    }
+    for state in version.states.values() {
+        state.verified_bytes()?;
+    }
+    Ok(())
+}
