@@ -56,9 +56,10 @@ impl Engine {
             .transpose()?;
         let folder = self.store.folder();
         let is_bucket = request.to.contains("://");
-        let readers = match is_bucket || !check_target(request.to.as_ref(), folder.path())? {
-            true => Readers::ByUmask,
-            false => Readers::Owner,
+        let readers = if is_bucket || !check_target(request.to.as_ref(), folder.path())? {
+            Readers::ByUmask
+        } else {
+            Readers::Owner
         };
         if readers == Readers::Owner {
             folder.check_writable()?;

@@ -99,10 +99,6 @@ impl Counts {
         let groups = frame.column(GROUP)?.str()?;
         let users = frame.column(schema::USER_ID)?.u32()?;
         let events = frame.column(EVENTS)?.i64()?;
-        let includes = |user: Option<u32>| match user {
-            Some(user) => source.includes_user(user),
-            None => source.cohort().is_none(),
-        };
         let mut found: HashMap<(u32, u32), (u64, Vec<u32>)> = HashMap::new();
         let names = keys.physical().iter().zip(groups.iter());
         for ((key, group), (user, events)) in names.zip(users.iter().zip(events.iter())) {
@@ -110,7 +106,7 @@ impl Counts {
             let (Some(key), Some(events)) = (key, events) else {
                 continue;
             };
-            if includes(user) {
+            if source.includes(user) {
                 let group = self.groups.code(group);
                 let (sum, list) = found.entry((key, group)).or_default();
                 *sum += events.unsigned_abs();

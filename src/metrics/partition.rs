@@ -13,6 +13,9 @@ use crate::error::Result;
 /// the users.
 pub const MAX_ITEMS: usize = 16 << 20;
 
+/// Rows that are read between two checks for cancellation: some ten milliseconds.
+const ROWS_PER_CHECK: usize = 1 << 18;
+
 /// Sequences that are read from the results of a plan.
 pub trait Collect {
     /// The items of a user.
@@ -66,7 +69,10 @@ fn collect_partition<C: Collect>(
         let end = left_out.unwrap_or(users.end);
         let wanted = users.start..end;
         let includes = |user: u32| wanted.contains(&user) && source.includes_user(user);
-        collection.read(frame, &includes)?;
+        for start in (0..frame.height()).step_by(ROWS_PER_CHECK) {
+            source.check_cancelled()?;
+            collection.read(&frame.slice(start as i64, ROWS_PER_CHECK), &includes)?;
+        }
         while collection.sequences().len() > max_items {
             source.check_cancelled()?;
             match collection.sequences().keep_lower_half() {

@@ -86,6 +86,14 @@ pub trait Source: Sync {
     fn includes_user(&self, user: u32) -> bool {
         self.cohort().is_none_or(|cohort| cohort.contains(user))
     }
+
+    /// The same for the user of an event, where `None` is anonymous: in no cohort.
+    fn includes(&self, user: Option<u32>) -> bool {
+        match user {
+            Some(user) => self.includes_user(user),
+            None => self.cohort().is_none(),
+        }
+    }
 }
 
 /// The events that a metric reads.
