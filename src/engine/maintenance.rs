@@ -24,7 +24,8 @@ impl Engine {
     /// Checks that events can be accepted when the clock says `now`.
     ///
     /// # Errors
-    /// As [`Store::check_writable`] and [`Store::believed`].
+    /// As [`Store::check_writable`](crate::store::Store::check_writable) and
+    /// [`Store::believed`](crate::store::Store::believed).
     pub fn check_ready(&self, now: DateTime<Utc>) -> Result<()> {
         self.store.check_writable()?;
         self.store.believed(now).map(drop)
@@ -33,7 +34,8 @@ impl Engine {
     /// Accepts the clock on the confirmation of a person, although it jumped.
     ///
     /// # Errors
-    /// `bad_date` if the confirmed day is another one, and as [`Store::confirm_clock`].
+    /// `bad_date` if the confirmed day is another one, and as
+    /// [`Store::confirm_clock`](crate::store::Store::confirm_clock).
     pub fn confirm_clock(&self, date: NaiveDate, now: DateTime<Utc>) -> Result<ClockAnswer> {
         let today = now.date_naive();
         if date != today {
@@ -88,7 +90,7 @@ impl Engine {
     /// Seals the event log now, and compacts.
     ///
     /// # Errors
-    /// As [`Store::seal`] and [`Engine::compact`].
+    /// As [`Store::seal`](crate::store::Store::seal) and [`Engine::compact`].
     pub fn seal(&self, now: DateTime<Utc>) -> Result<Sealed> {
         let sealed = self.store.seal()?;
         self.compact(now, Effort::Full)?;
@@ -98,7 +100,7 @@ impl Engine {
     /// Compacts small segments, and writes the postings of those that stay.
     ///
     /// # Errors
-    /// As [`Store::compact`].
+    /// As [`Store::compact`](crate::store::Store::compact).
     pub fn compact(&self, now: DateTime<Utc>, effort: Effort) -> Result<()> {
         self.store.compact(now, effort)
     }
@@ -106,7 +108,7 @@ impl Engine {
     /// Verifies the next part of the sealed files.
     ///
     /// # Errors
-    /// As [`Store::scrub`].
+    /// As [`Store::scrub`](crate::store::Store::scrub).
     pub fn scrub(&self) -> Result<()> {
         self.store.scrub(SCRUB_BYTES)
     }
@@ -114,7 +116,7 @@ impl Engine {
     /// Rebuilds all daily states from the segments.
     ///
     /// # Errors
-    /// As [`Store::rebuild`].
+    /// As [`Store::rebuild`](crate::store::Store::rebuild).
     pub fn rebuild(&self) -> Result<Rebuilt> {
         self.store.rebuild()
     }

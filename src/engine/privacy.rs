@@ -13,7 +13,8 @@ impl Engine {
     /// Passes everything that is stored of a user to `sink` in pieces, as NDJSON.
     ///
     /// # Errors
-    /// As [`Store::ids_of`] and [`Store::user_events`].
+    /// As [`Store::ids_of`](crate::store::Store::ids_of) and
+    /// [`Store::user_events`](crate::store::Store::user_events).
     pub fn user_events(&self, user: &str, sink: impl FnMut(Vec<u8>) -> Result<()>) -> Result<()> {
         self.store.user_events(&self.store.ids_of(user)?, sink)
     }
@@ -23,8 +24,9 @@ impl Engine {
     /// number of them.
     ///
     /// # Errors
-    /// `bad_users` for no or too many users, as [`Store::ids_of`] and [`Store::check_erasure`],
-    /// with nothing changed; and as [`Store::erase`], after which the erasure continues in the
+    /// `bad_users` for no or too many users, as [`Store::ids_of`](crate::store::Store::ids_of) and
+    /// [`Store::check_erasure`](crate::store::Store::check_erasure), with nothing changed; and as
+    /// [`Store::erase`](crate::store::Store::erase), after which the erasure continues in the
     /// background.
     pub fn erase(
         &self,
@@ -79,7 +81,7 @@ impl Engine {
     /// Completes erasures that were interrupted.
     ///
     /// # Errors
-    /// As [`Store::erase`].
+    /// As [`Store::erase`](crate::store::Store::erase).
     pub fn finish_erasures(&self) -> Result<()> {
         let ended = self
             .store

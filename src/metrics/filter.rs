@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_are_met_by_values_prefixes_ranges_and_presence() {
+    fn conditions_are_met_by_values_prefixes_ranges_and_existence() {
         for (value, rows) in [
             (json!({"feature":"cart"}), vec![0, 3]),
             (
