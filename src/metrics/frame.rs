@@ -13,7 +13,7 @@ use super::counts::{Counts, Key};
 use super::filter::Filter;
 use super::query::Query;
 use super::source::{Columns, Plan, Scan, Sink, Source, Work};
-use super::usage;
+use super::{scan, usage};
 use crate::daily::{Activities, Day};
 use crate::error::{Error, Result};
 use crate::names::Names;
@@ -135,7 +135,7 @@ impl Source for FrameSource {
     }
 
     fn active_days(&self, days: Range<Day>, also: &Filter) -> Result<ActiveDays> {
-        let mut found = ActiveDays::scan(self, days, also)?;
+        let mut found = scan::active_days(self, days, also)?;
         if let Some(cohort) = &self.cohort {
             found.keep(cohort);
         }
@@ -143,7 +143,7 @@ impl Source for FrameSource {
     }
 
     fn counts(&self, key: Key<'_>) -> Result<Counts> {
-        Counts::scan(self, key)
+        scan::counts(self, key)
     }
 
     fn activities(&self) -> Result<Activities> {

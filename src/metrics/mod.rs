@@ -22,6 +22,7 @@ mod partition;
 pub mod paths;
 pub mod query;
 pub mod retention;
+pub mod scan;
 pub mod sequence;
 pub mod source;
 pub mod stickiness;

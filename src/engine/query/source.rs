@@ -15,7 +15,7 @@ use polars::prelude::*;
 use roaring::RoaringBitmap;
 
 use super::Cancel;
-use super::states::AggregateFilter;
+use super::states::{AggregateFilter, States};
 use crate::daily::{Activities, Day};
 use crate::engine::Engine;
 use crate::error::Result;
@@ -23,7 +23,7 @@ use crate::metrics::active_days::ActiveDays;
 use crate::metrics::counts::{Counts, Key};
 use crate::metrics::filter::Filter;
 use crate::metrics::source::{Columns, Plan, Scan, Sink, Source, Work};
-use crate::metrics::usage;
+use crate::metrics::{scan, usage};
 use crate::names::Names;
 use crate::schema;
 use crate::store::{self, pipeline};
@@ -79,6 +79,13 @@ impl<'a> StoreSource<'a> {
         self.history_from.get().copied()
     }
 
+    fn states(&self) -> States<'_> {
+        States {
+            store: &self.engine.store,
+            cancel: self.cancel,
+        }
+    }
+
     /// Adds users of the days whose events have expired, where states know them: as days of UTC,
     /// which is exact enough for whether a user was seen before. Where they do not, the response
     /// has `history_from`.
@@ -90,7 +97,7 @@ impl<'a> StoreSource<'a> {
             .to_epoch_days()
             .min(self.window.days_in_epoch().start);
         let is_known = match AggregateFilter::of(filter) {
-            Some(known) => self.add_from_states(&(Day::MIN..end), &known, found)?,
+            Some(known) => self.states().add_users(&(Day::MIN..end), &known, found)?,
             None => false,
         };
         if !is_known {
@@ -143,11 +150,11 @@ impl Source for StoreSource<'_> {
         let known = AggregateFilter::of(&filter).filter(|_| self.window.tz() == Tz::UTC);
         let mut found = ActiveDays::default();
         let is_known = match known {
-            Some(known) => self.add_from_states(&days, &known, &mut found)?,
+            Some(known) => self.states().add_users(&days, &known, &mut found)?,
             None => false,
         };
         if !is_known {
-            found = ActiveDays::scan(self, days.clone(), also)?;
+            found = scan::active_days(self, days.clone(), also)?;
             if days.start == Day::MIN {
                 self.add_expired_history(&filter, &mut found)?;
             }
@@ -162,15 +169,19 @@ impl Source for StoreSource<'_> {
         let states_are_enough =
             self.window.tz() == Tz::UTC && self.filter.is_empty() && self.cohort.is_none();
         match key {
-            Key::EventType if states_are_enough => self.event_type_counts(),
-            Key::EventType => Counts::scan(self, key),
+            Key::EventType if states_are_enough => self
+                .states()
+                .event_type_counts(&self.window.days_in_epoch()),
+            Key::EventType => scan::counts(self, key),
             Key::Feature {
                 most,
                 breakdown: None,
-            } if states_are_enough => self.feature_counts(most),
+            } if states_are_enough => self
+                .states()
+                .feature_counts(self.window.days_in_epoch(), most),
             Key::Feature { .. } => {
                 self.engine.load_features(&self.window)?;
-                Counts::scan(self, key)
+                scan::counts(self, key)
             }
         }
     }

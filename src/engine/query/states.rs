@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use roaring::RoaringBitmap;
 
-use super::source::StoreSource;
+use super::Cancel;
 use crate::daily::{Activity, DailyState, Day};
 use crate::error::Result;
 use crate::event::EventType;
@@ -13,20 +13,25 @@ use crate::metrics::active_days::ActiveDays;
 use crate::metrics::counts::Counts;
 use crate::metrics::feature_usage::most_used;
 use crate::metrics::filter::{Filter, Property};
-use crate::metrics::source::Source;
 use crate::names::{Names, REST_FEATURE};
-use crate::store::{DayParts, pipeline};
+use crate::store::{DayParts, Store, pipeline};
 
-impl StoreSource<'_> {
+/// The daily states of a store, for one query.
+pub(super) struct States<'a> {
+    pub(super) store: &'a Store,
+    pub(super) cancel: &'a Cancel,
+}
+
+impl States<'_> {
     /// Adds the users of events that meet a filter, on days of UTC. Returns whether the states of
     /// all days know them.
-    pub(super) fn add_from_states(
+    pub(super) fn add_users(
         &self,
         days: &Range<Day>,
         filter: &AggregateFilter<'_>,
         found: &mut ActiveDays,
     ) -> Result<bool> {
-        let names = self.names();
+        let names = self.store.names();
         let mut all_know = true;
         self.each_day(
             days,
@@ -44,10 +49,9 @@ impl StoreSource<'_> {
 
     /// Events and users of the most used features and of the rest. Which features these are is
     /// found by events alone: the sets of users of all features may be many.
-    pub(super) fn feature_counts(&self, most: usize) -> Result<Counts> {
-        let names = self.names();
-        let days = self.window.days_in_epoch();
-        let mut features = self.engine.store.activities(days.clone())?.features();
+    pub(super) fn feature_counts(&self, days: Range<Day>, most: usize) -> Result<Counts> {
+        let names = self.store.names();
+        let mut features = self.store.activities(days.clone())?.features();
         features.remove(&REST_FEATURE);
         let name = |feature| names.features.text(feature).unwrap_or_default();
         let mut wanted: HashSet<u32> = most_used(features.into_iter().collect(), most, name)
@@ -79,11 +83,11 @@ impl StoreSource<'_> {
     }
 
     /// Events and users of each event type.
-    pub(super) fn event_type_counts(&self) -> Result<Counts> {
-        let names = self.names();
+    pub(super) fn event_type_counts(&self, days: &Range<Day>) -> Result<Counts> {
+        let names = self.store.names();
         let mut found = Counts::default();
         self.each_day(
-            &self.window.days_in_epoch(),
+            days,
             |parts| parts.states(names),
             |_, states| {
                 for state in states {
@@ -111,7 +115,7 @@ impl StoreSource<'_> {
         read: impl Fn(&DayParts) -> Result<T> + Sync,
         mut sink: impl FnMut(Day, T) -> Result<()>,
     ) -> Result<()> {
-        let mut parts = self.engine.store.days(days)?.into_iter();
+        let mut parts = self.store.days(days)?.into_iter();
         pipeline::ordered(
             || Ok(parts.next()),
             |parts| {
