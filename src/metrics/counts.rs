@@ -14,7 +14,8 @@ pub enum Key<'a> {
     EventType,
     /// The code of the feature and, with a breakdown, the value of that property.
     Feature {
-        /// Features beyond the `most` used ones may be missing, except [`crate::names::REST_FEATURE`].
+        /// Features beyond the `most` used ones may be missing, except
+        /// [`crate::names::REST_FEATURE`].
         most: usize,
         /// The property that groups are made by.
         breakdown: Option<&'a Property>,
