@@ -892,7 +892,7 @@ fn sighup_reloads_the_keys_and_an_invalid_file_changes_nothing() {
     // A key that is a setting stays, and so does the server.
     let mut server = serve(&data, &[]);
     server.signal("HUP");
-    server.wait_for("stay as they are");
+    server.wait_for("stay unchanged");
     assert_eq!(server.get("/api/analytics/usage").0, 200);
     server.stop();
     // The file in the data folder is read again, too.
