@@ -11,6 +11,7 @@
 //! 4. delete the files that the version no longer names. What cannot be deleted does not undo the
 //!    commit.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -287,22 +288,23 @@ impl<'a> Transaction<'a> {
         if next.dictionary.generation != base.dictionary.generation {
             removed = removed.and(dictionary::remove_others(self.folder, next.dictionary));
         }
-        let is_live = next.segment_paths();
-        let mut gone = base.segments.clone();
-        gone.retain(|segment| !is_live.contains(&segment.path()));
-        if gone.is_empty() {
+        if self.day.is_some() {
+            // The old folder has the segments that are gone, and indexing removes their postings.
             return removed;
         }
-        if self.day.is_none() {
-            // Days that expired.
-            for segment in &gone {
-                // The base and this list hold it. A damaged one is of no use to readers.
-                if has_readers || Arc::strong_count(segment) > 2 {
-                    let _ = segment.keep();
-                }
-            }
-            removed = removed.and(segment::remove_days(self.folder, &gone));
+        let live: HashSet<*const Segment> = next.segments.iter().map(Arc::as_ptr).collect();
+        let mut expired = base.segments.clone();
+        expired.retain(|segment| !live.contains(&Arc::as_ptr(segment)));
+        if expired.is_empty() {
+            return removed;
         }
+        for segment in &expired {
+            // The base and this list hold it. A damaged one is of no use to readers.
+            if has_readers || Arc::strong_count(segment) > 2 {
+                let _ = segment.keep();
+            }
+        }
+        removed = removed.and(segment::remove_days(self.folder, &expired));
         let live = Manifest::of(next).segments;
         removed.and(postings::remove_others(self.folder, &live))
     }
