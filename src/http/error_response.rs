@@ -7,7 +7,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
 use tracing::error;
 
 use crate::error::Error;
@@ -52,7 +52,7 @@ impl ErrorResponse {
 
     /// The whole response as bytes, for a connection that ends with it.
     pub fn raw(&self) -> Vec<u8> {
-        let body = self.body().to_string();
+        let body = serde_json::to_string(&self.body()).unwrap_or_default();
         let mut response = format!(
             "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\
              x-content-type-options: nosniff\r\n",
@@ -67,8 +67,12 @@ impl ErrorResponse {
         response.into_bytes()
     }
 
-    fn body(&self) -> serde_json::Value {
-        json!({"ok": false, "error": self.code, "message": self.message})
+    fn body(&self) -> ErrorBody<'_> {
+        ErrorBody {
+            ok: false,
+            error: self.code,
+            message: &self.message,
+        }
     }
 
     /// The same error as a response of a health check, which has only the statuses 200 and 503.
@@ -110,6 +114,14 @@ impl ErrorResponse {
         error!(panic = message, "A request handler panicked");
         Self::internal().into_response()
     }
+}
+
+/// The body of an error response.
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    ok: bool,
+    error: &'static str,
+    message: &'a str,
 }
 
 impl From<Error> for ErrorResponse {

@@ -8,7 +8,7 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use chrono::{DateTime, Utc};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::blocking::Permits;
 use super::error_response::ErrorResponse;
@@ -17,6 +17,7 @@ use super::{App, HandlerResult};
 use crate::engine::PendingIngest;
 use crate::error::Result as EngineResult;
 use crate::event::Batch;
+use crate::store::Recovered;
 
 /// The state of the router.
 #[derive(Clone)]
@@ -90,15 +91,24 @@ impl Public {
     ///
     /// # Errors
     /// Why events are not accepted.
-    pub async fn readiness(&self, now: DateTime<Utc>) -> HandlerResult<Value> {
+    pub async fn readiness(&self, now: DateTime<Utc>) -> HandlerResult<Readiness> {
         self.0.check_writable().await?;
         let store = self.0.engine.store();
         store.believed(now)?;
-        Ok(json!({
-            "ok": true,
-            "recovered_at_start": store.recovered(),
-        }))
+        Ok(Readiness {
+            ok: true,
+            recovered_at_start: store.recovered(),
+        })
     }
+}
+
+/// A store that accepts events.
+#[derive(Serialize)]
+pub struct Readiness {
+    /// Always true.
+    ok: bool,
+    /// Result of reading the event log at the start.
+    recovered_at_start: Recovered,
 }
 
 /// The variable segment of a path, with its percent-encoding decoded.
