@@ -28,7 +28,7 @@ run: build
 build: tools dashboard
 	cargo build --release --locked
 
-# The program without line tables, which gdb and backtraces find in the file beside it. Packagers set DESTDIR.
+# Installs the program without line tables; debuggers and backtraces find these in `.debug`. Packagers set DESTDIR.
 PREFIX ?= /usr/local
 BIN := $(DESTDIR)$(PREFIX)/bin
 .PHONY: install uninstall
@@ -88,6 +88,7 @@ lint-scripts: $(VENV)/lint-installed tests/lint/node_modules/installed
 	$(VENV)/bin/shellcheck $(SCRIPTS)
 	$(VENV)/bin/python -m unittest discover --quiet -s tests/lint
 	$(VENV)/bin/python tests/lint/import_cycles.py
+	$(VENV)/bin/python tests/lint/words.py
 	$(VENV)/bin/python tests/mutants --check
 
 # The numbers of docs/performance.md. Takes some minutes and 10 GB of disk.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use echopilot_analytics::event::{self, Verdict};
+use echopilot_analytics::event::{self, Outcome};
 use tokio::net::TcpStream;
 
 const CLIENTS: usize = 64;
@@ -361,8 +361,8 @@ fn line_bytes() -> f64 {
     let batch = event::read_batch(&request[start..]).unwrap();
     let mut line = Vec::new();
     for raw in batch.events {
-        match raw.judge(now_us, 0) {
-            Verdict::Accepted(event, _) => event::write_line(&event, &mut line),
+        match raw.validate(now_us, 0) {
+            Outcome::Accepted(event, _) => event::write_line(&event, &mut line),
             other => panic!("{other:?}"),
         }
     }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use chrono::{NaiveTime, Utc};
 use echopilot_analytics::config::{Durability, NameLimits, StoreConfig};
 use echopilot_analytics::event::{Event, EventType};
-use echopilot_analytics::store::{Draft, Store};
+use echopilot_analytics::store::{Store, WriteBatch};
 
 /// The allocator of the product.
 #[global_allocator]
@@ -49,9 +49,9 @@ fn seal() -> f64 {
     };
     let now = Utc::now();
     let store = Store::open(&config, "the bench", now).unwrap();
-    let maker = store.draft_maker();
+    let maker = store.batch_builder();
     for first in (0..EVENTS).step_by(EVENTS_PER_BATCH as usize) {
-        let mut batch = Draft::default();
+        let mut batch = WriteBatch::default();
         for number in first..first + EVENTS_PER_BATCH {
             maker.push(&mut batch, &event(number, now.timestamp_micros()));
         }

@@ -11,7 +11,7 @@ use rand_distr::{Distribution, Exp, Geometric, LogNormal, Normal, Zipf};
 
 use crate::error::{Error, Result};
 use crate::event::{Event, EventType};
-use crate::store::{Draft, DraftMaker, Reply, Store, pipeline};
+use crate::store::{BatchBuilder, Reply, Store, WriteBatch, pipeline};
 use crate::window::{DAY_US, HOUR_US};
 
 /// Parameters of a history.
@@ -132,7 +132,7 @@ pub fn fill(store: &Store, demo: Demo, progress: impl Fn(u64)) -> Result<u64> {
         ));
     }
     let history = History::new(demo)?;
-    let maker = store.draft_maker();
+    let maker = store.batch_builder();
     let mut days = 0..demo.days;
     let mut in_flight = std::collections::VecDeque::<Reply>::new();
     let mut stored = 0;
@@ -145,7 +145,7 @@ pub fn fill(store: &Store, demo: Demo, progress: impl Fn(u64)) -> Result<u64> {
     pipeline::ordered(
         || Ok(days.next()),
         |day| Ok(batches(&history.day(day)?, &maker)),
-        |batches: Result<Vec<Draft>>| {
+        |batches: Result<Vec<WriteBatch>>| {
             for batch in batches? {
                 if store.seal_urgency().is_some() {
                     store.seal()?;
@@ -169,9 +169,9 @@ pub fn fill(store: &Store, demo: Demo, progress: impl Fn(u64)) -> Result<u64> {
 }
 
 /// The write batches of a day.
-fn batches(day: &[Occurrence<'_>], maker: &DraftMaker) -> Vec<Draft> {
+fn batches(day: &[Occurrence<'_>], maker: &BatchBuilder) -> Vec<WriteBatch> {
     let batches = day.chunks(BATCH_EVENTS).map(|occurrences| {
-        let mut batch = Draft::default();
+        let mut batch = WriteBatch::default();
         for occurrence in occurrences {
             maker.push(&mut batch, &occurrence.event());
         }

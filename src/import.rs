@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::event::split::{Splitter, Step};
-use crate::event::{RawEvent, Verdict, read_event};
+use crate::event::{Outcome, RawEvent, read_event};
 use crate::inflate::inflate;
 use crate::store::{Part, RestCounts, Store, Stored, pipeline};
 use crate::window::DAY_US;
@@ -175,7 +175,7 @@ fn newest_ts_us(sources: &[Source]) -> Result<Option<i64>> {
 /// The timestamp of an event that is valid at that time.
 fn valid_ts_us(event: RawEvent<'_>) -> Option<i64> {
     let ts_us = event.ts_us()?;
-    matches!(event.judge(ts_us, 0), Verdict::Accepted(..)).then_some(ts_us)
+    matches!(event.validate(ts_us, 0), Outcome::Accepted(..)).then_some(ts_us)
 }
 
 fn next_chunk<R: BufRead>(chunks: &mut Chunks<R>, name: &str) -> Result<Option<Chunk>> {
@@ -282,15 +282,15 @@ impl Importer<'_> {
             let record = Some((kind, outcome.records));
             outcome.records += 1;
             each_event(chunk, json, |raw| {
-                match raw.judge(self.received_at_us, self.shift_us) {
-                    Verdict::Accepted(event, notes) => {
+                match raw.validate(self.received_at_us, self.shift_us) {
+                    Outcome::Accepted(event, notes) => {
                         part.push(&event);
                         for (code, _) in notes {
                             *outcome.notes.entry(code).or_default() += 1;
                         }
                     }
-                    Verdict::TooOld => outcome.too_old += 1,
-                    Verdict::Refused(code, message) => outcome.rejections.push(Rejection {
+                    Outcome::TooOld => outcome.too_old += 1,
+                    Outcome::Rejected(code, message) => outcome.rejections.push(Rejection {
                         record,
                         message: format!("{code}: {message}"),
                     }),

@@ -9,17 +9,17 @@
 //!
 //! ```text
 //! main → cli → server → http, schedule → engine → rollup, cohorts, export, import, demo
-//!      → metrics | store → daily, names → event, parquet, schema
+//!      → metrics | store → daily, dictionary → event, parquet, schema
 //!      → window, digest, checksum, leb128, error
 //! ```
 //!
 //! | module | contents |
 //! |---|---|
 //! | [`engine`] | the operations of HTTP, command line and scheduler |
-//! | [`metrics`] | the metrics: each reads through `Source`, which [`engine`] implements over the store |
+//! | [`metrics`] | the metrics, which read through `Source`; [`engine`] implements it |
 //! | [`store`] | the data folder: event log, segments, manifest, recovery, all jobs |
 //! | [`daily`] | daily states: mergeable counts and user sets of one UTC day |
-//! | [`names`] | dictionaries of users, features and event types |
+//! | [`dictionary`] | dictionaries of users, features and event types |
 //! | [`event`] | parsing and validation of events, and their lines in the event log |
 //! | [`rollup`] | the daily rollup: days with a missing or outdated rollup, the rollup log |
 //! | [`cohorts`] | named groups of users |
@@ -70,6 +70,7 @@ pub mod cohorts;
 pub mod config;
 pub mod daily;
 pub mod demo;
+pub mod dictionary;
 pub mod digest;
 pub mod engine;
 pub mod error;
@@ -80,7 +81,6 @@ pub mod import;
 pub mod inflate;
 pub mod leb128;
 pub mod metrics;
-pub mod names;
 pub mod parquet;
 pub mod rollup;
 pub mod schedule;

@@ -90,7 +90,7 @@ mod tests {
         )?;
         let day = Column::new("day".into(), [1_i32, 2, 3]).cast(&DataType::Date)?;
         table.with_column(day)?;
-        table.with_column(schema::instants(schema::TS, vec![1, 2, 3]))?;
+        table.with_column(schema::timestamps(schema::TS, vec![1, 2, 3]))?;
         let mut bytes = Vec::new();
         writer(&mut bytes, table.schema())?.finish(&mut table)?;
         let read = ParquetReader::new(std::io::Cursor::new(&bytes)).finish()?;

@@ -14,7 +14,7 @@ use crate::backoff::Reporter;
 use crate::engine::{Engine, RollupScope};
 use crate::error::{Error, Result};
 use crate::rollup;
-use crate::store::{Clock, Effort, SealUrgency, pipeline};
+use crate::store::{Clock, CompactionScope, SealUrgency, pipeline};
 
 /// Interval at which the schedule and the size of the log are checked; a busy server fills a log in
 /// less than a second.
@@ -64,9 +64,9 @@ impl Schedule {
             // start of the server.
             let night = Some(rollup::last_due_day(now, rollup_at));
             let effort = if std::mem::replace(&mut last_night, night) == night {
-                Effort::Urgent
+                CompactionScope::Urgent
             } else {
-                Effort::Full
+                CompactionScope::Full
             };
             let reporter = &tidy_reporter;
             run_in_background(reporter, "erasure", || tidied.finish_erasures());
@@ -124,7 +124,7 @@ fn spawn(
 
 fn roll_up(engine: &Engine, reporter: &Reporter) {
     // A wrong clock was traced already; what a job deletes by it cannot be restored.
-    let Ok(now) = engine.store().believed(Utc::now()) else {
+    let Ok(now) = engine.store().trusted(Utc::now()) else {
         return;
     };
     run(reporter, "rollup", || engine.rollup(RollupScope::Due, now));
@@ -148,7 +148,7 @@ fn run_in_background<T: Send>(
     name: &'static str,
     job: impl FnOnce() -> Result<T> + Send,
 ) {
-    pipeline::beside(|| run(reporter, name, job));
+    pipeline::in_background(|| run(reporter, name, job));
 }
 
 /// Runs a job. Its failure must not end the schedule, and shared state is consistent after a panic.

@@ -25,13 +25,13 @@ pub const RECEIVED_AT: &str = "received_at";
 pub const COUNTED: [&str; 4] = [TS, EVENT_TYPE, USER_ID, FEATURE];
 
 /// The type of a timestamp: microseconds, UTC.
-pub fn instant() -> DataType {
+pub fn timestamp() -> DataType {
     DataType::Datetime(TimeUnit::Microseconds, Some(TimeZone::UTC))
 }
 
 /// A column of timestamps, given in microseconds.
-pub fn instants(name: &'static str, instants_us: Vec<i64>) -> Column {
-    Int64Chunked::from_vec(PlSmallStr::from_static(name), instants_us)
+pub fn timestamps(name: &'static str, timestamps_us: Vec<i64>) -> Column {
+    Int64Chunked::from_vec(PlSmallStr::from_static(name), timestamps_us)
         .into_datetime(TimeUnit::Microseconds, Some(TimeZone::UTC))
         .into_column()
 }
@@ -39,14 +39,14 @@ pub fn instants(name: &'static str, instants_us: Vec<i64>) -> Column {
 /// The schema of every segment, which never changes: new properties go into `metadata`.
 pub fn lake() -> Schema {
     [
-        (TS, instant()),
+        (TS, timestamp()),
         (EVENT_TYPE, DataType::String),
         (USER_ID, DataType::String),
         (FEATURE, DataType::String),
         (METADATA, DataType::String),
         (URL, DataType::String),
         (EVENT_ID, DataType::String),
-        (RECEIVED_AT, instant()),
+        (RECEIVED_AT, timestamp()),
     ]
     .into_iter()
     .map(|(name, dtype)| Field::new(PlSmallStr::from_static(name), dtype))

@@ -96,7 +96,7 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
             stop_signal.await;
             stopped_at = Some(Instant::now());
             // Live streams would never end by themselves.
-            for_live.store().end_watches();
+            for_live.store().end_subscriptions();
         };
         let schedule = Schedule::start(engine.clone(), store.rollup_at)?;
         print_welcome(&url, &key_for_curl);

@@ -198,8 +198,8 @@ impl Window {
     }
 
     /// The window as every response reports it.
-    pub fn describe(&self, now: DateTime<Utc>) -> WindowFacts {
-        WindowFacts {
+    pub fn describe(&self, now: DateTime<Utc>) -> WindowMeta {
+        WindowMeta {
             from: self.first_day(),
             to: self.last_day,
             days: self.days,
@@ -254,7 +254,7 @@ impl Grain {
 
 /// The window of a response: first and last day, both included.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct WindowFacts {
+pub struct WindowMeta {
     /// First day, included.
     pub from: NaiveDate,
     /// Last day, included.

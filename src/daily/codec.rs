@@ -17,9 +17,9 @@ use std::sync::Arc;
 use roaring::RoaringBitmap;
 
 use super::{Activity, DailyState};
+use crate::dictionary::Dictionaries;
 use crate::event::EventType;
 use crate::leb128::{CUT, Reader, put, put_members, put_text};
-use crate::names::Names;
 
 const MAGIC: &[u8; 8] = b"EPDAILY1";
 /// Marks a state with events of users beyond the limit.
@@ -35,7 +35,7 @@ const MAX_PART_BYTES: usize = 1 << 30;
 ///
 /// # Errors
 /// If it would be too large to decode.
-pub fn encode(state: &DailyState, names: &Names) -> Result<Vec<u8>, String> {
+pub fn encode(state: &DailyState, names: &Dictionaries) -> Result<Vec<u8>, String> {
     let activity = &state.activity;
     let mut features: Vec<(&str, u32)> = activity
         .features
@@ -89,7 +89,7 @@ pub fn encode(state: &DailyState, names: &Names) -> Result<Vec<u8>, String> {
 ///
 /// # Errors
 /// A sentence about what is wrong with it.
-pub fn decode_activity(bytes: &[u8], names: &Names) -> Result<Activity, String> {
+pub fn decode_activity(bytes: &[u8], names: &Dictionaries) -> Result<Activity, String> {
     let (version, first, _) = split(bytes)?;
     Ok(read_activity(version, first, names)?.0)
 }
@@ -98,7 +98,7 @@ pub fn decode_activity(bytes: &[u8], names: &Names) -> Result<Activity, String> 
 ///
 /// # Errors
 /// A sentence about what is wrong with it.
-pub fn decode(bytes: &[u8], names: &Names) -> Result<DailyState, String> {
+pub fn decode(bytes: &[u8], names: &Dictionaries) -> Result<DailyState, String> {
     let (version, first, second) = split(bytes)?;
     let (activity, features) = read_activity(version, first, names)?;
     let second = decompress(second)?;
@@ -145,7 +145,7 @@ fn split(bytes: &[u8]) -> Result<(Version, &[u8], &[u8]), String> {
 fn read_activity(
     version: Version,
     part: &[u8],
-    names: &Names,
+    names: &Dictionaries,
 ) -> Result<(Activity, Vec<u32>), String> {
     let part = decompress(part)?;
     let mut reader = Reader(&part);
@@ -225,9 +225,9 @@ fn set(members: Vec<u32>) -> Result<RoaringBitmap, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::REST_FEATURE;
+    use crate::dictionary::REST_FEATURE;
 
-    fn state(names: &Names) -> DailyState {
+    fn state(names: &Dictionaries) -> DailyState {
         let dashboard = names.features.number("dashboard").expect("few");
         let about = names.features.number("about").expect("few");
         let users: RoaringBitmap = [0, 5, 6, 70_000, u32::MAX].into_iter().collect();
@@ -251,14 +251,14 @@ mod tests {
 
     #[test]
     fn a_state_is_decoded_as_it_was_encoded_whatever_the_codes_of_its_features() {
-        let names = Names::new().expect("names");
+        let names = Dictionaries::new().expect("names");
         let bytes = encode(&state(&names), &names).expect("small");
         assert_eq!(decode(&bytes, &names), Ok(state(&names)));
         assert_eq!(
             decode_activity(&bytes, &names),
             Ok(state(&names).activity.as_ref().clone())
         );
-        let others = Names::new().expect("names");
+        let others = Dictionaries::new().expect("names");
         let _ = others.features.number("first");
         let _ = others.features.number("about");
         assert_eq!(encode(&state(&others), &others), Ok(bytes));
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn events_beyond_the_limits_are_kept_apart() {
-        let names = Names::new().expect("names");
+        let names = Dictionaries::new().expect("names");
         let mut state = state(&names);
         let activity = Arc::make_mut(&mut state.activity);
         activity.features.insert(REST_FEATURE, 5);
@@ -278,7 +278,7 @@ mod tests {
         state.feature_users.insert(REST_FEATURE, users);
         let bytes = encode(&state, &names).expect("small");
         assert_eq!(decode(&bytes, &names), Ok(state.clone()));
-        let others = Names::new().expect("names");
+        let others = Dictionaries::new().expect("names");
         assert_eq!(
             decode_activity(&bytes, &others).map(|activity| activity.rest_user_events),
             Ok(4)
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn damage_is_an_error_and_never_a_panic() {
-        let names = Names::new().expect("names");
+        let names = Dictionaries::new().expect("names");
         let bytes = encode(&state(&names), &names).expect("small");
         for at in 0..bytes.len() {
             assert!(decode(bytes.get(..at).unwrap_or_default(), &names).is_err());
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn merging_is_the_union_of_the_parts() {
-        let names = Names::new().expect("names");
+        let names = Dictionaries::new().expect("names");
         let mut twice = state(&names);
         twice.merge(&state(&names));
         assert_eq!(twice.activity.events, 18);

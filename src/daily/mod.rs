@@ -17,9 +17,9 @@ use roaring::RoaringBitmap;
 
 pub use codec::{decode, decode_activity, encode};
 
+use crate::dictionary::REST_USER;
 use crate::error::Result;
 use crate::event::EventType;
-use crate::names::REST_USER;
 use crate::schema;
 use crate::window::DAY_US;
 
@@ -47,7 +47,7 @@ pub struct Activity {
     /// Events of each type, in funnel order.
     pub event_types: [u64; EventType::ALL.len()],
     /// Events of each feature by its code; those of features beyond the day's limit are under
-    /// [`crate::names::REST_FEATURE`].
+    /// [`crate::dictionary::REST_FEATURE`].
     pub features: BTreeMap<u32, u64>,
     /// Events of users beyond the limit of new users a day, who are not among `users`.
     pub rest_user_events: u64,

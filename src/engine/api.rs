@@ -4,11 +4,11 @@ use chrono::NaiveDate;
 use serde::Serialize;
 
 use crate::cohorts::Cohorts;
-use crate::event::Refusal;
+use crate::event::Rejection;
 use crate::export::lake::Exported;
 use crate::metrics::usage::UsageNumbers;
 use crate::store::{Accepted, Erased, Expired, RestCounts, StoreSize};
-use crate::window::WindowFacts;
+use crate::window::WindowMeta;
 
 /// Response to a batch of events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -24,10 +24,10 @@ pub struct IngestAnswer {
     /// Events rejected.
     pub rejected: usize,
     /// The reason for each rejected event.
-    pub errors: Vec<Refusal>,
+    pub errors: Vec<Rejection>,
     /// Fields of accepted events that were cut or left out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub notes: Vec<Refusal>,
+    pub notes: Vec<Rejection>,
     /// Events stored now whose name is beyond a daily limit: they count as *rest*.
     #[serde(skip_serializing_if = "RestCounts::is_empty")]
     pub rest: RestCounts,
@@ -50,7 +50,7 @@ pub struct UsageAnswer {
     /// ISO weeks with data.
     pub unique_weeks: u64,
     /// The window.
-    pub window: WindowFacts,
+    pub window: WindowMeta,
     /// Days of the window that are not over.
     pub partial_days: Vec<NaiveDate>,
     /// Mondays of the ISO weeks that the window or the present cuts; `wau` counts the part of them
@@ -182,7 +182,7 @@ pub struct StatusAnswer {
     /// The daily rollup.
     pub rollup: RollupStatus,
     /// Subscribers of live events.
-    pub watchers: usize,
+    pub subscribers: usize,
     /// Every limit with its use, and how often it was reached.
     pub limits: Vec<LimitStatus>,
     /// Requests with a wrong dashboard key since the start.

@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 
 use super::{Engine, IngestAnswer};
 use crate::error::{Error, Result};
-use crate::event::{self, Event, MAX_AHEAD_US, RawEvent, Refusal, Verdict};
-use crate::store::{Draft, Received, Reply, RestCounts};
+use crate::event::{self, Event, MAX_AHEAD_US, Outcome, RawEvent, Rejection};
+use crate::store::{Received, Reply, RestCounts, WriteBatch};
 
 /// A batch that is queued for the log.
 pub struct PendingIngest {
@@ -41,8 +41,8 @@ impl Engine {
             .into_iter()
             .min_by_key(|skew_us| skew_us.saturating_abs())
             .unwrap_or(0);
-        let maker = self.store.draft_maker();
-        let mut draft = Draft::default();
+        let maker = self.store.batch_builder();
+        let mut write_batch = WriteBatch::default();
         let mut answer = IngestAnswer {
             ok: true,
             logged: 0,
@@ -54,31 +54,31 @@ impl Engine {
             rest: RestCounts::default(),
         };
         for (index, raw) in batch.events.into_iter().enumerate() {
-            match judge(raw, received, clock_skew_us) {
-                Verdict::Accepted(event, notes) => {
-                    maker.push(&mut draft, &event);
-                    let notes = notes.into_iter().map(|(code, message)| Refusal {
+            match validate(raw, received, clock_skew_us) {
+                Outcome::Accepted(event, notes) => {
+                    maker.push(&mut write_batch, &event);
+                    let notes = notes.into_iter().map(|(code, message)| Rejection {
                         index,
                         code,
                         message,
                     });
                     answer.notes.extend(notes);
                 }
-                Verdict::TooOld => answer.ignored += 1,
-                Verdict::Refused(code, message) => answer.errors.push(Refusal {
+                Outcome::TooOld => answer.ignored += 1,
+                Outcome::Rejected(code, message) => answer.errors.push(Rejection {
                     index,
                     code,
                     message,
                 }),
             }
         }
-        answer.ignored += draft.erased;
+        answer.ignored += write_batch.erased;
         answer.rejected = answer.errors.len();
-        answer.ok = answer.rejected == 0 || !draft.is_empty() || answer.ignored > 0;
-        let reply = if draft.is_empty() {
+        answer.ok = answer.rejected == 0 || !write_batch.is_empty() || answer.ignored > 0;
+        let reply = if write_batch.is_empty() {
             None
         } else {
-            Some(self.store.append(draft)?)
+            Some(self.store.append(write_batch)?)
         };
         Ok(PendingIngest { reply, answer })
     }
@@ -106,7 +106,7 @@ impl PendingIngest {
 
 /// Validates an event. While two server times are plausible, a time of the event up to the later
 /// one is accepted.
-fn judge(raw: RawEvent<'_>, received: Received, clock_skew_us: i64) -> Verdict<'_> {
+fn validate(raw: RawEvent<'_>, received: Received, clock_skew_us: i64) -> Outcome<'_> {
     let limit_us = received.at_us.saturating_add(MAX_AHEAD_US);
     let is_ahead = |ts_us: i64| ts_us.saturating_add(clock_skew_us) > limit_us;
     let by_us = if raw.ts_us().is_some_and(is_ahead) {
@@ -114,13 +114,13 @@ fn judge(raw: RawEvent<'_>, received: Received, clock_skew_us: i64) -> Verdict<'
     } else {
         received.at_us
     };
-    match raw.judge(by_us, clock_skew_us) {
-        Verdict::Accepted(event, notes) => {
+    match raw.validate(by_us, clock_skew_us) {
+        Outcome::Accepted(event, notes) => {
             let event = Event {
                 received_at_us: received.at_us,
                 ..event
             };
-            Verdict::Accepted(event, notes)
+            Outcome::Accepted(event, notes)
         }
         other => other,
     }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::import::{self, Imported, Progress, Source};
 use crate::rollup::RollupLog;
 use crate::store::{
-    Clock, Effort, Rebuilt, Retention, SealUrgency, Sealed, StoreSize, is_displaced,
+    Clock, CompactionScope, ExpiryPolicy, Rebuilt, SealUrgency, Sealed, StoreSize, is_displaced,
 };
 
 /// Bytes that one scrub verifies: a large lake takes some hours, at a negligible load of the disk.
@@ -25,10 +25,10 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Store::check_writable`](crate::store::Store::check_writable) and
-    /// [`Store::believed`](crate::store::Store::believed).
+    /// [`Store::trusted`](crate::store::Store::trusted).
     pub fn check_ready(&self, now: DateTime<Utc>) -> Result<()> {
         self.store.check_writable()?;
-        self.store.believed(now).map(drop)
+        self.store.trusted(now).map(drop)
     }
 
     /// Accepts the clock on the confirmation of a person, although it jumped.
@@ -93,7 +93,7 @@ impl Engine {
     /// As [`Store::seal`](crate::store::Store::seal) and [`Engine::compact`].
     pub fn seal(&self, now: DateTime<Utc>) -> Result<Sealed> {
         let sealed = self.store.seal()?;
-        self.compact(now, Effort::Full)?;
+        self.compact(now, CompactionScope::Full)?;
         Ok(sealed)
     }
 
@@ -101,7 +101,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Store::compact`](crate::store::Store::compact).
-    pub fn compact(&self, now: DateTime<Utc>, effort: Effort) -> Result<()> {
+    pub fn compact(&self, now: DateTime<Utc>, effort: CompactionScope) -> Result<()> {
         self.store.compact(now, effort)
     }
 
@@ -124,9 +124,9 @@ impl Engine {
     /// Removes events, daily states and rollup lines beyond their retention periods.
     ///
     /// # Errors
-    /// `clock_jump` if the clock cannot be believed, and if a file cannot be written.
+    /// `clock_jump` if the clock cannot be trusted, and if a file cannot be written.
     pub fn expire(&self, today: NaiveDate, clock: Clock) -> Result<ExpireAnswer> {
-        let retention = Retention {
+        let retention = ExpiryPolicy {
             raw_days: self.config.raw_retention_days,
             state_days: self.config.rollup_retention_days,
         };

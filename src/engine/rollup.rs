@@ -37,7 +37,7 @@ impl Engine {
         let folder = self.store.folder();
         let mut log = RollupLog::load(folder)?;
         // A clock that is ahead must not close the current day.
-        let now = now.min(last_instant(self.store.believed_day(now)));
+        let now = now.min(last_microsecond(self.store.last_trusted_day(now)));
         let closed = rollup::last_closed_day(now);
         // A day whose period includes expired days can no longer be counted.
         let first_whole = self
@@ -143,6 +143,6 @@ impl Engine {
 }
 
 /// The last microsecond of a day.
-fn last_instant(day: NaiveDate) -> DateTime<Utc> {
+fn last_microsecond(day: NaiveDate) -> DateTime<Utc> {
     (day + Days::new(1)).and_time(NaiveTime::MIN).and_utc() - TimeDelta::microseconds(1)
 }

@@ -233,7 +233,7 @@ impl<'de> Visitor<'de> for EventsVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Verdict;
+    use crate::event::Outcome;
 
     /// 2025-10-21T10:00:00Z
     const NOW: i64 = 1_761_040_800_000_000;
@@ -247,14 +247,14 @@ mod tests {
         batch
             .events
             .into_iter()
-            .map(|event| match event.judge(NOW, skew) {
-                Verdict::Accepted(event, notes) => {
+            .map(|event| match event.validate(NOW, skew) {
+                Outcome::Accepted(event, notes) => {
                     let notes = notes.into_iter();
                     let notes = notes.map(|(code, message)| format!(", {code}: {message}"));
                     format!("{}{}", event.ts_us - NOW, notes.collect::<String>())
                 }
-                Verdict::TooOld => "too old".into(),
-                Verdict::Refused(code, message) => format!("{code}: {message}"),
+                Outcome::TooOld => "too old".into(),
+                Outcome::Rejected(code, message) => format!("{code}: {message}"),
             })
             .collect()
     }
@@ -522,8 +522,8 @@ mod tests {
             );
             let batch = read_batch(body.as_bytes()).expect("well-formed");
             for event in batch.events {
-                match event.judge(NOW, 0) {
-                    Verdict::Accepted(event, _) => {
+                match event.validate(NOW, 0) {
+                    Outcome::Accepted(event, _) => {
                         assert_eq!((event.user_id, event.feature), (None, None), "{id}")
                     }
                     other => panic!("{other:?}"),
@@ -632,7 +632,7 @@ mod tests {
             );
             let batch = read_batch(body.as_bytes()).expect("a list");
             for raw in batch.events {
-                let Verdict::Accepted(event, notes) = raw.judge(NOW, 0) else {
+                let Outcome::Accepted(event, notes) = raw.validate(NOW, 0) else {
                     panic!("{number}");
                 };
                 let found = [event.user_id, event.feature, event.event_id];
@@ -687,7 +687,7 @@ mod tests {
             let batch_body = body(&format!("\\u0061{long}"));
             let batch = read_batch(batch_body.as_bytes()).expect("a list");
             for raw in batch.events {
-                let Verdict::Accepted(event, _) = raw.judge(NOW, 0) else {
+                let Outcome::Accepted(event, _) = raw.validate(NOW, 0) else {
                     panic!("{field}");
                 };
                 let found = [event.feature, event.url, event.user_id, event.event_id];

@@ -105,7 +105,7 @@ pub type Note = (&'static str, String);
 
 /// The reason why one event of a batch was rejected, or a change of one that was stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Refusal {
+pub struct Rejection {
     /// Index in the batch, from 0.
     pub index: usize,
     /// Stable code for programs.
@@ -116,13 +116,13 @@ pub struct Refusal {
 
 /// The outcome of validating one event.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Verdict<'a> {
+pub enum Outcome<'a> {
     /// Valid: stored, with the changes that were made to it.
     Accepted(Event<'a>, Vec<Note>),
     /// Older than any window: ignored and counted.
     TooOld,
     /// Rejected, with a code and a message.
-    Refused(&'static str, String),
+    Rejected(&'static str, String),
 }
 
 /// True for the placeholders that broken clients send as an id: those users are anonymous.

@@ -34,11 +34,11 @@ impl Path {
         }
     }
 
-    /// The value in an object, as [`text_of`] it. `None` if it is missing or null.
+    /// The value in an object, as [`string_of`] it. `None` if it is missing or null.
     pub fn value_in<'a>(&self, object: &'a str) -> Option<Cow<'a, str>> {
         let mut found = None;
         self.any(object, &mut |value| {
-            found = text_of(value);
+            found = string_of(value);
             true
         });
         found
@@ -54,7 +54,7 @@ impl Path {
 
 /// A canonical value as a string: decoded if it is a string, in canonical notation if it is a
 /// number, and as JSON otherwise. `None` for null.
-pub fn text_of(value: &str) -> Option<Cow<'_, str>> {
+pub fn string_of(value: &str) -> Option<Cow<'_, str>> {
     match value.as_bytes().first()? {
         b'"' => text::decode(value, Escapes::of(value)),
         b'-' | b'0'..=b'9' => Some(number::canonical(value)),
@@ -247,7 +247,7 @@ mod tests {
     fn an_array_meets_a_condition_by_itself_or_by_an_element() {
         let has = |object: &str, wanted: &str| {
             Path::new("l").any(object, &mut |value| {
-                text_of(value).as_deref() == Some(wanted)
+                string_of(value).as_deref() == Some(wanted)
             })
         };
         for (object, wanted, expected) in [

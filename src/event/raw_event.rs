@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 use super::text::{self, Escapes};
 use super::{
     Event, EventType, MAX_AGE_US, MAX_AHEAD_US, MAX_EVENT_ID_CHARS, MAX_EVENT_TYPE_CHARS,
-    MAX_FEATURE_CHARS, MAX_URL_CHARS, MAX_USER_ID_CHARS, MESSAGE_CHARS, Note, QUOTED_CHARS,
-    Verdict, is_junk_id, metadata, timestamp,
+    MAX_FEATURE_CHARS, MAX_URL_CHARS, MAX_USER_ID_CHARS, MESSAGE_CHARS, Note, Outcome,
+    QUOTED_CHARS, is_junk_id, metadata, timestamp,
 };
 
 /// An event as the client sent it: the JSON of each field that is present and not null.
@@ -165,12 +165,12 @@ impl<'a> RawEvent<'a> {
 
     /// Validates the event as received at `received_at_us`; `clock_skew_us` is added to the
     /// client's timestamp.
-    pub fn judge(self, received_at_us: i64, clock_skew_us: i64) -> Verdict<'a> {
+    pub fn validate(self, received_at_us: i64, clock_skew_us: i64) -> Outcome<'a> {
         let mut notes = Vec::new();
         match self.check(received_at_us, clock_skew_us, &mut notes) {
-            Ok(event) if event.ts_us < received_at_us - MAX_AGE_US => Verdict::TooOld,
-            Ok(event) => Verdict::Accepted(event, notes),
-            Err((code, message)) => Verdict::Refused(code, message),
+            Ok(event) if event.ts_us < received_at_us - MAX_AGE_US => Outcome::TooOld,
+            Ok(event) => Outcome::Accepted(event, notes),
+            Err((code, message)) => Outcome::Rejected(code, message),
         }
     }
 

@@ -29,7 +29,7 @@ use super::list::{self, ExportList, ExportedDay, ExportedFile, Signed};
 use super::rollups::Rollups;
 use super::warehouse::Warehouse;
 use crate::error::{Error, Result};
-use crate::store::{self, Mark, PartFacts, SealedDay, files, pipeline};
+use crate::store::{self, ExportPartMeta, Mark, SealedDay, files, pipeline};
 
 /// Approximate maximum size of a file: the upper end of what warehouses load efficiently.
 const PART_BYTES: u64 = 200 << 20;
@@ -236,7 +236,7 @@ impl<'a> Export<'a> {
         )?;
         for file in files_of(&self.list.staged) {
             exported.files += 1;
-            exported.bytes += file.facts.bytes;
+            exported.bytes += file.meta.bytes;
         }
         if scope == Scope::All {
             let kept: BTreeSet<NaiveDate> = source.days.iter().map(|day| day.day).collect();
@@ -275,7 +275,7 @@ impl<'a> Export<'a> {
         let names: Vec<String> = of_days.chain(tables).cloned().collect();
         self.to.publish_staged(&names)?;
         for file in files_of(&staged) {
-            self.present.insert(file.path.clone(), file.facts.bytes);
+            self.present.insert(file.path.clone(), file.meta.bytes);
         }
         self.list.days.extend(staged);
         let gone = std::mem::take(&mut self.gone);
@@ -329,7 +329,7 @@ impl<'a> Export<'a> {
     /// returns `None` for files that it keeps.
     fn rewrite_expired(
         &mut self,
-        mut rewrite: impl FnMut(&Path, &Path) -> Result<Option<PartFacts>>,
+        mut rewrite: impl FnMut(&Path, &Path) -> Result<Option<ExportPartMeta>>,
     ) -> Result<()> {
         let of_store = self.days_of_store();
         let is_expired = |day: &NaiveDate| self.source.kept_from.is_some_and(|from| *day < from);
@@ -354,9 +354,9 @@ impl<'a> Export<'a> {
                 let path = root.path.join(&file.path);
                 let temp = self.to.staged_path(&name)?;
                 let written = files::or_remove(&temp, || rewrite(&path, &temp))?;
-                if let Some(facts) = written {
+                if let Some(meta) = written {
                     names.insert(name.clone());
-                    *file = ExportedFile { path: name, facts };
+                    *file = ExportedFile { path: name, meta };
                 }
             }
             if !names.is_empty() {
@@ -394,7 +394,7 @@ impl<'a> Export<'a> {
     fn has(&self, day: &SealedDay) -> bool {
         self.list.days.get(&day.day).is_some_and(|exported| {
             let is_complete = |file: &ExportedFile| {
-                self.present.get(&file.path) == Some(&file.facts.bytes)
+                self.present.get(&file.path) == Some(&file.meta.bytes)
                     && self.owned.contains(&file.path)
             };
             exported.sources == day.sources()
@@ -414,11 +414,11 @@ impl<'a> Export<'a> {
         }
         let present = self.to.staged()?;
         let is_complete = |file: &ExportedFile| -> Result<bool> {
-            if present.get(&file.path) != Some(&file.facts.bytes) {
+            if present.get(&file.path) != Some(&file.meta.bytes) {
                 return Ok(false);
             }
             let checksum = self.to.staged_checksum(&file.path)?;
-            Ok(checksum.is_none_or(|found| found == file.facts.crc32c))
+            Ok(checksum.is_none_or(|found| found == file.meta.crc32c))
         };
         let mut incomplete = Vec::new();
         for (day, made) in &staged {
@@ -487,8 +487,8 @@ impl<'a> Export<'a> {
         let same_size = self
             .list
             .day_files()
-            .filter(|file| Some(&file.facts.bytes) == bytes);
-        let mut checksums = same_size.map(|file| file.facts.crc32c).peekable();
+            .filter(|file| Some(&file.meta.bytes) == bytes);
+        let mut checksums = same_size.map(|file| file.meta.crc32c).peekable();
         if checksums.peek().is_none() {
             return Ok(false);
         }
@@ -503,11 +503,11 @@ fn is_as_listed(
     present: &BTreeMap<String, u64>,
     file: &ExportedFile,
 ) -> Result<bool> {
-    if present.get(&file.path) != Some(&file.facts.bytes) {
+    if present.get(&file.path) != Some(&file.meta.bytes) {
         return Ok(false);
     }
     let found = to.checksum(&file.path)?;
-    Ok(found.is_none_or(|found| found == file.facts.crc32c))
+    Ok(found.is_none_or(|found| found == file.meta.crc32c))
 }
 
 fn is_in_table(name: &str) -> bool {
@@ -530,8 +530,8 @@ fn write_day(day: &SealedDay, to: &Destination, run: &RunId) -> Result<ExportedD
     let mut files = Vec::new();
     for (place, part) in day.parts(PART_BYTES).iter().enumerate() {
         let path = layout::part_path(day.day, place, run);
-        let facts = to.stage(&path, |temp| part.write(temp))?;
-        files.push(ExportedFile { path, facts });
+        let meta = to.stage(&path, |temp| part.write(temp))?;
+        files.push(ExportedFile { path, meta });
     }
     Ok(ExportedDay {
         sources: day.sources(),

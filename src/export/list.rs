@@ -16,7 +16,7 @@ use super::layout::{OLD_ROLLUPS, day_of, is_rollup_table};
 use super::warehouse::Warehouse;
 use crate::checksum::{self, LineCheck, Mismatch};
 use crate::error::{Error, Result};
-use crate::store::{Mark, PartFacts};
+use crate::store::{ExportPartMeta, Mark};
 
 /// The name of the list in the export folder.
 pub const FILE_NAME: &str = "export.json";
@@ -77,7 +77,7 @@ pub struct ExportedFile {
     pub path: String,
     /// Its rows, size and checksum.
     #[serde(flatten)]
-    pub facts: PartFacts,
+    pub meta: ExportPartMeta,
 }
 
 impl ExportList {
@@ -258,14 +258,14 @@ mod tests {
     }
 
     fn day(path: String) -> ExportedDay {
-        let facts = PartFacts {
+        let meta = ExportPartMeta {
             rows: 3,
             bytes: 1_000,
             crc32c: 7,
         };
         ExportedDay {
             sources: vec!["a".into()],
-            files: vec![ExportedFile { path, facts }],
+            files: vec![ExportedFile { path, meta }],
         }
     }
 

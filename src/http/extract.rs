@@ -94,7 +94,7 @@ impl Public {
     pub async fn readiness(&self, now: DateTime<Utc>) -> HandlerResult<Readiness> {
         self.0.check_writable().await?;
         let store = self.0.engine.store();
-        store.believed(now)?;
+        store.trusted(now)?;
         Ok(Readiness {
             ok: true,
             recovered_at_start: store.recovered(),

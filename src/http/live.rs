@@ -14,7 +14,7 @@ use futures_util::stream;
 
 use super::HandlerResult;
 use super::extract::Keyed;
-use crate::store::{Commit, Watch};
+use crate::store::{Commit, Subscription};
 
 /// Shortest time between two messages: faster ones cannot be read.
 const PACE: Duration = Duration::from_millis(250);
@@ -24,7 +24,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// Responds with a stream that ends when the server stops.
 pub async fn live(Keyed(app): Keyed) -> HandlerResult<Response> {
-    let (before, watch) = app.run_short(|engine| engine.store().watch()).await?;
+    let (before, watch) = app.run_short(|engine| engine.store().subscribe()).await?;
     let messages = stream::unfold((Some(before), watch), next_message);
     let heartbeat = KeepAlive::new().interval(HEARTBEAT).text("still there");
     let headers = [
@@ -42,7 +42,7 @@ pub async fn live(Keyed(app): Keyed) -> HandlerResult<Response> {
     Ok((headers, Sse::new(messages).keep_alive(heartbeat)).into_response())
 }
 
-type State = (Option<Commit>, Watch);
+type State = (Option<Commit>, Subscription);
 
 /// The next message: at first the newest events of the log, then those that are accepted.
 async fn next_message((before, mut watch): State) -> Option<(Result<Event, Infallible>, State)> {

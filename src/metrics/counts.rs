@@ -15,7 +15,7 @@ pub enum Key<'a> {
     /// The code of the feature and, with a breakdown, the value of that property.
     Feature {
         /// Features beyond the `most` used ones may be missing, except
-        /// [`crate::names::REST_FEATURE`].
+        /// [`crate::dictionary::REST_FEATURE`].
         most: usize,
         /// The property that groups are made by.
         breakdown: Option<&'a Property>,

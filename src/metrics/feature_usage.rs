@@ -17,8 +17,8 @@ use super::filter::Property;
 use super::source::{CancelChecks, Source};
 use super::table::Table;
 use super::{Answer, MAX_GROUPS, Measure, OTHER, top};
+use crate::dictionary::REST_FEATURE;
 use crate::error::Result;
-use crate::names::REST_FEATURE;
 
 /// Most features of a result.
 const MAX_LIMIT: usize = 10_000;

@@ -321,7 +321,7 @@ impl Predicate {
     fn is_met(&self, path: &Path, object: &str) -> bool {
         let any = |meets: &dyn Fn(&str) -> bool| {
             path.any(object, &mut |value| {
-                path::text_of(value).is_some_and(|string| meets(&string))
+                path::string_of(value).is_some_and(|string| meets(&string))
             })
         };
         match self {

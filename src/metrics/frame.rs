@@ -15,8 +15,8 @@ use super::query::Query;
 use super::source::{Columns, Plan, Scan, Sink, Source, Work};
 use super::{scan, usage};
 use crate::daily::{Activities, Day};
+use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
-use crate::names::Names;
 use crate::schema;
 use crate::window::{DAY_US, Window};
 
@@ -36,7 +36,7 @@ pub struct FrameSource {
     filter: Filter,
     /// The users that the query is limited to.
     pub cohort: Option<RoaringBitmap>,
-    names: Names,
+    names: Dictionaries,
     /// Checks for cancellation that succeed before one fails.
     pub checks_left: AtomicUsize,
 }
@@ -50,7 +50,7 @@ pub fn time(string: &str) -> DateTime<Utc> {
 impl FrameSource {
     /// The events of a window of UTC, each with metadata (an empty string is null).
     pub fn with_metadata(last_day: &str, days: u16, rows: &[(Row<'_>, &str)]) -> Self {
-        let names = Names::new().expect("a dictionary");
+        let names = Dictionaries::new().expect("a dictionary");
         let column = |name: &'static str, value: &dyn Fn(&(Row<'_>, &str)) -> Option<String>| {
             Column::new(name.into(), rows.iter().map(value).collect::<Vec<_>>())
         };
@@ -59,7 +59,7 @@ impl FrameSource {
         let events = DataFrame::new(
             rows.len(),
             vec![
-                schema::instants(schema::TS, times.collect()),
+                schema::timestamps(schema::TS, times.collect()),
                 column(schema::EVENT_TYPE, &|row| present(row.0.1)),
                 column(schema::USER_ID, &|row| present(row.0.2)),
                 column(schema::FEATURE, &|row| present(row.0.3)),
@@ -130,7 +130,7 @@ impl Source for FrameSource {
         self.cohort.as_ref()
     }
 
-    fn names(&self) -> &Names {
+    fn names(&self) -> &Dictionaries {
         &self.names
     }
 
@@ -186,6 +186,6 @@ impl Source for FrameSource {
         self.checks_left
             .fetch_update(order, order, |left| left.checked_sub(1))
             .map(drop)
-            .map_err(|_| Error::Busy("the query was cancelled"))
+            .map_err(|_| Error::Cancelled("the query was cancelled"))
     }
 }

@@ -14,7 +14,7 @@ use super::filter::Filter;
 use super::table::Table;
 use super::{Metric, NAMES};
 use crate::error::{Error, Result};
-use crate::window::{WindowFacts, WindowRequest, parse_day};
+use crate::window::{WindowMeta, WindowRequest, parse_day};
 
 /// A query.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,7 +50,7 @@ pub struct QueryAnswer {
     /// The metric's name.
     pub metric: &'static str,
     /// The window.
-    pub window: WindowFacts,
+    pub window: WindowMeta,
     /// First day of the window that is known completely.
     pub covered_from: NaiveDate,
     /// Further fields, see [`super::Answer::notes`].

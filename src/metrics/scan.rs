@@ -13,8 +13,8 @@ use super::day;
 use super::filter::{Filter, Property};
 use super::source::{CancelChecks, Columns, Scan, Source};
 use crate::daily::{self, Day};
+use crate::dictionary::REST_FEATURE;
 use crate::error::Result;
-use crate::names::REST_FEATURE;
 use crate::schema;
 
 const DAY: &str = "day";

@@ -12,8 +12,8 @@ use super::active_days::ActiveDays;
 use super::counts::{Counts, Key};
 use super::filter::Filter;
 use crate::daily::{Activities, Day};
+use crate::dictionary::Dictionaries;
 use crate::error::Result;
-use crate::names::Names;
 use crate::window::Window;
 
 /// A plan over the events of one batch.
@@ -36,7 +36,7 @@ pub trait Source: Sync {
     fn cohort(&self) -> Option<&RoaringBitmap>;
 
     /// Strings of event types, users and features for their codes, and codes for strings.
-    fn names(&self) -> &Names;
+    fn names(&self) -> &Dictionaries;
 
     /// Users by day of the zone, of events that meet `also` too. Days may lie before the window.
     ///
@@ -129,8 +129,8 @@ pub enum Columns<'a> {
     /// At least `ts`, user and feature of known users' occurrences of these features, in no order.
     /// Others may be among them.
     Occurrences(&'a [String]),
-    /// Those of [`crate::schema::COUNTED`] as codes, as [`Names::counted`]: a user or feature
-    /// without a code is the *rest*. For a scan without filter.
+    /// Those of [`crate::schema::COUNTED`] as codes, as [`Dictionaries::counted`]: a user or
+    /// feature without a code is the *rest*. For a scan without filter.
     Codes,
 }
 
@@ -253,7 +253,7 @@ mod tests {
             source.checks_left.store(checks_left, Ordering::Relaxed);
             let result = run(source);
             assert!(
-                matches!(result, Err(Error::Busy(_))),
+                matches!(result, Err(Error::Cancelled(_))),
                 "{name} at {checks_left} of {checks}"
             );
         }

@@ -25,9 +25,9 @@ use super::day;
 use super::feature_usage::most_used;
 use super::source::{CancelChecks, Columns, Scan, Source};
 use crate::daily::{Activities, Activity, Day, Week, week_of};
+use crate::dictionary::{Dictionaries, REST_FEATURE, REST_USER};
 use crate::error::Result;
 use crate::event::EventType;
-use crate::names::{Names, REST_FEATURE, REST_USER};
 use crate::schema;
 
 /// Features that are listed, unless fewer are asked for: a response of two megabytes at most.
@@ -266,7 +266,7 @@ impl UsageCounts {
     }
 
     /// Lists the most used features; the others are the rest.
-    fn list_features(&mut self, mut features: Vec<(u32, u64)>, names: &Names, limit: usize) {
+    fn list_features(&mut self, mut features: Vec<(u32, u64)>, names: &Dictionaries, limit: usize) {
         let name = |feature: u32| names.features.text(feature).unwrap_or_default();
         let all: u64 = features.iter().map(|(_, events)| events).sum();
         features.retain(|&(feature, _)| feature != REST_FEATURE);

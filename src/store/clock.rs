@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
 use super::lock::{Ordered, Rank};
-use super::version::expiry::{ExpiryFacts, MAX_STEP_DAYS};
+use super::version::expiry::{ExpiryMeta, MAX_STEP_DAYS};
 use crate::daily::{date, day_of};
 use crate::error::{Error, Result};
 use crate::window::{DAY_US, HOUR_US};
@@ -59,9 +59,9 @@ const MAX_AGE: Duration = Duration::from_secs(1);
 /// A gap is trusted this many days after the first day behind it: at least 24 hours.
 const DOUBT_DAYS: u64 = 2;
 
-/// Metadata of the clock in the manifest, in addition to [`ExpiryFacts::looked_on`].
+/// Metadata of the clock in the manifest, in addition to [`ExpiryMeta::looked_on`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClockFacts {
+pub struct ClockMeta {
     /// The newest `received_at`, in µs. Events that were received before the clock was set back may
     /// have later ones.
     pub newest_us: i64,
@@ -78,8 +78,8 @@ pub struct Doubted {
 }
 
 /// The days of a manifest that are not trusted yet.
-pub(super) fn doubted(facts: Option<ClockFacts>) -> Option<Doubted> {
-    facts.and_then(|facts| facts.doubted)
+pub(super) fn doubted(meta: Option<ClockMeta>) -> Option<Doubted> {
+    meta.and_then(|meta| meta.doubted)
 }
 
 /// The time of receipt of a request.
@@ -140,9 +140,9 @@ struct Steady {
 impl TrustedClock {
     /// The clock of a store with this manifest; `newest_us` is the newest `received_at` of its
     /// segments.
-    pub fn new(facts: Option<ClockFacts>, expiry: ExpiryFacts, newest_us: Option<i64>) -> Self {
-        let (newest_us, seen_on) = match facts {
-            Some(facts) => (Some(facts.newest_us), expiry.looked_on),
+    pub fn new(meta: Option<ClockMeta>, expiry: ExpiryMeta, newest_us: Option<i64>) -> Self {
+        let (newest_us, seen_on) = match meta {
+            Some(meta) => (Some(meta.newest_us), expiry.looked_on),
             // An earlier version stored the day of the wall clock, right or wrong.
             None => {
                 let newest_on = newest_us.map(|us| date(day_of(us)));
@@ -158,7 +158,7 @@ impl TrustedClock {
                 State {
                     newest_us,
                     seen_on,
-                    doubted: facts.and_then(|facts| facts.doubted),
+                    doubted: meta.and_then(|meta| meta.doubted),
                     ..State::default()
                 },
             ),
@@ -208,13 +208,13 @@ impl TrustedClock {
     ///
     /// # Errors
     /// [`Error::Clock`] while the clock is not trusted.
-    pub fn believed(&self, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
+    pub fn trusted(&self, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
         let believed_us = self.look(&mut self.state.lock(), now)?;
         Ok(DateTime::from_timestamp_micros(believed_us).unwrap_or(now))
     }
 
     /// The last trusted day when the wall clock says `now`. Only days before it are over.
-    pub fn believed_day(&self, now: DateTime<Utc>) -> NaiveDate {
+    pub fn last_trusted_day(&self, now: DateTime<Utc>) -> NaiveDate {
         let mut state = self.state.lock();
         // If the clock is not trusted the day stays as it is.
         let _ = self.look(&mut state, now);
@@ -278,10 +278,10 @@ impl TrustedClock {
     }
 
     /// Stores the state of the clock in the metadata of a manifest.
-    pub fn save(&self, facts: &mut Option<ClockFacts>, expiry: &mut ExpiryFacts) {
+    pub fn save(&self, meta: &mut Option<ClockMeta>, expiry: &mut ExpiryMeta) {
         let state = self.state.lock();
         if let Some(newest_us) = state.newest_us {
-            *facts = Some(ClockFacts {
+            *meta = Some(ClockMeta {
                 newest_us,
                 doubted: state.doubted,
             });
@@ -579,13 +579,13 @@ mod tests {
         }
 
         fn receive(&mut self) -> Result<i64> {
-            let believed = self
+            let trusted = self
                 .state
                 .look(self.wall_us, self.steady, |steady| steady)?;
             let at_us = self
                 .state
                 .newest_us
-                .map_or(believed, |newest| newest.max(believed));
+                .map_or(trusted, |newest| newest.max(trusted));
             self.state.note(at_us);
             Ok(at_us)
         }
@@ -774,9 +774,9 @@ mod tests {
     #[test]
     fn a_day_stored_by_an_earlier_version_is_corrected_and_one_of_this_version_is_kept() {
         let newest_us = us("2026-11-22T12:00:00Z");
-        let expiry = |looked_on| ExpiryFacts {
+        let expiry = |looked_on| ExpiryMeta {
             looked_on: Some(day(looked_on)),
-            ..ExpiryFacts::default()
+            ..ExpiryMeta::default()
         };
         let seen_on = |clock: TrustedClock| clock.state.lock().seen_on;
         for (mark, expected) in [
@@ -787,11 +787,11 @@ mod tests {
             let clock = TrustedClock::new(None, expiry(mark), Some(newest_us));
             assert_eq!(seen_on(clock), Some(day(expected)), "{mark}");
         }
-        let facts = ClockFacts {
+        let meta = ClockMeta {
             newest_us,
             doubted: None,
         };
-        let clock = TrustedClock::new(Some(facts), expiry("2027-06-01"), Some(newest_us));
+        let clock = TrustedClock::new(Some(meta), expiry("2027-06-01"), Some(newest_us));
         assert_eq!(seen_on(clock), Some(day("2027-06-01")));
     }
 
@@ -800,7 +800,7 @@ mod tests {
         for now in ["2026-11-20T12:00:00Z", "2027-11-20T12:00:00Z"] {
             let clock = TrustedClock::new(
                 None,
-                ExpiryFacts::default(),
+                ExpiryMeta::default(),
                 Some(us("2026-11-26T12:00:00Z")),
             );
             let now: DateTime<Utc> = now.parse().expect("a time");

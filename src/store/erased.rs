@@ -10,8 +10,8 @@ use ring::hmac;
 use roaring::RoaringBitmap;
 
 use super::lock::{OrderedRw, Rank, ReadGuard, WriteGuard};
+use crate::dictionary::Dictionary;
 use crate::error::Result;
-use crate::names::Numbering;
 use crate::schema;
 
 /// The erased users, shared by all who add or read events.
@@ -45,7 +45,7 @@ impl Default for ErasedUsers {
 
 impl ErasedUsers {
     /// True if a user is erased.
-    pub fn is_erased(&self, user: &str, users: &Numbering) -> bool {
+    pub fn is_erased(&self, user: &str, users: &Dictionary) -> bool {
         if !self.is_used.load(Ordering::Acquire) {
             return false;
         }
@@ -120,7 +120,7 @@ impl ErasedUsers {
         key: Option<hmac::Key>,
         hashes: &BTreeSet<String>,
         pending: &BTreeSet<String>,
-        users: &Numbering,
+        users: &Dictionary,
     ) -> Result<()> {
         let mut numbers = RoaringBitmap::new();
         for user in pending {

@@ -35,8 +35,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use crate::config::StoreConfig;
+use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
-use crate::names::Names;
 use files::folder::{Folder, Purpose};
 use ingest::Ingest;
 use jobs::Jobs;
@@ -52,17 +52,18 @@ pub use files::segment::LAKE_DIR;
 pub use files::shape::EVENT_LOG_FILE;
 pub use files::{folder, scan};
 pub use ingest::admission::{NameUse, RestCounts};
-pub use ingest::draft::{Draft, DraftMaker};
-pub use ingest::live::{Commit, Watch};
+pub use ingest::batch::{BatchBuilder, WriteBatch};
+pub use ingest::live::{Commit, Subscription};
 pub use ingest::rate::Accepted;
 pub use ingest::writer::{Reply, Stored};
 pub use jobs::{
-    Effort, Erased, ErasureLimit, Expired, Part, Rebuilt, SealUrgency, Sealed, Verified, verify,
+    CompactionScope, Erased, ErasureLimit, Expired, Part, Rebuilt, SealUrgency, Sealed, Verified,
+    verify,
 };
 pub use read::{
-    Batch, Columns, DayParts, PartFacts, SealedDay, StoreSize, rewrite, rewrite_without,
+    Batch, Columns, DayParts, ExportPartMeta, SealedDay, StoreSize, rewrite, rewrite_without,
 };
-pub use version::{Clock, ExpiryFacts, Retention};
+pub use version::{Clock, ExpiryMeta, ExpiryPolicy};
 
 /// The open store. Dropping it commits the queue and unlocks the folder.
 pub struct Store {
@@ -100,7 +101,7 @@ impl Store {
     }
 
     /// The names of users and features.
-    pub fn names(&self) -> &Names {
+    pub fn names(&self) -> &Dictionaries {
         &self.ingest.maker.names
     }
 

@@ -16,10 +16,10 @@ use super::jobs::{self, Jobs};
 use super::read::Reader;
 use super::version::{Manifest, Version, VersionControl};
 use crate::config::StoreConfig;
+use crate::dictionary::Dictionaries;
 use crate::digest::Digester;
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::names::Names;
 use crate::schema;
 use crate::store::files;
 use crate::store::files::folder::{Access, Folder, Purpose};
@@ -29,8 +29,8 @@ use crate::store::files::segment::{self, Segment};
 use crate::store::files::shape::{EVENT_LOG_FILE, MANIFEST_FILE};
 use crate::store::files::{day_folder, dictionary, postings, states};
 use crate::store::ingest::admission::{Admission, RestCounts};
+use crate::store::ingest::batch::{BatchBuilder, WriteBatch};
 use crate::store::ingest::dedup::{self, RecentIds, SharedIds};
-use crate::store::ingest::draft::{Draft, DraftMaker};
 use crate::store::ingest::event_log::EventLog;
 use crate::store::ingest::live::Live;
 use crate::store::ingest::pseudonym;
@@ -62,13 +62,13 @@ pub fn open(
         day_folder::finish(&folder, &version.by_day())?;
         remove_leftovers(&folder, &version)?;
     }
-    let names = Names::new()?;
+    let names = Dictionaries::new()?;
     dictionary::load(folder.path(), version.dictionary, &names.users)?;
     if is_writable {
         dictionary::remove_others(&folder, version.dictionary)?;
     }
     let erased = jobs::load_erased_users(&folder, &version, &names)?;
-    let maker = DraftMaker {
+    let maker = BatchBuilder {
         names: names.clone(),
         keys: Digester::new(),
         gate: erased.clone(),
@@ -80,8 +80,8 @@ pub fn open(
         commit_user_key(&versions, &folder, &maker)?;
     }
     let version = versions.version();
-    let received = version.segment_facts();
-    let newest_us = received.map(|facts| facts.last_received_at_us).max();
+    let received = version.segment_metas();
+    let newest_us = received.map(|meta| meta.last_received_at_us).max();
     let clock = TrustedClock::new(version.clock, version.expiry, newest_us);
     let mut recent = recent_ids(&version.segments, &maker, &clock)?;
     let admission = Admission::new(&maker, config.names, version.new_users);
@@ -136,7 +136,7 @@ pub fn open(
 }
 
 /// Commits the fingerprint of the pseudonym key before the first event is stored under it.
-fn commit_user_key(versions: &VersionControl, folder: &Folder, maker: &DraftMaker) -> Result<()> {
+fn commit_user_key(versions: &VersionControl, folder: &Folder, maker: &BatchBuilder) -> Result<()> {
     let Some(pseudonyms) = &maker.pseudonyms else {
         return Ok(());
     };
@@ -178,7 +178,7 @@ fn remove_leftovers(folder: &Folder, version: &Version) -> Result<()> {
     }
     segment::remove_empty_days(folder.path(), &live)?;
     RotatedLog::remove_through(folder.path(), version.sealed_through)?;
-    let live: Vec<_> = version.segment_facts().cloned().collect();
+    let live: Vec<_> = version.segment_metas().cloned().collect();
     postings::remove_others(folder, &live)?;
     states::remove_others(folder, &version.state_paths())
 }
@@ -187,7 +187,7 @@ fn remove_leftovers(folder: &Folder, version: &Version) -> Result<()> {
 struct Recovery<'a> {
     folder: &'a Folder,
     versions: &'a VersionControl,
-    maker: &'a DraftMaker,
+    maker: &'a BatchBuilder,
     clock: &'a TrustedClock,
     admission: &'a Admission,
     recent: &'a mut RecentIds,
@@ -209,11 +209,11 @@ impl Recovery<'_> {
         let mut recovered = Recovered::default();
         for path in recovery::logs_to_read(folder, version.sealed_through)? {
             let file = Arc::new(files::open(&path)?);
-            let add = |draft: &mut Draft, event: &Event<'_>| maker.push_stored(draft, event);
-            let found = recovery::recover(folder, &path, now, add, |draft, bytes| {
-                clock.note(draft.rows.iter().map(|row| row.received_at_us));
+            let add = |batch: &mut WriteBatch, event: &Event<'_>| maker.push_stored(batch, event);
+            let found = recovery::recover(folder, &path, now, add, |batch, bytes| {
+                clock.note(batch.rows.iter().map(|row| row.received_at_us));
                 let mut admitted = admission.lock();
-                let rows: Vec<Row> = draft
+                let rows: Vec<Row> = batch
                     .rows
                     .iter()
                     .map(|row| {
@@ -221,7 +221,7 @@ impl Recovery<'_> {
                             recent.insert(key, row.received_at_us);
                         }
                         let mut rest = RestCounts::default();
-                        admission.admit(&mut admitted, row, &draft, &named, &mut rest)
+                        admission.admit(&mut admitted, row, &batch, &named, &mut rest)
                     })
                     .collect();
                 let file = file.clone();
@@ -243,7 +243,7 @@ impl Recovery<'_> {
 /// stop the start; its ids are unknown, so that a re-send of them would count again.
 fn recent_ids(
     segments: &[Arc<Segment>],
-    maker: &DraftMaker,
+    maker: &BatchBuilder,
     clock: &TrustedClock,
 ) -> Result<RecentIds> {
     let until_us = clock.ids_until();
@@ -253,7 +253,7 @@ fn recent_ids(
     let mut recent = RecentIds::new(until_us);
     let mut needed = Vec::new();
     for segment in segments {
-        if segment.facts.last_received_at_us < since_us {
+        if segment.meta.last_received_at_us < since_us {
             continue;
         }
         match segment.verified() {
@@ -275,7 +275,7 @@ fn recent_ids(
 fn add_recent_ids(
     recent: &mut RecentIds,
     segments: &[Arc<Segment>],
-    maker: &DraftMaker,
+    maker: &BatchBuilder,
     since_us: i64,
     newest_us: i64,
 ) -> Result<()> {

@@ -22,7 +22,7 @@ const BACKGROUND_PRIORITY: u8 = 23;
 
 /// Runs work in a thread of low priority, so that requests come first. Threads that the work starts
 /// inherit the priority.
-pub fn beside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+pub fn in_background<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     start_query_threads();
     std::thread::scope(|scope| {
         let done = scope.spawn(|| {
@@ -140,18 +140,18 @@ pub fn ordered_on<T: Send, R: Send>(
 }
 
 /// Issues tickets.
-pub struct Turns {
+pub struct Tickets {
     last: Receiver<()>,
 }
 
 /// A ticket that serialises work in the order of issue. Dropping a ticket unused releases the next
 /// one at once, without waiting for those before.
-pub struct Turn {
+pub struct Ticket {
     before: Receiver<()>,
     _ends_with_this: SyncSender<()>,
 }
 
-impl Default for Turns {
+impl Default for Tickets {
     fn default() -> Self {
         // The sender is dropped: there is no ticket before the first.
         Self {
@@ -160,18 +160,18 @@ impl Default for Turns {
     }
 }
 
-impl Turns {
+impl Tickets {
     /// Issues the next ticket.
-    pub fn next_turn(&mut self) -> Turn {
+    pub fn issue(&mut self) -> Ticket {
         let (sender, next) = sync_channel(0);
-        Turn {
+        Ticket {
             before: std::mem::replace(&mut self.last, next),
             _ends_with_this: sender,
         }
     }
 }
 
-impl Turn {
+impl Ticket {
     /// Does the work once the work of all earlier tickets is done.
     pub fn take<T>(self, work: impl FnOnce() -> T) -> T {
         // Nothing is ever sent: this returns when the ticket before is dropped.
@@ -235,8 +235,8 @@ mod tests {
 
     #[test]
     fn work_is_done_in_the_order_of_tickets_and_a_dropped_ticket_releases_the_next() {
-        let mut turns = Turns::default();
-        let tickets: Vec<Turn> = (0..4).map(|_| turns.next_turn()).collect();
+        let mut turns = Tickets::default();
+        let tickets: Vec<Ticket> = (0..4).map(|_| turns.issue()).collect();
         let seen = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
             for (number, ticket) in tickets.into_iter().enumerate().rev() {
@@ -245,7 +245,7 @@ mod tests {
             }
         });
         assert_eq!(*seen.lock(), [0, 1, 2, 3]);
-        drop(turns.next_turn());
-        assert_eq!(turns.next_turn().take(|| 5), 5);
+        drop(turns.issue());
+        assert_eq!(turns.issue().take(|| 5), 5);
     }
 }

@@ -21,8 +21,8 @@ fn store(dir: &Path) -> Result<Store> {
 }
 
 /// An event whose line has so many bytes and some more.
-fn draft(store: &Store, bytes: usize) -> Result<Draft> {
-    let mut draft = Draft::default();
+fn batch(store: &Store, bytes: usize) -> Result<WriteBatch> {
+    let mut batch = WriteBatch::default();
     let event = Event {
         ts_us: 1_000_000_000_000_000,
         event_type: EventType::Action,
@@ -33,12 +33,12 @@ fn draft(store: &Store, bytes: usize) -> Result<Draft> {
         event_id: None,
         received_at_us: 1_000_000_000_000_000,
     };
-    store.draft_maker().push(&mut draft, &event);
-    Ok(draft)
+    store.batch_builder().push(&mut batch, &event);
+    Ok(batch)
 }
 
 fn append(store: &Store) -> Result<()> {
-    let reply = store.append(draft(store, 0)?)?.blocking_recv();
+    let reply = store.append(batch(store, 0)?)?.blocking_recv();
     reply.expect("a reply").map(drop)
 }
 
@@ -48,7 +48,7 @@ fn fill(store: &Store, bytes: usize, most: usize) -> Result<(usize, &'static str
     // A commit waits for the view.
     let _held = store.versions.published();
     for taken in 0..most {
-        match store.append(draft(store, bytes)?) {
+        match store.append(batch(store, bytes)?) {
             Ok(_) => {}
             Err(Error::Busy(reason)) => return Ok((taken, reason)),
             Err(error) => return Err(error),
@@ -141,7 +141,7 @@ fn scrub_takes_no_transaction_and_its_version_stays_readable() -> Result<()> {
     store.scrub(u64::MAX)?;
     drop(transaction);
     let version = store.versions.version();
-    let retention = Retention {
+    let retention = ExpiryPolicy {
         raw_days: 1,
         state_days: 1,
     };

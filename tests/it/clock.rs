@@ -224,7 +224,7 @@ fn no_jump_of_the_clock_loses_doubles_or_expires_an_event() {
                     "{what}"
                 );
                 // Each is on its day; those without a timestamp on that of the clock, if it was
-                // believed.
+                // trusted.
                 let mut expected = vec![
                     (start().date_naive(), sent.acknowledged as u64 - 1),
                     (old.date_naive(), 1),
@@ -417,7 +417,7 @@ fn a_mark_in_the_future_of_an_earlier_version_is_corrected() {
     echopilot_analytics::checksum::close_object(&mut bytes, 0);
     bytes.push(b'\n');
     std::fs::write(&path, bytes).unwrap();
-    // A clock that is three years ahead is not believed.
+    // A clock that is three years ahead is not trusted.
     let open = engine(dir.path(), start());
     let ahead = (start() + TimeDelta::days(1_000)).date_naive();
     assert!(open.expire(ahead, Clock::Doubted).is_err());

@@ -220,17 +220,17 @@ macro_rules! damaged {
 }
 
 damaged! {
-    a_damaged_manifest_makes_no_other_answer: |dir| dir.join("manifest.json");
-    a_damaged_mark_makes_no_other_answer: |dir| dir.join(".echopilot");
-    a_damaged_dictionary_makes_no_other_answer: |dir| first(dir, "users-1.ndjson");
-    a_damaged_state_makes_no_other_answer: |dir| first(&dir.join("states"), ".state");
-    a_damaged_segment_makes_no_other_answer: |dir| first(&dir.join("events"), ".parquet");
-    damaged_postings_make_no_other_answer: |dir| first(&dir.join("postings"), ".postings");
-    damaged_erasures_make_no_other_answer: |dir| dir.join("erasures.json");
-    damaged_cohorts_make_no_other_answer: |dir| dir.join("cohorts.json");
-    a_damaged_rollup_log_makes_no_other_answer: |dir| dir.join("analytics.ndjson");
-    a_damaged_quarantine_makes_no_other_answer: |dir| dir.join("quarantine.ndjson");
-    a_damaged_log_makes_no_other_answer_unsaid: |dir| dir.join("analytics_events.ndjson");
-    a_damaged_log_that_waits_makes_no_other_answer_unsaid: |dir| dir.join("sealing/00000900.ndjson");
-    a_damaged_list_of_an_export_makes_no_other_answer: |dir| dir.join("exports/lake/export.json");
+    a_damaged_manifest_makes_no_other_result: |dir| dir.join("manifest.json");
+    a_damaged_mark_makes_no_other_result: |dir| dir.join(".echopilot");
+    a_damaged_dictionary_makes_no_other_result: |dir| first(dir, "users-1.ndjson");
+    a_damaged_state_makes_no_other_result: |dir| first(&dir.join("states"), ".state");
+    a_damaged_segment_makes_no_other_result: |dir| first(&dir.join("events"), ".parquet");
+    damaged_postings_make_no_other_result: |dir| first(&dir.join("postings"), ".postings");
+    damaged_erasures_make_no_other_result: |dir| dir.join("erasures.json");
+    damaged_cohorts_make_no_other_result: |dir| dir.join("cohorts.json");
+    a_damaged_rollup_log_makes_no_other_result: |dir| dir.join("analytics.ndjson");
+    a_damaged_quarantine_makes_no_other_result: |dir| dir.join("quarantine.ndjson");
+    a_damaged_log_makes_no_other_result: |dir| dir.join("analytics_events.ndjson");
+    a_damaged_log_that_waits_makes_no_other_result: |dir| dir.join("sealing/00000900.ndjson");
+    a_damaged_list_of_an_export_makes_no_other_result: |dir| dir.join("exports/lake/export.json");
 }

@@ -153,7 +153,7 @@ impl Server {
         }
     }
 
-    /// Waits until the server has traced so many lines with this text.
+    /// Waits until the server has traced so many lines that contain a string.
     pub fn wait_for_lines(&mut self, text: &str, lines: usize) {
         let traced = |server: &Self| {
             let lines = server.traced.iter();

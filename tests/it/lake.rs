@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use chrono::{TimeDelta, Utc};
 use echopilot_analytics::engine::Engine;
-use echopilot_analytics::store::Effort;
+use echopilot_analytics::store::CompactionScope;
 use serde_json::{Value, json};
 
 use crate::harness::{engine, folder, ingest};
@@ -101,11 +101,12 @@ fn compaction_shows_no_event_twice_and_leaves_one_file_a_day() {
     for _ in 0..60 {
         let (rows, _) = readers.next().expect("the readers go on");
         seal_some(&engine, &mut sent);
-        // A day from now every day is quiet, so that each folder is exchanged each time, and not once a night.
+        // A day from now every day is quiet, so that each folder is exchanged each time instead of
+        // once a night.
         let quiet = Utc::now() + TimeDelta::days(1);
-        engine.compact(quiet, Effort::Full).unwrap();
+        engine.compact(quiet, CompactionScope::Full).unwrap();
         assert!(rows <= sent, "{rows} of {sent}");
-        // An engine that looks at a name in the instant in which it goes may pass over it.
+        // An engine that opens a file at the moment of its removal may skip it.
         short += u64::from(rows < seen);
         seen = seen.max(rows);
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 use echopilot_analytics::engine::Engine;
 use echopilot_analytics::error::{Error, Result};
-use echopilot_analytics::event::{self, Verdict};
+use echopilot_analytics::event::{self, Outcome};
 use serde_json::{Value, json};
 
 use crate::faults::with_fault;
@@ -31,8 +31,8 @@ fn load(
         |lines, part| {
             for line in event::lines(lines.as_bytes()) {
                 let event = event::read_event(line.trim_ascii()).unwrap();
-                match event.judge(now.timestamp_micros(), 0) {
-                    Verdict::Accepted(event, _) => part.push(&event),
+                match event.validate(now.timestamp_micros(), 0) {
+                    Outcome::Accepted(event, _) => part.push(&event),
                     other => panic!("{other:?}"),
                 }
             }

@@ -9,7 +9,7 @@ use echopilot_analytics::engine::{Cancel, Engine};
 use echopilot_analytics::export::Format;
 use echopilot_analytics::metrics::query::Query;
 use echopilot_analytics::metrics::{LIST, NAMES};
-use echopilot_analytics::store::Effort;
+use echopilot_analytics::store::CompactionScope;
 use echopilot_analytics::window::WindowRequest;
 use serde_json::{Value, json};
 
@@ -166,13 +166,13 @@ fn a_history_counted_by_hand_gives_the_numbers_that_were_counted() {
     check(&opened);
     opened.store().seal().unwrap();
     check(&opened);
-    opened.compact(now, Effort::Full).unwrap();
+    opened.compact(now, CompactionScope::Full).unwrap();
     drop(opened);
     check(&engine(dir.path(), now));
 }
 
 /// Runs the second implementation, which must agree.
-pub fn judge(arguments: &[&str]) -> Output {
+pub fn run_queries(arguments: &[&str]) -> Output {
     let output = python_command()
         .arg("tests/oracle/queries.py")
         .args(arguments)
@@ -200,7 +200,7 @@ fn compare_with_sql(data: &Path, days: &[i64]) {
             let answer = run_json(data, &["query", &request.to_string()]);
             let file = data.join("answer.json");
             std::fs::write(&file, answer.to_string()).unwrap();
-            judge(&[
+            run_queries(&[
                 "compare",
                 sql_file(metric).to_str().unwrap(),
                 file.to_str().unwrap(),
@@ -277,7 +277,7 @@ fn every_query_translates_to_the_dialects_of_the_warehouses() {
         .into_iter()
         .chain(files.iter().map(String::as_str))
         .collect();
-    judge(&arguments);
+    run_queries(&arguments);
 }
 
 /// The periods of a result that are partial.

@@ -10,14 +10,14 @@ use echopilot_analytics::event::{Event, EventType};
 use echopilot_analytics::export::Format;
 use echopilot_analytics::metrics::NAMES;
 use echopilot_analytics::metrics::query::Query;
-use echopilot_analytics::store::{Clock, Effort, Retention};
+use echopilot_analytics::store::{Clock, CompactionScope, ExpiryPolicy};
 use serde_json::{Value, json};
 
 use crate::faults::{copy, with_fault};
 use crate::harness::{
     FEATURES, echopilot, engine, folder, incompressible, ingest, numbers_below, run_json,
 };
-use crate::metrics::{judge, request_of};
+use crate::metrics::{request_of, run_queries};
 
 /// The time at which the stores are opened.
 fn start() -> DateTime<Utc> {
@@ -44,7 +44,7 @@ fn check_sql(engine: &Engine, days: i64, now: DateTime<Utc>) {
         std::fs::write(dir.path().join(format!("{metric}.json")), answer).unwrap();
     }
     let lake = engine.store().folder().path().join("events");
-    judge(&[
+    run_queries(&[
         "compare_all",
         dir.path().to_str().unwrap(),
         lake.to_str().unwrap(),
@@ -147,7 +147,7 @@ fn check_paths(engine: &Engine, features: &[&str]) {
     let file = dir.path().join("answer.json");
     std::fs::write(&file, answer.to_string()).unwrap();
     let lake = engine.store().folder().path().join("events");
-    judge(&[
+    run_queries(&[
         "compare",
         query.to_str().unwrap(),
         file.to_str().unwrap(),
@@ -179,7 +179,7 @@ fn an_erasure_of_another_user_keeps_the_order_of_ties() {
     load(&open, &[tied("u18x", "alpha", 1), tied("u19x", "alpha", 1)]);
     load(&open, &[tied("u18x", "beta", 1), tied("u19x", "beta", 1)]);
     check_paths(&open, &ways);
-    open.compact(start() + TimeDelta::hours(2), Effort::Full)
+    open.compact(start() + TimeDelta::hours(2), CompactionScope::Full)
         .unwrap();
     assert_eq!(files(dir.path()).len(), 1);
     check_paths(&open, &ways);
@@ -204,7 +204,7 @@ fn a_compaction_around_a_full_segment_keeps_the_order_of_ties() {
     load(&open, &twenty("gamma"));
     load(&open, &twenty("delta"));
     // The segments on each side of it become one.
-    open.compact(start() + TimeDelta::hours(2), Effort::Full)
+    open.compact(start() + TimeDelta::hours(2), CompactionScope::Full)
         .unwrap();
     assert_eq!(files(dir.path()).len(), 3);
     check_names(dir.path());
@@ -278,14 +278,14 @@ fn segments_with_names_of_an_earlier_version_are_renamed_in_log_order() {
     let open = engine(dir.path(), start());
     let before = results(&open, 3, start());
     // Also if there are no segments to merge.
-    open.compact(start(), Effort::Urgent).unwrap();
+    open.compact(start(), CompactionScope::Urgent).unwrap();
     assert_eq!(files(dir.path()).len(), 4);
     check_paths(&open, &ways);
     assert!(results(&open, 3, start()) == before);
     let renamed = files(dir.path());
-    open.compact(start(), Effort::Urgent).unwrap();
+    open.compact(start(), CompactionScope::Urgent).unwrap();
     assert_eq!(files(dir.path()), renamed, "once");
-    open.compact(start() + TimeDelta::hours(2), Effort::Full)
+    open.compact(start() + TimeDelta::hours(2), CompactionScope::Full)
         .unwrap();
     assert_eq!(files(dir.path()).len(), 1);
     check_paths(&open, &ways);
@@ -303,7 +303,7 @@ fn segments_with_names_of_an_earlier_version_are_renamed_in_log_order() {
         );
         let open = engine(dir.path(), start());
         assert!(results(&open, 3, start()) == before, "killed at {at}");
-        open.compact(start(), Effort::Urgent).unwrap();
+        open.compact(start(), CompactionScope::Urgent).unwrap();
         check_names(dir.path());
         assert!(results(&open, 3, start()) == before, "killed at {at}");
         if done {
@@ -356,7 +356,7 @@ fn after_random_jobs_sql_and_engine_give_the_same_results() {
                 5 => drop(open.store().seal().unwrap()),
                 6 => {
                     let later = start() + TimeDelta::hours(below(2) as i64 * 2);
-                    open.compact(later, Effort::Full).unwrap();
+                    open.compact(later, CompactionScope::Full).unwrap();
                 }
                 7 => {
                     let users = [format!("u{}", 1 + below(13)), format!("u{}", 1 + below(13))];
@@ -365,7 +365,7 @@ fn after_random_jobs_sql_and_engine_give_the_same_results() {
                 }
                 8 => {
                     expires_before -= 3;
-                    let retention = Retention {
+                    let retention = ExpiryPolicy {
                         raw_days: expires_before,
                         state_days: expires_before,
                     };

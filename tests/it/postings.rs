@@ -6,7 +6,7 @@ use std::path::Path;
 use chrono::{DateTime, TimeDelta, Utc};
 use echopilot_analytics::engine::{Cancel, Engine};
 use echopilot_analytics::metrics::query::Query;
-use echopilot_analytics::store::{Columns, Effort};
+use echopilot_analytics::store::{Columns, CompactionScope};
 use serde_json::{Value, json};
 
 use crate::harness::{engine, folder, ingest, postings, run, run_json, unsealed_demo};
@@ -53,7 +53,7 @@ fn reads_the_lake(engine: &Engine) -> bool {
     let features = ["dashboard".to_owned()];
     let batches = engine
         .store()
-        .batches(i64::MIN..i64::MAX, Columns::Uses(&features));
+        .batches(i64::MIN..i64::MAX, Columns::Occurrences(&features));
     let plans = batches.unwrap().into_iter().map(|batch| {
         let events = batch.events().unwrap();
         events.describe_optimized_plan().unwrap()
@@ -133,7 +133,7 @@ fn damaged_postings_are_reported_and_rebuilt_and_never_used() {
         assert_eq!(answers(&opened), expected, "{place}");
         // A block that no query reads stays unchanged.
         std::fs::remove_dir_all(dir.path().join("postings")).unwrap();
-        opened.compact(now(), Effort::Full).unwrap();
+        opened.compact(now(), CompactionScope::Full).unwrap();
         drop(opened);
         assert_eq!(run_json(dir.path(), &["verify"])["damage"], json!([]));
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use chrono::{DateTime, TimeDelta, Utc};
 use echopilot_analytics::engine::{Cancel, Engine, UsageAnswer};
 use echopilot_analytics::metrics::query::Query;
-use echopilot_analytics::store::Effort;
+use echopilot_analytics::store::CompactionScope;
 use echopilot_analytics::window::{DAY_US, WindowRequest};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -219,7 +219,7 @@ proptest! {
                 reopened.store().seal().unwrap();
             }
             if compacts {
-                reopened.compact(now() + TimeDelta::days(1), Effort::Full).unwrap();
+                reopened.compact(now() + TimeDelta::days(1), CompactionScope::Full).unwrap();
             }
         }
         let reopened = open(other.path());

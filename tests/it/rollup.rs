@@ -6,7 +6,7 @@ use std::process::Command;
 use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 use echopilot_analytics::engine::{Engine, ExportRequest, RollupScope};
 use echopilot_analytics::export::warehouse::Warehouse;
-use echopilot_analytics::store::{Clock, Effort, Retention};
+use echopilot_analytics::store::{Clock, CompactionScope, ExpiryPolicy};
 use echopilot_analytics::window::WindowRequest;
 use polars::prelude::*;
 use serde_json::{Value, json};
@@ -335,7 +335,7 @@ fn late_events_of_every_kind_correct_the_lines_whose_period_has_them() {
     assert_eq!(sealed[0].0, before[0].0);
     ingest(&open, &[event(0, "bob", "today")], now());
     open.store().seal().unwrap();
-    open.compact(now() + TimeDelta::hours(2), Effort::Full)
+    open.compact(now() + TimeDelta::hours(2), CompactionScope::Full)
         .unwrap();
     assert_eq!(roll_up(RollupScope::Closed), []);
     assert_eq!(log_and_sources(dir.path()), sealed, "nothing was written");
@@ -510,7 +510,7 @@ fn lines_whose_period_reaches_into_what_has_expired_stay() {
     open.rollup(RollupScope::Closed, now()).unwrap();
     check_lines(&open, 60);
     let before = days_and_users(dir.path());
-    let retention = Retention {
+    let retention = ExpiryPolicy {
         raw_days: 10,
         state_days: 50,
     };

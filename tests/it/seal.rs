@@ -1,4 +1,4 @@
-//! Sealing: the log becomes Parquet that others can read, and no answer changes.
+//! Sealing: the log becomes Parquet that others can read, and no result changes.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ fn usage(dir: &Path) -> Value {
 }
 
 #[test]
-fn an_answer_is_the_same_before_after_and_half_way_through_seals() {
+fn results_are_the_same_before_after_and_half_way_through_seals() {
     let dir = folder();
     unsealed_demo(dir.path(), 4000, 20, 1);
     assert_eq!(log_lines(dir.path()).len(), 4000);
@@ -112,7 +112,7 @@ fn a_compaction_that_was_cut_off_is_undone_whatever_else_lies_in_the_days_folder
     std::fs::rename(&day, &staged).unwrap();
     std::fs::create_dir(&day).unwrap();
     std::fs::write(day.join("00000002-m.parquet"), "not committed").unwrap();
-    std::fs::write(lake.join("README"), "of somebody").unwrap();
+    std::fs::write(lake.join("README"), "of another program").unwrap();
     assert_eq!(usage(dir.path()), before);
     assert_eq!(run_json(dir.path(), &["verify"])["damage"], json!([]));
     assert!(!staged.exists() && !day.join("00000002-m.parquet").exists());

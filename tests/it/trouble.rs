@@ -1074,7 +1074,7 @@ fn a_reader_keeps_its_snapshot_when_a_job_removes_the_files() {
         .unwrap();
     assert!(receipt.erased.events > 0);
     let mut expired = engine.store().whole(range.clone()).unwrap();
-    let retention = store::Retention {
+    let retention = store::ExpiryPolicy {
         raw_days: 1,
         state_days: 9,
     };

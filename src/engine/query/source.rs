@@ -17,6 +17,7 @@ use roaring::RoaringBitmap;
 use super::Cancel;
 use super::states::{AggregateFilter, States};
 use crate::daily::{Activities, Day};
+use crate::dictionary::Dictionaries;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::metrics::active_days::ActiveDays;
@@ -24,7 +25,6 @@ use crate::metrics::counts::{Counts, Key};
 use crate::metrics::filter::Filter;
 use crate::metrics::source::{Columns, Plan, Scan, Sink, Source, Work};
 use crate::metrics::{scan, usage};
-use crate::names::Names;
 use crate::schema;
 use crate::store::{self, pipeline};
 use crate::window::Window;
@@ -141,7 +141,7 @@ impl Source for StoreSource<'_> {
         self.cohort.as_ref()
     }
 
-    fn names(&self) -> &Names {
+    fn names(&self) -> &Dictionaries {
         self.engine.store.names()
     }
 
@@ -206,7 +206,7 @@ impl Source for StoreSource<'_> {
             _ if filter.needs_details() => store::Columns::All,
             Columns::Details => store::Columns::All,
             Columns::Occurrences(features) if filter.is_about_features() => {
-                store::Columns::Uses(features)
+                store::Columns::Occurrences(features)
             }
             Columns::Counted | Columns::Occurrences(_) => store::Columns::Counted,
             Columns::Codes => store::Columns::Codes,
@@ -268,6 +268,6 @@ mod tests {
         let checked = cancellable(rows, &cancel);
         let plan = checked.clone().collect();
         assert!(plan.is_err(), "the check is not in the plan");
-        assert!(matches!(collect(checked, &cancel), Err(Error::Busy(_))));
+        assert!(matches!(collect(checked, &cancel), Err(Error::Cancelled(_))));
     }
 }

@@ -7,13 +7,13 @@ use roaring::RoaringBitmap;
 
 use super::Cancel;
 use crate::daily::{Activity, DailyState, Day};
+use crate::dictionary::{Dictionaries, REST_FEATURE};
 use crate::error::Result;
 use crate::event::EventType;
 use crate::metrics::active_days::ActiveDays;
 use crate::metrics::counts::Counts;
 use crate::metrics::feature_usage::most_used;
 use crate::metrics::filter::{Filter, Property};
-use crate::names::{Names, REST_FEATURE};
 use crate::store::{DayParts, Store, pipeline};
 
 /// The daily states of a store, for one query.
@@ -153,7 +153,7 @@ impl<'a> AggregateFilter<'a> {
     }
 
     /// The users of a day; `None` if one of the features may be beyond the limit of the day.
-    fn users(&self, parts: &DayParts, names: &Names) -> Result<Option<RoaringBitmap>> {
+    fn users(&self, parts: &DayParts, names: &Dictionaries) -> Result<Option<RoaringBitmap>> {
         let mut users = RoaringBitmap::new();
         if let Self::All = self {
             for activity in parts.activities(names)? {
@@ -171,7 +171,7 @@ impl<'a> AggregateFilter<'a> {
         Ok(Some(users))
     }
 
-    fn may_be_rest(&self, activity: &Activity, names: &Names) -> bool {
+    fn may_be_rest(&self, activity: &Activity, names: &Dictionaries) -> bool {
         let Self::Features(wanted) = self else {
             return false;
         };
@@ -182,7 +182,7 @@ impl<'a> AggregateFilter<'a> {
         activity.features.contains_key(&REST_FEATURE) && !wanted.iter().all(is_named)
     }
 
-    fn add_users(&self, state: &DailyState, names: &Names, users: &mut RoaringBitmap) {
+    fn add_users(&self, state: &DailyState, names: &Dictionaries, users: &mut RoaringBitmap) {
         match self {
             Self::All => *users |= &state.activity.users,
             Self::EventTypes(wanted) => {

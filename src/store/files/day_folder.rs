@@ -19,7 +19,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tracing::warn;
 
 use super::folder::Folder;
-use super::segment::{self, LAKE_DIR, SegmentFacts};
+use super::segment::{self, LAKE_DIR, SegmentMeta};
 use super::shape::{self, COMPACTING_DIR};
 use crate::daily::{Day, date};
 use crate::error::{Error, Result};
@@ -46,8 +46,8 @@ impl PreparedDay {
         folder: &Folder,
         day: Day,
         number: u64,
-        new: &[(PathBuf, SegmentFacts)],
-        stay: impl Iterator<Item = &'a SegmentFacts>,
+        new: &[(PathBuf, SegmentMeta)],
+        stay: impl Iterator<Item = &'a SegmentMeta>,
     ) -> Result<Self> {
         let root = folder.path().join(COMPACTING_DIR);
         let day = date(day);
@@ -67,24 +67,24 @@ impl PreparedDay {
         &self,
         folder: &Folder,
         root: &Path,
-        new: &[(PathBuf, SegmentFacts)],
-        stay: impl Iterator<Item = &'a SegmentFacts>,
+        new: &[(PathBuf, SegmentMeta)],
+        stay: impl Iterator<Item = &'a SegmentMeta>,
     ) -> Result<()> {
         let prepared = &self.prepared;
         files::make_private(root).map_err(Error::io("create", root))?;
         files::make_private(prepared).map_err(Error::io("create", prepared))?;
         files::sync_parent(root)?;
-        let place = |facts: &SegmentFacts| {
-            let file = Path::new(&facts.path).file_name().unwrap_or_default();
+        let place = |meta: &SegmentMeta| {
+            let file = Path::new(&meta.path).file_name().unwrap_or_default();
             prepared.join(file)
         };
-        for facts in stay {
-            let path = folder.path().join(&facts.path);
+        for meta in stay {
+            let path = folder.path().join(&meta.path);
             files::may_fail("link", &path).map_err(Error::io("link", &path))?;
-            std::fs::hard_link(&path, place(facts)).map_err(Error::io("link", &path))?;
+            std::fs::hard_link(&path, place(meta)).map_err(Error::io("link", &path))?;
         }
-        for (temp, facts) in new {
-            files::publish(temp, &place(facts))?;
+        for (temp, meta) in new {
+            files::publish(temp, &place(meta))?;
         }
         files::sync_parent(&prepared.join(LAKE_DIR))?;
         files::sync_parent(prepared)
@@ -151,7 +151,7 @@ impl PreparedDay {
 ///
 /// # Errors
 /// If the folders cannot be read or changed.
-pub fn finish(folder: &Folder, live: &BTreeMap<Day, Vec<&SegmentFacts>>) -> Result<()> {
+pub fn finish(folder: &Folder, live: &BTreeMap<Day, Vec<&SegmentMeta>>) -> Result<()> {
     for path in files::list(&folder.path().join(COMPACTING_DIR))? {
         let Some(day) = segment::prepared_day(&path) else {
             continue;
@@ -163,7 +163,7 @@ pub fn finish(folder: &Folder, live: &BTreeMap<Day, Vec<&SegmentFacts>>) -> Resu
         let found = file_names(&prepared.prepared)?;
         let wanted = live.get(&day.to_epoch_days()).into_iter().flatten();
         let wanted: BTreeSet<OsString> = wanted
-            .filter_map(|facts| Path::new(&facts.path).file_name().map(Into::into))
+            .filter_map(|meta| Path::new(&meta.path).file_name().map(Into::into))
             .collect();
         let missing_in = |lake: BTreeSet<OsString>| wanted.difference(&lake).cloned().collect();
         let mut missing: Vec<OsString> = missing_in(file_names(&prepared.live)?);
@@ -192,11 +192,11 @@ pub fn finish(folder: &Folder, live: &BTreeMap<Day, Vec<&SegmentFacts>>) -> Resu
 pub fn is_clean<'a>(
     folder: &Folder,
     day: Day,
-    segments: impl Iterator<Item = &'a SegmentFacts>,
+    segments: impl Iterator<Item = &'a SegmentMeta>,
 ) -> Result<bool> {
     let found = file_names(&live_folder(folder, &date(day).to_string()))?;
     let live: BTreeSet<OsString> = segments
-        .filter_map(|facts| Path::new(&facts.path).file_name().map(Into::into))
+        .filter_map(|meta| Path::new(&meta.path).file_name().map(Into::into))
         .collect();
     Ok(found == live)
 }

@@ -13,9 +13,9 @@ use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
+use crate::dictionary::Dictionary;
 use crate::error::{Error, Result};
 use crate::event::{lines, text};
-use crate::names::Numbering;
 use crate::store::files;
 
 /// The file's name in the data folder until users are removed.
@@ -28,7 +28,7 @@ const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// Metadata of the dictionary in the manifest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DictionaryFacts {
+pub struct DictionaryMeta {
     /// Users with a code.
     pub users: u32,
     /// Bytes of their lines.
@@ -40,7 +40,7 @@ pub struct DictionaryFacts {
     pub generation: u32,
 }
 
-impl DictionaryFacts {
+impl DictionaryMeta {
     fn file_name(&self) -> String {
         match self.generation {
             0 => FILE_NAME.into(),
@@ -53,20 +53,20 @@ impl DictionaryFacts {
 ///
 /// # Errors
 /// [`Error::Damaged`] if it is not what was written.
-pub fn load(root: &Path, facts: DictionaryFacts, users: &Numbering) -> Result<()> {
-    let path = root.join(facts.file_name());
+pub fn load(root: &Path, meta: DictionaryMeta, users: &Dictionary) -> Result<()> {
+    let path = root.join(meta.file_name());
     let damaged = |message: String| Error::Damaged {
         file: path.clone(),
         message,
     };
-    if facts.users == 0 {
+    if meta.users == 0 {
         return Ok(());
     }
     let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
-    let length = usize::try_from(facts.bytes).unwrap_or(usize::MAX);
+    let length = usize::try_from(meta.bytes).unwrap_or(usize::MAX);
     let bytes = bytes
         .get(..length)
-        .filter(|bytes| crc32c::crc32c(bytes) == facts.crc32c)
+        .filter(|bytes| crc32c::crc32c(bytes) == meta.crc32c)
         .ok_or_else(|| damaged("its checksum does not match; restore it".into()))?;
     let mut expected = 0;
     for line in lines(bytes) {
@@ -84,10 +84,10 @@ pub fn load(root: &Path, facts: DictionaryFacts, users: &Numbering) -> Result<()
         }
         expected += 1;
     }
-    if expected != facts.users {
+    if expected != meta.users {
         return Err(damaged(format!(
             "it has {expected} lines of {}",
-            facts.users
+            meta.users
         )));
     }
     Ok(())
@@ -100,16 +100,16 @@ pub fn load(root: &Path, facts: DictionaryFacts, users: &Numbering) -> Result<()
 /// If they cannot be written; then the file is valid as before.
 pub fn extend(
     folder: &Folder,
-    facts: DictionaryFacts,
-    users: &Numbering,
+    meta: DictionaryMeta,
+    users: &Dictionary,
     erased: &RoaringBitmap,
     until: u32,
-) -> Result<DictionaryFacts> {
-    if until <= facts.users {
-        return Ok(facts);
+) -> Result<DictionaryMeta> {
+    if until <= meta.users {
+        return Ok(meta);
     }
     let mut added = Vec::new();
-    for code in facts.users..until {
+    for code in meta.users..until {
         if erased.contains(code) {
             added.extend_from_slice(FORGOTTEN);
             continue;
@@ -117,21 +117,21 @@ pub fn extend(
         text::encode(id_of(users, code)?, &mut added);
         added.push(b'\n');
     }
-    let path = folder.path().join(facts.file_name());
+    let path = folder.path().join(meta.file_name());
     let is_new = !path.exists();
     let file = files::open_in_place(&path)?;
-    file.write_all_at(&added, facts.bytes)
-        .and_then(|()| file.set_len(facts.bytes + added.len() as u64))
+    file.write_all_at(&added, meta.bytes)
+        .and_then(|()| file.set_len(meta.bytes + added.len() as u64))
         .and_then(|()| file.sync_all())
         .map_err(Error::io("write", &path))?;
     if is_new {
         files::sync_parent(&path)?;
     }
-    Ok(DictionaryFacts {
+    Ok(DictionaryMeta {
         users: until,
-        bytes: facts.bytes + added.len() as u64,
-        crc32c: crc32c::crc32c_append(facts.crc32c, &added),
-        ..facts
+        bytes: meta.bytes + added.len() as u64,
+        crc32c: crc32c::crc32c_append(meta.crc32c, &added),
+        ..meta
     })
 }
 
@@ -142,15 +142,15 @@ pub fn extend(
 /// If the file cannot be read or written.
 pub fn forget(
     folder: &Folder,
-    facts: DictionaryFacts,
+    meta: DictionaryMeta,
     codes: &RoaringBitmap,
-) -> Result<(DictionaryFacts, usize)> {
-    let path = folder.path().join(facts.file_name());
-    if facts.users == 0 {
-        return Ok((facts, 0));
+) -> Result<(DictionaryMeta, usize)> {
+    let path = folder.path().join(meta.file_name());
+    if meta.users == 0 {
+        return Ok((meta, 0));
     }
     let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
-    let valid = bytes.get(..facts.bytes as usize).unwrap_or_default();
+    let valid = bytes.get(..meta.bytes as usize).unwrap_or_default();
     let mut kept = Vec::with_capacity(valid.len());
     let mut forgotten = 0;
     for (code, line) in (0..).zip(lines(valid)) {
@@ -161,11 +161,11 @@ pub fn forget(
             kept.extend_from_slice(line);
         }
     }
-    let next = DictionaryFacts {
-        users: facts.users,
+    let next = DictionaryMeta {
+        users: meta.users,
         bytes: kept.len() as u64,
         crc32c: crc32c::crc32c(&kept),
-        generation: facts.generation + 1,
+        generation: meta.generation + 1,
     };
     if forgotten > 0 {
         folder.replace(&next.file_name(), &kept)?;
@@ -180,13 +180,13 @@ pub fn forget(
 /// If the file cannot be read or written.
 pub fn restore(
     folder: &Folder,
-    facts: DictionaryFacts,
-    users: &Numbering,
+    meta: DictionaryMeta,
+    users: &Dictionary,
     codes: &RoaringBitmap,
-) -> Result<DictionaryFacts> {
-    let path = folder.path().join(facts.file_name());
+) -> Result<DictionaryMeta> {
+    let path = folder.path().join(meta.file_name());
     let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
-    let valid = bytes.get(..facts.bytes as usize).unwrap_or_default();
+    let valid = bytes.get(..meta.bytes as usize).unwrap_or_default();
     let mut restored = Vec::with_capacity(valid.len());
     for (code, line) in (0..).zip(lines(valid)) {
         if codes.contains(code) && line == FORGOTTEN {
@@ -196,11 +196,11 @@ pub fn restore(
             restored.extend_from_slice(line);
         }
     }
-    let next = DictionaryFacts {
-        users: facts.users,
+    let next = DictionaryMeta {
+        users: meta.users,
         bytes: restored.len() as u64,
         crc32c: crc32c::crc32c(&restored),
-        generation: facts.generation + 1,
+        generation: meta.generation + 1,
     };
     folder.replace(&next.file_name(), &restored)?;
     Ok(next)
@@ -210,7 +210,7 @@ pub fn restore(
 ///
 /// # Errors
 /// If the folder cannot be listed or changed.
-pub fn remove_others(folder: &Folder, facts: DictionaryFacts) -> Result<()> {
+pub fn remove_others(folder: &Folder, meta: DictionaryMeta) -> Result<()> {
     for path in files::list(folder.path())? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let generation = name
@@ -218,7 +218,7 @@ pub fn remove_others(folder: &Folder, facts: DictionaryFacts) -> Result<()> {
             .and_then(|rest| rest.strip_suffix(".ndjson"));
         let is_ours =
             name == FILE_NAME || generation.is_some_and(|number| number.parse::<u32>().is_ok());
-        if is_ours && facts.users > 0 && name != facts.file_name() {
+        if is_ours && meta.users > 0 && name != meta.file_name() {
             files::remove(&path)?;
         }
     }
@@ -230,7 +230,7 @@ pub fn remove_others(folder: &Folder, facts: DictionaryFacts) -> Result<()> {
 ///
 /// # Errors
 /// If there is still no string after [`MAX_WAIT`].
-fn id_of(users: &Numbering, code: u32) -> Result<&str> {
+fn id_of(users: &Dictionary, code: u32) -> Result<&str> {
     let started = Instant::now();
     loop {
         if let Some(id) = users.text(code) {
@@ -247,16 +247,16 @@ fn id_of(users: &Numbering, code: u32) -> Result<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::Names;
+    use crate::dictionary::Dictionaries;
 
     const IDS: [&str; 4] = ["a", "b \"quoted\"", "ü", "d"];
 
-    fn users() -> Result<Numbering> {
-        Ok(Names::new()?.users)
+    fn users() -> Result<Dictionary> {
+        Ok(Dictionaries::new()?.users)
     }
 
     /// A data folder whose dictionary has [`IDS`], its metadata, and the users.
-    fn written() -> Result<(tempfile::TempDir, Folder, DictionaryFacts, Numbering)> {
+    fn written() -> Result<(tempfile::TempDir, Folder, DictionaryMeta, Dictionary)> {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let folder = Folder::take(dir.path(), "a test")?;
         let users = users()?;
@@ -265,16 +265,16 @@ mod tests {
         }
         let none = RoaringBitmap::new();
         // In two steps, as two seals do.
-        let facts = extend(&folder, DictionaryFacts::default(), &users, &none, 2)?;
-        let facts = extend(&folder, facts, &users, &none, 4)?;
-        assert_eq!(extend(&folder, facts, &users, &none, 3)?, facts);
-        Ok((dir, folder, facts, users))
+        let meta = extend(&folder, DictionaryMeta::default(), &users, &none, 2)?;
+        let meta = extend(&folder, meta, &users, &none, 4)?;
+        assert_eq!(extend(&folder, meta, &users, &none, 3)?, meta);
+        Ok((dir, folder, meta, users))
     }
 
     /// The ids that are read back, by their codes; the placeholder of a removed one is `-`.
-    fn read_back(folder: &Folder, facts: DictionaryFacts) -> Result<Vec<String>> {
+    fn read_back(folder: &Folder, meta: DictionaryMeta) -> Result<Vec<String>> {
         let users = users()?;
-        load(folder.path(), facts, &users)?;
+        load(folder.path(), meta, &users)?;
         let ids = (0..users.len()).filter_map(|code| users.text(code as u32));
         let ids = ids.map(|id| if id.starts_with('\0') { "-" } else { id });
         Ok(ids.map(str::to_owned).collect())
@@ -282,8 +282,8 @@ mod tests {
 
     #[test]
     fn users_have_the_same_codes_after_a_restart() -> Result<()> {
-        let (_dir, folder, facts, _) = written()?;
-        assert_eq!(read_back(&folder, facts)?, IDS);
+        let (_dir, folder, meta, _) = written()?;
+        assert_eq!(read_back(&folder, meta)?, IDS);
         let bytes = std::fs::read(folder.path().join(FILE_NAME)).expect("it is there");
         assert_eq!(
             bytes,
@@ -295,22 +295,18 @@ mod tests {
             [&bytes[..], b"\"torn"].concat(),
         )
         .expect("written");
-        assert_eq!(read_back(&folder, facts)?, IDS);
+        assert_eq!(read_back(&folder, meta)?, IDS);
         Ok(())
     }
 
     #[test]
     fn removed_ids_keep_their_codes_free_and_can_be_restored() -> Result<()> {
-        let (_dir, folder, facts, users) = written()?;
+        let (_dir, folder, meta, users) = written()?;
         let codes = [1, 3].into_iter().collect();
-        let (without, removed) = forget(&folder, facts, &codes)?;
+        let (without, removed) = forget(&folder, meta, &codes)?;
         assert_eq!((removed, without.generation, without.users), (2, 1, 4));
         assert_eq!(read_back(&folder, without)?, ["a", "-", "ü", "-"]);
-        assert_eq!(
-            read_back(&folder, facts)?,
-            IDS,
-            "until the manifest changes"
-        );
+        assert_eq!(read_back(&folder, meta)?, IDS, "until the manifest changes");
         let again = forget(&folder, without, &codes)?;
         assert_eq!(again.1, 0);
         let three = [3].into_iter().collect();
@@ -326,12 +322,12 @@ mod tests {
 
     #[test]
     fn an_erased_user_is_never_written() -> Result<()> {
-        let (_dir, folder, facts, users) = written()?;
+        let (_dir, folder, meta, users) = written()?;
         users.number("erased")?;
         let erased = [4].into_iter().collect();
-        let facts = extend(&folder, facts, &users, &erased, 5)?;
+        let meta = extend(&folder, meta, &users, &erased, 5)?;
         assert_eq!(
-            read_back(&folder, facts)?.last().map(String::as_str),
+            read_back(&folder, meta)?.last().map(String::as_str),
             Some("-")
         );
         Ok(())
@@ -339,28 +335,28 @@ mod tests {
 
     #[test]
     fn a_damaged_dictionary_is_an_error() -> Result<()> {
-        let (_dir, folder, facts, _) = written()?;
-        let damaged = |facts, content: &str| -> Result<bool> {
+        let (_dir, folder, meta, _) = written()?;
+        let damaged = |meta, content: &str| -> Result<bool> {
             let path = folder.path().join(FILE_NAME);
             std::fs::write(&path, content).map_err(Error::io("write", &path))?;
-            let read = load(folder.path(), facts, &users()?);
+            let read = load(folder.path(), meta, &users()?);
             Ok(matches!(read, Err(Error::Damaged { .. })))
         };
-        assert!(damaged(facts, "\"a\"\n")?, "too short");
+        assert!(damaged(meta, "\"a\"\n")?, "too short");
         for (users, content) in [
             (2, "\"a\"\n\"a\"\n"),
             (2, "\"a\"\nb\n"),
             (2, "\"a\"\n"),
             (1, "\"a\"\n\"b\"\n"),
         ] {
-            let facts = DictionaryFacts {
+            let meta = DictionaryMeta {
                 users,
                 bytes: content.len() as u64,
                 crc32c: crc32c::crc32c(content.as_bytes()),
                 generation: 0,
             };
-            assert!(damaged(facts, content)?, "{content}");
-            assert!(damaged(DictionaryFacts { crc32c: 1, ..facts }, content)?);
+            assert!(damaged(meta, content)?, "{content}");
+            assert!(damaged(DictionaryMeta { crc32c: 1, ..meta }, content)?);
         }
         Ok(())
     }

@@ -258,7 +258,7 @@ impl Folder {
     }
 
     /// True if a small file fits on the disk now; it writes one to find out.
-    pub fn has_room(&self) -> bool {
+    pub fn has_space(&self) -> bool {
         const PROBE_BYTES: usize = 64 << 10;
         let Ok(probe) = self.temp("probe") else {
             return false;
@@ -271,7 +271,7 @@ impl Folder {
     }
 
     /// True if more than so many bytes are free, so that optional files may be written.
-    pub fn has_room_beside(&self, bytes: u64) -> bool {
+    pub fn has_free_bytes(&self, bytes: u64) -> bool {
         self.free_bytes().is_some_and(|free| free > bytes)
     }
 

@@ -26,11 +26,11 @@ use polars::prelude::*;
 use tracing::warn;
 
 use super::folder::{self, Access, Folder};
-use super::segment::{self, Segment, SegmentFacts};
+use super::segment::{self, Segment, SegmentMeta};
 use super::shape;
+use crate::dictionary::Dictionaries;
 use crate::error::Result;
 use crate::leb128::{CUT, Reader, put, put_text};
-use crate::names::Names;
 use crate::schema;
 use crate::store::files;
 use crate::window::DAY_US;
@@ -47,9 +47,9 @@ const TIME_BYTES: usize = 5;
 const MAX_FEATURES: usize = 1 << 16;
 const EXTENSION: &str = "postings";
 
-/// Uses of features by known users.
+/// Occurrences of features by known users.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Uses {
+pub struct Occurrences {
     /// Each feature with the number of its uses.
     features: Vec<(String, usize)>,
     /// Codes of the users.
@@ -69,10 +69,10 @@ struct Block<'a> {
 
 /// Path of the postings of a segment.
 pub fn path_of(segment: &Segment) -> PathBuf {
-    segment.root().join(DIR).join(file_name(&segment.facts))
+    segment.root().join(DIR).join(file_name(&segment.meta))
 }
 
-fn file_name(segment: &SegmentFacts) -> String {
+fn file_name(segment: &SegmentMeta) -> String {
     format!("{}.{EXTENSION}", segment.file_name())
 }
 
@@ -80,8 +80,8 @@ fn file_name(segment: &SegmentFacts) -> String {
 ///
 /// # Errors
 /// [`crate::error::Error::Damaged`] if the segment is, and if the file cannot be written.
-pub fn write(folder: &Folder, segment: &Arc<Segment>, names: &Names) -> Result<PathBuf> {
-    let temp = folder.temp(&file_name(&segment.facts))?;
+pub fn write(folder: &Folder, segment: &Arc<Segment>, names: &Dictionaries) -> Result<PathBuf> {
+    let temp = folder.temp(&file_name(&segment.meta))?;
     files::write_synced(&temp, &encode(segment, names)?)?;
     Ok(temp)
 }
@@ -97,7 +97,7 @@ pub fn publish(folder: &Folder, temp: &Path, segment: &Segment) -> Result<()> {
     files::publish(temp, &path)
 }
 
-fn encode(segment: &Arc<Segment>, names: &Names) -> Result<Vec<u8>> {
+fn encode(segment: &Arc<Segment>, names: &Dictionaries) -> Result<Vec<u8>> {
     // The checksum is verified again: Polars does not notice damage, and it would pass into the
     // postings.
     segment.verify_again()?;
@@ -146,7 +146,7 @@ fn encode(segment: &Arc<Segment>, names: &Names) -> Result<Vec<u8>> {
     }
     let mut bytes = MAGIC.to_vec();
     for number in [
-        segment.facts.crc32c,
+        segment.meta.crc32c,
         list.len() as u32,
         crc32c::crc32c(&list),
     ] {
@@ -159,7 +159,7 @@ fn encode(segment: &Arc<Segment>, names: &Names) -> Result<Vec<u8>> {
 
 /// Adds the uses of some features in a segment to `uses`. False if the segment has no usable
 /// postings and must be read itself.
-pub fn read(segment: &Segment, features: &[String], uses: &mut Uses) -> bool {
+pub fn read(segment: &Segment, features: &[String], uses: &mut Occurrences) -> bool {
     let path = path_of(segment);
     let Ok(file) = File::open(&path) else {
         return false;
@@ -201,7 +201,7 @@ pub fn bytes(folder: &Folder) -> u64 {
 ///
 /// # Errors
 /// If the folder cannot be listed or changed.
-pub fn remove_others(folder: &Folder, live: &[SegmentFacts]) -> Result<()> {
+pub fn remove_others(folder: &Folder, live: &[SegmentMeta]) -> Result<()> {
     let live: HashSet<OsString> = live
         .iter()
         .map(|segment| file_name(segment).into())
@@ -228,7 +228,7 @@ fn list(file: &File, segment: &Segment) -> Result<(Vec<u8>, u64), String> {
         Ok::<u32, String>(u32::from_le_bytes(*number))
     };
     let (of_segment, length, crc32c) = (next()?, next()?, next()?);
-    if of_segment != segment.facts.crc32c {
+    if of_segment != segment.meta.crc32c {
         return Err("they are of another segment".into());
     }
     let offset = HEAD_BYTES as u64;
@@ -291,7 +291,7 @@ fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-impl Uses {
+impl Occurrences {
     /// Adds the uses of some features. False if the list of the file is empty.
     fn read(
         &mut self,
@@ -354,7 +354,7 @@ impl Uses {
         let height = self.users.len();
         let users = UInt32Chunked::from_vec(PlSmallStr::from_static(schema::USER_ID), self.users);
         let columns = vec![
-            schema::instants(schema::TS, self.timestamps),
+            schema::timestamps(schema::TS, self.timestamps),
             users.into_column(),
             features.rechunk().into_owned().into_column(),
         ];
@@ -376,7 +376,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let folder = Folder::take(dir.path(), "a test")?;
         let mut events = LakeRows::for_lines(0);
-        let names = Names::new()?;
+        let names = Dictionaries::new()?;
         for &(user, feature, time_us) in rows {
             if let Some(user) = user {
                 names.users.number(user)?;
@@ -392,8 +392,8 @@ mod tests {
                 received_at_us: DAY_US,
             });
         }
-        let facts = write_days(&folder, "00000001-0000", &Sorted::new(events.finish()?)?)?;
-        let segment = Arc::new(Segment::new(folder.path(), facts[0].clone()));
+        let meta = write_days(&folder, "00000001-0000", &Sorted::new(events.finish()?)?)?;
+        let segment = Arc::new(Segment::new(folder.path(), meta[0].clone()));
         let temp = write(&folder, &segment, &names)?;
         publish(&folder, &temp, &segment)?;
         Ok((dir, folder, segment))
@@ -412,9 +412,9 @@ mod tests {
     fn uses_are_read_by_feature_ordered_by_user_and_time() -> Result<()> {
         let (_dir, _folder, segment) = written(&ROWS)?;
         assert_eq!(verify(&segment), Ok(()));
-        let mut uses = Uses::default();
+        let mut uses = Occurrences::default();
         assert!(read(&segment, &["a".into(), "none".into()], &mut uses));
-        let expected = Uses {
+        let expected = Occurrences {
             features: vec![("a".into(), 3)],
             users: vec![0, 0, 1],
             timestamps: [3, 9, DAY_US - 1].map(|time_us| DAY_US + time_us).into(),
@@ -433,16 +433,16 @@ mod tests {
             let mut damaged = valid.clone();
             damaged[at] ^= 1;
             std::fs::write(&path, &damaged).expect("written");
-            let mut uses = Uses::default();
+            let mut uses = Occurrences::default();
             assert!(
                 !read(&segment, &["a".into(), "b".into()], &mut uses),
                 "{at}"
             );
-            assert_eq!(uses, Uses::default(), "{at}");
+            assert_eq!(uses, Occurrences::default(), "{at}");
             assert!(!path.exists(), "{at}");
         }
         std::fs::write(&path, &valid).expect("written");
-        remove_others(&folder, std::slice::from_ref(&segment.facts))?;
+        remove_others(&folder, std::slice::from_ref(&segment.meta))?;
         assert!(path.exists());
         remove_others(&folder, &[])?;
         assert!(!path.exists());

@@ -96,7 +96,8 @@ pub(in crate::store) fn logs_to_read(folder: &Folder, sealed_through: u64) -> Re
 }
 
 /// Reads a log and repairs the file, unless the folder is read-only. `add` puts an event into a
-/// batch, on all cores; `sink` gets the batches in order, each with the range of bytes of its lines.
+/// batch, on all cores; `sink` gets the batches in order, each with the range of bytes of its
+/// lines.
 ///
 /// # Errors
 /// [`Error::Damaged`] if it is not a log of ours, or if more of it is damaged than one write group;

@@ -66,14 +66,14 @@ impl LakeRows {
         Ok(DataFrame::new(
             height,
             vec![
-                schema::instants(schema::TS, self.ts_us),
+                schema::timestamps(schema::TS, self.ts_us),
                 self.event_type.finish().into_column(),
                 self.user_id.finish().into_column(),
                 self.feature.finish().into_column(),
                 self.metadata.finish().into_column(),
                 self.url.finish().into_column(),
                 self.event_id.finish().into_column(),
-                schema::instants(schema::RECEIVED_AT, self.received_at_us),
+                schema::timestamps(schema::RECEIVED_AT, self.received_at_us),
             ],
         )?)
     }

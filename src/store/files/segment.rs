@@ -47,7 +47,7 @@ pub const FORMAT: u32 = 1;
 
 /// Metadata of a segment in the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SegmentFacts {
+pub struct SegmentMeta {
     /// Path relative to the data folder.
     pub path: String,
     /// Events in it.
@@ -69,7 +69,7 @@ pub struct SegmentFacts {
     pub format: u32,
 }
 
-impl SegmentFacts {
+impl SegmentMeta {
     /// The day of its events.
     fn day(&self) -> Day {
         day_of(self.first_ts_us)
@@ -90,7 +90,7 @@ impl SegmentFacts {
 #[derive(Debug)]
 pub struct Segment {
     /// Its metadata in the manifest.
-    pub facts: SegmentFacts,
+    pub meta: SegmentMeta,
     root: PathBuf,
     /// The file that was verified last.
     verified: Mutex<Option<FileId>>,
@@ -123,10 +123,10 @@ impl FileId {
 
 impl Segment {
     /// The segment with this metadata in the data folder `root`. The file is not opened yet.
-    pub fn new(root: &Path, facts: SegmentFacts) -> Self {
+    pub fn new(root: &Path, meta: SegmentMeta) -> Self {
         Self {
             root: root.to_owned(),
-            facts,
+            meta,
             verified: Mutex::new(None),
             kept: OnceLock::new(),
             damage: OnceLock::new(),
@@ -140,17 +140,17 @@ impl Segment {
 
     /// Path of the file.
     pub fn path(&self) -> PathBuf {
-        self.root.join(&self.facts.path)
+        self.root.join(&self.meta.path)
     }
 
     /// True if it may have events of `range_us`.
     pub fn overlaps(&self, range_us: &Range<i64>) -> bool {
-        self.facts.first_ts_us < range_us.end && self.facts.last_ts_us >= range_us.start
+        self.meta.first_ts_us < range_us.end && self.meta.last_ts_us >= range_us.start
     }
 
     /// The day of its events.
     pub fn day(&self) -> Day {
-        self.facts.day()
+        self.meta.day()
     }
 
     /// Verifies the checksum of the file, because Polars does not notice most damage of a Parquet
@@ -177,10 +177,10 @@ impl Segment {
 
     fn check(&self, file: &File) -> Result<()> {
         match checksum::of_file(file, &self.path())? {
-            found if found == self.facts.crc32c => Ok(()),
+            found if found == self.meta.crc32c => Ok(()),
             found => Err(self.damaged(&format!(
                 "its checksum is {found:08x}, but it was written with {:08x}",
-                self.facts.crc32c
+                self.meta.crc32c
             ))),
         }
     }
@@ -316,7 +316,7 @@ impl Segment {
         }
         let dir = self.root.join(DAMAGED_DIR);
         files::make(&dir)?;
-        files::publish(&path, &dir.join(self.facts.file_name()))?;
+        files::publish(&path, &dir.join(self.meta.file_name()))?;
         files::sync_parent(&path)
     }
 
@@ -372,10 +372,10 @@ pub fn remove_empty_days(root: &Path, live: &HashSet<PathBuf>) -> Result<()> {
 ///
 /// # Errors
 /// If the lake cannot be listed or changed; the next start removes them then.
-pub fn remove_uncommitted(folder: &Folder, number: u64, live: &[SegmentFacts]) -> Result<()> {
+pub fn remove_uncommitted(folder: &Folder, number: u64, live: &[SegmentMeta]) -> Result<()> {
     let live: HashSet<PathBuf> = live
         .iter()
-        .map(|facts| folder.path().join(&facts.path))
+        .map(|meta| folder.path().join(&meta.path))
         .collect();
     for path in files(folder.path())? {
         if number_of(&path) == Some(number) && !live.contains(&path) {
@@ -395,7 +395,7 @@ pub fn number_of(path: &Path) -> Option<u64> {
 /// The name of a segment that is written under `number` and replaces others, of which `first` is
 /// the first. The names of the segments of a day sort in the order of the log, by which other
 /// programs order events of the same time; so the new name begins like that of `first`.
-pub fn name_in_place_of(first: &SegmentFacts, number: u64) -> String {
+pub fn name_in_place_of(first: &SegmentMeta, number: u64) -> String {
     let file = Path::new(&first.path).file_name().unwrap_or_default();
     match file.to_str().and_then(shape::segment_parts) {
         Some((first, part, _)) => format!("{first}-{part}-{number:08}"),
@@ -491,12 +491,12 @@ pub fn scan(segments: &[Arc<Segment>]) -> Result<LazyFrame> {
 ///
 /// # Errors
 /// If a file cannot be written.
-pub fn write_days(folder: &Folder, name: &str, events: &Sorted) -> Result<Vec<SegmentFacts>> {
-    let mut files: Vec<(PathBuf, SegmentFacts)> = Vec::new();
+pub fn write_days(folder: &Folder, name: &str, events: &Sorted) -> Result<Vec<SegmentMeta>> {
+    let mut files: Vec<(PathBuf, SegmentMeta)> = Vec::new();
     let written = events.days().try_for_each(|(day, events)| {
         let temp = folder.temp(&format!("{}-{name}.parquet", date(day)))?;
-        let facts = files::or_remove(&temp, || write_sorted(&temp, path_of(day, name), events))?;
-        files.push((temp, facts));
+        let meta = files::or_remove(&temp, || write_sorted(&temp, path_of(day, name), events))?;
+        files.push((temp, meta));
         Ok(())
     });
     if let Err(error) = written.and_then(|()| publish(folder, &files)) {
@@ -506,7 +506,7 @@ pub fn write_days(folder: &Folder, name: &str, events: &Sorted) -> Result<Vec<Se
         }
         return Err(error);
     }
-    Ok(files.into_iter().map(|(_, facts)| facts).collect())
+    Ok(files.into_iter().map(|(_, meta)| meta).collect())
 }
 
 /// Events sorted as in segments: by day, user and time.
@@ -603,12 +603,12 @@ pub fn path_of(day: Day, name: &str) -> String {
 }
 
 /// Moves finished files, one of each day, into the lake, durably.
-fn publish(folder: &Folder, files: &[(PathBuf, SegmentFacts)]) -> Result<()> {
+fn publish(folder: &Folder, files: &[(PathBuf, SegmentMeta)]) -> Result<()> {
     let lake = folder.path().join(LAKE_DIR);
     files::make(&lake)?;
     let mut has_new_day = false;
-    for (temp, facts) in files {
-        let path = folder.path().join(&facts.path);
+    for (temp, meta) in files {
+        let path = folder.path().join(&meta.path);
         let day = path.parent().unwrap_or(&lake);
         if !day.exists() {
             files::make_private(day).map_err(Error::io("create", day))?;
@@ -617,8 +617,8 @@ fn publish(folder: &Folder, files: &[(PathBuf, SegmentFacts)]) -> Result<()> {
         files::may_fail("rename", &path).map_err(Error::io("rename to", &path))?;
         std::fs::rename(temp, &path).map_err(Error::io("rename to", &path))?;
     }
-    for (_, facts) in files {
-        files::sync_parent(&folder.path().join(&facts.path))?;
+    for (_, meta) in files {
+        files::sync_parent(&folder.path().join(&meta.path))?;
     }
     if has_new_day {
         files::sync(&lake)?;
@@ -631,7 +631,7 @@ fn publish(folder: &Folder, files: &[(PathBuf, SegmentFacts)]) -> Result<()> {
 ///
 /// # Errors
 /// If the file cannot be written, or the events are not of one day.
-pub fn write_day(temp: &Path, path: String, events: DataFrame) -> Result<SegmentFacts> {
+pub fn write_day(temp: &Path, path: String, events: DataFrame) -> Result<SegmentMeta> {
     let sorted = Sorted::new(events)?;
     match sorted.lengths.len() {
         1 => files::or_remove(temp, || write_sorted(temp, path, sorted.events)),
@@ -651,7 +651,7 @@ fn row_group_rows(events: &DataFrame) -> Result<usize> {
 
 /// Writes sorted events. The rows of a user are neighbours because nearly every query that reads
 /// events groups by user, and because the events of one user are then in one row group.
-fn write_sorted(temp: &Path, path: String, mut events: DataFrame) -> Result<SegmentFacts> {
+fn write_sorted(temp: &Path, path: String, mut events: DataFrame) -> Result<SegmentMeta> {
     let rows = row_group_rows(&events)?;
     let output = Output::new(files::create(temp)?, temp);
     let Written { bytes, crc32c } = output.write(|out| {
@@ -663,7 +663,7 @@ fn write_sorted(temp: &Path, path: String, mut events: DataFrame) -> Result<Segm
     })?;
     let (first_ts_us, last_ts_us) = span_us(&events, schema::TS)?;
     let (_, last_received_at_us) = span_us(&events, schema::RECEIVED_AT)?;
-    Ok(SegmentFacts {
+    Ok(SegmentMeta {
         path,
         rows: events.height() as u64,
         bytes,
@@ -794,15 +794,15 @@ mod tests {
             (Some("a"), 2 * DAY_US),
         ];
         let sorted = Sorted::new(events(&rows, 2)?)?;
-        let facts = write_days(&folder, "00000001-0000", &sorted)?;
-        let extents = facts
+        let meta = write_days(&folder, "00000001-0000", &sorted)?;
+        let extents = meta
             .iter()
-            .map(|facts| (facts.rows, facts.first_ts_us, facts.last_ts_us));
+            .map(|meta| (meta.rows, meta.first_ts_us, meta.last_ts_us));
         assert_eq!(
             extents.collect::<Vec<_>>(),
             [(2, DAY_US + 2, DAY_US + 8), (1, 2 * DAY_US, 2 * DAY_US)]
         );
-        let segment = Segment::new(folder.path(), facts[0].clone());
+        let segment = Segment::new(folder.path(), meta[0].clone());
         assert!(segment.overlaps(&(DAY_US + 8..DAY_US + 9)));
         assert!(!segment.overlaps(&(DAY_US..DAY_US + 2)));
         assert!(!segment.overlaps(&(DAY_US + 9..i64::MAX)));
@@ -818,7 +818,7 @@ mod tests {
         segment.keep()?;
         std::fs::remove_file(segment.path()).expect("removed");
         assert_eq!(scan(std::slice::from_ref(&segment))?.collect()?.height(), 2);
-        let missing = Segment::new(folder.path(), facts[0].clone());
+        let missing = Segment::new(folder.path(), meta[0].clone());
         assert!(matches!(missing.verified(), Err(Error::Damaged { .. })));
         Ok(())
     }
@@ -828,8 +828,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let folder = Folder::take(dir.path(), "a test")?;
         let sorted = Sorted::new(events(&[(Some("a"), DAY_US)], 2)?)?;
-        let facts = write_days(&folder, "00000001-0000", &sorted)?.remove(0);
-        let segment = Segment::new(folder.path(), facts);
+        let meta = write_days(&folder, "00000001-0000", &sorted)?.remove(0);
+        let segment = Segment::new(folder.path(), meta);
         segment.verified()?;
         let mut bytes = std::fs::read(segment.path()).expect("read");
         bytes[10] ^= 1;
@@ -839,7 +839,7 @@ mod tests {
         let damaged = folder
             .path()
             .join(DAMAGED_DIR)
-            .join(segment.facts.file_name());
+            .join(segment.meta.file_name());
         assert!(damaged.exists());
         assert!(segment.verified().is_err(), "every later use fails");
         Ok(())
@@ -847,7 +847,7 @@ mod tests {
 
     #[test]
     fn a_replacing_segment_keeps_the_position_in_the_order_of_names() {
-        let facts = |name: &str| SegmentFacts {
+        let meta = |name: &str| SegmentMeta {
             path: path_of(1, name),
             rows: 1,
             bytes: 1,
@@ -863,17 +863,17 @@ mod tests {
             ("00000012-m", "00000012-m-00000017"),
             ("other", "00000017-0000"),
         ] {
-            assert_eq!(name_in_place_of(&facts(name), 17), expected);
+            assert_eq!(name_in_place_of(&meta(name), 17), expected);
         }
         for (name, number) in [
             ("00000012-0003", Some(12)),
             ("00000012-0003-00000017", Some(17)),
             ("other", None),
         ] {
-            assert_eq!(number_of(Path::new(&facts(name).path)), number);
+            assert_eq!(number_of(Path::new(&meta(name).path)), number);
         }
         assert_eq!(
-            facts("00000012-0003").file_name(),
+            meta("00000012-0003").file_name(),
             "dt=1970-01-02-00000012-0003.parquet"
         );
     }

@@ -1,5 +1,5 @@
-//! Names of the files and folders of the store. Files with other names belong to other programs and
-//! are never changed or removed.
+//! Names of the files and folders of the store. Files with other names belong to other programs
+//! and are never changed or removed.
 
 use chrono::NaiveDate;
 

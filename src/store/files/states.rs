@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::folder::Folder;
 use super::shape;
 use crate::daily::{self, Activity, DailyState, Day, date};
+use crate::dictionary::{Dictionaries, REST_FEATURE};
 use crate::error::{Error, Result};
-use crate::names::{Names, REST_FEATURE};
 use crate::store::files;
 use crate::store::pipeline;
 
@@ -26,7 +26,7 @@ const MAX_OPEN_FILES: usize = 32;
 
 /// Metadata of a daily state in the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StateFacts {
+pub struct StateMeta {
     /// Its day.
     pub day: NaiveDate,
     /// Path below the data folder.
@@ -43,7 +43,7 @@ pub struct StateFacts {
 #[derive(Debug)]
 pub struct StateFile {
     /// Its entry in the manifest.
-    pub facts: StateFacts,
+    pub meta: StateMeta,
     path: PathBuf,
     activity: OnceLock<Arc<Activity>>,
     /// The file's bytes once it is replaced, for readers that still have this state.
@@ -52,10 +52,10 @@ pub struct StateFile {
 
 impl StateFile {
     /// The state of the data folder `root` with this metadata. The file is not opened yet.
-    pub fn new(root: &Path, facts: StateFacts) -> Self {
+    pub fn new(root: &Path, meta: StateMeta) -> Self {
         Self {
-            path: root.join(&facts.path),
-            facts,
+            path: root.join(&meta.path),
+            meta,
             activity: OnceLock::new(),
             replaced: OnceLock::new(),
         }
@@ -65,7 +65,7 @@ impl StateFile {
     ///
     /// # Errors
     /// [`Error::Damaged`] if the file is not what was written.
-    pub fn activity(&self, names: &Names) -> Result<Arc<Activity>> {
+    pub fn activity(&self, names: &Dictionaries) -> Result<Arc<Activity>> {
         let read = self.activity_once(names)?;
         // Another reader may have been first; both read the same.
         Ok(self.activity.get_or_init(|| read).clone())
@@ -75,7 +75,7 @@ impl StateFile {
     ///
     /// # Errors
     /// [`Error::Damaged`] if the file is not what was written.
-    pub fn activity_once(&self, names: &Names) -> Result<Arc<Activity>> {
+    pub fn activity_once(&self, names: &Dictionaries) -> Result<Arc<Activity>> {
         if let Some(activity) = self.activity.get() {
             return Ok(activity.clone());
         }
@@ -85,7 +85,7 @@ impl StateFile {
     }
 
     /// The features that the day names; none if the file cannot be read.
-    pub fn named_features(&self, names: &Names) -> RoaringBitmap {
+    pub fn named_features(&self, names: &Dictionaries) -> RoaringBitmap {
         let activity = self.activity_once(names);
         let mut named: RoaringBitmap = activity
             .iter()
@@ -99,7 +99,7 @@ impl StateFile {
     ///
     /// # Errors
     /// [`Error::Damaged`] if the file is not what was written.
-    pub fn state(&self, names: &Names) -> Result<DailyState> {
+    pub fn state(&self, names: &Dictionaries) -> Result<DailyState> {
         daily::decode(&self.verified_bytes()?, names).map_err(|message| self.damaged(message))
     }
 
@@ -114,12 +114,12 @@ impl StateFile {
             (read, _) => read.map_err(Error::io("read", &self.path))?,
         };
         let found = crc32c::crc32c(&bytes);
-        if found == self.facts.crc32c {
+        if found == self.meta.crc32c {
             return Ok(bytes);
         }
         Err(self.damaged(format!(
             "its checksum is {found:08x}, written was {:08x}; run `echopilot rebuild`",
-            self.facts.crc32c
+            self.meta.crc32c
         )))
     }
 
@@ -146,9 +146,9 @@ impl StateFile {
 pub fn write(
     folder: &Folder,
     number: u64,
-    names: &Names,
+    names: &Dictionaries,
     next: impl FnMut() -> Result<Option<(Day, DailyState)>> + Send,
-) -> Result<Vec<StateFacts>> {
+) -> Result<Vec<StateMeta>> {
     let dir = folder.path().join(DIR);
     files::make(&dir)?;
     let mut written = Vec::new();
@@ -162,7 +162,7 @@ pub fn write(
                 message,
             })?;
             files::write_synced(&folder.path().join(&path), &bytes)?;
-            Ok(StateFacts {
+            Ok(StateMeta {
                 day: date(day),
                 path,
                 bytes: bytes.len() as u64,
@@ -170,8 +170,8 @@ pub fn write(
                 events: state.activity.events,
             })
         },
-        |facts: Result<StateFacts>| {
-            written.push(facts?);
+        |meta: Result<StateMeta>| {
+            written.push(meta?);
             Ok(())
         },
     );

@@ -26,13 +26,13 @@ use polars::prelude::*;
 use roaring::RoaringBitmap;
 use serde::Serialize;
 
-use super::draft::{Draft, DraftMaker, DraftRow, Name};
+use super::batch::{BatchBuilder, BatchRow, Name, WriteBatch};
 use crate::config::NameLimits;
 use crate::daily::{Day, day_of};
+use crate::dictionary::{Dictionaries, Lookup, REST_FEATURE, REST_USER};
 use crate::digest::{Digest, DigestSet, Digester};
 use crate::error::Result;
 use crate::event::path;
-use crate::names::{Lookup, Names, REST_FEATURE, REST_USER};
 use crate::schema;
 use crate::store::lock::{Guard, Ordered, Rank};
 use crate::store::version::NewUsers;
@@ -83,7 +83,7 @@ pub struct NameUse {
 /// Assigns codes; shared by everything that adds events to a store.
 #[derive(Clone)]
 pub(in crate::store) struct Admission {
-    names: Names,
+    names: Dictionaries,
     keys: Digester,
     limits: NameLimits,
     admitted: Arc<Ordered<Admitted>>,
@@ -142,7 +142,7 @@ impl Admitted {
 pub(in crate::store) type NamedFeatures<'a> = dyn Fn(Day) -> RoaringBitmap + 'a;
 
 impl Admission {
-    pub fn new(maker: &DraftMaker, limits: NameLimits, new_users: NewUsers) -> Self {
+    pub fn new(maker: &BatchBuilder, limits: NameLimits, new_users: NewUsers) -> Self {
         let admitted = Admitted {
             new_users,
             ..Admitted::default()
@@ -158,7 +158,7 @@ impl Admission {
     }
 
     /// The dictionaries.
-    pub fn names(&self) -> &Names {
+    pub fn names(&self) -> &Dictionaries {
         &self.names
     }
 
@@ -210,7 +210,7 @@ impl Admission {
     }
 
     /// The code of the user of an event that is not admitted yet; none if the user has no code.
-    pub fn find_user(&self, row: &DraftRow, unnamed: &str) -> Option<u32> {
+    pub fn find_user(&self, row: &BatchRow, unnamed: &str) -> Option<u32> {
         match row.user? {
             Name::Known(code) => Some(code),
             name => self.names.users.find(name.string(unnamed)),
@@ -221,14 +221,14 @@ impl Admission {
     pub fn admit(
         &self,
         admitted: &mut Admitted,
-        row: &DraftRow,
-        draft: &Draft,
+        row: &BatchRow,
+        batch: &WriteBatch,
         named: &NamedFeatures<'_>,
         rest: &mut RestCounts,
     ) -> Row {
-        let unnamed = &draft.unnamed;
+        let unnamed = &batch.unnamed;
         let mut has_keys_beyond = false;
-        for &key in draft.metadata_keys_of(row) {
+        for &key in batch.metadata_keys_of(row) {
             has_keys_beyond |= !self.metadata_key(admitted, key, row.received_at_us);
         }
         let user = row.user.map(|user| match user {
@@ -456,9 +456,9 @@ mod tests {
         metadata_keys: 1,
     };
 
-    fn maker() -> Result<DraftMaker> {
-        Ok(DraftMaker {
-            names: Names::new()?,
+    fn maker() -> Result<BatchBuilder> {
+        Ok(BatchBuilder {
+            names: Dictionaries::new()?,
             keys: Digester::new(),
             gate: ErasedUsers::default(),
             pseudonyms: None,
@@ -522,7 +522,7 @@ mod tests {
     };
 
     fn strings(
-        names: &Names,
+        names: &Dictionaries,
         user: Option<u32>,
         feature: Option<u32>,
     ) -> (Option<&str>, Option<&str>) {
@@ -541,7 +541,7 @@ mod tests {
     fn each_limit_holds_for_its_day() -> Result<()> {
         let maker = maker()?;
         let admission = Admission::new(&maker, LIMITS, NewUsers::default());
-        let mut batch = Draft::default();
+        let mut batch = WriteBatch::default();
         for event in events() {
             maker.push(&mut batch, &event);
         }

@@ -43,7 +43,7 @@ pub(in crate::store) struct Live {
 }
 
 /// A subscription, which ends when it is dropped.
-pub struct Watch {
+pub struct Subscription {
     live: Arc<Live>,
     commits: Receiver<Commit>,
 }
@@ -74,7 +74,7 @@ impl Live {
     ///
     /// # Errors
     /// [`Error::Busy`] if there are too many, [`Error::Cancelled`] if the server is stopping.
-    pub fn watch(self: &Arc<Self>) -> Result<Watch> {
+    pub fn subscribe(self: &Arc<Self>) -> Result<Subscription> {
         let commits = self.commits.lock();
         let stopping = Error::Cancelled("the server is stopping");
         let commits = commits.as_ref().ok_or(stopping)?;
@@ -82,7 +82,7 @@ impl Live {
             self.subscribers.fetch_sub(1, Ordering::AcqRel);
             return Err(Error::Busy("too many subscribers of live events"));
         }
-        Ok(Watch {
+        Ok(Subscription {
             live: self.clone(),
             commits: commits.subscribe(),
         })
@@ -94,12 +94,12 @@ impl Live {
     }
 
     /// Number of subscribers.
-    pub fn watchers(&self) -> usize {
+    pub fn subscribers(&self) -> usize {
         self.subscribers.load(Ordering::Relaxed)
     }
 }
 
-impl Watch {
+impl Subscription {
     /// Waits for the next commit that was not missed; `None` when the server stops.
     pub async fn next(&mut self) -> Option<Commit> {
         loop {
@@ -134,7 +134,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for Subscription {
     fn drop(&mut self) {
         self.live.subscribers.fetch_sub(1, Ordering::AcqRel);
     }
@@ -196,7 +196,7 @@ mod tests {
     fn a_subscriber_gets_later_commits_and_the_end() -> Result<()> {
         let live = Arc::new(Live::default());
         live.show(1, b"before\n");
-        let mut watch = live.watch()?;
+        let mut watch = live.subscribe()?;
         live.show(2, b"a\nb\n");
         live.show(1, b"c\n");
         live.end();
@@ -208,10 +208,10 @@ mod tests {
         let seen = seen.map(|commit| (commit.accepted, commit.lines.to_vec()));
         assert_eq!(seen, Some((3, b"a\nb\nc\n".to_vec())));
         assert!(runtime.block_on(watch.next()).is_none());
-        assert_eq!(live.watchers(), 1);
+        assert_eq!(live.subscribers(), 1);
         drop(watch);
-        assert_eq!(live.watchers(), 0);
-        assert!(matches!(live.watch(), Err(Error::Cancelled(_))));
+        assert_eq!(live.subscribers(), 0);
+        assert!(matches!(live.subscribe(), Err(Error::Cancelled(_))));
         Ok(())
     }
 
@@ -219,10 +219,10 @@ mod tests {
     fn the_number_of_subscribers_is_limited() -> Result<()> {
         let live = Arc::new(Live::default());
         let watches = (0..MAX_SUBSCRIBERS)
-            .map(|_| live.watch())
+            .map(|_| live.subscribe())
             .collect::<Result<Vec<_>>>()?;
-        assert!(matches!(live.watch(), Err(Error::Busy(_))));
+        assert!(matches!(live.subscribe(), Err(Error::Busy(_))));
         drop(watches);
-        live.watch().map(drop)
+        live.subscribe().map(drop)
     }
 }

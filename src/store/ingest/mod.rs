@@ -1,8 +1,8 @@
 //! The way of an event into the store: accepted, durable, visible.
 
 pub(in crate::store) mod admission;
+pub(in crate::store) mod batch;
 pub(in crate::store) mod dedup;
-pub(in crate::store) mod draft;
 pub(in crate::store) mod event_log;
 pub(in crate::store) mod live;
 pub(in crate::store) mod pseudonym;
@@ -17,9 +17,9 @@ use super::Store;
 use super::clock::{Received, TrustedClock};
 use crate::error::{Error, Result};
 use admission::{Admission, NameUse};
+use batch::{BatchBuilder, WriteBatch};
 use dedup::SharedIds;
-use draft::{Draft, DraftMaker};
-use live::{Commit, Live, Watch};
+use live::{Commit, Live, Subscription};
 use rate::Accepted;
 use writer::{Reply, WriterHandle};
 
@@ -31,7 +31,7 @@ pub(super) const MAX_TAIL_EVENTS: usize = 16 << 20;
 pub(super) struct Ingest {
     pub writer: WriterHandle,
     pub live: Arc<Live>,
-    pub maker: DraftMaker,
+    pub maker: BatchBuilder,
     pub recent: SharedIds,
     pub admission: Admission,
     pub clock: TrustedClock,
@@ -41,7 +41,7 @@ pub(super) struct Ingest {
 
 impl Store {
     /// Makes write batches for this store.
-    pub fn draft_maker(&self) -> DraftMaker {
+    pub fn batch_builder(&self) -> BatchBuilder {
         self.ingest.maker.clone()
     }
 
@@ -49,10 +49,10 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Busy`] if too much is queued, [`Error::Poisoned`] after a failed write.
-    pub fn append(&self, draft: Draft) -> Result<Reply> {
-        let received = draft.rows.iter().map(|row| row.received_at_us);
+    pub fn append(&self, batch: WriteBatch) -> Result<Reply> {
+        let received = batch.rows.iter().map(|row| row.received_at_us);
         self.ingest.clock.note(received);
-        self.ingest.writer.append(draft)
+        self.ingest.writer.append(batch)
     }
 
     /// Usage of the daily limits of names.
@@ -70,8 +70,8 @@ impl Store {
     pub fn check_writable(&self) -> Result<()> {
         let writer = &self.ingest.writer;
         match self.check_accepting() {
-            Err(Error::DiskFull) if writer.may_probe() && self.folder.has_room() => {
-                writer.has_room();
+            Err(Error::DiskFull) if writer.may_probe() && self.folder.has_space() => {
+                writer.has_space();
                 Ok(())
             }
             accepting => accepting,
@@ -102,23 +102,23 @@ impl Store {
     /// the newest event.
     ///
     /// # Errors
-    /// [`Error::Clock`] while the clock cannot be believed.
+    /// [`Error::Clock`] while the clock cannot be trusted.
     pub fn receive(&self, now: DateTime<Utc>) -> Result<Received> {
         self.ingest.clock.receive(now)
     }
 
-    /// The time that is believed when the clock says `now`.
+    /// The time that is trusted when the clock says `now`.
     ///
     /// # Errors
-    /// [`Error::Clock`] while the clock cannot be believed.
-    pub fn believed(&self, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
-        self.ingest.clock.believed(now)
+    /// [`Error::Clock`] while the clock cannot be trusted.
+    pub fn trusted(&self, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
+        self.ingest.clock.trusted(now)
     }
 
-    /// The last believed day when the clock says `now`: days before it are over, whatever the clock
+    /// The last trusted day when the clock says `now`: days before it are over, whatever the clock
     /// is.
-    pub fn believed_day(&self, now: DateTime<Utc>) -> NaiveDate {
-        self.ingest.clock.believed_day(now)
+    pub fn last_trusted_day(&self, now: DateTime<Utc>) -> NaiveDate {
+        self.ingest.clock.last_trusted_day(now)
     }
 
     /// The newest `received_at`, if there is an event.
@@ -164,11 +164,11 @@ impl Store {
     /// # Errors
     /// [`Error::Busy`] with too many subscribers or if the server stops, and if the log cannot be
     /// read.
-    pub fn watch(&self) -> Result<(Commit, Watch)> {
+    pub fn subscribe(&self) -> Result<(Commit, Subscription)> {
         let (log, watch) = {
             // No event is accepted between the two.
             let published = self.versions.published();
-            (published.tail.log_end(), self.ingest.live.watch()?)
+            (published.tail.log_end(), self.ingest.live.subscribe()?)
         };
         let before = match log {
             Some((file, end)) => live::newest_of_log(&file, end)?,
@@ -178,12 +178,12 @@ impl Store {
     }
 
     /// Number of subscribers.
-    pub fn watchers(&self) -> usize {
-        self.ingest.live.watchers()
+    pub fn subscribers(&self) -> usize {
+        self.ingest.live.subscribers()
     }
 
     /// Ends all subscriptions.
-    pub fn end_watches(&self) {
+    pub fn end_subscriptions(&self) {
         self.ingest.live.end();
     }
 }

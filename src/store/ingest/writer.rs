@@ -16,8 +16,8 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::admission::{Admission, RestCounts};
+use super::batch::{BatchRow, WriteBatch};
 use super::dedup::{RecentIds, SharedIds};
-use super::draft::{Draft, DraftRow};
 use super::event_log::{EventLog, NextLog};
 use super::live::Live;
 use super::rate::{Accepted, Rate};
@@ -60,7 +60,7 @@ pub type Reply = oneshot::Receiver<Result<Stored>>;
 
 enum Command {
     Append {
-        draft: Draft,
+        batch: WriteBatch,
         reply: oneshot::Sender<Result<Stored>>,
     },
     Rotate {
@@ -158,16 +158,16 @@ impl WriterHandle {
     ///
     /// # Errors
     /// [`Error::Busy`] if too much is queued, [`Error::Poisoned`] after a failed write.
-    pub fn append(&self, draft: Draft) -> Result<Reply> {
+    pub fn append(&self, batch: WriteBatch) -> Result<Reply> {
         self.check()?;
-        let bytes = draft.lines.len();
+        let bytes = batch.lines.len();
         if self.status.queued_bytes.load(Ordering::Relaxed) > QUEUE_BYTES {
             return Err(Error::Busy("too many events wait for the disk"));
         }
         self.status.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let (sender, reply) = oneshot::channel();
         let append = Command::Append {
-            draft,
+            batch,
             reply: sender,
         };
         match self.queue()?.try_send(append) {
@@ -253,7 +253,7 @@ impl WriterHandle {
     }
 
     /// Records that there is free space again.
-    pub(in crate::store) fn has_room(&self) {
+    pub(in crate::store) fn has_space(&self) {
         self.status.is_full.store(false, Ordering::Relaxed);
     }
 
@@ -289,7 +289,7 @@ struct Running {
 
 /// A write batch whose request is waiting for the reply.
 struct Waiting {
-    draft: Draft,
+    batch: WriteBatch,
     reply: oneshot::Sender<Result<Stored>>,
 }
 
@@ -300,8 +300,8 @@ impl Running {
         let mut next = None;
         while let Some(command) = next.take().or_else(|| self.commands.recv().ok()) {
             match command {
-                Command::Append { draft, reply } => {
-                    next = self.commit_group(Waiting { draft, reply });
+                Command::Append { batch, reply } => {
+                    next = self.commit_group(Waiting { batch, reply });
                 }
                 Command::Rotate { next, reply } => {
                     let rotated = self.rotate(next);
@@ -320,18 +320,18 @@ impl Running {
     /// Commits `first` together with the batches that are queued. Returns a command that has to
     /// come after the group.
     fn commit_group(&mut self, first: Waiting) -> Option<Command> {
-        let mut bytes = first.draft.lines.len();
+        let mut bytes = first.batch.lines.len();
         let mut group = vec![first];
         let mut later = None;
         while bytes < GROUP_BYTES && later.is_none() {
             match self.commands.try_recv() {
                 // The limit also bounds what a power cut can tear.
-                Ok(Command::Append { draft, reply }) if bytes + draft.lines.len() > GROUP_BYTES => {
-                    later = Some(Command::Append { draft, reply });
+                Ok(Command::Append { batch, reply }) if bytes + batch.lines.len() > GROUP_BYTES => {
+                    later = Some(Command::Append { batch, reply });
                 }
-                Ok(Command::Append { draft, reply }) => {
-                    bytes += draft.lines.len();
-                    group.push(Waiting { draft, reply });
+                Ok(Command::Append { batch, reply }) => {
+                    bytes += batch.lines.len();
+                    group.push(Waiting { batch, reply });
                 }
                 Ok(other) => later = Some(other),
                 Err(_) => break,
@@ -365,7 +365,7 @@ impl Running {
                     &mut self.writer.recent.lock(),
                     &erased,
                     &self.writer.admission,
-                    (index, &waiting.draft),
+                    (index, &waiting.batch),
                     &mut self.lines,
                     &mut kept,
                 )
@@ -449,9 +449,9 @@ impl Running {
         let named = |day| versions.version().named_features(day, admission.names());
         let mut admitted = admission.lock();
         let rows = kept.iter().filter_map(|kept| {
-            let draft = &group.get(kept.draft)?.draft;
-            let rest = &mut stored.get_mut(kept.draft)?.rest;
-            Some(admission.admit(&mut admitted, &kept.row, draft, &named, rest))
+            let batch = &group.get(kept.batch)?.batch;
+            let rest = &mut stored.get_mut(kept.batch)?.rest;
+            Some(admission.admit(&mut admitted, &kept.row, batch, &named, rest))
         });
         rows.collect()
     }
@@ -515,8 +515,8 @@ fn stop(status: &Status, reason: String) -> Error {
 /// An event of a group that is about to be stored.
 struct Kept {
     /// Index of its batch in the group.
-    draft: usize,
-    row: DraftRow,
+    batch: usize,
+    row: BatchRow,
 }
 
 /// Appends the new events of a batch to the group, without those of erased users and duplicates.
@@ -524,19 +524,19 @@ fn take_new(
     recent: &mut RecentIds,
     erased: &RoaringBitmap,
     admission: &Admission,
-    (index, draft): (usize, &Draft),
+    (index, batch): (usize, &WriteBatch),
     lines: &mut Vec<u8>,
     kept: &mut Vec<Kept>,
 ) -> Stored {
     let mut stored = Stored::default();
     let mut line_start = 0;
-    for row in &draft.rows {
-        let line = draft
+    for row in &batch.rows {
+        let line = batch
             .lines
             .get(line_start..row.line_end)
             .unwrap_or_default();
         line_start = row.line_end;
-        let user = admission.find_user(row, &draft.unnamed);
+        let user = admission.find_user(row, &batch.unnamed);
         if user.is_some_and(|user| erased.contains(user)) {
             stored.erased += 1;
             continue;
@@ -549,7 +549,7 @@ fn take_new(
         } else {
             lines.extend_from_slice(line);
             kept.push(Kept {
-                draft: index,
+                batch: index,
                 row: *row,
             });
             stored.logged += 1;
@@ -610,10 +610,10 @@ mod tests {
 
     use super::*;
     use crate::config::NameLimits;
+    use crate::dictionary::Dictionaries;
     use crate::digest::Digester;
     use crate::event::{Event, EventType};
-    use crate::names::Names;
-    use crate::store::ingest::draft::DraftMaker;
+    use crate::store::ingest::batch::BatchBuilder;
     use crate::store::version::NewUsers;
 
     fn event(user: &'static str, id: Option<&'static str>) -> Event<'static> {
@@ -629,8 +629,8 @@ mod tests {
         }
     }
 
-    fn batch(maker: &DraftMaker, events: &[Event<'_>]) -> Draft {
-        let mut batch = Draft::default();
+    fn batch(maker: &BatchBuilder, events: &[Event<'_>]) -> WriteBatch {
+        let mut batch = WriteBatch::default();
         for event in events {
             maker.push(&mut batch, event);
         }
@@ -639,8 +639,8 @@ mod tests {
 
     #[test]
     fn a_group_has_each_new_event_of_users_who_are_not_erased() -> Result<()> {
-        let maker = DraftMaker {
-            names: Names::new()?,
+        let maker = BatchBuilder {
+            names: Dictionaries::new()?,
             keys: Digester::new(),
             gate: ErasedUsers::default(),
             pseudonyms: None,
@@ -681,7 +681,7 @@ mod tests {
             rest: RestCounts::default(),
         };
         assert_eq!(stored, [expected(2, 1, 1), expected(1, 1, 0)]);
-        let of_batch: Vec<usize> = kept.iter().map(|kept| kept.draft).collect();
+        let of_batch: Vec<usize> = kept.iter().map(|kept| kept.batch).collect();
         assert_eq!(of_batch, [0, 0, 1]);
         // The lines of the group are those of the kept events, in order.
         let alone = [

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::store::files::day_folder;
 use crate::store::files::folder::Folder;
-use crate::store::files::segment::{self, FORMAT, LAKE_DIR, Segment, SegmentFacts};
+use crate::store::files::segment::{self, FORMAT, LAKE_DIR, Segment, SegmentMeta};
 use crate::store::version::{DayChange, Transaction, Unpublished, Version};
 use crate::window::HOUR_US;
 
@@ -38,7 +38,7 @@ const FULL_BYTES: u64 = 16 << 20;
 
 /// Scope of a compaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effort {
+pub enum CompactionScope {
     /// All that can be joined: once a night, and on request.
     Full,
     /// Days with so many segments that they cannot wait for the night.
@@ -57,15 +57,15 @@ enum Compacted {
 /// The segments of a day, given in the order of the log, that should become one now. They are
 /// adjacent, because events of one timestamp are ordered by the log. If there are none, a segment
 /// of an earlier format is written again alone.
-fn plan(day: &[&SegmentFacts], now_us: i64, effort: Effort) -> Option<Range<usize>> {
+fn plan(day: &[&SegmentMeta], now_us: i64, effort: CompactionScope) -> Option<Range<usize>> {
     run_to_join(day, now_us, effort).or_else(|| {
-        let is_old = |facts: &&SegmentFacts| facts.format < FORMAT;
+        let is_old = |meta: &&SegmentMeta| meta.format < FORMAT;
         let at = day.iter().position(is_old)?;
-        (effort == Effort::Full).then_some(at..at + 1)
+        (effort == CompactionScope::Full).then_some(at..at + 1)
     })
 }
 
-fn run_to_join(day: &[&SegmentFacts], now_us: i64, effort: Effort) -> Option<Range<usize>> {
+fn run_to_join(day: &[&SegmentMeta], now_us: i64, effort: CompactionScope) -> Option<Range<usize>> {
     let mut end = day.len();
     loop {
         // The last run of segments that are not full.
@@ -73,14 +73,10 @@ fn run_to_join(day: &[&SegmentFacts], now_us: i64, effort: Effort) -> Option<Ran
             .iter()
             .take(end)
             .rev()
-            .take_while(|facts| is_full(facts))
+            .take_while(|meta| is_full(meta))
             .count();
-        let small = day
-            .iter()
-            .take(end)
-            .rev()
-            .take_while(|facts| !is_full(facts));
-        let run: Vec<&SegmentFacts> = small.copied().collect();
+        let small = day.iter().take(end).rev().take_while(|meta| !is_full(meta));
+        let run: Vec<&SegmentMeta> = small.copied().collect();
         if run.is_empty() {
             return None;
         }
@@ -91,35 +87,35 @@ fn run_to_join(day: &[&SegmentFacts], now_us: i64, effort: Effort) -> Option<Ran
     }
 }
 
-fn is_full(facts: &SegmentFacts) -> bool {
-    facts.rows >= FULL_ROWS / 2 || facts.bytes >= FULL_BYTES / 2
+fn is_full(meta: &SegmentMeta) -> bool {
+    meta.rows >= FULL_ROWS / 2 || meta.bytes >= FULL_BYTES / 2
 }
 
 /// The number of a run of small segments, youngest first, that become one.
-fn joined(run: &[&SegmentFacts], now_us: i64, effort: Effort) -> Option<usize> {
+fn joined(run: &[&SegmentMeta], now_us: i64, effort: CompactionScope) -> Option<usize> {
     let is_quiet = run
         .iter()
-        .all(|facts| facts.last_received_at_us < now_us - QUIET_US);
+        .all(|meta| meta.last_received_at_us < now_us - QUIET_US);
     let (mut rows, mut bytes) = (0, 0);
     let fits = (0..)
         .zip(run)
-        .take_while(|(before, facts)| {
-            let is_similar = facts.rows * before <= rows * SIMILAR_FACTOR;
-            rows += facts.rows;
-            bytes += facts.bytes;
+        .take_while(|(before, meta)| {
+            let is_similar = meta.rows * before <= rows * SIMILAR_FACTOR;
+            rows += meta.rows;
+            bytes += meta.bytes;
             rows <= FULL_ROWS && bytes <= FULL_BYTES && (is_quiet || is_similar)
         })
         .count();
     let enough = match effort {
-        Effort::Urgent => URGENT_FAN_IN,
-        Effort::Full if is_quiet => 2,
-        Effort::Full => FAN_IN,
+        CompactionScope::Urgent => URGENT_FAN_IN,
+        CompactionScope::Full if is_quiet => 2,
+        CompactionScope::Full => FAN_IN,
     };
     (fits >= enough).then_some(fits)
 }
 
 /// The days that have segments to compact.
-pub fn due_days(version: &Version, now_us: i64, effort: Effort) -> Vec<Day> {
+pub fn due_days(version: &Version, now_us: i64, effort: CompactionScope) -> Vec<Day> {
     let days = version.by_day().into_iter();
     days.filter(|(_, of_day)| plan(of_day, now_us, effort).is_some())
         .map(|(day, _)| day)
@@ -144,16 +140,16 @@ fn merge(
     day: Day,
     number: u64,
     inputs: &[Arc<Segment>],
-) -> Result<(PathBuf, SegmentFacts)> {
+) -> Result<(PathBuf, SegmentMeta)> {
     let mut events = segment::scan(inputs)?.collect()?;
     events.rechunk_mut();
-    let first = inputs.first().map(|first| &first.facts);
+    let first = inputs.first().map(|first| &first.meta);
     let name = first.map_or_else(String::new, |first| {
         segment::name_in_place_of(first, number)
     });
     let temp = folder.temp(&format!("{}-{name}.parquet", date(day)))?;
     let merged = segment::write_day(&temp, segment::path_of(day, &name), events)?;
-    let rows: u64 = inputs.iter().map(|segment| segment.facts.rows).sum();
+    let rows: u64 = inputs.iter().map(|segment| segment.meta.rows).sum();
     if merged.rows != rows {
         return Err(Error::Damaged {
             file: folder.path().join(LAKE_DIR),
@@ -175,8 +171,8 @@ impl Store {
     #[cfg(test)]
     pub(in crate::store) fn compact_without_index(&self, now: DateTime<Utc>) -> Result<()> {
         let now_us = now.timestamp_micros();
-        for day in due_days(&self.versions.version(), now_us, Effort::Full) {
-            self.compact_day(day, now_us, Effort::Full)?;
+        for day in due_days(&self.versions.version(), now_us, CompactionScope::Full) {
+            self.compact_day(day, now_us, CompactionScope::Full)?;
         }
         Ok(())
     }
@@ -186,7 +182,7 @@ impl Store {
     ///
     /// # Errors
     /// If a file cannot be written or a segment is damaged; then its day stays as it is.
-    pub fn compact(&self, now: DateTime<Utc>, effort: Effort) -> Result<()> {
+    pub fn compact(&self, now: DateTime<Utc>, effort: CompactionScope) -> Result<()> {
         if !self.jobs.retired.lock().begin()? {
             return Ok(());
         }
@@ -227,21 +223,21 @@ impl Store {
         }
     }
 
-    fn compact_day(&self, day: Day, now_us: i64, effort: Effort) -> Result<Compacted> {
+    fn compact_day(&self, day: Day, now_us: i64, effort: CompactionScope) -> Result<Compacted> {
         let Some(_no_erasure) = self.jobs.erasure.keep_out() else {
             return Ok(Compacted::Nothing);
         };
         let transaction = self.begin()?;
         let of_day = transaction.base().segments_of(day);
-        let facts: Vec<&SegmentFacts> = of_day.iter().map(|segment| &segment.facts).collect();
-        let Some(run) = plan(&facts, now_us, effort) else {
+        let meta: Vec<&SegmentMeta> = of_day.iter().map(|segment| &segment.meta).collect();
+        let Some(run) = plan(&meta, now_us, effort) else {
             return Ok(Compacted::Nothing);
         };
-        if !day_folder::is_clean(&self.folder, day, facts.into_iter())? {
+        if !day_folder::is_clean(&self.folder, day, meta.into_iter())? {
             return Ok(Compacted::Nothing);
         }
         // One alone is only written in another format: the segments of a full log have precedence.
-        if run.len() == 1 && !self.folder.has_room_beside(LATE_BYTES) {
+        if run.len() == 1 && !self.folder.has_free_bytes(LATE_BYTES) {
             return Ok(Compacted::Nothing);
         }
         let inputs = of_day.get(run).unwrap_or_default();
@@ -278,8 +274,8 @@ impl Store {
         };
         let mut transaction = self.begin()?;
         let segments = transaction.base().segments_of(day);
-        let facts = segments.iter().map(|segment| &segment.facts);
-        if !day_folder::is_clean(&self.folder, day, facts)? {
+        let meta = segments.iter().map(|segment| &segment.meta);
+        if !day_folder::is_clean(&self.folder, day, meta)? {
             return Ok(());
         }
         let number = transaction.reserve_numbers(1)?;
@@ -290,12 +286,12 @@ impl Store {
             let temp = self.folder.temp(&format!("{}-{name}.parquet", date(day)))?;
             let path = segment.path();
             std::fs::hard_link(&path, &temp).map_err(Error::io("link", &path))?;
-            let facts = SegmentFacts {
+            let meta = SegmentMeta {
                 path: segment::path_of(day, &name),
-                ..segment.facts.clone()
+                ..segment.meta.clone()
             };
-            new.push(temp, facts.clone());
-            replaced.push((segment, Some(facts)));
+            new.push(temp, meta.clone());
+            replaced.push((segment, Some(meta)));
         }
         self.exchange_day(
             transaction,
@@ -329,8 +325,8 @@ impl Store {
 mod tests {
     use super::*;
 
-    fn facts(rows: u64) -> SegmentFacts {
-        SegmentFacts {
+    fn meta(rows: u64) -> SegmentMeta {
+        SegmentMeta {
             path: String::new(),
             rows,
             bytes: 0,
@@ -343,8 +339,12 @@ mod tests {
     }
 
     fn plan_of(rows: &[u64], age_us: i64) -> Option<Range<usize>> {
-        let day: Vec<SegmentFacts> = rows.iter().copied().map(facts).collect();
-        plan(&day.iter().collect::<Vec<_>>(), age_us, Effort::Full)
+        let day: Vec<SegmentMeta> = rows.iter().copied().map(meta).collect();
+        plan(
+            &day.iter().collect::<Vec<_>>(),
+            age_us,
+            CompactionScope::Full,
+        )
     }
 
     #[test]
@@ -352,10 +352,10 @@ mod tests {
         let (busy, quiet) = (0, QUIET_US + 1);
         assert_eq!(plan_of(&[10; 7], busy), None);
         assert_eq!(plan_of(&[10; 8], busy), Some(0..8));
-        let many = vec![facts(10); URGENT_FAN_IN];
+        let many = vec![meta(10); URGENT_FAN_IN];
         let urgent = |count: usize| {
-            let day: Vec<&SegmentFacts> = many.iter().take(count).collect();
-            plan(&day, quiet, Effort::Urgent)
+            let day: Vec<&SegmentMeta> = many.iter().take(count).collect();
+            plan(&day, quiet, CompactionScope::Urgent)
         };
         assert_eq!(urgent(URGENT_FAN_IN - 1), None);
         assert_eq!(urgent(URGENT_FAN_IN), Some(0..URGENT_FAN_IN));
@@ -373,33 +373,33 @@ mod tests {
 
     #[test]
     fn segments_of_an_earlier_format_are_written_again_one_by_one_when_none_are_joined() {
-        let mut day = [facts(FULL_ROWS), facts(10), facts(FULL_ROWS)];
-        let planned = |day: &[SegmentFacts], effort| {
-            let day: Vec<&SegmentFacts> = day.iter().collect();
+        let mut day = [meta(FULL_ROWS), meta(10), meta(FULL_ROWS)];
+        let planned = |day: &[SegmentMeta], effort| {
+            let day: Vec<&SegmentMeta> = day.iter().collect();
             plan(&day, QUIET_US + 1, effort)
         };
-        assert_eq!(planned(&day, Effort::Full), None);
+        assert_eq!(planned(&day, CompactionScope::Full), None);
         for old in &mut day {
             old.format = 0;
         }
         // Not in the middle of the day, when readers are told that files are gone.
-        assert_eq!(planned(&day, Effort::Urgent), None);
+        assert_eq!(planned(&day, CompactionScope::Urgent), None);
         for place in 0..day.len() {
-            assert_eq!(planned(&day, Effort::Full), Some(place..place + 1));
+            assert_eq!(planned(&day, CompactionScope::Full), Some(place..place + 1));
             if let Some(written) = day.get_mut(place) {
                 written.format = FORMAT;
             }
         }
-        assert_eq!(planned(&day, Effort::Full), None);
+        assert_eq!(planned(&day, CompactionScope::Full), None);
         // Those that are joined are written again with that.
         let small = [
-            SegmentFacts {
+            SegmentMeta {
                 format: 0,
-                ..facts(10)
+                ..meta(10)
             },
-            facts(10),
+            meta(10),
         ];
-        assert_eq!(planned(&small, Effort::Full), Some(0..2));
+        assert_eq!(planned(&small, CompactionScope::Full), Some(0..2));
     }
 
     #[test]

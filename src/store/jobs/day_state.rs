@@ -8,9 +8,9 @@ use polars::prelude::*;
 use roaring::RoaringBitmap;
 
 use crate::daily::{self, DailyState, Day, date};
+use crate::dictionary::{Dictionaries, Lookup};
 use crate::digest::{Digest, DigestMap, Digester};
 use crate::error::{Error, Result};
-use crate::names::{Lookup, Names};
 use crate::schema;
 use crate::store::erased::is_any;
 use crate::store::files::segment::{self, Segment};
@@ -23,7 +23,7 @@ pub struct DayState<'a> {
     /// The day.
     pub day: Day,
     /// The names of the store.
-    pub names: &'a Names,
+    pub names: &'a Dictionaries,
     /// The features that the day names already.
     pub named: RoaringBitmap,
     /// Features that the day may name. Up to this limit, those that were received first are added.
@@ -47,13 +47,13 @@ impl DayState<'_> {
             .collect_with_engine(Engine::Streaming)?;
         let mut states = daily::read(&counted.unwrap_single())?;
         let state = states.remove(&self.day).unwrap_or_default();
-        let rows: u64 = self.segments.iter().map(|segment| segment.facts.rows).sum();
+        let rows: u64 = self.segments.iter().map(|segment| segment.meta.rows).sum();
         if self.without.is_empty() && state.activity.events != rows {
             return Err(Error::Damaged {
                 file: self
                     .segments
                     .first()
-                    .map(|segment| segment.facts.path.clone().into())
+                    .map(|segment| segment.meta.path.clone().into())
                     .unwrap_or_default(),
                 message: format!(
                     "{} events of {rows} are of {}",

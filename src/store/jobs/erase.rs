@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use crate::daily::{self, DailyState, Day};
+use crate::dictionary::{Dictionaries, Dictionary};
 use crate::error::{Error, Result};
-use crate::names::{Names, Numbering};
 use crate::schema;
 use crate::store::erased::{ErasedUsers, hash, is_any};
 use crate::store::files::folder::Folder;
@@ -81,7 +81,7 @@ impl Erasures {
     }
 
     /// Sets the erased users of the store.
-    fn publish(&self, erased: &ErasedUsers, users: &Numbering) -> Result<()> {
+    fn publish(&self, erased: &ErasedUsers, users: &Dictionary) -> Result<()> {
         erased.set(self.key(), &self.erased, &self.pending, users)
     }
 
@@ -111,7 +111,11 @@ impl Erasures {
 ///
 /// # Errors
 /// If the list of erasures cannot be read.
-pub fn load_erased_users(folder: &Folder, version: &Version, names: &Names) -> Result<ErasedUsers> {
+pub fn load_erased_users(
+    folder: &Folder,
+    version: &Version,
+    names: &Dictionaries,
+) -> Result<ErasedUsers> {
     let erased = ErasedUsers::default();
     folder.upgrade_json::<Erasures>(ERASURES_FILE)?;
     let erasures = Erasures::load(folder)?;
@@ -187,7 +191,7 @@ impl Store {
         erasures.begin(users)?;
         erasures.save(&self.folder)?;
         erasures.publish(&self.ingest.maker.gate, &self.names().users)?;
-        pipeline::beside(|| self.erase_pending(erasures, scope, last))
+        pipeline::in_background(|| self.erase_pending(erasures, scope, last))
     }
 
     /// Completes erasures that were interrupted.
@@ -433,7 +437,7 @@ impl Store {
         transaction
             .next
             .states
-            .retain(|_, state| state.facts.events > 0);
+            .retain(|_, state| state.meta.events > 0);
         transaction
             .commit(|published| published.erased.hide(pending))?
             .removed?;
@@ -451,7 +455,7 @@ impl Store {
         let mut days = days.into_iter().zip(first_number..);
         let affected: HashSet<&str> = found
             .iter()
-            .map(|found| found.segment.facts.path.as_str())
+            .map(|found| found.segment.meta.path.as_str())
             .collect();
         let mut rewritten = 0;
         let mut failed = None;
@@ -486,7 +490,7 @@ impl Store {
         let mut new = Unpublished::default();
         let mut replaced = Vec::new();
         for segment in of_day {
-            if !affected.contains(segment.facts.path.as_str()) {
+            if !affected.contains(segment.meta.path.as_str()) {
                 continue;
             }
             let mut events = segment::scan(std::slice::from_ref(&segment))?
@@ -496,13 +500,13 @@ impl Store {
                 None
             } else {
                 events.rechunk_mut();
-                let name = segment::name_in_place_of(&segment.facts, number);
+                let name = segment::name_in_place_of(&segment.meta, number);
                 let temp = self
                     .folder
                     .temp(&format!("{}-{name}.parquet", daily::date(day)))?;
-                let facts = segment::write_day(&temp, segment::path_of(day, &name), events)?;
-                new.push(temp, facts.clone());
-                Some(facts)
+                let meta = segment::write_day(&temp, segment::path_of(day, &name), events)?;
+                new.push(temp, meta.clone());
+                Some(meta)
             };
             replaced.push((segment, kept));
         }
@@ -535,13 +539,13 @@ impl Store {
         let mut transaction = self.begin()?;
         let numbers = self.numbers_of(users);
         let dictionary = transaction.base().dictionary;
-        let (facts, forgotten) = dictionary::forget(&self.folder, dictionary, &numbers)?;
+        let (meta, forgotten) = dictionary::forget(&self.folder, dictionary, &numbers)?;
         if forgotten == 0 {
             // Another generation stayed if its deletion failed.
             dictionary::remove_others(&self.folder, dictionary)?;
             return Ok(0);
         }
-        transaction.next.dictionary = facts;
+        transaction.next.dictionary = meta;
         transaction.commit(|_| {})?.removed?;
         Ok(forgotten)
     }

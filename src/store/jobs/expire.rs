@@ -6,7 +6,7 @@ use tracing::info;
 
 use crate::daily::date;
 use crate::error::Result;
-use crate::store::version::{Clock, Horizon, Retention, Version, clock_jump, horizon};
+use crate::store::version::{Clock, ExpiryPolicy, Horizon, Version, clock_jump, horizon};
 use crate::store::{Store, clock};
 
 /// Result of an expiry.
@@ -20,7 +20,7 @@ pub struct Expired {
     pub states: usize,
     /// Users whose last event and state are gone: their ids were removed from the dictionary.
     pub users: usize,
-    /// The day from which ages were measured: today, or the last day that is believed.
+    /// The day from which ages were measured: today, or the last day that is trusted.
     pub as_of: NaiveDate,
     /// First day whose events are all kept; absent while none expired.
     pub raw_from: Option<NaiveDate>,
@@ -50,8 +50,13 @@ impl Store {
     /// Removes what is older than it may be kept on the day `today`.
     ///
     /// # Errors
-    /// `clock_jump` if the clock cannot be believed, and if a file cannot be written or removed.
-    pub fn expire(&self, today: NaiveDate, retention: Retention, clock: Clock) -> Result<Expired> {
+    /// `clock_jump` if the clock cannot be trusted, and if a file cannot be written or removed.
+    pub fn expire(
+        &self,
+        today: NaiveDate,
+        retention: ExpiryPolicy,
+        clock: Clock,
+    ) -> Result<Expired> {
         let mut transaction = self.begin()?;
         let trusted = &self.ingest.clock;
         if clock == Clock::Confirmed {
@@ -109,7 +114,7 @@ mod tests {
         };
         let mut next = Version::with(&[3, 3, 10, 20], &[1, 3, 10, 20]);
         assert_eq!(plan(&mut next, horizon(3, 1)), (0, 0));
-        assert_eq!(next.expiry, crate::store::version::ExpiryFacts::default());
+        assert_eq!(next.expiry, crate::store::version::ExpiryMeta::default());
         assert_eq!(plan(&mut next, horizon(10, 3)), (2, 1));
         assert_eq!((next.segments.len(), next.states.len()), (2, 3));
         assert_eq!(next.expiry.raw_from, Some(date(10)));

@@ -16,7 +16,7 @@ use crate::daily::{DailyState, Day};
 use crate::error::{Error, Result};
 use crate::schema;
 use crate::store::Store;
-use crate::store::files::dictionary::{self, DictionaryFacts};
+use crate::store::files::dictionary::{self, DictionaryMeta};
 use crate::store::files::states::StateFile;
 use crate::store::lock::Guard;
 use crate::store::version::ALWAYS_US;
@@ -67,7 +67,7 @@ impl Store {
         drop(states);
         let dictionary = transaction.base().dictionary;
         let gone = plan(dictionary.users, &live);
-        let (facts, forgotten) = if gone.is_empty() {
+        let (meta, forgotten) = if gone.is_empty() {
             (dictionary, 0)
         } else {
             dictionary::forget(&self.folder, dictionary, &gone)?
@@ -78,7 +78,7 @@ impl Store {
             dictionary::remove_others(&self.folder, dictionary)?;
             return Ok(0);
         }
-        transaction.next.dictionary = facts;
+        transaction.next.dictionary = meta;
         let committed = transaction.commit(|_| {})?;
         let mut expired = self.expired_ids();
         expired.numbers |= &gone;
@@ -103,7 +103,7 @@ impl Store {
         for (day, state) in &now.version.states {
             if before
                 .get(day)
-                .is_none_or(|before| before.facts != state.facts)
+                .is_none_or(|before| before.meta != state.meta)
             {
                 self.add_users(state, live)?;
             }
@@ -125,7 +125,7 @@ impl Store {
     pub(super) fn restore_ids(
         &self,
         states: &BTreeMap<Day, DailyState>,
-        facts: &mut DictionaryFacts,
+        meta: &mut DictionaryMeta,
     ) -> Result<RoaringBitmap> {
         let mut returned = RoaringBitmap::new();
         let expired = self.expired_ids();
@@ -136,7 +136,7 @@ impl Store {
             returned -= self.ingest.maker.gate.ended();
         }
         if !returned.is_empty() {
-            *facts = dictionary::restore(&self.folder, *facts, &self.names().users, &returned)?;
+            *meta = dictionary::restore(&self.folder, *meta, &self.names().users, &returned)?;
         }
         Ok(returned)
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::compact::{self, Effort};
+use super::compact::{self, CompactionScope};
 use super::seal::LATE_BYTES;
 use crate::daily::{Day, day_of};
 use crate::error::{Error, Result};
@@ -17,7 +17,7 @@ use crate::store::{Store, files};
 
 /// The segments of days that are over and have nothing to compact.
 fn plan(version: &Version, now_us: i64) -> Vec<Arc<Segment>> {
-    let waiting: BTreeSet<Day> = compact::due_days(version, now_us, Effort::Full)
+    let waiting: BTreeSet<Day> = compact::due_days(version, now_us, CompactionScope::Full)
         .into_iter()
         .collect();
     let is_final = |segment: &&Arc<Segment>| {
@@ -38,7 +38,7 @@ impl Store {
                 continue;
             }
             // The segments of a full log have precedence.
-            if !self.folder.has_room_beside(LATE_BYTES) {
+            if !self.folder.has_free_bytes(LATE_BYTES) {
                 break;
             }
             match self.index_segment(&segment) {
@@ -54,7 +54,7 @@ impl Store {
         let Some(_no_erasure) = self.jobs.erasure.keep_out() else {
             return Ok(());
         };
-        let path = segment.facts.path.as_str();
+        let path = segment.meta.path.as_str();
         if !self.begin()?.base().has_segment(path) {
             return Ok(());
         }

@@ -15,11 +15,11 @@ use crate::digest::Digest;
 use crate::error::Result;
 use crate::event::Event;
 use crate::store::files::rows::LakeRows;
-use crate::store::files::segment::{self, SegmentFacts, Sorted};
+use crate::store::files::segment::{self, SegmentMeta, Sorted};
+use crate::store::ingest::batch::BatchBuilder;
 use crate::store::ingest::dedup::SharedIds;
-use crate::store::ingest::draft::DraftMaker;
 use crate::store::lock::{Ordered, Rank};
-use crate::store::pipeline::{self, Turn, Turns};
+use crate::store::pipeline::{self, Ticket, Tickets};
 use crate::store::version::Transaction;
 use crate::store::{Store, Stored};
 
@@ -28,7 +28,7 @@ const GROUP_PARTS: usize = 64;
 
 /// The events of a part of a stream.
 pub struct Part {
-    maker: DraftMaker,
+    maker: BatchBuilder,
     rows: LakeRows,
     /// Of events with an id: the row, the digest of the id, and the time of receipt.
     ids: Vec<(IdxSize, Digest, i64)>,
@@ -37,13 +37,13 @@ pub struct Part {
 
 /// A part that was written.
 struct Written {
-    segments: Vec<SegmentFacts>,
+    segments: Vec<SegmentMeta>,
     states: BTreeMap<Day, DailyState>,
     stored: Stored,
 }
 
 impl Part {
-    fn new(maker: DraftMaker, bytes: usize) -> Self {
+    fn new(maker: BatchBuilder, bytes: usize) -> Self {
         Self {
             maker,
             rows: LakeRows::for_lines(bytes),
@@ -166,7 +166,7 @@ impl Store {
         transaction.prepare_segments(number);
         let others = std::iter::from_fn(|| next().transpose());
         let mut parts = (0..GROUP_PARTS).zip(std::iter::once(Ok(first)).chain(others));
-        let mut turns = Turns::default();
+        let mut turns = Tickets::default();
         let taken = TakenIds::new(self.ingest.recent.clone());
         let mut sealing = Sealing::default();
         let mut results = Vec::new();
@@ -177,7 +177,7 @@ impl Store {
                 let Some((place, part)) = parts.next() else {
                     return Ok(None);
                 };
-                Ok(Some((place, part?, turns.next_turn())))
+                Ok(Some((place, part?, turns.issue())))
             },
             |(place, part, turn)| {
                 let mut events = Part::new(self.ingest.maker.clone(), part.as_ref().len());
@@ -202,7 +202,13 @@ impl Store {
         Ok(results)
     }
 
-    fn write_part(&self, name: &str, part: Part, turn: Turn, taken: &TakenIds) -> Result<Written> {
+    fn write_part(
+        &self,
+        name: &str,
+        part: Part,
+        turn: Ticket,
+        taken: &TakenIds,
+    ) -> Result<Written> {
         let duplicates = turn.take(|| taken.take(&part));
         let erased = part.erased;
         let sorted = part.finish(&duplicates)?;

@@ -25,7 +25,7 @@ use erasure_permit::ErasurePermit;
 use expire_ids::ExpiredIds;
 use seal::FailedSeals;
 
-pub use compact::Effort;
+pub use compact::CompactionScope;
 pub(super) use erase::load_erased_users;
 pub use erase::{Erased, ErasureLimit};
 pub use expire::Expired;

@@ -10,8 +10,8 @@ use tracing::info;
 
 use super::day_state::DayState;
 use crate::daily::{self, DailyState, Day, date};
+use crate::dictionary::{Dictionaries, Dictionary, Lookup};
 use crate::error::Result;
-use crate::names::{Lookup, Names, Numbering};
 use crate::schema;
 use crate::store::Store;
 use crate::store::files::dictionary;
@@ -57,7 +57,7 @@ fn plan(version: &Version) -> Plan {
 /// Limits and names that states are made with.
 pub struct Rebuild<'a> {
     /// The names of the store.
-    pub names: &'a Names,
+    pub names: &'a Dictionaries,
     /// Users whose ids are not written to the dictionary.
     pub erased: &'a RoaringBitmap,
     /// Features that a day may name.
@@ -110,7 +110,7 @@ impl Rebuild<'_> {
 }
 
 /// True if the file on disk has the bytes of that state.
-fn is_same(known: &StateFile, state: &DailyState, names: &Names) -> bool {
+fn is_same(known: &StateFile, state: &DailyState, names: &Dictionaries) -> bool {
     known
         .verified_bytes()
         .is_ok_and(|bytes| daily::encode(state, names).is_ok_and(|encoded| encoded == bytes))
@@ -123,7 +123,7 @@ fn is_same(known: &StateFile, state: &DailyState, names: &Names) -> bool {
 pub fn add_missing_states(
     versions: &VersionControl,
     folder: &Folder,
-    names: &Names,
+    names: &Dictionaries,
     max_features: u32,
 ) -> Result<()> {
     let version = versions.version();
@@ -148,7 +148,7 @@ pub fn add_missing_states(
 }
 
 /// Gives the users of a segment codes.
-fn add_users(segment: &Arc<Segment>, users: &Numbering) -> Result<()> {
+fn add_users(segment: &Arc<Segment>, users: &Dictionary) -> Result<()> {
     let ids = segment::scan(std::slice::from_ref(segment))?
         .select([col(schema::USER_ID)])
         .collect()?;

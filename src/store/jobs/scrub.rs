@@ -20,10 +20,10 @@ impl Store {
             *position = (*position + 1) % files;
             if let Some(segment) = version.segments.get(*position) {
                 segment.scrub()?;
-                read += segment.facts.bytes;
+                read += segment.meta.bytes;
             } else if let Some(state) = states.get(*position - version.segments.len()) {
                 state.verified_bytes()?;
-                read += state.facts.bytes;
+                read += state.meta.bytes;
             }
             if read >= bytes {
                 break;

@@ -24,11 +24,11 @@ use crate::error::{Error, Result};
 use crate::store::files::folder::Folder;
 use crate::store::files::rotation::RotatedLog;
 use crate::store::files::rows::LakeRows;
-use crate::store::files::segment::{self, SegmentFacts, Sorted};
+use crate::store::files::segment::{self, SegmentMeta, Sorted};
 use crate::store::files::{dictionary, recovery};
 use crate::store::ingest::event_log::{self, NextLog};
 use crate::store::version::tail::{Chunk, SealMark};
-use crate::store::version::{ExpiryFacts, Transaction, Version};
+use crate::store::version::{ExpiryMeta, Transaction, Version};
 use crate::store::{Store, pipeline};
 
 /// A log of this many bytes is sealed: about a hundred thousand events, which keep a query and a
@@ -100,11 +100,11 @@ pub struct Sealed {
 }
 
 impl Sealed {
-    fn of(segments: &[SegmentFacts]) -> Self {
+    fn of(segments: &[SegmentMeta]) -> Self {
         Self {
-            events: segments.iter().map(|facts| facts.rows).sum(),
+            events: segments.iter().map(|meta| meta.rows).sum(),
             segments: segments.len(),
-            bytes: segments.iter().map(|facts| facts.bytes).sum(),
+            bytes: segments.iter().map(|meta| meta.bytes).sum(),
         }
     }
 
@@ -127,7 +127,7 @@ enum Rotation {
 /// Written segments that are not live yet, and the daily states of their events.
 #[derive(Default)]
 pub struct Sealing {
-    pub segments: Vec<SegmentFacts>,
+    pub segments: Vec<SegmentMeta>,
     pub states: BTreeMap<Day, DailyState>,
 }
 
@@ -314,7 +314,7 @@ impl Store {
         &self,
         version: &Version,
         day: Day,
-        expiry: &mut ExpiryFacts,
+        expiry: &mut ExpiryMeta,
     ) -> Result<Option<DailyState>> {
         let Some(file) = version.states.get(&day) else {
             return Ok(None);
@@ -338,9 +338,9 @@ impl Store {
 impl RotatedLog {
     /// Writes the log's events as segments under a number, a part of the log on each core. They are
     /// not live before they are committed.
-    fn write_segments(&self, folder: &Folder, number: u64) -> Result<Vec<SegmentFacts>> {
+    fn write_segments(&self, folder: &Folder, number: u64) -> Result<Vec<SegmentMeta>> {
         let mut parts = (0_u32..).zip(recovery::parts(&self.path, PART_BYTES)?);
-        let mut facts = Vec::new();
+        let mut meta = Vec::new();
         pipeline::ordered(
             || Ok(parts.next()),
             |(place, part)| {
@@ -348,12 +348,12 @@ impl RotatedLog {
                 let name = format!("{number:08}-{place:04}");
                 segment::write_days(folder, &name, &Sorted::new(self.read(part)?)?)
             },
-            |written: Result<Vec<SegmentFacts>>| {
-                facts.extend(written?);
+            |written: Result<Vec<SegmentMeta>>| {
+                meta.extend(written?);
                 Ok(())
             },
         )?;
-        Ok(facts)
+        Ok(meta)
     }
 
     /// The events of a part of the log.
@@ -436,15 +436,15 @@ fn states_of(chunks: &[Arc<Chunk>]) -> Result<BTreeMap<Day, DailyState>> {
 fn check_pair(
     root: &Path,
     states: &BTreeMap<Day, DailyState>,
-    written: &[SegmentFacts],
+    written: &[SegmentMeta],
 ) -> Result<()> {
     let in_memory: BTreeMap<Day, u64> = states
         .iter()
         .map(|(&day, state)| (day, state.activity.events))
         .collect();
     let mut in_files: BTreeMap<Day, u64> = BTreeMap::new();
-    for facts in written {
-        *in_files.entry(day_of(facts.first_ts_us)).or_default() += facts.rows;
+    for meta in written {
+        *in_files.entry(day_of(meta.first_ts_us)).or_default() += meta.rows;
     }
     if in_memory == in_files {
         return Ok(());

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
-use crate::names::Names;
 use crate::store::files;
 use crate::store::files::folder::{Folder, Purpose};
 use crate::store::files::scan::read_chunk;
@@ -48,7 +48,7 @@ pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
         match segment.verify() {
             Ok(_) => {
                 verified.segments += 1;
-                verified.sealed_events += segment.facts.rows;
+                verified.sealed_events += segment.meta.rows;
             }
             Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
                 verified.damage.push(error.to_string());
@@ -56,7 +56,7 @@ pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
             Err(error) => return Err(error),
         }
     }
-    let names = Names::new()?;
+    let names = Dictionaries::new()?;
     if let Err(error) = dictionary::load(folder.path(), version.dictionary, &names.users) {
         verified.damage.push(error.to_string());
     }

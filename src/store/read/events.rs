@@ -6,10 +6,10 @@ use std::sync::Arc;
 use polars::prelude::*;
 
 use super::Reader;
+use crate::dictionary::{Dictionaries, REST_USER};
 use crate::error::Result;
-use crate::names::{Names, REST_USER};
 use crate::schema;
-use crate::store::files::postings::{self, Uses};
+use crate::store::files::postings::{self, Occurrences};
 use crate::store::files::segment::{self, Segment};
 use crate::store::pipeline;
 use crate::store::version::Snapshot;
@@ -28,8 +28,8 @@ pub enum Columns<'a> {
     All,
     /// At least `ts`, user and feature of the events in which known users used these features,
     /// those of one user in any order; other events may be among them.
-    Uses(&'a [String]),
-    /// Those of [`schema::COUNTED`] as codes, see [`Names::counted`].
+    Occurrences(&'a [String]),
+    /// Those of [`schema::COUNTED`] as codes, see [`Dictionaries::counted`].
     Codes,
 }
 
@@ -47,7 +47,7 @@ pub enum Batch {
     /// Segments, which are opened then.
     Segments(SegmentsBatch),
     /// Events that may be read from postings.
-    Uses(UsesBatch),
+    Occurrences(OccurrencesBatch),
 }
 
 /// The events of some segments.
@@ -58,11 +58,11 @@ pub struct SegmentsBatch {
 }
 
 /// The uses of some features in some segments.
-pub struct UsesBatch {
+pub struct OccurrencesBatch {
     segments: Vec<Arc<Segment>>,
     features: Arc<[String]>,
     condition: Expr,
-    names: Names,
+    names: Dictionaries,
 }
 
 impl Batch {
@@ -76,14 +76,14 @@ impl Batch {
             Self::Segments(batch) => Ok(segment::scan(&batch.segments)?
                 .filter(batch.condition)
                 .select(batch.selected)),
-            Self::Uses(uses) => uses.events(),
+            Self::Occurrences(uses) => uses.events(),
         }
     }
 }
 
-impl UsesBatch {
+impl OccurrencesBatch {
     fn events(self) -> Result<LazyFrame> {
-        let mut uses = Uses::default();
+        let mut uses = Occurrences::default();
         let mut without = Vec::new();
         for segment in self.segments {
             if !postings::read(&segment, &self.features, &mut uses) {
@@ -132,7 +132,7 @@ impl Reader {
         let full_rows = (BATCH_ROWS / pipeline::cores() as u64).max(1);
         let full = |segment: &Arc<Segment>| {
             let before = rows / full_rows;
-            rows += segment.facts.rows;
+            rows += segment.meta.rows;
             rows / full_rows == before
         };
         let mut same_batch = full;
@@ -141,12 +141,14 @@ impl Reader {
             let condition = inside_of(batch, &range_us, visible());
             batches.push(match columns {
                 // Hidden users are filtered by ids, and postings have codes.
-                Columns::Uses(features) if snapshot.visible.is_none() => Batch::Uses(UsesBatch {
-                    segments: batch.to_vec(),
-                    features: features.into(),
-                    condition,
-                    names: names.clone(),
-                }),
+                Columns::Occurrences(features) if snapshot.visible.is_none() => {
+                    Batch::Occurrences(OccurrencesBatch {
+                        segments: batch.to_vec(),
+                        features: features.into(),
+                        condition,
+                        names: names.clone(),
+                    })
+                }
                 // String columns are projected unchanged, so that predicates are pushed down into
                 // the Parquet reader.
                 _ => Batch::Segments(SegmentsBatch {
@@ -162,7 +164,7 @@ impl Reader {
         for chunk in snapshot.tail {
             let frame = match columns {
                 Columns::All => chunk.with_details()?.lazy(),
-                Columns::Counted | Columns::Uses(_) => chunk.counted()?.lazy(),
+                Columns::Counted | Columns::Occurrences(_) => chunk.counted()?.lazy(),
                 Columns::Codes => chunk.frame.clone().lazy(),
             };
             let events = frame.filter(inside(&range_us, snapshot.visible_tail.clone()));
@@ -239,7 +241,7 @@ fn parts(
 
 /// Selects the visible events whose `ts` lies in a range.
 fn inside(range_us: &Range<i64>, visible: Option<Expr>) -> Expr {
-    let timestamp = |us: i64| lit(us).cast(schema::instant());
+    let timestamp = |us: i64| lit(us).cast(schema::timestamp());
     let inside = col(schema::TS)
         .gt_eq(timestamp(range_us.start))
         .and(col(schema::TS).lt(timestamp(range_us.end)));
@@ -252,8 +254,8 @@ fn inside(range_us: &Range<i64>, visible: Option<Expr>) -> Expr {
 /// The same for segments, whose `ts` need not be read if all of it lies in the range.
 fn inside_of(segments: &[Arc<Segment>], range_us: &Range<i64>, visible: Option<Expr>) -> Expr {
     let is_inside = |segment: &Arc<Segment>| {
-        let facts = &segment.facts;
-        range_us.start <= facts.first_ts_us && facts.last_ts_us < range_us.end
+        let meta = &segment.meta;
+        range_us.start <= meta.first_ts_us && meta.last_ts_us < range_us.end
     };
     if segments.iter().all(is_inside) {
         visible.unwrap_or(lit(true))

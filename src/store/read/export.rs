@@ -37,7 +37,7 @@ pub struct Part<'a>(&'a [Arc<Segment>], Option<&'a DataFrame>);
 
 /// Metadata of a written part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PartFacts {
+pub struct ExportPartMeta {
     /// Events.
     pub rows: u64,
     /// Bytes.
@@ -118,8 +118,8 @@ impl Store {
 impl SealedDay {
     /// Identifies its content.
     pub fn sources(&self) -> Vec<String> {
-        let facts = self.segments.iter().map(|segment| &segment.facts);
-        let sealed = facts.map(|facts| format!("{} {:08x}", facts.path, facts.crc32c));
+        let meta = self.segments.iter().map(|segment| &segment.meta);
+        let sealed = meta.map(|meta| format!("{} {:08x}", meta.path, meta.crc32c));
         // The log only grows until it is sealed, and then the segments change.
         let unsealed = self.unsealed.iter();
         let unsealed = unsealed.map(|events| format!("{} events of the log", events.height()));
@@ -128,7 +128,7 @@ impl SealedDay {
 
     /// Events.
     pub fn rows(&self) -> u64 {
-        let sealed: u64 = self.segments.iter().map(|segment| segment.facts.rows).sum();
+        let sealed: u64 = self.segments.iter().map(|segment| segment.meta.rows).sum();
         sealed
             + self
                 .unsealed
@@ -142,13 +142,13 @@ impl SealedDay {
         let mut parts = Vec::new();
         let mut rest = self.segments.as_slice();
         for (place, segment) in self.segments.iter().enumerate() {
-            sum += segment.facts.bytes;
-            if sum > bytes && sum > segment.facts.bytes {
+            sum += segment.meta.bytes;
+            if sum > bytes && sum > segment.meta.bytes {
                 let taken = self.segments.len() - rest.len();
                 let (part, after) = rest.split_at(place - taken);
                 parts.push(Part(part, None));
                 rest = after;
-                sum = segment.facts.bytes;
+                sum = segment.meta.bytes;
             }
         }
         parts.push(Part(rest, self.unsealed.as_ref()));
@@ -162,26 +162,26 @@ impl Part<'_> {
     ///
     /// # Errors
     /// [`Error::Damaged`] if a segment is, and if the file cannot be written.
-    pub fn write(&self, path: &Path) -> Result<PartFacts> {
-        let rows: u64 = self.0.iter().map(|segment| segment.facts.rows).sum();
+    pub fn write(&self, path: &Path) -> Result<ExportPartMeta> {
+        let rows: u64 = self.0.iter().map(|segment| segment.meta.rows).sum();
         let rows = rows + self.1.map_or(0, |events| events.height() as u64);
         let file = File::create(path).map_err(Error::io("create", path))?;
         // A segment of an earlier format is not copied: other programs read the export.
         let copied = match (self.0, self.1) {
-            ([segment], None) if segment.facts.format == FORMAT => Some(segment),
+            ([segment], None) if segment.meta.format == FORMAT => Some(segment),
             _ => None,
         };
         Output::new(file, path).write(|out| match copied {
             Some(segment) => segment.copy_to(out, path),
             None => join(self.0, self.1, out),
         })?;
-        let facts = facts(path, rows)?;
+        let meta = meta(path, rows)?;
         match copied {
-            Some(segment) if segment.facts.crc32c != facts.crc32c => Err(Error::Damaged {
+            Some(segment) if segment.meta.crc32c != meta.crc32c => Err(Error::Damaged {
                 file: path.to_owned(),
                 message: "the copy differs from the segment".into(),
             }),
-            _ => Ok(facts),
+            _ => Ok(meta),
         }
     }
 }
@@ -191,7 +191,7 @@ impl Part<'_> {
 ///
 /// # Errors
 /// If a file cannot be read or written.
-pub fn rewrite_without(path: &Path, temp: &Path, users: &[&str]) -> Result<Option<PartFacts>> {
+pub fn rewrite_without(path: &Path, temp: &Path, users: &[&str]) -> Result<Option<ExportPartMeta>> {
     let events = read(path)?;
     let before = events.height();
     let kept = events.lazy().filter(is_any(users).not()).collect()?;
@@ -205,7 +205,7 @@ pub fn rewrite_without(path: &Path, temp: &Path, users: &[&str]) -> Result<Optio
 ///
 /// # Errors
 /// If a file cannot be read or written.
-pub fn rewrite(path: &Path, temp: &Path) -> Result<PartFacts> {
+pub fn rewrite(path: &Path, temp: &Path) -> Result<ExportPartMeta> {
     write(read(path)?, temp)
 }
 
@@ -214,7 +214,7 @@ fn read(path: &Path) -> Result<DataFrame> {
     Ok(ParquetReader::new(file).finish()?)
 }
 
-fn write(mut events: DataFrame, temp: &Path) -> Result<PartFacts> {
+fn write(mut events: DataFrame, temp: &Path) -> Result<ExportPartMeta> {
     let file = File::create(temp).map_err(Error::io("create", temp))?;
     Output::new(file, temp).write(|out| {
         parquet::writer(out, events.schema())?
@@ -222,13 +222,13 @@ fn write(mut events: DataFrame, temp: &Path) -> Result<PartFacts> {
             .finish(&mut events)?;
         Ok(())
     })?;
-    facts(temp, events.height() as u64)
+    meta(temp, events.height() as u64)
 }
 
 /// Metadata of a written file.
-fn facts(path: &Path, rows: u64) -> Result<PartFacts> {
+fn meta(path: &Path, rows: u64) -> Result<ExportPartMeta> {
     let written = File::open(path).map_err(Error::io("open", path))?;
-    Ok(PartFacts {
+    Ok(ExportPartMeta {
         rows,
         bytes: written.metadata().map_err(Error::io("read", path))?.len(),
         crc32c: checksum::of_file(&written, path)?,
@@ -241,7 +241,7 @@ fn join(segments: &[Arc<Segment>], unsealed: Option<&DataFrame>, out: &mut Outpu
         .batched(&schema::lake())?;
     for segment in segments {
         let events = segment::scan(std::slice::from_ref(segment))?;
-        for start in (0..segment.facts.rows).step_by(ROW_GROUP_ROWS) {
+        for start in (0..segment.meta.rows).step_by(ROW_GROUP_ROWS) {
             let rows = events
                 .clone()
                 .slice(start as i64, ROW_GROUP_ROWS as IdxSize);

@@ -15,27 +15,27 @@ use chrono::NaiveDate;
 use polars::prelude::*;
 
 use super::Store;
-use super::version::{ExpiryFacts, VersionControl};
+use super::version::{ExpiryMeta, VersionControl};
 use crate::daily::{Activities, Day, date, day_of};
+use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
-use crate::names::Names;
 use week_cache::WeekCache;
 
 pub use events::{Batch, Columns};
-pub use export::{PartFacts, SealedDay, rewrite, rewrite_without};
+pub use export::{ExportPartMeta, SealedDay, rewrite, rewrite_without};
 pub use size::StoreSize;
 pub use states::DayParts;
 
 /// Reads published events and states.
 pub(super) struct Reader {
     versions: Arc<VersionControl>,
-    names: Names,
+    names: Dictionaries,
     weeks: WeekCache,
 }
 
 impl Reader {
     /// Reads what is published here.
-    pub fn new(versions: Arc<VersionControl>, names: Names) -> Self {
+    pub fn new(versions: Arc<VersionControl>, names: Dictionaries) -> Self {
         Self {
             versions,
             names,
@@ -110,7 +110,7 @@ impl Store {
     }
 
     /// Progress of expiry.
-    pub fn expiry(&self) -> ExpiryFacts {
+    pub fn expiry(&self) -> ExpiryMeta {
         self.versions.version().expiry
     }
 }

@@ -40,7 +40,7 @@ impl Store {
         let (log_events, log_bytes) = (published.tail.len(), published.log_bytes);
         let (logs, bytes) = (published.waiting.logs(), published.waiting.bytes());
         drop(published);
-        let segment_bytes = version.segment_facts().map(|facts| facts.bytes);
+        let segment_bytes = version.segment_metas().map(|meta| meta.bytes);
         StoreSize {
             log_events,
             log_bytes,
@@ -50,7 +50,7 @@ impl Store {
             segments: version.segments.len(),
             sealed_bytes: segment_bytes.sum(),
             states: version.states.len(),
-            state_bytes: version.states.values().map(|state| state.facts.bytes).sum(),
+            state_bytes: version.states.values().map(|state| state.meta.bytes).sum(),
             postings_bytes: postings::bytes(&self.folder),
         }
     }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::Reader;
 use crate::daily::{Activities, Activity, DailyState, Day, Week, days_of, week_of};
+use crate::dictionary::Dictionaries;
 use crate::error::Result;
-use crate::names::Names;
-use crate::store::files::states::{StateFacts, StateFile};
+use crate::store::files::states::{StateFile, StateMeta};
 use crate::window::DAY_US;
 
 /// The states of a day, in parts that may share users.
@@ -32,7 +32,7 @@ impl DayParts {
     ///
     /// # Errors
     /// [`crate::error::Error::Damaged`] if the state is.
-    pub fn activities(&self, names: &Names) -> Result<Vec<Arc<Activity>>> {
+    pub fn activities(&self, names: &Dictionaries) -> Result<Vec<Arc<Activity>>> {
         let sealed = self.sealed.iter().map(|state| state.activity(names));
         let unsealed = self.unsealed.iter().map(|state| Ok(state.activity.clone()));
         sealed.chain(unsealed).collect()
@@ -42,7 +42,7 @@ impl DayParts {
     ///
     /// # Errors
     /// [`crate::error::Error::Damaged`] if the state is.
-    pub fn states(&self, names: &Names) -> Result<Vec<Arc<DailyState>>> {
+    pub fn states(&self, names: &Dictionaries) -> Result<Vec<Arc<DailyState>>> {
         let sealed = self
             .sealed
             .iter()
@@ -92,12 +92,12 @@ impl Reader {
         let mut revisions: BTreeMap<Day, String> = BTreeMap::new();
         for (&day, state) in snapshot.version.states.range(days.clone()) {
             // Equal states of one day have equal bytes.
-            let StateFacts {
+            let StateMeta {
                 events,
                 bytes,
                 crc32c,
                 ..
-            } = state.facts;
+            } = state.meta;
             revisions.insert(day, format!("{events}-{bytes}-{crc32c:08x}"));
         }
         let mut unsealed: BTreeMap<Day, u64> = BTreeMap::new();

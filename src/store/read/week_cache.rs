@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::daily::{Day, Week, WeekActivity};
+use crate::dictionary::Dictionaries;
 use crate::error::Result;
-use crate::names::Names;
 use crate::store::files::states::StateFile;
 use crate::store::lock::{Ordered, Rank};
 use crate::store::pipeline;
@@ -31,7 +31,7 @@ struct KeptWeek {
 }
 
 impl KeptWeek {
-    fn count(states: DaysOfWeek<'_>, names: &Names) -> Result<Self> {
+    fn count(states: DaysOfWeek<'_>, names: &Dictionaries) -> Result<Self> {
         let mut activity = WeekActivity::default();
         for (_, state) in states {
             activity.add(state.activity_once(names)?.as_ref());
@@ -39,7 +39,7 @@ impl KeptWeek {
         Ok(Self {
             files: states
                 .iter()
-                .map(|(_, state)| state.facts.path.clone())
+                .map(|(_, state)| state.meta.path.clone())
                 .collect(),
             activity: Arc::new(activity),
         })
@@ -47,7 +47,7 @@ impl KeptWeek {
 
     /// True if it was counted from these.
     fn is_of(&self, states: DaysOfWeek<'_>) -> bool {
-        let files = states.iter().map(|(_, state)| &state.facts.path);
+        let files = states.iter().map(|(_, state)| &state.meta.path);
         self.files.iter().eq(files)
     }
 }
@@ -60,7 +60,7 @@ impl WeekCache {
     pub fn activity(
         &self,
         weeks: &[(Week, DaysOfWeek<'_>)],
-        names: &Names,
+        names: &Dictionaries,
     ) -> Result<BTreeMap<Week, Arc<WeekActivity>>> {
         let mut found = BTreeMap::new();
         let mut missing = Vec::new();

@@ -1,7 +1,7 @@
 //! Expiry policy: which events and daily states are too old to be kept.
 //!
 //! Expiry is derived from stored state; the clock alone never deletes data. Age is measured from
-//! the last believed day (see [`crate::store::clock`]), and a clock that is further ahead than any
+//! the last trusted day (see [`crate::store::clock`]), and a clock that is further ahead than any
 //! usual downtime is rejected until an operator confirms the date.
 
 use chrono::{Days, NaiveDate};
@@ -9,24 +9,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
-/// A clock that is more days than this ahead of the last believed one is not believed: longer than
+/// A clock that is more days than this ahead of the last trusted one is not trusted: longer than
 /// a server is down for repair, and a third of the default retention of events.
 pub const MAX_STEP_DAYS: u64 = 30;
 
 /// Progress of expiry, as the manifest has it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExpiryFacts {
+pub struct ExpiryMeta {
     /// First day whose events are all kept; absent while none expired.
     pub raw_from: Option<NaiveDate>,
     /// First day whose state is kept; absent while none expired.
     pub states_from: Option<NaiveDate>,
-    /// The last day that was believed.
+    /// The last day that was trusted.
     pub looked_on: Option<NaiveDate>,
 }
 
 /// Retention periods, in days before today.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retention {
+pub struct ExpiryPolicy {
     /// Events.
     pub raw_days: u16,
     /// Daily states and rollup lines.
@@ -52,7 +52,7 @@ pub struct Horizon {
 }
 
 /// The first days that are kept on a day.
-pub fn horizon(day: NaiveDate, retention: Retention) -> Horizon {
+pub fn horizon(day: NaiveDate, retention: ExpiryPolicy) -> Horizon {
     let before = |days: u16| day - Days::new(u64::from(days));
     Horizon {
         raw_from: before(retention.raw_days),
@@ -81,7 +81,7 @@ mod tests {
     fn states_are_kept_at_least_as_long_as_events() {
         let day = |text: &str| -> NaiveDate { text.parse().expect("a date") };
         let kept = |raw_days, state_days| {
-            let retention = Retention {
+            let retention = ExpiryPolicy {
                 raw_days,
                 state_days,
             };

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
 
-use super::{ALWAYS_US, Clock, Retention, VersionControl};
+use super::{ALWAYS_US, Clock, ExpiryPolicy, VersionControl};
 use crate::config::{Durability, NameLimits, StoreConfig};
 use crate::daily::{Day, day_of};
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ use crate::event::{Event, EventType};
 use crate::store::files::faults::{self, Failing};
 use crate::store::files::rotation::RotatedLog;
 use crate::store::files::{postings, shape};
-use crate::store::{Draft, Effort, Store, files, write_lines};
+use crate::store::{CompactionScope, Store, WriteBatch, files, write_lines};
 
 impl VersionControl {
     /// True after a commit whose outcome is unknown.
@@ -88,7 +88,7 @@ const COMMIT: [&str; 4] = [
 /// Noted in the list of operations if one poisoned the store.
 const POISONED: &str = "poisoned";
 const OLD_DAYS: i64 = 100;
-const RETENTION: Retention = Retention {
+const RETENTION: ExpiryPolicy = ExpiryPolicy {
     raw_days: 50,
     state_days: 365,
 };
@@ -128,11 +128,11 @@ fn event(user: &str, days: i64) -> Event<'_> {
 }
 
 fn append(store: &Store, events: &[(&str, i64)]) -> Result<()> {
-    let mut draft = Draft::default();
+    let mut batch = WriteBatch::default();
     for (user, days) in events {
-        store.draft_maker().push(&mut draft, &event(user, *days));
+        store.batch_builder().push(&mut batch, &event(user, *days));
     }
-    let reply = store.append(draft)?.blocking_recv();
+    let reply = store.append(batch)?.blocking_recv();
     reply.expect("a reply").map(drop)
 }
 
@@ -194,7 +194,7 @@ impl Job {
                 Ok(())
             }
             Self::Compact => store.compact_without_index(now()),
-            Self::Index => store.compact(now(), Effort::Full),
+            Self::Index => store.compact(now(), CompactionScope::Full),
             Self::Expire => store
                 .expire(now().date_naive(), RETENTION, Clock::Confirmed)
                 .map(drop),

@@ -6,16 +6,16 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::Version;
-use super::expiry::ExpiryFacts;
+use super::expiry::ExpiryMeta;
 use crate::checksum;
 use crate::daily::Day;
 use crate::error::{Error, Result};
-use crate::store::clock::ClockFacts;
-use crate::store::files::dictionary::DictionaryFacts;
+use crate::store::clock::ClockMeta;
+use crate::store::files::dictionary::DictionaryMeta;
 use crate::store::files::folder::Folder;
-use crate::store::files::segment::SegmentFacts;
+use crate::store::files::segment::SegmentMeta;
 use crate::store::files::shape::MANIFEST_FILE;
-use crate::store::files::states::StateFacts;
+use crate::store::files::states::StateMeta;
 
 /// The format that this program writes. A newer one is an error; older ones are read for ever.
 const FORMAT: u32 = 1;
@@ -39,22 +39,22 @@ pub struct Manifest {
     /// See [`Version::sealed_through`].
     pub sealed_through: u64,
     /// The live segments.
-    pub segments: Vec<SegmentFacts>,
+    pub segments: Vec<SegmentMeta>,
     /// The live daily states, by day.
     #[serde(default)]
-    pub states: Vec<StateFacts>,
+    pub states: Vec<StateMeta>,
     /// See [`Version::dictionary`].
     #[serde(default)]
-    pub dictionary: DictionaryFacts,
+    pub dictionary: DictionaryMeta,
     /// See [`Version::expiry`].
     #[serde(default)]
-    pub expiry: ExpiryFacts,
+    pub expiry: ExpiryMeta,
     /// See [`Version::new_users`].
     #[serde(default)]
     pub new_users: NewUsers,
     /// See [`Version::clock`].
     #[serde(default)]
-    pub clock: Option<ClockFacts>,
+    pub clock: Option<ClockMeta>,
     /// See [`Version::user_key`].
     #[serde(default)]
     pub user_key: Option<String>,
@@ -68,8 +68,8 @@ impl Default for Manifest {
             sealed_through: 0,
             segments: Vec::new(),
             states: Vec::new(),
-            dictionary: DictionaryFacts::default(),
-            expiry: ExpiryFacts::default(),
+            dictionary: DictionaryMeta::default(),
+            expiry: ExpiryMeta::default(),
             new_users: NewUsers::default(),
             clock: None,
             user_key: None,
@@ -85,8 +85,8 @@ impl Manifest {
             version: FORMAT,
             sequence: version.sequence,
             sealed_through: version.sealed_through,
-            segments: version.segment_facts().cloned().collect(),
-            states: states.map(|state| state.facts.clone()).collect(),
+            segments: version.segment_metas().cloned().collect(),
+            states: states.map(|state| state.meta.clone()).collect(),
             dictionary: version.dictionary,
             expiry: version.expiry,
             new_users: version.new_users,

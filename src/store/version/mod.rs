@@ -18,20 +18,20 @@ use std::time::Instant;
 use polars::prelude::Expr;
 use roaring::RoaringBitmap;
 
-use super::clock::ClockFacts;
+use super::clock::ClockMeta;
 use super::erased::ErasedUsers;
 use super::lock::{Guard, Ordered, Rank};
 use crate::daily::Day;
+use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
-use crate::names::Names;
-use crate::store::files::dictionary::DictionaryFacts;
+use crate::store::files::dictionary::DictionaryMeta;
 use crate::store::files::folder::Folder;
 use crate::store::files::rotation::WaitingLogs;
-use crate::store::files::segment::{Segment, SegmentFacts};
-use crate::store::files::states::{StateFacts, StateFile};
+use crate::store::files::segment::{Segment, SegmentMeta};
+use crate::store::files::states::{StateFile, StateMeta};
 use tail::{Chunk, Tail};
 
-pub use expiry::{Clock, ExpiryFacts, Horizon, Retention, clock_jump, horizon};
+pub use expiry::{Clock, ExpiryMeta, ExpiryPolicy, Horizon, clock_jump, horizon};
 pub use manifest::{Manifest, NewUsers};
 pub use transaction::{DayChange, Transaction, Unpublished, changed_meanwhile};
 
@@ -47,13 +47,13 @@ pub struct Version {
     /// The live daily states.
     pub states: BTreeMap<Day, Arc<StateFile>>,
     /// Committed length of the dictionary.
-    pub dictionary: DictionaryFacts,
+    pub dictionary: DictionaryMeta,
     /// Progress of expiry.
-    pub expiry: ExpiryFacts,
+    pub expiry: ExpiryMeta,
     /// New users of the newest day, of the events in the segments.
     pub new_users: NewUsers,
     /// The newest `received_at`; absent in a manifest of an earlier version.
-    pub clock: Option<ClockFacts>,
+    pub clock: Option<ClockMeta>,
     /// Fingerprint of the pseudonym key; absent if there never was one.
     pub user_key: Option<String>,
 }
@@ -66,7 +66,7 @@ impl Version {
             sequence: manifest.sequence,
             sealed_through: manifest.sealed_through,
             segments: segments
-                .map(|facts| Arc::new(Segment::new(root, facts)))
+                .map(|meta| Arc::new(Segment::new(root, meta)))
                 .collect(),
             states: state_files(root, manifest.states).collect(),
             dictionary: manifest.dictionary,
@@ -79,12 +79,12 @@ impl Version {
 
     /// Events in the live segments.
     pub fn rows(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.facts.rows).sum()
+        self.segments.iter().map(|segment| segment.meta.rows).sum()
     }
 
     /// Metadata of the live segments.
-    pub fn segment_facts(&self) -> impl Iterator<Item = &SegmentFacts> + Clone {
-        self.segments.iter().map(|segment| &segment.facts)
+    pub fn segment_metas(&self) -> impl Iterator<Item = &SegmentMeta> + Clone {
+        self.segments.iter().map(|segment| &segment.meta)
     }
 
     /// The segments of a day, in the order of the log.
@@ -94,17 +94,17 @@ impl Version {
     }
 
     /// Metadata of the segments of each day, in the order of the log.
-    pub fn by_day(&self) -> BTreeMap<Day, Vec<&SegmentFacts>> {
-        let mut days: BTreeMap<Day, Vec<&SegmentFacts>> = BTreeMap::new();
+    pub fn by_day(&self) -> BTreeMap<Day, Vec<&SegmentMeta>> {
+        let mut days: BTreeMap<Day, Vec<&SegmentMeta>> = BTreeMap::new();
         for segment in &self.segments {
-            days.entry(segment.day()).or_default().push(&segment.facts);
+            days.entry(segment.day()).or_default().push(&segment.meta);
         }
         days
     }
 
     /// The live segment with this path below the data folder.
     pub fn has_segment(&self, path: &str) -> bool {
-        self.segment_facts().any(|facts| facts.path == path)
+        self.segment_metas().any(|meta| meta.path == path)
     }
 
     /// Paths of the live segments.
@@ -115,11 +115,11 @@ impl Version {
     /// Paths of the live states below the data folder.
     pub fn state_paths(&self) -> HashSet<&str> {
         let states = self.states.values();
-        states.map(|state| state.facts.path.as_str()).collect()
+        states.map(|state| state.meta.path.as_str()).collect()
     }
 
     /// The features that the state of a day names; none if it has no state that can be read.
-    pub fn named_features(&self, day: Day, names: &Names) -> RoaringBitmap {
+    pub fn named_features(&self, day: Day, names: &Dictionaries) -> RoaringBitmap {
         let state = self.states.get(&day);
         state.map_or_else(RoaringBitmap::new, |state| state.named_features(names))
     }
@@ -128,7 +128,11 @@ impl Version {
     ///
     /// # Errors
     /// If a state is damaged.
-    pub fn segments_with(&self, users: &RoaringBitmap, names: &Names) -> Result<Vec<Arc<Segment>>> {
+    pub fn segments_with(
+        &self,
+        users: &RoaringBitmap,
+        names: &Dictionaries,
+    ) -> Result<Vec<Arc<Segment>>> {
         let mut days = BTreeSet::new();
         for (&day, state) in &self.states {
             let activity = state.activity(names)?;
@@ -148,7 +152,7 @@ impl Version {
         let mut manifest = Manifest::default();
         for (&day, place) in segments.iter().zip(0..) {
             let ts_us = i64::from(day) * crate::window::DAY_US;
-            manifest.segments.push(SegmentFacts {
+            manifest.segments.push(SegmentMeta {
                 path: crate::store::files::segment::path_of(day, &format!("00000001-{place:04}")),
                 rows: 1,
                 bytes: 1,
@@ -161,7 +165,7 @@ impl Version {
         }
         for &day in states {
             let day = crate::daily::date(day);
-            manifest.states.push(StateFacts {
+            manifest.states.push(StateMeta {
                 day,
                 path: format!("states/{day}-00000001.state"),
                 bytes: 1,
@@ -173,18 +177,15 @@ impl Version {
     }
 
     /// Replaces the states of the same days and adds the others.
-    fn put_states(&mut self, root: &Path, states: Vec<StateFacts>) {
+    fn put_states(&mut self, root: &Path, states: Vec<StateMeta>) {
         self.states.extend(state_files(root, states));
     }
 }
 
-fn state_files(
-    root: &Path,
-    states: Vec<StateFacts>,
-) -> impl Iterator<Item = (Day, Arc<StateFile>)> {
-    states.into_iter().map(move |facts| {
-        let day = facts.day.to_epoch_days();
-        (day, Arc::new(StateFile::new(root, facts)))
+fn state_files(root: &Path, states: Vec<StateMeta>) -> impl Iterator<Item = (Day, Arc<StateFile>)> {
+    states.into_iter().map(move |meta| {
+        let day = meta.day.to_epoch_days();
+        (day, Arc::new(StateFile::new(root, meta)))
     })
 }
 
@@ -223,7 +224,7 @@ pub struct VersionControl {
 
 impl VersionControl {
     /// Publishes the version that was found, without events in memory.
-    pub fn new(version: Version, names: &Names, erased: ErasedUsers) -> Self {
+    pub fn new(version: Version, names: &Dictionaries, erased: ErasedUsers) -> Self {
         let published = Published {
             version: Arc::new(version),
             tail: Tail::new(names.clone()),
@@ -292,8 +293,8 @@ pub struct Snapshot {
 }
 
 /// Adds a segment of these files to a version. The file is not opened.
-fn segment_of(root: &Path, facts: SegmentFacts) -> Arc<Segment> {
-    Arc::new(Segment::new(root, facts))
+fn segment_of(root: &Path, meta: SegmentMeta) -> Arc<Segment> {
+    Arc::new(Segment::new(root, meta))
 }
 
 /// All of time.

@@ -7,8 +7,8 @@ use crate::event::EventType;
 pub(in crate::store) struct Row {
     pub ts_us: i64,
     pub event_type: EventType,
-    /// Code of the user in [`crate::names::Names`]; `None` for an anonymous event.
+    /// Code of the user in [`crate::dictionary::Dictionaries`]; `None` for an anonymous event.
     pub user: Option<u32>,
-    /// Code of the feature in [`crate::names::Names`].
+    /// Code of the feature in [`crate::dictionary::Dictionaries`].
     pub feature: Option<u32>,
 }

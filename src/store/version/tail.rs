@@ -13,8 +13,8 @@ use polars::prelude::*;
 
 use super::row::Row;
 use crate::daily::{self, DailyState, Day};
+use crate::dictionary::{Dictionaries, REST_FEATURE};
 use crate::error::{Error, Result};
-use crate::names::{Names, REST_FEATURE};
 use crate::schema;
 use crate::store::files::rotation::id_of;
 use crate::store::files::rows::LakeRows;
@@ -27,7 +27,7 @@ const CHUNK_ROWS: usize = 1 << 15;
 
 /// The events since the last seal, in the order of the log.
 pub struct Tail {
-    names: Names,
+    names: Dictionaries,
     full: Vec<Arc<Chunk>>,
     /// Events of the full chunks.
     full_events: usize,
@@ -54,7 +54,7 @@ impl SealMark {
 /// Events of the tail; immutable.
 pub struct Chunk {
     /// The columns of [`schema::COUNTED`] as daily states count them: users are codes, other
-    /// strings are categoricals, and names beyond a limit are [`crate::names::REST_USER`] and
+    /// strings are categoricals, and names beyond a limit are [`crate::dictionary::REST_USER`] and
     /// [`REST_FEATURE`].
     pub frame: DataFrame,
     /// True if a feature is beyond the limit of its day.
@@ -136,7 +136,7 @@ struct OpenChunk {
 
 impl Tail {
     /// An empty tail.
-    pub fn new(names: Names) -> Self {
+    pub fn new(names: Dictionaries) -> Self {
         Self {
             names,
             full: Vec::new(),
@@ -359,7 +359,7 @@ impl OpenChunk {
     }
 
     /// A chunk of the events so far; none if there are none.
-    fn chunk(&self, names: &Names) -> Result<Option<Chunk>> {
+    fn chunk(&self, names: &Dictionaries) -> Result<Option<Chunk>> {
         let (Some(span), Some(part)) = (self.span, self.part.clone()) else {
             return Ok(None);
         };
@@ -373,11 +373,11 @@ impl OpenChunk {
         }))
     }
 
-    fn frame(&self, names: &Names) -> Result<DataFrame> {
+    fn frame(&self, names: &Dictionaries) -> Result<DataFrame> {
         Ok(DataFrame::new(
             self.ts_us.len(),
             vec![
-                schema::instants(schema::TS, self.ts_us.clone()),
+                schema::timestamps(schema::TS, self.ts_us.clone()),
                 names
                     .event_types
                     .column(schema::EVENT_TYPE, &self.event_types),
@@ -457,7 +457,7 @@ mod tests {
     }
 
     fn tail() -> Tail {
-        Tail::new(Names::new().expect("names"))
+        Tail::new(Dictionaries::new().expect("names"))
     }
 
     /// Number of events, and the first and last `ts`.

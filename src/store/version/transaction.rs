@@ -20,14 +20,14 @@ use tracing::{error, warn};
 use super::manifest::Manifest;
 use super::{Published, Version, VersionControl, segment_of};
 use crate::daily::{DailyState, Day};
+use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
-use crate::names::Names;
 use crate::store::files::day_folder::PreparedDay;
 use crate::store::files::dictionary;
 use crate::store::files::folder::Folder;
 use crate::store::files::postings;
 use crate::store::files::rotation::RotatedLog;
-use crate::store::files::segment::{self, Segment, SegmentFacts};
+use crate::store::files::segment::{self, Segment, SegmentMeta};
 use crate::store::files::states;
 use crate::store::lock::Guard;
 
@@ -61,7 +61,7 @@ pub struct Committed<'a> {
 
 /// A replaced segment and the one that takes its place in the order of the log, if there is one. Of
 /// several that become one, that is the place of the first.
-pub type Replaced = (Arc<Segment>, Option<SegmentFacts>);
+pub type Replaced = (Arc<Segment>, Option<SegmentMeta>);
 
 /// An exchange of segments of one day.
 pub struct DayChange {
@@ -77,12 +77,12 @@ pub struct DayChange {
 
 /// New segments of a day in temporary files, which are removed when this is dropped.
 #[derive(Default)]
-pub struct Unpublished(Vec<(PathBuf, SegmentFacts)>);
+pub struct Unpublished(Vec<(PathBuf, SegmentMeta)>);
 
 impl Unpublished {
     /// Adds a segment and its temporary file.
-    pub fn push(&mut self, temp: PathBuf, facts: SegmentFacts) {
-        self.0.push((temp, facts));
+    pub fn push(&mut self, temp: PathBuf, meta: SegmentMeta) {
+        self.0.push((temp, meta));
     }
 }
 
@@ -148,9 +148,9 @@ impl<'a> Transaction<'a> {
     }
 
     /// Adds segments behind all that are live, in the order of the log.
-    pub fn add_segments(&mut self, new: Vec<SegmentFacts>) {
+    pub fn add_segments(&mut self, new: Vec<SegmentMeta>) {
         let new = new.into_iter();
-        let new = new.map(|facts| segment_of(self.folder.path(), facts));
+        let new = new.map(|meta| segment_of(self.folder.path(), meta));
         self.next.segments.extend(new);
     }
 
@@ -161,7 +161,7 @@ impl<'a> Transaction<'a> {
     /// Those of `next`, and if a file cannot be written.
     pub fn write_states(
         &mut self,
-        names: &Names,
+        names: &Dictionaries,
         mut next: impl FnMut(&Version) -> Result<Option<(Day, DailyState)>> + Send,
     ) -> Result<usize> {
         self.has_written_states = true;
@@ -184,12 +184,12 @@ impl<'a> Transaction<'a> {
             new,
             replaced,
         } = change;
-        let new_of = |facts: &SegmentFacts| {
-            let is_same = |(old, _): &&Replaced| old.facts.path == facts.path;
+        let new_of = |meta: &SegmentMeta| {
+            let is_same = |(old, _): &&Replaced| old.meta.path == meta.path;
             replaced.iter().find(is_same).map(|(_, new)| new.as_ref())
         };
         let of_day = self.base.segments_of(day);
-        let of_day = of_day.iter().map(|segment| &segment.facts);
+        let of_day = of_day.iter().map(|segment| &segment.meta);
         // After a compaction or expiry in between, the next attempt finds what they made.
         if of_day.clone().filter_map(new_of).count() < replaced.len() {
             return Err(changed_meanwhile());
@@ -197,16 +197,16 @@ impl<'a> Transaction<'a> {
         // Readers that have them, or get them until the new ones are live, go on when their names
         // are gone.
         replaced.iter().try_for_each(|(old, _)| old.keep())?;
-        let stay = of_day.filter(|facts| new_of(facts).is_none());
+        let stay = of_day.filter(|meta| new_of(meta).is_none());
         let prepared = PreparedDay::prepare(self.folder, day, number, &new.0, stay)?;
         self.next.sequence = self.next.sequence.max(number);
         self.next.segments = self
             .base
             .segments
             .iter()
-            .filter_map(|segment| match new_of(&segment.facts) {
+            .filter_map(|segment| match new_of(&segment.meta) {
                 None => Some(segment.clone()),
-                Some(new) => new.map(|facts| segment_of(self.folder.path(), facts.clone())),
+                Some(new) => new.map(|meta| segment_of(self.folder.path(), meta.clone())),
             })
             .collect();
         self.day = Some((prepared, new));
@@ -268,7 +268,7 @@ impl<'a> Transaction<'a> {
         let is_live = next.state_paths();
         let mut has_replaced = self.has_written_states;
         for state in base.states.values() {
-            if !is_live.contains(state.facts.path.as_str()) {
+            if !is_live.contains(state.meta.path.as_str()) {
                 has_replaced = true;
                 if has_readers || Arc::strong_count(state) > 1 {
                     state.keep();

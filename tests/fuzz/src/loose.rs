@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use echopilot_fuzz::event::split::{Splitter, Step, layout};
-use echopilot_fuzz::event::{Verdict, foreign, read_batch, timestamp};
+use echopilot_fuzz::event::{Outcome, foreign, read_batch, timestamp};
 use libfuzzer_sys::fuzz_target;
 
 /// 2025-10-21T10:00:00Z
@@ -64,6 +64,6 @@ fn neighbours_are_kept(input: &[u8]) {
     let Ok(batch) = read_batch(&body) else {
         return;
     };
-    let mut outcomes = batch.events.into_iter().map(|raw| raw.judge(NOW_US, 0));
-    assert!(matches!(outcomes.next(), Some(Verdict::Accepted(..))));
+    let mut outcomes = batch.events.into_iter().map(|raw| raw.validate(NOW_US, 0));
+    assert!(matches!(outcomes.next(), Some(Outcome::Accepted(..))));
 }

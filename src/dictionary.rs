@@ -26,18 +26,18 @@ pub const REST_USER: u32 = u32::MAX;
 
 /// The dictionaries of one process, shared by all readers and writers of events.
 #[derive(Clone)]
-pub struct Names {
+pub struct Dictionaries {
     /// Event types; their codes are in funnel order.
-    pub event_types: Numbering,
+    pub event_types: Dictionary,
     /// Ids of users.
-    pub users: Numbering,
+    pub users: Dictionary,
     /// Features.
-    pub features: Numbering,
+    pub features: Dictionary,
 }
 
 /// A dictionary of strings, whose codes count from 0 in the order of insertion.
 #[derive(Clone)]
-pub struct Numbering {
+pub struct Dictionary {
     categories: Arc<Categories>,
     mapping: Arc<CategoricalMapping>,
     digests: Arc<RwLock<Digests>>,
@@ -73,22 +73,22 @@ struct Digests {
     known: CatSize,
 }
 
-impl Names {
-    /// Dictionaries of the event types and of nothing else.
+impl Dictionaries {
+    /// Names of the event types and of nothing else.
     ///
     /// # Errors
     /// If Polars cannot insert the event types.
     pub fn new() -> Result<Self> {
-        let event_types = Numbering::new(schema::EVENT_TYPE);
+        let event_types = Dictionary::new(schema::EVENT_TYPE);
         for event_type in EventType::ALL {
             event_types.number(event_type.name())?;
         }
-        let features = Numbering::new(schema::FEATURE);
+        let features = Dictionary::new(schema::FEATURE);
         let rest = features.number(REST_FEATURE_NAME)?;
         debug_assert_eq!(rest, REST_FEATURE);
         Ok(Self {
             event_types,
-            users: Numbering::new(schema::USER_ID),
+            users: Dictionary::new(schema::USER_ID),
             features,
         })
     }
@@ -138,7 +138,7 @@ pub enum Lookup<'a> {
     Unknown(&'a str),
 }
 
-impl Numbering {
+impl Dictionary {
     fn new(namespace: &'static str) -> Self {
         let categories =
             Categories::random(PlSmallStr::from_static(namespace), CategoricalPhysical::U32);
@@ -171,13 +171,13 @@ impl Numbering {
         (!self.forgotten.contains(code)).then_some(code)
     }
 
-    /// Hides strings from [`Numbering::find`] until they are inserted again. Their codes keep their
-    /// strings, for events that still have them.
+    /// Hides strings from [`Dictionary::find`] until they are inserted again. Their codes keep
+    /// their strings, for events that still have them.
     pub fn forget(&self, codes: &RoaringBitmap) {
         self.forgotten.change(|forgotten| *forgotten |= codes);
     }
 
-    /// Undoes [`Numbering::forget`].
+    /// Undoes [`Dictionary::forget`].
     pub fn recall(&self, codes: &RoaringBitmap) {
         self.forgotten.change(|forgotten| *forgotten -= codes);
     }
@@ -218,7 +218,7 @@ impl Numbering {
     /// Looks up each string of a column. Forgotten strings are found, because stored events have
     /// them.
     ///
-    /// This is faster than a cast to [`Numbering::dtype`], which compares strings that are
+    /// This is faster than a cast to [`Dictionary::dtype`], which compares strings that are
     /// scattered in memory: the events of a user are neighbours, so that most strings equal the one
     /// before them, and the others are found by their digest.
     pub fn lookup<'a>(
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn codes_count_from_zero_and_stay() -> Result<()> {
-        let names = Names::new()?;
+        let names = Dictionaries::new()?;
         assert_eq!(names.event_types.find("page_view"), Some(0));
         assert_eq!(names.event_types.find("conversion"), Some(2));
         assert_eq!(names.features.find(REST_FEATURE_NAME), Some(REST_FEATURE));
@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_forgotten_string_is_found_once_it_is_inserted_or_recalled() -> Result<()> {
-        let users = Names::new()?.users;
+        let users = Dictionaries::new()?.users;
         let codes: RoaringBitmap = [users.number("a")?, users.number("b")?]
             .into_iter()
             .collect();
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_lookup_finds_what_has_a_code_at_that_moment_and_assigns_none() -> Result<()> {
-        let users = Names::new()?.users;
+        let users = Dictionaries::new()?.users;
         users.number("a")?;
         let strings = [Some("a"), Some("a"), None, Some("b"), Some("a"), None];
         let strings = StringChunked::from_iter_options("s".into(), strings.into_iter());
@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn counted_columns_replace_what_has_no_code_or_is_not_named() -> Result<()> {
-        let names = Names::new()?;
+        let names = Dictionaries::new()?;
         let (a, b) = (names.features.number("a")?, names.features.number("b")?);
         names.users.number("u")?;
         let mut events = df!(
@@ -328,7 +328,7 @@ mod tests {
             schema::USER_ID => [Some("u"), Some("new"), None, Some("u")],
             schema::FEATURE => [Some("a"), Some("b"), Some("new"), None],
         )?;
-        events.with_column(schema::instants(schema::TS, vec![1, 2, 3, 4]))?;
+        events.with_column(schema::timestamps(schema::TS, vec![1, 2, 3, 4]))?;
         let codes = |columns: [Expr; 4]| -> Result<(Vec<_>, Vec<_>)> {
             let counted = events.clone().lazy().select(columns).collect()?;
             let column = |name| -> Result<Vec<Option<u32>>> {

@@ -4,15 +4,15 @@
 use std::borrow::Cow;
 
 use super::pseudonym::Pseudonyms;
+use crate::dictionary::{Dictionaries, Dictionary};
 use crate::digest::{Digest, Digester};
 use crate::event::{self, Event, EventType, path};
-use crate::names::{Names, Numbering};
 use crate::store::erased::ErasedUsers;
 
 /// Builds write batches; shared by everything that adds events to one store.
 #[derive(Clone)]
-pub struct DraftMaker {
-    pub(in crate::store) names: Names,
+pub struct BatchBuilder {
+    pub(in crate::store) names: Dictionaries,
     pub(in crate::store) keys: Digester,
     pub(in crate::store) gate: ErasedUsers,
     pub(in crate::store) pseudonyms: Option<Pseudonyms>,
@@ -20,10 +20,10 @@ pub struct DraftMaker {
 
 /// A write batch: events that are stored together, in order.
 #[derive(Default)]
-pub struct Draft {
+pub struct WriteBatch {
     /// Complete lines of the event log; empty if the events were read from the log.
     pub(in crate::store) lines: Vec<u8>,
-    pub(in crate::store) rows: Vec<DraftRow>,
+    pub(in crate::store) rows: Vec<BatchRow>,
     /// The strings of users and features that have no code, one after the other.
     pub(in crate::store) unnamed: String,
     /// Digests of the metadata keys of all events, event by event.
@@ -35,7 +35,7 @@ pub struct Draft {
 /// A user or feature of an event that is not admitted yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) enum Name {
-    /// Its code in [`Names`].
+    /// Its code in [`Dictionaries`].
     Known(u32),
     /// It has no code; its string is this range of the `unnamed` strings of the batch.
     New { start: usize, end: usize },
@@ -43,7 +43,7 @@ pub(in crate::store) enum Name {
 
 /// An event of a write batch.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::store) struct DraftRow {
+pub(in crate::store) struct BatchRow {
     /// End of the event's line in the lines of the batch.
     pub line_end: usize,
     pub ts_us: i64,
@@ -68,15 +68,15 @@ impl Name {
     }
 }
 
-impl DraftMaker {
+impl BatchBuilder {
     /// Adds a new event, unless its user is erased.
-    pub fn push(&self, draft: &mut Draft, event: &Event<'_>) {
+    pub fn push(&self, batch: &mut WriteBatch, event: &Event<'_>) {
         let Some(event) = self.unless_erased(event) else {
-            draft.erased += 1;
+            batch.erased += 1;
             return;
         };
-        event::write_line(&event, &mut draft.lines);
-        self.push_stored(draft, &event);
+        event::write_line(&event, &mut batch.lines);
+        self.push_stored(batch, &event);
     }
 
     /// The event as it is stored, under the pseudonym of its user if there are pseudonyms; `None`
@@ -107,20 +107,20 @@ impl DraftMaker {
     }
 
     /// Adds an event whose line is in the log already.
-    pub(in crate::store) fn push_stored(&self, draft: &mut Draft, event: &Event<'_>) {
+    pub(in crate::store) fn push_stored(&self, batch: &mut WriteBatch, event: &Event<'_>) {
         let user = event.user_id.as_deref();
         let feature = event.feature.as_deref();
-        let row = DraftRow {
-            line_end: draft.lines.len(),
+        let row = BatchRow {
+            line_end: batch.lines.len(),
             ts_us: event.ts_us,
             received_at_us: event.received_at_us,
             event_type: event.event_type,
-            user: user.map(|id| name(&self.names.users, id, &mut draft.unnamed)),
-            feature: feature.map(|feature| name(&self.names.features, feature, &mut draft.unnamed)),
+            user: user.map(|id| name(&self.names.users, id, &mut batch.unnamed)),
+            feature: feature.map(|feature| name(&self.names.features, feature, &mut batch.unnamed)),
             key: self.key(event),
-            metadata_keys: self.metadata_keys(event, &mut draft.metadata_keys),
+            metadata_keys: self.metadata_keys(event, &mut batch.metadata_keys),
         };
-        draft.rows.push(row);
+        batch.rows.push(row);
     }
 
     /// Appends digests of the event's metadata keys to `keys`. Returns their start and number.
@@ -157,7 +157,7 @@ impl DraftMaker {
 }
 
 /// The code of a string or, if it has none, its place in `unnamed`, to which it is appended.
-fn name(names: &Numbering, string: &str, unnamed: &mut String) -> Name {
+fn name(names: &Dictionary, string: &str, unnamed: &mut String) -> Name {
     match names.find(string) {
         Some(code) => Name::Known(code),
         None => {
@@ -169,9 +169,9 @@ fn name(names: &Numbering, string: &str, unnamed: &mut String) -> Name {
     }
 }
 
-impl Draft {
+impl WriteBatch {
     /// The digests of the metadata keys of one of its events.
-    pub(in crate::store) fn metadata_keys_of(&self, row: &DraftRow) -> &[Digest] {
+    pub(in crate::store) fn metadata_keys_of(&self, row: &BatchRow) -> &[Digest] {
         let (start, count) = row.metadata_keys;
         let keys = self.metadata_keys.get(start..start + usize::from(count));
         keys.unwrap_or_default()
@@ -219,9 +219,9 @@ mod tests {
         }
     }
 
-    fn maker() -> Result<DraftMaker> {
-        let names = Names::new()?;
-        Ok(DraftMaker {
+    fn maker() -> Result<BatchBuilder> {
+        let names = Dictionaries::new()?;
+        Ok(BatchBuilder {
             gate: ErasedUsers::default(),
             keys: Digester::new(),
             names,
@@ -233,7 +233,7 @@ mod tests {
     fn a_batch_has_a_line_and_a_row_for_each_event() -> Result<()> {
         let maker = maker()?;
         maker.names.users.number("known")?;
-        let mut batch = Draft::default();
+        let mut batch = WriteBatch::default();
         maker.push(&mut batch, &event(Some("known"), Some("new feature")));
         maker.push(&mut batch, &event(Some("new"), None));
         maker.push(&mut batch, &event(None, Some("other")));
