@@ -182,7 +182,7 @@ pub struct StatusAnswer {
     /// The daily rollup.
     pub rollup: RollupStatus,
     /// Subscribers of live events.
-    pub subscribers: usize,
+    pub watchers: usize,
     /// Every limit with its use, and how often it was reached.
     pub limits: Vec<LimitStatus>,
     /// Requests with a wrong dashboard key since the start.

@@ -49,7 +49,7 @@ impl Engine {
                 last_day: self.last_rollup_day()?,
                 due_day: rollup::last_due_day(now, self.config.rollup_at),
             },
-            subscribers: store.subscribers(),
+            watchers: store.subscribers(),
             limits: self.name_limits(),
             wrong_keys: 0,
         })

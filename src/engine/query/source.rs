@@ -268,6 +268,9 @@ mod tests {
         let checked = cancellable(rows, &cancel);
         let plan = checked.clone().collect();
         assert!(plan.is_err(), "the check is not in the plan");
-        assert!(matches!(collect(checked, &cancel), Err(Error::Cancelled(_))));
+        assert!(matches!(
+            collect(checked, &cancel),
+            Err(Error::Cancelled(_))
+        ));
     }
 }
