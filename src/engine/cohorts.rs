@@ -1,7 +1,5 @@
 //! The named cohorts.
 
-use std::sync::PoisonError;
-
 use super::Engine;
 use crate::cohorts::Cohorts;
 use crate::error::{Error, Result};
@@ -40,7 +38,7 @@ impl Engine {
         change: impl FnOnce(&mut Cohorts) -> Result<()>,
     ) -> Result<Cohorts> {
         // One at a time: the second of two would undo the first.
-        let _one = self.cohorts.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.cohorts.lock();
         let mut cohorts = self.cohorts()?;
         change(&mut cohorts)?;
         cohorts.save(self.store.folder())?;

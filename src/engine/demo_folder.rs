@@ -1,9 +1,10 @@
 //! A synthetic history in a folder of its own, separate from the real data.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 
 use super::{DemoAnswer, Engine};
 use crate::config::StoreConfig;
@@ -43,7 +44,7 @@ impl DemoFolder {
     /// # Errors
     /// If the folder cannot be opened.
     pub fn open(&self, now: DateTime<Utc>) -> Result<Option<Arc<Engine>>> {
-        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut engine = self.engine.lock();
         if engine.is_none() && self.is_there() {
             *engine = Some(self.start(now)?);
         }
@@ -56,7 +57,7 @@ impl DemoFolder {
     /// If the folder cannot be opened or written.
     pub fn fill(&self, now: DateTime<Utc>) -> Result<DemoAnswer> {
         // One at a time: other requests wait for the history.
-        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut engine = self.engine.lock();
         let demo = match &*engine {
             Some(demo) => demo.clone(),
             None => self.start(now)?,

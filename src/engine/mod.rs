@@ -14,9 +14,8 @@ mod rollup;
 mod status;
 mod usage;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use chrono::{DateTime, Utc};
+use parking_lot::{Mutex, MutexGuard};
 use tracing::warn;
 
 pub use api::{
@@ -90,8 +89,6 @@ impl Engine {
     }
 
     fn lock_rollup_log(&self) -> MutexGuard<'_, ()> {
-        self.rollup_log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.rollup_log.lock()
     }
 }

@@ -1,9 +1,9 @@
 //! The status of the engine, for a person on call.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use chrono::{DateTime, NaiveDate, SecondsFormat, TimeDelta, Utc};
+use parking_lot::Mutex;
 
 use super::api::{RollupStatus, Waiting};
 use super::{Engine, LimitStatus, StatusAnswer};
@@ -93,11 +93,7 @@ impl Engine {
         let version = std::fs::metadata(file)
             .ok()
             .and_then(|file| Some((file.len(), file.modified().ok()?)));
-        let mut last = self
-            .last_rollup
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last_rollup.0.lock();
         if let Some((known, day)) = *last
             && known == version
         {
