@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, first_chars};
 use crate::metrics::cohort::Cohort;
 use crate::store::folder::Folder;
 
@@ -109,7 +109,7 @@ impl Cohorts {
     }
 
     fn unknown(&self, name: &str) -> Error {
-        let name: String = name.chars().take(100).collect();
+        let name = first_chars(name, 100);
         let names = self
             .cohorts
             .iter()

@@ -3,8 +3,9 @@
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
+use super::query::AggregateFilter;
 use crate::metrics::Metric;
-use crate::metrics::filter::{Filter, Property};
+use crate::metrics::filter::Filter;
 use crate::metrics::query::Query;
 use crate::window::WindowRequest;
 
@@ -34,7 +35,7 @@ impl Cost {
         };
         let are_known = filters
             .into_iter()
-            .all(|filter| is_known_to_states(&query.filter.and(filter)));
+            .all(|filter| AggregateFilter::of(&query.filter.and(filter)).is_some());
         if query.cohort.is_none() && are_known {
             Self::of_usage(&query.window, now)
         } else {
@@ -49,15 +50,6 @@ impl Cost {
             _ => Self::States,
         }
     }
-}
-
-/// Returns true if daily states have the users of the events that meet a filter.
-fn is_known_to_states(filter: &Filter) -> bool {
-    filter.is_empty()
-        || matches!(
-            filter.only(),
-            Some((Property::EventType | Property::Feature, _))
-        )
 }
 
 #[cfg(test)]

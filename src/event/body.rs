@@ -14,8 +14,8 @@ use serde_json::value::RawValue;
 use super::raw_event::{Key, RawEvent, is_missing};
 use super::split::{self, Layout, Splitter, Step};
 use super::text::{self, Escapes};
-use super::{MAX_BATCH_EVENTS, MAX_CLOCK_SKEW_US, MESSAGE_CHARS, QUOTED_CHARS, line, timestamp};
-use crate::error::{Error, Result};
+use super::{MAX_BATCH_EVENTS, MAX_CLOCK_SKEW_US, MESSAGE_CHARS, line, timestamp};
+use crate::error::{Error, Result, first_chars, shown};
 
 /// A parsed request body: at most [`MAX_BATCH_EVENTS`] events, not yet validated.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub fn read_batch(body: &[u8]) -> Result<Batch<'_>> {
         Ok(body) => body,
         Err(message) => Body::split(body).ok_or_else(|| {
             // The parser's message may quote the whole body.
-            let message: String = message.chars().take(MESSAGE_CHARS).collect();
+            let message = first_chars(&message, MESSAGE_CHARS);
             Error::bad_input("bad_json", format!("invalid body: {message}"))
         })?,
     };
@@ -53,7 +53,7 @@ pub fn read_batch(body: &[u8]) -> Result<Batch<'_>> {
     let sent_at_us = match read.sent_at.filter(|json| !is_missing(json)) {
         None => None,
         Some(json) => Some(timestamp::parse(json).ok_or_else(|| {
-            let json: String = json.chars().take(QUOTED_CHARS).collect();
+            let json = shown(json);
             Error::bad_input(
                 "bad_sent_at",
                 format!("sent_at is {json}; allowed is RFC 3339 or an epoch number"),

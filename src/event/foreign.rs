@@ -1,5 +1,7 @@
 //! Recognises files that hold no events by their first bytes, for people who named the wrong file.
 
+use crate::error::first_chars;
+
 /// First bytes of file formats that are not JSON, with their names.
 const MARKS: [(&[u8], &str); 19] = [
     (b"PAR1", "a Parquet file"),
@@ -76,7 +78,7 @@ pub fn looks_like(start: &[u8]) -> String {
         line if line.contains(',') || line.contains(';') => "CSV",
         _ => "plain text",
     };
-    let shown: String = first.chars().take(SHOWN_CHARS).collect();
+    let shown = first_chars(&first, SHOWN_CHARS);
     format!("{what}; its first line is {shown:?}")
 }
 

@@ -5,8 +5,9 @@
 
 use std::borrow::Cow;
 
+use super::path;
 use super::text::{self, Escapes};
-use super::{QUOTED_CHARS, path};
+use crate::error::shown;
 
 mod cut;
 
@@ -279,14 +280,14 @@ impl<'a> Walk<'a> {
 fn check_number(number: &str) -> Result<(), String> {
     let is_safe = number.len() < SAFE_NUMBER_BYTES && !number.contains(['e', 'E']);
     if !is_safe && !number.parse().is_ok_and(f64::is_finite) {
-        let number: String = number.chars().take(QUOTED_CHARS).collect();
+        let number = shown(number);
         return Err(format!("metadata has the number {number}, out of range"));
     }
     Ok(())
 }
 
 fn duplicate_key(key: &str) -> String {
-    let key: String = key.chars().take(QUOTED_CHARS).collect();
+    let key = shown(key);
     format!("metadata has the duplicate key {key:?}")
 }
 

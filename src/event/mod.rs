@@ -46,8 +46,6 @@ pub const MAX_CLOCK_SKEW_US: i64 = 60 * 1_000_000;
 
 /// Characters of a parser's message that are sent back: it may quote all of the client's JSON.
 const MESSAGE_CHARS: usize = 200;
-/// Characters of a client's value that a message quotes.
-const QUOTED_CHARS: usize = 64;
 
 /// The type of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

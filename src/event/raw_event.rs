@@ -13,9 +13,10 @@ use serde_json::value::RawValue;
 use super::text::{self, Escapes};
 use super::{
     Event, EventType, MAX_AGE_US, MAX_AHEAD_US, MAX_EVENT_ID_CHARS, MAX_EVENT_TYPE_CHARS,
-    MAX_FEATURE_CHARS, MAX_URL_CHARS, MAX_USER_ID_CHARS, MESSAGE_CHARS, Note, Outcome,
-    QUOTED_CHARS, is_junk_id, metadata, timestamp,
+    MAX_FEATURE_CHARS, MAX_URL_CHARS, MAX_USER_ID_CHARS, MESSAGE_CHARS, Note, Outcome, is_junk_id,
+    metadata, timestamp,
 };
+use crate::error::{first_chars, shown};
 
 /// An event as the client sent it: the JSON of each field that is present and not null.
 #[derive(Debug, Default)]
@@ -150,10 +151,7 @@ impl<'a> RawEvent<'a> {
     /// Parses one element of a batch. One that is not valid JSON is rejected by validation.
     pub fn read(json: &'a [u8]) -> Self {
         read_event(json.trim_ascii()).unwrap_or_else(|message| Self {
-            fault: Some((
-                "bad_event",
-                message.chars().take(MESSAGE_CHARS).collect::<String>(),
-            )),
+            fault: Some(("bad_event", first_chars(&message, MESSAGE_CHARS).to_owned())),
             ..Self::default()
         })
     }
@@ -360,7 +358,7 @@ fn too_long(string: &str, field: usize, max_chars: usize) -> Option<String> {
 /// A message about an invalid value.
 fn invalid(field: usize, json: &str, allowed: &str) -> String {
     let name = FIELDS.get(field).copied().unwrap_or_default();
-    let value: String = json.chars().take(QUOTED_CHARS).collect();
+    let value = shown(json);
     format!("{name} is {value}; allowed is {allowed}")
 }
 

@@ -12,7 +12,7 @@ use polars::prelude::DataFrame;
 
 use super::csv::{Reader, Records};
 use super::failed;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::event::timestamp;
 use crate::parquet;
 use crate::schema;
@@ -238,7 +238,7 @@ impl std::str::FromStr for EventFormat {
 
     fn from_str(name: &str) -> Result<Self> {
         Self::from_name(name).ok_or_else(|| {
-            let name: String = name.chars().take(64).collect();
+            let name = shown(name);
             let allowed = Self::NAMES.join(", ");
             Error::bad_input(
                 "bad_format",

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::HandlerResult;
 use super::error_response::ErrorResponse;
+use crate::error::first_chars;
 use crate::export::Format;
 
 /// The highest weight, which a member without a weight has.
@@ -113,7 +114,8 @@ pub fn accepted(headers: &HeaderMap) -> HandlerResult<Format> {
         .iter()
         .map(|line| line.to_str().unwrap_or_default())
         .collect();
-    let wanted: String = wanted.join(", ").chars().take(200).collect();
+    let wanted = wanted.join(", ");
+    let wanted = first_chars(&wanted, 200);
     let allowed = Format::ALL.map(Format::media_type).join(", ");
     Err(ErrorResponse::new(
         StatusCode::NOT_ACCEPTABLE,

@@ -2,7 +2,7 @@
 
 use chrono::NaiveDate;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::window::{WindowRequest, parse_day};
 
 /// The window of the fields `days`, `end` and `tz`.
@@ -12,7 +12,7 @@ pub(super) fn window_of(fields: Vec<(String, String)>) -> Result<WindowRequest> 
         match field.as_str() {
             "days" => {
                 let days = value.parse().map_err(|_| {
-                    let value: String = value.chars().take(64).collect();
+                    let value = shown(&value);
                     Error::bad_input(
                         "bad_days",
                         format!("days is {value:?}; allowed is 1 to 365"),
@@ -38,7 +38,7 @@ pub(super) fn parameters(query: &str, allowed: &[&str]) -> Result<Vec<(String, S
     let mut seen: Vec<&str> = Vec::new();
     for (field, _) in &pairs {
         if !allowed.contains(&field.as_str()) || seen.contains(&field.as_str()) {
-            let field: String = field.chars().take(64).collect();
+            let field = shown(field);
             let allowed = allowed.join(", ");
             return Err(Error::bad_input(
                 "bad_query",

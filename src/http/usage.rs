@@ -8,7 +8,7 @@ use super::extract::Keyed;
 use super::json_response::JsonResponse;
 use super::query_string::{parameters, window_of};
 use crate::engine::{Cost, UsageAnswer};
-use crate::error::Error;
+use crate::error::{Error, shown};
 use crate::metrics::usage::MAX_FEATURES;
 
 /// `GET /api/analytics/usage?days=&end=&tz=&limit=`
@@ -21,7 +21,7 @@ pub async fn usage(
     let mut features = MAX_FEATURES;
     for (_, limit) in fields.extract_if(.., |(field, _)| field == "limit") {
         features = limit.parse().map_err(|_| {
-            let limit: String = limit.chars().take(64).collect();
+            let limit = shown(&limit);
             let message = format!("limit is {limit:?}; allowed is 1 to {MAX_FEATURES}");
             Error::bad_input("bad_limit", message)
         })?;

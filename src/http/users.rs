@@ -13,7 +13,7 @@ use super::query_string::parameters;
 use super::streaming::streamed;
 use super::{HandlerResult, body};
 use crate::engine::EraseAnswer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 
 /// `GET /api/analytics/users/{id}/events`: streams every event of a user as NDJSON.
 pub async fn access(Keyed(app): Keyed, PathParam(user): PathParam) -> HandlerResult<Response> {
@@ -38,7 +38,7 @@ pub async fn erase(
         .first()
         .map(|(_, events)| {
             events.parse().map_err(|_| {
-                let events: String = events.chars().take(64).collect();
+                let events = shown(events);
                 let message = format!("confirm is {events:?}; allowed is a number of events");
                 Error::bad_input("bad_confirm", message)
             })

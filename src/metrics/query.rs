@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::filter::Filter;
 use super::table::Table;
 use super::{Metric, NAMES};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, first_chars, shown};
 use crate::window::{WindowMeta, WindowRequest, parse_day};
 
 /// A query.
@@ -111,7 +111,7 @@ impl Query {
 /// Parses and checks the parameters of a metric.
 fn parse_metric(name: &str, parameters: Map<String, Value>) -> Result<Metric> {
     let Some(metric) = Metric::read(name, parameters)? else {
-        let name: String = name.chars().take(64).collect();
+        let name = shown(name);
         let allowed = NAMES.join(", ");
         return Err(bad(format!("metric is {name:?}; allowed are {allowed}")));
     };
@@ -123,7 +123,8 @@ fn parse_metric(name: &str, parameters: Map<String, Value>) -> Result<Metric> {
 pub(super) fn fields<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T> {
     serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
         let path = error.path().to_string();
-        let message: String = error.inner().to_string().chars().take(400).collect();
+        let message = error.inner().to_string();
+        let message = first_chars(&message, 400);
         match path.as_str() {
             "." => bad(message),
             path => bad(format!("{path}: {message}")),

@@ -11,6 +11,7 @@ use serde_json::json;
 pub use cancel::Cancel;
 
 pub(super) use source::StoreSource;
+pub(super) use states::AggregateFilter;
 
 use super::Engine;
 use crate::error::Result;

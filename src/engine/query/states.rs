@@ -132,7 +132,7 @@ impl States<'_> {
 }
 
 /// A filter whose users daily states have.
-pub(super) enum AggregateFilter<'a> {
+pub(in crate::engine) enum AggregateFilter<'a> {
     /// Users of any event.
     All,
     /// Users of events of these types.
@@ -143,7 +143,7 @@ pub(super) enum AggregateFilter<'a> {
 
 impl<'a> AggregateFilter<'a> {
     /// `None` if states are not enough for the filter.
-    pub(super) fn of(filter: &'a Filter) -> Option<Self> {
+    pub(in crate::engine) fn of(filter: &'a Filter) -> Option<Self> {
         match filter.only() {
             _ if filter.is_empty() => Some(Self::All),
             Some((Property::EventType, names)) => Some(Self::EventTypes(names)),

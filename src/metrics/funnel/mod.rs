@@ -31,7 +31,7 @@ use super::partition::{self, Collect};
 use super::sequence::{Sequences, Timed};
 use super::source::{Columns, Scan, Source};
 use super::{Answer, Measure};
-use crate::error::Result;
+use crate::error::{Result, shown};
 use crate::schema;
 use crate::window::DAY_US;
 use attempt::{Between, Order, Rules, StepEvent};
@@ -115,7 +115,7 @@ impl TryFrom<String> for Within {
             .filter(|us| (1..=366 * DAY_US).contains(us))
             .map(|us| Self { us })
             .ok_or_else(|| {
-                let text: String = text.chars().take(64).collect();
+                let text = shown(&text);
                 format!(
                     "{text:?} is not a duration; allowed is a number with s, m, h, d or w, up to \"366d\""
                 )
