@@ -195,7 +195,7 @@ impl Server {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let address = loop {
             let line = lines.next().unwrap().unwrap();
-            if let Some((_, address)) = line.split_once(" at http://") {
+            if let Some((_, address)) = line.split_once(" http://") {
                 break address.to_owned();
             }
         };
