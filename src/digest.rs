@@ -24,6 +24,12 @@ impl Digest {
     pub fn place(self) -> usize {
         self.0[1] as usize
     }
+
+    /// The digest as one number; the high half is the high one.
+    pub fn number(self) -> u128 {
+        let [low, high] = self.0.map(u128::from);
+        high << 64 | low
+    }
 }
 
 impl std::fmt::Display for Digest {
@@ -39,8 +45,8 @@ impl std::hash::Hash for Digest {
     }
 }
 
-/// Computes digests. Its seed is secret and new in each process, so that a client cannot craft two
-/// ids with the same digest.
+/// Computes digests. Its seed is secret and random, so that a client cannot craft two ids with the
+/// same digest.
 #[derive(Debug, Clone, Copy)]
 pub struct Digester {
     seed: u64,
@@ -51,9 +57,17 @@ impl Digester {
     pub fn new() -> Self {
         // Without random bytes from the operating system the seed can be guessed. A client that
         // guesses it can only make its own events collide.
-        Self {
-            seed: getrandom::u64().unwrap_or(0x9E37_79B9_7F4A_7C15),
-        }
+        Self::with_seed(getrandom::u64().unwrap_or(0x9E37_79B9_7F4A_7C15))
+    }
+
+    /// A digester whose digests are those of another one with this seed.
+    pub fn with_seed(seed: u64) -> Self {
+        Self { seed }
+    }
+
+    /// The seed.
+    pub fn seed(self) -> u64 {
+        self.seed
     }
 
     /// A digester whose digests are the same in every process, for results that are stored.

@@ -10,7 +10,7 @@
 //! ```text
 //! main → cli → server → http, schedule → engine → rollup, cohorts, export, import, demo
 //!      → metrics | store → daily, dictionary → event, parquet, schema
-//!      → window, digest, checksum, leb128, error
+//!      → window, bloom, digest, checksum, leb128, error
 //! ```
 //!
 //! | module | contents |
@@ -30,7 +30,7 @@
 //! | [`inflate`] | decompression of streams, detected by their first bytes |
 //! | [`parquet`] | the settings of all Parquet files |
 //! | [`window`], [`schema`] | days, windows and time zones; columns of the lake |
-//! | [`digest`], [`checksum`], [`leb128`] | digests of ids; CRC-32C; variable-length integers |
+//! | [`digest`], [`bloom`], [`checksum`], [`leb128`] | digests, filters; CRC-32C; integers |
 //! | [`config`], [`error`], [`backoff`] | settings; the error type; pauses between retries |
 //!
 //! # Invariants
@@ -40,9 +40,9 @@
 //!    segment (Parquet). A seal changes both in one step under one lock ([`store`]).
 //! 3. A query sees every event that was acknowledged before it started.
 //! 4. The event log is authoritative until it is sealed, then the segments are. Memory (the tail,
-//!    ids for deduplication) is rebuilt at each start. Daily states follow from the segments, byte
-//!    for byte, and outlive them; postings follow from one segment, and can be deleted at any
-//!    time.
+//!    ids of its events) is rebuilt at each start. Daily states follow from the segments, byte for
+//!    byte, and outlive them; postings follow from one segment, files of event ids from those of
+//!    the last 7 days, and both can be deleted at any time.
 //! 5. A failed sync stops all writing until a restart; a full disk rejects complete requests, and
 //!    writing resumes by itself when there is space.
 //! 6. Segments and daily states are immutable; the manifest alone names the live ones, and its
@@ -64,6 +64,7 @@
 //! metric is its definition.
 
 pub mod backoff;
+pub mod bloom;
 pub mod checksum;
 pub mod cli;
 pub mod cohorts;

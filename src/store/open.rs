@@ -2,12 +2,9 @@
 //! dictionary, recent ids, log recovery, writer.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use polars::prelude::*;
-use tracing::error;
 
 use super::Store;
 use super::clock::TrustedClock;
@@ -20,26 +17,22 @@ use crate::dictionary::Dictionaries;
 use crate::digest::Digester;
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::schema;
 use crate::store::files;
 use crate::store::files::folder::{Access, Folder, Purpose};
 use crate::store::files::recovery::{self, Recovered};
 use crate::store::files::rotation::{RotatedLog, WaitingLogs, id_of};
-use crate::store::files::segment::{self, Segment};
+use crate::store::files::segment;
 use crate::store::files::shape::{EVENT_LOG_FILE, MANIFEST_FILE};
-use crate::store::files::{day_folder, dictionary, postings, states};
+use crate::store::files::{day_folder, dictionary, event_ids, postings, states};
 use crate::store::ingest::admission::{Admission, RestCounts};
 use crate::store::ingest::batch::{BatchBuilder, WriteBatch};
-use crate::store::ingest::dedup::{self, RecentIds, SharedIds};
+use crate::store::ingest::dedup::{RecentIds, SharedIds};
 use crate::store::ingest::event_log::EventLog;
 use crate::store::ingest::live::Live;
 use crate::store::ingest::pseudonym;
 use crate::store::ingest::writer::{Writer, WriterHandle};
 use crate::store::version::row::Row;
 use crate::store::version::tail::LogPart;
-
-/// Segments whose ids are read back at once: enough to keep all cores busy.
-const SEGMENTS_AT_ONCE: usize = 256;
 
 /// Opens a data folder.
 ///
@@ -70,7 +63,10 @@ pub fn open(
     let erased = jobs::load_erased_users(&folder, &version, &names)?;
     let maker = BatchBuilder {
         names: names.clone(),
-        keys: Digester::new(),
+        keys: match &version.event_ids {
+            Some(ids) => Digester::with_seed(ids.seed),
+            None => Digester::new(),
+        },
         gate: erased.clone(),
         pseudonyms,
     };
@@ -83,7 +79,7 @@ pub fn open(
     let received = version.segment_metas();
     let newest_us = received.map(|meta| meta.last_received_at_us).max();
     let clock = TrustedClock::new(version.clock, version.expiry, newest_us);
-    let mut recent = recent_ids(&version.segments, &maker, &clock)?;
+    let mut recent = jobs::open_event_ids(&versions, &folder, &maker, &clock)?;
     let admission = Admission::new(&maker, config.names, version.new_users);
     let recovered = Recovery {
         folder: &folder,
@@ -143,6 +139,8 @@ fn commit_user_key(versions: &VersionControl, folder: &Folder, maker: &BatchBuil
     let mut transaction = versions.begin(folder)?;
     if transaction.base().user_key.is_none() {
         transaction.next.user_key = Some(pseudonyms.fingerprint());
+        // Their digests are of clear ids.
+        transaction.next.event_ids = None;
         transaction.commit(|_| {})?.removed?;
     }
     Ok(())
@@ -180,6 +178,7 @@ fn remove_leftovers(folder: &Folder, version: &Version) -> Result<()> {
     RotatedLog::remove_through(folder.path(), version.sealed_through)?;
     let live: Vec<_> = version.segment_metas().cloned().collect();
     postings::remove_others(folder, &live)?;
+    event_ids::remove_others(folder, version.event_ids.as_ref())?;
     states::remove_others(folder, &version.state_paths())
 }
 
@@ -218,7 +217,7 @@ impl Recovery<'_> {
                     .iter()
                     .map(|row| {
                         if let Some(key) = row.key {
-                            recent.insert(key, row.received_at_us);
+                            recent.restore(key, row.received_at_us);
                         }
                         let mut rest = RestCounts::default();
                         admission.admit(&mut admitted, row, &batch, &named, &mut rest)
@@ -229,6 +228,7 @@ impl Recovery<'_> {
                 published.tail.append(&rows, LogPart { file, bytes })
             })?;
             versions.published().tail.end_log()?;
+            recent.end_log(id_of(&file)?);
             admission.end_log(id_of(&file)?);
             found.report(&path, folder.access());
             recovered.events += found.events;
@@ -237,73 +237,4 @@ impl Recovery<'_> {
         }
         Ok(recovered)
     }
-}
-
-/// Reads the ids of stored events that a new event may still repeat. A damaged segment does not
-/// stop the start; its ids are unknown, so that a re-send of them would count again.
-fn recent_ids(
-    segments: &[Arc<Segment>],
-    maker: &BatchBuilder,
-    clock: &TrustedClock,
-) -> Result<RecentIds> {
-    let until_us = clock.ids_until();
-    let newest_us = clock.newest_us().unwrap_or(i64::MAX);
-    // By the time of the log: the clock alone does not expire an id.
-    let since_us = newest_us.min(until_us.load(Ordering::Relaxed)) - dedup::WINDOW_US;
-    let mut recent = RecentIds::new(until_us);
-    let mut needed = Vec::new();
-    for segment in segments {
-        if segment.meta.last_received_at_us < since_us {
-            continue;
-        }
-        match segment.verified() {
-            Ok(_) => needed.push(segment.clone()),
-            Err(error @ Error::Damaged { .. }) => {
-                error!("{error}; its event ids are not known, and queries that need it fail");
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    // In groups, so that only the files that are being read are mapped.
-    for needed in needed.chunks(SEGMENTS_AT_ONCE) {
-        add_recent_ids(&mut recent, needed, maker, since_us, newest_us)?;
-    }
-    Ok(recent)
-}
-
-/// Adds the ids of events that were received since a timestamp, in µs.
-fn add_recent_ids(
-    recent: &mut RecentIds,
-    segments: &[Arc<Segment>],
-    maker: &BatchBuilder,
-    since_us: i64,
-    newest_us: i64,
-) -> Result<()> {
-    let ids = segment::scan(segments)?
-        .select([
-            col(schema::EVENT_ID),
-            col(schema::EVENT_TYPE),
-            col(schema::USER_ID),
-            col(schema::RECEIVED_AT).cast(DataType::Int64),
-        ])
-        .filter(
-            col(schema::EVENT_ID)
-                .is_not_null()
-                .and(col(schema::RECEIVED_AT).gt_eq(lit(since_us))),
-        )
-        .collect_with_engine(Engine::Streaming)?
-        .unwrap_single();
-    let received = ids.column(schema::RECEIVED_AT)?.i64()?;
-    let types = ids.column(schema::EVENT_TYPE)?.str()?;
-    let users = ids.column(schema::USER_ID)?.str()?;
-    let ids = ids.column(schema::EVENT_ID)?.str()?;
-    let stored = ids.iter().zip(types.iter()).zip(users.iter());
-    for (((id, event_type), user), received_at_us) in stored.zip(received.iter()) {
-        if let (Some(id), Some(event_type), Some(received_at_us)) = (id, event_type, received_at_us)
-        {
-            let key = maker.key_of(id, event_type, user);
-            recent.insert(key, received_at_us.min(newest_us));
-        }
-    }
-    Ok(())
 }

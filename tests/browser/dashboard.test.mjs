@@ -593,7 +593,11 @@ test('lifecycle, experiments and the engine show the sums of their tables', asyn
   assert.equal(await value('events'), status.store.sealed_events + status.store.log_events);
   assert.equal(
     await value('bytes'),
-    status.store.sealed_bytes + status.store.state_bytes + status.store.postings_bytes + status.store.log_bytes,
+    status.store.sealed_bytes +
+      status.store.state_bytes +
+      status.store.postings_bytes +
+      status.store.event_id_bytes +
+      status.store.log_bytes,
   );
   assert.equal(await value('waiting'), status.waiting.events);
 });

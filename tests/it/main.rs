@@ -13,6 +13,7 @@ mod client;
 mod clock;
 mod damage;
 mod dashboard;
+mod dedup;
 mod durability;
 mod erasure;
 mod expiry;

@@ -3,6 +3,7 @@
 
 pub(in crate::store) mod day_folder;
 pub(in crate::store) mod dictionary;
+pub(in crate::store) mod event_ids;
 #[cfg(test)]
 pub(in crate::store) mod faults;
 pub mod folder;

@@ -41,10 +41,11 @@ const IGNORED: [&str; 7] = [
 ];
 
 /// Our folders.
-pub const FOLDERS: [&str; 7] = [
+pub const FOLDERS: [&str; 8] = [
     shape::TEMP_DIR,
     "events",
     "states",
+    "ids",
     "postings",
     "sealing",
     "compacting",
@@ -266,10 +267,11 @@ fn is_fresh(root: &Path) -> bool {
 pub fn report_strangers(root: &Path) -> Result<()> {
     let mut foreign = Vec::new();
     type IsOurs = fn(&str) -> bool;
-    let folders: [(&str, IsOurs); 6] = [
+    let folders: [(&str, IsOurs); 7] = [
         ("events", shape::is_day_folder),
         ("states", shape::is_state),
         ("postings", shape::is_postings),
+        ("ids", shape::is_event_ids),
         ("sealing", |name| shape::rotated_log(name).is_some()),
         ("compacting", |name| shape::prepared_day(name).is_some()),
         ("damaged", shape::is_segment_of_day),

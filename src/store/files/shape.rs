@@ -79,9 +79,19 @@ pub fn is_postings(name: &str) -> bool {
 
 /// True for a daily state: `2026-11-26-00000012.state`.
 pub fn is_state(name: &str) -> bool {
-    name.strip_suffix(".state")
-        .and_then(|stem| Some((stem.get(..10)?, stem.get(10..)?.strip_prefix('-')?)))
+    name.strip_suffix(".state").is_some_and(is_numbered_day)
+}
+
+/// True for a day and a number: `2026-11-26-00000012`.
+fn is_numbered_day(stem: &str) -> bool {
+    stem.get(..10)
+        .zip(stem.get(10..).and_then(|rest| rest.strip_prefix('-')))
         .is_some_and(|(date, number)| day(date).is_some() && is_number(number))
+}
+
+/// True for a file of event ids: `2026-11-26-00000012.ids`.
+pub fn is_event_ids(name: &str) -> bool {
+    name.strip_suffix(".ids").is_some_and(is_numbered_day)
 }
 
 /// The number of a rotated log, which is waiting for its seal: `00000012.ndjson`.
@@ -166,6 +176,7 @@ mod tests {
             assert_eq!(rotated_log(name), None, "{name}");
         }
         assert!(is_state("2026-11-26-00000012.state"));
+        assert!(is_event_ids("2026-11-26-00000012.ids") && !is_event_ids("my.ids"));
         assert!(
             !is_state("my.state")
                 && !is_state("2026-11-26.state")

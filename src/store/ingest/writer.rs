@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use super::admission::{Admission, RestCounts};
 use super::batch::{BatchRow, WriteBatch};
-use super::dedup::{RecentIds, SharedIds};
+use super::dedup::{Origin, RecentIds, SharedIds};
 use super::event_log::{EventLog, NextLog};
 use super::live::Live;
 use super::rate::{Accepted, Rate};
@@ -410,7 +410,7 @@ impl Running {
             Err(Error::DiskFull) => {
                 let mut recent = self.writer.recent.lock();
                 for key in kept.iter().filter_map(|kept| kept.row.key) {
-                    recent.remove(key);
+                    recent.remove(key, Origin::Log);
                 }
                 warn!(
                     rows = kept.len(),
@@ -469,6 +469,7 @@ impl Running {
             rotated => rotated.map_err(|error| self.stop(error))?,
         }
         self.check_in_place()?;
+        self.writer.recent.lock().end_log(rotated);
         self.writer.admission.end_log(rotated);
         let mut view = self.writer.versions.published();
         let (bytes, since) = (std::mem::take(&mut view.log_bytes), view.log_since.take());
@@ -543,7 +544,7 @@ fn take_new(
         }
         if row
             .key
-            .is_some_and(|key| !recent.insert(key, row.received_at_us))
+            .is_some_and(|key| !recent.insert(key, row.received_at_us, Origin::Log))
         {
             stored.duplicates += 1;
         } else {
@@ -648,7 +649,7 @@ mod tests {
         let gone = maker.names.users.number("gone")?;
         let admission = Admission::new(&maker, NameLimits::default(), NewUsers::default());
         let until_us = Arc::new(AtomicI64::new(i64::MAX));
-        let mut recent = RecentIds::new(until_us);
+        let mut recent = RecentIds::new(Vec::new(), i64::MAX, until_us);
         let erased = [gone].into_iter().collect();
         let batches = [
             batch(

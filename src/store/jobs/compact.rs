@@ -214,6 +214,9 @@ impl Store {
         if let Err(error) = self.index(now_us) {
             failed = failed.or(Some(error));
         }
+        if let Err(error) = self.tidy_event_ids(now_us, effort) {
+            failed = failed.or(Some(error));
+        }
         match failed {
             None => Ok(()),
             Some(error) => {

@@ -14,10 +14,11 @@ use crate::daily::{self, DailyState, Day};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::event::Event;
+use crate::store::files::event_ids::{self, Entry};
 use crate::store::files::rows::LakeRows;
 use crate::store::files::segment::{self, SegmentMeta, Sorted};
 use crate::store::ingest::batch::BatchBuilder;
-use crate::store::ingest::dedup::SharedIds;
+use crate::store::ingest::dedup::{Origin, SharedIds};
 use crate::store::lock::{Ordered, Rank};
 use crate::store::pipeline::{self, Ticket, Tickets};
 use crate::store::version::Transaction;
@@ -85,14 +86,15 @@ impl Part {
 /// are kept.
 struct TakenIds {
     recent: SharedIds,
-    keys: Ordered<Vec<Digest>>,
+    /// Each with the time of receipt.
+    ids: Ordered<Vec<(Digest, i64)>>,
 }
 
 impl TakenIds {
     fn new(recent: SharedIds) -> Self {
         Self {
             recent,
-            keys: Ordered::new(Rank::Leaf, Vec::new()),
+            ids: Ordered::new(Rank::Leaf, Vec::new()),
         }
     }
 
@@ -103,10 +105,10 @@ impl TakenIds {
             return duplicates;
         }
         let mut recent = self.recent.lock();
-        let mut keys = self.keys.lock();
+        let mut ids = self.ids.lock();
         for &(row, key, received_at_us) in &part.ids {
-            if recent.insert(key, received_at_us) {
-                keys.push(key);
+            if recent.insert(key, received_at_us, Origin::Load) {
+                ids.push((key, received_at_us));
             } else {
                 duplicates.push(row);
             }
@@ -114,18 +116,23 @@ impl TakenIds {
         duplicates
     }
 
+    /// Those of the events that are to be committed.
+    fn entries(&self) -> BTreeMap<Day, Vec<Entry>> {
+        event_ids::by_day(self.ids.lock().iter().copied())
+    }
+
     /// Keeps them: their events are stored.
     fn keep(self) {
-        self.keys.lock().clear();
+        self.ids.lock().clear();
     }
 }
 
 impl Drop for TakenIds {
     fn drop(&mut self) {
-        let keys = std::mem::take(&mut *self.keys.lock());
+        let ids = std::mem::take(&mut *self.ids.lock());
         let mut recent = self.recent.lock();
-        for key in keys {
-            recent.remove(key);
+        for (key, _) in ids {
+            recent.remove(key, Origin::Load);
         }
     }
 }
@@ -196,6 +203,7 @@ impl Store {
         )?;
         if !sealing.segments.is_empty() {
             transaction.next.new_users = self.ingest.admission.lock().new_users();
+            sealing.ids = taken.entries();
             self.commit_segments(transaction, sealing, None)?;
         }
         taken.keep();

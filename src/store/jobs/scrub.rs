@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::store::Store;
 
 impl Store {
-    /// Verifies the next segments and states in turn, about `bytes` of them.
+    /// Verifies the next segments, states and files of event ids in turn, about `bytes` of them.
     ///
     /// # Errors
     /// [`crate::error::Error::Damaged`] for the first damaged file; the next scrub goes on behind
@@ -14,7 +14,8 @@ impl Store {
         let mut position = self.jobs.scrubbed.lock();
         let version = self.versions.version();
         let states: Vec<_> = version.states.values().collect();
-        let files = version.segments.len() + states.len();
+        let ids = self.ingest.recent.lock().sealed().to_vec();
+        let files = version.segments.len() + states.len() + ids.len();
         let mut read = 0;
         for _ in 0..files {
             *position = (*position + 1) % files;
@@ -24,6 +25,9 @@ impl Store {
             } else if let Some(state) = states.get(*position - version.segments.len()) {
                 state.verified_bytes()?;
                 read += state.meta.bytes;
+            } else if let Some(file) = ids.get(*position - version.segments.len() - states.len()) {
+                file.verify()?;
+                read += file.meta.bytes();
             }
             if read >= bytes {
                 break;

@@ -21,11 +21,13 @@ use tracing::{error, info, warn};
 use crate::backoff::Backoff;
 use crate::daily::{self, DailyState, Day, date, day_of};
 use crate::error::{Error, Result};
+use crate::store::files::event_ids::{self, Entry};
 use crate::store::files::folder::Folder;
 use crate::store::files::rotation::RotatedLog;
 use crate::store::files::rows::LakeRows;
 use crate::store::files::segment::{self, SegmentMeta, Sorted};
 use crate::store::files::{dictionary, recovery};
+use crate::store::ingest::dedup::Origin;
 use crate::store::ingest::event_log::{self, NextLog};
 use crate::store::version::tail::{Chunk, SealMark};
 use crate::store::version::{ExpiryMeta, Transaction, Version};
@@ -129,6 +131,15 @@ enum Rotation {
 pub struct Sealing {
     pub segments: Vec<SegmentMeta>,
     pub states: BTreeMap<Day, DailyState>,
+    /// The event ids, by the day on which they were received.
+    pub ids: BTreeMap<Day, Vec<Entry>>,
+}
+
+/// The part of the tail whose events are sealed.
+pub(super) struct SealedLog {
+    /// Device and inode of the log.
+    id: (u64, u64),
+    mark: SealMark,
 }
 
 impl Store {
@@ -226,6 +237,7 @@ impl Store {
         let next = &mut transaction.next;
         next.sealed_through = log.number;
         next.new_users = self.ingest.admission.new_users_of(id, next.new_users);
+        let ids = self.ingest.recent.lock().of_log(id);
         let sealing = std::thread::scope(|scope| {
             let states = scope.spawn(|| states_of(&chunks));
             let segments = log.write_segments(&self.folder, number);
@@ -235,17 +247,21 @@ impl Store {
             Ok::<_, Error>(Sealing {
                 segments: segments?,
                 states: states?,
+                ids: event_ids::by_day(ids.iter().flat_map(|ids| ids.iter())),
             })
         });
-        let mark = Some(SealMark::of(&chunks));
+        let log = SealedLog {
+            id,
+            mark: SealMark::of(&chunks),
+        };
         drop(chunks);
-        let sealed = self.commit_segments(transaction, sealing?, mark)?;
+        let sealed = self.commit_segments(transaction, sealing?, Some(log))?;
         self.ingest.admission.forget_log(id);
         Ok(sealed)
     }
 
-    /// Commits new segments, with the dictionary and the daily states of their events. With a mark,
-    /// they hold the events of the tail up to it, which leaves memory in the same step.
+    /// Commits new segments, with the dictionary, the daily states and the ids of their events. If
+    /// they are those of a log, they leave the tail in the same step.
     ///
     /// # Errors
     /// If a file cannot be written, or the counts of memory and segments differ.
@@ -253,9 +269,13 @@ impl Store {
         &self,
         mut transaction: Transaction<'_>,
         sealing: Sealing,
-        mark: Option<SealMark>,
+        log: Option<SealedLog>,
     ) -> Result<Sealed> {
-        let Sealing { segments, states } = sealing;
+        let Sealing {
+            segments,
+            states,
+            ids,
+        } = sealing;
         let sealed = Sealed::of(&segments);
         check_pair(self.folder.path(), &states, &segments)?;
         let until = states.values().filter_map(DailyState::greatest_user).max();
@@ -279,19 +299,23 @@ impl Store {
             Ok(Some((day, state)))
         })?;
         transaction.add_segments(segments);
+        let origin = log.as_ref().map_or(Origin::Load, |_| Origin::Log);
+        let ids = self.add_event_ids(&mut transaction, ids, origin)?;
         let next = &mut transaction.next;
         next.expiry = expiry;
         // Before any clock can be wrong about expiry, there is a day to compare it with.
         self.ingest.clock.save(&mut next.clock, &mut next.expiry);
         let mut in_memory = None;
+        let log_id = log.as_ref().map(|log| log.id);
         let committed = transaction.commit(|published| {
-            if let Some(mark) = mark {
-                in_memory = Some(published.tail.take_sealed(mark));
+            if let Some(log) = log {
+                in_memory = Some(published.tail.take_sealed(log.mark));
                 published.waiting.sealed();
             }
         })?;
+        let old_ids = self.ingest.recent.lock().seal(log_id, ids);
         // Freed when the writer need not wait for it.
-        drop(in_memory);
+        drop((in_memory, old_ids));
         self.note_restored(&returned);
         if let Err(error) = committed.removed {
             warn!("A file that was replaced is still there and will be removed later: {error}");

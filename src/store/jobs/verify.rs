@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
 use crate::store::files;
+use crate::store::files::event_ids::IdFile;
 use crate::store::files::folder::{Folder, Purpose};
 use crate::store::files::scan::read_chunk;
 use crate::store::files::shape::QUARANTINE_FILE;
@@ -68,6 +69,10 @@ pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
             }
             Err(error) => return Err(error),
         }
+    }
+    for meta in version.event_ids.into_iter().flat_map(|ids| ids.files) {
+        let file = IdFile::open(folder.path(), meta);
+        verified.check(file.and_then(|file| file.verify()))?;
     }
     for log in recovery::logs_to_read(&folder, version.sealed_through)? {
         verify_log(&log, &mut verified)?;

@@ -30,6 +30,10 @@ pub struct StoreSize {
     pub state_bytes: u64,
     /// Bytes of the postings.
     pub postings_bytes: u64,
+    /// Event ids of sealed events that new events are compared with.
+    pub event_ids: u64,
+    /// Bytes of their files.
+    pub event_id_bytes: u64,
 }
 
 impl Store {
@@ -40,6 +44,7 @@ impl Store {
         let (log_events, log_bytes) = (published.tail.len(), published.log_bytes);
         let (logs, bytes) = (published.waiting.logs(), published.waiting.bytes());
         drop(published);
+        let ids = || version.event_ids.iter().flat_map(|ids| &ids.files);
         let segment_bytes = version.segment_metas().map(|meta| meta.bytes);
         StoreSize {
             log_events,
@@ -52,6 +57,8 @@ impl Store {
             states: version.states.len(),
             state_bytes: version.states.values().map(|state| state.meta.bytes).sum(),
             postings_bytes: postings::bytes(&self.folder),
+            event_ids: ids().map(|file| file.ids).sum(),
+            event_id_bytes: ids().map(|file| file.bytes()).sum(),
         }
     }
 

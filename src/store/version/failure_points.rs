@@ -11,10 +11,11 @@ use super::{ALWAYS_US, Clock, ExpiryPolicy, VersionControl};
 use crate::config::{Durability, NameLimits, StoreConfig};
 use crate::daily::{Day, day_of};
 use crate::error::{Error, Result};
-use crate::event::{Event, EventType};
+use crate::event::{Event, EventType, Outcome};
 use crate::store::files::faults::{self, Failing};
 use crate::store::files::rotation::RotatedLog;
 use crate::store::files::{postings, shape};
+use crate::store::ingest::dedup::WINDOW_US;
 use crate::store::{CompactionScope, Store, WriteBatch, files, write_lines};
 
 impl VersionControl {
@@ -44,12 +45,16 @@ const JOBS: [(Job, &[&str]); 8] = [
         &[
             "rename events/",
             "write states/",
+            "create ids/",
             "open users.ndjson",
             "remove states/",
             "remove sealing/",
         ],
     ),
-    (Job::Load, &["rename events/", "write states/"]),
+    (
+        Job::Load,
+        &["rename events/", "write states/", "create ids/"],
+    ),
     (
         Job::Compact,
         &["rename compacting/", "exchange events/", "sync events"],
@@ -230,6 +235,19 @@ fn answers(store: &Store, job: Job) -> Result<Answers> {
     let lines = String::from_utf8(lines).expect("UTF-8");
     let mut events: Vec<String> = lines.lines().map(str::to_owned).collect();
     events.sort_unstable();
+    for line in &events {
+        let event = crate::event::read_event(line.as_bytes()).expect("an event");
+        let event = match event.validate(now().timestamp_micros(), 0) {
+            Outcome::Accepted(event, _) => event,
+            other => panic!("{line}: {other:?}"),
+        };
+        let key = store.ingest.maker.key(&event).expect("an id");
+        let ids = store.ingest.recent.lock();
+        assert!(
+            ids.contains(key, event.received_at_us - WINDOW_US),
+            "{line}"
+        );
+    }
     let names = store.names();
     let today = day_of(now().timestamp_micros());
     let mut days = BTreeMap::new();
@@ -274,6 +292,8 @@ fn unknown_files(store: &Store) -> Result<Vec<PathBuf>> {
     let version = store.versions.version();
     let mut known: BTreeSet<PathBuf> = version.segment_paths().into_iter().collect();
     known.extend(version.state_paths().iter().map(|path| root.join(path)));
+    let ids = version.event_ids.iter().flat_map(|ids| &ids.files);
+    known.extend(ids.map(|file| root.join(&file.path)));
     known.extend(
         version
             .segments

@@ -12,6 +12,7 @@ use crate::daily::Day;
 use crate::error::{Error, Result};
 use crate::store::clock::ClockMeta;
 use crate::store::files::dictionary::DictionaryMeta;
+use crate::store::files::event_ids::EventIdsMeta;
 use crate::store::files::folder::Folder;
 use crate::store::files::segment::SegmentMeta;
 use crate::store::files::shape::MANIFEST_FILE;
@@ -58,6 +59,9 @@ pub struct Manifest {
     /// See [`Version::user_key`].
     #[serde(default)]
     pub user_key: Option<String>,
+    /// See [`Version::event_ids`].
+    #[serde(default)]
+    pub event_ids: Option<EventIdsMeta>,
 }
 
 impl Default for Manifest {
@@ -73,6 +77,7 @@ impl Default for Manifest {
             new_users: NewUsers::default(),
             clock: None,
             user_key: None,
+            event_ids: None,
         }
     }
 }
@@ -92,6 +97,7 @@ impl Manifest {
             new_users: version.new_users,
             clock: version.clock,
             user_key: version.user_key.clone(),
+            event_ids: version.event_ids.clone(),
         }
     }
 

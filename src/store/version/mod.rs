@@ -25,6 +25,7 @@ use crate::daily::Day;
 use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
 use crate::store::files::dictionary::DictionaryMeta;
+use crate::store::files::event_ids::EventIdsMeta;
 use crate::store::files::folder::Folder;
 use crate::store::files::rotation::WaitingLogs;
 use crate::store::files::segment::{Segment, SegmentMeta};
@@ -56,6 +57,9 @@ pub struct Version {
     pub clock: Option<ClockMeta>,
     /// Fingerprint of the pseudonym key; absent if there never was one.
     pub user_key: Option<String>,
+    /// The ids of the events in the segments; absent before the first seal, and in a manifest of an
+    /// earlier version.
+    pub event_ids: Option<EventIdsMeta>,
 }
 
 impl Version {
@@ -74,6 +78,7 @@ impl Version {
             new_users: manifest.new_users,
             clock: manifest.clock,
             user_key: manifest.user_key,
+            event_ids: manifest.event_ids,
         }
     }
 

@@ -24,6 +24,7 @@ use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
 use crate::store::files::day_folder::PreparedDay;
 use crate::store::files::dictionary;
+use crate::store::files::event_ids::{self, Entry, IdFile};
 use crate::store::files::folder::Folder;
 use crate::store::files::postings;
 use crate::store::files::rotation::RotatedLog;
@@ -43,6 +44,7 @@ pub struct Transaction<'a> {
     /// The number in the names of new segments in the lake.
     lake_number: Option<u64>,
     has_written_states: bool,
+    has_written_ids: bool,
     /// The files that were prepared are live, or may be.
     is_settled: bool,
     guard: Option<Guard<'a, ()>>,
@@ -111,6 +113,7 @@ impl<'a> Transaction<'a> {
             day: None,
             lake_number: None,
             has_written_states: false,
+            has_written_ids: false,
             is_settled: false,
             guard: Some(guard),
         }
@@ -170,6 +173,21 @@ impl<'a> Transaction<'a> {
         let count = written.len();
         self.next.put_states(self.folder.path(), written);
         Ok(count)
+    }
+
+    /// Writes a file of event ids, as [`event_ids::write`] does. It is live once this transaction
+    /// is committed with its metadata.
+    ///
+    /// # Errors
+    /// As [`event_ids::write`].
+    pub fn write_event_ids(
+        &mut self,
+        day: Day,
+        new: &[Entry],
+        others: &[Arc<IdFile>],
+    ) -> Result<Arc<IdFile>> {
+        self.has_written_ids = true;
+        event_ids::write(self.folder, self.next.sequence, day, new, others).map(Arc::new)
     }
 
     /// Prepares a folder with other segments of a day, which takes the place of the one in the lake
@@ -288,6 +306,12 @@ impl<'a> Transaction<'a> {
         if next.dictionary.generation != base.dictionary.generation {
             removed = removed.and(dictionary::remove_others(self.folder, next.dictionary));
         }
+        if next.event_ids != base.event_ids {
+            removed = removed.and(event_ids::remove_others(
+                self.folder,
+                next.event_ids.as_ref(),
+            ));
+        }
         if self.day.is_some() {
             // The old folder has the segments that are gone, and indexing removes their postings.
             return removed;
@@ -326,6 +350,10 @@ impl<'a> Transaction<'a> {
         }
         if self.next.dictionary.generation != self.base.dictionary.generation {
             removed = removed.and(dictionary::remove_others(self.folder, self.base.dictionary));
+        }
+        if self.has_written_ids {
+            let live = self.base.event_ids.as_ref();
+            removed = removed.and(event_ids::remove_others(self.folder, live));
         }
         removed
     }
