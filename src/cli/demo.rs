@@ -30,6 +30,9 @@ pub struct DemoArgs {
     /// Seed; equal seeds give equal events
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// Smallest events: no ids, two metadata keys, none late
+    #[arg(long)]
+    plain: bool,
 }
 
 impl DemoArgs {
@@ -56,6 +59,7 @@ fn fill_demo(
         features: args.features,
         seed: args.seed,
         last_day: today.pred_opt().unwrap_or(today),
+        plain: args.plain,
     };
     let bar = progress_bar(
         Some(demo.events),

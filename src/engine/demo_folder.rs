@@ -73,6 +73,7 @@ impl DemoFolder {
                 features: FEATURES,
                 seed: SEED,
                 last_day: now.date_naive().pred_opt().unwrap_or_default(),
+                plain: false,
             };
             let filled = demo.fill_demo(history, |_| {});
             if let Err(error) = filled.and_then(|_| demo.seal(now)) {

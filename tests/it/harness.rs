@@ -392,6 +392,7 @@ pub fn unsealed_demo(data_dir: &Path, events: u64, days: u32, seed: u64) {
         features: 20,
         seed,
         last_day: now.date_naive().pred_opt().expect("a yesterday"),
+        plain: false,
     };
     engine(data_dir, now)
         .fill_demo(demo, |_| {})
