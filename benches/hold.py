@@ -1,15 +1,14 @@
 """Ingest under load from clients that hold connections, with queries, rollups and erasures: lost events and latencies.
 
-Usage: hold.py ECHOPILOT [EVENTS_PER_SECOND [SECONDS]]      (from `make bench-hold`; default 1,667 for 600 s)
+Usage: hold.py ECHOPILOT [EVENTS_PER_SECOND [SECONDS]] [--plain]      (from `make bench-hold`; default 1,667 for 600 s)
 
 10,000 idle connections and 1,000 clients that send one byte a second, from twenty addresses of this machine, reconnect
-when they are closed. Meanwhile events are sent at a steady rate in batches of 100 with ids, URLs and metadata, in an
-open loop: a late response delays no other batch. Every acknowledged event must be stored at the end.
+when they are closed. Meanwhile events are sent at a steady rate in batches of 100, in an open loop: a late response
+delays no other batch. With `--plain` they have no ids. Every acknowledged event must be stored at the end.
 """
 
 import asyncio
 import json
-import random
 import resource
 import statistics
 import subprocess
@@ -17,35 +16,14 @@ import sys
 import tempfile
 import time
 
+import traffic
+
 from server import KEY, Server
 
 IDLE = 10_000
 SLOW = 1_000
 ADDRESSES = 20
-BATCH = 100
 CONNECTIONS = 64
-
-
-def template(number):
-    """Returns a batch whose ids hold a placeholder, which the sender replaces to make them unique."""
-    rng = random.Random(number)
-    events = [
-        {
-            "event_type": rng.choices(["page_view", "action", "conversion"], [70, 25, 5])[0],
-            "user_id": f"user-{rng.randrange(50_000):06d}" if rng.random() < 0.8 else None,
-            "feature": f"feature-{int(rng.paretovariate(1.1)) % 200}",
-            "url": f"/app/section-{rng.randrange(40)}/page-{rng.randrange(900)}",
-            "event_id": f"@@@@@@@@-0000-7000-8000-{place:012d}",
-            "metadata": {
-                "plan": rng.choice(["free", "team", "business"]),
-                "country": rng.choice(["DE", "US", "JP", "BR"]),
-                "session": f"s{rng.randrange(10**9)}",
-                "ms": rng.randrange(3_000),
-            },
-        }
-        for place in range(BATCH)
-    ]
-    return json.dumps({"events": events}, separators=(",", ":")).encode()
 
 
 async def connect(port, place):
@@ -129,7 +107,7 @@ async def hold(port):
     await asyncio.gather(*tasks)
 
 
-async def main():
+async def main(is_plain):
     program = sys.argv[1]
     rate = int(sys.argv[2]) if len(sys.argv) > 2 else 1_667
     seconds = int(sys.argv[3]) if len(sys.argv) > 3 else 600
@@ -141,15 +119,15 @@ async def main():
         idle_now = idle_clients.stdout.readline().strip()
         print(f"{idle_now} idle connections: {server.memory():.0f} MB", flush=True)
 
-        templates = [template(number) for number in range(50)]
-        users = sorted({event["user_id"] for event in json.loads(templates[0])["events"] if event["user_id"]})
+        templates = traffic.templates(is_plain)
+        users = traffic.users(templates)
         pool, keyed = Pool(server.port, CONNECTIONS), Pool(server.port, 4)
         waits, usage, memory = [], {30: [], 365: []}, []
         counts = {"logged": 0, "duplicates": 0, "rejected": 0, "erased": 0, "erasures": 0, "rollups": 0}
         end = time.monotonic() + seconds
 
         async def send(number):
-            body = templates[number % len(templates)].replace(b"@@@@@@@@", b"%08x" % number)
+            body = traffic.body(templates, number)
             started = time.monotonic()
             status, response = await pool.ask("POST", "/api/analytics/event", body)
             waits.append(time.monotonic() - started)
@@ -158,7 +136,7 @@ async def main():
                 counts["logged"] += outcome["logged"]
                 counts["duplicates"] += outcome["duplicates"]
             else:
-                counts["rejected"] += BATCH
+                counts["rejected"] += traffic.BATCH
 
         async def ask():
             number = 0
@@ -189,7 +167,7 @@ async def main():
         others = [asyncio.create_task(ask()), asyncio.create_task(jobs())]
         sends, number, started = set(), 0, time.monotonic()
         while time.monotonic() < end:
-            due = int((time.monotonic() - started) * rate / BATCH)
+            due = int((time.monotonic() - started) * rate / traffic.BATCH)
             while number < due:
                 task = asyncio.create_task(send(number))
                 sends.add(task)
@@ -208,7 +186,7 @@ async def main():
     def ms(values, share):
         return 1_000 * sorted(values)[min(int(len(values) * share), len(values) - 1)]
 
-    print(f"offered {number * BATCH / seconds:,.0f}/s for {seconds} s; {counts}")
+    print(f"offered {number * traffic.BATCH / seconds:,.0f}/s for {seconds} s; {counts}")
     print(f"kept {kept:,}, expected {expected:,}: lost {max(expected - kept, 0)}, twice {max(kept - expected, 0)}")
     print(f"ingest p50 {ms(waits, 0.5):.1f} ms, p99 {ms(waits, 0.99):.1f} ms, longest {1_000 * max(waits):.0f} ms")
     for days, found in usage.items():
@@ -221,4 +199,4 @@ if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     if sys.argv[1] == "--hold":
         asyncio.run(hold(int(sys.argv[2])))
-    sys.exit(asyncio.run(main()))
+    sys.exit(asyncio.run(main(traffic.take_plain())))

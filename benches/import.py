@@ -1,9 +1,11 @@
 """Rate of an NDJSON import, sealing included, compared with DuckDB reading the same file in the same run.
 
 DuckDB reads it to memory, to its own database on disk, and to a Parquet file for each day in the order of our segments,
-without a sync. All are without ids and without daily states.
+without a sync, without deduplication and without daily states.
 
-Usage: import.py ECHOPILOT [EVENTS]      (from `make bench`)
+Usage: import.py ECHOPILOT [EVENTS] [--plain]      (from `make bench`)
+
+With `--plain` the events have no ids, and two metadata keys.
 """
 
 import os
@@ -14,7 +16,9 @@ import tempfile
 import time
 
 import duckdb
+import traffic
 
+is_plain = traffic.take_plain()
 program = os.path.abspath(sys.argv[1])
 events = int(sys.argv[2]) if len(sys.argv) > 2 else 2_000_000
 ROUNDS = 5
@@ -63,11 +67,22 @@ def compare(folder, path, events):
 
 with tempfile.TemporaryDirectory(dir=".") as folder:
     made = os.path.join(folder, "made")
-    run("demo", "--data-dir", made, "--events", str(events), "--users", "200000", "--days", "300")
+    run(
+        "demo",
+        "--data-dir",
+        made,
+        "--events",
+        str(events),
+        "--users",
+        "200000",
+        "--days",
+        "300",
+        *["--plain"] * is_plain,
+    )
     lines = os.path.join(folder, "lines.ndjson")
     duckdb.execute("set timezone = 'UTC'")
     duckdb.execute(f"""
         copy (select strftime(ts, '%Y-%m-%dT%H:%M:%S.%fZ') as ts, event_type, user_id, feature,
-                     metadata::json as metadata, url
+                     metadata::json as metadata, url{"" if is_plain else ", event_id"}
               from read_parquet('{made}/events/*/*.parquet') order by read_parquet.ts) to '{lines}' (format json)""")
     compare(folder, lines, events)

@@ -1,9 +1,9 @@
 """Start of the server with events that wait to be sealed: time from the start of the process to the first response.
 
-Usage: recovery.py ECHOPILOT [EVENTS]      (from `make bench-recovery`; default 2 million)
+Usage: recovery.py ECHOPILOT [EVENTS] [--plain]      (from `make bench-recovery`; default 2 million)
 
-A file in the place of the lake's folder fails every seal during ingest; then the server is killed. Events have ids,
-URLs and metadata, as those of clients do. Prints the median of five starts, each of which is killed again.
+A file in the place of the lake's folder fails every seal during ingest; then the server is killed. With `--plain`
+the events have no ids. Prints the median of five starts, each of which is killed again.
 """
 
 import http.client
@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 
-from hold import BATCH, template
+import traffic
 from hostile import ask
 
 from server import Server
@@ -22,11 +22,10 @@ STARTS = 5
 SENDERS = 4
 
 
-def feed(port, numbers):
-    templates = [template(number) for number in range(50)]
+def feed(port, templates, numbers):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     for number in numbers:
-        body = templates[number % len(templates)].replace(b"@@@@@@@@", b"%08x" % number)
+        body = traffic.body(templates, number)
         connection.request("POST", "/api/analytics/event", body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         response.read()
@@ -34,15 +33,18 @@ def feed(port, numbers):
 
 
 def main():
+    is_plain = traffic.take_plain()
     program = sys.argv[1]
     events = int(sys.argv[2]) if len(sys.argv) > 2 else 2_000_000
     with tempfile.TemporaryDirectory(dir=".", prefix=".tmp-recovery-") as folder:
         server = Server(program, folder, "--limit-client-events", "0")
         blocker = os.path.join(folder, "events")
         open(blocker, "w").close()
-        batches = range(events // BATCH)
+        batches = range(events // traffic.BATCH)
+        templates = traffic.templates(is_plain)
         threads = [
-            threading.Thread(target=feed, args=(server.port, batches[start::SENDERS])) for start in range(SENDERS)
+            threading.Thread(target=feed, args=(server.port, templates, batches[start::SENDERS]))
+            for start in range(SENDERS)
         ]
         for thread in threads:
             thread.start()
