@@ -1,12 +1,15 @@
-//! Dictionaries of the strings of events: string ↔ code, with one Polars categorical each for event
-//! types, users and features.
+//! Dictionaries of the strings of events: string ↔ code. Those of event types and features are
+//! Polars categoricals too.
 //!
-//! The code of a user never changes, because the store keeps the dictionary of users in a file; the
-//! code of a feature is valid in one process. Only the store's admission of accepted events assigns
-//! codes to new users and features, within the daily limits; reading events assigns none.
+//! The code of a user never changes, because the store keeps the dictionary of users in a file (see
+//! [`UserDictionary`]); the code of a feature is valid in one process. Only the store's admission
+//! of accepted events assigns codes to new users and features, within the daily limits; reading
+//! events assigns none.
+
+mod lookup;
+mod users;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use polars::prelude::*;
@@ -16,6 +19,11 @@ use crate::digest::{DigestMap, Digester};
 use crate::error::Result;
 use crate::event::EventType;
 use crate::schema;
+
+pub use lookup::Lookup;
+pub use users::{Mapped, NO_ID, UserDictionary};
+
+use lookup::codes;
 
 /// Code of the feature that stands for all features beyond a day's limit.
 pub const REST_FEATURE: u32 = 0;
@@ -30,7 +38,7 @@ pub struct Dictionaries {
     /// Event types; their codes are in funnel order.
     pub event_types: Dictionary,
     /// Ids of users.
-    pub users: Dictionary,
+    pub users: UserDictionary,
     /// Features.
     pub features: Dictionary,
 }
@@ -41,26 +49,6 @@ pub struct Dictionary {
     categories: Arc<Categories>,
     mapping: Arc<CategoricalMapping>,
     digests: Arc<RwLock<Digests>>,
-    forgotten: Arc<Forgotten>,
-}
-
-/// Codes whose strings are not found until they are inserted again.
-#[derive(Default)]
-struct Forgotten {
-    /// Set once there were any. It spares every incoming event the lock.
-    is_used: AtomicBool,
-    codes: RwLock<RoaringBitmap>,
-}
-
-impl Forgotten {
-    fn contains(&self, code: u32) -> bool {
-        self.is_used.load(Ordering::Acquire) && self.codes.read().contains(code)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut RoaringBitmap)) {
-        change(&mut self.codes.write());
-        self.is_used.store(true, Ordering::Release);
-    }
 }
 
 /// Codes by the digests of their strings. A lookup reads one table, while the Polars mapping
@@ -88,7 +76,7 @@ impl Dictionaries {
         debug_assert_eq!(rest, REST_FEATURE);
         Ok(Self {
             event_types,
-            users: Dictionary::new(schema::USER_ID),
+            users: UserDictionary::default(),
             features,
         })
     }
@@ -127,17 +115,6 @@ impl Dictionaries {
     }
 }
 
-/// The result of looking up a value of a string column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lookup<'a> {
-    /// The value is null.
-    Null,
-    /// The code of the string.
-    Known(u32),
-    /// The string, which has no code.
-    Unknown(&'a str),
-}
-
 impl Dictionary {
     fn new(namespace: &'static str) -> Self {
         let categories =
@@ -147,7 +124,6 @@ impl Dictionary {
             categories,
             mapping,
             digests: Arc::default(),
-            forgotten: Arc::default(),
         }
     }
 
@@ -156,30 +132,12 @@ impl Dictionary {
     /// # Errors
     /// If all codes of 32 bits are assigned.
     pub fn number(&self, string: &str) -> Result<u32> {
-        let code = self.mapping.insert_cat(string)?;
-        if self.forgotten.contains(code) {
-            self.forgotten.change(|codes| {
-                codes.remove(code);
-            });
-        }
-        Ok(code)
+        Ok(self.mapping.insert_cat(string)?)
     }
 
-    /// The code of a string; none if it has no code or was forgotten.
+    /// The code of a string; none if it has no code.
     pub fn find(&self, string: &str) -> Option<u32> {
-        let code = self.mapping.get_cat(string)?;
-        (!self.forgotten.contains(code)).then_some(code)
-    }
-
-    /// Hides strings from [`Dictionary::find`] until they are inserted again. Their codes keep
-    /// their strings, for events that still have them.
-    pub fn forget(&self, codes: &RoaringBitmap) {
-        self.forgotten.change(|forgotten| *forgotten |= codes);
-    }
-
-    /// Undoes [`Dictionary::forget`].
-    pub fn recall(&self, codes: &RoaringBitmap) {
-        self.forgotten.change(|forgotten| *forgotten -= codes);
+        self.mapping.get_cat(string)
     }
 
     /// The string of a code that was assigned.
@@ -202,21 +160,12 @@ impl Dictionary {
     pub fn numbers(&self, strings: Expr, unknown: Option<u32>) -> Expr {
         let this = self.clone();
         strings.map(
-            move |column| {
-                let codes = this.lookup(column.str()?).map(|found| match found {
-                    Lookup::Null => None,
-                    Lookup::Known(code) => Some(code),
-                    Lookup::Unknown(_) => unknown,
-                });
-                let codes: UInt32Chunked = codes.collect();
-                Ok(codes.with_name(column.name().clone()).into_column())
-            },
+            move |column| Ok(codes(&column, this.lookup(column.str()?), unknown)),
             |_, field| Ok(Field::new(field.name().clone(), DataType::UInt32)),
         )
     }
 
-    /// Looks up each string of a column. Forgotten strings are found, because stored events have
-    /// them.
+    /// Looks up each string of a column.
     ///
     /// This is faster than a cast to [`Dictionary::dtype`], which compares strings that are
     /// scattered in memory: the events of a user are neighbours, so that most strings equal the one
@@ -277,44 +226,27 @@ mod tests {
         assert_eq!(names.event_types.find("page_view"), Some(0));
         assert_eq!(names.event_types.find("conversion"), Some(2));
         assert_eq!(names.features.find(REST_FEATURE_NAME), Some(REST_FEATURE));
-        let users = &names.users;
-        assert!(users.is_empty());
-        assert_eq!(users.find("a"), None);
-        assert_eq!([users.number("a")?, users.number("b")?], [0, 1]);
-        assert_eq!([users.number("a")?, users.number("b")?], [0, 1]);
-        assert_eq!((users.text(1), users.text(2)), (Some("b"), None));
-        assert_eq!((users.len(), users.is_empty()), (2, false));
-        Ok(())
-    }
-
-    #[test]
-    fn a_forgotten_string_is_found_once_it_is_inserted_or_recalled() -> Result<()> {
-        let users = Dictionaries::new()?.users;
-        let codes: RoaringBitmap = [users.number("a")?, users.number("b")?]
-            .into_iter()
-            .collect();
-        users.forget(&codes);
-        assert_eq!((users.find("a"), users.find("b")), (None, None));
-        assert_eq!(users.text(0), Some("a"), "events still have the code");
-        assert_eq!(users.number("a")?, 0);
-        assert_eq!((users.find("a"), users.find("b")), (Some(0), None));
-        users.recall(&codes);
-        assert_eq!(users.find("b"), Some(1));
+        let features = &names.features;
+        assert_eq!(features.find("a"), None);
+        assert_eq!([features.number("a")?, features.number("b")?], [1, 2]);
+        assert_eq!([features.number("a")?, features.number("b")?], [1, 2]);
+        assert_eq!((features.text(2), features.text(3)), (Some("b"), None));
+        assert_eq!((features.len(), features.is_empty()), (3, false));
         Ok(())
     }
 
     #[test]
     fn a_lookup_finds_what_has_a_code_at_that_moment_and_assigns_none() -> Result<()> {
-        let users = Dictionaries::new()?.users;
-        users.number("a")?;
+        let features = Dictionaries::new()?.features;
+        features.number("a")?;
         let strings = [Some("a"), Some("a"), None, Some("b"), Some("a"), None];
         let strings = StringChunked::from_iter_options("s".into(), strings.into_iter());
-        let (a, null) = (Lookup::Known(0), Lookup::Null);
-        let lookup = || users.lookup(&strings).collect::<Vec<_>>();
+        let (a, null) = (Lookup::Known(1), Lookup::Null);
+        let lookup = || features.lookup(&strings).collect::<Vec<_>>();
         assert_eq!(lookup(), [a, a, null, Lookup::Unknown("b"), a, null]);
-        assert_eq!(users.len(), 1);
-        users.number("b")?;
-        assert_eq!(lookup(), [a, a, null, Lookup::Known(1), a, null]);
+        assert_eq!(features.len(), 2);
+        features.number("b")?;
+        assert_eq!(lookup(), [a, a, null, Lookup::Known(2), a, null]);
         Ok(())
     }
 

@@ -25,6 +25,11 @@ impl Digest {
         self.0[1] as usize
     }
 
+    /// The low half of the digest, which is the hash in a [`DigestMap`].
+    pub fn hash(self) -> u64 {
+        self.0[0]
+    }
+
     /// The digest as one number; the high half is the high one.
     pub fn number(self) -> u128 {
         let [low, high] = self.0.map(u128::from);

@@ -30,7 +30,8 @@
 //! | [`inflate`] | decompression of streams, detected by their first bytes |
 //! | [`parquet`] | the settings of all Parquet files |
 //! | [`window`], [`schema`] | days, windows and time zones; columns of the lake |
-//! | [`digest`], [`bloom`], [`checksum`], [`leb128`] | digests, filters; CRC-32C; integers |
+//! | [`digest`], [`bloom`], [`shards`] | digests of ids; filters and tables of them |
+//! | [`checksum`], [`leb128`] | CRC-32C; variable-length integers |
 //! | [`config`], [`error`], [`backoff`] | settings; the error type; pauses between retries |
 //!
 //! # Invariants
@@ -87,5 +88,6 @@ pub mod rollup;
 pub mod schedule;
 pub mod schema;
 pub mod server;
+pub mod shards;
 pub mod store;
 pub mod window;

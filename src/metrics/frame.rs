@@ -68,10 +68,12 @@ impl FrameSource {
             ],
         );
         for (row, _) in rows {
-            for (dictionary, string) in [(&names.users, row.2), (&names.features, row.3)] {
-                if !string.is_empty() && !string.starts_with(NO_CODE) {
-                    dictionary.number(string).expect("a code");
-                }
+            let has_code = |string: &str| !string.is_empty() && !string.starts_with(NO_CODE);
+            if has_code(row.2) {
+                names.users.number(row.2).expect("a code");
+            }
+            if has_code(row.3) {
+                names.features.number(row.3).expect("a code");
             }
         }
         let last_day: NaiveDate = last_day.parse().expect("the test names a day");

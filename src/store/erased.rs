@@ -10,7 +10,7 @@ use ring::hmac;
 use roaring::RoaringBitmap;
 
 use super::lock::{OrderedRw, Rank, ReadGuard, WriteGuard};
-use crate::dictionary::Dictionary;
+use crate::dictionary::UserDictionary;
 use crate::error::Result;
 use crate::schema;
 
@@ -45,7 +45,7 @@ impl Default for ErasedUsers {
 
 impl ErasedUsers {
     /// True if a user is erased.
-    pub fn is_erased(&self, user: &str, users: &Dictionary) -> bool {
+    pub fn is_erased(&self, user: &str, users: &UserDictionary) -> bool {
         if !self.is_used.load(Ordering::Acquire) {
             return false;
         }
@@ -120,7 +120,7 @@ impl ErasedUsers {
         key: Option<hmac::Key>,
         hashes: &BTreeSet<String>,
         pending: &BTreeSet<String>,
-        users: &Dictionary,
+        users: &UserDictionary,
     ) -> Result<()> {
         let mut numbers = RoaringBitmap::new();
         for user in pending {

@@ -125,7 +125,7 @@ impl Store {
             || ingest::pseudonym::is_pseudonym(user)
             || users.find(user).is_some();
         let mut ids = (0..users.len() as u32).filter_map(|number| users.text(number));
-        if !is_known && ids.any(ingest::pseudonym::is_pseudonym) {
+        if !is_known && ids.any(|id| ingest::pseudonym::is_pseudonym(&id)) {
             return Err(Error::bad_input(
                 "user_key_needed",
                 "no user is stored under this id, and others are stored under keyed hashes: give the file \

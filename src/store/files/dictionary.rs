@@ -7,24 +7,18 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
-use crate::dictionary::Dictionary;
+use crate::dictionary::{NO_ID, UserDictionary};
 use crate::error::{Error, Result};
 use crate::event::{lines, text};
 use crate::store::files;
 
 /// The file's name in the data folder until users are removed.
 pub const FILE_NAME: &str = "users.ndjson";
-/// The line of a user who was erased, or whose data has all expired.
-const FORGOTTEN: &[u8] = b"null\n";
-/// Longest wait for the string of a code that another thread is assigning, which takes
-/// microseconds.
-const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// Metadata of the dictionary in the manifest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +47,7 @@ impl DictionaryMeta {
 ///
 /// # Errors
 /// [`Error::Damaged`] if it is not what was written.
-pub fn load(root: &Path, meta: DictionaryMeta, users: &Dictionary) -> Result<()> {
+pub fn load(root: &Path, meta: DictionaryMeta, users: &UserDictionary) -> Result<()> {
     let path = root.join(meta.file_name());
     let damaged = |message: String| Error::Damaged {
         file: path.clone(),
@@ -62,33 +56,15 @@ pub fn load(root: &Path, meta: DictionaryMeta, users: &Dictionary) -> Result<()>
     if meta.users == 0 {
         return Ok(());
     }
-    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    let mapped = files::map(&path)?;
     let length = usize::try_from(meta.bytes).unwrap_or(usize::MAX);
-    let bytes = bytes
-        .get(..length)
-        .filter(|bytes| crc32c::crc32c(bytes) == meta.crc32c)
-        .ok_or_else(|| damaged("its checksum does not match; restore it".into()))?;
-    let mut expected = 0;
-    for line in lines(bytes) {
-        if line == FORGOTTEN {
-            // A placeholder that is not the id of a user: no id contains a NUL.
-            expected = users.number(&format!("\0{expected}"))? + 1;
-            continue;
-        }
-        let id = std::str::from_utf8(line.trim_ascii_end())
-            .ok()
-            .and_then(|json| text::decode(json, text::Escapes::Some))
-            .ok_or_else(|| damaged(format!("line {} is not a JSON string", expected + 1)))?;
-        if users.number(&id)? != expected {
-            return Err(damaged(format!("line {} repeats an id", expected + 1)));
-        }
-        expected += 1;
+    let bytes = mapped.as_ref().as_ref().get(..length);
+    if bytes.is_none_or(|bytes| crc32c::crc32c(bytes) != meta.crc32c) {
+        return Err(damaged("its checksum does not match; restore it".into()));
     }
-    if expected != meta.users {
-        return Err(damaged(format!(
-            "it has {expected} lines of {}",
-            meta.users
-        )));
+    let found = users.load(&mapped, length).map_err(damaged)?;
+    if found != meta.users as usize {
+        return Err(damaged(format!("it has {found} lines of {}", meta.users)));
     }
     Ok(())
 }
@@ -101,7 +77,7 @@ pub fn load(root: &Path, meta: DictionaryMeta, users: &Dictionary) -> Result<()>
 pub fn extend(
     folder: &Folder,
     meta: DictionaryMeta,
-    users: &Dictionary,
+    users: &UserDictionary,
     erased: &RoaringBitmap,
     until: u32,
 ) -> Result<DictionaryMeta> {
@@ -111,10 +87,10 @@ pub fn extend(
     let mut added = Vec::new();
     for code in meta.users..until {
         if erased.contains(code) {
-            added.extend_from_slice(FORGOTTEN);
+            added.extend_from_slice(NO_ID);
             continue;
         }
-        text::encode(id_of(users, code)?, &mut added);
+        text::encode(&id_of(users, code)?, &mut added);
         added.push(b'\n');
     }
     let path = folder.path().join(meta.file_name());
@@ -154,8 +130,8 @@ pub fn forget(
     let mut kept = Vec::with_capacity(valid.len());
     let mut forgotten = 0;
     for (code, line) in (0..).zip(lines(valid)) {
-        if codes.contains(code) && line != FORGOTTEN {
-            kept.extend_from_slice(FORGOTTEN);
+        if codes.contains(code) && line != NO_ID {
+            kept.extend_from_slice(NO_ID);
             forgotten += 1;
         } else {
             kept.extend_from_slice(line);
@@ -181,7 +157,7 @@ pub fn forget(
 pub fn restore(
     folder: &Folder,
     meta: DictionaryMeta,
-    users: &Dictionary,
+    users: &UserDictionary,
     codes: &RoaringBitmap,
 ) -> Result<DictionaryMeta> {
     let path = folder.path().join(meta.file_name());
@@ -189,8 +165,8 @@ pub fn restore(
     let valid = bytes.get(..meta.bytes as usize).unwrap_or_default();
     let mut restored = Vec::with_capacity(valid.len());
     for (code, line) in (0..).zip(lines(valid)) {
-        if codes.contains(code) && line == FORGOTTEN {
-            text::encode(id_of(users, code)?, &mut restored);
+        if codes.contains(code) && line == NO_ID {
+            text::encode(&id_of(users, code)?, &mut restored);
             restored.push(b'\n');
         } else {
             restored.extend_from_slice(line);
@@ -225,41 +201,32 @@ pub fn remove_others(folder: &Folder, meta: DictionaryMeta) -> Result<()> {
     Ok(())
 }
 
-/// The id of a code that is assigned. Another thread may just be assigning it; then the string
-/// follows the code after a few instructions.
+/// The id of a code.
 ///
 /// # Errors
-/// If there is still no string after [`MAX_WAIT`].
-fn id_of(users: &Dictionary, code: u32) -> Result<&str> {
-    let started = Instant::now();
-    loop {
-        if let Some(id) = users.text(code) {
-            return Ok(id);
-        }
-        if started.elapsed() > MAX_WAIT {
-            let message = format!("the code {code} of the dictionary has no id");
-            return Err(Error::Query(message.into()));
-        }
-        std::thread::yield_now();
-    }
+/// If it has none.
+fn id_of(users: &UserDictionary, code: u32) -> Result<String> {
+    users.text(code).ok_or_else(|| {
+        let message = format!("the code {code} of the dictionary has no id");
+        Error::Query(message.into())
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dictionary::Dictionaries;
 
     const IDS: [&str; 4] = ["a", "b \"quoted\"", "ü", "d"];
 
-    fn users() -> Result<Dictionary> {
-        Ok(Dictionaries::new()?.users)
+    fn users() -> UserDictionary {
+        UserDictionary::default()
     }
 
     /// A data folder whose dictionary has [`IDS`], its metadata, and the users.
-    fn written() -> Result<(tempfile::TempDir, Folder, DictionaryMeta, Dictionary)> {
+    fn written() -> Result<(tempfile::TempDir, Folder, DictionaryMeta, UserDictionary)> {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let folder = Folder::take(dir.path(), "a test")?;
-        let users = users()?;
+        let users = users();
         for id in IDS {
             users.number(id)?;
         }
@@ -271,13 +238,12 @@ mod tests {
         Ok((dir, folder, meta, users))
     }
 
-    /// The ids that are read back, by their codes; the placeholder of a removed one is `-`.
+    /// The ids that are read back, by their codes; a removed one is `-`.
     fn read_back(folder: &Folder, meta: DictionaryMeta) -> Result<Vec<String>> {
-        let users = users()?;
+        let users = users();
         load(folder.path(), meta, &users)?;
-        let ids = (0..users.len()).filter_map(|code| users.text(code as u32));
-        let ids = ids.map(|id| if id.starts_with('\0') { "-" } else { id });
-        Ok(ids.map(str::to_owned).collect())
+        let ids = (0..users.len()).map(|code| users.text(code as u32));
+        Ok(ids.map(|id| id.unwrap_or_else(|| "-".into())).collect())
     }
 
     #[test]
@@ -339,7 +305,7 @@ mod tests {
         let damaged = |meta, content: &str| -> Result<bool> {
             let path = folder.path().join(FILE_NAME);
             std::fs::write(&path, content).map_err(Error::io("write", &path))?;
-            let read = load(folder.path(), meta, &users()?);
+            let read = load(folder.path(), meta, &users());
             Ok(matches!(read, Err(Error::Damaged { .. })))
         };
         assert!(damaged(meta, "\"a\"\n")?, "too short");

@@ -26,11 +26,14 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use polars::prelude::ScanSources;
 use rustix::fs::OFlags;
 use serde::de::DeserializeOwned;
 
 use crate::checksum::{self, LineCheck, Mismatch};
+use crate::dictionary::Mapped;
 use crate::error::{Error, Result};
 
 /// Mode of the files of the store, whatever the umask is: only their owner has access.
@@ -308,6 +311,18 @@ pub fn check_json(path: &Path) -> Result<()> {
         }),
         LineCheck::Right | LineCheck::Unchecked => Ok(()),
     }
+}
+
+/// Maps a file into memory. It must not shrink meanwhile.
+///
+/// # Errors
+/// If it cannot be opened or mapped.
+pub fn map(path: &Path) -> Result<Mapped> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    // Polars maps files that it reads in this way, which needs no unsafe code here.
+    let files = ScanSources::Files(Arc::new([file]));
+    let mapped = files.first().map(|file| file.to_memslice()).transpose()?;
+    Ok(mapped.map_or_else(|| Arc::new([]) as Mapped, |mapped| Arc::new(mapped)))
 }
 
 /// The paths in a folder; none if there is no such folder.

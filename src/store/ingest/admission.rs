@@ -525,10 +525,10 @@ mod tests {
         names: &Dictionaries,
         user: Option<u32>,
         feature: Option<u32>,
-    ) -> (Option<&str>, Option<&str>) {
+    ) -> (Option<String>, Option<&str>) {
         let of_user = |user| match user {
-            REST_USER => "rest",
-            user => names.users.text(user).unwrap_or("unknown"),
+            REST_USER => "rest".into(),
+            user => names.users.text(user).unwrap_or_else(|| "unknown".into()),
         };
         let of_feature = |feature| match feature {
             REST_FEATURE => "rest",
@@ -551,6 +551,10 @@ mod tests {
             let row = admission.admit(&mut admission.lock(), row, &batch, named, &mut rest);
             strings(admission.names(), row.user, row.feature)
         });
+        let rows: Vec<_> = rows.collect();
+        let rows = rows
+            .iter()
+            .map(|(user, feature)| (user.as_deref(), *feature));
         assert_eq!(rows.collect::<Vec<_>>(), EXPECTED);
         assert_eq!(rest, EXPECTED_REST);
         let usage = admission.usage();
@@ -575,6 +579,10 @@ mod tests {
         let features = admitted.column(schema::FEATURE)?.u32()?;
         let rows = users.iter().zip(features.iter());
         let rows = rows.map(|(user, feature)| strings(admission.names(), user, feature));
+        let rows: Vec<_> = rows.collect();
+        let rows = rows
+            .iter()
+            .map(|(user, feature)| (user.as_deref(), *feature));
         assert_eq!(rows.collect::<Vec<_>>(), EXPECTED);
         assert_eq!(rest, EXPECTED_REST);
         assert_eq!(admission.usage().rest, EXPECTED_REST);
@@ -608,7 +616,7 @@ mod tests {
         let five = 5 * DAY_US;
         assert_eq!(admission.user(&mut admission.lock(), "u", five), REST_USER);
         let user = admission.user(&mut admission.lock(), "u", five + DAY_US);
-        assert_eq!(maker.names.users.text(user), Some("u"));
+        assert_eq!(maker.names.users.text(user).as_deref(), Some("u"));
         let log = (1, 2);
         assert_eq!(admission.new_users_of(log, full), full);
         admission.end_log(log);

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use super::pseudonym::Pseudonyms;
-use crate::dictionary::{Dictionaries, Dictionary};
+use crate::dictionary::Dictionaries;
 use crate::digest::{Digest, Digester};
 use crate::event::{self, Event, EventType, path};
 use crate::store::erased::ErasedUsers;
@@ -115,8 +115,11 @@ impl BatchBuilder {
             ts_us: event.ts_us,
             received_at_us: event.received_at_us,
             event_type: event.event_type,
-            user: user.map(|id| name(&self.names.users, id, &mut batch.unnamed)),
-            feature: feature.map(|feature| name(&self.names.features, feature, &mut batch.unnamed)),
+            user: user.map(|id| name(self.names.users.find(id), id, &mut batch.unnamed)),
+            feature: feature.map(|feature| {
+                let code = self.names.features.find(feature);
+                name(code, feature, &mut batch.unnamed)
+            }),
             key: self.key(event),
             metadata_keys: self.metadata_keys(event, &mut batch.metadata_keys),
         };
@@ -157,8 +160,8 @@ impl BatchBuilder {
 }
 
 /// The code of a string or, if it has none, its place in `unnamed`, to which it is appended.
-fn name(names: &Dictionary, string: &str, unnamed: &mut String) -> Name {
-    match names.find(string) {
+fn name(code: Option<u32>, string: &str, unnamed: &mut String) -> Name {
+    match code {
         Some(code) => Name::Known(code),
         None => {
             let start = unnamed.len();

@@ -5,10 +5,11 @@
 //! go to a file (see [`IdFile`]), of which 2 bytes an id stay in memory; the commit of the seal
 //! makes that file live together with the segments.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, LazyLock};
 
 use crate::digest::{Digest, DigestMap};
+use crate::shards::{SHARDS, shard_of};
 use crate::store::files::event_ids::IdFile;
 use crate::store::lock::{Guard, Ordered, Rank};
 use crate::window::DAY_US;
@@ -17,13 +18,6 @@ use crate::window::DAY_US;
 /// far apart, in µs. The later time counts as at most the end of the last trusted day (see
 /// [`crate::store::clock`]), so that a clock that jumps ahead makes no id old.
 pub const WINDOW_US: i64 = 7 * DAY_US;
-
-/// Shards of a set. A hash table that grows moves all its entries at once; with millions of ids in
-/// one table that would delay responses by a tenth of a second. Resizing one shard is too short to
-/// matter.
-const SHARDS: usize = 256;
-/// Slots over which ids are spread evenly; each belongs to one shard.
-const SLOTS: usize = 4_096;
 
 /// Device and inode of a log.
 type LogId = (u64, u64);
@@ -173,22 +167,6 @@ impl RecentIds {
 #[derive(Clone)]
 pub struct IdSet {
     shards: Vec<DigestMap<i64>>,
-}
-
-/// The shard of each slot. The shares of the shards are a geometric series from 1 to 2, so that
-/// they are resized one after the other while a set doubles; equal shards would all be resized at
-/// the same time.
-static SHARD_OF_SLOT: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let share = |slot| 1.0 + slot as f64 / SLOTS as f64;
-    (0..SLOTS)
-        .map(|slot| (SHARDS as f64 * share(slot).log2()) as u8)
-        .collect()
-});
-
-/// By the half of the digest that is not the hash within the shard.
-fn shard_of(key: Digest) -> usize {
-    let shard = SHARD_OF_SLOT.get(key.place() % SLOTS);
-    shard.copied().map_or(0, usize::from)
 }
 
 impl Default for IdSet {

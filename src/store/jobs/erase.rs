@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use crate::daily::{self, DailyState, Day};
-use crate::dictionary::{Dictionaries, Dictionary};
+use crate::dictionary::{Dictionaries, UserDictionary};
 use crate::error::{Error, Result};
 use crate::schema;
 use crate::store::erased::{ErasedUsers, hash, is_any};
@@ -81,7 +81,7 @@ impl Erasures {
     }
 
     /// Sets the erased users of the store.
-    fn publish(&self, erased: &ErasedUsers, users: &Dictionary) -> Result<()> {
+    fn publish(&self, erased: &ErasedUsers, users: &UserDictionary) -> Result<()> {
         erased.set(self.key(), &self.erased, &self.pending, users)
     }
 

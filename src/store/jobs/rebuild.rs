@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::day_state::DayState;
 use crate::daily::{self, DailyState, Day, date};
-use crate::dictionary::{Dictionaries, Dictionary, Lookup};
+use crate::dictionary::{Dictionaries, Lookup, UserDictionary};
 use crate::error::Result;
 use crate::schema;
 use crate::store::Store;
@@ -148,7 +148,7 @@ pub fn add_missing_states(
 }
 
 /// Gives the users of a segment codes.
-fn add_users(segment: &Arc<Segment>, users: &Dictionary) -> Result<()> {
+fn add_users(segment: &Arc<Segment>, users: &UserDictionary) -> Result<()> {
     let ids = segment::scan(std::slice::from_ref(segment))?
         .select([col(schema::USER_ID)])
         .collect()?;

@@ -259,7 +259,7 @@ fn answers(store: &Store, job: Job) -> Result<Answers> {
                 .users
                 .iter()
                 .filter_map(|user| names.users.text(user));
-            users.extend(ids.map(str::to_owned));
+            users.extend(ids);
         }
     }
     let users = ["anna", "ben", "carl"].map(|user| names.users.find(user).is_some());
