@@ -98,7 +98,7 @@ bench: tools dashboard $(VENV)/installed
 	cargo build --release --locked
 	$(VENV)/bin/python benches/import.py $(CARGO_TARGET_DIR)/release/echopilot
 
-# Comparison with other engines: 1, 10 and 100 million events. Takes a quarter of an hour and 10 GB of disk.
+# Comparison with other engines: 10 and 100 million events. Takes hours and 15 GB of disk.
 .PHONY: bench-peers
 bench-peers: build $(VENV)/installed
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r benches/requirements.txt

@@ -1,12 +1,17 @@
-"""Usage of a year, compared with DuckDB, ClickHouse and Polars reading the same lake on the same cores in the same run.
+"""Queries of a year, compared with DuckDB, ClickHouse and Polars on the same lake and cores in the same run.
 
-Usage: peers.py ECHOPILOT [EVENTS]...      (from `make bench-peers`; default 1, 10 and 100 million)
+Usage: peers.py ECHOPILOT [EVENTS]... [--only FIGURE,...] [--rounds N] [--plain]      (from `make bench-peers`)
 
-For each history the server is queried over HTTP, first cold, then warm; then each peer runs the same query in its own
-process, which is `peers.py --peer NAME LAKE FROM TO`. All results must be equal.
+The history is that of `echopilot demo`: 365 days, up to 1 M users; default 10 and 100 million events. The engines read
+the lake, and where an expert would prepare something, also what was prepared: DuckDB tables of the users and counts of
+each day, ClickHouse daily bitmaps of dense user ids. Each engine is a process of its own, ours a new server, one after
+the other in rounds. The time is the median of three more queries if the first took less than a second, and that of the
+first otherwise. All results must be equal. BENCH_FOLDER keeps the history; BENCH_GB limits the memory of an engine
+(default 12).
 """
 
-import datetime
+import argparse
+import importlib
 import json
 import os
 import resource
@@ -16,165 +21,182 @@ import sys
 import tempfile
 import time
 
-from server import Server
+from figures import FIGURES, Window, ours
 
-ROUNDS = 3
-WARM_QUERIES = 300
+from server import ENVIRONMENT, Server
 
-SQL = """
-with e as (
-    select {day} as day, {week} as week, user_id, feature, event_type
-    from {lake} where ts >= {first} and ts < {end}
-)
-select
-    (select count(*) from e) as total,
-    (select count(distinct day) from e) as days,
-    (select count(distinct week) from e) as weeks,
-    (select count(distinct user_id) from e) as mau,
-    (select count(*) from (select distinct day, user_id from e where user_id is not null) as d) as user_days,
-    (select count(*) from (select distinct week, user_id from e where user_id is not null) as w) as user_weeks
-"""
-GROUPS = "select {column}, count(*) from {lake} where ts >= {first} and ts < {end} and {column} is not null group by 1"
+MODULES = ["peer_duckdb", "peer_clickhouse", "peer_polars"]
+WARM_QUERIES = 3
+LONG_SECONDS = 1
+OURS = "EchoPilot"
 
 
-def duckdb_usage(lake, first, end):
-    import duckdb
-
-    db = duckdb.connect()
-    db.execute("set threads = 2; set timezone = 'UTC'")
-    names = {
-        "lake": f"read_parquet('{lake}')",
-        "first": f"timestamptz '{first} 00:00:00+00'",
-        "end": f"timestamptz '{end} 00:00:00+00'",
-    }
-    totals = db.execute(SQL.format(day="cast(ts as date)", week="date_trunc('week', ts)", **names)).fetchone()
-    return totals, *(dict(db.execute(GROUPS.format(column=c, **names)).fetchall()) for c in ("feature", "event_type"))
+def timed(ask):
+    """Repeats a query; returns the seconds of the first, the median of the others if it was short, and the result."""
+    first, result = ask()
+    if first >= LONG_SECONDS:
+        return {"first": first, "seconds": first, "result": result}
+    warm = [ask() for _ in range(WARM_QUERIES)]
+    assert all(found == result for _, found in warm)
+    return {"first": first, "seconds": statistics.median(seconds for seconds, _ in warm), "result": result}
 
 
-def clickhouse_usage(lake, first, end):
-    import chdb
-
-    names = {
-        "lake": f"file('{lake}', Parquet)",
-        "first": f"toDateTime64('{first} 00:00:00', 6, 'UTC')",
-        "end": f"toDateTime64('{end} 00:00:00', 6, 'UTC')",
-    }
-
-    def rows(sql):
-        settings = " settings max_threads = 2, session_timezone = 'UTC', use_hive_partitioning = 0"
-        found = chdb.query(sql + settings, "JSONCompactEachRow").bytes().decode()
-        return [json.loads(line) for line in found.splitlines()]
-
-    totals = rows(SQL.format(day="toDate(ts, 'UTC')", week="toMonday(ts, 'UTC')", **names))[0]
-    groups = ({k: int(v) for k, v in rows(GROUPS.format(column=c, **names))} for c in ("feature", "event_type"))
-    return [int(value) for value in totals], *groups
+def engines():
+    return {engine.name: engine for module in MODULES for engine in importlib.import_module(module).ENGINES}
 
 
-def polars_usage(lake, first, end):
-    import polars as pl
+def limit_memory():
+    size = int(os.environ.get("BENCH_GB", "12")) << 30
+    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
 
-    def bound(day):
-        return pl.lit(day).str.to_datetime(time_unit="us", time_zone="UTC")
 
-    events = pl.scan_parquet(lake, hive_partitioning=False).filter(
-        pl.col("ts") >= bound(f"{first} 00:00:00"), pl.col("ts") < bound(f"{end} 00:00:00")
+def as_peer(name, figure, folder):
+    """Runs in a process of its own. Without a figure it prepares what the engine needs."""
+    module = next(module for module in MODULES if module.removeprefix("peer_") == name.split(",")[0].lower())
+    engine = next(engine for engine in importlib.import_module(module).ENGINES if engine.name == name)
+    if figure == "prepare":
+        started = time.monotonic()
+        engine.prepare(Window(folder, "UTC"))
+        found = {"seconds": time.monotonic() - started}
+    else:
+        query = FIGURES[figure]
+        peer = engine(Window(folder, query.zone))
+
+        def ask():
+            started = time.monotonic()
+            result = getattr(peer, query.function)(**query.options)
+            return time.monotonic() - started, result
+
+        found = timed(ask)
+    print(json.dumps({**found, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+
+
+def run_peer(name, figure, folder):
+    """Returns what the process of a peer found; `None` if it failed."""
+    child = subprocess.run(
+        [sys.executable, __file__, "--peer", name, figure, folder],
+        capture_output=True,
+        text=True,
+        preexec_fn=limit_memory,
     )
-    active = (
-        events.select(day=pl.col("ts").dt.date(), user=pl.col("user_id"))
-        .unique()
-        .with_columns(week=pl.col("day").dt.truncate("1w"))
-    )
-    known = active.filter(pl.col("user").is_not_null())
-    frames = pl.collect_all(
-        [
-            events.select(pl.len()),
-            active.select(pl.col("day").n_unique(), pl.col("week").n_unique()),
-            known.select(pl.col("user").n_unique(), pl.len().alias("user_days")),
-            known.select("week", "user").unique().select(pl.len()),
-            *(events.filter(pl.col(c).is_not_null()).group_by(c).agg(pl.len()) for c in ("feature", "event_type")),
-        ],
-        engine="streaming",
-    )
-    (total,), (days, weeks), (mau, user_days), (user_weeks,) = (frame.row(0) for frame in frames[:4])
-    return (total, days, weeks, mau, user_days, user_weeks), dict(frames[4].iter_rows()), dict(frames[5].iter_rows())
+    if child.returncode:
+        print(f"  {name}: no result: {child.returncode}, {child.stderr.strip().splitlines()[-1:]}", flush=True)
+        return None
+    return json.loads(child.stdout.splitlines()[-1])
 
 
-PEERS = {"DuckDB": duckdb_usage, "ClickHouse": clickhouse_usage, "Polars": polars_usage}
-
-
-def as_peer(name, lake, first, end):
-    started = time.monotonic()
-    totals, features, types = PEERS[name](lake, first, end)
-    seconds = time.monotonic() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "peak": peak, "result": [list(totals), features, types]}))
-
-
-def milliseconds(seconds):
-    ordered = sorted(seconds)
-    return f"p50 {statistics.median(ordered) * 1e3:.1f}, p95 {ordered[int(len(ordered) * 0.95)] * 1e3:.1f} ms"
+def run_ours(program, figure, folder):
+    window = Window(folder, FIGURES[figure].zone)
+    server = Server(program, folder)
+    try:
+        found = timed(lambda: ours(figure, window, server))
+        return {**json.loads(json.dumps(found)), "peak": server.peak(), "start": server.start_seconds}
+    finally:
+        server.stop()
 
 
 def folder_bytes(path):
     return sum(os.path.getsize(os.path.join(root, file)) for root, _, files in os.walk(path) for file in files)
 
 
-def measure(program, folder, events):
+def prepare(program, folder, events, is_plain):
     if not os.path.exists(folder):
-        demo = ["demo", "--data-dir", folder, "--events", str(events), "--users", "1000000", "--days", "365"]
-        subprocess.run([program, *demo], capture_output=True, check=True)
-    lake, states = folder_bytes(f"{folder}/events"), folder_bytes(f"{folder}/states")
+        started = time.monotonic()
+        demo = ["demo", "--events", str(events), "--users", "1000000", "--days", "365", *["--plain"] * is_plain]
+        for command in (demo, ["seal"]):
+            subprocess.run([program, *command, "--data-dir", folder], env=ENVIRONMENT, capture_output=True, check=True)
+        print(f"\n{events:,} events, made in {time.monotonic() - started:,.0f} s", flush=True)
+    parts = {name: folder_bytes(f"{folder}/{name}") for name in ("events", "states", "postings")}
+    sizes = ", ".join(f"{name} {size / events:.1f}" for name, size in parts.items())
+    print(f"\n{events:,} events; bytes an event: {sizes}; all {folder_bytes(folder) / 1e6:,.0f} MB", flush=True)
+    os.makedirs(f"{folder}-prepared", exist_ok=True)
+    for name, engine in engines().items():
+        if hasattr(engine, "prepare"):
+            before = folder_bytes(f"{folder}-prepared")
+            found = run_peer(name, "prepare", folder)
+            if found:
+                size = folder_bytes(f"{folder}-prepared") - before
+                print(f"  {name}: {found['seconds']:.1f} s, {size / 1e6:,.0f} MB, peak {found['peak']:,.0f} MB")
+
+
+def at_rest(program, folder, rounds):
+    """Prints the time and memory of a start, and the memory of a server at rest after a first response."""
+    starts, peaks, rests, firsts = [], [], [], []
+    for _ in range(rounds):
+        server = Server(program, folder)
+        starts.append(server.start_seconds)
+        peaks.append(server.peak())
+        firsts.append(ours("usage", Window(folder, "UTC"), server)[0])
+        rests.append(server.memory())
+        server.stop()
+    start, peak, rest, first = (statistics.median(values) for values in (starts, peaks, rests, firsts))
     print(
-        f"\n{events:,} events: lake {lake / events:.1f} bytes an event, states {states / lake:.1%} of it, "
-        f"dictionary {os.path.getsize(f'{folder}/users.ndjson') / 1e6:.0f} MB"
+        f"  start {start:.2f} s, peak {peak:.0f} MB; first usage of a year {first * 1e3:.0f} ms, "
+        f"then {rest:.0f} MB at rest",
+        flush=True,
     )
-    server = Server(program, folder)
-    newest = max(name[3:] for name in os.listdir(f"{folder}/events"))
-    first_seconds, response = server.ask(f"usage?days=365&end={newest}")
-    warm = [server.ask(f"usage?days=365&end={newest}")[0] for _ in range(WARM_QUERIES)]
-    month = [server.ask(f"usage?days=30&end={newest}")[0] for _ in range(WARM_QUERIES)]
-    print(
-        f"  EchoPilot: start {server.start_seconds:.2f} s, first response {first_seconds * 1e3:.0f} ms, "
-        f"365 days {milliseconds(warm)}, 30 days {milliseconds(month)}, peak {server.peak():.0f} MB"
-    )
-    server.stop()
-    window = response["window"]
-    first = window["from"]
-    end = (datetime.date.fromisoformat(window["to"]) + datetime.timedelta(days=1)).isoformat()
-    totals = ("total_events", "unique_days", "unique_weeks", "mau", "users_per_day", "users_per_week")
-    ours = [
-        [response[name] for name in totals],
-        response["feature_usage"],
-        {name: count for name, count in response["funnel_steps"].items() if count},
+
+
+def compare(program, figure, folder, rounds):
+    query = FIGURES[figure]
+    print(f"\n  {query.title} ({figure})", flush=True)
+    names = [
+        name
+        for name, engine in engines().items()
+        if query.function in getattr(engine, "functions", [query.function])
+        and not (query.options.get("filtered") and hasattr(engine, "functions"))
     ]
-    for peer in PEERS:
-        rounds = []
-        for _ in range(ROUNDS if events <= 10_000_000 else 1):
-            child = subprocess.run(
-                [sys.executable, __file__, "--peer", peer, f"{folder}/events/*/*.parquet", first, end],
-                capture_output=True,
-                text=True,
-            )
-            if child.returncode:
-                print(f"  {peer}: no result: {child.stderr.strip().splitlines()[-1:]}")
-                break
-            rounds.append(json.loads(child.stdout))
-        if not rounds:
-            continue
-        assert all(found["result"] == ours for found in rounds), (peer, rounds[0]["result"], ours)
-        seconds = statistics.median(found["seconds"] for found in rounds)
+    found = {OURS: [], **{name: [] for name in names}}
+    for _ in range(rounds):
+        mine = run_ours(program, figure, folder)
+        found[OURS].append(mine)
+        for name in list(names):
+            theirs = run_peer(name, figure, folder)
+            if theirs is None:
+                names.remove(name)
+                found.pop(name)
+                continue
+            if theirs["result"] != mine["result"]:
+                raise SystemExit(f"{name} differs: {str(theirs['result'])[:300]} and {str(mine['result'])[:300]}")
+            found[name].append(theirs)
+    for name, of_engine in found.items():
+        seconds = sorted(one["seconds"] for one in of_engine)
+        first = statistics.median(one["first"] for one in of_engine)
+        peak = max(one["peak"] for one in of_engine)
+        pairs = zip(of_engine, found[OURS], strict=True)
+        ratios = sorted(theirs["seconds"] / mine["seconds"] for theirs, mine in pairs)
         print(
-            f"  {peer}: {seconds:.1f} s, peak {rounds[0]['peak']:,.0f} MB, equal result; "
-            f"{seconds / statistics.median(warm):,.0f} times as long"
+            f"    {name}: {shown(statistics.median(seconds))} ({shown(seconds[0])} to {shown(seconds[-1])}), "
+            f"first {shown(first)}, peak {peak:,.0f} MB; "
+            f"times ours {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+            flush=True,
         )
 
 
-if sys.argv[1] == "--peer":
+def shown(seconds):
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.1f} ms"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program")
+    parser.add_argument("events", type=int, nargs="*", default=[10_000_000, 100_000_000])
+    parser.add_argument("--only", default=",".join(FIGURES))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--plain", action="store_true")
+    arguments = parser.parse_args()
+    program = os.path.abspath(arguments.program)
+    with tempfile.TemporaryDirectory(dir=".") as temporary:
+        for events in arguments.events:
+            folder = os.path.abspath(os.path.join(os.environ.get("BENCH_FOLDER") or temporary, str(events)))
+            folder += "-plain" * arguments.plain
+            prepare(program, folder, events, arguments.plain)
+            at_rest(program, folder, arguments.rounds)
+            for figure in arguments.only.split(","):
+                compare(program, figure, folder, arguments.rounds)
+
+
+if sys.argv[1:2] == ["--peer"]:
     as_peer(*sys.argv[2:])
 else:
-    program = os.path.abspath(sys.argv[1])
-    sizes = [int(size) for size in sys.argv[2:]] or [1_000_000, 10_000_000, 100_000_000]
-    kept = os.environ.get("BENCH_FOLDER")
-    with tempfile.TemporaryDirectory(dir=".") as temporary:
-        for events in sizes:
-            measure(program, os.path.join(kept or temporary, str(events)), events)
+    main()
