@@ -1,6 +1,7 @@
 //! Durable ingest over HTTP while the log is sealed repeatedly: the real server with 64 keep-alive
 //! clients, and a bare `write` + `fdatasync` loop of the same bytes, in turns on the same machine.
-//! `cargo bench --bench ingest`, with a part of a load's name for that load alone.
+//! `cargo bench --bench ingest`, with a part of a load's name for that load alone, and with
+//! `--plain` for events without ids.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -23,8 +24,15 @@ const CLIENTS: usize = 64;
 const KEY: &str = "a-key-for-the-bench";
 const ROUNDS: usize = 5;
 const BARE_ROUND: Duration = Duration::from_secs(3);
-/// The bytes of 64 waiting batches of 100 events, in one write.
-const BARE_GROUP_BYTES: usize = CLIENTS * 100 * 300;
+
+/// The events that clients send.
+#[derive(Clone, Copy)]
+enum EventKind {
+    /// As the browser client of a site sends them.
+    AsSent,
+    /// Without ids, with two metadata keys.
+    Plain,
+}
 
 /// The load of the clients.
 #[derive(Clone, Copy)]
@@ -68,15 +76,19 @@ fn main() {
     );
     let wanted: Vec<String> = std::env::args()
         .skip(1)
-        .filter(|name| name != "--bench")
+        .filter(|name| !name.starts_with("--"))
         .collect();
+    let kind = match std::env::args().any(|name| name == "--plain") {
+        true => EventKind::Plain,
+        false => EventKind::AsSent,
+    };
     let is_wanted = |load: &Load| wanted.iter().all(|part| load.name.contains(part));
     for load in LOADS.into_iter().filter(is_wanted) {
         let rounds: Vec<Round> = (0..ROUNDS)
             .map(|_| {
                 let dir = tempfile::tempdir_in(".").unwrap();
-                let bare = bare_loop(dir.path(), load.events_per_request);
-                Server::start(dir.path()).round(load, bare)
+                let bare = bare_loop(dir.path(), kind, load.events_per_request);
+                Server::start(dir.path()).round(kind, load, bare)
             })
             .collect();
         let median = |of: &dyn Fn(&Round) -> f64| {
@@ -144,12 +156,12 @@ fn at(sorted: &[f64], share: f64) -> f64 {
     sorted[((sorted.len() - 1) as f64 * share) as usize]
 }
 
-/// Measures writes of one size, each followed by `fdatasync`. With one event per request a group
-/// is 64 lines.
-fn bare_loop(dir: &Path, events_per_request: usize) -> Bare {
+/// Measures writes of one size, each followed by `fdatasync`: the lines of one request of each
+/// client.
+fn bare_loop(dir: &Path, kind: EventKind, events_per_request: usize) -> Bare {
     let path = dir.join("bare");
     let mut file = File::create(&path).unwrap();
-    let group = vec![b'x'; BARE_GROUP_BYTES * events_per_request / 100];
+    let group = vec![b'x'; CLIENTS * events_per_request * line_bytes(kind) as usize];
     let started = Instant::now();
     let mut bytes = 0;
     let mut latencies = Vec::new();
@@ -226,13 +238,13 @@ impl Server {
             / 1024
     }
 
-    fn round(&self, load: Load, bare: Bare) -> Round {
+    fn round(&self, kind: EventKind, load: Load, bare: Bare) -> Round {
         let at_rest_mb = self.resident_mb();
         let started = Instant::now();
         let stop = AtomicBool::new(false);
         let (mut latencies, usage_latencies) = std::thread::scope(|scope| {
             let queries = scope.spawn(|| self.query_usage(&stop));
-            let latencies = self.load(load);
+            let latencies = self.load(kind, load);
             stop.store(true, Ordering::Relaxed);
             (latencies, queries.join().unwrap())
         });
@@ -241,7 +253,7 @@ impl Server {
         let events_per_second = (latencies.len() * load.events_per_request) as f64 / seconds;
         Round {
             events_per_second,
-            log_mb_per_second: events_per_second * line_bytes() / 1e6,
+            log_mb_per_second: events_per_second * line_bytes(kind) / 1e6,
             bare,
             latencies,
             usage_latencies,
@@ -268,7 +280,7 @@ impl Server {
 
     /// Runs all clients on one thread, so that they take little of the server's cores; latencies
     /// in ms.
-    fn load(&self, load: Load) -> Vec<f64> {
+    fn load(&self, kind: EventKind, load: Load) -> Vec<f64> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -277,7 +289,8 @@ impl Server {
         runtime.block_on(async {
             let clients: Vec<_> = (0..CLIENTS)
                 .map(|number| {
-                    tokio::spawn(client(self.address.clone(), load, number, next_id.clone()))
+                    let address = self.address.clone();
+                    tokio::spawn(client(address, kind, load, number, next_id.clone()))
                 })
                 .collect();
             let mut latencies = Vec::new();
@@ -291,11 +304,17 @@ impl Server {
 
 /// Sends batches sequentially, with a unique id for each event; latencies in ms. If paced, a
 /// latency begins when the batch was due, so that a slow response is not hidden by sending less.
-async fn client(address: String, load: Load, number: usize, next_id: Arc<AtomicU64>) -> Vec<f64> {
+async fn client(
+    address: String,
+    kind: EventKind,
+    load: Load,
+    number: usize,
+    next_id: Arc<AtomicU64>,
+) -> Vec<f64> {
     let stream = TcpStream::connect(&address).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let events_per_request = load.events_per_request;
-    let (mut request, id_places) = request(events_per_request);
+    let (mut request, id_places) = request(kind, number, events_per_request);
     let logged = format!("\"logged\":{events_per_request},");
     let interval = load
         .paced
@@ -350,8 +369,8 @@ impl Drop for Server {
 }
 
 /// Size of one event of a request in the log, in bytes.
-fn line_bytes() -> f64 {
-    let (request, _) = request(1);
+fn line_bytes(kind: EventKind) -> f64 {
+    let (request, _) = request(kind, 0, 1);
     let start = request
         .windows(4)
         .position(|four| four == b"\r\n\r\n")
@@ -369,16 +388,28 @@ fn line_bytes() -> f64 {
     line.len() as f64
 }
 
-/// A request of some events of about 240 bytes each, and the positions of the last 12 digits of
-/// each event's id.
-fn request(events: usize) -> (Vec<u8>, Vec<usize>) {
-    let now = chrono::Utc::now().format("%Y-%m-%dT%H:%M:%S%.3fZ");
+/// A request of some events, and the positions of the last 12 digits of each event's id. Plain
+/// events have no ids.
+fn request(kind: EventKind, client: usize, events: usize) -> (Vec<u8>, Vec<usize>) {
+    let now = chrono::Utc::now();
+    let ms = format!("{:012x}", now.timestamp_millis());
+    let (ms, end_of_ms) = ms.split_at(8);
+    let ts = now.format("%Y-%m-%dT%H:%M:%S%.3fZ");
     let listed: Vec<String> = (0..events)
         .map(|number| {
-            format!(
-                r#"{{"event_type":"action","user_id":"user_{:06}","feature":"workflow_builder_share","event_id":"0197a6f0-7c1e-7d2a-9f00-############","ts":"{now}","url":"/workflow_builder/share","metadata":{{"platform":"web","plan":"pro"}}}}"#,
-                number * 7919 % 100_000
-            )
+            let user = (client * events + number) * 7919 % 100_000;
+            let common = format!(
+                r#""event_type":"action","user_id":"user_{user:06}","feature":"workflow_builder_share","ts":"{ts}""#
+            );
+            match kind {
+                EventKind::AsSent => format!(
+                    r#"{{{common},"url":"/workflow_builder/share/{user}","event_id":"{ms}-{end_of_ms}-7000-9f00-############","metadata":{{"platform":"web","country":"DE","session":"7d2ac1e5{user:08x}","plan":"pro","action":"click","duration":{}.25}}}}"#,
+                    user % 500
+                ),
+                EventKind::Plain => format!(
+                    r#"{{{common},"url":"/workflow_builder/share","metadata":{{"platform":"web","plan":"pro"}}}}"#
+                ),
+            }
         })
         .collect();
     let body = format!(r#"{{"events":[{}]}}"#, listed.join(","));

@@ -1,8 +1,9 @@
 //! Seal: events per second from the event log to durable segments and states.
-//! `cargo bench --bench seal`
+//! `cargo bench --bench seal`, with `--plain` for events without ids.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
+    clippy::indexing_slicing,
     reason = "a bench stops at the first error, and prints its numbers"
 )]
 
@@ -24,7 +25,9 @@ const USERS: u64 = 100_000;
 const FEATURES: u64 = 200;
 
 fn main() {
-    let mut rates: Vec<f64> = (0..ROUNDS).map(|_| seal()).collect();
+    let is_plain = std::env::args().any(|name| name == "--plain");
+    let make_event = if is_plain { plain_event } else { sent_event };
+    let mut rates: Vec<f64> = (0..ROUNDS).map(|_| seal(make_event)).collect();
     rates.sort_by(f64::total_cmp);
     println!(
         "{EVENTS} events of two days, {ROUNDS} rounds, events/s: median {:.0}, {:.0} to {:.0}",
@@ -35,7 +38,7 @@ fn main() {
 }
 
 /// Events per second of one seal.
-fn seal() -> f64 {
+fn seal(make_event: fn(u64, i64) -> Event<'static>) -> f64 {
     let dir = tempfile::tempdir_in(".").unwrap();
     let config = StoreConfig {
         data_dir: dir.path().to_owned(),
@@ -53,7 +56,7 @@ fn seal() -> f64 {
     for first in (0..EVENTS).step_by(EVENTS_PER_BATCH as usize) {
         let mut batch = WriteBatch::default();
         for number in first..first + EVENTS_PER_BATCH {
-            maker.push(&mut batch, &event(number, now.timestamp_micros()));
+            maker.push(&mut batch, &make_event(number, now.timestamp_micros()));
         }
         let stored = store
             .append(batch)
@@ -69,8 +72,28 @@ fn seal() -> f64 {
     EVENTS as f64 / started.elapsed().as_secs_f64()
 }
 
-/// An event of the last two days. A few users have many of them.
-fn event(number: u64, now_us: i64) -> Event<'static> {
+/// An event of the last two days as the browser client of a site sends it: with an id, and the
+/// metadata of a session of about six events.
+fn sent_event(number: u64, now_us: i64) -> Event<'static> {
+    let event = plain_event(number, now_us);
+    let session = (number / 6).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let country = ["US", "DE", "JP", "BR"][(session % 4) as usize];
+    let scattered = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let ms = format!("{:012x}", event.ts_us / 1_000);
+    let (ms, end_of_ms) = ms.split_at(8);
+    Event {
+        event_id: Some(format!("{ms}-{end_of_ms}-7000-9f00-{:012x}", scattered >> 16).into()),
+        metadata: format!(
+            r#"{{"platform":"web","country":"{country}","session":"{session:016x}","plan":"pro","action":"click"}}"#
+        )
+        .into(),
+        url: event.url.map(|url| format!("{url}/{}", scattered % 100_000).into()),
+        ..event
+    }
+}
+
+/// An event of the last two days without an id. A few users have many of them.
+fn plain_event(number: u64, now_us: i64) -> Event<'static> {
     let scattered = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 16;
     let user = (scattered % USERS) * (scattered / USERS % USERS) / USERS;
     let feature = format!(
