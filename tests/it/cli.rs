@@ -1,11 +1,12 @@
 //! The command line: output, wrong usage, and commands next to a running server.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::Stdio;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{Server, batch, echopilot, event, folder, run, run_json};
+use crate::harness::{KEY, Server, batch, echopilot, event, folder, run, run_json};
 
 fn stderr(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -357,19 +358,31 @@ fn the_command_line_and_http_give_the_same_result() {
     assert!(from_cli["total_events"].as_u64().unwrap() > 4_900);
 }
 
+/// All events of a data folder.
+fn exported(data_dir: &Path) -> Vec<Value> {
+    let server = Server::start(data_dir);
+    let path = "/api/analytics/export?days=365&format=ndjson";
+    let (status, lines) = server.get_bytes(path, &[("x-dash-key", KEY)]);
+    assert_eq!(status, 200);
+    let events = serde_json::Deserializer::from_slice(&lines).into_iter();
+    events.map(|event| event.unwrap()).collect()
+}
+
 #[test]
 fn equal_seeds_make_equal_demos_and_events_are_never_mixed_with_them() {
-    let (one, two) = (folder(), folder());
-    for dir in [&one, &two] {
-        let made = run_json(
-            dir.path(),
-            &["demo", "--events", "3000", "--users", "50", "--seed", "7"],
-        );
+    let [one, two, plain] = [folder(), folder(), folder()];
+    let demo = ["demo", "--events", "3000", "--users", "50", "--seed", "7"];
+    for (dir, switches) in [(&one, &[][..]), (&two, &[]), (&plain, &["--plain"])] {
+        let made = run_json(dir.path(), &[&demo, switches].concat());
         assert_eq!(made["events"], 3000);
     }
-    let log =
-        |dir: &tempfile::TempDir| std::fs::read(crate::harness::log_path(dir.path())).unwrap();
-    assert_eq!(log(&one), log(&two));
+    let events = exported(one.path());
+    assert_eq!(events.len(), 3000);
+    assert_eq!(events, exported(two.path()));
+    assert!(events.iter().all(|event| event["event_id"].is_string()));
+    let plain = exported(plain.path());
+    assert_eq!(plain.len(), 3000);
+    assert!(plain.iter().all(|event| event["event_id"].is_null()));
     let output = run(one.path(), &["demo"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("holds events already"));
