@@ -13,6 +13,7 @@ use chrono::{NaiveTime, Utc};
 use echopilot_analytics::config::{Durability, NameLimits, StoreConfig};
 use echopilot_analytics::event::{Event, EventType};
 use echopilot_analytics::store::{Store, WriteBatch};
+use echopilot_analytics::zones::Zones;
 
 /// The allocator of the product.
 #[global_allocator]
@@ -46,6 +47,7 @@ fn seal(make_event: fn(u64, i64) -> Event<'static>) -> f64 {
         raw_retention_days: 90,
         rollup_retention_days: 365,
         rollup_at: NaiveTime::MIN,
+        zones: Zones::default(),
         user_key_file: None,
         names: NameLimits::default(),
         limit_erasure_percent: 5,

@@ -17,6 +17,8 @@ pub use base_path::BasePath;
 pub use listen::Listen;
 pub use neutral_path::NeutralPath;
 
+use crate::zones::Zones;
+
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 pub struct StoreConfig {
@@ -107,6 +109,22 @@ pub struct StoreConfig {
         help_heading = "Data"
     )]
     pub rollup_at: NaiveTime,
+
+    /// Time zones whose days are counted as they come in, like those of UTC
+    ///
+    /// Comma separated IANA names; the first is the default of the dashboard. The states of a zone
+    /// that is added are built in the background from the events that are kept; those of a zone
+    /// that is no longer listed are removed when a server starts.
+    #[arg(
+        long,
+        global = true,
+        env = "ECHOPILOT_ZONES",
+        default_value = "UTC",
+        value_name = "LIST",
+        hide_env_values = true,
+        help_heading = "Data"
+    )]
+    pub zones: Zones,
 
     /// Limits of names.
     #[command(flatten)]

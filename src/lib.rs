@@ -18,7 +18,7 @@
 //! | [`engine`] | the operations of HTTP, command line and scheduler |
 //! | [`metrics`] | the metrics, which read through `Source`; [`engine`] implements it |
 //! | [`store`] | the data folder: event log, segments, manifest, recovery, all jobs |
-//! | [`daily`] | daily states: mergeable counts and user sets of one UTC day |
+//! | [`daily`] | daily states: mergeable counts and user sets of one day of UTC or of a zone |
 //! | [`dictionary`] | dictionaries of users, features and event types |
 //! | [`event`] | parsing and validation of events, and their lines in the event log |
 //! | [`rollup`] | the daily rollup: days with a missing or outdated rollup, the rollup log |
@@ -29,7 +29,7 @@
 //! | [`import`], [`demo`] | import of existing events; synthetic histories |
 //! | [`inflate`] | decompression of streams, detected by their first bytes |
 //! | [`parquet`] | the settings of all Parquet files |
-//! | [`window`], [`schema`] | days, windows and time zones; columns of the lake |
+//! | [`window`], [`zones`], [`schema`] | days and windows; reporting zones; columns of the lake |
 //! | [`digest`], [`bloom`], [`shards`] | digests of ids; filters and tables of them |
 //! | [`checksum`], [`leb128`] | CRC-32C; variable-length integers |
 //! | [`config`], [`error`], [`backoff`] | settings; the error type; pauses between retries |
@@ -91,3 +91,4 @@ pub mod server;
 pub mod shards;
 pub mod store;
 pub mod window;
+pub mod zones;

@@ -22,7 +22,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// Interval at which a rollup is started that clokwerk missed, because the clock jumped or the
 /// server started at midnight.
 const CATCH_UP_MINUTES: u32 = 10;
-/// Interval of scrubbing, compaction and the rest of interrupted erasures.
+/// Interval of scrubbing, compaction, the rest of interrupted erasures and that of the states of
+/// new zones.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
 /// Interval at which it is checked that the open log and data folder are still the ones at their
 /// paths.
@@ -73,6 +74,13 @@ impl Schedule {
             run_in_background(reporter, "compaction", || tidied.compact(now, effort));
             run_in_background(reporter, "scrub", || tidied.scrub());
         })?;
+        // On a separate thread: the days of a large lake take minutes.
+        let (zoned, zone_reporter) = (engine.clone(), reporter.clone());
+        let zones = spawn("zones", TIDY_INTERVAL, move || {
+            run_in_background(&zone_reporter, "making of daily states", || {
+                zoned.build_zones()
+            });
+        })?;
         let mut scheduler = Scheduler::with_tz(Utc);
         let (job, job_reporter) = (engine.clone(), reporter.clone());
         scheduler
@@ -92,7 +100,7 @@ impl Schedule {
             scheduler.run_pending();
         })?;
         Ok(Self {
-            stop: vec![in_place, tidy, schedule],
+            stop: vec![in_place, tidy, zones, schedule],
         })
     }
 

@@ -70,6 +70,10 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
     let process = std::process::id();
     let owner = format!("echopilot serve (process {process})");
     let engine = Arc::new(Engine::open(store, &owner, Utc::now())?);
+    // Other commands may be run without the setting, and keep the states of all zones up to date.
+    if let Err(error) = engine.store().keep_zones(&store.zones.others()) {
+        warn!("The states of zones that are no longer listed are still there: {error}");
+    }
     let source = KeySource::new(config, engine.store().folder())?;
     let (keys, key_for_curl) = source.load()?;
     let keys = Arc::new(keys);

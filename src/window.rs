@@ -133,18 +133,6 @@ impl Window {
             ..start_of_day(self.last_day + Days::new(1), self.tz).timestamp_micros()
     }
 
-    /// First day of the window that begins at or after the start of `day` in UTC; the day after the
-    /// window if none does.
-    pub fn first_whole_day_from(&self, day: NaiveDate) -> NaiveDate {
-        let from = day.and_time(chrono::NaiveTime::MIN).and_utc();
-        let after = self.last_day + Days::new(1);
-        self.first_day()
-            .iter_days()
-            .take(usize::from(self.days))
-            .find(|day| start_of_day(*day, self.tz) >= from)
-            .unwrap_or(after)
-    }
-
     /// The days as a half-open range of days since 1970-01-01.
     pub fn days_in_epoch(&self) -> std::ops::Range<i32> {
         self.first_day().to_epoch_days()..self.last_day.to_epoch_days() + 1
@@ -267,6 +255,29 @@ pub struct WindowMeta {
     pub partial: bool,
 }
 
+/// The first day of a zone that begins at or after the start of a UTC day.
+pub fn first_day_from(utc_day: NaiveDate, tz: Tz) -> NaiveDate {
+    let from = utc_day.and_time(chrono::NaiveTime::MIN).and_utc();
+    let mut day = utc_day - Days::new(1);
+    while start_of_day(day, tz) < from {
+        day = day + Days::new(1);
+    }
+    day
+}
+
+/// A day of a zone as a half-open range of microseconds since 1970, UTC.
+pub fn day_us(day: NaiveDate, tz: Tz) -> std::ops::Range<i64> {
+    let start_us = |day| start_of_day(day, tz).timestamp_micros();
+    start_us(day)..start_us(day + Days::new(1))
+}
+
+/// The days of UTC that a day of a zone overlaps, as days since 1970-01-01.
+pub fn utc_days_of(day: NaiveDate, tz: Tz) -> std::ops::Range<i32> {
+    let start = start_of_day(day, tz);
+    let last = start_of_day(day + Days::new(1), tz) - TimeDelta::microseconds(1);
+    start.date_naive().to_epoch_days()..last.date_naive().to_epoch_days() + 1
+}
+
 /// The time at which a calendar day begins in a zone.
 ///
 /// Midnight may not exist (a clock put forward at 00:00) or exist twice; then the day begins with
@@ -345,23 +356,35 @@ mod tests {
     }
 
     #[test]
-    fn days_are_counted_from_the_first_that_begins_after_a_utc_day() {
+    fn the_first_day_of_a_zone_begins_after_the_start_of_a_utc_day() {
         let from = day("2026-11-25");
         for (tz, first) in [
-            ("UTC", "2026-11-25"),
+            (Tz::UTC, "2026-11-25"),
             // Begins at 05:00 UTC, and the day before at 23:00 UTC of the day before that.
-            ("America/New_York", "2026-11-25"),
-            ("Europe/Berlin", "2026-11-26"),
+            (Tz::America__New_York, "2026-11-25"),
+            (Tz::Europe__Berlin, "2026-11-26"),
+            (Tz::Pacific__Kiritimati, "2026-11-26"),
         ] {
-            let window = window(tz, "2026-11-26", 7);
-            assert_eq!(window.first_whole_day_from(from), day(first), "{tz}");
+            assert_eq!(first_day_from(from, tz), day(first), "{tz}");
         }
-        let early = window("UTC", "2026-11-20", 3);
-        assert_eq!(early.first_whole_day_from(from), day("2026-11-21"), "none");
-        assert_eq!(
-            early.first_whole_day_from(day("2020-01-01")),
-            early.first_day()
-        );
+    }
+
+    #[test]
+    fn a_day_of_a_zone_overlaps_the_days_of_utc_that_it_begins_and_ends_in() {
+        let first = day("2026-11-25").to_epoch_days();
+        for (tz, days) in [
+            (Tz::UTC, first..first + 1),
+            (Tz::Africa__Abidjan, first..first + 1),
+            (Tz::America__New_York, first..first + 2),
+            (Tz::Asia__Kathmandu, first - 1..first + 1),
+        ] {
+            assert_eq!(utc_days_of(day("2026-11-25"), tz), days, "{tz}");
+        }
+        // 23 and 25 hours, and a day that the zone skipped.
+        let berlin = |date| utc_days_of(day(date), Tz::Europe__Berlin).len();
+        assert_eq!((berlin("2026-03-29"), berlin("2026-10-25")), (2, 2));
+        let apia = day_us(day("2011-12-30"), Tz::Pacific__Apia);
+        assert_eq!(apia.start, apia.end);
     }
 
     #[test]

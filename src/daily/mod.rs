@@ -1,29 +1,33 @@
-//! Daily states: mergeable counts and user sets of one UTC day, which give exact numbers of
-//! distinct users without reading events.
+//! Daily states: mergeable counts and user sets of one day of UTC or of a reporting zone, which
+//! give exact numbers of distinct users without reading events.
 //!
 //! The state of a day is the union of the states of any parts of its events, in any order, so that
 //! late events are added without reading the others. Users are codes of the store's dictionary.
 //! Everything here is pure.
 
 mod codec;
+mod slices;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use chrono::NaiveDate;
+use chrono_tz::Tz;
 use polars::prelude::*;
 use roaring::RoaringBitmap;
 
 pub use codec::{decode, decode_activity, encode};
+pub use slices::{OtherZones, Place, Slices};
 
 use crate::dictionary::REST_USER;
 use crate::error::Result;
 use crate::event::EventType;
 use crate::schema;
 use crate::window::DAY_US;
+use slices::SliceDays;
 
-/// A UTC day, as days since 1970-01-01.
+/// A calendar day of UTC or of a zone, as days since 1970-01-01.
 pub type Day = i32;
 
 /// The state of one day.
@@ -83,7 +87,7 @@ pub const DAYS_SINCE_MONDAY: i32 = 3;
 const DAY: &str = "day";
 const EVENTS: &str = "events";
 
-/// The day of a timestamp in µs.
+/// The UTC day of a timestamp in µs.
 pub fn day_of(ts_us: i64) -> Day {
     // Accepted timestamps are within two years of the server's clock.
     i32::try_from(ts_us.div_euclid(DAY_US)).unwrap_or(if ts_us < 0 { Day::MIN } else { Day::MAX })
@@ -94,9 +98,18 @@ pub fn date(day: Day) -> NaiveDate {
     NaiveDate::from_epoch_days(day).unwrap_or_default()
 }
 
-/// The calendar day of a timestamp in the zone of its column, as an expression.
-pub fn day(ts: Expr) -> Expr {
-    ts.dt().date().cast(DataType::Int32)
+/// The calendar day of an event in a zone, as an expression.
+pub fn day(tz: Tz) -> Expr {
+    let ts = col(schema::TS);
+    let local = match tz {
+        Tz::UTC => ts,
+        // The name of a zone that chrono-tz knows is one that Polars knows.
+        tz => match TimeZone::opt_try_new(Some(tz.name())) {
+            Ok(Some(zone)) => ts.dt().convert_time_zone(zone),
+            _ => ts,
+        },
+    };
+    local.dt().date().cast(DataType::Int32)
 }
 
 /// The ISO week of a day.
@@ -110,54 +123,66 @@ pub fn days_of(week: Week) -> Range<Day> {
     monday..monday + 7
 }
 
-/// The lazy plan of daily states, whose result [`read`] turns into them: from events whose strings
-/// are categoricals or codes, a row for each day, user, feature and type with the number of events.
-pub fn plan(events: LazyFrame) -> LazyFrame {
-    let keys = [
-        day(col(schema::TS)).alias(DAY),
-        col(schema::EVENT_TYPE).to_physical(),
-        col(schema::USER_ID).to_physical(),
-        col(schema::FEATURE).to_physical(),
-    ];
+/// The name of the column with the day in the zone at a place.
+fn day_column(place: usize) -> PlSmallStr {
+    format!("{DAY}{place}").into()
+}
+
+/// The lazy plan of slices, whose result [`read`] turns into them: from events whose strings are
+/// categoricals or codes, a row for each day of UTC and of each zone, user, feature and type with
+/// the number of events.
+pub fn plan(events: LazyFrame, zones: &[Tz]) -> LazyFrame {
+    let zones = [Tz::UTC].into_iter().chain(zones.iter().copied());
+    let days: Vec<Expr> = zones
+        .enumerate()
+        .map(|(place, tz)| day(tz).alias(day_column(place)))
+        .collect();
+    let names = [schema::EVENT_TYPE, schema::USER_ID, schema::FEATURE];
+    let by_day = (0..days.len()).map(|place| col(day_column(place)));
+    let by: Vec<Expr> = by_day.chain(names.map(col)).collect();
+    let columns = names.map(|name| col(name).to_physical());
     events
-        .select(keys)
-        .group_by([
-            col(DAY),
-            col(schema::EVENT_TYPE),
-            col(schema::USER_ID),
-            col(schema::FEATURE),
-        ])
+        .select(days.into_iter().chain(columns).collect::<Vec<_>>())
+        .group_by(by)
         .agg([len().cast(DataType::Int64).alias(EVENTS)])
 }
 
-/// The daily states of a frame that [`plan`] returned.
+/// The slices of a frame that [`plan`] returned for these zones.
 ///
 /// # Errors
 /// If a column is missing.
-pub fn read(frame: &DataFrame) -> Result<BTreeMap<Day, DailyState>> {
-    let days = frame.column(DAY)?.i32()?;
+pub fn read(frame: &DataFrame, zones: &[Tz]) -> Result<Slices> {
+    let days = (0..=zones.len()).map(|place| Ok(frame.column(&day_column(place))?.i32()?));
+    let mut days = days
+        .map(|column: Result<&Int32Chunked>| column.map(Int32Chunked::iter))
+        .collect::<Result<Vec<_>>>()?;
     let types = frame.column(schema::EVENT_TYPE)?.u32()?;
     let users = frame.column(schema::USER_ID)?.u32()?;
     let features = frame.column(schema::FEATURE)?.u32()?;
     let events = frame.column(EVENTS)?.i64()?;
-    let mut tallies: BTreeMap<Day, Tally> = BTreeMap::new();
-    let keys = days.iter().zip(types.iter()).zip(users.iter());
-    for (((day, event_type), user), (feature, events)) in
-        keys.zip(features.iter().zip(events.iter()))
-    {
-        let (Some(day), Some(event_type), Some(events)) = (day, event_type, events) else {
+    let mut tallies: BTreeMap<SliceDays, Tally> = BTreeMap::new();
+    let mut slice = SliceDays::new();
+    let keys = types.iter().zip(users.iter());
+    for ((event_type, user), (feature, events)) in keys.zip(features.iter().zip(events.iter())) {
+        slice.clear();
+        slice.extend(days.iter_mut().filter_map(|days| days.next().flatten()));
+        let (Some(event_type), Some(events)) = (event_type, events) else {
             continue;
         };
-        let tally = tallies.entry(day).or_default();
-        tally.add(event_type, user, feature, events.unsigned_abs());
+        if !tallies.contains_key(&slice) {
+            tallies.insert(slice.clone(), Tally::default());
+        }
+        if let Some(tally) = tallies.get_mut(&slice) {
+            tally.add(event_type, user, feature, events.unsigned_abs());
+        }
     }
     Ok(tallies
         .into_iter()
-        .map(|(day, tally)| (day, tally.finish()))
+        .map(|(days, tally)| (days, tally.finish()))
         .collect())
 }
 
-/// Collects the rows of one day, in any order.
+/// Collects the rows of one slice, in any order.
 #[derive(Default)]
 struct Tally {
     events: u64,
@@ -271,16 +296,6 @@ impl DailyState {
         for (&feature, users) in &other.feature_users {
             *self.feature_users.entry(feature).or_default() |= users;
         }
-    }
-}
-
-/// Merges the states of other events into those of their days.
-pub fn merge_days<'a>(
-    days: &mut BTreeMap<Day, DailyState>,
-    others: impl IntoIterator<Item = (Day, &'a DailyState)>,
-) {
-    for (day, other) in others {
-        days.entry(day).or_default().merge(other);
     }
 }
 

@@ -179,6 +179,8 @@ pub struct StatusAnswer {
     pub states_from: Option<NaiveDate>,
     /// The last trusted day of the clock, by which data expires.
     pub looked_on: Option<NaiveDate>,
+    /// The reporting zones; the first is the default of the dashboard.
+    pub zones: Vec<ZoneStatus>,
     /// The daily rollup.
     pub rollup: RollupStatus,
     /// Subscribers of live events.
@@ -200,6 +202,18 @@ pub struct LimitStatus {
     pub used: u64,
     /// Number of times that it was reached since the start.
     pub reached: u64,
+}
+
+/// A reporting zone and its daily states.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ZoneStatus {
+    /// IANA name.
+    pub zone: &'static str,
+    /// The states include all sealed events. False while those of a new zone are being made.
+    pub complete: bool,
+    /// First day of the zone whose state is complete; absent if all that are kept are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub covered_from: Option<NaiveDate>,
 }
 
 /// Events that are in the log and not in a segment yet.

@@ -1,13 +1,13 @@
 //! The cost of a query, known before it runs, so that cheap ones do not wait for expensive ones.
 
 use chrono::{DateTime, Utc};
-use chrono_tz::Tz;
 
+use super::Engine;
 use super::query::AggregateFilter;
 use crate::metrics::Metric;
 use crate::metrics::filter::Filter;
 use crate::metrics::query::Query;
-use crate::window::WindowRequest;
+use crate::window::{Window, WindowRequest};
 
 /// The data that a query reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl Cost {
     /// A cohort counts as events, because its definition may be of any kind. The estimate is wrong
     /// for a filter on a feature that is beyond the limit of a day: states do not have it, and
     /// events are read.
-    pub fn of(query: &Query, now: DateTime<Utc>) -> Self {
+    fn of(query: &Query, now: DateTime<Utc>, has_states: impl Fn(&Window) -> bool) -> Self {
         let all = Filter::default();
         let filters = match &query.metric {
             Metric::ActiveUsers(_) | Metric::Lifecycle(_) | Metric::Stickiness(_) => vec![&all],
@@ -37,27 +37,54 @@ impl Cost {
             .into_iter()
             .all(|filter| AggregateFilter::of(&query.filter.and(filter)).is_some());
         if query.cohort.is_none() && are_known {
-            Self::of_usage(&query.window, now)
+            Self::of_usage(&query.window, now, has_states)
         } else {
             Self::Events
         }
     }
 
-    /// The cost of usage of a window: daily states are those of UTC.
-    pub fn of_usage(request: &WindowRequest, now: DateTime<Utc>) -> Self {
+    /// The cost of usage of a window: there are daily states of UTC and of the reporting zones.
+    fn of_usage(
+        request: &WindowRequest,
+        now: DateTime<Utc>,
+        has_states: impl Fn(&Window) -> bool,
+    ) -> Self {
         match request.resolve(now) {
-            Ok(window) if window.tz() != Tz::UTC => Self::Events,
+            Ok(window) if !has_states(&window) => Self::Events,
             _ => Self::States,
         }
     }
 }
 
+impl Engine {
+    /// The cost of a query.
+    pub fn cost_of(&self, query: &Query, now: DateTime<Utc>) -> Cost {
+        Cost::of(query, now, |window| self.has_states(window))
+    }
+
+    /// The cost of usage of a window.
+    pub fn cost_of_usage(&self, request: &WindowRequest, now: DateTime<Utc>) -> Cost {
+        Cost::of_usage(request, now, |window| self.has_states(window))
+    }
+
+    fn has_states(&self, window: &Window) -> bool {
+        self.store.has_states(window.tz(), &window.days_in_epoch())
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use chrono_tz::Tz;
+
     use super::*;
 
+    /// As with the reporting zones UTC and Asia/Kathmandu.
+    fn has_states(window: &Window) -> bool {
+        [Tz::UTC, Tz::Asia__Kathmandu].contains(&window.tz())
+    }
+
     #[test]
-    fn queries_of_whole_days_of_utc_are_cheap() {
+    fn queries_of_whole_days_of_utc_and_of_reporting_zones_are_cheap() {
         for (query, cost) in [
             (r#"{"metric":"active_users"}"#, Cost::States),
             (r#"{"metric":"lifecycle","days":0}"#, Cost::States),
@@ -72,6 +99,10 @@ mod tests {
             (
                 r#"{"metric":"active_users","tz":"Europe/Berlin"}"#,
                 Cost::Events,
+            ),
+            (
+                r#"{"metric":"active_users","tz":"Asia/Kathmandu"}"#,
+                Cost::States,
             ),
             (
                 r#"{"metric":"active_users","filter":{"metadata.plan":"pro"}}"#,
@@ -110,14 +141,17 @@ mod tests {
             ),
         ] {
             let parsed = Query::parse(query.as_bytes()).expect(query);
-            assert_eq!(Cost::of(&parsed, Utc::now()), cost, "{query}");
+            assert_eq!(Cost::of(&parsed, Utc::now(), has_states), cost, "{query}");
         }
-        let berlin = WindowRequest {
-            tz: Some("Europe/Berlin".into()),
-            ..WindowRequest::default()
+        let usage = |tz: Option<&str>| {
+            let request = WindowRequest {
+                tz: tz.map(str::to_owned),
+                ..WindowRequest::default()
+            };
+            Cost::of_usage(&request, Utc::now(), has_states)
         };
-        assert_eq!(Cost::of_usage(&berlin, Utc::now()), Cost::Events);
-        let utc = WindowRequest::default();
-        assert_eq!(Cost::of_usage(&utc, Utc::now()), Cost::States);
+        assert_eq!(usage(Some("Europe/Berlin")), Cost::Events);
+        assert_eq!(usage(Some("Asia/Kathmandu")), Cost::States);
+        assert_eq!(usage(None), Cost::States);
     }
 }

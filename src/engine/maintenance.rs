@@ -121,6 +121,14 @@ impl Engine {
         self.store.rebuild()
     }
 
+    /// Makes the daily states of reporting zones that were added.
+    ///
+    /// # Errors
+    /// As [`Store::build_zones`](crate::store::Store::build_zones).
+    pub fn build_zones(&self) -> Result<()> {
+        self.store.build_zones()
+    }
+
     /// Removes events, daily states and rollup lines beyond their retention periods.
     ///
     /// # Errors

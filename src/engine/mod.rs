@@ -20,7 +20,7 @@ use tracing::warn;
 
 pub use api::{
     ClockAnswer, CohortsAnswer, DemoAnswer, EraseAnswer, ExpireAnswer, ExportAnswer, IngestAnswer,
-    LimitStatus, RollupAnswer, StatusAnswer, UsageAnswer,
+    LimitStatus, RollupAnswer, StatusAnswer, UsageAnswer, ZoneStatus,
 };
 pub use cost::Cost;
 pub use demo_folder::DemoFolder;

@@ -3,10 +3,12 @@
 use std::time::SystemTime;
 
 use chrono::{DateTime, NaiveDate, SecondsFormat, TimeDelta, Utc};
+use chrono_tz::Tz;
 use parking_lot::Mutex;
 
 use super::api::{RollupStatus, Waiting};
-use super::{Engine, LimitStatus, StatusAnswer};
+use super::{Engine, LimitStatus, StatusAnswer, ZoneStatus};
+use crate::daily::Day;
 use crate::error::Result;
 use crate::rollup::{self, RollupLog};
 
@@ -45,6 +47,7 @@ impl Engine {
             raw_from: expiry.raw_from,
             states_from: expiry.states_from,
             looked_on: expiry.looked_on,
+            zones: self.zone_status(),
             rollup: RollupStatus {
                 last_day: self.last_rollup_day()?,
                 due_day: rollup::last_due_day(now, self.config.rollup_at),
@@ -53,6 +56,22 @@ impl Engine {
             limits: self.name_limits(),
             wrong_keys: 0,
         })
+    }
+
+    /// The reporting zones, in the order of the setting.
+    fn zone_status(&self) -> Vec<ZoneStatus> {
+        let status = |tz: Tz| ZoneStatus {
+            zone: tz.name(),
+            complete: self.store.has_states(tz, &(Day::MIN..Day::MAX)),
+            covered_from: self.store.first_complete_day(tz),
+        };
+        self.config
+            .zones
+            .listed()
+            .iter()
+            .copied()
+            .map(status)
+            .collect()
     }
 
     /// The limits of names; each event beyond one counts as reaching it.

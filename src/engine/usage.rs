@@ -1,9 +1,10 @@
 //! Usage of a window.
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use chrono_tz::Tz;
 
 use super::query::StoreSource;
-use super::{Cancel, Engine, UsageAnswer};
+use super::{Cancel, Cost, Engine, UsageAnswer};
 use crate::error::{Error, Result};
 use crate::metrics::query::Query;
 use crate::metrics::usage::{MAX_FEATURES, Usage, UsageCounts};
@@ -56,18 +57,27 @@ impl Engine {
     }
 
     /// Reads into memory what the first queries after a start would wait for: the weeks of a year,
-    /// and the days of a month.
+    /// and the days of a month, in each reporting zone.
     ///
     /// # Errors
     /// If a segment or state that is needed is damaged.
     pub fn warm_up(&self, now: DateTime<Utc>) -> Result<()> {
-        let year = WindowRequest {
-            days: Some(i64::from(window::MAX_DAYS)),
-            ..WindowRequest::default()
-        };
-        self.usage(&year, now)?;
-        let month = Query::parse(br#"{"metric":"active_users"}"#)?;
-        self.query(&month, now, &Cancel::default()).map(drop)
+        let mut month = Query::parse(br#"{"metric":"active_users"}"#)?;
+        let others = self.config.zones.others();
+        for tz in [Tz::UTC].into_iter().chain(others) {
+            let year = WindowRequest {
+                days: Some(i64::from(window::MAX_DAYS)),
+                tz: Some(tz.name().into()),
+                ..WindowRequest::default()
+            };
+            // Not a zone whose states are still being made.
+            if self.cost_of_usage(&year, now) == Cost::States {
+                self.usage(&year, now)?;
+                month.window.tz = year.tz;
+                self.query(&month, now, &Cancel::default())?;
+            }
+        }
+        Ok(())
     }
 
     /// Usage of a window, before anything is divided: for the rollup.
@@ -83,6 +93,6 @@ impl Engine {
         let days = window.days_in_epoch();
         // Days of a zone reach into the days of UTC before and after.
         let days = days.start - 1..days.end + 1;
-        self.store.activities(days).map(drop)
+        self.store.activities(Tz::UTC, days).map(drop)
     }
 }

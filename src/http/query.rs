@@ -9,7 +9,6 @@ use super::accept::accepted;
 use super::extract::Keyed;
 use super::json_response::NO_STORE;
 use super::{HandlerResult, body};
-use crate::engine::Cost;
 use crate::metrics::query::Query;
 
 /// `POST /api/analytics/query`, in the format that `Accept` prefers.
@@ -21,8 +20,9 @@ pub async fn query(Keyed(app): Keyed, headers: HeaderMap, body: Body) -> Handler
         .decode(body, |json| Ok(Query::parse(json)?))
         .await?;
     let now = Utc::now();
+    let cost = app.engine.cost_of(&query, now);
     let encoded = app
-        .run_query(Cost::of(&query, now), move |engine, cancel| {
+        .run_query(cost, move |engine, cancel| {
             format.encode(&engine.query(&query, now, cancel)?)
         })
         .await?;

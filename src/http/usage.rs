@@ -7,7 +7,7 @@ use super::HandlerResult;
 use super::extract::Keyed;
 use super::json_response::JsonResponse;
 use super::query_string::{parameters, window_of};
-use crate::engine::{Cost, UsageAnswer};
+use crate::engine::UsageAnswer;
 use crate::error::{Error, shown};
 use crate::metrics::usage::MAX_FEATURES;
 
@@ -28,7 +28,7 @@ pub async fn usage(
     }
     let request = window_of(fields)?;
     let now = Utc::now();
-    let cost = Cost::of_usage(&request, now);
+    let cost = app.engine.cost_of_usage(&request, now);
     app.run_query(cost, move |engine, cancel| {
         engine.usage_of(&request, features, now, cancel)
     })

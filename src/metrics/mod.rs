@@ -31,13 +31,9 @@ mod top;
 pub mod usage;
 
 use chrono::{DateTime, Utc};
-use chrono_tz::Tz;
-use polars::prelude::*;
 use serde_json::{Map, Value};
 
-use crate::daily;
 use crate::error::Result;
-use crate::schema;
 use source::Source;
 use table::Table;
 
@@ -184,18 +180,4 @@ impl Metric {
     pub fn days_before(&self) -> u16 {
         self.measure().days_before()
     }
-}
-
-/// The calendar day of an event in the reporting zone, as days since 1970-01-01.
-pub fn day(tz: Tz) -> Expr {
-    let ts = col(schema::TS);
-    let local = match tz {
-        Tz::UTC => ts,
-        // The name of a zone that chrono-tz knows is one that Polars knows.
-        tz => match polars::prelude::TimeZone::opt_try_new(Some(tz.name())) {
-            Ok(Some(zone)) => ts.dt().convert_time_zone(zone),
-            _ => ts,
-        },
-    };
-    daily::day(local)
 }

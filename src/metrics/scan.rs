@@ -9,10 +9,9 @@ use polars::prelude::*;
 
 use super::active_days::ActiveDays;
 use super::counts::{Count, Counts, Key};
-use super::day;
 use super::filter::{Filter, Property};
 use super::source::{CancelChecks, Columns, Scan, Source};
-use crate::daily::{self, Day};
+use crate::daily::{self, Day, day};
 use crate::dictionary::REST_FEATURE;
 use crate::error::Result;
 use crate::schema;

@@ -21,10 +21,9 @@ use roaring::{MultiOps, RoaringBitmap};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use super::day;
 use super::feature_usage::most_used;
 use super::source::{CancelChecks, Columns, Scan, Source};
-use crate::daily::{Activities, Activity, Day, Week, week_of};
+use crate::daily::{Activities, Activity, Day, Week, day, week_of};
 use crate::dictionary::{Dictionaries, REST_FEATURE, REST_USER};
 use crate::error::Result;
 use crate::event::EventType;

@@ -57,15 +57,6 @@ impl<T> Ordered<T> {
             _held: held,
         }
     }
-
-    /// The value, unless another thread has it.
-    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
-        let guard = self.mutex.try_lock()?;
-        Some(Guard {
-            guard,
-            _held: Held::enter(self.rank),
-        })
-    }
 }
 
 /// A locked value. Dropping it unlocks.
@@ -112,6 +103,15 @@ impl<T> OrderedRw<T> {
             guard: self.lock.read(),
             _held: held,
         }
+    }
+
+    /// The value to read it, unless another thread changes it or waits to change it.
+    pub fn try_read(&self) -> Option<ReadGuard<'_, T>> {
+        let guard = self.lock.try_read()?;
+        Some(ReadGuard {
+            guard,
+            _held: Held::enter(self.rank),
+        })
     }
 
     /// Waits for the value, to change it.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
+use tracing::warn;
 
 use super::Store;
 use super::clock::TrustedClock;
@@ -13,6 +14,7 @@ use super::jobs::{self, Jobs};
 use super::read::Reader;
 use super::version::{Manifest, Version, VersionControl};
 use crate::config::StoreConfig;
+use crate::daily::OtherZones;
 use crate::dictionary::Dictionaries;
 use crate::digest::Digester;
 use crate::error::{Error, Result};
@@ -70,10 +72,15 @@ pub fn open(
         gate: erased.clone(),
         pseudonyms,
     };
-    let versions = Arc::new(VersionControl::new(version, &names, erased.clone()));
+    let zones = all_zones(config, &version);
+    let versions = VersionControl::new(version, &names, erased.clone(), zones);
+    let versions = Arc::new(versions);
     jobs::add_missing_states(&versions, &folder, &names, config.names.features)?;
     if is_writable {
         commit_user_key(&versions, &folder, &maker)?;
+        if let Err(error) = jobs::add_zones(&versions, &folder) {
+            warn!("Queries in new reporting zones read events until the next start: {error}");
+        }
     }
     let version = versions.version();
     let received = version.segment_metas();
@@ -129,6 +136,18 @@ pub fn open(
         folder,
         recovered,
     })
+}
+
+/// The reporting zones other than UTC: those of the settings, and those that a folder has states
+/// of, whose states every process keeps up to date.
+fn all_zones(config: &StoreConfig, version: &Version) -> OtherZones {
+    let mut zones = config.zones.others();
+    for zone in &version.zones {
+        if !zones.contains(&zone.tz) {
+            zones.push(zone.tz);
+        }
+    }
+    zones.into()
 }
 
 /// Commits the fingerprint of the pseudonym key before the first event is stored under it.

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::config::{Durability, NameLimits};
 use crate::event::{Event, EventType};
+use crate::zones::Zones;
 
 fn store(dir: &Path) -> Result<Store> {
     let config = StoreConfig {
@@ -13,6 +14,7 @@ fn store(dir: &Path) -> Result<Store> {
         raw_retention_days: 90,
         rollup_retention_days: 365,
         rollup_at: chrono::NaiveTime::MIN,
+        zones: Zones::default(),
         user_key_file: None,
         names: NameLimits::default(),
         limit_erasure_percent: 5,

@@ -11,6 +11,7 @@ use chrono::{DateTime, NaiveTime, Utc};
 use echopilot_analytics::config::{Durability, NameLimits, StoreConfig};
 use echopilot_analytics::demo::Demo;
 use echopilot_analytics::engine::{Engine, IngestAnswer};
+use echopilot_analytics::zones::Zones;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -357,17 +358,22 @@ pub fn event(event_type: &str, user: &str, feature: &str) -> Value {
 
 /// Opens an engine in this process, at the time `now`.
 pub fn engine(data_dir: &Path, now: DateTime<Utc>) -> Engine {
-    let config = StoreConfig {
+    Engine::open(&store_config(data_dir), "the test", now).expect("a data folder")
+}
+
+/// The settings of the engines of this process.
+pub fn store_config(data_dir: &Path) -> StoreConfig {
+    StoreConfig {
         data_dir: data_dir.to_owned(),
         durability: Durability::Os,
         raw_retention_days: 90,
         rollup_retention_days: 365,
         rollup_at: NaiveTime::MIN,
+        zones: Zones::default(),
         user_key_file: None,
         names: NameLimits::default(),
         limit_erasure_percent: 5,
-    };
-    Engine::open(&config, "the test", now).expect("a data folder")
+    }
 }
 
 /// Sends at most 100 events to an engine of this process, and waits until they are stored.

@@ -45,3 +45,4 @@ mod rollup;
 mod seal;
 mod trouble;
 mod usage;
+mod zones;

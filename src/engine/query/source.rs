@@ -1,9 +1,9 @@
 //! The data of a query over the store.
 //!
 //! Daily states know who was active, who used a feature and who had an event of a type, on each day
-//! of UTC (`states.rs`). A reporting zone, any other filter, and every query about the order of
-//! events need the events. These are read in batches, so that memory is bounded by users and not by
-//! events.
+//! of UTC and of the reporting zones (`states.rs`). Another zone, any other filter, and every query
+//! about the order of events need the events. These are read in batches, so that memory is bounded
+//! by users and not by events.
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -27,7 +27,7 @@ use crate::metrics::source::{Columns, Plan, Scan, Sink, Source, Work};
 use crate::metrics::{scan, usage};
 use crate::schema;
 use crate::store::{self, pipeline};
-use crate::window::Window;
+use crate::window::{self, Window};
 
 /// The data of one query.
 pub(in crate::engine) struct StoreSource<'a> {
@@ -61,15 +61,17 @@ impl<'a> StoreSource<'a> {
     /// First day of the window that is known completely, with `days_before` days before it, from
     /// what was read so far.
     pub(in crate::engine) fn covered_from(&self, days_before: u16) -> NaiveDate {
-        let expiry = self.engine.store.expiry();
+        let store = &self.engine.store;
+        let (expiry, tz) = (store.expiry(), self.window.tz());
         let kept_from = if self.read_events.load(Ordering::Relaxed) {
-            expiry.raw_from
+            expiry.raw_from.map(|day| window::first_day_from(day, tz))
         } else {
-            expiry.states_from
+            expiry.states_from.max(store.first_complete_day(tz))
         };
         kept_from.map_or(self.window.first_day(), |day| {
             let day = day + Days::new(u64::from(days_before));
-            self.window.first_whole_day_from(day)
+            let after = self.window.last_day() + Days::new(1);
+            day.clamp(self.window.first_day(), after)
         })
     }
 
@@ -82,26 +84,38 @@ impl<'a> StoreSource<'a> {
     fn states(&self) -> States<'_> {
         States {
             store: &self.engine.store,
+            tz: self.window.tz(),
             cancel: self.cancel,
         }
     }
 
-    /// Adds users of the days whose events have expired, where states know them: as days of UTC,
-    /// which is exact enough for whether a user was seen before. Where they do not, the response
-    /// has `history_from`.
-    fn add_expired_history(&self, filter: &Filter, found: &mut ActiveDays) -> Result<()> {
-        let Some(raw_from) = self.engine.store.expiry().raw_from else {
-            return Ok(());
-        };
-        let end = raw_from
+    /// True if daily states are enough for a range of days of the zone of the query.
+    fn has_states(&self, days: &Range<Day>) -> bool {
+        self.engine.store.has_states(self.window.tz(), days)
+    }
+
+    /// Adds users of the days of UTC before one, from which events or the states of the zone were
+    /// read, where states know them: as days of UTC, which is exact enough for whether a user was
+    /// seen before. Where they do not, the response has `history_from`.
+    fn add_history_before(
+        &self,
+        utc_day: NaiveDate,
+        filter: &Filter,
+        found: &mut ActiveDays,
+    ) -> Result<()> {
+        let end = utc_day
             .to_epoch_days()
             .min(self.window.days_in_epoch().start);
+        let states = States {
+            tz: Tz::UTC,
+            ..self.states()
+        };
         let is_known = match AggregateFilter::of(filter) {
-            Some(known) => self.states().add_users(&(Day::MIN..end), &known, found)?,
+            Some(known) => states.add_users(&(Day::MIN..end), &known, found)?,
             None => false,
         };
         if !is_known {
-            self.history_from.get_or_init(|| raw_from);
+            self.history_from.get_or_init(|| utc_day);
         }
         Ok(())
     }
@@ -147,7 +161,7 @@ impl Source for StoreSource<'_> {
 
     fn active_days(&self, days: Range<Day>, also: &Filter) -> Result<ActiveDays> {
         let filter = self.filter.and(also);
-        let known = AggregateFilter::of(&filter).filter(|_| self.window.tz() == Tz::UTC);
+        let known = AggregateFilter::of(&filter).filter(|_| self.has_states(&days));
         let mut found = ActiveDays::default();
         let is_known = match known {
             Some(known) => self.states().add_users(&days, &known, &mut found)?,
@@ -155,8 +169,15 @@ impl Source for StoreSource<'_> {
         };
         if !is_known {
             found = scan::active_days(self, days.clone(), also)?;
-            if days.start == Day::MIN {
-                self.add_expired_history(&filter, &mut found)?;
+        }
+        if days.start == Day::MIN {
+            let from = if is_known {
+                self.engine.store.states_begin(self.window.tz())
+            } else {
+                self.engine.store.expiry().raw_from
+            };
+            if let Some(from) = from {
+                self.add_history_before(from, &filter, &mut found)?;
             }
         }
         if let Some(cohort) = &self.cohort {
@@ -166,8 +187,9 @@ impl Source for StoreSource<'_> {
     }
 
     fn counts(&self, key: Key<'_>) -> Result<Counts> {
-        let states_are_enough =
-            self.window.tz() == Tz::UTC && self.filter.is_empty() && self.cohort.is_none();
+        let states_are_enough = self.filter.is_empty()
+            && self.cohort.is_none()
+            && self.has_states(&self.window.days_in_epoch());
         match key {
             Key::EventType if states_are_enough => self
                 .states()
@@ -188,8 +210,9 @@ impl Source for StoreSource<'_> {
 
     fn activities(&self) -> Result<Activities> {
         debug_assert!(self.filter.is_empty() && self.cohort.is_none());
-        if self.window.tz() == Tz::UTC {
-            return self.engine.store.activities(self.window.days_in_epoch());
+        let days = self.window.days_in_epoch();
+        if self.has_states(&days) {
+            return self.engine.store.activities(self.window.tz(), days);
         }
         self.engine.load_features(&self.window)?;
         usage::scan(self)

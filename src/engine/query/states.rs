@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
+use chrono_tz::Tz;
 use roaring::RoaringBitmap;
 
 use super::Cancel;
@@ -19,12 +20,14 @@ use crate::store::{DayParts, Store, pipeline};
 /// The daily states of a store, for one query.
 pub(super) struct States<'a> {
     pub(super) store: &'a Store,
+    /// UTC or a reporting zone.
+    pub(super) tz: Tz,
     pub(super) cancel: &'a Cancel,
 }
 
 impl States<'_> {
-    /// Adds the users of events that meet a filter, on days of UTC. Returns whether the states of
-    /// all days know them.
+    /// Adds the users of events that meet a filter, by day of the zone. Returns whether the states
+    /// of all days know them.
     pub(super) fn add_users(
         &self,
         days: &Range<Day>,
@@ -35,7 +38,7 @@ impl States<'_> {
         let mut all_know = true;
         self.each_day(
             days,
-            |parts| filter.users(parts, names),
+            |parts| filter.users(parts, self.tz, names),
             |day, users| {
                 match users {
                     Some(users) => found.add(day, &users),
@@ -51,7 +54,7 @@ impl States<'_> {
     /// found by events alone: the sets of users of all features may be many.
     pub(super) fn feature_counts(&self, days: Range<Day>, most: usize) -> Result<Counts> {
         let names = self.store.names();
-        let mut features = self.store.activities(days.clone())?.features();
+        let mut features = self.store.activities(self.tz, days.clone())?.features();
         features.remove(&REST_FEATURE);
         let name = |feature| names.features.text(feature).unwrap_or_default();
         let mut wanted: HashSet<u32> = most_used(features.into_iter().collect(), most, name)
@@ -115,7 +118,7 @@ impl States<'_> {
         read: impl Fn(&DayParts) -> Result<T> + Sync,
         mut sink: impl FnMut(Day, T) -> Result<()>,
     ) -> Result<()> {
-        let mut parts = self.store.days(days)?.into_iter();
+        let mut parts = self.store.days(self.tz, days)?.into_iter();
         pipeline::ordered(
             || Ok(parts.next()),
             |parts| {
@@ -153,7 +156,12 @@ impl<'a> AggregateFilter<'a> {
     }
 
     /// The users of a day; `None` if one of the features may be beyond the limit of the day.
-    fn users(&self, parts: &DayParts, names: &Dictionaries) -> Result<Option<RoaringBitmap>> {
+    fn users(
+        &self,
+        parts: &DayParts,
+        tz: Tz,
+        names: &Dictionaries,
+    ) -> Result<Option<RoaringBitmap>> {
         let mut users = RoaringBitmap::new();
         if let Self::All = self {
             for activity in parts.activities(names)? {
@@ -163,7 +171,7 @@ impl<'a> AggregateFilter<'a> {
             return Ok(Some(users));
         }
         for state in parts.states(names)? {
-            if self.may_be_rest(&state.activity, names) {
+            if self.may_be_rest(&state.activity, tz, names) {
                 return Ok(None);
             }
             self.add_users(&state, names, &mut users);
@@ -171,13 +179,15 @@ impl<'a> AggregateFilter<'a> {
         Ok(Some(users))
     }
 
-    fn may_be_rest(&self, activity: &Activity, names: &Dictionaries) -> bool {
+    fn may_be_rest(&self, activity: &Activity, tz: Tz, names: &Dictionaries) -> bool {
         let Self::Features(wanted) = self else {
             return false;
         };
+        // The limit is one of days of UTC: a feature that a day of another zone names may be beyond
+        // the limit of the other day of UTC.
         let is_named = |name: &String| {
             let code = names.features.find(name);
-            code.is_some_and(|code| activity.features.contains_key(&code))
+            tz == Tz::UTC && code.is_some_and(|code| activity.features.contains_key(&code))
         };
         activity.features.contains_key(&REST_FEATURE) && !wanted.iter().all(is_named)
     }

@@ -2,6 +2,7 @@
 //! and are never changed or removed.
 
 use chrono::NaiveDate;
+use chrono_tz::Tz;
 
 /// Folder of unfinished files. It is in the data folder, and so on its file system, so that a
 /// rename publishes them.
@@ -77,21 +78,36 @@ pub fn is_postings(name: &str) -> bool {
         .is_some_and(is_segment_of_day)
 }
 
-/// True for a daily state: `2026-11-26-00000012.state`.
-pub fn is_state(name: &str) -> bool {
-    name.strip_suffix(".state").is_some_and(is_numbered_day)
+/// The name of a daily state: `2026-11-26-00000012.state` of UTC,
+/// `2026-11-26-00000012-Europe.Berlin.state` of another zone.
+pub fn state(day: NaiveDate, number: u64, tz: Tz) -> String {
+    match tz {
+        Tz::UTC => format!("{day}-{number:08}.state"),
+        tz => format!("{day}-{number:08}-{}.state", tz.name().replace('/', ".")),
+    }
 }
 
-/// True for a day and a number: `2026-11-26-00000012`.
-fn is_numbered_day(stem: &str) -> bool {
-    stem.get(..10)
-        .zip(stem.get(10..).and_then(|rest| rest.strip_prefix('-')))
-        .is_some_and(|(date, number)| day(date).is_some() && is_number(number))
+/// True for a daily state.
+pub fn is_state(name: &str) -> bool {
+    state_number(name).is_some()
+}
+
+/// The number in the name of a daily state.
+pub fn state_number(name: &str) -> Option<u64> {
+    let stem = name.strip_suffix(".state")?;
+    let (date, rest) = (stem.get(..10)?, stem.get(10..)?.strip_prefix('-')?);
+    let (number, zone) = rest.split_once('-').unwrap_or((rest, "UTC"));
+    // A zone that is not known is of a later version.
+    let is_zone = |byte: u8| byte.is_ascii_alphanumeric() || b"._+-".contains(&byte);
+    let is_ours = day(date).is_some() && is_number(number) && !zone.is_empty();
+    (is_ours && zone.bytes().all(is_zone)).then(|| number.parse().ok())?
 }
 
 /// True for a file of event ids: `2026-11-26-00000012.ids`.
 pub fn is_event_ids(name: &str) -> bool {
-    name.strip_suffix(".ids").is_some_and(is_numbered_day)
+    let stem = name.strip_suffix(".ids");
+    let parts = stem.and_then(|stem| Some((stem.get(..10)?, stem.get(10..)?.strip_prefix('-')?)));
+    parts.is_some_and(|(date, number)| day(date).is_some() && is_number(number))
 }
 
 /// The number of a rotated log, which is waiting for its seal: `00000012.ndjson`.
@@ -175,8 +191,26 @@ mod tests {
         ] {
             assert_eq!(rotated_log(name), None, "{name}");
         }
-        assert!(is_state("2026-11-26-00000012.state"));
         assert!(is_event_ids("2026-11-26-00000012.ids") && !is_event_ids("my.ids"));
+        let date = day("2026-11-26").expect("a day");
+        for (tz, name) in [
+            (Tz::UTC, "2026-11-26-00000012.state"),
+            (
+                Tz::Europe__Berlin,
+                "2026-11-26-00000012-Europe.Berlin.state",
+            ),
+            (
+                Tz::America__PortauPrince,
+                "2026-11-26-00000012-America.Port-au-Prince.state",
+            ),
+            (Tz::Etc__GMTMinus5, "2026-11-26-00000012-Etc.GMT-5.state"),
+        ] {
+            assert_eq!(state(date, 12, tz), name);
+            assert_eq!(state_number(name), Some(12), "{name}");
+        }
+        assert!(
+            !is_state("2026-11-26-00000012-.state") && !is_state("2026-11-26-00000012-a b.state")
+        );
         assert!(
             !is_state("my.state")
                 && !is_state("2026-11-26.state")

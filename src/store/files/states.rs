@@ -1,11 +1,13 @@
-//! The files of daily states: one a day, written again under another name when the day gets more
-//! events.
+//! The files of daily states: one a day of UTC and of each reporting zone, written again under
+//! another name when the day gets more events.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use chrono::NaiveDate;
+use chrono_tz::Tz;
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +18,7 @@ use crate::dictionary::{Dictionaries, REST_FEATURE};
 use crate::error::{Error, Result};
 use crate::store::files;
 use crate::store::pipeline;
+use crate::window;
 
 /// Their folder in the data folder.
 const DIR: &str = "states";
@@ -23,6 +26,27 @@ const DIR: &str = "states";
 const FILES_PER_CORE: usize = 4;
 /// Most files written at once: a descriptor each.
 const MAX_OPEN_FILES: usize = 32;
+
+/// A day of a zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ZoneDay {
+    /// The zone.
+    pub tz: Tz,
+    /// Its calendar day.
+    pub day: Day,
+}
+
+impl ZoneDay {
+    /// A day of UTC.
+    pub fn utc(day: Day) -> Self {
+        Self { tz: Tz::UTC, day }
+    }
+
+    /// The date of the day.
+    pub fn date(self) -> NaiveDate {
+        date(self.day)
+    }
+}
 
 /// Metadata of a daily state in the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +61,10 @@ pub struct StateMeta {
     pub crc32c: u32,
     /// Events of the day.
     pub events: u64,
+    /// The time range of the day in µs, by the rules that its zone had when the state was made;
+    /// absent for UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span_us: Option<Range<i64>>,
 }
 
 /// A live state. The part that most queries need is kept in memory once it was read.
@@ -147,30 +175,33 @@ pub fn write(
     folder: &Folder,
     number: u64,
     names: &Dictionaries,
-    next: impl FnMut() -> Result<Option<(Day, DailyState)>> + Send,
-) -> Result<Vec<StateMeta>> {
+    next: impl FnMut() -> Result<Option<(ZoneDay, DailyState)>> + Send,
+) -> Result<Vec<(Tz, StateMeta)>> {
     let dir = folder.path().join(DIR);
     files::make(&dir)?;
     let mut written = Vec::new();
     let all_written = pipeline::ordered_on(
         (pipeline::cores() * FILES_PER_CORE).min(MAX_OPEN_FILES),
         next,
-        |(day, state)| {
-            let path = format!("{DIR}/{}-{number:08}.state", date(day));
+        |(zone_day, state)| {
+            let (day, tz) = (zone_day.date(), zone_day.tz);
+            let path = format!("{DIR}/{}", shape::state(day, number, tz));
             let bytes = daily::encode(&state, names).map_err(|message| Error::Damaged {
                 file: path.clone().into(),
                 message,
             })?;
             files::write_synced(&folder.path().join(&path), &bytes)?;
-            Ok(StateMeta {
-                day: date(day),
+            let meta = StateMeta {
+                day,
                 path,
                 bytes: bytes.len() as u64,
                 crc32c: crc32c::crc32c(&bytes),
                 events: state.activity.events,
-            })
+                span_us: (tz != Tz::UTC).then(|| window::day_us(day, tz)),
+            };
+            Ok((tz, meta))
         },
-        |meta: Result<StateMeta>| {
+        |meta: Result<(Tz, StateMeta)>| {
             written.push(meta?);
             Ok(())
         },
@@ -178,9 +209,9 @@ pub fn write(
     if let Err(error) = all_written {
         // Some were written, and the result of some was not seen. The next start removes the
         // others.
-        let ours = format!("-{number:08}.state");
         for path in files::list(&dir)? {
-            if path.to_string_lossy().ends_with(&ours) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if shape::state_number(&name) == Some(number) {
                 let _ = std::fs::remove_file(&path);
             }
         }

@@ -1,5 +1,5 @@
-//! The state of a day from its segments: the same bytes as when the events were sealed, because
-//! states merge.
+//! The states of the events of a day of UTC from its segments: the same bytes as when the events
+//! were sealed, because states merge.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use polars::prelude::*;
 use roaring::RoaringBitmap;
 
-use crate::daily::{self, DailyState, Day, date};
+use crate::daily::{self, Day, OtherZones, Place, Slices, date};
 use crate::dictionary::{Dictionaries, Lookup};
 use crate::digest::{Digest, DigestMap, Digester};
 use crate::error::{Error, Result};
@@ -16,12 +16,14 @@ use crate::store::erased::is_any;
 use crate::store::files::segment::{self, Segment};
 use crate::store::ingest::admission::MAX_FEATURES;
 
-/// The state of a day, to be computed from its segments.
-pub struct DayState<'a> {
+/// The states of the events of a day of UTC, to be computed from its segments.
+pub struct DayEvents<'a> {
     /// All segments of the day.
     pub segments: &'a [Arc<Segment>],
     /// The day.
     pub day: Day,
+    /// The zones that the events are counted for.
+    pub zones: &'a OtherZones,
     /// The names of the store.
     pub names: &'a Dictionaries,
     /// The features that the day names already.
@@ -32,37 +34,34 @@ pub struct DayState<'a> {
     pub without: &'a [&'a str],
 }
 
-impl DayState<'_> {
-    /// Computes it.
+impl DayEvents<'_> {
+    /// Computes them.
     ///
     /// # Errors
     /// [`Error::Damaged`] if a segment is.
-    pub fn compute(mut self) -> Result<DailyState> {
+    pub fn compute(mut self) -> Result<Slices> {
         self.name_first_features()?;
         let mut events = segment::scan(self.segments)?;
         if !self.without.is_empty() {
             events = events.filter(is_any(self.without).not());
         }
-        let counted = daily::plan(events.select(self.names.counted_among(&self.named)))
-            .collect_with_engine(Engine::Streaming)?;
-        let mut states = daily::read(&counted.unwrap_single())?;
-        let state = states.remove(&self.day).unwrap_or_default();
+        let events = events.select(self.names.counted_among(&self.named));
+        let counted = daily::plan(events, self.zones).collect_with_engine(Engine::Streaming)?;
+        let slices = daily::read(&counted.unwrap_single(), self.zones)?;
+        let of_day = slices.parts(Place::UTC).filter(|(day, _)| *day == self.day);
+        let counted: u64 = of_day.map(|(_, state)| state.activity.events).sum();
         let rows: u64 = self.segments.iter().map(|segment| segment.meta.rows).sum();
-        if self.without.is_empty() && state.activity.events != rows {
+        if self.without.is_empty() && counted != rows {
             return Err(Error::Damaged {
                 file: self
                     .segments
                     .first()
                     .map(|segment| segment.meta.path.clone().into())
                     .unwrap_or_default(),
-                message: format!(
-                    "{} events of {rows} are of {}",
-                    state.activity.events,
-                    date(self.day)
-                ),
+                message: format!("{counted} events of {rows} are of {}", date(self.day)),
             });
         }
-        Ok(state)
+        Ok(slices)
     }
 
     /// Adds the features that were received first, up to the limits. Only digests of names are held

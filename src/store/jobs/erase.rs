@@ -8,16 +8,18 @@
 //!    removed from `erasures.json`. After a crash that file lists what is still to do, and every
 //!    step may be repeated.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use chrono_tz::Tz;
 use polars::prelude::*;
 use ring::hmac;
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use crate::daily::{self, DailyState, Day};
+use super::seal::has_events_of;
+use crate::daily::{self, Day, Place, Slices};
 use crate::dictionary::{Dictionaries, UserDictionary};
 use crate::error::{Error, Result};
 use crate::schema;
@@ -25,9 +27,13 @@ use crate::store::erased::{ErasedUsers, hash, is_any};
 use crate::store::files::folder::Folder;
 use crate::store::files::segment::{self, Segment};
 use crate::store::files::shape::ERASURES_FILE;
-use crate::store::files::{dictionary, mentions, states};
-use crate::store::version::{ALWAYS_US, DayChange, Unpublished, Version, changed_meanwhile};
+use crate::store::files::states::{self, ZoneDay};
+use crate::store::files::{dictionary, mentions};
+use crate::store::version::{
+    ALWAYS_US, DayChange, Transaction, Unpublished, Version, changed_meanwhile,
+};
 use crate::store::{Store, pipeline};
+use crate::window;
 
 /// Bytes of the key of the hashes.
 const KEY_BYTES: usize = 32;
@@ -74,6 +80,14 @@ pub struct Erased {
 impl Erasures {
     fn load(folder: &Folder) -> Result<Self> {
         folder.read_json(ERASURES_FILE)
+    }
+
+    /// True if an erasure is not complete.
+    ///
+    /// # Errors
+    /// If the list of erasures cannot be read.
+    pub fn is_pending(folder: &Folder) -> Result<bool> {
+        Ok(!Self::load(folder)?.pending.is_empty())
     }
 
     fn save(&self, folder: &Folder) -> Result<()> {
@@ -166,8 +180,25 @@ struct Found {
     segment: Arc<Segment>,
     events: u64,
     users: RoaringBitmap,
-    /// Their share of the daily states.
-    states: BTreeMap<Day, DailyState>,
+    /// The share in the daily states of those of them who are in the state of the day.
+    states: Slices,
+    /// The share of the others: they are beyond the limit of new users, or left before a crash.
+    rest: Slices,
+}
+
+/// The share of erased users in the states of a reporting zone.
+#[derive(Clone, Copy)]
+struct ZoneErasure<'a> {
+    tz: Tz,
+    /// The codes of the users.
+    users: &'a RoaringBitmap,
+    /// Their events that are counted.
+    removed: &'a Slices,
+    /// Their ids.
+    pending: &'a [&'a str],
+    /// Days of UTC with events of theirs as users beyond the limit: days of the zone that they
+    /// overlap are counted again where all of their events are kept.
+    with_rest: &'a BTreeSet<Day>,
 }
 
 impl Store {
@@ -375,11 +406,15 @@ impl Store {
                 };
                 let is_known: BooleanChunked =
                     numbers.iter().map(|user| Some(is_known(user))).collect();
-                let to_forget = events.filter(&is_known)?;
+                let zones = self.versions.zones();
+                let slices = |events: DataFrame| {
+                    daily::read(&daily::plan(events.lazy(), zones).collect()?, zones)
+                };
                 Ok(Found {
                     events: events.height() as u64,
                     users: daily::set(numbers.iter().flatten().collect()),
-                    states: daily::read(&daily::plan(to_forget.lazy()).collect()?)?,
+                    states: slices(events.filter(&is_known)?)?,
+                    rest: slices(events.filter(&!&is_known)?)?,
                     segment,
                 })
             },
@@ -400,32 +435,60 @@ impl Store {
     fn erase_in_states(&self, pending: &[&str], found: &[Found]) -> Result<usize> {
         let names = self.names();
         let users = self.numbers_of(pending);
-        let mut removed: BTreeMap<Day, DailyState> = BTreeMap::new();
-        let of_segments = found.iter().flat_map(|found| &found.states);
-        daily::merge_days(&mut removed, of_segments.map(|(&day, state)| (day, state)));
+        let mut removed = Slices::default();
+        found.iter().for_each(|found| removed.merge(&found.states));
+        let removed_of_utc = removed.of_utc();
         let with_events = days_of(found);
+        // Days whose users beyond the limit are still counted with those who are erased.
+        let mut with_rest: BTreeSet<Day> = BTreeSet::new();
         let mut transaction = self.begin()?;
         transaction.next.sequence += 1;
         let days: Vec<Day> = transaction.base().states.keys().copied().collect();
         let mut days = days.into_iter();
-        let written = transaction.write_states(names, |version| {
-            for day in days.by_ref() {
-                let Some(file) = version.states.get(&day) else {
+        let mut written = transaction.write_states(names, |version| {
+            for utc_day in days.by_ref() {
+                let day = ZoneDay::utc(utc_day);
+                let Some(file) = version.state(day) else {
                     continue;
                 };
                 let mut state = file.state(names)?;
                 // A state does not list the users beyond the limit: it is counted again.
-                if state.activity.rest_user_events > 0 && with_events.contains(&day) {
-                    return Ok(Some((day, self.day_state(version, day, pending)?)));
+                if state.activity.rest_user_events > 0 && with_events.contains(&utc_day) {
+                    let counted = self.day_state(version, day, pending)?;
+                    if counted.activity.rest_user_events < state.activity.rest_user_events {
+                        with_rest.insert(utc_day);
+                    }
+                    return Ok(Some((day, counted)));
                 }
                 // Else it was done before a crash, or there is nothing to do.
                 if !state.activity.users.is_disjoint(&users) {
-                    state.remove(&users, removed.get(&day));
+                    state.remove(&users, removed_of_utc.get(&utc_day));
                     return Ok(Some((day, state)));
                 }
             }
             Ok(None)
         })?;
+        for found in found {
+            if with_rest.contains(&found.segment.day()) {
+                removed.merge(&found.rest);
+            }
+        }
+        let zones: Vec<Tz> = transaction
+            .base()
+            .zones
+            .iter()
+            .map(|zone| zone.tz)
+            .collect();
+        for tz in zones {
+            let from_zone = ZoneErasure {
+                tz,
+                users: &users,
+                removed: &removed,
+                pending,
+                with_rest: &with_rest,
+            };
+            written += self.erase_in_zone(&mut transaction, from_zone)?;
+        }
         let erased = &self.ingest.maker.gate;
         if written == 0 {
             erased.hide(pending);
@@ -434,14 +497,54 @@ impl Store {
             return Ok(0);
         }
         // A day without events has no state.
-        transaction
-            .next
-            .states
-            .retain(|_, state| state.meta.events > 0);
+        let next = &mut transaction.next;
+        next.states.retain(|_, state| state.meta.events > 0);
+        for zone in &mut next.zones {
+            zone.states.retain(|_, state| state.meta.events > 0);
+        }
         transaction
             .commit(|published| published.erased.hide(pending))?
             .removed?;
         Ok(written)
+    }
+
+    /// Removes users from the states of a reporting zone. It holds once the transaction is
+    /// committed, together with the states of UTC.
+    fn erase_in_zone(
+        &self,
+        transaction: &mut Transaction<'_>,
+        erasure: ZoneErasure<'_>,
+    ) -> Result<usize> {
+        let ZoneErasure { tz, users, .. } = erasure;
+        let (names, base) = (self.names(), transaction.base());
+        let place = Place::of(tz, self.versions.zones());
+        let (Some(place), Some(zone)) = (place, base.zone(tz)) else {
+            return Ok(0);
+        };
+        let removed = erasure.removed;
+        let removed = removed.of_zone(place, |utc_day| zone.includes(utc_day));
+        let days: Vec<Day> = zone.states.keys().copied().collect();
+        let mut days = days.into_iter();
+        transaction.write_states(names, |version| {
+            for day in days.by_ref() {
+                let (day, removed) = (ZoneDay { tz, day }, removed.get(&day));
+                let Some(file) = version.state(day) else {
+                    continue;
+                };
+                let mut utc_days = window::utc_days_of(day.date(), tz);
+                let has_rest = utc_days.any(|utc_day| erasure.with_rest.contains(&utc_day));
+                if has_rest && has_events_of(version, day) {
+                    return Ok(Some((day, self.day_state(version, day, erasure.pending)?)));
+                }
+                let is_disjoint = file.activity_once(names)?.users.is_disjoint(users);
+                if removed.is_some() || !is_disjoint {
+                    let mut state = file.state(names)?;
+                    state.remove(users, removed);
+                    return Ok(Some((day, state)));
+                }
+            }
+            Ok(None)
+        })
     }
 
     /// Writes the segments with events of these users again, without them.

@@ -1,19 +1,21 @@
-//! The permit to erase users, one erasure at a time. Compaction and indexing only try it.
+//! The permit to erase users, one erasure at a time. Compaction, indexing and the states of new
+//! zones only try to keep erasures out, and do not keep each other out.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::store::lock::{Guard, Ordered, Rank};
+use crate::store::lock::{OrderedRw, Rank, ReadGuard, WriteGuard};
 
 /// The permit, and the number of erasures that wait for it.
 pub struct ErasurePermit {
-    permit: Ordered<()>,
+    /// Locked to write by an erasure.
+    permit: OrderedRw<()>,
     waiting: AtomicUsize,
 }
 
 impl Default for ErasurePermit {
     fn default() -> Self {
         Self {
-            permit: Ordered::new(Rank::Erasure, ()),
+            permit: OrderedRw::new(Rank::Erasure, ()),
             waiting: AtomicUsize::new(0),
         }
     }
@@ -21,20 +23,20 @@ impl Default for ErasurePermit {
 
 impl ErasurePermit {
     /// Waits for the permit.
-    pub fn wait(&self) -> Guard<'_, ()> {
+    pub fn wait(&self) -> WriteGuard<'_, ()> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let permit = self.permit.lock();
+        let permit = self.permit.write();
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         permit
     }
 
     /// Keeps erasures out, unless one is in progress or waits: these have precedence. An erasure
     /// knows its segments by their names, and what it removes must not be written again.
-    pub fn keep_out(&self) -> Option<Guard<'_, ()>> {
+    pub fn keep_out(&self) -> Option<ReadGuard<'_, ()>> {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             return None;
         }
-        self.permit.try_lock()
+        self.permit.try_read()
     }
 }
 
@@ -45,7 +47,12 @@ mod tests {
     #[test]
     fn a_waiting_erasure_has_precedence() {
         let erasure = ErasurePermit::default();
-        drop(erasure.keep_out().expect("no erasure"));
+        let compacting = erasure.keep_out().expect("no erasure");
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| erasure.keep_out().is_some());
+            assert!(other.join().expect("no panic"), "jobs run together");
+        });
+        drop(compacting);
         let erasing = erasure.wait();
         assert!(erasure.keep_out().is_none());
         drop(erasing);

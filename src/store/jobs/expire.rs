@@ -30,13 +30,17 @@ pub struct Expired {
 
 /// Removes from a version what is older than a horizon. Returns the numbers of segments and states.
 fn plan(next: &mut Version, horizon: Horizon) -> (usize, usize) {
-    let before = (next.segments.len(), next.states.len());
+    let before = (next.segments.len(), next.all_states().count());
     let segments = &mut next.segments;
     segments.retain(|segment| date(segment.day()) >= horizon.raw_from);
     next.states
         .retain(|&day, _| date(day) >= horizon.states_from);
+    for zone in &mut next.zones {
+        zone.states
+            .retain(|&day, _| date(day) >= horizon.states_from);
+    }
     let segments = before.0 - next.segments.len();
-    let states = before.1 - next.states.len();
+    let states = before.1 - next.all_states().count();
     if segments > 0 {
         next.expiry.raw_from = next.expiry.raw_from.max(Some(horizon.raw_from));
     }

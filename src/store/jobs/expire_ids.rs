@@ -7,7 +7,6 @@
 //! the line back with the commit that stores the first event.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 use tracing::{info, warn};
@@ -19,7 +18,7 @@ use crate::store::Store;
 use crate::store::files::dictionary::{self, DictionaryMeta};
 use crate::store::files::states::StateFile;
 use crate::store::lock::Guard;
-use crate::store::version::ALWAYS_US;
+use crate::store::version::{ALWAYS_US, Version};
 
 /// Ids that left the dictionary since the start.
 #[derive(Default)]
@@ -47,10 +46,10 @@ impl Store {
         if removed_states == 0 && self.expired_ids().has_searched {
             return Ok(0);
         }
-        let states = self.versions.version().states.clone();
+        let version = self.versions.version();
         let mut live = RoaringBitmap::new();
-        let read = states
-            .values()
+        let read = version
+            .all_states()
             .try_for_each(|state| self.add_users(state, &mut live));
         match read {
             Ok(()) => {}
@@ -63,8 +62,8 @@ impl Store {
             Err(error) => return Err(error),
         }
         let mut transaction = self.begin()?;
-        self.add_users_since(&states, &mut live)?;
-        drop(states);
+        self.add_users_since(&version, &mut live)?;
+        drop(version);
         let dictionary = transaction.base().dictionary;
         let gone = plan(dictionary.users, &live);
         let (meta, forgotten) = if gone.is_empty() {
@@ -94,17 +93,12 @@ impl Store {
 
     /// Adds the users of states that were written since, and of events that are not sealed. The
     /// user of an event in the queue gets the line back when the event is sealed.
-    fn add_users_since(
-        &self,
-        before: &BTreeMap<Day, Arc<StateFile>>,
-        live: &mut RoaringBitmap,
-    ) -> Result<()> {
+    fn add_users_since(&self, before: &Version, live: &mut RoaringBitmap) -> Result<()> {
         let now = self.versions.snapshot(&ALWAYS_US)?;
-        for (day, state) in &now.version.states {
-            if before
-                .get(day)
-                .is_none_or(|before| before.meta != state.meta)
-            {
+        let before = before.state_paths();
+        for state in now.version.all_states() {
+            // The name of a state is never used twice.
+            if !before.contains(state.meta.path.as_str()) {
                 self.add_users(state, live)?;
             }
         }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use polars::prelude::*;
 
 use super::seal::Sealing;
-use crate::daily::{self, DailyState, Day};
+use crate::daily::{self, Day, Slices};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::event::Event;
@@ -39,7 +39,7 @@ pub struct Part {
 /// A part that was written.
 struct Written {
     segments: Vec<SegmentMeta>,
-    states: BTreeMap<Day, DailyState>,
+    states: Slices,
     stored: Stored,
 }
 
@@ -195,8 +195,7 @@ impl Store {
             |written: Result<(R, Written)>| {
                 let (result, written) = written?;
                 sealing.segments.extend(written.segments);
-                let states = written.states.iter().map(|(&day, state)| (day, state));
-                daily::merge_days(&mut sealing.states, states);
+                sealing.states.merge(&written.states);
                 results.push((result, written.stored));
                 Ok(())
             },
@@ -222,8 +221,9 @@ impl Store {
         let sorted = part.finish(&duplicates)?;
         let named = |day| self.versions.version().named_features(day, self.names());
         let (numbered, rest) = self.ingest.admission.admit_all(&sorted.events, &named)?;
+        let zones = self.versions.zones();
         Ok(Written {
-            states: daily::read(&daily::plan(numbered.lazy()).collect()?)?,
+            states: daily::read(&daily::plan(numbered.lazy(), zones).collect()?, zones)?,
             segments: segment::write_days(&self.folder, name, &sorted)?,
             stored: Stored {
                 logged: sorted.events.height(),

@@ -14,14 +14,19 @@ mod rebuild;
 mod scrub;
 mod seal;
 mod verify;
+mod zones;
+
+use chrono_tz::Tz;
 
 use super::Store;
 use super::lock::{Ordered, Rank};
 use super::version::{Transaction, Version};
-use crate::daily::{DailyState, Day};
+use crate::daily::{DailyState, Day, Place, Slices};
 use crate::error::Result;
 use crate::store::files::day_folder::RetiredDays;
-use day_state::DayState;
+use crate::store::files::states::ZoneDay;
+use crate::window;
+use day_state::DayEvents;
 use erasure_permit::ErasurePermit;
 use expire_ids::ExpiredIds;
 use seal::FailedSeals;
@@ -36,6 +41,7 @@ pub use rebuild::Rebuilt;
 pub(super) use rebuild::add_missing_states;
 pub use seal::{SealUrgency, Sealed};
 pub use verify::{Verified, verify};
+pub(super) use zones::add_zones;
 
 /// State of the jobs of a store.
 pub(super) struct Jobs {
@@ -71,17 +77,39 @@ impl Store {
         self.versions.begin(&self.folder)
     }
 
-    /// Computes the state of a day from its segments, without the events of some users.
-    fn day_state(&self, version: &Version, day: Day, without: &[&str]) -> Result<DailyState> {
+    /// Computes the states of the events of a day of UTC from its segments, without those of some
+    /// users.
+    fn day_slices(&self, version: &Version, day: Day, without: &[&str]) -> Result<Slices> {
         let names = self.names();
-        let state = DayState {
+        let events = DayEvents {
             segments: &version.segments_of(day),
             day,
+            zones: self.versions.zones(),
             names,
             named: version.named_features(day, names),
             max_features: self.ingest.admission.limits().features,
             without,
         };
-        state.compute()
+        events.compute()
+    }
+
+    /// Computes the state of a day of a zone from the segments of its days of UTC, without the
+    /// events of some users.
+    fn day_state(&self, version: &Version, day: ZoneDay, without: &[&str]) -> Result<DailyState> {
+        let mut state = DailyState::default();
+        let zone = version.zone(day.tz);
+        for utc_day in window::utc_days_of(day.date(), day.tz) {
+            let is_included = zone.is_none_or(|zone| zone.includes(utc_day));
+            if day.tz != Tz::UTC && !(is_included && version.has_segments_of(utc_day)) {
+                continue;
+            }
+            let slices = self.day_slices(version, utc_day, without)?;
+            if let Some(place) = Place::of(day.tz, self.versions.zones())
+                && let Some(part) = slices.of_zone(place, |_| true).remove(&day.day)
+            {
+                state.merge(&part);
+            }
+        }
+        Ok(state)
     }
 }

@@ -1,15 +1,16 @@
 //! Rebuild: makes daily states again from segments.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use chrono_tz::Tz;
 use polars::prelude::*;
 use roaring::RoaringBitmap;
 use serde::Serialize;
 use tracing::info;
 
-use super::day_state::DayState;
-use crate::daily::{self, DailyState, Day, date};
+use super::day_state::DayEvents;
+use crate::daily::{self, DailyState, Day, OtherZones, Place, Slices, date};
 use crate::dictionary::{Dictionaries, Lookup, UserDictionary};
 use crate::error::Result;
 use crate::schema;
@@ -17,15 +18,16 @@ use crate::store::Store;
 use crate::store::files::dictionary;
 use crate::store::files::folder::Folder;
 use crate::store::files::segment::{self, Segment};
-use crate::store::files::states::StateFile;
+use crate::store::files::states::{StateFile, ZoneDay};
 use crate::store::version::{Transaction, Version, VersionControl};
+use crate::window;
 
 /// Result of a rebuild.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Rebuilt {
     /// Days whose state was made from segments.
     pub days: usize,
-    /// Days whose state was missing, damaged or different.
+    /// States of these days, in all zones, that were missing, damaged or different.
     pub changed: usize,
     /// Days whose events expired: their states were kept.
     pub kept: usize,
@@ -58,6 +60,8 @@ fn plan(version: &Version) -> Plan {
 pub struct Rebuild<'a> {
     /// The names of the store.
     pub names: &'a Dictionaries,
+    /// The zones that events are counted for.
+    pub zones: &'a OtherZones,
     /// Users whose ids are not written to the dictionary.
     pub erased: &'a RoaringBitmap,
     /// Features that a day may name.
@@ -77,26 +81,52 @@ impl Rebuild<'_> {
             changed: 0,
         };
         let mut greatest = None;
+        let mut of_zones: Vec<ZoneRebuild> = transaction
+            .base()
+            .zones
+            .iter()
+            .filter_map(|zone| ZoneRebuild::new(zone.tz, self.zones))
+            .collect();
+        let counted: BTreeSet<Day> = days.iter().copied().collect();
         let mut days = days.into_iter();
+        let mut ready: VecDeque<(ZoneDay, DailyState)> = VecDeque::new();
         transaction.next.sequence += 1;
         rebuilt.changed = transaction.write_states(self.names, |version| {
-            for day in days.by_ref() {
-                let state = DayState {
+            loop {
+                while let Some((day, state)) = ready.pop_front() {
+                    let known = version.state(day);
+                    if !known.is_some_and(|known| is_same(known, &state, self.names)) {
+                        return Ok(Some((day, state)));
+                    }
+                }
+                let Some(day) = days.next() else {
+                    // The days of the zones that were waiting for a later day of UTC.
+                    for zone in &mut of_zones {
+                        ready.extend(zone.take_until(Day::MAX, &counted, version));
+                    }
+                    if ready.is_empty() {
+                        return Ok(None);
+                    }
+                    continue;
+                };
+                let slices = DayEvents {
                     segments: &version.segments_of(day),
                     day,
+                    zones: self.zones,
                     names: self.names,
                     named: version.named_features(day, self.names),
                     max_features: self.max_features,
                     without: &[],
                 };
-                let state = state.compute()?;
+                let slices = slices.compute()?;
+                let state = slices.of_utc().remove(&day).unwrap_or_default();
                 greatest = greatest.max(state.greatest_user());
-                let known = version.states.get(&day);
-                if !known.is_some_and(|known| is_same(known, &state, self.names)) {
-                    return Ok(Some((day, state)));
+                ready.push_back((ZoneDay::utc(day), state));
+                for zone in &mut of_zones {
+                    zone.add(&slices, version);
+                    ready.extend(zone.take_until(day, &counted, version));
                 }
             }
-            Ok(None)
         })?;
         transaction.next.dictionary = dictionary::extend(
             folder,
@@ -106,6 +136,59 @@ impl Rebuild<'_> {
             greatest.map_or(0, |user| user + 1),
         )?;
         Ok(rebuilt)
+    }
+}
+
+/// The states of a reporting zone that are made again. A day needs up to three days of UTC.
+struct ZoneRebuild {
+    tz: Tz,
+    place: Place,
+    /// Days of the zone that may get more events.
+    partial: BTreeMap<Day, DailyState>,
+}
+
+impl ZoneRebuild {
+    fn new(tz: Tz, zones: &OtherZones) -> Option<Self> {
+        Some(Self {
+            tz,
+            place: Place::of(tz, zones)?,
+            partial: BTreeMap::new(),
+        })
+    }
+
+    /// Adds the events of a day of UTC.
+    fn add(&mut self, slices: &Slices, version: &Version) {
+        let zone = version.zone(self.tz);
+        let is_included = |utc_day| zone.is_some_and(|zone| zone.includes(utc_day));
+        for (day, state) in slices.of_zone(self.place, is_included) {
+            self.partial.entry(day).or_default().merge(&state);
+        }
+    }
+
+    /// The days that end by the end of a day of UTC, without those of which events have expired.
+    /// `counted` are the days of UTC that are added.
+    fn take_until(
+        &mut self,
+        utc_day: Day,
+        counted: &BTreeSet<Day>,
+        version: &Version,
+    ) -> Vec<(ZoneDay, DailyState)> {
+        let raw_from = version.expiry.raw_from;
+        let has_all = |day: Day| {
+            let is_kept = raw_from.is_none_or(|raw_from| date(day) >= raw_from);
+            counted.contains(&day) || (is_kept && !version.states.contains_key(&day))
+        };
+        let tz = self.tz;
+        let is_over =
+            |day: Day| window::utc_days_of(date(day), tz).end <= utc_day.saturating_add(1);
+        let all = std::mem::take(&mut self.partial).into_iter();
+        let (ended, partial): (BTreeMap<_, _>, _) = all.partition(|(day, _)| is_over(*day));
+        self.partial = partial;
+        ended
+            .into_iter()
+            .filter(|(day, _)| window::utc_days_of(date(*day), tz).all(has_all))
+            .map(|(day, state)| (ZoneDay { tz, day }, state))
+            .collect()
     }
 }
 
@@ -138,6 +221,7 @@ pub fn add_missing_states(
     }
     let rebuild = Rebuild {
         names,
+        zones: versions.zones(),
         // Users who are erased have no events in the segments.
         erased: &RoaringBitmap::new(),
         max_features,
@@ -162,7 +246,7 @@ fn add_users(segment: &Arc<Segment>, users: &UserDictionary) -> Result<()> {
 
 impl Store {
     /// Makes the daily states of all days again from their segments, which gives identical bytes.
-    /// Days whose events expired keep theirs.
+    /// Days whose events expired, all or some, keep theirs.
     ///
     /// # Errors
     /// [`crate::error::Error::Damaged`] if a segment is.
@@ -170,6 +254,7 @@ impl Store {
         let mut transaction = self.begin()?;
         let rebuild = Rebuild {
             names: self.names(),
+            zones: self.versions.zones(),
             erased: &self.ingest.maker.gate.ended(),
             max_features: self.ingest.admission.limits().features,
         };

@@ -13,7 +13,7 @@ impl Store {
     pub fn scrub(&self, bytes: u64) -> Result<()> {
         let mut position = self.jobs.scrubbed.lock();
         let version = self.versions.version();
-        let states: Vec<_> = version.states.values().collect();
+        let states: Vec<_> = version.all_states().collect();
         let ids = self.ingest.recent.lock().sealed().to_vec();
         let files = version.segments.len() + states.len() + ids.len();
         let mut read = 0;

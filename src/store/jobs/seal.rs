@@ -13,25 +13,28 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::Days;
+use chrono::{Days, NaiveDate};
+use chrono_tz::Tz;
 use polars::prelude::*;
 use serde::Serialize;
 use tracing::{error, info, warn};
 
 use crate::backoff::Backoff;
-use crate::daily::{self, DailyState, Day, date, day_of};
+use crate::daily::{DailyState, Day, Place, Slices, date, day_of};
 use crate::error::{Error, Result};
 use crate::store::files::event_ids::{self, Entry};
 use crate::store::files::folder::Folder;
 use crate::store::files::rotation::RotatedLog;
 use crate::store::files::rows::LakeRows;
 use crate::store::files::segment::{self, SegmentMeta, Sorted};
+use crate::store::files::states::ZoneDay;
 use crate::store::files::{dictionary, recovery};
 use crate::store::ingest::dedup::Origin;
 use crate::store::ingest::event_log::{self, NextLog};
 use crate::store::version::tail::{Chunk, SealMark};
-use crate::store::version::{ExpiryMeta, Transaction, Version};
+use crate::store::version::{Transaction, Version};
 use crate::store::{Store, pipeline};
+use crate::window;
 
 /// A log of this many bytes is sealed: about a hundred thousand events, which keep a query and a
 /// start quick. Freeing a large log stalls commits while the file system releases its blocks: 20 ms
@@ -130,7 +133,7 @@ enum Rotation {
 #[derive(Default)]
 pub struct Sealing {
     pub segments: Vec<SegmentMeta>,
-    pub states: BTreeMap<Day, DailyState>,
+    pub states: Slices,
     /// The event ids, by the day on which they were received.
     pub ids: BTreeMap<Day, Vec<Entry>>,
 }
@@ -273,10 +276,11 @@ impl Store {
     ) -> Result<Sealed> {
         let Sealing {
             segments,
-            states,
+            states: slices,
             ids,
         } = sealing;
         let sealed = Sealed::of(&segments);
+        let states = slices.of_utc();
         check_pair(self.folder.path(), &states, &segments)?;
         let until = states.values().filter_map(DailyState::greatest_user).max();
         transaction.next.dictionary = dictionary::extend(
@@ -287,22 +291,19 @@ impl Store {
             until.map_or(0, |user| user + 1),
         )?;
         let returned = self.restore_ids(&states, &mut transaction.next.dictionary)?;
-        let mut states = states.into_iter();
-        let mut expiry = transaction.next.expiry;
-        transaction.write_states(self.names(), |version| {
-            let Some((day, mut state)) = states.next() else {
-                return Ok(None);
-            };
-            if let Some(known) = self.known_state(version, day, &mut expiry)? {
-                state.merge(&known);
-            }
-            Ok(Some((day, state)))
-        })?;
+        let states = states.into_iter();
+        let mut states: Vec<_> = states
+            .map(|(day, state)| (ZoneDay::utc(day), state))
+            .collect();
+        for zone in &transaction.base().zones {
+            states.extend(self.of_zone(&slices, zone.tz, |utc_day| zone.includes(utc_day)));
+        }
+        drop(slices);
+        self.add_to_states(&mut transaction, states)?;
         transaction.add_segments(segments);
         let origin = log.as_ref().map_or(Origin::Load, |_| Origin::Log);
         let ids = self.add_event_ids(&mut transaction, ids, origin)?;
         let next = &mut transaction.next;
-        next.expiry = expiry;
         // Before any clock can be wrong about expiry, there is a day to compare it with.
         self.ingest.clock.save(&mut next.clock, &mut next.expiry);
         let mut in_memory = None;
@@ -332,31 +333,90 @@ impl Store {
         Ok(sealed)
     }
 
+    /// The states of the days of a reporting zone, of events whose day of UTC is included.
+    pub(super) fn of_zone(
+        &self,
+        slices: &Slices,
+        tz: Tz,
+        is_included: impl Fn(Day) -> bool,
+    ) -> Vec<(ZoneDay, DailyState)> {
+        let Some(zone) = Place::of(tz, self.versions.zones()) else {
+            return Vec::new();
+        };
+        let states = slices.of_zone(zone, is_included).into_iter();
+        states
+            .map(|(day, state)| (ZoneDay { tz, day }, state))
+            .collect()
+    }
+
+    /// Merges the states of more events into those of their days.
+    ///
+    /// # Errors
+    /// If a file cannot be read or written.
+    pub(super) fn add_to_states(
+        &self,
+        transaction: &mut Transaction<'_>,
+        states: Vec<(ZoneDay, DailyState)>,
+    ) -> Result<()> {
+        let mut states = states.into_iter();
+        let mut lost: Vec<ZoneDay> = Vec::new();
+        transaction.write_states(self.names(), |version| {
+            let Some((day, mut state)) = states.next() else {
+                return Ok(None);
+            };
+            match self.known_state(version, day)? {
+                KnownState::Nothing => {}
+                KnownState::State(known) => state.merge(&known),
+                KnownState::Lost => lost.push(day),
+            }
+            Ok(Some((day, state)))
+        })?;
+        for day in lost {
+            let covered_from = match transaction.next.zone_mut(day.tz) {
+                None => &mut transaction.next.expiry.states_from,
+                Some(zone) => &mut zone.covered_from,
+            };
+            let next_day: Option<NaiveDate> = Some(day.date() + Days::new(1));
+            *covered_from = next_day.max(*covered_from);
+        }
+        Ok(())
+    }
+
     /// The state of a day before more is added. A damaged one is made again from the day's
     /// segments; without them only the days after it are known in full.
-    fn known_state(
-        &self,
-        version: &Version,
-        day: Day,
-        expiry: &mut ExpiryMeta,
-    ) -> Result<Option<DailyState>> {
-        let Some(file) = version.states.get(&day) else {
-            return Ok(None);
+    fn known_state(&self, version: &Version, day: ZoneDay) -> Result<KnownState> {
+        let Some(file) = version.state(day) else {
+            return Ok(KnownState::Nothing);
         };
         let error = match file.state(self.names()) {
-            Ok(state) => return Ok(Some(state)),
+            Ok(state) => return Ok(KnownState::State(state)),
             Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => error,
             Err(error) => return Err(error),
         };
-        let date = date(day);
-        if expiry.raw_from.is_none_or(|raw_from| date >= raw_from) {
+        if has_events_of(version, day) {
             warn!("{error}; it is made again from its segments");
-            return self.day_state(version, day, &[]).map(Some);
+            return self.day_state(version, day, &[]).map(KnownState::State);
         }
         error!("{error}; its events have expired, and only later days are known in full now");
-        expiry.states_from = expiry.states_from.max(Some(date + Days::new(1)));
-        Ok(None)
+        Ok(KnownState::Lost)
     }
+}
+
+/// The state of a day before more is added.
+enum KnownState {
+    /// There is none.
+    Nothing,
+    /// It is known.
+    State(DailyState),
+    /// It was damaged, and its events have expired.
+    Lost,
+}
+
+/// True if no event of a day of a zone has expired.
+pub(super) fn has_events_of(version: &Version, day: ZoneDay) -> bool {
+    let first = date(window::utc_days_of(day.date(), day.tz).start);
+    let raw_from = version.expiry.raw_from;
+    raw_from.is_none_or(|raw_from| first >= raw_from)
 }
 
 impl RotatedLog {
@@ -438,15 +498,14 @@ impl FailedSeals {
 ///
 /// # Errors
 /// If the engine cannot compute them.
-fn states_of(chunks: &[Arc<Chunk>]) -> Result<BTreeMap<Day, DailyState>> {
-    let mut merged: BTreeMap<Day, DailyState> = BTreeMap::new();
+fn states_of(chunks: &[Arc<Chunk>]) -> Result<Slices> {
+    let mut merged = Slices::default();
     let mut chunks = chunks.iter();
     pipeline::ordered(
         || Ok(chunks.next()),
-        |chunk| chunk.states(),
-        |states| {
-            let states = states?.iter().map(|(&day, state)| (day, state.as_ref()));
-            daily::merge_days(&mut merged, states);
+        |chunk| chunk.slices(),
+        |slices| {
+            merged.merge(slices?);
             Ok(())
         },
     )?;

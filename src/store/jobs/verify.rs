@@ -61,7 +61,7 @@ pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
     if let Err(error) = dictionary::load(folder.path(), version.dictionary, &names.users) {
         verified.damage.push(error.to_string());
     }
-    for state in version.states.values() {
+    for state in version.all_states() {
         match state.state(&names) {
             Ok(_) => verified.states += 1,
             Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {

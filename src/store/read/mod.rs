@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use chrono::NaiveDate;
+use chrono_tz::Tz;
 use polars::prelude::*;
 
 use super::Store;
@@ -19,6 +20,7 @@ use super::version::{ExpiryMeta, VersionControl};
 use crate::daily::{Activities, Day, date, day_of};
 use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
+use crate::window;
 use week_cache::WeekCache;
 
 pub use events::{Batch, Columns};
@@ -67,16 +69,35 @@ impl Store {
         self.reader.whole_range(range_us)
     }
 
-    /// The states of each day of a range that has events, those that were just accepted included.
+    /// True if daily states are enough for a range of days of a zone.
+    pub fn has_states(&self, tz: Tz, days: &Range<Day>) -> bool {
+        self.reader.has_states(tz, days)
+    }
+
+    /// First day of a reporting zone whose state is complete; none if all are.
+    pub fn first_complete_day(&self, tz: Tz) -> Option<NaiveDate> {
+        let version = self.versions.version();
+        version.zone(tz)?.first_complete_day()
+    }
+
+    /// The day of UTC with whose events the states of a reporting zone begin; none if with all.
+    pub fn states_begin(&self, tz: Tz) -> Option<NaiveDate> {
+        let first = self.first_complete_day(tz)?;
+        let start_us = window::day_us(first, tz).start;
+        Some(date(day_of(start_us)))
+    }
+
+    /// The states of each day of a zone of a range that has events, those that were just accepted
+    /// included.
     ///
     /// # Errors
     /// If the engine cannot count the events that are not sealed.
-    pub fn days(&self, days: &Range<Day>) -> Result<Vec<DayParts>> {
-        self.reader.days(days)
+    pub fn days(&self, tz: Tz, days: &Range<Day>) -> Result<Vec<DayParts>> {
+        self.reader.days(tz, days)
     }
 
-    /// The revision of each day of a range that has events: a string that changes when they do. No
-    /// file is read.
+    /// The revision of each day of UTC of a range that has events: a string that changes when they
+    /// do. No file is read.
     ///
     /// # Errors
     /// If the engine cannot count the events that are not sealed.
@@ -84,13 +105,13 @@ impl Store {
         self.reader.revisions(days)
     }
 
-    /// Users and events of a range of days, read from states and not from events. All events that
-    /// were accepted before are counted.
+    /// Users and events of a range of days of a zone, read from states and not from events. All
+    /// events that were accepted before are counted.
     ///
     /// # Errors
     /// [`Error::Damaged`] if a state that is needed is.
-    pub fn activities(&self, days: Range<Day>) -> Result<Activities> {
-        self.reader.activities(days)
+    pub fn activities(&self, tz: Tz, days: Range<Day>) -> Result<Activities> {
+        self.reader.activities(tz, days)
     }
 
     /// The day of the oldest known event.

@@ -24,7 +24,7 @@ pub struct StoreSize {
     pub segments: usize,
     /// Their bytes.
     pub sealed_bytes: u64,
-    /// Days that have a state.
+    /// Daily states, of UTC and of the other reporting zones.
     pub states: usize,
     /// Bytes of the states.
     pub state_bytes: u64,
@@ -54,8 +54,8 @@ impl Store {
             sealed_events: version.rows(),
             segments: version.segments.len(),
             sealed_bytes: segment_bytes.sum(),
-            states: version.states.len(),
-            state_bytes: version.states.values().map(|state| state.meta.bytes).sum(),
+            states: version.all_states().count(),
+            state_bytes: version.all_states().map(|state| state.meta.bytes).sum(),
             postings_bytes: postings::bytes(&self.folder),
             event_ids: ids().map(|file| file.ids).sum(),
             event_id_bytes: ids().map(|file| file.bytes()).sum(),

@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
+use chrono_tz::Tz;
+
 use super::Reader;
-use crate::daily::{Activities, Activity, DailyState, Day, Week, days_of, week_of};
+use crate::daily::{Activities, Activity, DailyState, Day, Place, Week, date, days_of, week_of};
 use crate::dictionary::Dictionaries;
 use crate::error::Result;
 use crate::store::files::states::{StateFile, StateMeta};
+use crate::store::version::tail::Chunk;
 use crate::window::DAY_US;
 
 /// The states of a day, in parts that may share users.
@@ -53,27 +56,40 @@ impl DayParts {
     }
 }
 
-/// The time range of some days, in µs.
+/// A time range with all events of some days of a zone, in µs.
 fn range_of(days: &Range<Day>) -> Range<i64> {
     let start_us = |day: Day| i64::from(day).saturating_mul(DAY_US);
-    start_us(days.start)..start_us(days.end)
+    // Days of a zone reach into the days of UTC before and after.
+    start_us(days.start.saturating_sub(1))..start_us(days.end.saturating_add(1))
 }
 
 impl Reader {
-    /// The daily states of a range of days, each in parts: those of sealed events and those of each
-    /// chunk of the tail. No file is read yet.
+    /// True if daily states are enough for a range of days of a zone. Those of a zone that was
+    /// added later are enough for all that can be known once they include all sealed events.
+    pub fn has_states(&self, tz: Tz, days: &Range<Day>) -> bool {
+        let version = self.versions.version();
+        tz == Tz::UTC
+            || version.zone(tz).is_some_and(|zone| {
+                let from = zone.first_complete_day();
+                zone.included_from.is_none() || from.is_some_and(|from| date(days.start) >= from)
+            })
+    }
+
+    /// The daily states of a range of days of a zone, each in parts: those of sealed events and
+    /// those of each chunk of the tail. No file is read yet.
     ///
     /// # Errors
     /// If the engine cannot count the events that are not sealed.
-    pub fn days(&self, days: &Range<Day>) -> Result<Vec<DayParts>> {
+    pub fn days(&self, tz: Tz, days: &Range<Day>) -> Result<Vec<DayParts>> {
         let snapshot = self.versions.snapshot(&range_of(days))?;
         let mut found: BTreeMap<Day, DayParts> = BTreeMap::new();
-        for (&day, state) in snapshot.version.states.range(days.clone()) {
+        let sealed = snapshot.version.states_of(tz).into_iter();
+        for (&day, state) in sealed.flat_map(|states| states.range(days.clone())) {
             let parts = found.entry(day).or_insert_with(|| DayParts::of(day));
             parts.sealed = Some(state.clone());
         }
         for chunk in &snapshot.tail {
-            for (&day, state) in chunk.states()?.range(days.clone()) {
+            for (day, state) in self.unsealed(chunk, tz, days)? {
                 let parts = found.entry(day).or_insert_with(|| DayParts::of(day));
                 parts.unsealed.push(state.clone());
             }
@@ -81,9 +97,23 @@ impl Reader {
         Ok(found.into_values().collect())
     }
 
-    /// The revision of each day of a range that has events: a string that changes when they do. No
-    /// file is read. Events that move from the log to segments get a new revision; a compaction
-    /// changes none.
+    /// The states of the events of a chunk in a range of days of a zone. Several may be of one day.
+    fn unsealed<'a>(
+        &self,
+        chunk: &'a Chunk,
+        tz: Tz,
+        days: &Range<Day>,
+    ) -> Result<impl Iterator<Item = (Day, &'a Arc<DailyState>)> + use<'a>> {
+        let slices = chunk.slices()?;
+        let zone = Place::of(tz, self.versions.zones());
+        let parts = zone.into_iter().flat_map(|zone| slices.parts(zone));
+        let days = days.clone();
+        Ok(parts.filter(move |(day, _)| days.contains(day)))
+    }
+
+    /// The revision of each day of UTC of a range that has events: a string that changes when they
+    /// do. No file is read. Events that move from the log to segments get a new revision; a
+    /// compaction changes none.
     ///
     /// # Errors
     /// If the engine cannot count the events that are not sealed.
@@ -102,8 +132,8 @@ impl Reader {
         }
         let mut unsealed: BTreeMap<Day, u64> = BTreeMap::new();
         for chunk in &snapshot.tail {
-            for (day, state) in chunk.states()?.range(days.clone()) {
-                *unsealed.entry(*day).or_default() += state.activity.events;
+            for (day, state) in self.unsealed(chunk, Tz::UTC, days)? {
+                *unsealed.entry(day).or_default() += state.activity.events;
             }
         }
         for (day, events) in unsealed {
@@ -115,19 +145,20 @@ impl Reader {
         Ok(revisions)
     }
 
-    /// Users and events of a range of days.
+    /// Users and events of a range of days of a zone.
     ///
     /// # Errors
     /// [`crate::error::Error::Damaged`] if a state that is needed is.
-    pub fn activities(&self, days: Range<Day>) -> Result<Activities> {
+    pub fn activities(&self, tz: Tz, days: Range<Day>) -> Result<Activities> {
         let names = &self.names;
         let snapshot = self.versions.snapshot(&range_of(&days))?;
-        let states = snapshot.version.states.range(days.clone());
+        let states = snapshot.version.states_of(tz).into_iter();
+        let states = states.flat_map(|states| states.range(days.clone()));
         let states: Vec<_> = states.map(|(&day, state)| (day, state.clone())).collect();
         let mut activities = Activities::default();
         for chunk in &snapshot.tail {
-            for (day, state) in chunk.states()?.range(days.clone()) {
-                let parts = activities.days.entry(*day).or_default();
+            for (day, state) in self.unsealed(chunk, tz, &days)? {
+                let parts = activities.days.entry(day).or_default();
                 parts.push(state.activity.clone());
             }
         }
@@ -147,7 +178,7 @@ impl Reader {
                 parts.push(state.activity(names)?);
             }
         }
-        activities.weeks = self.weeks.activity(&complete_weeks, names)?;
+        activities.weeks = self.weeks.activity(tz, &complete_weeks, names)?;
         Ok(activities)
     }
 }

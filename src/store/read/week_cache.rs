@@ -1,8 +1,10 @@
 //! Cache of complete sealed weeks: each is counted once and kept, so that a year is some fifty sets
 //! of users and not 365.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+
+use chrono_tz::Tz;
 
 use crate::daily::{Day, Week, WeekActivity};
 use crate::dictionary::Dictionaries;
@@ -11,12 +13,12 @@ use crate::store::files::states::StateFile;
 use crate::store::lock::{Ordered, Rank};
 use crate::store::pipeline;
 
-/// The weeks that were counted.
-pub struct WeekCache(Ordered<BTreeMap<Week, KeptWeek>>);
+/// The weeks of each zone that were counted.
+pub struct WeekCache(Ordered<HashMap<(Tz, Week), KeptWeek>>);
 
 impl Default for WeekCache {
     fn default() -> Self {
-        Self(Ordered::new(Rank::Leaf, BTreeMap::new()))
+        Self(Ordered::new(Rank::Leaf, HashMap::new()))
     }
 }
 
@@ -53,12 +55,13 @@ impl KeptWeek {
 }
 
 impl WeekCache {
-    /// The activity of weeks whose events are all sealed.
+    /// The activity of weeks of a zone whose events are all sealed.
     ///
     /// # Errors
     /// [`crate::error::Error::Damaged`] if a state is.
     pub fn activity(
         &self,
+        tz: Tz,
         weeks: &[(Week, DaysOfWeek<'_>)],
         names: &Dictionaries,
     ) -> Result<BTreeMap<Week, Arc<WeekActivity>>> {
@@ -67,7 +70,7 @@ impl WeekCache {
         {
             let kept = self.0.lock();
             for &(week, states) in weeks {
-                match kept.get(&week).filter(|kept| kept.is_of(states)) {
+                match kept.get(&(tz, week)).filter(|kept| kept.is_of(states)) {
                     Some(kept) => drop(found.insert(week, kept.activity.clone())),
                     None => missing.push((week, states)),
                 }
@@ -80,7 +83,7 @@ impl WeekCache {
             |counted: Result<(Week, KeptWeek)>| {
                 let (week, counted) = counted?;
                 found.insert(week, counted.activity.clone());
-                self.0.lock().insert(week, counted);
+                self.0.lock().insert((tz, week), counted);
                 Ok(())
             },
         )?;

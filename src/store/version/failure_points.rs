@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
+use chrono_tz::Tz;
 
 use super::{ALWAYS_US, Clock, ExpiryPolicy, VersionControl};
 use crate::config::{Durability, NameLimits, StoreConfig};
@@ -14,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, EventType, Outcome};
 use crate::store::files::faults::{self, Failing};
 use crate::store::files::rotation::RotatedLog;
+use crate::store::files::states::ZoneDay;
 use crate::store::files::{postings, shape};
 use crate::store::ingest::dedup::WINDOW_US;
 use crate::store::{CompactionScope, Store, WriteBatch, files, write_lines};
@@ -35,11 +37,12 @@ enum Job {
     ExpireIds,
     Erase,
     Rebuild,
+    BuildZone,
 }
 
 /// The jobs, each with operations that must have failed once: in addition to the replacement of the
 /// manifest, those before and after the commit.
-const JOBS: [(Job, &[&str]); 8] = [
+const JOBS: [(Job, &[&str]); 9] = [
     (
         Job::Seal,
         &[
@@ -80,6 +83,7 @@ const JOBS: [(Job, &[&str]); 8] = [
         ],
     ),
     (Job::Rebuild, &["write states/", "remove states/"]),
+    (Job::BuildZone, &["write states/"]),
 ];
 
 /// Operations of every commit.
@@ -102,13 +106,21 @@ fn now() -> DateTime<Utc> {
     "2026-03-05T12:00:00Z".parse().expect("a time")
 }
 
+/// A zone in which the events of an hour in the middle of the day are of the next day.
+const ZONE: Tz = Tz::Pacific__Auckland;
+
 fn open(dir: &Path) -> Result<Store> {
+    open_with(dir, &format!("UTC,{ZONE}"))
+}
+
+fn open_with(dir: &Path, zones: &str) -> Result<Store> {
     let config = StoreConfig {
         data_dir: dir.to_owned(),
         durability: Durability::Os,
         raw_retention_days: 90,
         rollup_retention_days: 365,
         rollup_at: NaiveTime::MIN,
+        zones: zones.parse().expect("zones"),
         user_key_file: None,
         names: NameLimits::default(),
         limit_erasure_percent: 5,
@@ -118,7 +130,9 @@ fn open(dir: &Path) -> Result<Store> {
 
 /// An event of a user, some days ago.
 fn event(user: &str, days: i64) -> Event<'_> {
-    let ts = now() - TimeDelta::days(days) - TimeDelta::hours(2);
+    // One and the same day of UTC, and two days of the zone.
+    let hours = if user == "anna" { 0 } else { 2 };
+    let ts = now() - TimeDelta::days(days) - TimeDelta::hours(hours);
     Event {
         ts_us: ts.timestamp_micros(),
         event_type: EventType::Action,
@@ -144,7 +158,10 @@ fn append(store: &Store, events: &[(&str, i64)]) -> Result<()> {
 impl Job {
     /// Makes the folder that the job starts from.
     fn prepare(self, dir: &Path) -> Result<()> {
-        let store = open(dir)?;
+        let store = match self {
+            Self::BuildZone => open_with(dir, "UTC")?,
+            _ => open(dir)?,
+        };
         append(&store, &[("anna", 1), ("ben", 1), ("carl", OLD_DAYS)])?;
         store.seal()?;
         append(&store, &[("dora", 1), ("anna", 2), ("ben", 2)])?;
@@ -158,13 +175,21 @@ impl Job {
                 let next = &mut transaction.next;
                 next.segments.retain(|segment| segment.day() >= first);
                 next.states.retain(|&day, _| day >= first);
+                for zone in &mut next.zones {
+                    zone.states.retain(|&day, _| day >= first);
+                }
                 transaction.commit(|_| {})?.removed?;
             }
             Self::Rebuild => {
                 // A state with another count than its segments.
                 let mut transaction = store.begin()?;
                 transaction.next.sequence += 1;
-                let mut days = transaction.base().states.clone().into_iter();
+                let base = transaction.base();
+                let days = [Tz::UTC, ZONE].into_iter().flat_map(|tz| {
+                    let states = base.states_of(tz).expect("a zone").clone().into_iter();
+                    states.map(move |(day, file)| (ZoneDay { tz, day }, file))
+                });
+                let mut days = days.collect::<Vec<_>>().into_iter();
                 let names = store.names();
                 transaction.write_states(names, |_| {
                     let Some((day, file)) = days.next() else {
@@ -206,6 +231,7 @@ impl Job {
             Self::ExpireIds => store.expire_ids(1).map(drop),
             Self::Erase => store.erase(&["ben".into()], |_| Ok(())).map(drop),
             Self::Rebuild => store.rebuild().map(drop),
+            Self::BuildZone => store.build_zones(),
         }
     }
 
@@ -223,6 +249,8 @@ impl Job {
 struct Answers {
     events: Vec<String>,
     days: BTreeMap<Day, (u64, BTreeSet<String>)>,
+    /// The same in the zone; none as long as its states do not include all events.
+    days_of_zone: Option<BTreeMap<Day, (u64, BTreeSet<String>)>>,
     /// The users in the dictionary, where the job changes nothing else.
     users: Vec<bool>,
 }
@@ -249,9 +277,25 @@ fn answers(store: &Store, job: Job) -> Result<Answers> {
         );
     }
     let names = store.names();
+    let is_complete = store.has_states(ZONE, &(Day::MIN..Day::MAX));
+    let users = ["anna", "ben", "carl"].map(|user| names.users.find(user).is_some());
+    Ok(Answers {
+        events,
+        days: days(store, Tz::UTC)?,
+        days_of_zone: is_complete.then(|| days(store, ZONE)).transpose()?,
+        users: match job {
+            Job::ExpireIds => users.to_vec(),
+            _ => Vec::new(),
+        },
+    })
+}
+
+/// Events and users of each day of a zone.
+fn days(store: &Store, tz: Tz) -> Result<BTreeMap<Day, (u64, BTreeSet<String>)>> {
+    let names = store.names();
     let today = day_of(now().timestamp_micros());
     let mut days = BTreeMap::new();
-    for parts in store.days(&(today - 400..today + 1))? {
+    for parts in store.days(tz, &(today - 400..today + 2))? {
         let (count, users): &mut (u64, BTreeSet<String>) = days.entry(parts.day).or_default();
         for activity in parts.activities(names)? {
             *count += activity.events;
@@ -262,15 +306,7 @@ fn answers(store: &Store, job: Job) -> Result<Answers> {
             users.extend(ids);
         }
     }
-    let users = ["anna", "ben", "carl"].map(|user| names.users.find(user).is_some());
-    Ok(Answers {
-        events,
-        days,
-        users: match job {
-            Job::ExpireIds => users.to_vec(),
-            _ => Vec::new(),
-        },
-    })
+    Ok(days)
 }
 
 fn copy(from: &Path, to: &Path) {

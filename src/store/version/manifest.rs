@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Version;
 use super::expiry::ExpiryMeta;
+use super::zone::{ZoneMeta, ZoneStates};
 use crate::checksum;
 use crate::daily::Day;
 use crate::error::{Error, Result};
@@ -41,9 +42,12 @@ pub struct Manifest {
     pub sealed_through: u64,
     /// The live segments.
     pub segments: Vec<SegmentMeta>,
-    /// The live daily states, by day.
+    /// The live daily states of UTC, by day.
     #[serde(default)]
     pub states: Vec<StateMeta>,
+    /// See [`Version::zones`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub zones: Vec<ZoneMeta>,
     /// See [`Version::dictionary`].
     #[serde(default)]
     pub dictionary: DictionaryMeta,
@@ -72,6 +76,7 @@ impl Default for Manifest {
             sealed_through: 0,
             segments: Vec::new(),
             states: Vec::new(),
+            zones: Vec::new(),
             dictionary: DictionaryMeta::default(),
             expiry: ExpiryMeta::default(),
             new_users: NewUsers::default(),
@@ -92,6 +97,7 @@ impl Manifest {
             sealed_through: version.sealed_through,
             segments: version.segment_metas().cloned().collect(),
             states: states.map(|state| state.meta.clone()).collect(),
+            zones: version.zones.iter().map(ZoneStates::meta).collect(),
             dictionary: version.dictionary,
             expiry: version.expiry,
             new_users: version.new_users,

@@ -8,6 +8,7 @@ mod manifest;
 pub(in crate::store) mod row;
 pub(in crate::store) mod tail;
 mod transaction;
+pub mod zone;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
@@ -15,13 +16,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use chrono_tz::Tz;
 use polars::prelude::Expr;
 use roaring::RoaringBitmap;
 
 use super::clock::ClockMeta;
 use super::erased::ErasedUsers;
 use super::lock::{Guard, Ordered, Rank};
-use crate::daily::Day;
+use crate::daily::{Day, OtherZones};
 use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
 use crate::store::files::dictionary::DictionaryMeta;
@@ -29,8 +31,9 @@ use crate::store::files::event_ids::EventIdsMeta;
 use crate::store::files::folder::Folder;
 use crate::store::files::rotation::WaitingLogs;
 use crate::store::files::segment::{Segment, SegmentMeta};
-use crate::store::files::states::{StateFile, StateMeta};
+use crate::store::files::states::{StateFile, StateMeta, ZoneDay};
 use tail::{Chunk, Tail};
+use zone::ZoneStates;
 
 pub use expiry::{Clock, ExpiryMeta, ExpiryPolicy, Horizon, clock_jump, horizon};
 pub use manifest::{Manifest, NewUsers};
@@ -45,8 +48,10 @@ pub struct Version {
     pub sealed_through: u64,
     /// The live segments; those of one day in the order of the log, which is that of their names.
     pub segments: Vec<Arc<Segment>>,
-    /// The live daily states.
+    /// The live daily states of UTC.
     pub states: BTreeMap<Day, Arc<StateFile>>,
+    /// Those of the other reporting zones.
+    pub zones: Vec<ZoneStates>,
     /// Committed length of the dictionary.
     pub dictionary: DictionaryMeta,
     /// Progress of expiry.
@@ -73,6 +78,11 @@ impl Version {
                 .map(|meta| Arc::new(Segment::new(root, meta)))
                 .collect(),
             states: state_files(root, manifest.states).collect(),
+            zones: manifest
+                .zones
+                .into_iter()
+                .filter_map(|zone| ZoneStates::of(root, zone))
+                .collect(),
             dictionary: manifest.dictionary,
             expiry: manifest.expiry,
             new_users: manifest.new_users,
@@ -98,6 +108,11 @@ impl Version {
         segments.cloned().collect()
     }
 
+    /// True if a day has segments.
+    pub fn has_segments_of(&self, day: Day) -> bool {
+        self.segments.iter().any(|segment| segment.day() == day)
+    }
+
     /// Metadata of the segments of each day, in the order of the log.
     pub fn by_day(&self) -> BTreeMap<Day, Vec<&SegmentMeta>> {
         let mut days: BTreeMap<Day, Vec<&SegmentMeta>> = BTreeMap::new();
@@ -117,13 +132,42 @@ impl Version {
         self.segments.iter().map(|segment| segment.path()).collect()
     }
 
+    /// The live states of all zones.
+    pub fn all_states(&self) -> impl Iterator<Item = &Arc<StateFile>> + Clone {
+        let of_zones = self.zones.iter().flat_map(|zone| zone.states.values());
+        self.states.values().chain(of_zones)
+    }
+
+    /// The states of a zone other than UTC; none for other zones.
+    pub fn zone(&self, tz: Tz) -> Option<&ZoneStates> {
+        self.zones.iter().find(|zone| zone.tz == tz)
+    }
+
+    /// The same, to change them.
+    pub fn zone_mut(&mut self, tz: Tz) -> Option<&mut ZoneStates> {
+        self.zones.iter_mut().find(|zone| zone.tz == tz)
+    }
+
+    /// The live states of a zone by day; none for other zones.
+    pub fn states_of(&self, tz: Tz) -> Option<&BTreeMap<Day, Arc<StateFile>>> {
+        match tz {
+            Tz::UTC => Some(&self.states),
+            tz => self.zone(tz).map(|zone| &zone.states),
+        }
+    }
+
+    /// The live state of a day.
+    pub fn state(&self, day: ZoneDay) -> Option<&Arc<StateFile>> {
+        self.states_of(day.tz)?.get(&day.day)
+    }
+
     /// Paths of the live states below the data folder.
     pub fn state_paths(&self) -> HashSet<&str> {
-        let states = self.states.values();
+        let states = self.all_states();
         states.map(|state| state.meta.path.as_str()).collect()
     }
 
-    /// The features that the state of a day names; none if it has no state that can be read.
+    /// The features that the state of a day of UTC names; none if it has no state that can be read.
     pub fn named_features(&self, day: Day, names: &Dictionaries) -> RoaringBitmap {
         let state = self.states.get(&day);
         state.map_or_else(RoaringBitmap::new, |state| state.named_features(names))
@@ -176,14 +220,25 @@ impl Version {
                 bytes: 1,
                 crc32c: 0,
                 events: 1,
+                span_us: None,
             });
         }
         Self::of(Path::new("nowhere"), manifest)
     }
 
     /// Replaces the states of the same days and adds the others.
-    fn put_states(&mut self, root: &Path, states: Vec<StateMeta>) {
-        self.states.extend(state_files(root, states));
+    fn put_states(&mut self, root: &Path, states: Vec<(Tz, StateMeta)>) {
+        for (tz, meta) in states {
+            let put = state_files(root, vec![meta]);
+            match tz {
+                Tz::UTC => self.states.extend(put),
+                tz => {
+                    if let Some(zone) = self.zone_mut(tz) {
+                        zone.states.extend(put);
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -220,6 +275,8 @@ impl Published {
 
 /// Holds the published version, and lets one transaction at a time replace it.
 pub struct VersionControl {
+    /// The reporting zones other than UTC that events in memory are counted for.
+    zones: OtherZones,
     /// Held by a [`Transaction`].
     transactions: Ordered<()>,
     published: Ordered<Published>,
@@ -229,20 +286,32 @@ pub struct VersionControl {
 
 impl VersionControl {
     /// Publishes the version that was found, without events in memory.
-    pub fn new(version: Version, names: &Dictionaries, erased: ErasedUsers) -> Self {
+    pub fn new(
+        version: Version,
+        names: &Dictionaries,
+        erased: ErasedUsers,
+        zones: OtherZones,
+    ) -> Self {
         let published = Published {
             version: Arc::new(version),
-            tail: Tail::new(names.clone()),
+            tail: Tail::new(names.clone(), zones.clone()),
             log_bytes: 0,
             log_since: None,
             waiting: WaitingLogs::default(),
             erased,
         };
         Self {
+            zones,
             transactions: Ordered::new(Rank::Transaction, ()),
             published: Ordered::new(Rank::Published, published),
             poisoned: OnceLock::new(),
         }
+    }
+
+    /// The reporting zones other than UTC that events are counted for: those of the settings and
+    /// those that the folder has states of.
+    pub fn zones(&self) -> &OtherZones {
+        &self.zones
     }
 
     /// Begins a transaction, once no other one runs.

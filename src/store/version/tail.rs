@@ -3,7 +3,6 @@
 //! Only the columns that count metrics read are kept, and strings as codes, about 20 bytes an
 //! event. Full chunks are immutable, so that a snapshot copies the open chunk only.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -12,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use polars::prelude::*;
 
 use super::row::Row;
-use crate::daily::{self, DailyState, Day};
+use crate::daily::{self, OtherZones, Slices};
 use crate::dictionary::{Dictionaries, REST_FEATURE};
 use crate::error::{Error, Result};
 use crate::schema;
@@ -28,6 +27,8 @@ const CHUNK_ROWS: usize = 1 << 15;
 /// The events since the last seal, in the order of the log.
 pub struct Tail {
     names: Dictionaries,
+    /// The zones that events are counted for.
+    zones: OtherZones,
     full: Vec<Arc<Chunk>>,
     /// Events of the full chunks.
     full_events: usize,
@@ -61,8 +62,9 @@ pub struct Chunk {
     has_rest_features: bool,
     span: Span,
     part: LogPart,
+    zones: OtherZones,
     /// The daily states of the events, computed at the first use.
-    states: OnceLock<BTreeMap<Day, Arc<DailyState>>>,
+    slices: OnceLock<Slices>,
     /// The columns that are not in the frame, read at the first use.
     details: OnceLock<DataFrame>,
 }
@@ -136,9 +138,10 @@ struct OpenChunk {
 
 impl Tail {
     /// An empty tail.
-    pub fn new(names: Dictionaries) -> Self {
+    pub fn new(names: Dictionaries, zones: OtherZones) -> Self {
         Self {
             names,
+            zones,
             full: Vec::new(),
             full_events: 0,
             full_span: None,
@@ -208,7 +211,7 @@ impl Tail {
             .cloned()
             .collect();
         if self.open.span.is_some_and(|span| span.overlaps(range_us)) {
-            chunks.extend(self.open.chunk(&self.names)?.map(Arc::new));
+            chunks.extend(self.open.chunk(&self.names, &self.zones)?.map(Arc::new));
         }
         Ok(chunks)
     }
@@ -234,7 +237,7 @@ impl Tail {
     }
 
     fn close_chunk(&mut self) -> Result<()> {
-        if let Some(chunk) = self.open.chunk(&self.names)? {
+        if let Some(chunk) = self.open.chunk(&self.names, &self.zones)? {
             self.full.push(Arc::new(chunk));
             self.count_full();
         }
@@ -334,17 +337,14 @@ impl Chunk {
     ///
     /// # Errors
     /// If Polars cannot compute them.
-    pub fn states(&self) -> Result<&BTreeMap<Day, Arc<DailyState>>> {
-        if let Some(states) = self.states.get() {
-            return Ok(states);
+    pub fn slices(&self) -> Result<&Slices> {
+        if let Some(slices) = self.slices.get() {
+            return Ok(slices);
         }
-        let counted = daily::plan(self.frame.clone().lazy()).collect()?;
-        let states = daily::read(&counted)?
-            .into_iter()
-            .map(|(day, state)| (day, Arc::new(state)))
-            .collect();
+        let counted = daily::plan(self.frame.clone().lazy(), &self.zones).collect()?;
+        let slices = daily::read(&counted, &self.zones)?;
         // Another reader may have been first; both computed the same.
-        Ok(self.states.get_or_init(|| states))
+        Ok(self.slices.get_or_init(|| slices))
     }
 }
 
@@ -359,7 +359,7 @@ impl OpenChunk {
     }
 
     /// A chunk of the events so far; none if there are none.
-    fn chunk(&self, names: &Dictionaries) -> Result<Option<Chunk>> {
+    fn chunk(&self, names: &Dictionaries, zones: &OtherZones) -> Result<Option<Chunk>> {
         let (Some(span), Some(part)) = (self.span, self.part.clone()) else {
             return Ok(None);
         };
@@ -368,7 +368,8 @@ impl OpenChunk {
             has_rest_features: self.features.contains(&Some(REST_FEATURE)),
             span,
             part,
-            states: OnceLock::new(),
+            zones: zones.clone(),
+            slices: OnceLock::new(),
             details: OnceLock::new(),
         }))
     }
@@ -457,7 +458,7 @@ mod tests {
     }
 
     fn tail() -> Tail {
-        Tail::new(Dictionaries::new().expect("names"))
+        Tail::new(Dictionaries::new().expect("names"), OtherZones::default())
     }
 
     /// Number of events, and the first and last `ts`.
@@ -529,7 +530,7 @@ mod tests {
         let details = chunk.with_details()?;
         let metadata = details.column(schema::METADATA)?.str()?;
         assert_eq!(metadata.get(1), Some(r#"{"plan":"pro"}"#));
-        let states = chunk.states()?;
+        let states = chunk.slices()?.of_utc();
         assert_eq!(states.get(&1).map(|state| state.activity.events), Some(2));
         // A damaged line: details were read before, all columns are not.
         log.file.write_all_at(b"#", 0).expect("written");

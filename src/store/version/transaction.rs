@@ -29,7 +29,7 @@ use crate::store::files::folder::Folder;
 use crate::store::files::postings;
 use crate::store::files::rotation::RotatedLog;
 use crate::store::files::segment::{self, Segment, SegmentMeta};
-use crate::store::files::states;
+use crate::store::files::states::{self, ZoneDay};
 use crate::store::lock::Guard;
 
 /// A change of the committed state that is being prepared. No other one runs meanwhile.
@@ -165,7 +165,7 @@ impl<'a> Transaction<'a> {
     pub fn write_states(
         &mut self,
         names: &Dictionaries,
-        mut next: impl FnMut(&Version) -> Result<Option<(Day, DailyState)>> + Send,
+        mut next: impl FnMut(&Version) -> Result<Option<(ZoneDay, DailyState)>> + Send,
     ) -> Result<usize> {
         self.has_written_states = true;
         let base = self.base.clone();
@@ -285,7 +285,7 @@ impl<'a> Transaction<'a> {
         let has_readers = Arc::strong_count(base) > 1;
         let is_live = next.state_paths();
         let mut has_replaced = self.has_written_states;
-        for state in base.states.values() {
+        for state in base.all_states() {
             if !is_live.contains(state.meta.path.as_str()) {
                 has_replaced = true;
                 if has_readers || Arc::strong_count(state) > 1 {
