@@ -5,7 +5,7 @@ import { fill, h, icon } from './dom.js';
 import { range } from './format.js';
 import { NO_EVENTS, NOTHING, Panel, unnamed } from './panel.js';
 import { picker } from './picker.js';
-import { isAll, read, scope, write } from './state.js';
+import { isAll, read, scope, setReportingZones, write } from './state.js';
 import { engine } from './views/engine.js';
 import { experiments } from './views/experiments.js';
 import { funnel } from './views/funnel.js';
@@ -302,6 +302,8 @@ async function start() {
     );
     return;
   }
+  setReportingZones(status.zones);
+  state = read();
   render();
 }
 

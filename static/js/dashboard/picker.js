@@ -4,6 +4,7 @@ import { get, isDemo, removeCohort, saveCohort } from './api.js';
 import { conditionEditor, describe, describeFilter } from './conditions.js';
 import { field, fill, h, icon, id, named, plain, select } from './dom.js';
 import { range } from './format.js';
+import { reportingZones } from './state.js';
 
 const PRESETS = [
   [7, '7 days'],
@@ -101,11 +102,12 @@ export function picker(state, change, known) {
       },
     },
   );
-  const zones = [...new Set(['UTC', own, tz, ...Intl.supportedValuesOf('timeZone')])];
+  const reporting = reportingZones();
+  const zones = [...new Set([...reporting, 'UTC', own, tz, ...Intl.supportedValuesOf('timeZone')])];
   const zonePick = popover(tz.replaceAll('_', ' '), {
     symbol: 'globe',
     name: 'Zone',
-    active: tz !== 'UTC',
+    active: tz !== reporting[0],
     content: (close) =>
       h(
         'div',
@@ -120,7 +122,7 @@ export function picker(state, change, known) {
               change({ tz: zone });
             },
           ),
-          'UTC is the fastest: its days are counted in advance.',
+          `${[...new Set([...reporting, 'UTC'])].join(', ')}: the fastest, counted in advance.`,
         ),
       ),
   });

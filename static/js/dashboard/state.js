@@ -3,6 +3,22 @@
 
 const DAYS = 30;
 
+/** The reporting zones of the server, `{zone, complete}`. The first is that of an address that names none. */
+let reporting = [{ zone: 'UTC', complete: true }];
+
+/** Sets the reporting zones, from the status of the server. */
+export function setReportingZones(zones) {
+  if (zones?.length) reporting = zones;
+}
+
+/** The names of the reporting zones; the first is the default. */
+export const reportingZones = () => reporting.map(({ zone }) => zone);
+
+const defaultZone = () => reporting[0].zone;
+
+/** True for a zone whose days are counted in advance. */
+export const isCounted = (tz) => tz === 'UTC' || reporting.some(({ zone, complete }) => zone === tz && complete);
+
 /** Reads the state from an address, with defaults for what is missing. */
 export function read(hash = location.hash) {
   const [path, search = ''] = hash.replace(/^#\/?/, '').split('?');
@@ -12,7 +28,7 @@ export function read(hash = location.hash) {
     view: path || 'overview',
     days: Number.isInteger(days) && days >= 1 && days <= 365 ? days : DAYS,
     end: given.get('end') || null,
-    tz: given.get('tz') || 'UTC',
+    tz: given.get('tz') || defaultZone(),
     filter: object(given.get('filter')),
     cohort: given.get('cohort') || null,
     own: object(given.get('q')),
@@ -33,7 +49,7 @@ export function write(state) {
   const given = new URLSearchParams();
   if (state.days !== DAYS) given.set('days', state.days);
   if (state.end) given.set('end', state.end);
-  if (state.tz !== 'UTC') given.set('tz', state.tz);
+  if (state.tz !== defaultZone()) given.set('tz', state.tz);
   if (Object.keys(state.filter).length) given.set('filter', JSON.stringify(state.filter));
   if (state.cohort) given.set('cohort', state.cohort);
   if (Object.keys(state.own).length) given.set('q', JSON.stringify(state.own));

@@ -40,6 +40,12 @@ export function engine(context) {
   };
 }
 
+/** A reporting zone and the days that are counted in advance. */
+const zoneText = ({ zone, complete, covered_from: from }) => {
+  if (!complete) return `${zone} (being counted)`;
+  return from ? `${zone} (from ${from})` : zone;
+};
+
 async function askStatus(tz, signal) {
   const status = await get('status', signal);
   const { accepted, waiting, store, rollup } = status;
@@ -118,6 +124,7 @@ async function askStatus(tz, signal) {
     ['Newest day', status.last_day],
     ['All events kept from', status.raw_from ?? 'the first day'],
     ['Daily states kept from', status.states_from ?? 'the first day'],
+    ['Reporting zones', status.zones.map(zoneText).join('; ')],
     ['Last rollup', rollup.last_day],
     ['Rollup due', rollup.due_day],
     ['Live subscribers', status.watchers],

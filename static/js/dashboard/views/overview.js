@@ -5,7 +5,7 @@ import { h, named, segments, short, svg } from '../dom.js';
 import { addDays, average, brief, change, count, percent, period, range } from '../format.js';
 import { cutNotes, cutText, marks, tip, unnamedTitle } from '../panel.js';
 import { naming } from '../snippet.js';
-import { grainFor, isAll } from '../state.js';
+import { grainFor, isAll, isCounted } from '../state.js';
 
 /** Limit of the points of a trend. */
 const PARTS = 10;
@@ -379,7 +379,7 @@ async function askFeatures({ state, scope, firstDay }, signal) {
   const comparable = isComparable && isKnown({ answer: before }) && before.rows.length > 0;
   const eventsOf = (found) => new Map(found.rows.map((row) => [row.feature, row.events]));
   const [later, earlier] = comparable ? [eventsOf(closed), eventsOf(before)] : [];
-  const isCheap = isAll(state) && state.tz === 'UTC' && rows.length > 0;
+  const isCheap = isAll(state) && isCounted(state.tz) && rows.length > 0;
   const trends = isCheap && span ? await trendsOf(scope, span.now, signal) : [];
   const most = Math.max(...rows.map((row) => row.events), 1);
   const found = rows.map((row) => ({
