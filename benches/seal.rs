@@ -51,6 +51,7 @@ fn seal(make_event: fn(u64, i64) -> Event<'static>) -> f64 {
         user_key_file: None,
         names: NameLimits::default(),
         limit_erasure_percent: 5,
+        column_share: 60,
     };
     let now = Utc::now();
     let store = Store::open(&config, "the bench", now).unwrap();

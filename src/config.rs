@@ -97,6 +97,23 @@ pub struct StoreConfig {
     )]
     pub limit_erasure_percent: u8,
 
+    /// Most bytes of columns, from which queries are answered, in percent of the events
+    ///
+    /// Times, users, event types and features are always in them, and the metadata keys and URLs
+    /// that take the fewest bytes per event, as far as there is space. With 0 none are written,
+    /// and queries read the events.
+    #[arg(
+        long,
+        global = true,
+        env = "ECHOPILOT_COLUMN_SHARE",
+        default_value_t = 60,
+        value_name = "PERCENT",
+        value_parser = clap::value_parser!(u8).range(..=60),
+        hide_env_values = true,
+        help_heading = "Data"
+    )]
+    pub column_share: u8,
+
     /// Time of day, UTC, of the rollup of the day before
     #[arg(
         long,

@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! main → cli → server → http, schedule → engine → rollup, cohorts, export, import, demo
-//!      → metrics | store → daily, dictionary → event, parquet, schema
+//!      → metrics | store → columns → daily, dictionary → event, parquet, schema
 //!      → window, bloom, digest, checksum, leb128, error
 //! ```
 //!
@@ -19,6 +19,7 @@
 //! | [`metrics`] | the metrics, which read through `Source`; [`engine`] implements it |
 //! | [`store`] | the data folder: event log, segments, manifest, recovery, all jobs |
 //! | [`daily`] | daily states: mergeable counts and user sets of one day of UTC or of a zone |
+//! | [`columns`] | the events of a day as integers, from which queries are answered |
 //! | [`dictionary`] | dictionaries of users, features and event types |
 //! | [`event`] | parsing and validation of events, and their lines in the event log |
 //! | [`rollup`] | the daily rollup: days with a missing or outdated rollup, the rollup log |
@@ -42,8 +43,8 @@
 //! 3. A query sees every event that was acknowledged before it started.
 //! 4. The event log is authoritative until it is sealed, then the segments are. Memory (the tail,
 //!    ids of its events) is rebuilt at each start. Daily states follow from the segments, byte for
-//!    byte, and outlive them; postings follow from one segment, files of event ids from those of
-//!    the last 7 days, and both can be deleted at any time.
+//!    byte, and outlive them; columns follow from one segment, files of event ids from those of the
+//!    last 7 days, and both can be deleted at any time.
 //! 5. A failed sync stops all writing until a restart; a full disk rejects complete requests, and
 //!    writing resumes by itself when there is space.
 //! 6. Segments and daily states are immutable; the manifest alone names the live ones, and its
@@ -69,6 +70,7 @@ pub mod bloom;
 pub mod checksum;
 pub mod cli;
 pub mod cohorts;
+pub mod columns;
 pub mod config;
 pub mod daily;
 pub mod demo;

@@ -106,7 +106,9 @@ fn any_at<'a>(path: &str, json: &'a str, meets: &mut dyn FnMut(&'a str) -> bool)
         .any(|(path, value)| any_at(path, value, meets))
 }
 
-fn any_of<'a>(value: &'a str, meets: &mut dyn FnMut(&'a str) -> bool) -> bool {
+/// True if a value, or an element of it if it is an array, meets a condition on its JSON. Null does
+/// not count as a value.
+pub fn any_of<'a>(value: &'a str, meets: &mut dyn FnMut(&'a str) -> bool) -> bool {
     value != "null"
         && (meets(value)
             || (value.starts_with('[') && elements(value).any(|element| any_of(element, meets))))

@@ -114,6 +114,7 @@ impl BehaviouralCohort {
             columns: Columns::with_details(filter.needs_details()),
             days: inside,
             also: filter,
+            tables: None,
         };
         let mut checks = CancelChecks::new(source);
         source.for_each_batch(&scan, &count_events, &mut |frame| {

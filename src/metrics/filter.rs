@@ -159,6 +159,11 @@ impl Filter {
         }
     }
 
+    /// The properties that it names.
+    pub fn properties(&self) -> impl Iterator<Item = &Property> {
+        self.conditions.iter().map(|condition| &condition.property)
+    }
+
     /// True if columns are needed that are not among [`schema::COUNTED`].
     pub fn needs_details(&self) -> bool {
         self.conditions
@@ -173,7 +178,9 @@ impl Condition {
         if let Property::Metadata(path) = &self.property {
             let predicate = predicate.of_metadata();
             let path = Path::new(path);
-            let meets = move |object: &str| predicate.is_met(&path, object);
+            let meets = move |object: &str| {
+                predicate.is_met(&|meets| path.any(object, &mut |value| meets(value)))
+            };
             return boolean(col(schema::METADATA), meets);
         }
         let value = self.property.expr();
@@ -195,6 +202,31 @@ impl Condition {
             Predicate::Exists(false) => return value.is_null(),
         };
         met.fill_null(lit(false))
+    }
+}
+
+impl Condition {
+    /// The condition on a value of its column in a table, which is JSON in metadata and a string
+    /// elsewhere, `None` where it is missing. The same as [`Condition::expr`].
+    pub fn on_value(&self) -> Box<dyn Fn(Option<&str>) -> bool> {
+        let predicate = self.predicate.clone();
+        if matches!(self.property, Property::Metadata(_)) {
+            let predicate = predicate.of_metadata();
+            return Box::new(move |json| {
+                predicate.is_met(&|meets| {
+                    json.is_some_and(|json| path::any_of(json, &mut |value| meets(value)))
+                })
+            });
+        }
+        Box::new(move |value| match (&predicate, value) {
+            (Predicate::OneOf(strings), Some(value)) => {
+                strings.iter().any(|string| string == value)
+            }
+            (Predicate::Prefix(prefix), Some(value)) => value.starts_with(prefix.as_str()),
+            (Predicate::Range(range), Some(value)) => range.has(value),
+            (Predicate::Exists(exists), value) => *exists == value.is_some(),
+            (_, None) => false,
+        })
     }
 }
 
@@ -232,6 +264,24 @@ impl Property {
             Self::Feature => col(schema::FEATURE),
             Self::Url => col(schema::URL),
             Self::Metadata(path) => value_at(path),
+        }
+    }
+
+    /// The name of its column in a table.
+    pub fn column_name(&self) -> String {
+        match self {
+            Self::EventType => schema::EVENT_TYPE.into(),
+            Self::Feature => schema::FEATURE.into(),
+            Self::Url => schema::URL.into(),
+            Self::Metadata(path) => format!("{}.{path}", schema::METADATA),
+        }
+    }
+
+    /// The string of a value of its column in a table, by which breakdowns group.
+    pub fn string_of<'a>(&self, value: &'a str) -> Option<Cow<'a, str>> {
+        match self {
+            Self::Metadata(_) => path::string_of(value),
+            _ => Some(Cow::Borrowed(value)),
         }
     }
 
@@ -316,13 +366,11 @@ impl Predicate {
         }
     }
 
-    /// True if the value at a path in a metadata object meets it, for a predicate from
-    /// [`Predicate::of_metadata`].
-    fn is_met(&self, path: &Path, object: &str) -> bool {
+    /// True if one of the values at a path in a metadata object meets it, for a predicate from
+    /// [`Predicate::of_metadata`]. `values` tells whether one of them, as JSON, meets a condition.
+    fn is_met(&self, values: &dyn Fn(&dyn Fn(&str) -> bool) -> bool) -> bool {
         let any = |meets: &dyn Fn(&str) -> bool| {
-            path.any(object, &mut |value| {
-                path::string_of(value).is_some_and(|string| meets(&string))
-            })
+            values(&|value| path::string_of(value).is_some_and(|string| meets(&string)))
         };
         match self {
             Self::OneOf(strings) => match strings.as_slice() {

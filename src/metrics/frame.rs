@@ -14,6 +14,7 @@ use super::filter::Filter;
 use super::query::Query;
 use super::source::{Columns, Plan, Scan, Sink, Source, Work};
 use super::{scan, usage};
+use crate::columns::{ANONYMOUS, InMemory, List, Projection, Table, Writer};
 use crate::daily::{Activities, Day};
 use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
@@ -37,6 +38,8 @@ pub struct FrameSource {
     /// The users that the query is limited to.
     pub cohort: Option<RoaringBitmap>,
     names: Dictionaries,
+    /// Whether events are read from tables where a metric can.
+    has_tables: bool,
     /// Checks for cancellation that succeed before one fails.
     pub checks_left: AtomicUsize,
 }
@@ -84,6 +87,7 @@ impl FrameSource {
             filter: Filter::default(),
             cohort: None,
             names,
+            has_tables: false,
             checks_left: AtomicUsize::new(usize::MAX),
         }
     }
@@ -94,11 +98,65 @@ impl FrameSource {
         Self::with_metadata(last_day, days, &rows)
     }
 
-    /// The result of a query, whose filter applies, at a time.
+    /// The result of a query, whose filter applies, at a time: the same from events and from
+    /// tables.
     pub fn query(&mut self, query: Value, now: &str) -> Result<super::Answer> {
-        let Query { metric, filter, .. } = Query::parse(query.to_string().as_bytes())?;
+        let parsed = Query::parse(query.to_string().as_bytes())?;
+        let Query { metric, filter, .. } = parsed;
         self.filter = filter;
-        metric.run(self, time(now))
+        self.has_tables = false;
+        let answer = metric.run(self, time(now))?;
+        self.has_tables = true;
+        let from_tables = metric.run(self, time(now))?;
+        let json = |answer: &super::Answer| json!([answer.rows, answer.notes]);
+        assert_eq!(json(&from_tables), json(&answer), "{query}");
+        Ok(answer)
+    }
+
+    /// Tables of the days in a range of which every user has a code, and the days.
+    fn tables(&self, days: &Range<Day>, wanted: &Projection) -> Result<(Vec<Table>, Vec<Day>)> {
+        let user = self
+            .names
+            .users
+            .numbers(col(schema::USER_ID), Some(ANONYMOUS));
+        let events = self.events.clone().lazy();
+        let is_anonymous = col(schema::USER_ID).is_null().alias("anonymous");
+        let day = (col(schema::TS).to_physical() / lit(DAY_US)).cast(DataType::Int32);
+        let events = events.with_columns([is_anonymous, day.alias("day"), user]);
+        let order = [col(schema::USER_ID), col(schema::TS)];
+        let options = SortMultipleOptions::default().with_maintain_order(true);
+        let events = events.sort_by_exprs(order, options).collect()?;
+        let (mut tables, mut found) = (Vec::new(), Vec::new());
+        let of_events = events.column("day")?.i32()?;
+        let all: std::collections::BTreeSet<Day> = of_events.iter().flatten().collect();
+        for day in all.into_iter().filter(|day| days.contains(day)) {
+            let events = events.filter(&of_events.equal(day))?;
+            let users = events.column(schema::USER_ID)?.u32()?;
+            let anonymous = events.column("anonymous")?.bool()?;
+            let coded: Vec<_> = users.iter().zip(anonymous.iter()).collect();
+            if coded.contains(&(Some(ANONYMOUS), Some(false))) {
+                continue;
+            }
+            let users: Vec<u32> = coded
+                .iter()
+                .map(|(user, _)| user.unwrap_or(ANONYMOUS))
+                .collect();
+            let times = events.column(schema::TS)?.to_physical_repr();
+            let since = |ts: Option<i64>| (ts.unwrap_or(0) - i64::from(day) * DAY_US) as u64;
+            let times: Vec<u64> = times.i64()?.iter().map(since).collect();
+            let mut writer = Writer::new(&users, &times, usize::MAX);
+            let string = |name: &str| events.column(name).and_then(|column| column.str());
+            writer.add_names(string(schema::EVENT_TYPE)?, string(schema::FEATURE)?);
+            writer.add_details(0, string(schema::METADATA)?, string(schema::URL)?);
+            let content = InMemory(writer.finish(0).expect("a file"));
+            let list = List::read(&content, 0, day).expect("a list");
+            let Some(list) = list.filter(|list| list.blocks(wanted).is_some()) else {
+                continue;
+            };
+            tables.push(Table::new(Box::new(content), list));
+            found.push(day);
+        }
+        Ok((tables, found))
     }
 
     /// The rows of the result of a query as JSON, long after the window.
@@ -152,7 +210,21 @@ impl Source for FrameSource {
         usage::scan(self)
     }
 
-    fn for_each_batch(&self, scan: &Scan<'_>, plan: &Plan<'_>, sink: &mut Sink<'_>) -> Result<()> {
+    fn for_each_batch(
+        &self,
+        scan: &Scan<'_>,
+        plan: &Plan<'_>,
+        sink: &mut Sink<'_>,
+    ) -> Result<Vec<Table>> {
+        let filter = self.filter.and(&scan.also);
+        let (tables, days) = match &scan.tables {
+            Some(tables) if self.has_tables => {
+                self.tables(&scan.days, &tables.projection(&filter))?
+            }
+            _ => Default::default(),
+        };
+        let in_tables = days.into_iter().map(|day| Self::is_in(&(day..day + 1)));
+        let in_tables = in_tables.reduce(Expr::or).unwrap_or(lit(false));
         let mut start = 0;
         while start < self.events.height() {
             self.check_cancelled()?;
@@ -161,7 +233,8 @@ impl Source for FrameSource {
             let events = rows
                 .lazy()
                 .filter(Self::is_in(&scan.days))
-                .filter(self.filter.and(&scan.also).expr());
+                .filter(in_tables.clone().not())
+                .filter(filter.expr());
             let events = match scan.columns {
                 Columns::Codes => events.select(self.names.counted()),
                 _ => {
@@ -171,7 +244,7 @@ impl Source for FrameSource {
             };
             sink(&plan(events).collect()?)?;
         }
-        Ok(())
+        Ok(tables)
     }
 
     fn apply(&self, frames: Vec<DataFrame>, plan: &Plan<'_>) -> Result<DataFrame> {

@@ -7,6 +7,7 @@
 
 pub mod active_days;
 pub mod active_users;
+mod coded;
 pub mod cohort;
 pub mod counts;
 pub mod event_types;

@@ -10,7 +10,8 @@ use roaring::RoaringBitmap;
 
 use super::active_days::ActiveDays;
 use super::counts::{Counts, Key};
-use super::filter::Filter;
+use super::filter::{Filter, Property};
+use crate::columns::{Projection, Table};
 use crate::daily::{Activities, Day};
 use crate::dictionary::Dictionaries;
 use crate::error::Result;
@@ -59,9 +60,18 @@ pub trait Source: Sync {
     /// Executes `plan` for each batch of events, and calls `sink` with the results in the order of
     /// the batches. A user's events of one day are in the order of the log.
     ///
+    /// Returns the tables with the events that `scan` reads from tables, which are in no batch, by
+    /// day; their filter is left to the caller. Events of one user and timestamp in tables are
+    /// before those in batches, unless any order is enough.
+    ///
     /// # Errors
     /// If stored data is damaged or the query is cancelled, and the first error of `sink`.
-    fn for_each_batch(&self, scan: &Scan<'_>, plan: &Plan<'_>, sink: &mut Sink<'_>) -> Result<()>;
+    fn for_each_batch(
+        &self,
+        scan: &Scan<'_>,
+        plan: &Plan<'_>,
+        sink: &mut Sink<'_>,
+    ) -> Result<Vec<Table>>;
 
     /// Executes `plan` on the rows of some frames with the column of users.
     ///
@@ -105,6 +115,28 @@ pub struct Scan<'a> {
     pub also: Filter,
     /// Their columns.
     pub columns: Columns<'a>,
+    /// What is read from tables; nothing if `None`.
+    pub tables: Option<TableScan>,
+}
+
+/// The events that a metric reads from tables.
+#[derive(Debug, Clone)]
+pub struct TableScan {
+    /// The properties that it needs, in addition to those of the filter.
+    pub properties: Vec<Property>,
+    /// Whether it needs times, and events of one timestamp in the order of the log.
+    pub times: TableTimes,
+}
+
+/// The times that a metric reads from tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableTimes {
+    /// None.
+    Unread,
+    /// Times.
+    Read,
+    /// Times, and events of one user and timestamp in the order of the log.
+    InOrder,
 }
 
 impl<'a> Scan<'a> {
@@ -114,6 +146,31 @@ impl<'a> Scan<'a> {
             days: source.window().days_in_epoch(),
             also: Filter::default(),
             columns,
+            tables: None,
+        }
+    }
+
+    /// The same, read from tables where these have the properties.
+    pub fn with_tables(
+        mut self,
+        properties: impl IntoIterator<Item = Property>,
+        times: TableTimes,
+    ) -> Self {
+        self.tables = Some(TableScan {
+            properties: properties.into_iter().collect(),
+            times,
+        });
+        self
+    }
+}
+
+impl TableScan {
+    /// The columns that it needs, with those of a filter.
+    pub fn projection(&self, filter: &Filter) -> Projection {
+        let properties = self.properties.iter().chain(filter.properties());
+        Projection {
+            columns: properties.map(Property::column_name).collect(),
+            times: self.times != TableTimes::Unread,
         }
     }
 }

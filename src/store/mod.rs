@@ -61,7 +61,8 @@ pub use jobs::{
     verify,
 };
 pub use read::{
-    Batch, Columns, DayParts, ExportPartMeta, SealedDay, StoreSize, rewrite, rewrite_without,
+    Batch, Columns, DayParts, ExportPartMeta, LogOrder, SealedDay, StoreSize, Tables, rewrite,
+    rewrite_without,
 };
 pub use version::{Clock, ExpiryMeta, ExpiryPolicy};
 

@@ -18,6 +18,7 @@ fn store(dir: &Path) -> Result<Store> {
         user_key_file: None,
         names: NameLimits::default(),
         limit_erasure_percent: 5,
+        column_share: 60,
     };
     Store::open(&config, "the test", Utc::now())
 }

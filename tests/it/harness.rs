@@ -373,6 +373,7 @@ pub fn store_config(data_dir: &Path) -> StoreConfig {
         user_key_file: None,
         names: NameLimits::default(),
         limit_erasure_percent: 5,
+        column_share: 60,
     }
 }
 

@@ -16,6 +16,7 @@ use roaring::RoaringBitmap;
 
 use super::Cancel;
 use super::states::{AggregateFilter, States};
+use crate::columns::Table;
 use crate::daily::{Activities, Day};
 use crate::dictionary::Dictionaries;
 use crate::engine::Engine;
@@ -23,10 +24,10 @@ use crate::error::Result;
 use crate::metrics::active_days::ActiveDays;
 use crate::metrics::counts::{Counts, Key};
 use crate::metrics::filter::Filter;
-use crate::metrics::source::{Columns, Plan, Scan, Sink, Source, Work};
+use crate::metrics::source::{Columns, Plan, Scan, Sink, Source, TableTimes, Work};
 use crate::metrics::{scan, usage};
 use crate::schema;
-use crate::store::{self, pipeline};
+use crate::store::{self, LogOrder, Tables, pipeline};
 use crate::window::{self, Window};
 
 /// The data of one query.
@@ -218,7 +219,12 @@ impl Source for StoreSource<'_> {
         usage::scan(self)
     }
 
-    fn for_each_batch(&self, scan: &Scan<'_>, plan: &Plan<'_>, sink: &mut Sink<'_>) -> Result<()> {
+    fn for_each_batch(
+        &self,
+        scan: &Scan<'_>,
+        plan: &Plan<'_>,
+        sink: &mut Sink<'_>,
+    ) -> Result<Vec<Table>> {
         self.read_events.store(true, Ordering::Relaxed);
         let range_us = match NaiveDate::from_epoch_days(scan.days.start) {
             Some(first) => self.window.starting(first).range_us(),
@@ -234,7 +240,23 @@ impl Source for StoreSource<'_> {
             Columns::Counted | Columns::Occurrences(_) => store::Columns::Counted,
             Columns::Codes => store::Columns::Codes,
         };
-        let mut batches = self.engine.store.batches(range_us, columns)?.into_iter();
+        let projection = scan
+            .tables
+            .as_ref()
+            .map(|tables| tables.projection(&filter));
+        let order = match &scan.tables {
+            Some(tables) if tables.times == TableTimes::InOrder => LogOrder::Kept,
+            _ => LogOrder::Free,
+        };
+        let check = || self.cancel.check();
+        let tables = projection.as_ref().map(|projection| Tables {
+            projection,
+            order,
+            check: &check,
+        });
+        let store = &self.engine.store;
+        let (tables, batches) = store.tables_and_batches(range_us, columns, tables.as_ref())?;
+        let mut batches = batches.into_iter();
         let condition = (!filter.is_empty()).then(|| filter.expr());
         pipeline::ordered(
             || Ok(batches.next()),
@@ -248,7 +270,8 @@ impl Source for StoreSource<'_> {
                 collect(plan(events), self.cancel)
             },
             |result| sink(&result?),
-        )
+        )?;
+        Ok(tables)
     }
 
     fn apply(&self, frames: Vec<DataFrame>, plan: &Plan<'_>) -> Result<DataFrame> {

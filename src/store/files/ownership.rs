@@ -41,11 +41,12 @@ const IGNORED: [&str; 7] = [
 ];
 
 /// Our folders.
-pub const FOLDERS: [&str; 8] = [
+pub const FOLDERS: [&str; 9] = [
     shape::TEMP_DIR,
     "events",
     "states",
     "ids",
+    "columns",
     "postings",
     "sealing",
     "compacting",
@@ -267,9 +268,10 @@ fn is_fresh(root: &Path) -> bool {
 pub fn report_strangers(root: &Path) -> Result<()> {
     let mut foreign = Vec::new();
     type IsOurs = fn(&str) -> bool;
-    let folders: [(&str, IsOurs); 7] = [
+    let folders: [(&str, IsOurs); 8] = [
         ("events", shape::is_day_folder),
         ("states", shape::is_state),
+        ("columns", shape::is_columns),
         ("postings", shape::is_postings),
         ("ids", shape::is_event_ids),
         ("sealing", |name| shape::rotated_log(name).is_some()),

@@ -16,6 +16,7 @@ use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
+use super::columns;
 use super::folder::{self, Access, Folder};
 use super::output::{Output, Written};
 use super::shape::{self, COMPACTING_DIR};
@@ -98,19 +99,22 @@ pub struct Segment {
     kept: OnceLock<ScanSources>,
     /// A description of its damage.
     damage: OnceLock<String>,
+    /// What is known about the file of its columns.
+    pub(super) columns: columns::Known,
 }
 
 /// Identity of a file, which changes when the file is replaced or written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct FileId {
+pub(super) struct FileId {
     device: u64,
     inode: u64,
-    bytes: u64,
+    pub(super) bytes: u64,
     modified: (i64, i64),
 }
 
 impl FileId {
-    fn of(file: &File, path: &Path) -> Result<Self> {
+    /// The identity of an open file; `path` is for error messages.
+    pub(super) fn of(file: &File, path: &Path) -> Result<Self> {
         let found = file.metadata().map_err(Error::io("inspect", path))?;
         Ok(Self {
             device: found.dev(),
@@ -130,6 +134,7 @@ impl Segment {
             verified: Mutex::new(None),
             kept: OnceLock::new(),
             damage: OnceLock::new(),
+            columns: columns::Known::default(),
         }
     }
 
@@ -244,8 +249,8 @@ impl Segment {
         }
     }
 
-    /// Maps the content into memory for the readers of this segment, because the file is about to
-    /// be removed.
+    /// Maps the content, and its columns, into memory for the readers of this segment, because the
+    /// files are about to be removed.
     ///
     /// # Errors
     /// As [`Segment::verified`].
@@ -253,6 +258,7 @@ impl Segment {
         if self.kept.get().is_none() {
             let content = self.content()?;
             self.kept.get_or_init(|| content);
+            columns::keep(self);
         }
         Ok(())
     }
@@ -456,7 +462,7 @@ pub fn remove_days(folder: &Folder, segments: &[Arc<Segment>]) -> Result<()> {
 
 /// Maps an open file into memory, as Polars does with each file that it reads; the source then
 /// needs no file descriptor.
-fn mapped(file: File) -> Result<ScanSources> {
+pub(super) fn mapped(file: File) -> Result<ScanSources> {
     let files = ScanSources::Files(Arc::new([file]));
     let content = files.iter().map(|file| file.to_memslice());
     Ok(ScanSources::Buffers(content.collect::<PolarsResult<_>>()?))

@@ -78,6 +78,11 @@ pub fn is_postings(name: &str) -> bool {
         .is_some_and(is_segment_of_day)
 }
 
+/// True for columns: `dt=2026-11-26-00000012-m.parquet.columns`.
+pub fn is_columns(name: &str) -> bool {
+    name.strip_suffix(".columns").is_some_and(is_segment_of_day)
+}
+
 /// The name of a daily state: `2026-11-26-00000012.state` of UTC,
 /// `2026-11-26-00000012-Europe.Berlin.state` of another zone.
 pub fn state(day: NaiveDate, number: u64, tz: Tz) -> String {
@@ -143,6 +148,7 @@ pub fn is_unfinished(name: &str) -> bool {
         });
     dated
         || is_postings(name)
+        || is_columns(name)
         || is_day_folder(name)
         || is_dictionary(name)
         || ["erasures.json", "quarantine.ndjson", "analytics.ndjson"].contains(&name)
@@ -165,6 +171,7 @@ mod tests {
             assert!(is_segment(name), "{name}");
             let of_day = format!("dt=2026-11-01-{name}");
             assert!(is_segment_of_day(&of_day) && is_postings(&format!("{of_day}.postings")));
+            assert!(is_columns(&format!("{of_day}.columns")));
         }
         for name in [
             "2024-01.parquet",

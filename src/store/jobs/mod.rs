@@ -53,11 +53,15 @@ pub(super) struct Jobs {
     expired_ids: Ordered<ExpiredIds>,
     /// Position of the file that was scrubbed last.
     scrubbed: Ordered<usize>,
+    /// Most bytes of columns, in percent of the segments.
+    column_share: u8,
 }
 
-impl Default for Jobs {
-    fn default() -> Self {
+impl Jobs {
+    /// No job has run yet. Columns may have `column_share` percent of the bytes of segments.
+    pub fn new(column_share: u8) -> Self {
         Self {
+            column_share,
             erasure: ErasurePermit::default(),
             offered: Ordered::new(Rank::Leaf, None),
             failed_seals: Ordered::new(Rank::Leaf, FailedSeals::default()),

@@ -12,7 +12,7 @@ use crate::store::files::event_ids::IdFile;
 use crate::store::files::folder::{Folder, Purpose};
 use crate::store::files::scan::read_chunk;
 use crate::store::files::shape::QUARANTINE_FILE;
-use crate::store::files::{dictionary, ownership, postings, quarantine, recovery};
+use crate::store::files::{columns, dictionary, ownership, postings, quarantine, recovery};
 use crate::store::version::{Manifest, Version};
 
 /// Result of a verification.
@@ -40,6 +40,12 @@ pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
     let version = Version::of(folder.path(), Manifest::load(folder.path())?);
     let mut verified = Verified::default();
     for segment in &version.segments {
+        if let Err(message) = columns::verify(segment) {
+            let path = columns::path_of(segment);
+            verified
+                .damage
+                .push(format!("{}: {message}", path.display()));
+        }
         if let Err(message) = postings::verify(segment) {
             let path = postings::path_of(segment);
             verified

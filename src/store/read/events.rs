@@ -6,9 +6,11 @@ use std::sync::Arc;
 use polars::prelude::*;
 
 use super::Reader;
+use crate::columns::{Projection, Table};
 use crate::dictionary::{Dictionaries, REST_USER};
 use crate::error::Result;
 use crate::schema;
+use crate::store::files::columns;
 use crate::store::files::postings::{self, Occurrences};
 use crate::store::files::segment::{self, Segment};
 use crate::store::pipeline;
@@ -103,17 +105,51 @@ impl OccurrencesBatch {
     }
 }
 
+/// The events of a time range that a query reads from [columns](crate::columns) where it can.
+pub struct Tables<'a> {
+    /// The columns that it needs.
+    pub projection: &'a Projection,
+    /// Whether the events of a user on one day must be in the order of the log.
+    pub order: LogOrder,
+    /// Called between two files.
+    pub check: &'a (dyn Fn() -> Result<()> + Sync),
+}
+
+/// The order of the events of a user on one day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogOrder {
+    /// That of the log: the tables before the batches, and a day with a segment that has no table
+    /// is in the batches.
+    Kept,
+    /// Any.
+    Free,
+}
+
 impl Reader {
     /// The events of a time range in batches of some million, see [`crate::store::Store::batches`].
     ///
     /// # Errors
     /// If a segment that is needed, or the log, is damaged.
-    pub fn batches(&self, range_us: Range<i64>, columns: Columns<'_>) -> Result<Vec<Batch>> {
+    pub fn batches(
+        &self,
+        range_us: Range<i64>,
+        columns: Columns<'_>,
+        tables: Option<&Tables<'_>>,
+    ) -> Result<(Vec<Table>, Vec<Batch>)> {
         let names = &self.names;
         let snapshot = self.versions.snapshot(&range_us)?;
         // By day; those of one day are in the order of the log.
         let mut segments = segments_in(&snapshot, &range_us);
         segments.sort_by_key(|segment| segment.day());
+        let tables = match tables {
+            // Hidden users are filtered by ids, and tables have codes.
+            Some(tables) if snapshot.visible.is_none() => {
+                let found;
+                (found, segments) = tables.open(segments, &range_us)?;
+                found
+            }
+            _ => Vec::new(),
+        };
         let selected = |user: Expr, string: fn(&'static str) -> Expr| {
             let mut selected = vec![
                 col(schema::TS),
@@ -185,7 +221,7 @@ impl Reader {
                 events.select(selected(user, |name| col(name).cast(DataType::String))),
             ));
         }
-        Ok(batches)
+        Ok((tables, batches))
     }
 
     /// The events of a time range with all columns, a segment or chunk at a time, see
@@ -202,6 +238,45 @@ impl Reader {
         segments.sort_by_key(|segment| segment.day());
         let inside = inside(&range_us, snapshot.visible);
         Ok(parts(verified(segments, 1)?, snapshot.tail, inside))
+    }
+}
+
+impl Tables<'_> {
+    /// The tables of segments all of whose events lie in a time range, and the other segments.
+    fn open(
+        &self,
+        segments: Vec<Arc<Segment>>,
+        range_us: &Range<i64>,
+    ) -> Result<(Vec<Table>, Vec<Arc<Segment>>)> {
+        let (mut tables, mut others) = (Vec::new(), Vec::new());
+        let mut days = segments.chunk_by(|a, b| a.day() == b.day());
+        let open = |of_day: &[Arc<Segment>]| {
+            let opened = of_day.iter().map(|segment| {
+                (self.check)()?;
+                let table =
+                    is_inside(segment, range_us).then(|| columns::open(segment, self.projection));
+                Ok((segment.clone(), table.flatten()))
+            });
+            opened.collect::<Result<Vec<_>>>()
+        };
+        pipeline::ordered(
+            || Ok(days.next()),
+            open,
+            |opened| {
+                let mut opened = opened?;
+                if self.order == LogOrder::Kept && opened.iter().any(|(_, table)| table.is_none()) {
+                    opened.iter_mut().for_each(|(_, table)| *table = None);
+                }
+                for (segment, table) in opened {
+                    match table {
+                        Some(table) => tables.push(table),
+                        None => others.push(segment),
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        Ok((tables, others))
     }
 }
 
@@ -253,13 +328,15 @@ fn inside(range_us: &Range<i64>, visible: Option<Expr>) -> Expr {
 
 /// The same for segments, whose `ts` need not be read if all of it lies in the range.
 fn inside_of(segments: &[Arc<Segment>], range_us: &Range<i64>, visible: Option<Expr>) -> Expr {
-    let is_inside = |segment: &Arc<Segment>| {
-        let meta = &segment.meta;
-        range_us.start <= meta.first_ts_us && meta.last_ts_us < range_us.end
-    };
-    if segments.iter().all(is_inside) {
+    if segments.iter().all(|segment| is_inside(segment, range_us)) {
         visible.unwrap_or(lit(true))
     } else {
         inside(range_us, visible)
     }
+}
+
+/// True if all events of a segment lie in a time range.
+fn is_inside(segment: &Segment, range_us: &Range<i64>) -> bool {
+    let meta = &segment.meta;
+    range_us.start <= meta.first_ts_us && meta.last_ts_us < range_us.end
 }

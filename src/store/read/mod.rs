@@ -17,13 +17,14 @@ use polars::prelude::*;
 
 use super::Store;
 use super::version::{ExpiryMeta, VersionControl};
+use crate::columns::Table;
 use crate::daily::{Activities, Day, date, day_of};
 use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
 use crate::window;
 use week_cache::WeekCache;
 
-pub use events::{Batch, Columns};
+pub use events::{Batch, Columns, LogOrder, Tables};
 pub use export::{ExportPartMeta, SealedDay, rewrite, rewrite_without};
 pub use size::StoreSize;
 pub use states::DayParts;
@@ -54,7 +55,21 @@ impl Store {
     /// # Errors
     /// [`Error::Damaged`] if a segment that is needed, or the log, is.
     pub fn batches(&self, range_us: Range<i64>, columns: Columns<'_>) -> Result<Vec<Batch>> {
-        self.reader.batches(range_us, columns)
+        Ok(self.reader.batches(range_us, columns, None)?.1)
+    }
+
+    /// The events of a time range, in µs, as far as possible as tables of codes, and the others in
+    /// batches as [`Store::batches`]. Each acknowledged event is in one of them.
+    ///
+    /// # Errors
+    /// As [`Store::batches`], and the first error of `tables.check`.
+    pub fn tables_and_batches(
+        &self,
+        range_us: Range<i64>,
+        columns: Columns<'_>,
+        tables: Option<&Tables<'_>>,
+    ) -> Result<(Vec<Table>, Vec<Batch>)> {
+        self.reader.batches(range_us, columns, tables)
     }
 
     /// The events of a time range, in µs, with the columns of [`crate::schema::lake`], by day, each

@@ -16,7 +16,7 @@ use crate::event::{Event, EventType, Outcome};
 use crate::store::files::faults::{self, Failing};
 use crate::store::files::rotation::RotatedLog;
 use crate::store::files::states::ZoneDay;
-use crate::store::files::{postings, shape};
+use crate::store::files::{columns, postings, shape};
 use crate::store::ingest::dedup::WINDOW_US;
 use crate::store::{CompactionScope, Store, WriteBatch, files, write_lines};
 
@@ -62,7 +62,7 @@ const JOBS: [(Job, &[&str]); 9] = [
         Job::Compact,
         &["rename compacting/", "exchange events/", "sync events"],
     ),
-    (Job::Index, &["rename postings/"]),
+    (Job::Index, &["rename postings/", "rename columns/"]),
     (
         Job::Expire,
         &["rename .echopilot-tmp/dt=", "remove .echopilot-tmp/dt="],
@@ -124,6 +124,7 @@ fn open_with(dir: &Path, zones: &str) -> Result<Store> {
         user_key_file: None,
         names: NameLimits::default(),
         limit_erasure_percent: 5,
+        column_share: 60,
     };
     Store::open(&config, "the test", now())
 }
@@ -334,7 +335,7 @@ fn unknown_files(store: &Store) -> Result<Vec<PathBuf>> {
         version
             .segments
             .iter()
-            .map(|segment| postings::path_of(segment)),
+            .flat_map(|segment| [postings::path_of(segment), columns::path_of(segment)]),
     );
     let logs = RotatedLog::list(root)?.into_iter();
     known.extend(logs.filter_map(|log| {

@@ -26,10 +26,10 @@ use crate::store::files::day_folder::PreparedDay;
 use crate::store::files::dictionary;
 use crate::store::files::event_ids::{self, Entry, IdFile};
 use crate::store::files::folder::Folder;
-use crate::store::files::postings;
 use crate::store::files::rotation::RotatedLog;
 use crate::store::files::segment::{self, Segment, SegmentMeta};
 use crate::store::files::states::{self, ZoneDay};
+use crate::store::files::{columns, postings};
 use crate::store::lock::Guard;
 
 /// A change of the committed state that is being prepared. No other one runs meanwhile.
@@ -313,7 +313,7 @@ impl<'a> Transaction<'a> {
             ));
         }
         if self.day.is_some() {
-            // The old folder has the segments that are gone, and indexing removes their postings.
+            // The old folder has the segments that are gone, and indexing removes their columns.
             return removed;
         }
         let live: HashSet<*const Segment> = next.segments.iter().map(Arc::as_ptr).collect();
@@ -330,7 +330,8 @@ impl<'a> Transaction<'a> {
         }
         removed = removed.and(segment::remove_days(self.folder, &expired));
         let live = Manifest::of(next).segments;
-        removed.and(postings::remove_others(self.folder, &live))
+        removed = removed.and(postings::remove_others(self.folder, &live));
+        removed.and(columns::remove_others(self.folder, &live))
     }
 
     /// Removes the files that were prepared and not committed. The dictionary may have been

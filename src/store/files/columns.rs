@@ -1,0 +1,289 @@
+//! Files of [columns](crate::columns): the events of a segment as integers, which queries read
+//! instead of it. They are written in the background.
+//!
+//! Nothing depends on them. The manifest does not list them; a file belongs to a segment by its
+//! name and the checksum in it. If it is missing or damaged, the segment is read, and the file is
+//! written (again) later. It is removed together with its segment.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use polars::prelude::*;
+use tracing::warn;
+
+use super::folder::{self, Access, Folder};
+use super::segment::{self, FileId, Segment, SegmentMeta};
+use super::shape;
+use crate::columns::{ANONYMOUS, Block, Content, List, Projection, Table, Writer, without_columns};
+use crate::dictionary::Dictionaries;
+use crate::error::{Error, Result};
+use crate::leb128::CUT;
+use crate::schema;
+use crate::store::files;
+use crate::window::DAY_US;
+
+/// Folder of the files in the data folder.
+const DIR: &str = "columns";
+const EXTENSION: &str = "columns";
+const IS_ANONYMOUS: &str = "anonymous";
+/// Rows whose metadata is in memory at once while a file is made: those of a row group.
+const DETAILS_ROWS: u32 = 1 << 17;
+
+/// What is known about the columns of a segment.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// The blocks that were verified, and their file.
+    verified: Mutex<Option<(FileId, HashSet<Block>)>>,
+    /// The content, once the file is about to be removed.
+    kept: OnceLock<(FileId, ScanSources)>,
+}
+
+/// The file of the columns of a segment.
+struct ColumnsFile {
+    segment: Arc<Segment>,
+    path: PathBuf,
+    id: FileId,
+}
+
+/// Path of the columns of a segment.
+pub fn path_of(segment: &Segment) -> PathBuf {
+    segment.root().join(DIR).join(file_name(&segment.meta))
+}
+
+fn file_name(segment: &SegmentMeta) -> String {
+    format!("{}.{EXTENSION}", segment.file_name())
+}
+
+/// Writes the columns of a segment to an unfinished file, durably. Metadata and URLs are in it as
+/// far as it has at most `share` percent of the bytes of the segment.
+///
+/// # Errors
+/// [`Error::Damaged`] if the segment is, and if the file cannot be written.
+pub fn write(
+    folder: &Folder,
+    segment: &Arc<Segment>,
+    names: &Dictionaries,
+    share: u8,
+) -> Result<PathBuf> {
+    let temp = folder.temp(&file_name(&segment.meta))?;
+    files::write_synced(&temp, &encode(segment, names, share, &temp)?)?;
+    Ok(temp)
+}
+
+/// Moves a finished file into the folder of columns, durably.
+///
+/// # Errors
+/// If it cannot be moved.
+pub fn publish(folder: &Folder, temp: &Path, segment: &Segment) -> Result<()> {
+    files::make(&folder.path().join(DIR))?;
+    files::publish(temp, &path_of(segment))
+}
+
+fn encode(segment: &Arc<Segment>, names: &Dictionaries, share: u8, temp: &Path) -> Result<Vec<u8>> {
+    // The checksum is verified again: Polars does not notice damage, and it would pass into the
+    // columns.
+    segment.verify_again()?;
+    let checksum = segment.meta.crc32c;
+    let events = segment::scan(std::slice::from_ref(segment))?;
+    let core = events.clone().select([
+        names.users.numbers(col(schema::USER_ID), Some(ANONYMOUS)),
+        col(schema::USER_ID).is_null().alias(IS_ANONYMOUS),
+        col(schema::TS).to_physical(),
+        col(schema::EVENT_TYPE),
+        col(schema::FEATURE),
+    ]);
+    let core = core.collect()?;
+    let anonymous = core.column(IS_ANONYMOUS)?.bool()?;
+    let coded = core.column(schema::USER_ID)?.u32()?;
+    // A user beyond the limit of new users may get a code later.
+    let has_code = |(user, anonymous): (Option<u32>, Option<bool>)| {
+        anonymous == Some(true) || user.is_some_and(|user| user != ANONYMOUS)
+    };
+    if !coded.iter().zip(anonymous.iter()).all(has_code) {
+        return Ok(without_columns(checksum));
+    }
+    let users: Vec<u32> = coded.iter().map(|user| user.unwrap_or(ANONYMOUS)).collect();
+    let start_us = i64::from(segment.day()) * DAY_US;
+    let times_us = core.column(schema::TS)?.i64()?.iter();
+    let times_us: Vec<u64> = times_us
+        .map(|ts_us| (ts_us.unwrap_or(start_us) - start_us).cast_unsigned())
+        .collect();
+    let budget = segment.meta.bytes as usize / 100 * usize::from(share);
+    let mut writer = Writer::new(&users, &times_us, budget);
+    writer.add_names(
+        core.column(schema::EVENT_TYPE)?.str()?,
+        core.column(schema::FEATURE)?.str()?,
+    );
+    for first_row in (0..users.len() as u32).step_by(DETAILS_ROWS as usize) {
+        let details = events
+            .clone()
+            .select([col(schema::METADATA), col(schema::URL)])
+            .slice(i64::from(first_row), DETAILS_ROWS)
+            .collect()?;
+        writer.add_details(
+            first_row,
+            details.column(schema::METADATA)?.str()?,
+            details.column(schema::URL)?.str()?,
+        );
+    }
+    writer.finish(checksum).map_err(Error::io("encode", temp))
+}
+
+/// The columns of a segment, if the file has those that are wanted. None if the segment must be
+/// read itself.
+pub fn open(segment: &Arc<Segment>, wanted: &Projection) -> Option<Table> {
+    let file = ColumnsFile::open(segment)?;
+    let opened = file.table(wanted).inspect_err(|message| {
+        let path = file.path.display();
+        warn!("{path}: {message}; the segment is read instead, and the columns are written again");
+    });
+    match opened {
+        Ok(list) => Some(Table::new(Box::new(file), list?)),
+        Err(_) => {
+            if folder::access_of(segment.root()) == Access::ReadWrite {
+                // If it cannot be removed, the next query tries to read it again.
+                let _ = files::remove(&file.path);
+            }
+            None
+        }
+    }
+}
+
+/// Checks the columns of a segment, if there are any.
+///
+/// # Errors
+/// A sentence about what is wrong with them.
+pub fn verify(segment: &Arc<Segment>) -> Result<(), String> {
+    let Some(file) = ColumnsFile::open(segment) else {
+        return Ok(());
+    };
+    match List::read(&file, segment.meta.crc32c, segment.day())? {
+        Some(list) => list
+            .all_blocks()
+            .try_for_each(|block| block.read(&file).map(drop)),
+        None => Ok(()),
+    }
+}
+
+/// Maps the columns of a segment into memory for its readers, because the file is about to be
+/// removed.
+pub fn keep(segment: &Segment) {
+    let path = path_of(segment);
+    let Ok(file) = File::open(&path) else {
+        return;
+    };
+    if let Ok(id) = FileId::of(&file, &path)
+        && let Ok(content) = segment::mapped(file)
+    {
+        segment.columns.kept.get_or_init(|| (id, content));
+    }
+}
+
+/// Bytes of all columns.
+pub fn bytes(folder: &Folder) -> u64 {
+    let files = files::list(&folder.path().join(DIR)).unwrap_or_default();
+    let lengths = files.iter().filter_map(|path| path.metadata().ok());
+    lengths.map(|found| found.len()).sum()
+}
+
+/// Removes the columns of segments that are not live.
+///
+/// # Errors
+/// If the folder cannot be listed or changed.
+pub fn remove_others(folder: &Folder, live: &[SegmentMeta]) -> Result<()> {
+    let live: HashSet<OsString> = live
+        .iter()
+        .map(|segment| file_name(segment).into())
+        .collect();
+    for path in files::list(&folder.path().join(DIR))? {
+        let name = path.file_name().unwrap_or_default();
+        if name.to_str().is_some_and(shape::is_columns) && !live.contains(name) {
+            files::remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+impl ColumnsFile {
+    fn open(segment: &Arc<Segment>) -> Option<Self> {
+        let path = path_of(segment);
+        let id = match File::open(&path) {
+            Ok(file) => FileId::of(&file, &path).ok()?,
+            Err(_) => segment.columns.kept.get()?.0,
+        };
+        Some(Self {
+            segment: segment.clone(),
+            path,
+            id,
+        })
+    }
+
+    /// The list of the file, if it has what is wanted; this is verified once per file and process.
+    fn table(&self, wanted: &Projection) -> Result<Option<List>, String> {
+        let Some(list) = List::read(self, self.segment.meta.crc32c, self.segment.day())? else {
+            return Ok(None);
+        };
+        let Some(blocks) = list.blocks(wanted) else {
+            return Ok(None);
+        };
+        for block in blocks {
+            if !self.is_verified(block) {
+                block.read(self)?;
+                let mut verified = self.segment.columns.verified.lock();
+                match &mut *verified {
+                    Some((id, blocks)) if *id == self.id => drop(blocks.insert(block.clone())),
+                    other => *other = Some((self.id, HashSet::from([block.clone()]))),
+                }
+            }
+        }
+        Ok(Some(list))
+    }
+
+    fn is_verified(&self, block: &Block) -> bool {
+        let verified = self.segment.columns.verified.lock();
+        let of_file = verified.as_ref().filter(|(id, _)| *id == self.id);
+        of_file.is_some_and(|(_, blocks)| blocks.contains(block))
+    }
+}
+
+impl Content for ColumnsFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn read(&self, ranges: &[Range<u64>]) -> Result<Vec<Vec<u8>>, String> {
+        if let Ok(file) = File::open(&self.path)
+            && FileId::of(&file, &self.path).is_ok_and(|id| id == self.id)
+        {
+            let read = ranges.iter().map(|range| {
+                let length = range.end.saturating_sub(range.start);
+                if range.end > self.id.bytes {
+                    return Err(CUT.to_owned());
+                }
+                let mut bytes = vec![0; length as usize];
+                file.read_exact_at(&mut bytes, range.start)
+                    .map_err(|error| error.to_string())?;
+                Ok(bytes)
+            });
+            return read.collect();
+        }
+        let kept = self.segment.columns.kept.get();
+        let (_, kept) = kept
+            .filter(|(id, _)| *id == self.id)
+            .ok_or("they were replaced; try again")?;
+        let kept = kept.first().map(|source| source.to_memslice());
+        let kept = kept.transpose().map_err(|error| error.to_string())?;
+        let kept = kept.unwrap_or_default();
+        let read = ranges.iter().map(|range| {
+            let bytes = kept.get(range.start as usize..range.end as usize);
+            bytes.map(<[u8]>::to_vec).ok_or_else(|| CUT.to_owned())
+        });
+        read.collect()
+    }
+}
