@@ -39,7 +39,7 @@ pub struct FrameSource {
     pub cohort: Option<RoaringBitmap>,
     names: Dictionaries,
     /// Whether events are read from tables where a metric can.
-    has_tables: bool,
+    pub has_tables: bool,
     /// Checks for cancellation that succeed before one fails.
     pub checks_left: AtomicUsize,
 }

@@ -1,5 +1,8 @@
-//! Sequences of more events than memory should hold: the query runs for one range of user codes
-//! after another.
+//! The events of each user, in bounded memory: one range of user codes after another.
+//!
+//! Tables are sorted by user, so that each range of users reads its rows alone, on all cores.
+//! Events that are in no table are collected before; if there are more than memory should hold,
+//! this is repeated for one part of the users after another.
 
 use std::ops::Range;
 
@@ -7,6 +10,7 @@ use polars::prelude::DataFrame;
 
 use super::sequence::{Sequences, Timed};
 use super::source::{Plan, Scan, Source};
+use crate::columns::Table;
 use crate::error::Result;
 
 /// Items held in memory at once (about 600 MB); queries over more are processed in partitions of
@@ -15,11 +19,17 @@ pub const MAX_ITEMS: usize = 16 << 20;
 
 /// Rows that are read between two checks for cancellation: some ten milliseconds.
 const ROWS_PER_CHECK: usize = 1 << 18;
+/// Rows of tables that a core works on at once: some 50 MB.
+const RANGE_ROWS: usize = 1 << 20;
+/// Fewest ranges of users, so that all cores have work.
+const MIN_RANGES: usize = 16;
 
-/// Sequences that are read from the results of a plan.
-pub trait Collect {
+/// Sequences that are read from the results of a plan, and from tables.
+pub trait Collect: Sync {
     /// The items of a user.
-    type Item: Timed;
+    type Item: Timed + Send + Sync;
+    /// The columns of a table that are needed.
+    type Columns: Send + Sync;
 
     /// Reads the result of a batch, of the users that `includes` accepts.
     ///
@@ -29,33 +39,104 @@ pub trait Collect {
 
     /// The sequences read so far.
     fn sequences(&mut self) -> &mut Sequences<Self::Item>;
+
+    /// Finds the columns that are needed in a table.
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    fn open(&mut self, table: &Table) -> Result<Self::Columns>;
+
+    /// Reads the events of a range of users from a table, of those that `includes` accepts.
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    fn read_table(
+        &self,
+        table: &Table,
+        columns: &Self::Columns,
+        users: Range<u32>,
+        includes: &dyn Fn(u32) -> bool,
+        into: &mut Sequences<Self::Item>,
+    ) -> Result<()>;
 }
 
-/// Collects the sequences of all users and calls `visit` with them, of at most `max_items` at once
-/// unless one user has more: each user's sequence is in one call and complete.
+/// Calls `visit` with the complete sequence of each user, on all cores, and `merge` with what it
+/// found for a range of users. At most `max_items` are collected at once, unless one user has more.
 ///
 /// # Errors
-/// As [`Source::for_each_batch`], and the first error of `visit`.
-pub fn for_each_partition<C: Collect>(
+/// As [`Source::for_each_batch`], and the first error of `visit` and `merge`.
+pub fn for_each_user<C: Collect, F: Default>(
     source: &dyn Source,
     scan: &Scan<'_>,
     plan: &Plan<'_>,
     max_items: usize,
     collection: &mut C,
-    mut visit: impl FnMut(&mut C) -> Result<()>,
+    visit: &(dyn Fn(&[C::Item], &mut F) -> Result<()> + Sync),
+    merge: &(dyn Fn(F) -> Result<()> + Sync),
 ) -> Result<()> {
     let mut next = Some(0);
     while let Some(start) = next {
         let users = start..u32::MAX;
-        next = collect_partition(source, scan, plan, max_items, users, collection)?;
-        visit(collection)?;
-        *collection.sequences() = Sequences::default();
+        let tables;
+        (tables, next) = collect_partition(source, scan, plan, max_items, users, collection)?;
+        let mut columns = Vec::with_capacity(tables.len());
+        for table in &tables {
+            source.check_cancelled()?;
+            columns.push(collection.open(table)?);
+        }
+        let collected = std::mem::take(collection.sequences());
+        let users = start..next.unwrap_or(u32::MAX);
+        let ranges = ranges(users, &tables, &collected);
+        let collection = &*collection;
+        source.in_parallel(ranges, &|users| {
+            let mut found = F::default();
+            if tables.is_empty() {
+                collected.for_each(users, source, |of_user| visit(of_user, &mut found))?;
+                return merge(found);
+            }
+            let includes = |user: u32| source.includes_user(user);
+            let mut items = Sequences::default();
+            for (table, columns) in tables.iter().zip(&columns) {
+                source.check_cancelled()?;
+                collection.read_table(table, columns, users.clone(), &includes, &mut items)?;
+            }
+            // Later in the log than all events of the same day in tables.
+            items.extend_from(&collected, &users, source)?;
+            items.for_each(users, source, |of_user| visit(of_user, &mut found))?;
+            merge(found)
+        })?;
     }
     Ok(())
 }
 
-/// Collects the sequences of a range of users, or of the first of them if these have more items
-/// than `max_items`. Returns the code of the first user that was left out.
+/// Ranges that cover some users, each with about the same number of events.
+fn ranges<T: Timed>(
+    users: Range<u32>,
+    tables: &[Table],
+    collected: &Sequences<T>,
+) -> Vec<Range<u32>> {
+    let indexes = tables.iter().flat_map(Table::index);
+    let mut counts: Vec<(u32, usize)> = indexes.chain(collected.sample()).collect();
+    counts.retain(|(user, _)| users.contains(user));
+    counts.sort_unstable();
+    let rows: usize = counts.iter().map(|(_, rows)| rows).sum();
+    let most = rows.div_ceil(MIN_RANGES).clamp(1, RANGE_ROWS);
+    let mut ranges = Vec::new();
+    let (mut start, mut sum) = (users.start, 0);
+    for (user, rows) in counts {
+        if sum >= most && user > start {
+            ranges.push(start..user);
+            (start, sum) = (user, 0);
+        }
+        sum += rows;
+    }
+    ranges.push(start..users.end);
+    ranges
+}
+
+/// Collects the sequences of a range of users that are in no table, or of the first of them if
+/// these have more items than `max_items`. Returns the tables, and the code of the first user that
+/// was left out.
 fn collect_partition<C: Collect>(
     source: &dyn Source,
     scan: &Scan<'_>,
@@ -63,9 +144,9 @@ fn collect_partition<C: Collect>(
     max_items: usize,
     users: Range<u32>,
     collection: &mut C,
-) -> Result<Option<u32>> {
+) -> Result<(Vec<Table>, Option<u32>)> {
     let mut left_out = None;
-    source.for_each_batch(scan, plan, &mut |frame| {
+    let tables = source.for_each_batch(scan, plan, &mut |frame| {
         let end = left_out.unwrap_or(users.end);
         let wanted = users.start..end;
         let includes = |user: u32| wanted.contains(&user) && source.includes_user(user);
@@ -83,16 +164,20 @@ fn collect_partition<C: Collect>(
         }
         Ok(())
     })?;
-    Ok(left_out)
+    Ok((tables, left_out))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use parking_lot::Mutex;
     use polars::prelude::*;
 
     use super::*;
+    use crate::columns::Rows;
     use crate::metrics::frame::FrameSource;
-    use crate::metrics::source::Columns;
+    use crate::metrics::source::{Columns, TableTimes};
     use crate::schema;
 
     #[derive(Debug, Default)]
@@ -118,10 +203,33 @@ mod tests {
         fn sequences(&mut self) -> &mut Sequences<i64> {
             &mut self.0
         }
+
+        type Columns = ();
+
+        fn open(&mut self, _: &Table) -> Result<()> {
+            Ok(())
+        }
+
+        fn read_table(
+            &self,
+            table: &Table,
+            (): &(),
+            users: Range<u32>,
+            includes: &dyn Fn(u32) -> bool,
+            into: &mut Sequences<i64>,
+        ) -> Result<()> {
+            let slice = table.slice(&Rows::Of(users), &[], true)?;
+            let items = slice.runs().filter(|(user, _)| includes(*user));
+            let items = items.flat_map(|(user, rows)| rows.map(move |row| (user, row)));
+            let items = items.map(|(user, row)| (user, slice.ts_us(row)));
+            into.extend(slice.rows(), items);
+            Ok(())
+        }
     }
 
-    /// The number of items of each user, in the order of the visits, and the number of partitions.
-    fn visited(max_items: usize) -> (Vec<usize>, usize) {
+    /// The number of items of each user, and the number of ranges, from tables and batches or from
+    /// batches alone.
+    fn visited(max_items: usize, tables: Option<TableTimes>) -> (Vec<usize>, usize) {
         // Users 0 to 4 have 1 to 5 events each, one in a batch of two.
         let users = ["a", "b", "c", "d", "e"];
         let times: Vec<String> = (0..5)
@@ -137,32 +245,64 @@ mod tests {
             .collect();
         let mut source = FrameSource::new("2024-03-01", 1, &rows);
         source.batch_rows = 2;
+        source.has_tables = true;
         let scan = Scan::of_window(&source, Columns::Counted);
         let plan = |events: LazyFrame| {
             events.select([col(schema::USER_ID), col(schema::TS).to_physical()])
         };
-        let (mut counts, mut partitions) = (Vec::new(), 0);
-        let visit = |times: &mut Times| {
-            partitions += 1;
-            times.0.for_each(0..u32::MAX, &source, |items| {
-                counts.push(items.len());
+        let (counts, ranges) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
+        for_each_user(
+            &source,
+            &match tables {
+                Some(times) => scan.with_tables([], times),
+                None => scan,
+            },
+            &plan,
+            max_items,
+            &mut Times::default(),
+            &|items, found: &mut Vec<usize>| {
+                assert!(items.is_sorted());
+                found.push(items.len());
                 Ok(())
-            })
-        };
-        let mut times = Times::default();
-        for_each_partition(&source, &scan, &plan, max_items, &mut times, visit)
-            .expect("partitions");
-        (counts, partitions)
+            },
+            &|found| {
+                ranges.fetch_add(1, Ordering::Relaxed);
+                counts.lock().extend(found);
+                Ok(())
+            },
+        )
+        .expect("users");
+        (counts.into_inner(), ranges.into_inner())
     }
 
     #[test]
-    fn every_user_is_complete_in_one_partition() {
-        let (counts, partitions) = visited(100);
-        assert_eq!((counts, partitions), (vec![1, 2, 3, 4, 5], 1));
-        for max_items in [1, 2, 4, 7, 14] {
-            let (counts, partitions) = visited(max_items);
-            assert_eq!(counts, [1, 2, 3, 4, 5], "{max_items}");
-            assert!(partitions > 1, "{max_items}");
+    fn every_user_is_complete_in_one_range() {
+        for tables in [None, Some(TableTimes::InOrder)] {
+            for max_items in [100, 14, 7, 4, 2, 1] {
+                let (counts, ranges) = visited(max_items, tables);
+                assert_eq!(counts, [1, 2, 3, 4, 5], "{max_items}");
+                assert!(
+                    ranges > 1 || max_items > 14 || tables.is_some(),
+                    "{max_items}"
+                );
+            }
         }
+    }
+
+    #[test]
+    fn ranges_cover_every_user_once_with_equal_numbers_of_events() {
+        let mut collected = Sequences::default();
+        // The greater codes have more events.
+        let users = (0..20_000_u32).flat_map(|user| (0..=user / 2_000).map(move |_| user));
+        collected.extend(0, users.map(|user| (user, 0_i64)));
+        let ranges = ranges(3..30_000, &[], &collected);
+        assert!(
+            (MIN_RANGES - 2..=MIN_RANGES + 1).contains(&ranges.len()),
+            "{ranges:?}"
+        );
+        let users: Vec<u32> = ranges.iter().cloned().flatten().collect();
+        assert_eq!(users, (3..30_000).collect::<Vec<_>>());
+        let width = |range: Option<&Range<u32>>| range.map_or(0, ExactSizeIterator::len);
+        assert!(width(ranges.first()) > 4 * width(ranges.get(ranges.len() - 2)));
     }
 }

@@ -13,19 +13,23 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::filter::Filter;
+use super::coded::{FilterBits, column_of};
+use super::filter::{Filter, Property};
 use super::local_dictionary::LocalDictionary;
 use super::partition::{self, Collect};
 use super::sequence::{Sequences, Timed};
-use super::source::{CancelChecks, Columns, Scan, Source};
+use super::source::{CancelChecks, Columns, Scan, Source, TableTimes};
 use super::table::Table;
 use super::{Answer, Measure, top};
+use crate::columns::{self, Rows};
 use crate::error::Result;
 use crate::schema;
 
@@ -78,9 +82,17 @@ pub enum By {
 #[derive(Debug, Clone, Copy)]
 struct Visit {
     ts_us: i64,
-    feature: Option<u32>,
+    /// Code of the feature, or [`NO_FEATURE`].
+    feature: u32,
     is_start: bool,
 }
+
+/// Stands for the feature of events that have none.
+const NO_FEATURE: u32 = u32::MAX;
+/// The bit of events at which a path may begin.
+const BEGINS: u32 = 1;
+/// The bit of events that meet the filter of the query.
+const MET: u32 = 2;
 
 impl Timed for Visit {
     fn ts_us(&self) -> i64 {
@@ -89,10 +101,20 @@ impl Timed for Visit {
 }
 
 /// The visits of users.
-#[derive(Debug, Default)]
-struct Visits {
+struct Visits<'a> {
+    paths: &'a Paths,
+    /// The filter of the query.
+    filter: &'a Filter,
     visits: Sequences<Visit>,
     features: LocalDictionary,
+}
+
+/// The columns of a table for visits.
+struct VisitColumns {
+    bits: FilterBits,
+    column: usize,
+    /// The feature of each code.
+    features: Vec<u32>,
 }
 
 /// A complete path and its users.
@@ -138,23 +160,28 @@ impl Measure for Paths {
 
     fn run(&self, source: &dyn Source, _now: DateTime<Utc>) -> Result<Answer> {
         let details = self.start.as_ref().is_some_and(Filter::needs_details);
-        let scan = Scan::of_window(source, Columns::with_details(details));
-        let mut visits = Visits::default();
-        let mut found = Transitions::default();
-        let mut checks = CancelChecks::new(source);
-        partition::for_each_partition(
+        let properties = self.start.iter().flat_map(Filter::properties).cloned();
+        let scan = Scan::of_window(source, Columns::with_details(details))
+            .with_tables(properties.chain([Property::Feature]), TableTimes::InOrder);
+        let mut visits = Visits {
+            paths: self,
+            filter: source.filter(),
+            visits: Sequences::default(),
+            features: LocalDictionary::default(),
+        };
+        let found = Mutex::new(Transitions::default());
+        partition::for_each_user(
             source,
             &scan,
             &|events| self.plan(events),
             partition::MAX_ITEMS,
             &mut visits,
-            |visits| {
-                visits.visits.for_each(0..u32::MAX, source, |of_user| {
-                    self.add_user(of_user, &mut found, &mut checks)
-                })
+            &|of_user, found: &mut Transitions| {
+                self.add_user(of_user, found, &mut CancelChecks::new(source))
             },
+            &|of_range| found.lock().merge(of_range, source),
         )?;
-        self.answer(&visits.features, found, source)
+        self.answer(&visits.features, found.into_inner(), source)
     }
 }
 
@@ -189,7 +216,10 @@ impl Paths {
             checks.step()?;
             let mut path: Vec<u32> = Vec::with_capacity(self.depth);
             let begun = session.iter().skip_while(|visit| !visit.is_start);
-            for feature in begun.filter_map(|visit| visit.feature) {
+            for feature in begun.map(|visit| visit.feature) {
+                if feature == NO_FEATURE {
+                    continue;
+                }
                 if path.last() != Some(&feature) {
                     path.push(feature);
                 }
@@ -278,8 +308,79 @@ fn compare_paths<'a>(a: &[u32], b: &[u32], name: impl Fn(u32) -> &'a str) -> Ord
     a.iter().map(|&feature| name(feature)).cmp(names_of_b)
 }
 
-impl Collect for Visits {
+impl Transitions {
+    /// Merges the transitions of other users.
+    ///
+    /// # Errors
+    /// If the query is cancelled.
+    fn merge(&mut self, others: Self, source: &dyn Source) -> Result<()> {
+        let mut checks = CancelChecks::new(source);
+        for (transition, count) in others.counts {
+            checks.step()?;
+            let of_all = self.counts.entry(transition).or_default();
+            of_all.users += count.users;
+            of_all.sessions += count.sessions;
+        }
+        for (path, users) in others.complete {
+            checks.step()?;
+            *self.complete.entry(path).or_default() += users;
+        }
+        Ok(())
+    }
+}
+
+impl Collect for Visits<'_> {
     type Item = Visit;
+    type Columns = VisitColumns;
+
+    fn open(&mut self, table: &columns::Table) -> Result<VisitColumns> {
+        let everywhere = Filter::default();
+        let start = self.paths.start.as_ref().unwrap_or(&everywhere);
+        let column = column_of(table, &Property::Feature)?;
+        let values = table.values(column)?;
+        let features = values.iter().map(|value| self.features.code(Some(value)));
+        Ok(VisitColumns {
+            bits: FilterBits::new(table, [(start, BEGINS), (self.filter, MET)])?,
+            column,
+            features: std::iter::once(NO_FEATURE).chain(features).collect(),
+        })
+    }
+
+    fn read_table(
+        &self,
+        table: &columns::Table,
+        columns: &VisitColumns,
+        users: Range<u32>,
+        includes: &dyn Fn(u32) -> bool,
+        into: &mut Sequences<Visit>,
+    ) -> Result<()> {
+        let bits = &columns.bits;
+        let wanted: Vec<usize> = bits
+            .columns
+            .iter()
+            .copied()
+            .chain([columns.column])
+            .collect();
+        let slice = table.slice(&Rows::Of(users), &wanted, true)?;
+        let met = bits.of_rows(&slice);
+        let codes = slice.codes(bits.columns.len());
+        let users = slice.runs().filter(|(user, _)| includes(*user));
+        let rows = users.flat_map(|(user, rows)| rows.map(move |row| (user, row)));
+        let items = rows.filter_map(|(user, row)| {
+            let met = met.get(row).copied().filter(|met| met & MET != 0)?;
+            let code = codes.map_or(0, |codes| codes.code(row));
+            let visit = Visit {
+                ts_us: slice.ts_us(row),
+                feature: columns.features.get(code).copied().unwrap_or(NO_FEATURE),
+                is_start: met & BEGINS != 0,
+            };
+            let matters =
+                self.paths.by == By::Session || visit.feature != NO_FEATURE || visit.is_start;
+            matters.then_some((user, visit))
+        });
+        into.extend(slice.rows(), items);
+        Ok(())
+    }
 
     fn sequences(&mut self) -> &mut Sequences<Visit> {
         &mut self.visits
@@ -292,12 +393,17 @@ impl Collect for Visits {
         let starts = frame.column(START)?.bool()?;
         let keys = users.iter().zip(times.iter());
         let rows = keys.zip(names.iter().zip(starts.iter()));
-        let Self { visits, features } = self;
+        let Self {
+            visits, features, ..
+        } = self;
         let items = rows.filter_map(|((user, ts_us), (feature, is_start))| {
             let user = user.filter(|&user| includes(user))?;
             let visit = Visit {
                 ts_us: ts_us?,
-                feature: feature.map(|feature| features.code(Some(feature))),
+                feature: match feature {
+                    Some(feature) => features.code(Some(feature)),
+                    None => NO_FEATURE,
+                },
                 is_start: is_start.unwrap_or(false),
             };
             Some((user, visit))

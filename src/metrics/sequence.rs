@@ -87,14 +87,32 @@ impl<T: Timed> Sequences<T> {
         (self.len() < users.len()).then_some(bound)
     }
 
-    /// `count` ranges of user codes that cover all users.
-    pub fn ranges(&self, count: u32) -> Vec<Range<u32>> {
-        let end = self.end();
-        let width = end.div_ceil(count).max(1);
-        (0..end)
-            .step_by(width as usize)
-            .map(|start| start..end.min(start.saturating_add(width)))
-            .collect()
+    /// The users of some items, each with the number of items that it stands for.
+    pub fn sample(&self) -> impl Iterator<Item = (u32, usize)> {
+        /// So many items are represented by one.
+        const STEP: usize = 64;
+        let parts = self.parts.iter();
+        parts.flat_map(|part| part.users.iter().step_by(STEP).map(|&user| (user, STEP)))
+    }
+
+    /// Adds the items of a range of users from others, after its own.
+    ///
+    /// # Errors
+    /// `busy` if the query is cancelled.
+    pub fn extend_from(
+        &mut self,
+        others: &Self,
+        users: &Range<u32>,
+        source: &dyn Source,
+    ) -> Result<()> {
+        for part in &others.parts {
+            source.check_cancelled()?;
+            let count = part.users.iter().filter(|user| users.contains(user));
+            let items = part.users.iter().zip(&part.items);
+            let items = items.filter(|(user, _)| users.contains(user));
+            self.extend(count.count(), items.map(|(&user, &item)| (user, item)));
+        }
+        Ok(())
     }
 
     /// Calls `visit` with the items of each user of a range, in the order of time and, at one
@@ -199,17 +217,6 @@ mod tests {
         assert_eq!(visited(&sequences, 0..u32::MAX), ["xy", "abcd"]);
         assert_eq!(visited(&sequences, 3..8), ["abcd"]);
         assert_eq!(visited(&sequences, 3..7), [""; 0]);
-    }
-
-    #[test]
-    fn ranges_cover_every_user_once() {
-        let sequences = sequences(&[&[(0, (1, 'a')), (40, (1, 'b'))]]);
-        for count in [1, 3, 16, 100] {
-            let ranges = sequences.ranges(count);
-            assert!(ranges.len() <= count as usize);
-            let users: Vec<u32> = ranges.into_iter().flatten().collect();
-            assert_eq!(users, (0..=40).collect::<Vec<_>>());
-        }
     }
 
     #[test]

@@ -19,30 +19,33 @@ mod matching;
 pub mod steps;
 mod tally;
 
+use std::ops::Range;
+
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use polars::prelude::*;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::coded::{FilterBits, column_of};
 use super::filter::{Filter, Property};
 use super::local_dictionary::LocalDictionary;
 use super::partition::{self, Collect};
 use super::sequence::{Sequences, Timed};
-use super::source::{Columns, Scan, Source};
+use super::source::{Columns, Scan, Source, TableTimes};
 use super::{Answer, Measure};
+use crate::columns::{Rows, Table};
 use crate::error::{Result, shown};
 use crate::schema;
 use crate::window::DAY_US;
 use attempt::{Between, Order, Rules, StepEvent};
-use steps::{MAX_EXCLUSIONS, MAX_STEPS};
+use steps::{MAX_EXCLUSIONS, MAX_STEPS, StepMask};
 use tally::Tally;
 
 /// Conversion window of a query that names none, in µs.
 const DEFAULT_WITHIN_US: i64 = 14 * DAY_US;
-/// Ranges of users that are searched on all cores: so many that the events of each range are near
-/// each other in memory.
-const RANGES: u32 = 16;
+/// The bit of events that meet the filter of the query, beside those of steps and exclusions.
+const MET: StepMask = 1 << (StepMask::BITS - 1);
 /// The note of every funnel with exclusions.
 const EXCLUSION_RULE: &str = "an excluded event spoils the attempts it lies in; a user counts up to the best unspoiled attempt";
 
@@ -163,36 +166,31 @@ impl Measure for Funnel {
     }
 
     fn run(&self, source: &dyn Source, _now: DateTime<Utc>) -> Result<Answer> {
-        let features = self.features();
-        let scan = Scan::of_window(
-            source,
-            match &features {
-                Some(features) => Columns::Occurrences(features),
-                None => Columns::with_details(self.needs_details()),
-            },
-        );
+        let properties = self.filters().flat_map(Filter::properties);
+        let properties = properties.chain(&self.breakdown).cloned();
+        let scan = Scan::of_window(source, Columns::with_details(self.needs_details()))
+            .with_tables(properties, TableTimes::InOrder);
         let rules = self.rules();
-        let mut events = StepEvents::default();
+        let mut events = StepEvents {
+            funnel: self,
+            filter: source.filter(),
+            events: Sequences::default(),
+            groups: LocalDictionary::default(),
+        };
         let tally = Mutex::new(Tally::default());
-        partition::for_each_partition(
+        partition::for_each_user(
             source,
             &scan,
             &|events| self.plan(events),
             partition::MAX_ITEMS,
             &mut events,
-            |events| {
-                let events = &events.events;
-                source.in_parallel(events.ranges(RANGES), &|users| {
-                    let mut found = Tally::default();
-                    events.for_each(users, source, |of_user| {
-                        if let Some(attempt) = rules.best(of_user) {
-                            found.add(&attempt);
-                        }
-                        Ok(())
-                    })?;
-                    tally.lock().merge(found, source)
-                })
+            &|of_user, found: &mut Tally| {
+                if let Some(attempt) = rules.best(of_user) {
+                    found.add(&attempt);
+                }
+                Ok(())
             },
+            &|found| tally.lock().merge(found, source),
         )?;
         let breakdown = self.breakdown.as_ref().map(|_| &events.groups);
         let tally = tally.into_inner();
@@ -212,19 +210,16 @@ impl Funnel {
             || self.breakdown.as_ref().is_some_and(Property::is_detail)
     }
 
-    /// The features whose occurrences are enough, if that is so. The order of occurrences at one
-    /// timestamp does not matter then: those that differ fill different steps.
-    fn features(&self) -> Option<Vec<String>> {
-        match (self.order, &self.breakdown) {
-            (Order::Ordered | Order::Any, None) => Filter::only_features(self.filters()),
-            _ => None,
-        }
-    }
-
     /// The filters of the steps and then of the exclusions.
     fn filters(&self) -> impl Iterator<Item = &Filter> + Clone {
         let excluded = self.exclude.iter().map(|exclusion| &exclusion.filter);
         self.steps.iter().chain(excluded)
+    }
+
+    /// The filters of the steps and of the exclusions, each with its bit.
+    fn masks(&self) -> impl Iterator<Item = (&Filter, StepMask)> {
+        let bits = (0..self.steps.len()).chain(MAX_STEPS..);
+        self.filters().zip(bits.map(|bit| 1 << bit))
     }
 
     /// The rules of an attempt.
@@ -244,11 +239,9 @@ impl Funnel {
 
     /// User, `ts`, step bitmask and group, in the order of the events.
     fn plan(&self, events: LazyFrame) -> LazyFrame {
-        let bits = (0..self.steps.len()).chain(MAX_STEPS..);
         let steps = self
-            .filters()
-            .zip(bits)
-            .map(|(filter, bit)| filter.expr().cast(DataType::UInt32) * lit(1_u32 << bit));
+            .masks()
+            .map(|(filter, mask)| filter.expr().cast(DataType::UInt32) * lit(mask));
         let steps = steps.reduce(|all, more| all + more).unwrap_or(lit(0_u32));
         let mut columns = vec![
             col(schema::USER_ID),
@@ -268,14 +261,76 @@ impl Funnel {
 }
 
 /// The step events of users.
-#[derive(Debug, Default)]
-struct StepEvents {
+struct StepEvents<'a> {
+    funnel: &'a Funnel,
+    /// The filter of the query.
+    filter: &'a Filter,
     events: Sequences<StepEvent>,
     groups: LocalDictionary,
 }
 
-impl Collect for StepEvents {
+/// The columns of a table for step events.
+struct StepColumns {
+    bits: FilterBits,
+    /// The column of the breakdown, and the group of each code.
+    group: Option<(usize, Vec<u32>)>,
+}
+
+impl Collect for StepEvents<'_> {
     type Item = StepEvent;
+    type Columns = StepColumns;
+
+    fn open(&mut self, table: &Table) -> Result<StepColumns> {
+        let filters = self.funnel.masks().chain([(self.filter, MET)]);
+        let bits = FilterBits::new(table, filters)?;
+        let Some(breakdown) = &self.funnel.breakdown else {
+            return Ok(StepColumns { bits, group: None });
+        };
+        let column = column_of(table, breakdown)?;
+        let mut groups = vec![self.groups.code(None)];
+        for value in table.values(column)? {
+            groups.push(self.groups.code(breakdown.string_of(&value).as_deref()));
+        }
+        Ok(StepColumns {
+            bits,
+            group: Some((column, groups)),
+        })
+    }
+
+    fn read_table(
+        &self,
+        table: &Table,
+        StepColumns { bits, group }: &StepColumns,
+        users: Range<u32>,
+        includes: &dyn Fn(u32) -> bool,
+        into: &mut Sequences<StepEvent>,
+    ) -> Result<()> {
+        let columns = bits.columns.iter().copied();
+        let columns: Vec<usize> = columns.chain(group.as_ref().map(|group| group.0)).collect();
+        let slice = table.slice(&Rows::Of(users), &columns, true)?;
+        let met = bits.of_rows(&slice);
+        let is_any = self.funnel.order == Order::Strict;
+        let is_step = |met: u32| met & MET != 0 && (is_any || met != MET);
+        let count = met.iter().filter(|&&met| is_step(met)).count();
+        let groups = slice.codes(bits.columns.len()).zip(group.as_ref());
+        let group_of = |row: usize| {
+            let (codes, (_, groups)) = groups?;
+            groups.get(codes.code(row)).copied()
+        };
+        let users = slice.runs().filter(|(user, _)| includes(*user));
+        let rows = users.flat_map(|(user, rows)| rows.map(move |row| (user, row)));
+        let items = rows.filter_map(|(user, row)| {
+            let met = met.get(row).copied().filter(|&met| is_step(met))?;
+            let event = StepEvent {
+                ts_us: slice.ts_us(row),
+                steps: met & !MET,
+                group: group_of(row).unwrap_or(0),
+            };
+            Some((user, event))
+        });
+        into.extend(count, items);
+        Ok(())
+    }
 
     fn read(&mut self, frame: &DataFrame, includes: &dyn Fn(u32) -> bool) -> Result<()> {
         let users = frame.column(schema::USER_ID)?.u32()?;
@@ -286,7 +341,7 @@ impl Collect for StepEvents {
             Err(_) => None,
         };
         let rows = users.iter().zip(times.iter()).zip(steps.iter());
-        let Self { events, groups } = self;
+        let Self { events, groups, .. } = self;
         let items = rows.filter_map(|((user, ts_us), steps)| {
             let name = names.as_mut().map(|names| names.next().flatten());
             let user = user.filter(|&user| includes(user))?;
