@@ -1,10 +1,10 @@
 //! Dictionaries of the strings of events: string ↔ code. Those of event types and features are
 //! Polars categoricals too.
 //!
-//! The code of a user never changes, because the store keeps the dictionary of users in a file (see
-//! [`UserDictionary`]); the code of a feature is valid in one process. Only the store's admission
-//! of accepted events assigns codes to new users and features, within the daily limits; reading
-//! events assigns none.
+//! The code of a user never changes while the store is open, because the store keeps the dictionary
+//! of users in a file (see [`UserDictionary`]); the code of a feature is valid in one process. Only
+//! the store's admission of accepted events assigns codes to new users and features, within the
+//! daily limits; reading events assigns none.
 
 mod lookup;
 mod users;

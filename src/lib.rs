@@ -52,7 +52,7 @@
 //!    files of a day in log order.
 //! 7. No number comes from damaged bytes: lines and files have checksums, which are verified
 //!    before use.
-//! 8. The id of a user in the dictionary never changes ([`store`]).
+//! 8. The code of a user in the dictionary never changes while the store is open ([`store`]).
 //! 9. The clock alone never deletes data, and `received_at` never decreases.
 //! 10. All input of untrusted clients is bounded: unread responses, connections, bytes and events
 //!     of one client, new names per day. Beyond a limit no acknowledged event is lost.

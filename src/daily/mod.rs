@@ -254,6 +254,23 @@ impl DailyState {
         self.activity.users.max()
     }
 
+    /// Gives the users other codes: `new_codes` has that of each code, in the same order. False if
+    /// a user has none; then the state must not be used.
+    pub fn renumber(&mut self, new_codes: &[Option<u32>]) -> bool {
+        let renumber = |users: &mut RoaringBitmap| {
+            let codes = users.iter();
+            let new = codes.map(|code| new_codes.get(code as usize).copied().flatten());
+            let new: Option<Vec<u32>> = new.collect();
+            let new = new.and_then(|new| RoaringBitmap::from_sorted_iter(new).ok());
+            let is_known = new.is_some();
+            *users = new.unwrap_or_default();
+            is_known
+        };
+        let of_types = self.event_type_users.iter_mut();
+        let mut sets = of_types.chain(self.feature_users.values_mut());
+        renumber(&mut Arc::make_mut(&mut self.activity).users) && sets.all(renumber)
+    }
+
     /// Removes users, and the counts of their events, `left`, where these are known.
     pub fn remove(&mut self, users: &RoaringBitmap, left: Option<&Self>) {
         let activity = Arc::make_mut(&mut self.activity);

@@ -215,8 +215,8 @@ fn hash_of(lines: &Lines, code: u32, digester: Digester) -> u64 {
 }
 
 impl UserDictionary {
-    /// Reads the ids of an empty dictionary from the first bytes of a file, which has a line for
-    /// each code: the id as a JSON string, or [`NO_ID`]. Returns the number of lines.
+    /// Replaces the ids by those in the first bytes of a file, which has a line for each code: the
+    /// id as a JSON string, or [`NO_ID`]. Returns the number of lines.
     ///
     /// # Errors
     /// A sentence about the line that is not one of these, or that repeats an id.
@@ -332,6 +332,16 @@ impl UserDictionary {
         self.table.read().lines.len
     }
 
+    /// Number of ids: codes that have one.
+    pub fn ids(&self) -> usize {
+        self.table.read().shards.iter().map(HashTable::len).sum()
+    }
+
+    /// True if a code has an id.
+    pub fn has_id(&self, code: u32) -> bool {
+        ![&[], NO_ID].contains(&self.table.read().lines.line(code))
+    }
+
     /// True if no code is assigned.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -410,7 +420,8 @@ mod tests {
             assert_eq!(users.find(&id(code)), expected, "{code}");
             assert_eq!(users.text(code as u32), expected.map(|_| id(code)));
         }
-        assert_eq!(users.len(), all);
+        assert_eq!((users.len(), users.ids()), (all, all - 1));
+        assert!(users.has_id(4) && !users.has_id(5) && !users.has_id(all as u32));
         assert_eq!(
             users.number(&id(5))?,
             all as u32,

@@ -71,6 +71,11 @@ impl ErasedUsers {
         &state.numbers - &state.pending
     }
 
+    /// True if an erasure is in progress.
+    pub fn has_pending(&self) -> bool {
+        !self.read().pending.is_empty()
+    }
+
     /// Marks all erasures as complete.
     pub fn end(&self) {
         let mut state = self.write();

@@ -77,6 +77,16 @@ pub fn open(
     let versions = Arc::new(versions);
     jobs::add_missing_states(&versions, &folder, &names, config.names.features)?;
     if is_writable {
+        // Users whose erasure is in progress have codes in memory.
+        if !erased.has_pending() {
+            let dictionary = versions.version().dictionary;
+            match jobs::renumber_users(&versions, &folder, &names, jobs::MIN_FREE) {
+                Err(error) if versions.version().dictionary == dictionary => {
+                    warn!("The codes of users stay as they are until the next start: {error}");
+                }
+                renumbered => renumbered?,
+            }
+        }
         commit_user_key(&versions, &folder, &maker)?;
         if let Err(error) = jobs::add_zones(&versions, &folder) {
             warn!("Queries in new reporting zones read events until the next start: {error}");

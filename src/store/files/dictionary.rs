@@ -149,6 +149,31 @@ pub fn forget(
     Ok((next, forgotten))
 }
 
+/// Rewrites the dictionary without the lines that have no id, so that the others get the codes from
+/// 0 on. The new file counts once the manifest has the returned metadata.
+///
+/// # Errors
+/// If the file cannot be read or written.
+pub fn renumber(folder: &Folder, meta: DictionaryMeta) -> Result<DictionaryMeta> {
+    let path = folder.path().join(meta.file_name());
+    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    let valid = bytes.get(..meta.bytes as usize).unwrap_or_default();
+    let mut kept = Vec::with_capacity(valid.len());
+    let mut users = 0;
+    for line in lines(valid).filter(|line| *line != NO_ID) {
+        kept.extend_from_slice(line);
+        users += 1;
+    }
+    let next = DictionaryMeta {
+        users,
+        bytes: kept.len() as u64,
+        crc32c: crc32c::crc32c(&kept),
+        generation: meta.generation + 1,
+    };
+    folder.replace(&next.file_name(), &kept)?;
+    Ok(next)
+}
+
 /// Rewrites the dictionary with the ids of these codes, which it had lost, durably. The new file
 /// counts once the manifest has the returned metadata.
 ///

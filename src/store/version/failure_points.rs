@@ -18,6 +18,7 @@ use crate::store::files::rotation::RotatedLog;
 use crate::store::files::states::ZoneDay;
 use crate::store::files::{columns, postings, shape};
 use crate::store::ingest::dedup::WINDOW_US;
+use crate::store::jobs::renumber_users;
 use crate::store::{CompactionScope, Store, WriteBatch, files, write_lines};
 
 impl VersionControl {
@@ -38,11 +39,12 @@ enum Job {
     Erase,
     Rebuild,
     BuildZone,
+    Renumber,
 }
 
 /// The jobs, each with operations that must have failed once: in addition to the replacement of the
 /// manifest, those before and after the commit.
-const JOBS: [(Job, &[&str]); 9] = [
+const JOBS: [(Job, &[&str]); 10] = [
     (
         Job::Seal,
         &[
@@ -84,6 +86,15 @@ const JOBS: [(Job, &[&str]); 9] = [
     ),
     (Job::Rebuild, &["write states/", "remove states/"]),
     (Job::BuildZone, &["write states/"]),
+    (
+        Job::Renumber,
+        &[
+            "write states/",
+            "rename users-2.ndjson",
+            "remove users-1.ndjson",
+            "remove columns/",
+        ],
+    ),
 ];
 
 /// Operations of every commit.
@@ -170,7 +181,14 @@ impl Job {
         match self {
             Self::Seal => append(&store, &[("eve", 1), ("eve", 0)])?,
             Self::Index => store.compact_without_index(now())?,
-            Self::ExpireIds => {
+            Self::ExpireIds | Self::Renumber => {
+                if self == Self::Renumber {
+                    // Most users are old ones, and the index has columns.
+                    append(&store, &["f", "g", "h", "i"].map(|user| (user, OLD_DAYS)))?;
+                    append(&store, &[("last", 1)])?;
+                    store.seal()?;
+                    store.compact(now(), CompactionScope::Full)?;
+                }
                 let mut transaction = store.begin()?;
                 let first = day_of(now().timestamp_micros()) - 50;
                 let next = &mut transaction.next;
@@ -180,6 +198,9 @@ impl Job {
                     zone.states.retain(|&day, _| day >= first);
                 }
                 transaction.commit(|_| {})?.removed?;
+                if self == Self::Renumber {
+                    store.expire_ids(1)?;
+                }
             }
             Self::Rebuild => {
                 // A state with another count than its segments.
@@ -233,6 +254,7 @@ impl Job {
             Self::Erase => store.erase(&["ben".into()], |_| Ok(())).map(drop),
             Self::Rebuild => store.rebuild().map(drop),
             Self::BuildZone => store.build_zones(),
+            Self::Renumber => renumber_users(&store.versions, &store.folder, store.names(), 0),
         }
     }
 
@@ -381,7 +403,7 @@ fn walk(job: Job) -> Result<BTreeSet<String>> {
         job.run(&store)?;
         answers(&store, job)?
     };
-    let is_visible = !matches!(job, Job::Seal | Job::Compact | Job::Index);
+    let is_visible = !matches!(job, Job::Seal | Job::Compact | Job::Index | Job::Renumber);
     assert_eq!(after != before, is_visible, "{job:?}");
     let mut failed = BTreeSet::new();
     for failing in [Failing::Once, Failing::FromThenOn] {

@@ -138,6 +138,18 @@ impl Version {
         self.states.values().chain(of_zones)
     }
 
+    /// The live states of all zones with their days.
+    pub fn zone_days(&self) -> impl Iterator<Item = (ZoneDay, Arc<StateFile>)> {
+        let utc = (Tz::UTC, &self.states);
+        let zones = self.zones.iter().map(|zone| (zone.tz, &zone.states));
+        let of_zone = |(tz, states): (Tz, &BTreeMap<Day, Arc<StateFile>>)| {
+            let states = states.iter();
+            let states = states.map(move |(&day, file)| (ZoneDay { tz, day }, file.clone()));
+            states.collect::<Vec<_>>()
+        };
+        std::iter::once(utc).chain(zones).flat_map(of_zone)
+    }
+
     /// The states of a zone other than UTC; none for other zones.
     pub fn zone(&self, tz: Tz) -> Option<&ZoneStates> {
         self.zones.iter().find(|zone| zone.tz == tz)
