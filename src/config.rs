@@ -97,7 +97,7 @@ pub struct StoreConfig {
     )]
     pub limit_erasure_percent: u8,
 
-    /// Most bytes of columns, from which queries are answered, in percent of the events
+    /// Most bytes of columns, which queries read in place of events, in percent of these
     ///
     /// Times, users, event types and features are always in them, and the metadata keys and URLs
     /// that take the fewest bytes per event, as far as there is space. With 0 none are written,

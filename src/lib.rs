@@ -19,7 +19,7 @@
 //! | [`metrics`] | the metrics, which read through `Source`; [`engine`] implements it |
 //! | [`store`] | the data folder: event log, segments, manifest, recovery, all jobs |
 //! | [`daily`] | daily states: mergeable counts and user sets of one day of UTC or of a zone |
-//! | [`columns`] | the events of a day as integers, from which queries are answered |
+//! | [`columns`] | the events of a day as integers, which queries read |
 //! | [`dictionary`] | dictionaries of users, features and event types |
 //! | [`event`] | parsing and validation of events, and their lines in the event log |
 //! | [`rollup`] | the daily rollup: days with a missing or outdated rollup, the rollup log |

@@ -63,7 +63,7 @@ pub trait Content: Send + Sync {
 pub struct Projection {
     /// Names of the columns.
     pub columns: BTreeSet<String>,
-    /// Whether times are needed.
+    /// True if times are needed.
     pub times: bool,
 }
 

@@ -16,7 +16,7 @@ use crate::schema;
 
 /// Level of compression of values; higher ones take longer for the same size.
 const ZSTD_LEVEL: i32 = 3;
-/// Most metadata keys of a segment that are looked at: those that come first. Each takes memory
+/// Most metadata keys of a segment that are counted: those that come first. Each takes memory
 /// while the file is made.
 const MAX_KEYS: usize = 256;
 /// Bytes of the values of a key, as a multiple of what all columns may have, beyond which it cannot
@@ -66,8 +66,8 @@ struct Encoded<'a> {
 
 impl Writer {
     /// The events of a segment in its order, which is by user, time and place in the log: the code
-    /// of each user or [`super::ANONYMOUS`], and the times since the start of the day, in µs. The columns
-    /// of metadata and URLs are left out where the file would exceed `budget` bytes.
+    /// of each user or [`super::ANONYMOUS`], and the times since the start of the day, in µs. The
+    /// columns of metadata and URLs are left out where the file would exceed `budget` bytes.
     pub fn new(users: &[u32], times_us: &[u64], budget: usize) -> Self {
         let mut runs: Vec<(u32, Range<usize>)> = Vec::new();
         let mut start = 0;

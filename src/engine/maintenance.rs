@@ -97,7 +97,7 @@ impl Engine {
         Ok(sealed)
     }
 
-    /// Compacts small segments, and writes the postings of those that stay.
+    /// Compacts small segments, and writes the columns of those that stay.
     ///
     /// # Errors
     /// As [`Store::compact`](crate::store::Store::compact).

@@ -27,6 +27,11 @@ const MAX_CONDITIONS: usize = 20;
 /// Most values of a condition.
 const MAX_VALUES: usize = 1_000;
 
+/// A condition on a value, `None` where it is missing.
+pub type ValueTest = Box<dyn Fn(Option<&str>) -> bool>;
+/// True if one of several values meets a condition.
+type AnyValue<'a> = dyn Fn(&dyn Fn(&str) -> bool) -> bool + 'a;
+
 /// Conditions that must all hold. Every event meets a filter without conditions.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(try_from = "Map<String, Value>")]
@@ -119,20 +124,6 @@ impl Filter {
         })
     }
 
-    /// All features, if each filter only lists features.
-    pub fn only_features<'a>(filters: impl Iterator<Item = &'a Self>) -> Option<Vec<String>> {
-        match Self::only_any(filters)? {
-            (Property::Feature, names) => Some(names),
-            _ => None,
-        }
-    }
-
-    /// True if it has no condition on another property than the feature.
-    pub fn is_about_features(&self) -> bool {
-        let mut conditions = self.conditions.iter();
-        conditions.all(|condition| condition.property == Property::Feature)
-    }
-
     /// The filter that requires both.
     pub fn and(&self, other: &Self) -> Self {
         let conditions = self.conditions.iter().chain(&other.conditions);
@@ -208,7 +199,7 @@ impl Condition {
 impl Condition {
     /// The condition on a value of its column in a table, which is JSON in metadata and a string
     /// elsewhere, `None` where it is missing. The same as [`Condition::expr`].
-    pub fn on_value(&self) -> Box<dyn Fn(Option<&str>) -> bool> {
+    pub fn on_value(&self) -> ValueTest {
         let predicate = self.predicate.clone();
         if matches!(self.property, Property::Metadata(_)) {
             let predicate = predicate.of_metadata();
@@ -368,7 +359,7 @@ impl Predicate {
 
     /// True if one of the values at a path in a metadata object meets it, for a predicate from
     /// [`Predicate::of_metadata`]. `values` tells whether one of them, as JSON, meets a condition.
-    fn is_met(&self, values: &dyn Fn(&dyn Fn(&str) -> bool) -> bool) -> bool {
+    fn is_met(&self, values: &AnyValue<'_>) -> bool {
         let any = |meets: &dyn Fn(&str) -> bool| {
             values(&|value| path::string_of(value).is_some_and(|string| meets(&string)))
         };
@@ -537,13 +528,12 @@ mod tests {
     fn a_filter_that_only_lists_values_of_one_property_is_known() {
         let cart = filter(json!({"feature":"cart"})).expect("a filter");
         let others = filter(json!({"feature":["docs","blog"]})).expect("a filter");
-        let features = Filter::only_features([&cart, &others].into_iter());
+        let only = Filter::only_any([&cart, &others].into_iter());
         let expected: Vec<String> = ["cart", "docs", "blog"].map(str::to_owned).into();
-        assert_eq!(features, Some(expected));
+        assert_eq!(only, Some((&Property::Feature, expected)));
         let typed = filter(json!({"event_type":"action"})).expect("a filter");
-        assert_eq!(Filter::only_features([&cart, &typed].into_iter()), None);
+        assert_eq!(Filter::only_any([&cart, &typed].into_iter()), None);
         assert_eq!(cart.and(&typed).only(), None);
-        assert!(cart.and(&others).is_about_features() && !cart.and(&typed).is_about_features());
         assert!(Filter::default().is_empty() && !cart.needs_details());
     }
 

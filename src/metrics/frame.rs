@@ -38,7 +38,7 @@ pub struct FrameSource {
     /// The users that the query is limited to.
     pub cohort: Option<RoaringBitmap>,
     names: Dictionaries,
-    /// Whether events are read from tables where a metric can.
+    /// True if metrics read events from tables where they can.
     pub has_tables: bool,
     /// Checks for cancellation that succeed before one fails.
     pub checks_left: AtomicUsize,
@@ -212,7 +212,7 @@ impl Source for FrameSource {
 
     fn for_each_batch(
         &self,
-        scan: &Scan<'_>,
+        scan: &Scan,
         plan: &Plan<'_>,
         sink: &mut Sink<'_>,
     ) -> Result<Vec<Table>> {

@@ -24,6 +24,11 @@ const RANGE_ROWS: usize = 1 << 20;
 /// Fewest ranges of users, so that all cores have work.
 const MIN_RANGES: usize = 16;
 
+/// Work on the complete sequence of a user, which adds to what was found for a range of users.
+pub type Visit<'a, T, F> = dyn Fn(&[T], &mut F) -> Result<()> + Sync + 'a;
+/// Receiver of what was found for a range of users.
+pub type Merge<'a, F> = dyn Fn(F) -> Result<()> + Sync + 'a;
+
 /// Sequences that are read from the results of a plan, and from tables.
 pub trait Collect: Sync {
     /// The items of a user.
@@ -67,12 +72,12 @@ pub trait Collect: Sync {
 /// As [`Source::for_each_batch`], and the first error of `visit` and `merge`.
 pub fn for_each_user<C: Collect, F: Default>(
     source: &dyn Source,
-    scan: &Scan<'_>,
+    scan: &Scan,
     plan: &Plan<'_>,
     max_items: usize,
     collection: &mut C,
-    visit: &(dyn Fn(&[C::Item], &mut F) -> Result<()> + Sync),
-    merge: &(dyn Fn(F) -> Result<()> + Sync),
+    visit: &Visit<'_, C::Item, F>,
+    merge: &Merge<'_, F>,
 ) -> Result<()> {
     let mut next = Some(0);
     while let Some(start) = next {
@@ -139,7 +144,7 @@ fn ranges<T: Timed>(
 /// was left out.
 fn collect_partition<C: Collect>(
     source: &dyn Source,
-    scan: &Scan<'_>,
+    scan: &Scan,
     plan: &Plan<'_>,
     max_items: usize,
     users: Range<u32>,

@@ -37,13 +37,10 @@ const EVENTS: &str = "events";
 /// As [`Source::for_each_batch`].
 pub fn active_days(source: &dyn Source, days: Range<Day>, also: &Filter) -> Result<ActiveDays> {
     let tz = source.window().tz();
-    let features = Filter::only_features([&source.filter().and(also)].into_iter());
     let scan = Scan {
         days,
         also: also.clone(),
-        columns: features
-            .as_deref()
-            .map_or(Columns::Counted, Columns::Occurrences),
+        columns: Columns::Counted,
         tables: Some(TableScan {
             properties: Vec::new(),
             times: match tz {
@@ -117,8 +114,8 @@ fn active_in_table(table: &Table, filter: &Filter, tz: Tz) -> Result<BTreeMap<Da
     Ok(found)
 }
 
-/// The day of a zone in which each minute of a day of UTC lies. Offsets from UTC are whole minutes
-/// since 1972.
+/// The day of a zone in which each minute of a day of UTC lies. Offsets from UTC have no
+/// seconds since 1972.
 fn days_of_minutes(day: Day, tz: Tz) -> Vec<Day> {
     let start_us = i64::from(day) * DAY_US;
     let of_minute = |minute: i64| {

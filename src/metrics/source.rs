@@ -68,7 +68,7 @@ pub trait Source: Sync {
     /// If stored data is damaged or the query is cancelled, and the first error of `sink`.
     fn for_each_batch(
         &self,
-        scan: &Scan<'_>,
+        scan: &Scan,
         plan: &Plan<'_>,
         sink: &mut Sink<'_>,
     ) -> Result<Vec<Table>>;
@@ -108,14 +108,14 @@ pub trait Source: Sync {
 
 /// The events that a metric reads.
 #[derive(Debug, Clone)]
-pub struct Scan<'a> {
+pub struct Scan {
     /// Days of the zone.
     pub days: Range<Day>,
     /// A filter that events meet in addition to that of the query.
     pub also: Filter,
     /// Their columns.
-    pub columns: Columns<'a>,
-    /// What is read from tables; nothing if `None`.
+    pub columns: Columns,
+    /// The events that are read from tables; `None` if none are.
     pub tables: Option<TableScan>,
 }
 
@@ -124,7 +124,7 @@ pub struct Scan<'a> {
 pub struct TableScan {
     /// The properties that it needs, in addition to those of the filter.
     pub properties: Vec<Property>,
-    /// Whether it needs times, and events of one timestamp in the order of the log.
+    /// The times that it needs.
     pub times: TableTimes,
 }
 
@@ -139,9 +139,9 @@ pub enum TableTimes {
     InOrder,
 }
 
-impl<'a> Scan<'a> {
+impl Scan {
     /// The events of the window.
-    pub fn of_window(source: &dyn Source, columns: Columns<'a>) -> Self {
+    pub fn of_window(source: &dyn Source, columns: Columns) -> Self {
         Self {
             days: source.window().days_in_epoch(),
             also: Filter::default(),
@@ -177,21 +177,18 @@ impl TableScan {
 
 /// Column projection of a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Columns<'a> {
+pub enum Columns {
     /// Those of [`crate::schema::COUNTED`]: users as codes, null if anonymous or without a code;
     /// event types and features as strings.
     Counted,
     /// Metadata and URL as well.
     Details,
-    /// At least `ts`, user and feature of known users' occurrences of these features, in no order.
-    /// Others may be among them.
-    Occurrences(&'a [String]),
     /// Those of [`crate::schema::COUNTED`] as codes, as [`Dictionaries::counted`]: a user or
     /// feature without a code is the *rest*. For a scan without filter.
     Codes,
 }
 
-impl Columns<'_> {
+impl Columns {
     /// With metadata and URL, or without.
     pub fn with_details(details: bool) -> Self {
         if details {

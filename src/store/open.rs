@@ -25,7 +25,7 @@ use crate::store::files::recovery::{self, Recovered};
 use crate::store::files::rotation::{RotatedLog, WaitingLogs, id_of};
 use crate::store::files::segment;
 use crate::store::files::shape::{EVENT_LOG_FILE, MANIFEST_FILE};
-use crate::store::files::{columns, day_folder, dictionary, event_ids, postings, states};
+use crate::store::files::{columns, day_folder, dictionary, event_ids, states};
 use crate::store::ingest::admission::{Admission, RestCounts};
 use crate::store::ingest::batch::{BatchBuilder, WriteBatch};
 use crate::store::ingest::dedup::{RecentIds, SharedIds};
@@ -206,7 +206,6 @@ fn remove_leftovers(folder: &Folder, version: &Version) -> Result<()> {
     segment::remove_empty_days(folder.path(), &live)?;
     RotatedLog::remove_through(folder.path(), version.sealed_through)?;
     let live: Vec<_> = version.segment_metas().cloned().collect();
-    postings::remove_others(folder, &live)?;
     event_ids::remove_others(folder, version.event_ids.as_ref())?;
     columns::remove_others(folder, &live)?;
     states::remove_others(folder, &version.state_paths())

@@ -595,7 +595,7 @@ test('lifecycle, experiments and the engine show the sums of their tables', asyn
     await value('bytes'),
     status.store.sealed_bytes +
       status.store.state_bytes +
-      status.store.postings_bytes +
+      status.store.column_bytes +
       status.store.event_id_bytes +
       status.store.log_bytes,
   );

@@ -198,7 +198,7 @@ fn check(name: &str, find: fn(&Path) -> PathBuf) {
             "{name} {number}, {what}: not found"
         );
         let file = path.file_name().unwrap().to_str().unwrap();
-        let is_named = said.contains(file.strip_suffix(".postings").unwrap_or(file));
+        let is_named = said.contains(file.strip_suffix(".columns").unwrap_or(file));
         assert!(is_named, "{name} {number}, {what}: {said}");
         assert_eq!(fs::read(dir.path().join(path)).unwrap(), bytes);
         for (found, expected) in ask(&data).iter().zip(&expected) {
@@ -226,7 +226,7 @@ damaged! {
     a_damaged_state_makes_no_other_result: |dir| first(&dir.join("states"), ".state");
     a_damaged_segment_makes_no_other_result: |dir| first(&dir.join("events"), ".parquet");
     damaged_event_ids_make_no_other_result: |dir| first(&dir.join("ids"), ".ids");
-    damaged_postings_make_no_other_result: |dir| first(&dir.join("postings"), ".postings");
+    damaged_columns_make_no_other_result: |dir| first(&dir.join("columns"), ".columns");
     damaged_erasures_make_no_other_result: |dir| dir.join("erasures.json");
     damaged_cohorts_make_no_other_result: |dir| dir.join("cohorts.json");
     a_damaged_rollup_log_makes_no_other_result: |dir| dir.join("analytics.ndjson");

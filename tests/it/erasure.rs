@@ -7,7 +7,7 @@ use chrono::{Days, Utc};
 use serde_json::{Value, json};
 
 use crate::faults::{copy, with_fault, with_trace};
-use crate::harness::{Server, batch, echopilot, folder, postings, printed, run, run_json};
+use crate::harness::{Server, batch, columns, echopilot, folder, printed, run, run_json};
 
 const TARGET: &str = "target-user-77";
 
@@ -236,7 +236,7 @@ fn an_erased_user_is_in_no_byte_of_the_data_folder_and_stays_away() {
         &json!({"name":"some","users":[TARGET, "ann"]}),
     );
     assert!(!files_with(&data, TARGET).is_empty());
-    let (before, _) = postings(&data);
+    let (before, _) = columns(&data);
     assert!(!before.is_empty());
     let (status, receipt) = server.delete(&format!("/api/analytics/users/{TARGET}"));
     assert_eq!(status, 200, "{receipt}");
@@ -256,7 +256,7 @@ fn an_erased_user_is_in_no_byte_of_the_data_folder_and_stays_away() {
     assert_eq!(files_with(&data, TARGET), Vec::<PathBuf>::new());
     // They contain the user's id as a number, and are removed with the segments of the user.
     assert!(before.iter().all(|file| !file.exists()));
-    assert_eq!(postings(&data).1, Vec::<PathBuf>::new());
+    assert_eq!(columns(&data).1, Vec::<PathBuf>::new());
     // Late and repeated events are reported as ignored, and not stored.
     let again = history(3)
         .into_iter()
@@ -467,7 +467,7 @@ fn erasure_killed_at_any_call_continues_and_ends() {
                     "{kind} at {at}"
                 );
                 assert_eq!(
-                    postings(dir.path()).1,
+                    columns(dir.path()).1,
                     Vec::<PathBuf>::new(),
                     "{kind} at {at}"
                 );

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    PATIENCE, Server, batch, echopilot, event, folder, log_lines, log_path, post_to, postings,
+    PATIENCE, Server, batch, columns, echopilot, event, folder, log_lines, log_path, post_to,
     run_json, unsealed_demo,
 };
 
@@ -257,7 +257,7 @@ fn expiry_killed_at_any_call_removes_all_or_nothing_and_can_be_repeated() {
             assert_eq!(rollups(dir.path()), rollups(undisturbed.path()));
             let files = |dir: &Path| std::fs::read_dir(dir.join("events")).unwrap().count();
             assert_eq!(files(dir.path()), 2, "{kind} at {at}: days in the lake");
-            assert_eq!(postings(dir.path()).1.len(), 0, "{kind} at {at}");
+            assert_eq!(columns(dir.path()).1.len(), 0, "{kind} at {at}");
             if done {
                 break;
             }

@@ -415,8 +415,8 @@ pub fn log_lines(data_dir: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// The postings in a data folder: those of live segments, and obsolete ones.
-pub fn postings(data_dir: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+/// The columns in a data folder: those of live segments, and obsolete ones.
+pub fn columns(data_dir: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let manifest = std::fs::read(data_dir.join("manifest.json")).unwrap_or_default();
     let manifest: Value = serde_json::from_slice(&manifest).unwrap_or_default();
     let live: Vec<(String, u64)> = manifest["segments"]
@@ -427,10 +427,10 @@ pub fn postings(data_dir: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
             let path = segment["path"].as_str().expect("a path");
             let name = path.replacen("events/", "", 1).replace('/', "-");
             let crc32c = segment["crc32c"].as_u64().expect("a checksum");
-            (format!("{name}.postings"), crc32c)
+            (format!("{name}.columns"), crc32c)
         })
         .collect();
-    let files = std::fs::read_dir(data_dir.join("postings"));
+    let files = std::fs::read_dir(data_dir.join("columns"));
     let files = files.into_iter().flatten().map(|file| file.unwrap().path());
     files.partition(|file| {
         let bytes = std::fs::read(file).unwrap();

@@ -221,7 +221,7 @@ impl Source for StoreSource<'_> {
 
     fn for_each_batch(
         &self,
-        scan: &Scan<'_>,
+        scan: &Scan,
         plan: &Plan<'_>,
         sink: &mut Sink<'_>,
     ) -> Result<Vec<Table>> {
@@ -234,10 +234,7 @@ impl Source for StoreSource<'_> {
         let columns = match scan.columns {
             _ if filter.needs_details() => store::Columns::All,
             Columns::Details => store::Columns::All,
-            Columns::Occurrences(features) if filter.is_about_features() => {
-                store::Columns::Occurrences(features)
-            }
-            Columns::Counted | Columns::Occurrences(_) => store::Columns::Counted,
+            Columns::Counted => store::Columns::Counted,
             Columns::Codes => store::Columns::Codes,
         };
         let projection = scan

@@ -44,7 +44,7 @@ use tally::Tally;
 
 /// Conversion window of a query that names none, in µs.
 const DEFAULT_WITHIN_US: i64 = 14 * DAY_US;
-/// The bit of events that meet the filter of the query, beside those of steps and exclusions.
+/// The bit of events that meet the filter of the query; the lower ones are steps and exclusions.
 const MET: StepMask = 1 << (StepMask::BITS - 1);
 /// The note of every funnel with exclusions.
 const EXCLUSION_RULE: &str = "an excluded event spoils the attempts it lies in; a user counts up to the best unspoiled attempt";

@@ -11,9 +11,8 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
 use polars::prelude::*;
 use tracing::warn;
 
@@ -30,19 +29,12 @@ use crate::window::DAY_US;
 
 /// Folder of the files in the data folder.
 const DIR: &str = "columns";
+/// Folder of the postings of earlier versions.
+const POSTINGS_DIR: &str = "postings";
 const EXTENSION: &str = "columns";
 const IS_ANONYMOUS: &str = "anonymous";
 /// Rows whose metadata is in memory at once while a file is made: those of a row group.
 const DETAILS_ROWS: u32 = 1 << 17;
-
-/// What is known about the columns of a segment.
-#[derive(Debug, Default)]
-pub struct Known {
-    /// The blocks that were verified, and their file.
-    verified: Mutex<Option<(FileId, HashSet<Block>)>>,
-    /// The content, once the file is about to be removed.
-    kept: OnceLock<(FileId, ScanSources)>,
-}
 
 /// The file of the columns of a segment.
 struct ColumnsFile {
@@ -192,10 +184,11 @@ pub fn bytes(folder: &Folder) -> u64 {
     lengths.map(|found| found.len()).sum()
 }
 
-/// Removes the columns of segments that are not live.
+/// Removes the columns of segments that are not live, and the postings that earlier versions had
+/// in their place.
 ///
 /// # Errors
-/// If the folder cannot be listed or changed.
+/// If a folder cannot be listed or changed.
 pub fn remove_others(folder: &Folder, live: &[SegmentMeta]) -> Result<()> {
     let live: HashSet<OsString> = live
         .iter()
@@ -204,6 +197,12 @@ pub fn remove_others(folder: &Folder, live: &[SegmentMeta]) -> Result<()> {
     for path in files::list(&folder.path().join(DIR))? {
         let name = path.file_name().unwrap_or_default();
         if name.to_str().is_some_and(shape::is_columns) && !live.contains(name) {
+            files::remove(&path)?;
+        }
+    }
+    for path in files::list(&folder.path().join(POSTINGS_DIR))? {
+        let name = path.file_name().unwrap_or_default();
+        if name.to_str().is_some_and(shape::is_postings) {
             files::remove(&path)?;
         }
     }

@@ -13,7 +13,6 @@ pub(in crate::store) mod log_kind;
 pub(in crate::store) mod mentions;
 pub(in crate::store) mod output;
 pub(in crate::store) mod ownership;
-pub(in crate::store) mod postings;
 pub(in crate::store) mod quarantine;
 pub(in crate::store) mod recovery;
 pub(in crate::store) mod rotation;

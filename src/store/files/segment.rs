@@ -16,11 +16,11 @@ use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
-use super::columns;
 use super::folder::{self, Access, Folder};
 use super::output::{Output, Written};
 use super::shape::{self, COMPACTING_DIR};
 use crate::checksum;
+use crate::columns::Block;
 use crate::daily::{Day, date, day_of};
 use crate::digest::{DigestMap, Digester};
 use crate::error::{Error, Result};
@@ -99,8 +99,17 @@ pub struct Segment {
     kept: OnceLock<ScanSources>,
     /// A description of its damage.
     damage: OnceLock<String>,
-    /// What is known about the file of its columns.
-    pub(super) columns: columns::Known,
+    /// The state of the file of its columns.
+    pub(super) columns: ColumnsState,
+}
+
+/// The state of the file of the columns of a segment.
+#[derive(Debug, Default)]
+pub(super) struct ColumnsState {
+    /// The blocks that were verified, and their file.
+    pub verified: Mutex<Option<(FileId, HashSet<Block>)>>,
+    /// The content, once the file is about to be removed.
+    pub kept: OnceLock<(FileId, ScanSources)>,
 }
 
 /// Identity of a file, which changes when the file is replaced or written to.
@@ -134,7 +143,7 @@ impl Segment {
             verified: Mutex::new(None),
             kept: OnceLock::new(),
             damage: OnceLock::new(),
-            columns: columns::Known::default(),
+            columns: ColumnsState::default(),
         }
     }
 
@@ -249,8 +258,8 @@ impl Segment {
         }
     }
 
-    /// Maps the content, and its columns, into memory for the readers of this segment, because the
-    /// files are about to be removed.
+    /// Maps the content into memory for the readers of this segment, because the file is about to
+    /// be removed.
     ///
     /// # Errors
     /// As [`Segment::verified`].
@@ -258,7 +267,6 @@ impl Segment {
         if self.kept.get().is_none() {
             let content = self.content()?;
             self.kept.get_or_init(|| content);
-            columns::keep(self);
         }
         Ok(())
     }

@@ -72,7 +72,7 @@ pub fn is_segment_of_day(name: &str) -> bool {
         .is_some_and(|(date, segment)| day(date).is_some() && is_segment(segment))
 }
 
-/// True for postings: `dt=2026-11-26-00000012-m.parquet.postings`.
+/// True for postings of an earlier version: `dt=2026-11-26-00000012-m.parquet.postings`.
 pub fn is_postings(name: &str) -> bool {
     name.strip_suffix(".postings")
         .is_some_and(is_segment_of_day)

@@ -164,7 +164,7 @@ fn merge(
 }
 
 impl Store {
-    /// Joins all that can be joined, and writes no postings.
+    /// Joins all that can be joined, and writes no columns.
     ///
     /// # Errors
     /// As [`Store::compact`].
@@ -177,7 +177,7 @@ impl Store {
         Ok(())
     }
 
-    /// Joins small segments, and writes postings of those that stay. Ingest and queries go on
+    /// Joins small segments, and writes columns of those that stay. Ingest and queries go on
     /// meanwhile.
     ///
     /// # Errors

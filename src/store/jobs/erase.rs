@@ -350,7 +350,7 @@ impl Store {
         erased.dictionary = self.erase_in_dictionary(&pending)?;
         erased.quarantined = mentions::remove(&self.folder, &pending)?;
         self.jobs.retired.lock().remove_all()?;
-        self.remove_other_indexes()?;
+        self.remove_other_columns()?;
         last(&pending)?;
         // A file that could not be read may have events of theirs: it is tried again.
         if let Some(error) = damaged {

@@ -1,18 +1,17 @@
-//! Indexing: writes the postings and columns of segments that stay as they are.
+//! Indexing: writes the columns of segments that stay as they are.
 //!
 //! They are derived and no manifest names them; a transaction makes sure that their segment is
 //! live when they get their place.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::compact::{self, CompactionScope};
 use super::seal::LATE_BYTES;
 use crate::daily::{Day, day_of};
 use crate::error::{Error, Result};
+use crate::store::files::columns;
 use crate::store::files::segment::Segment;
-use crate::store::files::{columns, postings};
 use crate::store::version::{Manifest, Version};
 use crate::store::{Store, files};
 
@@ -29,48 +28,32 @@ fn plan(version: &Version, now_us: i64) -> Vec<Arc<Segment>> {
     segments.filter(is_final).cloned().collect()
 }
 
-/// A kind of file that is derived from a segment.
-#[derive(Clone, Copy)]
-enum Derived {
-    Postings,
-    Columns,
-}
-
-impl Derived {
-    fn path_of(self, segment: &Segment) -> PathBuf {
-        match self {
-            Self::Postings => postings::path_of(segment),
-            Self::Columns => columns::path_of(segment),
-        }
-    }
-}
-
 impl Store {
-    /// Writes missing postings and columns, and removes those of segments that are gone.
+    /// Writes missing columns, and removes those of segments that are gone.
     pub(super) fn index(&self, now_us: i64) -> Result<()> {
-        self.remove_other_indexes()?;
+        self.remove_other_columns()?;
         let mut indexed = Ok(());
+        if self.jobs.column_share == 0 {
+            return indexed;
+        }
         for segment in plan(&self.versions.version(), now_us) {
-            for kind in [Derived::Postings, Derived::Columns] {
-                let is_off = matches!(kind, Derived::Columns) && self.jobs.column_share == 0;
-                if is_off || kind.path_of(&segment).exists() {
-                    continue;
-                }
-                // The segments of a full log have precedence.
-                if !self.folder.has_free_bytes(LATE_BYTES) {
-                    return indexed;
-                }
-                match self.index_segment(&segment, kind) {
-                    // It has been reported already.
-                    Ok(()) | Err(Error::Damaged { .. }) => {}
-                    error => indexed = indexed.and(error),
-                }
+            if columns::path_of(&segment).exists() {
+                continue;
+            }
+            // The segments of a full log have precedence.
+            if !self.folder.has_free_bytes(LATE_BYTES) {
+                break;
+            }
+            match self.index_segment(&segment) {
+                // It has been reported already.
+                Ok(()) | Err(Error::Damaged { .. }) => {}
+                error => indexed = indexed.and(error),
             }
         }
         indexed
     }
 
-    fn index_segment(&self, segment: &Arc<Segment>, kind: Derived) -> Result<()> {
+    fn index_segment(&self, segment: &Arc<Segment>) -> Result<()> {
         let Some(_no_erasure) = self.jobs.erasure.keep_out() else {
             return Ok(());
         };
@@ -78,31 +61,23 @@ impl Store {
         if !self.begin()?.base().has_segment(path) {
             return Ok(());
         }
-        let temp = match kind {
-            Derived::Postings => postings::write(&self.folder, segment, self.names())?,
-            Derived::Columns => {
-                let share = self.jobs.column_share;
-                columns::write(&self.folder, segment, self.names(), share)?
-            }
-        };
+        let share = self.jobs.column_share;
+        let temp = columns::write(&self.folder, segment, self.names(), share)?;
         files::or_remove(&temp, || {
             // It may have expired meanwhile.
             let transaction = self.begin()?;
-            if !transaction.base().has_segment(path) {
-                return files::remove(&temp);
-            }
-            match kind {
-                Derived::Postings => postings::publish(&self.folder, &temp, segment),
-                Derived::Columns => columns::publish(&self.folder, &temp, segment),
+            if transaction.base().has_segment(path) {
+                columns::publish(&self.folder, &temp, segment)
+            } else {
+                files::remove(&temp)
             }
         })
     }
 
-    /// Removes the postings and columns of segments that are not live.
-    pub(super) fn remove_other_indexes(&self) -> Result<()> {
+    /// Removes the columns of segments that are not live.
+    pub(super) fn remove_other_columns(&self) -> Result<()> {
         let transaction = self.begin()?;
         let live = Manifest::of(transaction.base()).segments;
-        postings::remove_others(&self.folder, &live)?;
         columns::remove_others(&self.folder, &live)
     }
 }

@@ -3,8 +3,8 @@
 //! much space as its users, however many there were before.
 //!
 //! A start does it, before events have codes in memory: the states and the dictionary are written
-//! with the new codes, and the manifest that names both is the commit. Columns and postings, which
-//! have the old codes, are removed before; they are made again.
+//! with the new codes, and the manifest that names both is the commit. Columns, which have the
+//! old codes, are removed before; they are made again.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
 use crate::store::files::folder::Folder;
-use crate::store::files::{columns, dictionary, postings};
+use crate::store::files::{columns, dictionary};
 use crate::store::version::VersionControl;
 
 /// Fewest codes without a user that are worth writing all states again.
@@ -50,7 +50,6 @@ pub fn renumber_users(
     });
     let new_codes: Vec<Option<u32>> = new_codes.collect();
     columns::remove_others(folder, &[])?;
-    postings::remove_others(folder, &[])?;
     transaction.next.sequence += 1;
     let mut files: VecDeque<_> = transaction.base().zone_days().collect();
     transaction.write_states(names, |_| {

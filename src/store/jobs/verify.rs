@@ -12,7 +12,7 @@ use crate::store::files::event_ids::IdFile;
 use crate::store::files::folder::{Folder, Purpose};
 use crate::store::files::scan::read_chunk;
 use crate::store::files::shape::QUARANTINE_FILE;
-use crate::store::files::{columns, dictionary, ownership, postings, quarantine, recovery};
+use crate::store::files::{columns, dictionary, ownership, quarantine, recovery};
 use crate::store::version::{Manifest, Version};
 
 /// Result of a verification.
@@ -42,12 +42,6 @@ pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
     for segment in &version.segments {
         if let Err(message) = columns::verify(segment) {
             let path = columns::path_of(segment);
-            verified
-                .damage
-                .push(format!("{}: {message}", path.display()));
-        }
-        if let Err(message) = postings::verify(segment) {
-            let path = postings::path_of(segment);
             verified
                 .damage
                 .push(format!("{}: {message}", path.display()));

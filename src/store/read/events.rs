@@ -7,11 +7,10 @@ use polars::prelude::*;
 
 use super::Reader;
 use crate::columns::{Projection, Table};
-use crate::dictionary::{Dictionaries, REST_USER};
+use crate::dictionary::REST_USER;
 use crate::error::Result;
 use crate::schema;
 use crate::store::files::columns;
-use crate::store::files::postings::{self, Occurrences};
 use crate::store::files::segment::{self, Segment};
 use crate::store::pipeline;
 use crate::store::version::Snapshot;
@@ -23,19 +22,16 @@ const BATCH_ROWS: u64 = 4 << 20;
 
 /// Column projection of a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Columns<'a> {
+pub enum Columns {
     /// The columns of [`schema::COUNTED`].
     Counted,
     /// Metadata and URL as well.
     All,
-    /// At least `ts`, user and feature of the events in which known users used these features,
-    /// those of one user in any order; other events may be among them.
-    Occurrences(&'a [String]),
     /// Those of [`schema::COUNTED`] as codes, see [`Dictionaries::counted`].
     Codes,
 }
 
-impl Columns<'_> {
+impl Columns {
     /// With metadata and URL, or without.
     pub fn with_details(details: bool) -> Self {
         if details { Self::All } else { Self::Counted }
@@ -48,8 +44,6 @@ pub enum Batch {
     Events(LazyFrame),
     /// Segments, which are opened then.
     Segments(SegmentsBatch),
-    /// Events that may be read from postings.
-    Occurrences(OccurrencesBatch),
 }
 
 /// The events of some segments.
@@ -57,14 +51,6 @@ pub struct SegmentsBatch {
     segments: Vec<Arc<Segment>>,
     condition: Expr,
     selected: Vec<Expr>,
-}
-
-/// The uses of some features in some segments.
-pub struct OccurrencesBatch {
-    segments: Vec<Arc<Segment>>,
-    features: Arc<[String]>,
-    condition: Expr,
-    names: Dictionaries,
 }
 
 impl Batch {
@@ -78,30 +64,7 @@ impl Batch {
             Self::Segments(batch) => Ok(segment::scan(&batch.segments)?
                 .filter(batch.condition)
                 .select(batch.selected)),
-            Self::Occurrences(uses) => uses.events(),
         }
-    }
-}
-
-impl OccurrencesBatch {
-    fn events(self) -> Result<LazyFrame> {
-        let mut uses = Occurrences::default();
-        let mut without = Vec::new();
-        for segment in self.segments {
-            if !postings::read(&segment, &self.features, &mut uses) {
-                without.push(segment);
-            }
-        }
-        let mut frames = vec![uses.frame()?.lazy()];
-        if !without.is_empty() {
-            let user = self.names.users.numbers(col(schema::USER_ID), None);
-            frames.push(segment::scan(&without)?.select([
-                col(schema::TS),
-                user,
-                col(schema::FEATURE),
-            ]));
-        }
-        Ok(concat(frames, UnionArgs::default())?.filter(self.condition))
     }
 }
 
@@ -109,7 +72,7 @@ impl OccurrencesBatch {
 pub struct Tables<'a> {
     /// The columns that it needs.
     pub projection: &'a Projection,
-    /// Whether the events of a user on one day must be in the order of the log.
+    /// The order of the events of a user on one day.
     pub order: LogOrder,
     /// Called between two files.
     pub check: &'a (dyn Fn() -> Result<()> + Sync),
@@ -133,7 +96,7 @@ impl Reader {
     pub fn batches(
         &self,
         range_us: Range<i64>,
-        columns: Columns<'_>,
+        columns: Columns,
         tables: Option<&Tables<'_>>,
     ) -> Result<(Vec<Table>, Vec<Batch>)> {
         let names = &self.names;
@@ -175,32 +138,21 @@ impl Reader {
         for batch in segments.chunk_by(|_, next| same_batch(next)) {
             let user = names.users.numbers(col(schema::USER_ID), None);
             let condition = inside_of(batch, &range_us, visible());
-            batches.push(match columns {
-                // Hidden users are filtered by ids, and postings have codes.
-                Columns::Occurrences(features) if snapshot.visible.is_none() => {
-                    Batch::Occurrences(OccurrencesBatch {
-                        segments: batch.to_vec(),
-                        features: features.into(),
-                        condition,
-                        names: names.clone(),
-                    })
-                }
-                // String columns are projected unchanged, so that predicates are pushed down into
-                // the Parquet reader.
-                _ => Batch::Segments(SegmentsBatch {
-                    segments: batch.to_vec(),
-                    condition,
-                    selected: match columns {
-                        Columns::Codes => names.counted().to_vec(),
-                        _ => selected(user, col),
-                    },
-                }),
-            });
+            // String columns are projected unchanged, so that predicates are pushed down into the
+            // Parquet reader.
+            batches.push(Batch::Segments(SegmentsBatch {
+                segments: batch.to_vec(),
+                condition,
+                selected: match columns {
+                    Columns::Codes => names.counted().to_vec(),
+                    _ => selected(user, col),
+                },
+            }));
         }
         for chunk in snapshot.tail {
             let frame = match columns {
                 Columns::All => chunk.with_details()?.lazy(),
-                Columns::Counted | Columns::Occurrences(_) => chunk.counted()?.lazy(),
+                Columns::Counted => chunk.counted()?.lazy(),
                 Columns::Codes => chunk.frame.clone().lazy(),
             };
             let events = frame.filter(inside(&range_us, snapshot.visible_tail.clone()));

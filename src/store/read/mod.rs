@@ -54,7 +54,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Damaged`] if a segment that is needed, or the log, is.
-    pub fn batches(&self, range_us: Range<i64>, columns: Columns<'_>) -> Result<Vec<Batch>> {
+    pub fn batches(&self, range_us: Range<i64>, columns: Columns) -> Result<Vec<Batch>> {
         Ok(self.reader.batches(range_us, columns, None)?.1)
     }
 
@@ -66,7 +66,7 @@ impl Store {
     pub fn tables_and_batches(
         &self,
         range_us: Range<i64>,
-        columns: Columns<'_>,
+        columns: Columns,
         tables: Option<&Tables<'_>>,
     ) -> Result<(Vec<Table>, Vec<Batch>)> {
         self.reader.batches(range_us, columns, tables)

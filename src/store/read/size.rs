@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::store::Store;
-use crate::store::files::{columns, postings};
+use crate::store::files::columns;
 
 /// Events, files and bytes of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -30,8 +30,6 @@ pub struct StoreSize {
     pub state_bytes: u64,
     /// Bytes of the columns.
     pub column_bytes: u64,
-    /// Bytes of the postings.
-    pub postings_bytes: u64,
     /// Event ids of sealed events that new events are compared with.
     pub event_ids: u64,
     /// Bytes of their files.
@@ -59,7 +57,6 @@ impl Store {
             states: version.all_states().count(),
             state_bytes: version.all_states().map(|state| state.meta.bytes).sum(),
             column_bytes: columns::bytes(&self.folder),
-            postings_bytes: postings::bytes(&self.folder),
             event_ids: ids().map(|file| file.ids).sum(),
             event_id_bytes: ids().map(|file| file.bytes()).sum(),
         }

@@ -16,7 +16,7 @@ use crate::event::{Event, EventType, Outcome};
 use crate::store::files::faults::{self, Failing};
 use crate::store::files::rotation::RotatedLog;
 use crate::store::files::states::ZoneDay;
-use crate::store::files::{columns, postings, shape};
+use crate::store::files::{columns, shape};
 use crate::store::ingest::dedup::WINDOW_US;
 use crate::store::jobs::renumber_users;
 use crate::store::{CompactionScope, Store, WriteBatch, files, write_lines};
@@ -64,7 +64,7 @@ const JOBS: [(Job, &[&str]); 10] = [
         Job::Compact,
         &["rename compacting/", "exchange events/", "sync events"],
     ),
-    (Job::Index, &["rename postings/", "rename columns/"]),
+    (Job::Index, &["rename columns/"]),
     (
         Job::Expire,
         &["rename .echopilot-tmp/dt=", "remove .echopilot-tmp/dt="],
@@ -357,7 +357,7 @@ fn unknown_files(store: &Store) -> Result<Vec<PathBuf>> {
         version
             .segments
             .iter()
-            .flat_map(|segment| [postings::path_of(segment), columns::path_of(segment)]),
+            .map(|segment| columns::path_of(segment)),
     );
     let logs = RotatedLog::list(root)?.into_iter();
     known.extend(logs.filter_map(|log| {
@@ -462,7 +462,7 @@ fn a_failure_at_any_point_of_a_job_leaves_the_state_before_or_after() {
             let failed = walk
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            // Postings are in no manifest.
+            // Columns are in no manifest.
             let commit = COMMIT.iter().filter(|_| job != Job::Index);
             for expected in operations.iter().chain(commit) {
                 let has_failed = failed.iter().any(|seen| seen.starts_with(expected));

@@ -22,6 +22,7 @@ use super::{Published, Version, VersionControl, segment_of};
 use crate::daily::{DailyState, Day};
 use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
+use crate::store::files::columns;
 use crate::store::files::day_folder::PreparedDay;
 use crate::store::files::dictionary;
 use crate::store::files::event_ids::{self, Entry, IdFile};
@@ -29,7 +30,6 @@ use crate::store::files::folder::Folder;
 use crate::store::files::rotation::RotatedLog;
 use crate::store::files::segment::{self, Segment, SegmentMeta};
 use crate::store::files::states::{self, ZoneDay};
-use crate::store::files::{columns, postings};
 use crate::store::lock::Guard;
 
 /// A change of the committed state that is being prepared. No other one runs meanwhile.
@@ -214,7 +214,10 @@ impl<'a> Transaction<'a> {
         }
         // Readers that have them, or get them until the new ones are live, go on when their names
         // are gone.
-        replaced.iter().try_for_each(|(old, _)| old.keep())?;
+        for (old, _) in &replaced {
+            old.keep()?;
+            columns::keep(old);
+        }
         let stay = of_day.filter(|meta| new_of(meta).is_none());
         let prepared = PreparedDay::prepare(self.folder, day, number, &new.0, stay)?;
         self.next.sequence = self.next.sequence.max(number);
@@ -326,11 +329,11 @@ impl<'a> Transaction<'a> {
             // The base and this list hold it. A damaged one is of no use to readers.
             if has_readers || Arc::strong_count(segment) > 2 {
                 let _ = segment.keep();
+                columns::keep(segment);
             }
         }
         removed = removed.and(segment::remove_days(self.folder, &expired));
         let live = Manifest::of(next).segments;
-        removed = removed.and(postings::remove_others(self.folder, &live));
         removed.and(columns::remove_others(self.folder, &live))
     }
 

@@ -49,7 +49,7 @@ const zoneText = ({ zone, complete, covered_from: from }) => {
 async function askStatus(tz, signal) {
   const status = await get('status', signal);
   const { accepted, waiting, store, rollup } = status;
-  const onDisk = store.sealed_bytes + store.state_bytes + store.postings_bytes + store.event_id_bytes + store.log_bytes;
+  const onDisk = store.sealed_bytes + store.state_bytes + store.column_bytes + store.event_id_bytes + store.log_bytes;
   const isBehind = rollup.last_day !== null && rollup.last_day < rollup.due_day;
   const cards = [
     [
@@ -98,7 +98,7 @@ async function askStatus(tz, signal) {
       bytes(onDisk),
       store.sealed_events
         ? `${(store.sealed_bytes / store.sealed_events).toFixed(1)} bytes an event in the lake`
-        : 'log, lake, daily states, postings and event ids',
+        : 'log, lake, daily states, columns and event ids',
       null,
       onDisk,
     ],
@@ -116,7 +116,7 @@ async function askStatus(tz, signal) {
     ['Bytes of segments', store.sealed_bytes],
     ['Daily states', store.states],
     ['Bytes of daily states', store.state_bytes],
-    ['Bytes of postings', store.postings_bytes],
+    ['Bytes of columns', store.column_bytes],
     ['Event ids of the last 7 days, in segments', store.event_ids],
     ['Bytes of event ids', store.event_id_bytes],
     ['Bytes of the open log', store.log_bytes],
