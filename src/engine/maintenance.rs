@@ -113,12 +113,15 @@ impl Engine {
         self.store.scrub(SCRUB_BYTES)
     }
 
-    /// Rebuilds all daily states from the segments.
+    /// Rebuilds all daily states from the segments, and makes those of reporting zones that were
+    /// added.
     ///
     /// # Errors
     /// As [`Store::rebuild`](crate::store::Store::rebuild).
     pub fn rebuild(&self) -> Result<Rebuilt> {
-        self.store.rebuild()
+        let rebuilt = self.store.rebuild()?;
+        self.store.build_zones()?;
+        Ok(rebuilt)
     }
 
     /// Makes the daily states of reporting zones that were added.

@@ -109,14 +109,14 @@ fn usage_of_a_shop_and_of_its_customers_is_that_of_duckdb() {
 
 #[test]
 fn usage_of_a_synthetic_history_is_that_of_duckdb() {
-    let dir = folder();
-    run_json(
-        dir.path(),
-        &[
-            "demo", "--events", "20000", "--users", "500", "--days", "120",
-        ],
-    );
-    for (days, tz) in [(7, "UTC"), (120, "Europe/Berlin"), (365, "Pacific/Apia")] {
-        compare(dir.path(), days, tz);
+    // From events, and from the states of reporting zones.
+    for zones in ["UTC", "UTC,Europe/Berlin,Pacific/Apia"] {
+        let dir = folder();
+        let demo = ["demo", "--events", "20000", "--users", "500"];
+        let options = ["--days", "120", "--zones", zones];
+        run_json(dir.path(), &[&demo[..], &options].concat());
+        for (days, tz) in [(7, "UTC"), (120, "Europe/Berlin"), (365, "Pacific/Apia")] {
+            compare(dir.path(), days, tz);
+        }
     }
 }

@@ -147,16 +147,14 @@ fn states_of_a_zone_give_the_numbers_of_a_scan() {
     let events = engine(other_dir.path(), now());
     let (first, late) = (history(1, 1_500), history(2, 500));
     send(&[&states, &events], &first);
-    compare(&states, &events, "before a seal");
     for engine in [&states, &events] {
         engine.store().seal().unwrap();
     }
-    compare(&states, &events, "after a seal");
     // Late events, some of them sealed.
     send(&[&states, &events], &late[..250]);
     states.seal(now()).unwrap();
     send(&[&states, &events], &late[250..]);
-    compare(&states, &events, "with late events");
+    compare(&states, &events, "with events in segments and in the log");
     drop(states);
     let states = engine_with(dir.path(), &zones);
     compare(&states, &events, "after a restart");
@@ -239,6 +237,16 @@ fn states_of_a_zone_outlive_the_events() {
     engine.erase(&["late".to_owned()], None, now()).unwrap();
     assert_eq!(engine.usage(&july, now()).unwrap().numbers.mau, before - 1);
     assert_eq!(berlin(&engine).mau, numbers.mau);
+    // States of a zone expire as those of UTC.
+    let recent = usage(&engine, "Europe/Berlin", 101).numbers;
+    drop(engine);
+    let mut config = store_config(dir.path());
+    config.rollup_retention_days = 100;
+    let engine = Engine::open(&config, "the test", now()).unwrap();
+    engine.expire(now().date_naive(), Clock::Doubted).unwrap();
+    let year = usage(&engine, "Europe/Berlin", 365);
+    assert_eq!(year.numbers, recent);
+    assert_eq!(year.covered_from, now().date_naive() - Days::new(100));
 }
 
 #[test]

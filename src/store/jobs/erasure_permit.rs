@@ -1,5 +1,5 @@
-//! The permit to erase users, one erasure at a time. Compaction, indexing and the states of new
-//! zones only try to keep erasures out, and do not keep each other out.
+//! The permit to erase users, one erasure at a time. Compaction and indexing only try to keep
+//! erasures out, the states of new zones wait for it; they do not keep each other out.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -37,6 +37,11 @@ impl ErasurePermit {
             return None;
         }
         self.permit.try_read()
+    }
+
+    /// Keeps erasures out, once none is in progress or waits.
+    pub fn wait_to_keep_out(&self) -> ReadGuard<'_, ()> {
+        self.permit.read()
     }
 }
 

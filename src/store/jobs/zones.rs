@@ -114,9 +114,7 @@ impl Store {
     /// older ones.
     pub fn build_zones(&self) -> Result<()> {
         while plan(&self.versions.version()).is_some() {
-            let Some(_no_erasure) = self.jobs.erasure.keep_out() else {
-                return Ok(());
-            };
+            let _no_erasure = self.jobs.erasure.wait_to_keep_out();
             if Erasures::is_pending(&self.folder)? {
                 return Ok(());
             }
