@@ -16,9 +16,12 @@ use crate::store::{
 /// Bytes that one scrub verifies: a large lake takes some hours, at a negligible load of the disk.
 const SCRUB_BYTES: u64 = 32 << 20;
 
-/// Disk space of an event of the synthetic history, in the log (352 bytes) and in segments and
-/// states (45), before the log is removed; with a margin.
-const DEMO_EVENT_BYTES: u64 = 450;
+/// Disk space of an event of the synthetic history in the log. 352 bytes on average.
+const DEMO_LOG_BYTES: u64 = 400;
+/// Most disk space of the log: it is sealed as it grows.
+const DEMO_MAX_LOG_BYTES: u64 = 256 << 20;
+/// Disk space of a sealed event: 42 bytes in segments and states, and what is derived from them.
+const DEMO_SEALED_BYTES: u64 = 100;
 
 impl Engine {
     /// Checks that events can be accepted when the clock says `now`.
@@ -80,7 +83,9 @@ impl Engine {
             ));
         }
         // Half a history could not be completed later.
-        let needed = demo.events.saturating_mul(DEMO_EVENT_BYTES);
+        let in_log = demo.events.saturating_mul(DEMO_LOG_BYTES);
+        let sealed = demo.events.saturating_mul(DEMO_SEALED_BYTES);
+        let needed = sealed.saturating_add(in_log.min(DEMO_MAX_LOG_BYTES));
         match self.store.folder().free_bytes() {
             Some(free) if free < needed => Err(Error::DiskFull),
             _ => demo::fill(&self.store, demo, made),
