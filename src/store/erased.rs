@@ -151,6 +151,12 @@ pub(super) fn is_any(users: &[&str]) -> Expr {
         .fill_null(lit(false))
 }
 
+/// The rows of a column of ids that are of some users.
+pub(super) fn mask_of(users: &HashSet<&str>, ids: &StringChunked) -> BooleanChunked {
+    let is_theirs = |id: Option<&str>| id.is_some_and(|id| users.contains(id));
+    ids.iter().map(|id| Some(is_theirs(id))).collect()
+}
+
 /// The keyed hash that is kept of an erased id.
 pub(super) fn hash(key: &hmac::Key, user: &str) -> String {
     hex::encode(hmac::sign(key, user.as_bytes()).as_ref())

@@ -38,6 +38,12 @@ pub fn in_background<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
+/// Number of threads of background work that takes seconds: half of the cores, so that requests
+/// find one that is free.
+pub fn background_threads() -> usize {
+    cores().div_ceil(2)
+}
+
 /// Starts the threads that all queries share. They keep the priority of the thread that starts
 /// them, which must not be one of low priority.
 fn start_query_threads() {

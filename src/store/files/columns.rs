@@ -17,7 +17,7 @@ use polars::prelude::*;
 use tracing::warn;
 
 use super::folder::{self, Access, Folder};
-use super::segment::{self, FileId, Segment, SegmentMeta};
+use super::segment::{self, ALL_ROWS, FileId, Segment, SegmentMeta};
 use super::shape;
 use crate::columns::{ANONYMOUS, Block, Content, List, Projection, Table, Writer, without_columns};
 use crate::dictionary::Dictionaries;
@@ -34,7 +34,7 @@ const POSTINGS_DIR: &str = "postings";
 const EXTENSION: &str = "columns";
 const IS_ANONYMOUS: &str = "anonymous";
 /// Rows whose metadata is in memory at once while a file is made: those of a row group.
-const DETAILS_ROWS: u32 = 1 << 17;
+const DETAILS_ROWS: usize = 1 << 17;
 
 /// The file of the columns of a segment.
 struct ColumnsFile {
@@ -82,8 +82,14 @@ fn encode(segment: &Arc<Segment>, names: &Dictionaries, share: u8, temp: &Path) 
     // columns.
     segment.verify_again()?;
     let checksum = segment.meta.crc32c;
-    let events = segment::scan(std::slice::from_ref(segment))?;
-    let core = events.clone().select([
+    let names_of_core = [
+        schema::USER_ID,
+        schema::TS,
+        schema::EVENT_TYPE,
+        schema::FEATURE,
+    ];
+    let core = segment::read_alone(segment, Some(&names_of_core), ALL_ROWS)?;
+    let core = core.lazy().select([
         names.users.numbers(col(schema::USER_ID), Some(ANONYMOUS)),
         col(schema::USER_ID).is_null().alias(IS_ANONYMOUS),
         col(schema::TS).to_physical(),
@@ -112,14 +118,12 @@ fn encode(segment: &Arc<Segment>, names: &Dictionaries, share: u8, temp: &Path) 
         core.column(schema::EVENT_TYPE)?.str()?,
         core.column(schema::FEATURE)?.str()?,
     );
-    for first_row in (0..users.len() as u32).step_by(DETAILS_ROWS as usize) {
-        let details = events
-            .clone()
-            .select([col(schema::METADATA), col(schema::URL)])
-            .slice(i64::from(first_row), DETAILS_ROWS)
-            .collect()?;
+    for first_row in (0..users.len()).step_by(DETAILS_ROWS) {
+        let rows = first_row..first_row + DETAILS_ROWS;
+        let details = [schema::METADATA, schema::URL];
+        let details = segment::read_alone(segment, Some(&details), rows)?;
         writer.add_details(
-            first_row,
+            first_row as u32,
             details.column(schema::METADATA)?.str()?,
             details.column(schema::URL)?.str()?,
         );

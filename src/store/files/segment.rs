@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Cursor, Write};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -500,6 +500,31 @@ pub fn scan(segments: &[Arc<Segment>]) -> Result<LazyFrame> {
     )?)
 }
 
+/// All rows of a segment.
+pub const ALL_ROWS: Range<usize> = 0..usize::MAX;
+
+/// Reads some rows of a segment on this thread alone, with all columns or some of them: for
+/// background work, which must not use the threads of Polars, because these have the priority of
+/// queries.
+///
+/// # Errors
+/// [`Error::Damaged`] if the segment is.
+pub fn read_alone(
+    segment: &Segment,
+    columns: Option<&[&str]>,
+    rows: Range<usize>,
+) -> Result<DataFrame> {
+    let content = segment.content()?;
+    let source = content.first().map(|source| source.to_memslice());
+    let bytes = source.transpose()?.unwrap_or_default();
+    let columns = columns.map(|names| names.iter().map(|&name| name.to_owned()).collect());
+    Ok(ParquetReader::new(Cursor::new(bytes))
+        .read_parallel(ParallelStrategy::None)
+        .with_columns(columns)
+        .with_slice(Some((rows.start, rows.len())))
+        .finish()?)
+}
+
 /// Writes a segment with the name `name` for each day of the events. The files are durable when
 /// this returns, and live once a manifest lists them.
 ///
@@ -834,6 +859,28 @@ mod tests {
         assert_eq!(scan(std::slice::from_ref(&segment))?.collect()?.height(), 2);
         let missing = Segment::new(folder.path(), meta[0].clone());
         assert!(matches!(missing.verified(), Err(Error::Damaged { .. })));
+        Ok(())
+    }
+
+    #[test]
+    fn a_segment_that_is_read_alone_has_the_rows_of_a_scan() -> Result<()> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let folder = Folder::take(dir.path(), "a test")?;
+        // So much metadata that there are three row groups.
+        let rows: Vec<_> = (0..2_100).map(|at| (Some("u"), DAY_US + at)).collect();
+        let sorted = Sorted::new(events(&rows, 17_000)?)?;
+        let meta = write_days(&folder, "00000001-0000", &sorted)?.remove(0);
+        let segment = Arc::new(Segment::new(folder.path(), meta));
+        let scanned = scan(std::slice::from_ref(&segment))?;
+        let all = scanned.clone().collect()?;
+        assert_eq!(all.height(), 2_100);
+        assert!(read_alone(&segment, None, ALL_ROWS)?.equals_missing(&all));
+        let names = [schema::USER_ID, schema::TS];
+        let some = read_alone(&segment, Some(&names), ALL_ROWS)?.select(names)?;
+        let expected = scanned.select([col(schema::USER_ID), col(schema::TS)]);
+        assert!(some.equals_missing(&expected.collect()?));
+        let part = read_alone(&segment, None, 900..1_100)?;
+        assert!(part.equals_missing(&all.slice(900, 200)));
         Ok(())
     }
 

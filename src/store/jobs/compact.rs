@@ -10,15 +10,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use polars::prelude::DataFrame;
 use tracing::info;
 
 use super::seal::LATE_BYTES;
 use crate::daily::{Day, date};
 use crate::error::{Error, Result};
+use crate::schema;
 use crate::store::Store;
 use crate::store::files::day_folder;
 use crate::store::files::folder::Folder;
-use crate::store::files::segment::{self, FORMAT, LAKE_DIR, Segment, SegmentMeta};
+use crate::store::files::segment::{self, ALL_ROWS, FORMAT, LAKE_DIR, Segment, SegmentMeta};
 use crate::store::version::{DayChange, Transaction, Unpublished, Version};
 use crate::window::HOUR_US;
 
@@ -141,7 +143,10 @@ fn merge(
     number: u64,
     inputs: &[Arc<Segment>],
 ) -> Result<(PathBuf, SegmentMeta)> {
-    let mut events = segment::scan(inputs)?.collect()?;
+    let mut events = DataFrame::empty_with_schema(&schema::lake());
+    for segment in inputs {
+        events.vstack_mut(&segment::read_alone(segment, None, ALL_ROWS)?)?;
+    }
     events.rechunk_mut();
     let first = inputs.first().map(|first| &first.meta);
     let name = first.map_or_else(String::new, |first| {

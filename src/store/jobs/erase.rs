@@ -23,9 +23,9 @@ use crate::daily::{self, Day, Place, Slices};
 use crate::dictionary::{Dictionaries, UserDictionary};
 use crate::error::{Error, Result};
 use crate::schema;
-use crate::store::erased::{ErasedUsers, hash, is_any};
+use crate::store::erased::{ErasedUsers, hash, mask_of};
 use crate::store::files::folder::Folder;
-use crate::store::files::segment::{self, Segment};
+use crate::store::files::segment::{self, ALL_ROWS, Segment};
 use crate::store::files::shape::ERASURES_FILE;
 use crate::store::files::states::{self, ZoneDay};
 use crate::store::files::{dictionary, mentions};
@@ -256,7 +256,7 @@ impl Store {
             .collect();
         users.sort_unstable();
         let ids: Vec<&str> = users.iter().map(String::as_str).collect();
-        let (all, found) = self.count(&ids)?;
+        let (all, found) = pipeline::in_background(|| self.count(&ids))?;
         let is_small = u128::from(found) * 100 <= u128::from(all) * u128::from(limit.percent);
         if is_small || found < UNCONFIRMED_EVENTS || limit.confirmed == Some(found) {
             return Ok(());
@@ -303,16 +303,14 @@ impl Store {
         }
         let segments = snapshot.version.segments_with(&numbers, self.names())?;
         let mut segments = segments.into_iter();
-        pipeline::ordered(
+        let wanted: HashSet<&str> = users.iter().copied().collect();
+        pipeline::ordered_on(
+            pipeline::background_threads(),
             || Ok(segments.next()),
             |segment| {
-                let events = segment::scan(std::slice::from_ref(&segment))?
-                    .filter(is_any(users))
-                    .select([len().cast(DataType::UInt64)])
-                    .collect()?;
-                Ok(events.select_at_idx(0).map_or(Ok(0), |count| {
-                    count.u64().map(|count| count.get(0).unwrap_or(0))
-                })?)
+                let ids = segment::read_alone(&segment, Some(&[schema::USER_ID]), ALL_ROWS)?;
+                let theirs = mask_of(&wanted, ids.column(schema::USER_ID)?.str()?);
+                Ok(theirs.sum().unwrap_or(0).into())
             },
             |count: Result<u64>| {
                 match count {
@@ -388,14 +386,16 @@ impl Store {
         let mut segments = segments.into_iter();
         let mut found = Vec::new();
         let mut damaged = None;
-        pipeline::ordered(
+        let wanted: HashSet<&str> = users.iter().copied().collect();
+        pipeline::ordered_on(
+            pipeline::background_threads(),
             || Ok(segments.next()),
             |segment| {
                 let state = version.states.get(&segment.day());
                 let known = state.map(|state| state.activity(names)).transpose()?;
                 let named = state.map(|state| state.named_features(names));
-                let events = segment::scan(std::slice::from_ref(&segment))?
-                    .filter(is_any(users))
+                let events = events_of(&wanted, &segment)?
+                    .lazy()
                     .select(names.counted_among(&named.unwrap_or_default()))
                     .collect()?;
                 let numbers = events.column(schema::USER_ID)?.u32()?;
@@ -560,11 +560,13 @@ impl Store {
             .iter()
             .map(|found| found.segment.meta.path.as_str())
             .collect();
+        let users: HashSet<&str> = users.iter().copied().collect();
         let mut rewritten = 0;
         let mut failed = None;
-        pipeline::ordered(
+        pipeline::ordered_on(
+            pipeline::background_threads(),
             || Ok(days.next()),
-            |(day, number)| self.rewrite_day(day, number, users, &affected),
+            |(day, number)| self.rewrite_day(day, number, &users, &affected),
             |written: Result<usize>| {
                 match written {
                     Ok(count) => rewritten += count,
@@ -586,7 +588,7 @@ impl Store {
         &self,
         day: Day,
         number: u64,
-        users: &[&str],
+        users: &HashSet<&str>,
         affected: &HashSet<&str>,
     ) -> Result<usize> {
         let of_day = self.versions.version().segments_of(day);
@@ -596,9 +598,9 @@ impl Store {
             if !affected.contains(segment.meta.path.as_str()) {
                 continue;
             }
-            let mut events = segment::scan(std::slice::from_ref(&segment))?
-                .filter(is_any(users).not())
-                .collect()?;
+            let events = segment::read_alone(&segment, None, ALL_ROWS)?;
+            let theirs = mask_of(users, events.column(schema::USER_ID)?.str()?);
+            let mut events = events.filter_seq(&!theirs)?;
             let kept = if events.height() == 0 {
                 None
             } else {
@@ -652,6 +654,20 @@ impl Store {
         transaction.commit(|_| {})?.removed?;
         Ok(forgotten)
     }
+}
+
+/// The events of some users in a segment, with the columns of [`schema::COUNTED`]. The others are
+/// read only if there are any.
+fn events_of(users: &HashSet<&str>, segment: &Segment) -> Result<DataFrame> {
+    let ids = segment::read_alone(segment, Some(&[schema::USER_ID]), ALL_ROWS)?;
+    let theirs = mask_of(users, ids.column(schema::USER_ID)?.str()?);
+    let none = theirs.sum() == Some(0);
+    let events = if none {
+        DataFrame::empty_with_schema(&schema::lake())
+    } else {
+        segment::read_alone(segment, Some(&schema::COUNTED), ALL_ROWS)?.filter_seq(&theirs)?
+    };
+    Ok(events)
 }
 
 /// The days on which events were found.
