@@ -82,11 +82,11 @@ fn columns_and_not_the_lake_are_read() {
     store(dir.path());
     let expected = answers(&engine(dir.path(), now()));
     let opened = engine(dir.path(), now());
-    // The days that lie in the windows of 8 days in every zone.
+    // The days that lie in the windows of 8 days in every zone, at any time of the day.
     let lake = std::fs::read_dir(dir.path().join("events")).unwrap();
     let mut days: Vec<_> = lake.map(|day| day.unwrap().path()).collect();
     days.sort();
-    for day in &days[2..8] {
+    for day in &days[3..8] {
         std::fs::remove_dir_all(day).unwrap();
     }
     let asked = questions().into_iter().zip(expected);
@@ -123,6 +123,36 @@ fn late_events_and_events_in_the_log_count_in_addition_to_columns() {
         0,
         "they went when segments were joined"
     );
+}
+
+#[test]
+fn events_of_one_timestamp_stay_in_the_order_of_the_log() {
+    let dir = folder();
+    let opened = engine(dir.path(), now());
+    let noon = (now() - TimeDelta::days(2)).timestamp();
+    let event =
+        |feature: &str| json!({"event_type":"action","user_id":"ann","feature":feature,"ts":noon});
+    let path = |opened: &Engine| {
+        let query = json!({"metric":"paths","days":3}).to_string();
+        let query = Query::parse(query.as_bytes()).unwrap();
+        let answer = opened.query(&query, now(), &Cancel::default()).unwrap();
+        answer.notes["paths"][0]["path"].clone()
+    };
+    ingest(&opened, &[event("d"), event("c")], now());
+    opened.seal(now() + TimeDelta::hours(2)).unwrap();
+    let (files, _) = columns(dir.path());
+    assert_eq!(files.len(), 1);
+    assert_eq!(path(&opened), json!(["d", "c"]));
+    // In a segment without columns, and in the log.
+    ingest(&opened, &[event("b")], now());
+    opened.store().seal().unwrap();
+    ingest(&opened, &[event("a")], now());
+    assert_eq!(path(&opened), json!(["d", "c", "b", "a"]));
+    // Columns of a segment that is not the first one of its day.
+    opened.store().seal().unwrap();
+    opened.seal(now() + TimeDelta::hours(2)).unwrap();
+    assert_eq!(path(&opened), json!(["d", "c", "b", "a"]));
+    assert_eq!(columns(dir.path()).0.len(), 1);
 }
 
 #[test]

@@ -81,8 +81,8 @@ pub struct Tables<'a> {
 /// The order of the events of a user on one day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogOrder {
-    /// That of the log: the tables before the batches, and a day with a segment that has no table
-    /// is in the batches.
+    /// That of the log, in the tables and then in the batches: the segments of a day from the first
+    /// one without a table on are in batches.
     Kept,
     /// Any.
     Free,
@@ -216,8 +216,10 @@ impl Tables<'_> {
             open,
             |opened| {
                 let mut opened = opened?;
-                if self.order == LogOrder::Kept && opened.iter().any(|(_, table)| table.is_none()) {
-                    opened.iter_mut().for_each(|(_, table)| *table = None);
+                if self.order == LogOrder::Kept {
+                    let before = opened.iter().position(|(_, table)| table.is_none());
+                    let after = opened.iter_mut().skip(before.unwrap_or(usize::MAX));
+                    after.for_each(|(_, table)| *table = None);
                 }
                 for (segment, table) in opened {
                     match table {
