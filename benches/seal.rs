@@ -52,6 +52,7 @@ fn seal(make_event: fn(u64, i64) -> Event<'static>) -> f64 {
         names: NameLimits::default(),
         limit_erasure_percent: 5,
         column_share: 60,
+        limit_query_mib: 1_024,
     };
     let now = Utc::now();
     let store = Store::open(&config, "the bench", now).unwrap();

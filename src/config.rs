@@ -114,6 +114,22 @@ pub struct StoreConfig {
     )]
     pub column_share: u8,
 
+    /// MiB of memory of one query; one that needs more is rejected
+    ///
+    /// For groups, sets of users, and the events of funnels and paths. A quarter is left for the
+    /// events that are being read.
+    #[arg(
+        long,
+        global = true,
+        env = "ECHOPILOT_LIMIT_QUERY_MIB",
+        default_value_t = 1_024,
+        value_name = "MIB",
+        value_parser = clap::value_parser!(u32).range(1..),
+        hide_env_values = true,
+        help_heading = "Limits"
+    )]
+    pub limit_query_mib: u32,
+
     /// Time of day, UTC, of the rollup of the day before
     #[arg(
         long,

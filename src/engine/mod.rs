@@ -14,6 +14,8 @@ mod rollup;
 mod status;
 mod usage;
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use parking_lot::{Mutex, MutexGuard};
 use tracing::warn;
@@ -32,6 +34,7 @@ pub use rollup::RollupScope;
 use crate::cohorts::Cohorts;
 use crate::config::StoreConfig;
 use crate::error::Result;
+use crate::metrics::budget::QueryMemory;
 use crate::store::Store;
 use crate::store::folder::Purpose;
 
@@ -42,6 +45,7 @@ pub struct Engine {
     rollup_log: Mutex<()>,
     cohorts: Mutex<()>,
     last_rollup: status::LastRollup,
+    query_memory: Arc<QueryMemory>,
     opened_at: DateTime<Utc>,
 }
 
@@ -74,6 +78,7 @@ impl Engine {
             rollup_log: Mutex::new(()),
             cohorts: Mutex::new(()),
             last_rollup: status::LastRollup::default(),
+            query_memory: QueryMemory::new(u64::from(config.limit_query_mib) << 20),
             opened_at: now,
         })
     }

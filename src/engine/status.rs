@@ -53,7 +53,7 @@ impl Engine {
                 due_day: rollup::last_due_day(now, self.config.rollup_at),
             },
             watchers: store.subscribers(),
-            limits: self.name_limits(),
+            limits: self.limits(),
             wrong_keys: 0,
         })
     }
@@ -74,8 +74,8 @@ impl Engine {
             .collect()
     }
 
-    /// The limits of names; each event beyond one counts as reaching it.
-    fn name_limits(&self) -> Vec<LimitStatus> {
+    /// The limits of names, where each event beyond one counts as reaching it, and that of a query.
+    fn limits(&self) -> Vec<LimitStatus> {
         let used = self.store().name_use();
         let limits = self.config.names;
         let limit = |name, limit: u32, used, reached| LimitStatus {
@@ -84,7 +84,14 @@ impl Engine {
             used,
             reached,
         };
+        let memory = &self.query_memory;
         vec![
+            limit(
+                "query_mib",
+                self.config.limit_query_mib,
+                memory.held() >> 20,
+                memory.reached(),
+            ),
             limit(
                 "features_a_day",
                 limits.features,

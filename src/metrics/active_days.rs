@@ -8,6 +8,7 @@ use std::ops::Range;
 use chrono::NaiveDate;
 use roaring::{MultiOps, RoaringBitmap};
 
+use super::budget::set_bytes;
 use crate::daily::Day;
 use crate::window::Period;
 
@@ -51,6 +52,11 @@ impl ActiveDays {
     /// The users of a calendar period.
     pub fn of_period(&self, period: Period) -> RoaringBitmap {
         self.of_days(period.first_day.to_epoch_days()..period.last_day.to_epoch_days() + 1)
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> u64 {
+        self.days.values().map(set_bytes).sum()
     }
 
     /// All users.

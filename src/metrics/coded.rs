@@ -61,6 +61,12 @@ impl FilterBits {
         Ok(bits)
     }
 
+    /// Bytes in memory.
+    pub fn bytes(&self) -> u64 {
+        let values: usize = self.allowed.iter().map(Vec::len).sum();
+        (values * size_of::<u32>()) as u64
+    }
+
     /// The bits of each row of a slice, which begins with the columns of the filters.
     pub fn of_rows(&self, slice: &Slice) -> Vec<u32> {
         let mut bits = vec![self.all; slice.rows()];

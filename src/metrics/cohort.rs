@@ -1,12 +1,11 @@
 //! Cohorts: named sets of users, by behaviour or as a list, that every query can be limited to.
 
-use std::collections::HashMap;
-
 use polars::prelude::*;
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
 use super::filter::Filter;
+use super::sharded::ShardedMap;
 use super::source::{CancelChecks, Columns, Scan, Source};
 use crate::error::{Error, Result};
 use crate::schema;
@@ -109,7 +108,7 @@ impl BehaviouralCohort {
         if self.at_least == 1 {
             return Ok(source.active_days(inside, &filter)?.users());
         }
-        let mut events_of: HashMap<u32, u64> = HashMap::new();
+        let mut events_of: ShardedMap<u32, u64> = ShardedMap::default();
         let scan = Scan {
             columns: Columns::with_details(filter.needs_details()),
             days: inside,
@@ -117,6 +116,7 @@ impl BehaviouralCohort {
             tables: None,
         };
         let mut checks = CancelChecks::new(source);
+        let mut charge = source.budget().charge();
         source.for_each_batch(&scan, &count_events, &mut |frame| {
             let users = frame.column(schema::USER_ID)?.u32()?;
             let events = frame.column(EVENTS)?.i64()?;
@@ -126,7 +126,7 @@ impl BehaviouralCohort {
                     *events_of.entry(user).or_default() += events.unsigned_abs();
                 }
             }
-            Ok(())
+            charge.set(events_of.bytes())
         })?;
         let mut users = Vec::new();
         for (user, events) in events_of {

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use roaring::RoaringBitmap;
 
+use super::budget::set_bytes;
 use super::filter::Property;
 use super::local_dictionary::LocalDictionary;
+use super::sharded::table_bytes;
 
 /// The key that events are counted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +19,8 @@ pub enum Key<'a> {
         /// Features beyond the `most` used ones may be missing, except
         /// [`crate::dictionary::REST_FEATURE`].
         most: usize,
-        /// The property that groups are made by.
+        /// The property that groups are made by. Groups beyond the [`super::MAX_GROUPS`] with the
+        /// most events may be merged.
         breakdown: Option<&'a Property>,
     },
 }
@@ -46,6 +49,8 @@ pub struct Counts {
     pub counts: HashMap<(u32, u32), Count>,
     /// Values of the groups. Without breakdown the only one is null.
     pub groups: LocalDictionary,
+    /// Code of the group that all but the ones with the most events were merged into, if they were.
+    pub others: Option<u32>,
 }
 
 impl Counts {
@@ -53,5 +58,12 @@ impl Counts {
     pub fn of_key(&mut self, key: u32) -> &mut Count {
         let group = self.groups.code(None);
         self.counts.entry((key, group)).or_default()
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> u64 {
+        let sets = self.counts.values().map(|count| set_bytes(&count.users));
+        let table = table_bytes::<((u32, u32), Count)>(self.counts.capacity());
+        self.groups.bytes() + table + sets.sum::<u64>()
     }
 }

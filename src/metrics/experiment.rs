@@ -27,7 +27,7 @@ use super::filter::{Filter, Property, scalar_string};
 use super::source::{Columns, Scan, Source};
 use super::table::Table;
 use super::{Answer, Measure};
-use crate::error::Result;
+use crate::error::{Error, Result, shown};
 use crate::event::number;
 use crate::schema;
 
@@ -49,6 +49,12 @@ const SAMPLE_RATIO: &str = "__sample_ratio__";
 
 /// Frames with a row a user that are held before they are merged.
 const MAX_FRAMES: usize = 8;
+/// Frames are merged earlier if they take more than one part of so many of the query's memory. To
+/// merge them takes twice as much in addition.
+const FRAMES_SHARE: u64 = 6;
+const MERGE_FACTOR: u64 = 3;
+/// Most variants of a result: beyond it the key is not one of an experiment.
+const MAX_VARIANTS: usize = 1_000;
 
 const EXPOSED_AT: &str = "exposed_at";
 const VARIANT: &str = "variant";
@@ -112,10 +118,18 @@ impl Measure for Experiment {
     fn run(&self, source: &dyn Source, _now: DateTime<Utc>) -> Result<Answer> {
         let scan = Scan::of_window(source, Columns::Details);
         let mut frames: Vec<DataFrame> = Vec::new();
+        let mut charge = source.budget().charge();
+        let full_bytes = source.budget().bytes() / FRAMES_SHARE;
+        let mut merged_bytes = 0;
         source.for_each_batch(&scan, &|events| self.users(events), &mut |frame| {
             frames.push(frame.clone());
-            if frames.len() > MAX_FRAMES {
+            let bytes: u64 = frames.iter().map(bytes_of).sum();
+            charge.set(bytes * MERGE_FACTOR)?;
+            // Not each frame after a large one: that would take the square of their number.
+            if frames.len() > MAX_FRAMES || bytes > full_bytes.max(2 * merged_bytes) {
                 let merged = source.apply(std::mem::take(&mut frames), &Self::merge)?;
+                merged_bytes = bytes_of(&merged);
+                charge.set(merged_bytes * MERGE_FACTOR)?;
                 frames.push(merged);
             }
             Ok(())
@@ -135,6 +149,13 @@ impl Measure for Experiment {
             }
         };
         let arms = source.apply(vec![users], &Self::arms)?;
+        if arms.height() > MAX_VARIANTS {
+            let (found, key) = (arms.height(), shown(&self.variant));
+            return Err(Error::bad_input(
+                "too_many_groups",
+                format!("{key:?} has {found} variants; allowed are {MAX_VARIANTS}"),
+            ));
+        }
         Ok(self.read(&arms)?.into())
     }
 }
@@ -233,6 +254,11 @@ impl Experiment {
         }
         table(&arms, multiple, self.weights.as_ref())
     }
+}
+
+/// Bytes of a frame in memory.
+fn bytes_of(frame: &DataFrame) -> u64 {
+    frame.estimated_size() as u64
 }
 
 fn table(arms: &[Arm], multiple: u64, weights: Option<&Weights>) -> Table {

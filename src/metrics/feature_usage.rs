@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::counts::{Count, Counts, Key};
 use super::filter::Property;
+use super::local_dictionary::LocalDictionary;
 use super::source::{CancelChecks, Source};
 use super::table::Table;
 use super::{Answer, MAX_GROUPS, Measure, OTHER, top};
@@ -76,25 +77,29 @@ impl Measure for FeatureUsage {
 impl FeatureUsage {
     fn rows(&self, counts: Counts, source: &dyn Source) -> Result<Table> {
         let mut checks = CancelChecks::new(source);
+        let mut charge = source.budget().charge();
+        charge.set(counts.bytes())?;
         let dictionary = &source.names().features;
         let name = |feature: u32| dictionary.text(feature).unwrap_or_default();
-        let Counts { counts, groups } = counts;
+        let Counts {
+            counts,
+            groups,
+            others,
+        } = counts;
         let mut of_feature: HashMap<u32, u64> = HashMap::new();
         let mut of_group: HashMap<u32, u64> = HashMap::new();
         for (&(feature, group), count) in &counts {
             checks.step()?;
             *of_feature.entry(feature).or_default() += count.events;
-            *of_group.entry(group).or_default() += count.events;
+            if Some(group) != others {
+                *of_group.entry(group).or_default() += count.events;
+            }
         }
         let features = most_used(of_feature.into_iter().collect(), self.limit, name);
         let features = features.into_iter().map(|(feature, _)| feature);
         let place: HashMap<u32, usize> = features.zip(0..).collect();
-        let by_events = |&(a, many): &(u32, u64), &(b, more): &(u32, u64)| {
-            let by_value = || groups.string(a).cmp(&groups.string(b));
-            more.cmp(&many).then_with(by_value)
-        };
-        let named = top::first_by(of_group.into_iter(), MAX_GROUPS, by_events, &mut checks)?;
-        let named: HashSet<u32> = named.into_iter().map(|(group, _)| group).collect();
+        let named = greatest_groups(of_group.into_iter(), &groups, &mut checks)?;
+        let named: HashSet<u32> = named.into_iter().collect();
         let mut rows: HashMap<(usize, Option<&str>), (u32, Count)> = HashMap::new();
         for ((feature, group), count) in counts {
             checks.step()?;
@@ -115,10 +120,16 @@ impl FeatureUsage {
         rows.sort_by(|((a, group), (_, many)), ((b, other), (_, more))| {
             (a, more.events, group).cmp(&(b, many.events, other))
         });
+        let mut text_bytes = 0;
         let (mut features, mut breakdown) = (Vec::new(), Vec::new());
         let (mut events, mut users) = (Vec::new(), Vec::new());
         for ((_, group), (feature, count)) in rows {
-            features.push(name(feature).to_owned());
+            checks.step()?;
+            let feature = name(feature);
+            // In the row and in the response.
+            text_bytes += 2 * (feature.len() + group.map_or(0, str::len)) as u64;
+            charge.set(groups.bytes() + text_bytes)?;
+            features.push(feature.to_owned());
             breakdown.push(group.map(str::to_owned));
             events.push(count.events);
             users.push(count.users.len());
@@ -130,6 +141,23 @@ impl FeatureUsage {
         };
         Ok(table.with("events", events).with("users", users))
     }
+}
+
+/// The groups that have rows of their own: those with the most events, ties by value.
+///
+/// # Errors
+/// If the query is cancelled.
+pub fn greatest_groups(
+    events: impl Iterator<Item = (u32, u64)>,
+    groups: &LocalDictionary,
+    checks: &mut CancelChecks<'_>,
+) -> Result<Vec<u32>> {
+    let by_events = |&(a, many): &(u32, u64), &(b, more): &(u32, u64)| {
+        let by_value = || groups.string(a).cmp(&groups.string(b));
+        more.cmp(&many).then_with(by_value)
+    };
+    let greatest = top::first_by(events, MAX_GROUPS, by_events, checks)?;
+    Ok(greatest.into_iter().map(|(group, _)| group).collect())
 }
 
 /// The features with the most events, most first, ties by name.

@@ -9,6 +9,7 @@ use roaring::RoaringBitmap;
 use serde_json::{Value, json};
 
 use super::active_days::ActiveDays;
+use super::budget::{Budget, QueryMemory};
 use super::counts::{Counts, Key};
 use super::filter::Filter;
 use super::query::Query;
@@ -28,6 +29,9 @@ pub type Row<'a> = (&'a str, &'a str, &'a str, &'a str);
 /// day.
 const NO_CODE: char = '?';
 
+/// Memory of a query whose test says nothing else.
+const BUDGET_BYTES: u64 = 1 << 30;
+
 /// Events in a frame.
 pub struct FrameSource {
     events: DataFrame,
@@ -40,6 +44,7 @@ pub struct FrameSource {
     names: Dictionaries,
     /// True if metrics read events from tables where they can.
     pub has_tables: bool,
+    budget: Budget,
     /// Checks for cancellation that succeed before one fails.
     pub checks_left: AtomicUsize,
 }
@@ -88,6 +93,7 @@ impl FrameSource {
             cohort: None,
             names,
             has_tables: false,
+            budget: QueryMemory::new(BUDGET_BYTES).budget(),
             checks_left: AtomicUsize::new(usize::MAX),
         }
     }
@@ -165,6 +171,11 @@ impl FrameSource {
         json!(answer.rows)
     }
 
+    /// Limits the memory of the next queries.
+    pub fn limit_memory(&mut self, bytes: u64) {
+        self.budget = QueryMemory::new(bytes).budget();
+    }
+
     /// The code of a user.
     pub fn user(&self, id: &str) -> u32 {
         self.names.users.find(id).expect("a user of the test")
@@ -192,6 +203,10 @@ impl Source for FrameSource {
 
     fn names(&self) -> &Dictionaries {
         &self.names
+    }
+
+    fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     fn active_days(&self, days: Range<Day>, also: &Filter) -> Result<ActiveDays> {
@@ -250,6 +265,10 @@ impl Source for FrameSource {
     fn apply(&self, frames: Vec<DataFrame>, plan: &Plan<'_>) -> Result<DataFrame> {
         let frames: Vec<LazyFrame> = frames.into_iter().map(IntoLazy::lazy).collect();
         Ok(plan(concat(frames, UnionArgs::default())?).collect()?)
+    }
+
+    fn cores(&self) -> usize {
+        1
     }
 
     fn in_parallel(&self, ranges: Vec<Range<u32>>, work: &Work<'_>) -> Result<()> {

@@ -7,6 +7,7 @@
 
 pub mod active_days;
 pub mod active_users;
+pub mod budget;
 mod coded;
 pub mod cohort;
 pub mod counts;
@@ -25,6 +26,7 @@ pub mod query;
 pub mod retention;
 pub mod scan;
 pub mod sequence;
+mod sharded;
 pub mod source;
 pub mod stickiness;
 pub mod table;

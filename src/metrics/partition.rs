@@ -8,14 +8,50 @@ use std::ops::Range;
 
 use polars::prelude::DataFrame;
 
+use super::budget::{Budget, Charge};
 use super::sequence::{Sequences, Timed};
 use super::source::{Plan, Scan, Source};
 use crate::columns::Table;
 use crate::error::Result;
 
-/// Items held in memory at once (about 600 MB); queries over more are processed in partitions of
-/// the users.
-pub const MAX_ITEMS: usize = 16 << 20;
+/// Items collected at once; queries over more are processed in partitions of the users.
+const MAX_ITEMS: usize = 16 << 20;
+/// Collected items take at most one part of so many of the budget of a query.
+const ITEMS_SHARE: u64 = 2;
+
+/// Ranges that are worked on at once take at most about one part of so many of the budget.
+const RANGES_SHARE: u64 = 4;
+/// Times that a range has the bytes of its items: in the order of the tables, in the order of time,
+/// and about as much for what was read of a table.
+const RANGE_COPIES: u64 = 3;
+
+/// Items that a query collects at once.
+pub fn max_items<T>(budget: &Budget) -> usize {
+    let items = budget.bytes() / ITEMS_SHARE / item_bytes::<T>();
+    MAX_ITEMS.min(items as usize)
+}
+
+/// Rows of a range of users, so that the ranges of all cores fit into the budget.
+fn range_rows<T>(source: &dyn Source) -> usize {
+    let of_a_range = source.budget().bytes() / RANGES_SHARE / source.cores() as u64;
+    let rows = of_a_range / RANGE_COPIES / item_bytes::<T>();
+    RANGE_ROWS.min(rows as usize)
+}
+
+/// Bytes of items in memory.
+fn items_bytes<T: Timed>(items: &Sequences<T>) -> u64 {
+    items.len() as u64 * item_bytes::<T>()
+}
+
+/// Bytes of what was collected.
+fn held_bytes<C: Collect>(collection: &mut C) -> u64 {
+    items_bytes(collection.sequences()) + collection.string_bytes()
+}
+
+/// Bytes of an item with its user.
+const fn item_bytes<T>() -> u64 {
+    (size_of::<u32>() + size_of::<T>()) as u64
+}
 
 /// Rows that are read between two checks for cancellation: some ten milliseconds.
 const ROWS_PER_CHECK: usize = 1 << 18;
@@ -63,50 +99,75 @@ pub trait Collect: Sync {
         includes: &dyn Fn(u32) -> bool,
         into: &mut Sequences<Self::Item>,
     ) -> Result<()>;
+
+    /// Bytes of what else was read: the strings that items have codes for.
+    fn string_bytes(&self) -> u64;
+
+    /// Bytes of what is kept of the columns of a table.
+    fn column_bytes(columns: &Self::Columns) -> u64;
 }
 
-/// Calls `visit` with the complete sequence of each user, on all cores, and `merge` with what it
-/// found for a range of users. At most `max_items` are collected at once, unless one user has more.
+/// Calls `visit` with the complete sequence of each user and what it found before in a range of
+/// users, which is `new` at first, on all cores; and `merge` with what it found in each range. At
+/// most `max_items` are collected at once, unless one user has more.
 ///
 /// # Errors
-/// As [`Source::for_each_batch`], and the first error of `visit` and `merge`.
-pub fn for_each_user<C: Collect, F: Default>(
+/// As [`Source::for_each_batch`], and the first error of `visit` and `merge`; `too_many_groups` if
+/// the strings, or the items of a range or of one user, do not fit into the memory of the query.
+pub fn for_each_user<C: Collect, F>(
     source: &dyn Source,
     scan: &Scan,
     plan: &Plan<'_>,
     max_items: usize,
     collection: &mut C,
+    new: &(dyn Fn() -> F + Sync),
     visit: &Visit<'_, C::Item, F>,
     merge: &Merge<'_, F>,
 ) -> Result<()> {
     let mut next = Some(0);
+    let mut charge = source.budget().charge();
     while let Some(start) = next {
         let users = start..u32::MAX;
-        let tables;
-        (tables, next) = collect_partition(source, scan, plan, max_items, users, collection)?;
+        let (tables, left_out) = collect_partition(
+            source,
+            scan,
+            plan,
+            max_items,
+            users,
+            collection,
+            &mut charge,
+        )?;
+        next = left_out;
         let mut columns = Vec::with_capacity(tables.len());
+        let mut column_bytes = 0;
         for table in &tables {
             source.check_cancelled()?;
-            columns.push(collection.open(table)?);
+            let of_table = collection.open(table)?;
+            column_bytes += C::column_bytes(&of_table);
+            columns.push(of_table);
+            charge.set(held_bytes(collection) + column_bytes)?;
         }
         let collected = std::mem::take(collection.sequences());
         let users = start..next.unwrap_or(u32::MAX);
-        let ranges = ranges(users, &tables, &collected);
+        let ranges = ranges(users, &tables, &collected, range_rows::<C::Item>(source));
         let collection = &*collection;
         source.in_parallel(ranges, &|users| {
-            let mut found = F::default();
+            let mut found = new();
             if tables.is_empty() {
                 collected.for_each(users, source, |of_user| visit(of_user, &mut found))?;
                 return merge(found);
             }
             let includes = |user: u32| source.includes_user(user);
             let mut items = Sequences::default();
+            let mut charge = source.budget().charge();
             for (table, columns) in tables.iter().zip(&columns) {
                 source.check_cancelled()?;
                 collection.read_table(table, columns, users.clone(), &includes, &mut items)?;
+                charge.set(items_bytes(&items))?;
             }
             // Later in the log than all events of the same day in tables.
             items.extend_from(&collected, &users, source)?;
+            charge.set(items_bytes(&items))?;
             items.for_each(users, source, |of_user| visit(of_user, &mut found))?;
             merge(found)
         })?;
@@ -114,18 +175,20 @@ pub fn for_each_user<C: Collect, F: Default>(
     Ok(())
 }
 
-/// Ranges that cover some users, each with about the same number of events.
+/// Ranges that cover some users, each with about the same number of events, and at most about
+/// `most`.
 fn ranges<T: Timed>(
     users: Range<u32>,
     tables: &[Table],
     collected: &Sequences<T>,
+    most: usize,
 ) -> Vec<Range<u32>> {
     let indexes = tables.iter().flat_map(Table::index);
     let mut counts: Vec<(u32, usize)> = indexes.chain(collected.sample()).collect();
     counts.retain(|(user, _)| users.contains(user));
     counts.sort_unstable();
     let rows: usize = counts.iter().map(|(_, rows)| rows).sum();
-    let most = rows.div_ceil(MIN_RANGES).clamp(1, RANGE_ROWS);
+    let most = rows.div_ceil(MIN_RANGES).clamp(1, most.max(1));
     let mut ranges = Vec::new();
     let (mut start, mut sum) = (users.start, 0);
     for (user, rows) in counts {
@@ -149,6 +212,7 @@ fn collect_partition<C: Collect>(
     max_items: usize,
     users: Range<u32>,
     collection: &mut C,
+    charge: &mut Charge<'_>,
 ) -> Result<(Vec<Table>, Option<u32>)> {
     let mut left_out = None;
     let tables = source.for_each_batch(scan, plan, &mut |frame| {
@@ -158,6 +222,7 @@ fn collect_partition<C: Collect>(
         for start in (0..frame.height()).step_by(ROWS_PER_CHECK) {
             source.check_cancelled()?;
             collection.read(&frame.slice(start as i64, ROWS_PER_CHECK), &includes)?;
+            charge.set(held_bytes(collection))?;
         }
         while collection.sequences().len() > max_items {
             source.check_cancelled()?;
@@ -230,6 +295,14 @@ mod tests {
             into.extend(slice.rows(), items);
             Ok(())
         }
+
+        fn string_bytes(&self) -> u64 {
+            0
+        }
+
+        fn column_bytes((): &()) -> u64 {
+            0
+        }
     }
 
     /// The number of items of each user, and the number of ranges, from tables and batches or from
@@ -265,6 +338,7 @@ mod tests {
             &plan,
             max_items,
             &mut Times::default(),
+            &Vec::new,
             &|items, found: &mut Vec<usize>| {
                 assert!(items.is_sorted());
                 found.push(items.len());
@@ -300,7 +374,7 @@ mod tests {
         // The greater codes have more events.
         let users = (0..20_000_u32).flat_map(|user| (0..=user / 2_000).map(move |_| user));
         collected.extend(0, users.map(|user| (user, 0_i64)));
-        let ranges = ranges(3..30_000, &[], &collected);
+        let ranges = ranges(3..30_000, &[], &collected, RANGE_ROWS);
         assert!(
             (MIN_RANGES - 2..=MIN_RANGES + 1).contains(&ranges.len()),
             "{ranges:?}"

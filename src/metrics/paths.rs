@@ -12,7 +12,7 @@
 //! path. Definitions: `docs/metrics.md`, "Paths and experiments".
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 
 use chrono::{DateTime, Utc};
@@ -21,11 +21,13 @@ use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::budget::Charge;
 use super::coded::{FilterBits, column_of};
 use super::filter::{Filter, Property};
 use super::local_dictionary::LocalDictionary;
 use super::partition::{self, Collect};
 use super::sequence::{Sequences, Timed};
+use super::sharded::ShardedMap;
 use super::source::{CancelChecks, Columns, Scan, Source, TableTimes};
 use super::table::Table;
 use super::{Answer, Measure, top};
@@ -82,7 +84,7 @@ pub enum By {
 #[derive(Debug, Clone, Copy)]
 struct Visit {
     ts_us: i64,
-    /// Code of the feature, or [`NO_FEATURE`].
+    /// Code of the feature, or [`NO_FEATURE`]: without a tag a visit takes a third less.
     feature: u32,
     is_start: bool,
 }
@@ -127,15 +129,34 @@ struct CompletePath {
 /// Transitions and complete paths of all users, features as codes of [`Visits::features`].
 #[derive(Debug, Default)]
 struct Transitions {
-    counts: HashMap<(usize, u32, u32), Count>,
-    complete: HashMap<Vec<u32>, u64>,
+    counts: ShardedMap<(u8, u32, u32), Count>,
+    complete: ShardedMap<Box<[u32]>, u64>,
+    /// Bytes of the complete paths outside of their table.
+    path_bytes: u64,
+    /// Sessions since the memory was charged.
+    uncharged: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Count {
-    users: u64,
+    users: u32,
     sessions: u64,
 }
+
+/// What was found for the users of a range, or of all.
+struct OfRange<'a> {
+    found: Transitions,
+    checks: CancelChecks<'a>,
+    charge: Charge<'a>,
+}
+
+/// Bytes of an entry of the sets of one user: a transition or a path, with what their tables leave
+/// free.
+const OWN_ENTRY_BYTES: usize = 96;
+/// Sessions after which the memory is charged again: a megabyte of transitions and paths at most.
+const SESSIONS_PER_CHARGE: u32 = 1_024;
+/// The same for the transitions and paths of other users.
+const ENTRIES_PER_CHARGE: u32 = 16_384;
 
 impl Measure for Paths {
     fn check(&self) -> Result<(), String> {
@@ -169,19 +190,26 @@ impl Measure for Paths {
             visits: Sequences::default(),
             features: LocalDictionary::default(),
         };
-        let found = Mutex::new(Transitions::default());
+        let new = || OfRange {
+            found: Transitions::default(),
+            checks: CancelChecks::new(source),
+            charge: source.budget().charge(),
+        };
+        let all = Mutex::new(new());
         partition::for_each_user(
             source,
             &scan,
             &|events| self.plan(events),
-            partition::MAX_ITEMS,
+            partition::max_items::<Visit>(source.budget()),
             &mut visits,
-            &|of_user, found: &mut Transitions| {
-                self.add_user(of_user, found, &mut CancelChecks::new(source))
-            },
-            &|of_range| found.lock().merge(of_range, source),
+            &new,
+            &|of_user, of_range| self.add_user(of_user, of_range),
+            &|of_range| all.lock().merge(of_range.found),
         )?;
-        self.answer(&visits.features, found.into_inner(), source)
+        let OfRange { found, charge, .. } = all.into_inner();
+        // The memory of the transitions is charged with that of the rows.
+        drop(charge);
+        self.answer(&visits.features, found, source)
     }
 }
 
@@ -205,21 +233,28 @@ impl Paths {
     fn add_user(
         &self,
         visits: &[Visit],
-        into: &mut Transitions,
-        checks: &mut CancelChecks<'_>,
+        OfRange {
+            found: into,
+            checks,
+            charge,
+        }: &mut OfRange<'_>,
     ) -> Result<()> {
         let mut taken = HashSet::new();
-        let mut complete = BTreeSet::new();
+        let mut complete: BTreeSet<Vec<u32>> = BTreeSet::new();
         for session in
             visits.chunk_by(|a, b| self.by == By::User || b.ts_us - a.ts_us <= SESSION_GAP_US)
         {
             checks.step()?;
+            into.uncharged += 1;
+            if into.uncharged >= SESSIONS_PER_CHARGE {
+                into.uncharged = 0;
+                let own = (taken.len() + complete.len()) * OWN_ENTRY_BYTES;
+                charge.set(into.bytes() + own as u64)?;
+            }
             let mut path: Vec<u32> = Vec::with_capacity(self.depth);
             let begun = session.iter().skip_while(|visit| !visit.is_start);
-            for feature in begun.map(|visit| visit.feature) {
-                if feature == NO_FEATURE {
-                    continue;
-                }
+            let features = begun.map(|visit| visit.feature);
+            for feature in features.filter(|&feature| feature != NO_FEATURE) {
                 if path.last() != Some(&feature) {
                     path.push(feature);
                 }
@@ -227,7 +262,7 @@ impl Paths {
                     break;
                 }
             }
-            for (step, pair) in (1..).zip(path.windows(2)) {
+            for (step, pair) in (1_u8..).zip(path.windows(2)) {
                 if let [from, to] = *pair {
                     let count = into.counts.entry((step, from, to)).or_default();
                     count.sessions += 1;
@@ -241,7 +276,8 @@ impl Paths {
             }
         }
         for path in complete {
-            *into.complete.entry(path).or_default() += 1;
+            checks.step()?;
+            into.add_complete(path.into(), 1);
         }
         Ok(())
     }
@@ -254,7 +290,11 @@ impl Paths {
     ) -> Result<Answer> {
         let mut checks = CancelChecks::new(source);
         let name = |feature: u32| features.string(feature).unwrap_or_default();
-        let mut of_step: BTreeMap<usize, Vec<(u32, u32, Count)>> = BTreeMap::new();
+        let mut charge = source.budget().charge();
+        // The transitions are listed by step, while the table of the paths is still there.
+        let held = features.bytes() + found.bytes();
+        charge.set(held + (found.counts.len() * size_of::<(u32, u32, Count)>()) as u64)?;
+        let mut of_step: BTreeMap<u8, Vec<(u32, u32, Count)>> = BTreeMap::new();
         for ((step, from, to), count) in found.counts {
             checks.step()?;
             of_step.entry(step).or_default().push((from, to, count));
@@ -271,10 +311,10 @@ impl Paths {
             for (from, to, count) in
                 top::first_by(transitions, self.limit, most_used_first, &mut checks)?
             {
-                steps.push(step as u64);
+                steps.push(u64::from(step));
                 from_names.push(name(from).to_owned());
                 to_names.push(name(to).to_owned());
-                users.push(count.users);
+                users.push(u64::from(count.users));
                 sessions.push(count.sessions);
             }
         }
@@ -287,18 +327,34 @@ impl Paths {
             By::User => table,
             By::Session => table.with("sessions", sessions),
         };
-        let most_used_first = |(a, many): &(Vec<u32>, u64), (b, more): &(Vec<u32>, u64)| {
+        let most_used_first = |(a, many): &(Box<[u32]>, u64), (b, more): &(Box<[u32]>, u64)| {
             let by_name = || compare_paths(a, b, name);
             more.cmp(many).then_with(by_name)
         };
         let complete = found.complete.into_iter();
         let complete = top::first_by(complete, self.limit, most_used_first, &mut checks)?;
         let complete = complete.into_iter().map(|(path, users)| CompletePath {
-            path: path.into_iter().map(|code| name(code).to_owned()).collect(),
+            path: path.iter().map(|&code| name(code).to_owned()).collect(),
             users,
         });
         let complete: Vec<CompletePath> = complete.collect();
         Ok(Answer::from(table).with_note("paths", json!(complete)))
+    }
+}
+
+impl Transitions {
+    fn add_complete(&mut self, path: Box<[u32]>, users: u64) {
+        let bytes = size_of_val(&*path) as u64;
+        let known = self.complete.entry(path).or_insert_with(|| {
+            self.path_bytes += bytes;
+            0
+        });
+        *known += users;
+    }
+
+    /// Bytes in memory.
+    fn bytes(&self) -> u64 {
+        self.counts.bytes() + self.complete.bytes() + self.path_bytes
     }
 }
 
@@ -308,22 +364,32 @@ fn compare_paths<'a>(a: &[u32], b: &[u32], name: impl Fn(u32) -> &'a str) -> Ord
     a.iter().map(|&feature| name(feature)).cmp(names_of_b)
 }
 
-impl Transitions {
+impl OfRange<'_> {
     /// Merges the transitions of other users.
     ///
     /// # Errors
-    /// If the query is cancelled.
-    fn merge(&mut self, others: Self, source: &dyn Source) -> Result<()> {
-        let mut checks = CancelChecks::new(source);
+    /// If the query is cancelled, or its memory is not enough.
+    fn merge(&mut self, others: Transitions) -> Result<()> {
         for (transition, count) in others.counts {
-            checks.step()?;
-            let of_all = self.counts.entry(transition).or_default();
+            self.step()?;
+            let of_all = self.found.counts.entry(transition).or_default();
             of_all.users += count.users;
             of_all.sessions += count.sessions;
         }
         for (path, users) in others.complete {
-            checks.step()?;
-            *self.complete.entry(path).or_default() += users;
+            self.step()?;
+            self.found.add_complete(path, users);
+        }
+        self.charge.set(self.found.bytes())
+    }
+
+    /// To be called for each transition and path that is added.
+    fn step(&mut self) -> Result<()> {
+        self.checks.step()?;
+        self.found.uncharged += 1;
+        if self.found.uncharged >= ENTRIES_PER_CHARGE {
+            self.found.uncharged = 0;
+            self.charge.set(self.found.bytes())?;
         }
         Ok(())
     }
@@ -386,6 +452,14 @@ impl Collect for Visits<'_> {
         &mut self.visits
     }
 
+    fn string_bytes(&self) -> u64 {
+        self.features.bytes()
+    }
+
+    fn column_bytes(columns: &VisitColumns) -> u64 {
+        columns.bits.bytes() + size_of_val(columns.features.as_slice()) as u64
+    }
+
     fn read(&mut self, frame: &DataFrame, includes: &dyn Fn(u32) -> bool) -> Result<()> {
         let users = frame.column(schema::USER_ID)?.u32()?;
         let times = frame.column(schema::TS)?.i64()?;
@@ -400,10 +474,7 @@ impl Collect for Visits<'_> {
             let user = user.filter(|&user| includes(user))?;
             let visit = Visit {
                 ts_us: ts_us?,
-                feature: match feature {
-                    Some(feature) => features.code(Some(feature)),
-                    None => NO_FEATURE,
-                },
+                feature: feature.map_or(NO_FEATURE, |feature| features.code(Some(feature))),
                 is_start: is_start.unwrap_or(false),
             };
             Some((user, visit))

@@ -5,6 +5,10 @@ use std::ops::Range;
 use super::source::Source;
 use crate::error::Result;
 
+/// Items that are sorted without a check for cancellation: some ten milliseconds if they are in no
+/// order.
+const SORTED_AT_ONCE: usize = 1 << 18;
+
 /// A timestamped item of a user.
 pub trait Timed: Copy {
     /// Its time in µs.
@@ -119,7 +123,8 @@ impl<T: Timed> Sequences<T> {
     /// timestamp, of the log.
     ///
     /// # Errors
-    /// `busy` if the query is cancelled, and the first error of `visit`.
+    /// `busy` if the query is cancelled, `too_many_groups` if its memory is not enough for a sorted
+    /// copy of these items, and the first error of `visit`.
     pub fn for_each(
         &self,
         range: Range<u32>,
@@ -148,6 +153,9 @@ impl<T: Timed> Sequences<T> {
             sum += *end;
             *end = sum;
         }
+        let mut charge = source.budget().charge();
+        let copied = sum as usize * size_of::<T>();
+        charge.set((size_of_val(ends.as_slice()) + copied) as u64)?;
         let mut sorted = vec![any; sum as usize];
         for part in &self.parts {
             source.check_cancelled()?;
@@ -164,10 +172,7 @@ impl<T: Timed> Sequences<T> {
         for end in ends {
             let end = end as usize;
             if let Some(of_user) = sorted.get_mut(start..end).filter(|items| !items.is_empty()) {
-                source.check_cancelled()?;
-                // Nearly sorted already, and a stable sort keeps the order of the log within one
-                // timestamp.
-                of_user.sort_by_key(Timed::ts_us);
+                sort_by_time(of_user, source)?;
                 visit(of_user)?;
             }
             start = end;
@@ -176,10 +181,37 @@ impl<T: Timed> Sequences<T> {
     }
 }
 
+/// Sorts the items of a user, which are nearly sorted already. The order of the log stays within
+/// one timestamp.
+fn sort_by_time<T: Timed>(items: &mut [T], source: &dyn Source) -> Result<()> {
+    source.check_cancelled()?;
+    if items.len() > SORTED_AT_ONCE {
+        let (lower, upper) = items.split_at_mut(items.len() / 2);
+        sort_by_time(lower, source)?;
+        sort_by_time(upper, source)?;
+        source.check_cancelled()?;
+    }
+    // Two sorted halves are merged.
+    items.sort_by_key(Timed::ts_us);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
     use crate::metrics::frame::FrameSource;
+
+    /// A time and a place in the log.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    struct Placed(i64, i64);
+
+    impl Timed for Placed {
+        fn ts_us(&self) -> i64 {
+            self.0
+        }
+    }
 
     impl Timed for (i64, char) {
         fn ts_us(&self) -> i64 {
@@ -217,6 +249,20 @@ mod tests {
         assert_eq!(visited(&sequences, 0..u32::MAX), ["xy", "abcd"]);
         assert_eq!(visited(&sequences, 3..8), ["abcd"]);
         assert_eq!(visited(&sequences, 3..7), [""; 0]);
+    }
+
+    #[test]
+    fn a_long_list_is_sorted_like_a_short_one() {
+        let source = FrameSource::new("2024-03-01", 1, &[]);
+        let count = 2 * SORTED_AT_ONCE as i64 + 7;
+        let items = (0..count).map(|place| (place * 7_919 % 1_000, place));
+        let mut sorted: Vec<Placed> = items.map(|(ts, place)| Placed(ts, place)).collect();
+        let mut expected = sorted.clone();
+        expected.sort_by_key(|item| (item.0, item.1));
+        sort_by_time(&mut sorted, &source).expect("not cancelled");
+        assert!(sorted == expected, "in the order of time, then of the log");
+        source.checks_left.store(2, Ordering::Relaxed);
+        assert!(sort_by_time(&mut sorted, &source).is_err());
     }
 
     #[test]

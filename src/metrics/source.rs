@@ -9,6 +9,7 @@ use polars::prelude::*;
 use roaring::RoaringBitmap;
 
 use super::active_days::ActiveDays;
+use super::budget::Budget;
 use super::counts::{Counts, Key};
 use super::filter::{Filter, Property};
 use crate::columns::{Projection, Table};
@@ -38,6 +39,9 @@ pub trait Source: Sync {
 
     /// Strings of event types, users and features for their codes, and codes for strings.
     fn names(&self) -> &Dictionaries;
+
+    /// The memory that the query may hold.
+    fn budget(&self) -> &Budget;
 
     /// Users by day of the zone, of events that meet `also` too. Days may lie before the window.
     ///
@@ -78,6 +82,9 @@ pub trait Source: Sync {
     /// # Errors
     /// If the plan fails or the query is cancelled.
     fn apply(&self, frames: Vec<DataFrame>, plan: &Plan<'_>) -> Result<DataFrame>;
+
+    /// Number of ranges that [`Source::in_parallel`] works on at once.
+    fn cores(&self) -> usize;
 
     /// Calls `work` with each range on all cores.
     ///
@@ -324,6 +331,63 @@ mod tests {
                 source.query(query.clone(), "2038-01-01 00:00").map(drop)
             };
             check_cancellation(&mut source, *least, &mut run, &query.to_string());
+        }
+    }
+
+    /// The code of an error in the input.
+    fn code(error: &Error) -> &'static str {
+        match error {
+            Error::BadInput { code, .. } => code,
+            other => panic!("{other}"),
+        }
+    }
+
+    /// With any budget a query has the result that it has without a limit, or none.
+    #[test]
+    fn little_memory_changes_no_result() {
+        let mut source = source();
+        source.batch_rows = 3_000;
+        for (query, _) in queries() {
+            source.limit_memory(u64::MAX);
+            let expected = source.query(query.clone(), "2038-01-01 00:00");
+            let expected = expected.expect("not limited");
+            let mut results = Vec::new();
+            for bytes in (16..28).map(|power| 1_u64 << power) {
+                source.limit_memory(bytes);
+                let result = source.query(query.clone(), "2038-01-01 00:00");
+                match &result {
+                    Ok(answer) => assert_eq!(answer, &expected, "{query} in {bytes}"),
+                    Err(error) => assert_eq!(code(error), "too_many_groups", "{query}"),
+                }
+                results.push(result.is_ok());
+            }
+            assert!(results.is_sorted(), "{query}: {results:?}");
+            assert_eq!(results.last(), Some(&true), "{query}");
+            if query.to_string().contains("metadata.v") {
+                assert_eq!(results.first(), Some(&false), "{query}");
+            }
+        }
+    }
+
+    #[test]
+    fn more_variants_than_an_experiment_has_are_rejected() {
+        let query = json!({"metric":"experiment","exposure":{"feature":"f0"},"variant":"v",
+                           "goal":{"feature":"f1"}});
+        // 500 users with an exposure each, and then ten times as many.
+        for (users, expected) in [(500_usize, None), (5_000, Some("too_many_groups"))] {
+            let strings: Vec<(String, String)> = (0..users)
+                .map(|i| (format!("u{i}"), format!("{{\"v\":\"{i}\"}}")))
+                .collect();
+            let rows: Vec<(Row<'_>, &str)> = strings
+                .iter()
+                .map(|(user, metadata)| {
+                    let row = ("2024-03-01 10:00", "action", user.as_str(), "f0");
+                    (row, metadata.as_str())
+                })
+                .collect();
+            let mut source = FrameSource::with_metadata("2024-03-01", 1, &rows);
+            let result = source.query(query.clone(), "2038-01-01 00:00");
+            assert_eq!(result.err().as_ref().map(code), expected);
         }
     }
 

@@ -21,6 +21,7 @@ use roaring::{MultiOps, RoaringBitmap};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
+use super::budget::set_bytes;
 use super::feature_usage::most_used;
 use super::source::{CancelChecks, Columns, Scan, Source};
 use crate::daily::{Activities, Activity, Day, Week, day, week_of};
@@ -31,6 +32,9 @@ use crate::schema;
 
 /// Features that are listed, unless fewer are asked for: a response of two megabytes at most.
 pub const MAX_FEATURES: usize = 10_000;
+
+/// Bytes of a feature of a day in memory.
+const FEATURE_BYTES: usize = 32;
 
 const DAY: &str = "day";
 const EVENTS: &str = "events";
@@ -63,8 +67,12 @@ pub fn scan(source: &dyn Source) -> Result<Activities> {
     let scan = Scan::of_window(source, Columns::Codes);
     let mut days: BTreeMap<Day, Activity> = BTreeMap::new();
     let mut checks = CancelChecks::new(source);
+    let mut charge = source.budget().charge();
     source.for_each_batch(&scan, &|events| plan(events, tz), &mut |frame| {
-        read(frame, &mut days, &mut checks)
+        read(frame, &mut days, &mut checks)?;
+        let features = |of_day: &Activity| of_day.features.len() * FEATURE_BYTES;
+        let bytes = |of_day: &Activity| set_bytes(&of_day.users) + features(of_day) as u64;
+        charge.set(days.values().map(bytes).sum())
     })?;
     let days = days.into_iter();
     Ok(Activities {

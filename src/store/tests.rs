@@ -19,6 +19,7 @@ fn store(dir: &Path) -> Result<Store> {
         names: NameLimits::default(),
         limit_erasure_percent: 5,
         column_share: 60,
+        limit_query_mib: 1_024,
     };
     Store::open(&config, "the test", Utc::now())
 }

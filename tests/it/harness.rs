@@ -374,6 +374,7 @@ pub fn store_config(data_dir: &Path) -> StoreConfig {
         names: NameLimits::default(),
         limit_erasure_percent: 5,
         column_share: 60,
+        limit_query_mib: 1_024,
     }
 }
 

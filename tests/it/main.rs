@@ -29,6 +29,7 @@ mod ingest;
 mod lake;
 mod listen;
 mod load;
+mod many_groups;
 mod metrics;
 mod names;
 mod oracle;

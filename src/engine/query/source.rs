@@ -22,6 +22,7 @@ use crate::dictionary::Dictionaries;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::metrics::active_days::ActiveDays;
+use crate::metrics::budget::Budget;
 use crate::metrics::counts::{Counts, Key};
 use crate::metrics::filter::Filter;
 use crate::metrics::source::{Columns, Plan, Scan, Sink, Source, TableTimes, Work};
@@ -39,6 +40,7 @@ pub(in crate::engine) struct StoreSource<'a> {
     pub(super) filter: Filter,
     /// The users that the query is limited to.
     pub(super) cohort: Option<RoaringBitmap>,
+    budget: Budget,
     /// Set when events are read, which are kept for less time than states.
     read_events: AtomicBool,
     /// The day from which on the history of users is known, if not all of it is.
@@ -54,6 +56,7 @@ impl<'a> StoreSource<'a> {
             cancel,
             filter: Filter::default(),
             cohort: None,
+            budget: engine.query_memory.budget(),
             read_events: AtomicBool::new(false),
             history_from: OnceLock::new(),
         }
@@ -87,6 +90,7 @@ impl<'a> StoreSource<'a> {
             store: &self.engine.store,
             tz: self.window.tz(),
             cancel: self.cancel,
+            budget: &self.budget,
         }
     }
 
@@ -158,6 +162,10 @@ impl Source for StoreSource<'_> {
 
     fn names(&self) -> &Dictionaries {
         self.engine.store.names()
+    }
+
+    fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     fn active_days(&self, days: Range<Day>, also: &Filter) -> Result<ActiveDays> {
@@ -275,6 +283,10 @@ impl Source for StoreSource<'_> {
         let frames: Vec<LazyFrame> = frames.into_iter().map(IntoLazy::lazy).collect();
         let rows = concat(frames, UnionArgs::default())?;
         collect(plan(cancellable(rows, self.cancel)), self.cancel)
+    }
+
+    fn cores(&self) -> usize {
+        pipeline::cores()
     }
 
     fn in_parallel(&self, ranges: Vec<Range<u32>>, work: &Work<'_>) -> Result<()> {

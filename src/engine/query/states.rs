@@ -12,10 +12,14 @@ use crate::dictionary::{Dictionaries, REST_FEATURE};
 use crate::error::Result;
 use crate::event::EventType;
 use crate::metrics::active_days::ActiveDays;
+use crate::metrics::budget::Budget;
 use crate::metrics::counts::Counts;
 use crate::metrics::feature_usage::most_used;
 use crate::metrics::filter::{Filter, Property};
 use crate::store::{DayParts, Store, pipeline};
+
+/// Days after which the memory of the sets of users is charged again.
+const DAYS_PER_CHARGE: u32 = 16;
 
 /// The daily states of a store, for one query.
 pub(super) struct States<'a> {
@@ -23,6 +27,7 @@ pub(super) struct States<'a> {
     /// UTC or a reporting zone.
     pub(super) tz: Tz,
     pub(super) cancel: &'a Cancel,
+    pub(super) budget: &'a Budget,
 }
 
 impl States<'_> {
@@ -63,6 +68,8 @@ impl States<'_> {
             .collect();
         wanted.insert(REST_FEATURE);
         let mut found = Counts::default();
+        let mut charge = self.budget.charge();
+        let mut days_read = 0_u32;
         self.each_day(
             &days,
             |parts| parts.states(names),
@@ -78,6 +85,11 @@ impl States<'_> {
                             found.of_key(*feature).users |= users;
                         }
                     }
+                }
+                // The sets grow slowly from day to day, and measuring them takes time.
+                days_read += 1;
+                if days_read % DAYS_PER_CHARGE == 1 {
+                    charge.set(found.bytes())?;
                 }
                 Ok(())
             },

@@ -15,8 +15,14 @@
 //! **Any order.** The window slides over the timestamps; the level is the size of the greatest
 //! matching of the events in it and the steps.
 
+use std::ops::RangeInclusive;
+
 use super::matching::Matching;
 use super::steps::{MAX_STEPS, StepMask};
+use crate::error::Result;
+
+/// Checks whether the search is to continue.
+pub type Check<'a> = &'a mut dyn FnMut() -> Result<()>;
 
 /// An event that fills a step or is excluded. For [`Order::Strict`] any event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,18 +91,22 @@ const STEPS: StepMask = (1 << MAX_STEPS) - 1;
 
 impl Rules {
     /// The best attempt of a user with these events, which are in the order of time and then of the
-    /// log.
-    pub fn best(&self, events: &[StepEvent]) -> Option<Attempt> {
+    /// log. Calls `check` for each timestamp.
+    ///
+    /// # Errors
+    /// The first error of `check`.
+    pub fn best(&self, events: &[StepEvent], check: Check<'_>) -> Result<Option<Attempt>> {
         match self.order {
-            Order::Ordered | Order::Strict => self.best_in_order(events),
-            Order::Any => self.best_in_any_order(events),
+            Order::Ordered | Order::Strict => self.best_in_order(events, check),
+            Order::Any => self.best_in_any_order(events, check),
         }
     }
 
-    fn best_in_order(&self, events: &[StepEvent]) -> Option<Attempt> {
+    fn best_in_order(&self, events: &[StepEvent], check: Check<'_>) -> Result<Option<Attempt>> {
         let mut starts: Levels<i64> = [NONE; MAX_STEPS + 1];
         let mut best = (0, NONE, NONE);
         for tied in events.chunk_by(|a, b| a.ts_us == b.ts_us) {
+            check()?;
             let Some(now) = tied.first().map(|event| event.ts_us) else {
                 continue;
             };
@@ -135,11 +145,11 @@ impl Rules {
         }
         let (level, end, start) = best;
         if level == 0 {
-            return None;
+            return Ok(None);
         }
-        let attempt = self.retrace(events, level, start, end);
+        let attempt = self.retrace(events, level, start..=end, check)?;
         debug_assert!(attempt.is_some(), "an attempt from {start} to {end}");
-        attempt
+        Ok(attempt)
     }
 
     /// For each level the least step after which an event of this timestamp spoils an attempt at
@@ -172,10 +182,10 @@ impl Rules {
             }
             return;
         }
+        let mut all = Matching::default();
+        tied.iter().for_each(|event| all.add(event.steps & STEPS));
         for from in 0..self.steps {
-            let mut matching = Matching::default();
-            tied.iter()
-                .for_each(|event| matching.add(event.steps & STEPS));
+            let mut matching = all.clone();
             for step in from..self.steps {
                 if !matching.fill(step) {
                     break;
@@ -185,9 +195,16 @@ impl Rules {
         }
     }
 
-    /// The attempt that begins at `start` and reaches `level` at `end`, each step as early as the
-    /// rest allows; `None` if there is none.
-    fn retrace(&self, events: &[StepEvent], level: usize, start: i64, end: i64) -> Option<Attempt> {
+    /// The attempt that begins at the start of `times` and reaches `level` at their end, each step
+    /// as early as the rest allows; `None` if there is none.
+    fn retrace(
+        &self,
+        events: &[StepEvent],
+        level: usize,
+        times: RangeInclusive<i64>,
+        check: Check<'_>,
+    ) -> Result<Option<Attempt>> {
+        let (start, end) = times.into_inner();
         let first = events.partition_point(|event| event.ts_us < start);
         let last = events.partition_point(|event| event.ts_us <= end);
         let events = events.get(first..last).unwrap_or_default();
@@ -196,14 +213,15 @@ impl Rules {
             .find(|event| event.steps & 1 != 0)
             .map_or(0, |event| event.group);
         if level == 1 {
-            return Some(Attempt {
+            return Ok(Some(Attempt {
                 times_us: vec![start],
                 group,
-            });
+            }));
         }
         // For each level the first attempt that reached it and can go on.
         let mut attempts: Levels<Option<Vec<i64>>> = [const { None }; MAX_STEPS + 1];
         for tied in events.chunk_by(|a, b| a.ts_us == b.ts_us) {
+            check()?;
             let Some(now) = tied.first().map(|event| event.ts_us) else {
                 continue;
             };
@@ -231,7 +249,7 @@ impl Rules {
             if now == end
                 && let Some(times_us) = reached.get_mut(level).and_then(Option::take)
             {
-                return Some(Attempt { times_us, group });
+                return Ok(Some(Attempt { times_us, group }));
             }
             for (at, attempt) in attempts.iter_mut().enumerate() {
                 let is_spoiled = spoiled_from.get(at).is_some_and(|&least| least <= at);
@@ -243,16 +261,17 @@ impl Rules {
                 }
             }
         }
-        None
+        Ok(None)
     }
 
-    fn best_in_any_order(&self, events: &[StepEvent]) -> Option<Attempt> {
+    fn best_in_any_order(&self, events: &[StepEvent], check: Check<'_>) -> Result<Option<Attempt>> {
         let mut best = (0, 0..0);
         let mut window = Matching::default();
         let (mut oldest, mut end) = (0, 0);
         // The last timestamp with an excluded event: an attempt ends or begins there.
         let mut barrier = NONE;
         for tied in events.chunk_by(|a, b| a.ts_us == b.ts_us) {
+            check()?;
             let Some(now) = tied.first().map(|event| event.ts_us) else {
                 continue;
             };
@@ -279,12 +298,13 @@ impl Rules {
             }
         }
         let (level, range) = best;
-        let events = events.get(range)?;
+        let events = events.get(range).unwrap_or_default();
         // From the end back, until all of them match: the latest possible start.
         let mut matching = Matching::default();
         let mut start = NONE;
         let mut found = 0;
         for event in events.iter().rev() {
+            check()?;
             matching.add(event.steps & STEPS);
             if matching.grow(self.steps) {
                 found += 1;
@@ -294,20 +314,22 @@ impl Rules {
                 break;
             }
         }
-        let events = events.get(events.partition_point(|event| event.ts_us < start)..)?;
+        let first = events.partition_point(|event| event.ts_us < start);
+        let events = events.get(first..).unwrap_or_default();
         let mut matching = Matching::default();
         let mut times_us = Vec::with_capacity(level);
         for event in events {
+            check()?;
             matching.add(event.steps & STEPS);
             if matching.grow(self.steps) {
                 times_us.push(event.ts_us);
             }
         }
-        let first = events.iter().find(|event| event.steps & STEPS != 0)?;
-        Some(Attempt {
+        let first = events.iter().find(|event| event.steps & STEPS != 0);
+        Ok(first.map(|first| Attempt {
             times_us,
             group: first.group,
-        })
+        }))
     }
 }
 

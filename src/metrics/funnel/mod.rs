@@ -32,7 +32,7 @@ use super::filter::{Filter, Property};
 use super::local_dictionary::LocalDictionary;
 use super::partition::{self, Collect};
 use super::sequence::{Sequences, Timed};
-use super::source::{Columns, Scan, Source, TableTimes};
+use super::source::{CancelChecks, Columns, Scan, Source, TableTimes};
 use super::{Answer, Measure};
 use crate::columns::{Rows, Table};
 use crate::error::{Result, shown};
@@ -40,7 +40,7 @@ use crate::schema;
 use crate::window::DAY_US;
 use attempt::{Between, Order, Rules, StepEvent};
 use steps::{MAX_EXCLUSIONS, MAX_STEPS, StepMask};
-use tally::Tally;
+use tally::{Attempts, Tally};
 
 /// Conversion window of a query that names none, in µs.
 const DEFAULT_WITHIN_US: i64 = 14 * DAY_US;
@@ -177,23 +177,28 @@ impl Measure for Funnel {
             events: Sequences::default(),
             groups: LocalDictionary::default(),
         };
-        let tally = Mutex::new(Tally::default());
+        let tally = Mutex::new((Tally::default(), source.budget().charge()));
         partition::for_each_user(
             source,
             &scan,
             &|events| self.plan(events),
-            partition::MAX_ITEMS,
+            partition::max_items::<StepEvent>(source.budget()),
             &mut events,
-            &|of_user, found: &mut Tally| {
-                if let Some(attempt) = rules.best(of_user) {
+            &|| (Attempts::default(), CancelChecks::new(source)),
+            &|of_user, (found, checks)| {
+                if let Some(attempt) = rules.best(of_user, &mut || checks.step())? {
                     found.add(&attempt);
                 }
                 Ok(())
             },
-            &|found| tally.lock().merge(found, source),
+            &|(found, _)| {
+                let (tally, charge) = &mut *tally.lock();
+                tally.push(found);
+                charge.set(tally.bytes())
+            },
         )?;
         let breakdown = self.breakdown.as_ref().map(|_| &events.groups);
-        let tally = tally.into_inner();
+        let (tally, _charge) = tally.into_inner();
         let answer = Answer::from(tally.table(self.steps.len(), breakdown, source)?);
         Ok(if self.exclude.is_empty() {
             answer
@@ -249,7 +254,14 @@ impl Funnel {
             steps.alias(STEPS),
         ];
         if let Some(property) = &self.breakdown {
-            columns.push(property.expr().cast(DataType::String).alias(GROUP));
+            let value = property.expr().cast(DataType::String);
+            columns.push(match (self.order, self.steps.first()) {
+                // Only step 1 can be the first event of an attempt: other values are not kept.
+                (Order::Ordered | Order::Strict, Some(first)) => {
+                    ternary_expr(first.expr(), value, lit(NULL)).alias(GROUP)
+                }
+                _ => value.alias(GROUP),
+            });
         }
         let mut events = events.filter(col(schema::USER_ID).is_not_null());
         if self.order != Order::Strict {
@@ -358,6 +370,15 @@ impl Collect for StepEvents<'_> {
 
     fn sequences(&mut self) -> &mut Sequences<StepEvent> {
         &mut self.events
+    }
+
+    fn string_bytes(&self) -> u64 {
+        self.groups.bytes()
+    }
+
+    fn column_bytes(StepColumns { bits, group }: &StepColumns) -> u64 {
+        let groups = group.as_ref().map_or(0, |(_, groups)| groups.len());
+        bits.bytes() + (groups * size_of::<u32>()) as u64
     }
 }
 

@@ -1,6 +1,4 @@
-//! The attempts of all users by group and step, and the rows that follow from them.
-
-use std::collections::HashMap;
+//! The attempts of all users, and the rows for each group and step that follow from them.
 
 use super::attempt::Attempt;
 use crate::error::Result;
@@ -9,132 +7,175 @@ use crate::metrics::source::{CancelChecks, Source};
 use crate::metrics::table::Table;
 use crate::metrics::{MAX_GROUPS, OTHER, top};
 
-/// The attempts of users, by the code of their group.
+/// The attempts of all users, in the parts in which they were found: a list of them all would be
+/// copied as it grows.
 #[derive(Debug, Default)]
 pub struct Tally {
-    groups: HashMap<u32, GroupTally>,
+    parts: Vec<Attempts>,
 }
 
-/// The attempts of one group: for each step the times of the users who reached it, in µs.
-#[derive(Debug, Clone, Default)]
-struct GroupTally {
-    from_first_us: Vec<Vec<i64>>,
-    from_previous_us: Vec<Vec<i64>>,
+/// Attempts of some users.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    /// Group and level of each.
+    of_users: Vec<(u32, u8)>,
+    /// The times of their steps after the first, since that, in µs.
+    since_first_us: Vec<i64>,
+}
+
+impl Attempts {
+    /// Adds the best attempt of a user.
+    pub fn add(&mut self, attempt: &Attempt) {
+        if let Some((first, later)) = attempt.times_us.split_first() {
+            self.of_users
+                .push((attempt.group, attempt.times_us.len() as u8));
+            let since_first = later.iter().map(|time| time - first);
+            self.since_first_us.extend(since_first);
+        }
+    }
+
+    /// Group of each attempt, with the times of its steps after the first.
+    fn iter(&self) -> impl Iterator<Item = (u32, &[i64])> {
+        let mut start = 0;
+        self.of_users.iter().map(move |&(group, level)| {
+            let end = start + usize::from(level) - 1;
+            let times = self.since_first_us.get(start..end).unwrap_or_default();
+            start = end;
+            (group, times)
+        })
+    }
 }
 
 impl Tally {
-    /// Adds the best attempt of a user.
-    pub fn add(&mut self, attempt: &Attempt) {
-        let group = self.groups.entry(attempt.group).or_default();
-        group.add(&attempt.times_us);
+    /// Adds the attempts of other users.
+    pub fn push(&mut self, mut part: Attempts) {
+        part.of_users.shrink_to_fit();
+        part.since_first_us.shrink_to_fit();
+        self.parts.push(part);
     }
 
-    /// Merges the attempts of other users.
-    ///
-    /// # Errors
-    /// If the query is cancelled.
-    pub fn merge(&mut self, other: Self, source: &dyn Source) -> Result<()> {
-        let mut checks = CancelChecks::new(source);
-        for (code, group) in other.groups {
-            checks.step()?;
-            self.groups.entry(code).or_default().merge(group);
-        }
-        Ok(())
+    /// Bytes in memory.
+    pub fn bytes(&self) -> u64 {
+        let parts = self.parts.iter().map(|part| {
+            size_of_val(part.of_users.as_slice()) + size_of_val(part.since_first_us.as_slice())
+        });
+        parts.sum::<usize>() as u64
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u32, &[i64])> {
+        self.parts.iter().flat_map(Attempts::iter)
     }
 
     /// A row for each step of each group: the groups with the most users first, ties by name, and
     /// the others as one. `breakdown` has the names of the groups; without it there is one group.
     ///
     /// # Errors
-    /// If the query is cancelled.
+    /// If the query is cancelled, or its memory is not enough.
     pub fn table(
-        mut self,
+        &self,
         steps: usize,
         breakdown: Option<&LocalDictionary>,
         source: &dyn Source,
     ) -> Result<Table> {
         let mut checks = CancelChecks::new(source);
+        let mut charge = source.budget().charge();
+        let groups = breakdown.map_or(1, LocalDictionary::len);
+        // The name, the users and the place of each.
+        let counts = groups * (size_of::<u64>() + size_of::<u8>());
+        charge.set(breakdown.map_or(0, LocalDictionary::bytes) + counts as u64)?;
+        let mut users_of = vec![0_u64; groups];
+        for (group, _) in self.iter() {
+            checks.step()?;
+            if let Some(users) = users_of.get_mut(group as usize) {
+                *users += 1;
+            }
+        }
+        let all: u64 = users_of.iter().sum();
         let name = |code: u32| breakdown.and_then(|names| names.string(code));
-        let groups = self
-            .groups
-            .iter()
-            .map(|(&code, group)| (code, group.users(0)));
         let most_users_first = |&(a, many): &(u32, u64), &(b, more): &(u32, u64)| {
             more.cmp(&many).then_with(|| name(a).cmp(&name(b)))
         };
-        let first = top::first_by(groups, MAX_GROUPS, most_users_first, &mut checks)?;
-        let mut rows = Rows::default();
-        for (code, _) in &first {
-            let group = self.groups.remove(code).unwrap_or_default();
-            rows.push_group(name(*code), steps, group, source)?;
-        }
-        if !self.groups.is_empty() {
-            let mut other = GroupTally::default();
-            for group in self.groups.into_values() {
-                checks.step()?;
-                other.merge(group);
+        let with_users = (0..).zip(users_of).filter(|&(_, users)| users > 0);
+        let first = top::first_by(with_users, MAX_GROUPS, most_users_first, &mut checks)?;
+        let mut names: Vec<Option<&str>> = first.iter().map(|&(code, _)| name(code)).collect();
+        let mut places = vec![first.len() as u8; groups];
+        for (&(code, _), place) in first.iter().zip(0..) {
+            if let Some(of_group) = places.get_mut(code as usize) {
+                *of_group = place;
             }
-            rows.push_group(Some(OTHER), steps, other, source)?;
         }
-        if first.is_empty() && breakdown.is_none() {
-            rows.push_group(None, steps, GroupTally::default(), source)?;
+        if first.iter().map(|(_, users)| users).sum::<u64>() < all {
+            names.push(Some(OTHER));
+        } else if names.is_empty() && breakdown.is_none() {
+            names.push(None);
         }
-        Ok(rows.table(breakdown.is_some()))
+        let mut rows = vec![Rows::default(); names.len()];
+        for step in 0..steps {
+            self.add_step(step, &places, &mut rows, source)?;
+        }
+        Ok(Rows::table(&rows, &names, breakdown.is_some()))
+    }
+
+    /// Adds a row for a step to each group, whose places among the rows are given.
+    fn add_step(
+        &self,
+        step: usize,
+        places: &[u8],
+        rows: &mut [Rows],
+        source: &dyn Source,
+    ) -> Result<()> {
+        let mut checks = CancelChecks::new(source);
+        let mut charge = source.budget().charge();
+        let mut durations = vec![Durations::default(); rows.len()];
+        let mut reached = 0_u64;
+        for (group, times) in self.iter() {
+            checks.step()?;
+            let place = places.get(group as usize).copied().map(usize::from);
+            let Some(of_group) = place.and_then(|place| durations.get_mut(place)) else {
+                continue;
+            };
+            // The first step takes no time.
+            let Some(place) = step.checked_sub(1) else {
+                of_group.users += 1;
+                continue;
+            };
+            if let Some(&since_first) = times.get(place) {
+                let before = place.checked_sub(1).and_then(|place| times.get(place));
+                of_group.users += 1;
+                of_group.from_first_us.push(since_first);
+                let previous = before.copied().unwrap_or(0);
+                of_group.from_previous_us.push(since_first - previous);
+                reached += 1;
+            }
+        }
+        // The lists grow by doubling.
+        charge.set(reached * 4 * size_of::<i64>() as u64)?;
+        for (rows, mut of_group) in rows.iter_mut().zip(durations) {
+            source.check_cancelled()?;
+            rows.push(&mut of_group);
+        }
+        Ok(())
     }
 }
 
-impl GroupTally {
-    fn add(&mut self, times_us: &[i64]) {
-        let Some(&first) = times_us.first() else {
-            return;
-        };
-        let levels = self.from_first_us.len().max(times_us.len());
-        self.from_first_us.resize(levels, Vec::new());
-        self.from_previous_us.resize(levels, Vec::new());
-        let mut previous = first;
-        let times = self
-            .from_first_us
-            .iter_mut()
-            .zip(&mut self.from_previous_us);
-        for ((from_first, from_previous), &time) in times.zip(times_us) {
-            from_first.push(time - first);
-            from_previous.push(time - previous);
-            previous = time;
-        }
-    }
-
-    fn merge(&mut self, other: Self) {
-        let levels = self.from_first_us.len().max(other.from_first_us.len());
-        self.from_first_us.resize(levels, Vec::new());
-        self.from_previous_us.resize(levels, Vec::new());
-        for (mine, theirs) in self.from_first_us.iter_mut().zip(other.from_first_us) {
-            mine.extend(theirs);
-        }
-        for (mine, theirs) in self.from_previous_us.iter_mut().zip(other.from_previous_us) {
-            mine.extend(theirs);
-        }
-    }
-
-    fn users(&self, step: usize) -> u64 {
-        self.from_first_us.get(step).map_or(0, Vec::len) as u64
-    }
+/// Users who reached a step, and how long that took them, in µs.
+#[derive(Debug, Clone, Default)]
+struct Durations {
+    users: u64,
+    from_first_us: Vec<i64>,
+    from_previous_us: Vec<i64>,
 }
 
-/// The columns of the result.
-#[derive(Default)]
+/// The columns of one group, a row for each step.
+#[derive(Debug, Clone, Default)]
 struct Rows {
-    groups: Vec<Option<String>>,
-    steps: Vec<u64>,
     users: Vec<u64>,
-    of_first: Vec<f64>,
-    of_previous: Vec<f64>,
-    drop_off: Vec<u64>,
     from_first: Times,
     from_previous: Times,
 }
 
 /// Durations until a step, in seconds.
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 struct Times {
     mean: Vec<Option<f64>>,
     median: Vec<Option<f64>>,
@@ -142,54 +183,46 @@ struct Times {
 }
 
 impl Rows {
-    fn push_group(
-        &mut self,
-        name: Option<&str>,
-        steps: usize,
-        mut group: GroupTally,
-        source: &dyn Source,
-    ) -> Result<()> {
-        for step in 0..steps {
-            source.check_cancelled()?;
-            self.push(name, step, &mut group);
+    fn push(&mut self, of_step: &mut Durations) {
+        self.users.push(of_step.users);
+        self.from_first.push(&mut of_step.from_first_us);
+        self.from_previous.push(&mut of_step.from_previous_us);
+    }
+
+    /// The rows of all groups, with their names if there is a breakdown.
+    fn table(groups: &[Self], names: &[Option<&str>], with_names: bool) -> Table {
+        let (mut breakdown, mut steps) = (Vec::new(), Vec::new());
+        let (mut of_first, mut of_previous) = (Vec::new(), Vec::new());
+        let (mut users, mut drop_off) = (Vec::new(), Vec::new());
+        let (mut from_first, mut from_previous) = (Times::default(), Times::default());
+        for (group, name) in groups.iter().zip(names) {
+            let first = group.users.first().copied().unwrap_or(0);
+            let mut previous = first;
+            for (step, &reached) in (1_u64..).zip(&group.users) {
+                breakdown.push(name.map(str::to_owned));
+                steps.push(step);
+                users.push(reached);
+                of_first.push(ratio(reached, first));
+                of_previous.push(ratio(reached, previous));
+                drop_off.push(previous - reached);
+                previous = reached;
+            }
+            from_first.extend(&group.from_first);
+            from_previous.extend(&group.from_previous);
         }
-        Ok(())
-    }
-
-    fn push(&mut self, name: Option<&str>, step: usize, group: &mut GroupTally) {
-        let (first, users) = (group.users(0), group.users(step));
-        let previous = step
-            .checked_sub(1)
-            .map_or(users, |before| group.users(before));
-        self.groups.push(name.map(str::to_owned));
-        self.steps.push(step as u64 + 1);
-        self.users.push(users);
-        self.of_first.push(ratio(users, first));
-        self.of_previous.push(ratio(users, previous));
-        self.drop_off.push(previous - users);
-        // The first step takes no time.
-        let times = |times: &mut Times, of: &mut Vec<Vec<i64>>| match of.get_mut(step) {
-            Some(of_step) if step > 0 => times.push(of_step),
-            _ => times.push(&mut []),
-        };
-        times(&mut self.from_first, &mut group.from_first_us);
-        times(&mut self.from_previous, &mut group.from_previous_us);
-    }
-
-    fn table(self, with_groups: bool) -> Table {
-        let table = if with_groups {
-            Table::default().with("breakdown", self.groups)
+        let table = if with_names {
+            Table::default().with("breakdown", breakdown)
         } else {
             Table::default()
         };
         let table = table
-            .with("step", self.steps)
-            .with("users", self.users)
-            .with("conversion_from_first", self.of_first)
-            .with("conversion_from_previous", self.of_previous)
-            .with("drop_off", self.drop_off);
-        let table = self.from_first.columns(table, "seconds_from_first");
-        self.from_previous.columns(table, "seconds_from_previous")
+            .with("step", steps)
+            .with("users", users)
+            .with("conversion_from_first", of_first)
+            .with("conversion_from_previous", of_previous)
+            .with("drop_off", drop_off);
+        let table = from_first.columns(table, "seconds_from_first");
+        from_previous.columns(table, "seconds_from_previous")
     }
 }
 
@@ -200,6 +233,12 @@ impl Times {
         self.mean.push(mean);
         self.median.push(quantile(times_us, 0.5));
         self.p90.push(quantile(times_us, 0.9));
+    }
+
+    fn extend(&mut self, other: &Self) {
+        self.mean.extend(&other.mean);
+        self.median.extend(&other.median);
+        self.p90.extend(&other.p90);
     }
 
     fn columns(self, table: Table, group: &'static str) -> Table {

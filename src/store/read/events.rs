@@ -19,6 +19,9 @@ use crate::store::version::tail::Chunk;
 /// Events of the batches that all cores work on at once: enough to keep them busy, few enough to
 /// bound memory and to cancel a query between batches.
 const BATCH_ROWS: u64 = 4 << 20;
+/// The same with metadata and URL, which make an event ten times as large and groups as many as
+/// events.
+const DETAILED_BATCH_ROWS: u64 = 1 << 20;
 
 /// Column projection of a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +131,11 @@ impl Reader {
         let visible = || snapshot.visible.clone();
         let mut batches = Vec::new();
         let mut rows = 0;
-        let full_rows = (BATCH_ROWS / pipeline::cores() as u64).max(1);
+        let rows_at_once = match columns {
+            Columns::All => DETAILED_BATCH_ROWS,
+            _ => BATCH_ROWS,
+        };
+        let full_rows = (rows_at_once / pipeline::cores() as u64).max(1);
         let full = |segment: &Arc<Segment>| {
             let before = rows / full_rows;
             rows += segment.meta.rows;

@@ -136,6 +136,7 @@ fn open_with(dir: &Path, zones: &str) -> Result<Store> {
         names: NameLimits::default(),
         limit_erasure_percent: 5,
         column_share: 60,
+        limit_query_mib: 1_024,
     };
     Store::open(&config, "the test", now())
 }
