@@ -290,3 +290,113 @@ impl Content for ColumnsFile {
         read.collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::columns::Rows;
+    use crate::event::{Event, EventType};
+    use crate::store::files::rows::LakeRows;
+    use crate::store::files::segment::{Sorted, write_days};
+
+    /// A segment with an event of each of these users at the start of day 1, and its columns. Users
+    /// that begin with `?` get no code.
+    fn written(
+        users: &[Option<&'static str>],
+    ) -> Result<(tempfile::TempDir, Folder, Arc<Segment>)> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let folder = Folder::take(dir.path(), "a test")?;
+        let mut events = LakeRows::for_lines(0);
+        let names = Dictionaries::new()?;
+        for &user in users {
+            if let Some(user) = user.filter(|user| !user.starts_with('?')) {
+                names.users.number(user)?;
+            }
+            events.push(&Event {
+                ts_us: DAY_US,
+                event_type: EventType::Action,
+                user_id: user.map(Into::into),
+                feature: Some("a".into()),
+                metadata: r#"{"plan":"pro"}"#.into(),
+                url: None,
+                event_id: None,
+                received_at_us: DAY_US,
+            });
+        }
+        let meta = write_days(&folder, "00000001-0000", &Sorted::new(events.finish()?)?)?;
+        let segment = Arc::new(Segment::new(folder.path(), meta[0].clone()));
+        let temp = write(&folder, &segment, &names, 60)?;
+        publish(&folder, &temp, &segment)?;
+        Ok((dir, folder, segment))
+    }
+
+    fn wanted(columns: &[&str]) -> Projection {
+        Projection {
+            columns: columns.iter().map(|&name| name.to_owned()).collect(),
+            times: true,
+        }
+    }
+
+    fn users_of(table: &Table) -> Result<Vec<u32>> {
+        let slice = table.slice(&Rows::All, &[], true)?;
+        Ok(slice.runs().map(|(user, _)| user).collect())
+    }
+
+    #[test]
+    fn a_reader_goes_on_when_the_files_are_removed() -> Result<()> {
+        let (_dir, folder, segment) = written(&[Some("v"), None, Some("u")])?;
+        let table = open(&segment, &wanted(&["feature"])).expect("columns");
+        assert!(open(&segment, &wanted(&["metadata.other"])).is_none());
+        let users = users_of(&table)?;
+        assert_eq!(users, [0, 1, ANONYMOUS]);
+        keep(&segment);
+        remove_others(&folder, std::slice::from_ref(&segment.meta))?;
+        assert!(path_of(&segment).exists());
+        remove_others(&folder, &[])?;
+        assert!(!path_of(&segment).exists());
+        assert_eq!(users_of(&table)?, users);
+        assert_eq!(
+            users_of(&open(&segment, &wanted(&[])).expect("kept"))?,
+            users
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn damaged_columns_are_removed_and_another_file_is_not_read() -> Result<()> {
+        let (_dir, _folder, segment) = written(&[Some("u"), Some("v")])?;
+        let path = path_of(&segment);
+        let valid = std::fs::read(&path).expect("read");
+        let table = open(&segment, &wanted(&[])).expect("columns");
+        for at in [0, 9, 13, 17, 21, valid.len() - 1] {
+            let mut damaged = valid.clone();
+            damaged[at] ^= 1;
+            std::fs::write(&path, &damaged).expect("written");
+            assert!(verify(&segment).is_err(), "{at}");
+            assert!(open(&segment, &wanted(&["event_type", "feature"])).is_none() || path.exists());
+            if at < HEAD {
+                assert!(!path.exists(), "{at}");
+            }
+            assert!(
+                users_of(&table).is_err(),
+                "{at}: it was verified in another file"
+            );
+        }
+        Ok(())
+    }
+
+    /// Bytes whose damage every reader finds.
+    const HEAD: usize = 22;
+
+    #[test]
+    fn a_segment_with_a_user_without_a_code_is_read_itself() -> Result<()> {
+        let (_dir, _folder, segment) = written(&[Some("u"), Some("?new")])?;
+        assert!(open(&segment, &wanted(&[])).is_none());
+        assert!(
+            path_of(&segment).exists(),
+            "it is not written again and again"
+        );
+        assert_eq!(verify(&segment), Ok(()));
+        Ok(())
+    }
+}
