@@ -1,10 +1,11 @@
 //! Reporting zones: their daily states give the numbers of a scan of the events, and outlive them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 use echopilot_analytics::config::NameLimits;
 use echopilot_analytics::engine::{Cancel, Cost, Engine, UsageAnswer};
+use echopilot_analytics::error::Error;
 use echopilot_analytics::metrics::query::Query;
 use echopilot_analytics::store::Clock;
 use echopilot_analytics::window::{WindowRequest, day_us};
@@ -361,11 +362,71 @@ fn features_and_users_beyond_a_limit_are_the_rest_in_a_zone_too() {
     assert_eq!(numbers.numbers.rest.user_events, 1);
 }
 
-/// Files of states of zones other than UTC.
-fn zone_files(data_dir: &Path) -> usize {
-    let names = std::fs::read_dir(data_dir.join("states")).unwrap();
-    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| name.contains("Europe.Berlin")).count()
+/// Files of states of Europe/Berlin, by name.
+fn zone_files(data_dir: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(data_dir.join("states")).unwrap();
+    let files = files.map(|entry| entry.unwrap().path());
+    let of_zone = |path: &PathBuf| path.to_string_lossy().contains("-Europe.Berlin.state");
+    let mut files: Vec<PathBuf> = files.filter(of_zone).collect();
+    files.sort();
+    files
+}
+
+/// Changes a byte of a file.
+fn damage(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_state_of_a_zone_is_made_again_or_no_longer_covered() {
+    let dir = folder();
+    let zone = "Europe/Berlin";
+    let engine = engine_with(dir.path(), zone);
+    send(&[&engine], &history(8, 600));
+    engine.seal(now()).unwrap();
+    let before = usage(&engine, zone, 365);
+    drop(engine);
+    damage(zone_files(dir.path()).last().unwrap());
+    assert!(!run(dir.path(), &["verify"]).status.success());
+    let engine = engine_with(dir.path(), zone);
+    let found = engine.usage(&window(zone, 365), now());
+    assert!(matches!(found, Err(Error::Damaged { .. })), "{found:?}");
+    assert_eq!(engine.rebuild().unwrap().changed, 1);
+    assert_eq!(usage(&engine, zone, 365), before);
+    // The seal of a late event makes a state again, too, if the events of the day are kept.
+    let late = |engine: &Engine, time: &str| {
+        send(&[engine], &[json!({"ts": time, "event_type": "action"})]);
+        engine.seal(now()).unwrap();
+        usage(engine, zone, 365)
+    };
+    let of_day = |day: &str| {
+        let name = format!("/{day}-");
+        let mut files = zone_files(dir.path()).into_iter();
+        files
+            .find(|path| path.to_string_lossy().contains(&name))
+            .unwrap()
+    };
+    drop(engine);
+    damage(&of_day("2026-10-25"));
+    let engine = engine_with(dir.path(), zone);
+    let with_one = late(&engine, "2026-10-24T22:30:00Z");
+    assert_eq!(
+        with_one.numbers.total_events,
+        before.numbers.total_events + 1
+    );
+    assert_eq!(with_one.covered_from, before.covered_from);
+    // Otherwise the days up to it are not covered any more.
+    engine.expire(now().date_naive(), Clock::Doubted).unwrap();
+    drop(engine);
+    damage(&of_day("2026-03-29"));
+    let engine = engine_with(dir.path(), zone);
+    let day: NaiveDate = "2026-03-30".parse().unwrap();
+    assert_eq!(late(&engine, "2026-03-29T10:00:00Z").covered_from, day);
+    let utc = usage(&engine, "UTC", 365);
+    assert_eq!(utc.numbers.total_events, before.numbers.total_events + 2);
+    assert_eq!(utc.covered_from, before.covered_from);
 }
 
 #[test]
@@ -387,16 +448,16 @@ fn a_server_makes_the_states_of_its_zones_and_removes_those_of_others() {
     let expected = json!([{"zone":"Europe/Berlin","complete":true},{"zone":"UTC","complete":true}]);
     assert_eq!(status["zones"], expected);
     server.stop();
-    let states = zone_files(dir.path());
+    let states = zone_files(dir.path()).len();
     assert!((10..=11).contains(&states), "{states}");
     // Commands with and without the setting keep them.
     let usage = ["usage", "--days", "30", "--tz", "Europe/Berlin"];
     let from_states = run_json(dir.path(), &usage);
     with_zone(echopilot(dir.path()).args(usage));
     assert!(run(dir.path(), &["verify"]).status.success());
-    assert_eq!(zone_files(dir.path()), states);
+    assert_eq!(zone_files(dir.path()).len(), states);
     let server = Server::start(dir.path());
-    assert_eq!(zone_files(dir.path()), 0);
+    assert!(zone_files(dir.path()).is_empty());
     let status = server.get("/api/analytics/status").1;
     assert_eq!(status["zones"], json!([{"zone":"UTC","complete":true}]));
     server.stop();
