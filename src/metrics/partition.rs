@@ -60,11 +60,6 @@ const RANGE_ROWS: usize = 1 << 20;
 /// Fewest ranges of users, so that all cores have work.
 const MIN_RANGES: usize = 16;
 
-/// Work on the complete sequence of a user, which adds to what was found for a range of users.
-pub type Visit<'a, T, F> = dyn Fn(&[T], &mut F) -> Result<()> + Sync + 'a;
-/// Receiver of what was found for a range of users.
-pub type Merge<'a, F> = dyn Fn(F) -> Result<()> + Sync + 'a;
-
 /// Sequences that are read from the results of a plan, and from tables.
 pub trait Collect: Sync {
     /// The items of a user.
@@ -107,36 +102,38 @@ pub trait Collect: Sync {
     fn column_bytes(columns: &Self::Columns) -> u64;
 }
 
+/// The events that sequences are made of.
+pub struct Input<'a> {
+    /// The data of the query.
+    pub source: &'a dyn Source,
+    /// The events that are read.
+    pub scan: &'a Scan,
+    /// The plan whose results are read where events are in no table.
+    pub plan: &'a Plan<'a>,
+    /// Items that are collected at once.
+    pub max_items: usize,
+}
+
 /// Calls `visit` with the complete sequence of each user and what it found before in a range of
 /// users, which is `new` at first, on all cores; and `merge` with what it found in each range. At
-/// most `max_items` are collected at once, unless one user has more.
+/// most `max_items` of the input are collected at once, unless one user has more.
 ///
 /// # Errors
 /// As [`Source::for_each_batch`], and the first error of `visit` and `merge`; `too_many_groups` if
 /// the strings, or the items of a range or of one user, do not fit into the memory of the query.
 pub fn for_each_user<C: Collect, F>(
-    source: &dyn Source,
-    scan: &Scan,
-    plan: &Plan<'_>,
-    max_items: usize,
+    input: &Input<'_>,
     collection: &mut C,
-    new: &(dyn Fn() -> F + Sync),
-    visit: &Visit<'_, C::Item, F>,
-    merge: &Merge<'_, F>,
+    new: impl Fn() -> F + Sync,
+    visit: impl Fn(&[C::Item], &mut F) -> Result<()> + Sync,
+    merge: impl Fn(F) -> Result<()> + Sync,
 ) -> Result<()> {
+    let source = input.source;
     let mut next = Some(0);
     let mut charge = source.budget().charge();
     while let Some(start) = next {
         let users = start..u32::MAX;
-        let (tables, left_out) = collect_partition(
-            source,
-            scan,
-            plan,
-            max_items,
-            users,
-            collection,
-            &mut charge,
-        )?;
+        let (tables, left_out) = collect_partition(input, users, collection, &mut charge)?;
         next = left_out;
         let mut columns = Vec::with_capacity(tables.len());
         let mut column_bytes = 0;
@@ -206,14 +203,17 @@ fn ranges<T: Timed>(
 /// these have more items than `max_items`. Returns the tables, and the code of the first user that
 /// was left out.
 fn collect_partition<C: Collect>(
-    source: &dyn Source,
-    scan: &Scan,
-    plan: &Plan<'_>,
-    max_items: usize,
+    input: &Input<'_>,
     users: Range<u32>,
     collection: &mut C,
     charge: &mut Charge<'_>,
 ) -> Result<(Vec<Table>, Option<u32>)> {
+    let &Input {
+        source,
+        scan,
+        plan,
+        max_items,
+    } = input;
     let mut left_out = None;
     let tables = source.for_each_batch(scan, plan, &mut |frame| {
         let end = left_out.unwrap_or(users.end);
@@ -329,22 +329,25 @@ mod tests {
             events.select([col(schema::USER_ID), col(schema::TS).to_physical()])
         };
         let (counts, ranges) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
-        for_each_user(
-            &source,
-            &match tables {
+        let input = Input {
+            source: &source,
+            scan: &match tables {
                 Some(times) => scan.with_tables([], times),
                 None => scan,
             },
-            &plan,
+            plan: &plan,
             max_items,
+        };
+        for_each_user(
+            &input,
             &mut Times::default(),
-            &Vec::new,
-            &|items, found: &mut Vec<usize>| {
+            Vec::new,
+            |items, found: &mut Vec<usize>| {
                 assert!(items.is_sorted());
                 found.push(items.len());
                 Ok(())
             },
-            &|found| {
+            |found| {
                 ranges.fetch_add(1, Ordering::Relaxed);
                 counts.lock().extend(found);
                 Ok(())
@@ -366,6 +369,59 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// The number of items of all users and of ranges, from tables alone, of users with `each`
+    /// events of one day.
+    fn in_memory_of(bytes: u64, users: usize, each: usize) -> Result<(usize, usize)> {
+        let users: Vec<String> = (0..users).map(|user| format!("u{user:05}")).collect();
+        let of_user = |user| std::iter::repeat_n(("2024-03-01 10:00", "action", user, ""), each);
+        let rows: Vec<_> = users
+            .iter()
+            .flat_map(|user| of_user(user.as_str()))
+            .collect();
+        let mut source = FrameSource::new("2024-03-01", 1, &rows);
+        source.has_tables = true;
+        source.limit_memory(bytes);
+        let scan = Scan::of_window(&source, Columns::Counted).with_tables([], TableTimes::InOrder);
+        let found = Mutex::new((0, 0));
+        let plan = |events: LazyFrame| {
+            events.select([col(schema::USER_ID), col(schema::TS).to_physical()])
+        };
+        let input = Input {
+            source: &source,
+            scan: &scan,
+            plan: &plan,
+            max_items: max_items::<i64>(source.budget()),
+        };
+        for_each_user(
+            &input,
+            &mut Times::default(),
+            || 0,
+            |items, found: &mut usize| {
+                *found += items.len();
+                Ok(())
+            },
+            |of_range| {
+                let (items, ranges) = &mut *found.lock();
+                *items += of_range;
+                *ranges += 1;
+                Ok(())
+            },
+        )?;
+        assert_eq!(source.budget().held(), 0);
+        Ok(found.into_inner())
+    }
+
+    #[test]
+    fn tables_are_read_in_ranges_that_fit_and_a_user_that_does_not_is_rejected() {
+        // 40,000 items of 12 bytes, and a sorted copy, are more than the budget of 192 KiB.
+        let (items, ranges) = in_memory_of(1 << 18, 20_000, 2).expect("ranges that fit");
+        assert_eq!(items, 40_000);
+        assert!(ranges > MIN_RANGES, "{ranges}");
+        assert!(in_memory_of(1 << 18, 1, 40_000).is_err());
+        let (items, _) = in_memory_of(1 << 21, 1, 40_000).expect("enough");
+        assert_eq!(items, 40_000);
     }
 
     #[test]

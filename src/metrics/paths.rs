@@ -143,7 +143,7 @@ struct Count {
     sessions: u64,
 }
 
-/// What was found for the users of a range, or of all.
+/// The transitions of the users of a range, or of all.
 struct OfRange<'a> {
     found: Transitions,
     checks: CancelChecks<'a>,
@@ -196,15 +196,18 @@ impl Measure for Paths {
             charge: source.budget().charge(),
         };
         let all = Mutex::new(new());
-        partition::for_each_user(
+        let input = partition::Input {
             source,
-            &scan,
-            &|events| self.plan(events),
-            partition::max_items::<Visit>(source.budget()),
+            scan: &scan,
+            plan: &|events| self.plan(events),
+            max_items: partition::max_items::<Visit>(source.budget()),
+        };
+        partition::for_each_user(
+            &input,
             &mut visits,
-            &new,
-            &|of_user, of_range| self.add_user(of_user, of_range),
-            &|of_range| all.lock().merge(of_range.found),
+            new,
+            |of_user, of_range| self.add_user(of_user, of_range),
+            |of_range| all.lock().merge(of_range.found),
         )?;
         let OfRange { found, charge, .. } = all.into_inner();
         // The memory of the transitions is charged with that of the rows.

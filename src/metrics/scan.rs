@@ -251,7 +251,7 @@ const EVENTS_PER_CHARGE: usize = 4_096;
 /// of them: measuring takes time.
 const TABLES_PER_CHARGE: u32 = 16;
 
-/// What the first scan found, and the memory of it.
+/// The counts of the first scan, and their memory.
 struct FirstScan<'a> {
     found: Found,
     most: Option<usize>,
@@ -568,7 +568,7 @@ impl<'a> CountedTable<'a> {
         columns.push(key);
         let keys = table.values(key)?;
         let keys = keys.iter().map(|key| code(key));
-        // Code 0 is no value.
+        // Code 0 is null.
         let keys: Vec<Option<u32>> = std::iter::once(None).chain(keys).collect();
         let breakdown = match breakdown {
             Some(breakdown) => {
@@ -580,7 +580,9 @@ impl<'a> CountedTable<'a> {
         };
         let width = breakdown.as_ref().map_or(1, |(_, values)| values.len() + 1);
         let text = breakdown.iter().flat_map(|(_, values)| values);
-        let text_bytes: usize = text.map(|value| size_of::<String>() + value.len()).sum();
+        // Each with its string and its number of events.
+        let value_bytes = size_of::<String>() + size_of::<u64>();
+        let text_bytes: usize = text.map(|value| value_bytes + value.len()).sum();
         let mut charge = source.budget().charge();
         let key_bytes = size_of_val(keys.as_slice());
         charge.set(bits.bytes() + (key_bytes + text_bytes) as u64)?;
@@ -745,7 +747,7 @@ impl Places<'_> {
         }
     }
 
-    /// Bytes in memory. Lists have room for four users at least, and at most twice their length.
+    /// Bytes in memory. Lists have space for four users at least, and at most twice their length.
     fn bytes(&self) -> u64 {
         let small = size_of_val(self.small.as_slice());
         let counts = self.counts.capacity() * size_of::<(usize, u64, Vec<u32>)>();

@@ -34,7 +34,7 @@ use super::partition::{self, Collect};
 use super::sequence::{Sequences, Timed};
 use super::source::{CancelChecks, Columns, Scan, Source, TableTimes};
 use super::{Answer, Measure};
-use crate::columns::{Rows, Table};
+use crate::columns::{ANONYMOUS, Rows, Table};
 use crate::error::{Result, shown};
 use crate::schema;
 use crate::window::DAY_US;
@@ -46,6 +46,8 @@ use tally::{Attempts, Tally};
 const DEFAULT_WITHIN_US: i64 = 14 * DAY_US;
 /// The bit of events that meet the filter of the query; the lower ones are steps and exclusions.
 const MET: StepMask = 1 << (StepMask::BITS - 1);
+/// Values of a table from which on it costs less to find out which of them matter than to keep all.
+const MANY_VALUES: usize = 4_096;
 /// The note of every funnel with exclusions.
 const EXCLUSION_RULE: &str = "an excluded event spoils the attempts it lies in; a user counts up to the best unspoiled attempt";
 
@@ -178,20 +180,23 @@ impl Measure for Funnel {
             groups: LocalDictionary::default(),
         };
         let tally = Mutex::new((Tally::default(), source.budget().charge()));
-        partition::for_each_user(
+        let input = partition::Input {
             source,
-            &scan,
-            &|events| self.plan(events),
-            partition::max_items::<StepEvent>(source.budget()),
+            scan: &scan,
+            plan: &|events| self.plan(events),
+            max_items: partition::max_items::<StepEvent>(source.budget()),
+        };
+        partition::for_each_user(
+            &input,
             &mut events,
-            &|| (Attempts::default(), CancelChecks::new(source)),
-            &|of_user, (found, checks)| {
+            || (Attempts::default(), CancelChecks::new(source)),
+            |of_user, (found, checks)| {
                 if let Some(attempt) = rules.best(of_user, &mut || checks.step())? {
                     found.add(&attempt);
                 }
                 Ok(())
             },
-            &|(found, _)| {
+            |(found, _)| {
                 let (tally, charge) = &mut *tally.lock();
                 tally.push(found);
                 charge.set(tally.bytes())
@@ -281,6 +286,36 @@ struct StepEvents<'a> {
     groups: LocalDictionary,
 }
 
+impl StepEvents<'_> {
+    /// True for each value of a column that belongs to an event which may be the first of an
+    /// attempt: the others are not kept.
+    fn first_values(
+        &self,
+        table: &Table,
+        bits: &FilterBits,
+        column: usize,
+        values: usize,
+    ) -> Result<Vec<bool>> {
+        let columns: Vec<usize> = bits.columns.iter().copied().chain([column]).collect();
+        let slice = table.slice(&Rows::Of(0..ANONYMOUS), &columns, false)?;
+        let first: StepMask = match self.funnel.order {
+            Order::Ordered | Order::Strict => 1,
+            Order::Any => (1 << self.funnel.steps.len()) - 1,
+        };
+        let mut is_first = vec![false; values];
+        let mut met = bits.of_rows(&slice);
+        if let Some(codes) = slice.codes(bits.columns.len()) {
+            codes.zip(&mut met, |met, code| {
+                let value = code.checked_sub(1).and_then(|at| is_first.get_mut(at));
+                if let Some(value) = value.filter(|_| *met & MET != 0 && *met & first != 0) {
+                    *value = true;
+                }
+            });
+        }
+        Ok(is_first)
+    }
+}
+
 /// The columns of a table for step events.
 struct StepColumns {
     bits: FilterBits,
@@ -299,9 +334,19 @@ impl Collect for StepEvents<'_> {
             return Ok(StepColumns { bits, group: None });
         };
         let column = column_of(table, breakdown)?;
-        let mut groups = vec![self.groups.code(None)];
-        for value in table.values(column)? {
-            groups.push(self.groups.code(breakdown.string_of(&value).as_deref()));
+        let values = table.values(column)?;
+        let null = self.groups.code(None);
+        let mut groups = vec![null];
+        if values.len() < MANY_VALUES {
+            for value in &values {
+                groups.push(self.groups.code(breakdown.string_of(value).as_deref()));
+            }
+        } else {
+            let is_first = self.first_values(table, &bits, column, values.len())?;
+            for (value, is_first) in values.iter().zip(is_first) {
+                let group = is_first.then(|| breakdown.string_of(value));
+                groups.push(group.map_or(null, |group| self.groups.code(group.as_deref())));
+            }
         }
         Ok(StepColumns {
             bits,
