@@ -106,7 +106,7 @@ def prepare(program, folder, events, is_plain):
         for command in (demo, ["seal"]):
             subprocess.run([program, *command, "--data-dir", folder], env=ENVIRONMENT, capture_output=True, check=True)
         print(f"\n{events:,} events, made in {time.monotonic() - started:,.0f} s", flush=True)
-    parts = {name: folder_bytes(f"{folder}/{name}") for name in ("events", "states", "postings")}
+    parts = {name: folder_bytes(f"{folder}/{name}") for name in ("events", "states", "columns", "ids")}
     sizes = ", ".join(f"{name} {size / events:.1f}" for name, size in parts.items())
     print(f"\n{events:,} events; bytes an event: {sizes}; all {folder_bytes(folder) / 1e6:,.0f} MB", flush=True)
     os.makedirs(f"{folder}-prepared", exist_ok=True)
