@@ -55,6 +55,13 @@ class Server:
         with open(f"/proc/{self.child.pid}/status") as status:
             return next(int(line.split()[1]) for line in status if line.startswith(field)) / 1024
 
+    def cpu_seconds(self):
+        """Returns the CPU time of all threads so far."""
+        with open(f"/proc/{self.child.pid}/stat") as stat:
+            # The name of the program may contain spaces.
+            fields = stat.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def peak(self):
         return self.memory("VmHWM")
 
