@@ -9,6 +9,8 @@ import urllib.request
 
 KEY = "a-key-for-the-bench"
 ENVIRONMENT = {
+    # Reporting zones: that of the comparison with other engines. With ECHOPILOT_ZONES=UTC it is read from events.
+    "ECHOPILOT_ZONES": "UTC,Europe/Berlin",
     **os.environ,
     "ECHOPILOT_DASH_KEY": KEY,
     "ECHOPILOT_RAW_RETENTION_DAYS": "400",
