@@ -77,19 +77,14 @@ pub fn open(
     let versions = Arc::new(versions);
     jobs::add_missing_states(&versions, &folder, &names, config.names.features)?;
     if is_writable {
-        // Users whose erasure is in progress have codes in memory.
-        if !erased.has_pending() {
-            let dictionary = versions.version().dictionary;
-            match jobs::renumber_users(&versions, &folder, &names, jobs::MIN_FREE) {
-                Err(error) if versions.version().dictionary == dictionary => {
-                    warn!("The codes of users stay as they are until the next start: {error}");
-                }
-                renumbered => renumbered?,
-            }
-        }
         commit_user_key(&versions, &folder, &maker)?;
-        if let Err(error) = jobs::add_zones(&versions, &folder) {
-            warn!("Queries in new reporting zones read events until the next start: {error}");
+        match jobs::add_zones(&versions, &folder) {
+            // Users whose erasure is in progress have codes in memory.
+            Ok(()) if !erased.has_pending() => renumber_users(&versions, &folder, &names)?,
+            Ok(()) => {}
+            Err(error) => {
+                warn!("Queries in new reporting zones read events until the next start: {error}");
+            }
         }
     }
     let version = versions.version();
@@ -158,6 +153,18 @@ fn all_zones(config: &StoreConfig, version: &Version) -> OtherZones {
         }
     }
     zones.into()
+}
+
+/// Assigns the codes of users again, if most are free. If that is not possible, the codes stay.
+fn renumber_users(versions: &VersionControl, folder: &Folder, names: &Dictionaries) -> Result<()> {
+    let dictionary = versions.version().dictionary;
+    match jobs::renumber_users(versions, folder, names, jobs::MIN_FREE) {
+        Err(error) if versions.version().dictionary == dictionary => {
+            warn!("The codes of users stay as they are until the next start: {error}");
+            Ok(())
+        }
+        renumbered => renumbered,
+    }
 }
 
 /// Commits the fingerprint of the pseudonym key before the first event is stored under it.
