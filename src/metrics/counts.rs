@@ -19,7 +19,7 @@ pub enum Key<'a> {
         /// Features beyond the `most` used ones may be missing, except
         /// [`crate::dictionary::REST_FEATURE`].
         most: usize,
-        /// The property that groups are made by. Groups beyond the [`super::MAX_GROUPS`] with the
+        /// The property that groups are made by. Groups beyond the `MAX_GROUPS` with the
         /// most events may be merged.
         breakdown: Option<&'a Property>,
     },

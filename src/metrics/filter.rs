@@ -198,7 +198,7 @@ impl Condition {
 
 impl Condition {
     /// The condition on a value of its column in a table, which is JSON in metadata and a string
-    /// elsewhere, `None` where it is missing. The same as [`Condition::expr`].
+    /// elsewhere, `None` where it is missing. The same as `Condition::expr`.
     pub fn on_value(&self) -> ValueTest {
         let predicate = self.predicate.clone();
         if matches!(self.property, Property::Metadata(_)) {

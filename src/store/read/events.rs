@@ -30,7 +30,7 @@ pub enum Columns {
     Counted,
     /// Metadata and URL as well.
     All,
-    /// Those of [`schema::COUNTED`] as codes, see [`Dictionaries::counted`].
+    /// Those of [`schema::COUNTED`] as codes, see [`crate::dictionary::Dictionaries::counted`].
     Codes,
 }
 
