@@ -178,6 +178,17 @@ fn id_of_line(line: &[u8]) -> Option<Cow<'_, str>> {
     text::decode(json, Escapes::Some)
 }
 
+/// True if a line has this id. Most ids need no escapes, and their lines are compared as they are.
+fn is_line_of(line: &[u8], id: &str) -> bool {
+    let json = line
+        .strip_prefix(b"\"")
+        .and_then(|rest| rest.strip_suffix(b"\"\n"));
+    match json {
+        Some(json) if memchr::memchr(b'\\', json).is_none() => json == id.as_bytes(),
+        _ => id_of_line(line).is_some_and(|found| found == id),
+    }
+}
+
 impl Default for Table {
     fn default() -> Self {
         let mut shards = Vec::new();
@@ -192,7 +203,7 @@ impl Default for Table {
 impl Table {
     fn find(&self, id: &str, digest: Digest) -> Option<u32> {
         let shard = self.shards.get(shard_of(digest))?;
-        let is_it = |&code: &u32| self.lines.id(code).is_some_and(|found| found == id);
+        let is_it = |&code: &u32| is_line_of(self.lines.line(code), id);
         shard.find(digest.hash(), is_it).copied()
     }
 
@@ -274,7 +285,7 @@ impl UserDictionary {
             let Some(shard) = shard.and_then(|shard| shards.get_mut(shard)) else {
                 continue;
             };
-            let is_it = |&other: &u32| lines.id(other).is_some_and(|found| found == id);
+            let is_it = |&other: &u32| is_line_of(lines.line(other), &id);
             match shard.entry(digest.hash(), is_it, hash) {
                 Entry::Occupied(_) => return Err(format!("line {place} repeats an id")),
                 Entry::Vacant(entry) => {
