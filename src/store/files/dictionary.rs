@@ -121,32 +121,20 @@ pub fn forget(
     meta: DictionaryMeta,
     codes: &RoaringBitmap,
 ) -> Result<(DictionaryMeta, usize)> {
-    let path = folder.path().join(meta.file_name());
-    if meta.users == 0 {
-        return Ok((meta, 0));
-    }
-    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
-    let valid = bytes.get(..meta.bytes as usize).unwrap_or_default();
-    let mut kept = Vec::with_capacity(valid.len());
     let mut forgotten = 0;
-    for (code, line) in (0..).zip(lines(valid)) {
+    let next = rewrite(folder, meta, |code, line, kept| {
         if codes.contains(code) && line != NO_ID {
             kept.extend_from_slice(NO_ID);
             forgotten += 1;
         } else {
             kept.extend_from_slice(line);
         }
-    }
-    let next = DictionaryMeta {
-        users: meta.users,
-        bytes: kept.len() as u64,
-        crc32c: crc32c::crc32c(&kept),
-        generation: meta.generation + 1,
-    };
+        Ok(())
+    })?;
     if forgotten > 0 {
-        folder.replace(&next.file_name(), &kept)?;
+        next.write(folder)?;
     }
-    Ok((next, forgotten))
+    Ok((next.meta, forgotten))
 }
 
 /// Rewrites the dictionary without the lines that have no id, so that the others get the codes from
@@ -155,23 +143,15 @@ pub fn forget(
 /// # Errors
 /// If the file cannot be read or written.
 pub fn renumber(folder: &Folder, meta: DictionaryMeta) -> Result<DictionaryMeta> {
-    let path = folder.path().join(meta.file_name());
-    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
-    let valid = bytes.get(..meta.bytes as usize).unwrap_or_default();
-    let mut kept = Vec::with_capacity(valid.len());
-    let mut users = 0;
-    for line in lines(valid).filter(|line| *line != NO_ID) {
-        kept.extend_from_slice(line);
-        users += 1;
-    }
-    let next = DictionaryMeta {
-        users,
-        bytes: kept.len() as u64,
-        crc32c: crc32c::crc32c(&kept),
-        generation: meta.generation + 1,
-    };
-    folder.replace(&next.file_name(), &kept)?;
-    Ok(next)
+    let mut next = rewrite(folder, meta, |_, line, kept| {
+        if line != NO_ID {
+            kept.extend_from_slice(line);
+        }
+        Ok(())
+    })?;
+    next.meta.users = lines(&next.bytes).count() as u32;
+    next.write(folder)?;
+    Ok(next.meta)
 }
 
 /// Rewrites the dictionary with the ids of these codes, which it had lost, durably. The new file
@@ -185,26 +165,55 @@ pub fn restore(
     users: &UserDictionary,
     codes: &RoaringBitmap,
 ) -> Result<DictionaryMeta> {
-    let path = folder.path().join(meta.file_name());
-    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
-    let valid = bytes.get(..meta.bytes as usize).unwrap_or_default();
-    let mut restored = Vec::with_capacity(valid.len());
-    for (code, line) in (0..).zip(lines(valid)) {
+    let next = rewrite(folder, meta, |code, line, restored| {
         if codes.contains(code) && line == NO_ID {
-            text::encode(&id_of(users, code)?, &mut restored);
+            text::encode(&id_of(users, code)?, restored);
             restored.push(b'\n');
         } else {
             restored.extend_from_slice(line);
         }
+        Ok(())
+    })?;
+    next.write(folder)?;
+    Ok(next.meta)
+}
+
+/// The dictionary of the next generation, which is not written yet.
+struct Rewritten {
+    meta: DictionaryMeta,
+    bytes: Vec<u8>,
+}
+
+impl Rewritten {
+    fn write(&self, folder: &Folder) -> Result<()> {
+        folder.replace(&self.meta.file_name(), &self.bytes)
     }
-    let next = DictionaryMeta {
+}
+
+/// Makes the next generation: `append` is called with each code, its line, and the new lines.
+fn rewrite(
+    folder: &Folder,
+    meta: DictionaryMeta,
+    mut append: impl FnMut(u32, &[u8], &mut Vec<u8>) -> Result<()>,
+) -> Result<Rewritten> {
+    let path = folder.path().join(meta.file_name());
+    // A store without users has no file.
+    let before = match meta.users {
+        0 => Vec::new(),
+        _ => std::fs::read(&path).map_err(Error::io("read", &path))?,
+    };
+    let valid = before.get(..meta.bytes as usize).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(valid.len());
+    for (code, line) in (0..).zip(lines(valid)) {
+        append(code, line, &mut bytes)?;
+    }
+    let meta = DictionaryMeta {
         users: meta.users,
-        bytes: restored.len() as u64,
-        crc32c: crc32c::crc32c(&restored),
+        bytes: bytes.len() as u64,
+        crc32c: crc32c::crc32c(&bytes),
         generation: meta.generation + 1,
     };
-    folder.replace(&next.file_name(), &restored)?;
-    Ok(next)
+    Ok(Rewritten { meta, bytes })
 }
 
 /// Removes dictionary files of other generations.
