@@ -191,11 +191,11 @@ fn is_line_of(line: &[u8], id: &str) -> bool {
 
 impl Default for Table {
     fn default() -> Self {
-        let mut shards = Vec::new();
-        shards.resize_with(SHARDS, HashTable::new);
         Self {
             lines: Lines::default(),
-            shards,
+            shards: std::iter::repeat_with(HashTable::new)
+                .take(SHARDS)
+                .collect(),
         }
     }
 }
@@ -233,8 +233,7 @@ impl UserDictionary {
     /// A sentence about the line that is not one of these, or that repeats an id.
     pub fn load(&self, mapped: &Mapped, length: usize) -> Result<usize, String> {
         let lines = Lines::of(mapped, length);
-        let mut shards = Vec::new();
-        shards.resize_with(SHARDS, HashTable::new);
+        let mut shards = Table::default().shards;
         let ids_of_shard = lines.len / SHARDS;
         // Each core fills some of the shards.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -13,6 +13,9 @@ use crate::store::files;
 /// Folder of rotated logs in the data folder.
 const SEALING_DIR: &str = "sealing";
 
+/// Identity of the file of a log: device and inode.
+pub(in crate::store) type LogId = (u64, u64);
+
 /// A rotated log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::store) struct RotatedLog {
@@ -107,7 +110,7 @@ impl RotatedLog {
     ///
     /// # Errors
     /// If the metadata of the file cannot be read.
-    pub fn id(&self) -> Result<(u64, u64)> {
+    pub fn id(&self) -> Result<LogId> {
         let found = std::fs::metadata(&self.path).map_err(Error::io("inspect", &self.path))?;
         Ok((found.dev(), found.ino()))
     }
@@ -171,7 +174,7 @@ impl WaitingLogs {
 ///
 /// # Errors
 /// If the metadata of the file cannot be read.
-pub(in crate::store) fn id_of(log: &File) -> Result<(u64, u64)> {
+pub(in crate::store) fn id_of(log: &File) -> Result<LogId> {
     let found = log.metadata();
     let found = found.map_err(Error::io("inspect", EVENT_LOG_FILE.as_ref()))?;
     Ok((found.dev(), found.ino()))

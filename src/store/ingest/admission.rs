@@ -34,6 +34,7 @@ use crate::digest::{Digest, DigestSet, Digester};
 use crate::error::Result;
 use crate::event::path;
 use crate::schema;
+use crate::store::files::rotation::LogId;
 use crate::store::lock::{Guard, Ordered, Rank};
 use crate::store::version::NewUsers;
 use crate::store::version::row::Row;
@@ -91,9 +92,6 @@ pub(in crate::store) struct Admission {
     /// The new users up to the end of each log that is waiting for its seal.
     at_end_of_log: Arc<Ordered<HashMap<LogId, NewUsers>>>,
 }
-
-/// Identity of a log file: device and inode.
-type LogId = (u64, u64);
 
 #[derive(Default)]
 struct Beyond {

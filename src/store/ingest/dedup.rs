@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use crate::digest::{Digest, DigestMap};
 use crate::shards::{SHARDS, shard_of};
 use crate::store::files::event_ids::IdFile;
+use crate::store::files::rotation::LogId;
 use crate::store::lock::{Guard, Ordered, Rank};
 use crate::window::DAY_US;
 
@@ -18,9 +19,6 @@ use crate::window::DAY_US;
 /// far apart, in µs. The later time counts as at most the end of the last trusted day (see
 /// [`crate::store::clock`]), so that a clock that jumps ahead makes no id old.
 pub const WINDOW_US: i64 = 7 * DAY_US;
-
-/// Device and inode of a log.
-type LogId = (u64, u64);
 
 /// The ids of a store, shared by everything that adds events.
 #[derive(Clone)]

@@ -24,7 +24,7 @@ use crate::daily::{DailyState, Day, Place, Slices, date, day_of};
 use crate::error::{Error, Result};
 use crate::store::files::event_ids::{self, Entry};
 use crate::store::files::folder::Folder;
-use crate::store::files::rotation::RotatedLog;
+use crate::store::files::rotation::{LogId, RotatedLog};
 use crate::store::files::rows::LakeRows;
 use crate::store::files::segment::{self, SegmentMeta, Sorted};
 use crate::store::files::states::ZoneDay;
@@ -140,8 +140,8 @@ pub struct Sealing {
 
 /// The part of the tail whose events are sealed.
 pub(super) struct SealedLog {
-    /// Device and inode of the log.
-    id: (u64, u64),
+    /// The log.
+    id: LogId,
     mark: SealMark,
 }
 
