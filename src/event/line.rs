@@ -36,12 +36,12 @@ impl LineError {
     }
 }
 
-/// Iterates over lines, each with its newline; the last may lack one.
+/// Iterates over lines, each with its newline; the last may lack one. Nothing has no line.
 pub fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut start = 0;
     let ends = memchr::memchr_iter(b'\n', bytes)
         .map(|newline| newline + 1)
-        .chain((!bytes.ends_with(b"\n")).then_some(bytes.len()));
+        .chain((!bytes.is_empty() && !bytes.ends_with(b"\n")).then_some(bytes.len()));
     ends.filter_map(move |end| bytes.get(std::mem::replace(&mut start, end)..end))
 }
 
@@ -189,6 +189,14 @@ mod tests {
         write_line(&event(), &mut line);
         assert_eq!(line.pop(), Some(b'\n'));
         line
+    }
+
+    #[test]
+    fn lines_keep_their_newlines_and_nothing_has_none() {
+        let lines = |bytes| lines(bytes).collect::<Vec<&[u8]>>();
+        assert!(lines(b"").is_empty());
+        assert_eq!(lines(b"a\n\nb\n"), [&b"a\n"[..], b"\n", b"b\n"]);
+        assert_eq!(lines(b"a\nb"), [&b"a\n"[..], b"b"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
@@ -53,10 +54,11 @@ pub fn load(root: &Path, meta: DictionaryMeta, users: &UserDictionary) -> Result
         file: path.clone(),
         message,
     };
-    if meta.users == 0 {
-        return Ok(());
-    }
-    let mapped = files::map(&path)?;
+    // A store without users has no file.
+    let mapped = match meta.users {
+        0 => Arc::new([]),
+        _ => files::map(&path)?,
+    };
     let length = usize::try_from(meta.bytes).unwrap_or(usize::MAX);
     let bytes = mapped.as_ref().as_ref().get(..length);
     if bytes.is_none_or(|bytes| crc32c::crc32c(bytes) != meta.crc32c) {
@@ -202,7 +204,11 @@ fn rewrite(
         0 => Vec::new(),
         _ => std::fs::read(&path).map_err(Error::io("read", &path))?,
     };
-    let valid = before.get(..meta.bytes as usize).unwrap_or_default();
+    let valid = before.get(..meta.bytes as usize);
+    let valid = valid.ok_or_else(|| Error::Damaged {
+        file: path.clone(),
+        message: "it is too short; restore it".into(),
+    })?;
     let mut bytes = Vec::with_capacity(valid.len());
     for (code, line) in (0..).zip(lines(valid)) {
         append(code, line, &mut bytes)?;
@@ -321,6 +327,27 @@ mod tests {
     }
 
     #[test]
+    fn a_dictionary_without_users_has_no_line() -> Result<()> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let folder = Folder::take(dir.path(), "a test")?;
+        let erased = [0, 1].into_iter().collect();
+        let (meta, forgotten) = forget(&folder, DictionaryMeta::default(), &erased)?;
+        assert_eq!((meta.users, meta.bytes, forgotten), (0, 0, 0));
+
+        let (_dir, folder, meta, users) = written()?;
+        let all = [0, 1, 2, 3].into_iter().collect();
+        let (without, _) = forget(&folder, meta, &all)?;
+        let renumbered = renumber(&folder, without)?;
+        assert_eq!((renumbered.users, renumbered.bytes), (0, 0));
+        load(folder.path(), renumbered, &users)?;
+        assert!(users.is_empty());
+        assert_eq!(users.number("new")?, 0);
+        let meta = extend(&folder, renumbered, &users, &RoaringBitmap::new(), 1)?;
+        assert_eq!(read_back(&folder, meta)?, ["new"]);
+        Ok(())
+    }
+
+    #[test]
     fn an_erased_user_is_never_written() -> Result<()> {
         let (_dir, folder, meta, users) = written()?;
         users.number("erased")?;
@@ -343,6 +370,8 @@ mod tests {
             Ok(matches!(read, Err(Error::Damaged { .. })))
         };
         assert!(damaged(meta, "\"a\"\n")?, "too short");
+        let rewritten = renumber(&folder, meta).map(|_| ());
+        assert!(matches!(rewritten, Err(Error::Damaged { .. })));
         for (users, content) in [
             (2, "\"a\"\n\"a\"\n"),
             (2, "\"a\"\nb\n"),
