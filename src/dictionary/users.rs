@@ -5,6 +5,7 @@
 //! which is mapped into memory; later ones are in memory, in the same form.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,6 +23,8 @@ use crate::shards::{SHARDS, shard_of};
 
 /// Ids of a block: so few that its vectors grow quickly.
 const BLOCK_IDS: usize = 1 << 16;
+/// Lines of a file that are digested before they are inserted: their digests take 16 bytes each.
+const LOADED_AT_ONCE: usize = 1 << 20;
 /// The line of a code without an id.
 pub const NO_ID: &[u8] = b"null\n";
 
@@ -225,6 +228,28 @@ fn hash_of(lines: &Lines, code: u32, digester: Digester) -> u64 {
     id.map_or(0, |id| digester.digest(&id).hash())
 }
 
+/// Divides a range into parts of this length; the last may be shorter.
+fn parts_of(range: Range<usize>, length: usize) -> impl Iterator<Item = Range<usize>> {
+    let starts = range.clone().step_by(length.max(1));
+    starts.map(move |start| start..range.end.min(start + length))
+}
+
+/// Does each part of some work on a thread of its own.
+fn on_threads<P: Send, T: Send>(
+    parts: impl Iterator<Item = P>,
+    work: impl Fn(P) -> Result<T, String> + Sync,
+) -> Result<Vec<T>, String> {
+    std::thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = parts.map(|part| scope.spawn(move || work(part))).collect();
+        let results = threads.into_iter().map(|thread| {
+            let joined = thread.join();
+            joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        results.collect()
+    })
+}
+
 impl UserDictionary {
     /// Replaces the ids by those in the first bytes of a file, which has a line for each code: the
     /// id as a JSON string, or [`NO_ID`]. Returns the number of lines.
@@ -234,65 +259,68 @@ impl UserDictionary {
     pub fn load(&self, mapped: &Mapped, length: usize) -> Result<usize, String> {
         let lines = Lines::of(mapped, length);
         let mut shards = Table::default().shards;
-        let ids_of_shard = lines.len / SHARDS;
-        // Each core fills some of the shards.
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let part = SHARDS.div_ceil(cores);
-        let filled: Result<Vec<()>, String> = std::thread::scope(|scope| {
-            let parts = shards.chunks_mut(part).enumerate();
-            let lines = &lines;
-            let threads = parts.map(|(number, shards)| {
-                scope.spawn(move || self.fill(lines, number * part, shards, ids_of_shard))
+        // A shard has up to 1.4 times the average.
+        for shard in &mut shards {
+            shard.reserve(lines.len / SHARDS, |&code| {
+                hash_of(&lines, code, self.digester)
             });
-            let threads: Vec<_> = threads.collect();
-            let results = threads.into_iter().map(|thread| {
-                let joined = thread.join();
-                joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            });
-            results.collect()
-        });
-        filled?;
+        }
+        for codes in parts_of(0..lines.len, LOADED_AT_ONCE) {
+            self.fill(&lines, codes, &mut shards)?;
+        }
         let len = lines.len;
         *self.table.write() = Table { lines, shards };
         Ok(len)
     }
 
-    /// Fills some shards, the first of which is `first`.
+    /// Inserts codes into the shards. Each core computes the digests of a part of the ids, and then
+    /// fills a part of the shards, one at a time, which is in its cache meanwhile.
     fn fill(
         &self,
         lines: &Lines,
-        first: usize,
+        codes: Range<usize>,
         shards: &mut [HashTable<u32>],
-        ids_of_shard: usize,
     ) -> Result<(), String> {
-        let digester = self.digester;
-        let hash = |code: &u32| hash_of(lines, *code, digester);
-        // A shard has up to 1.4 times the average.
-        for shard in &mut *shards {
-            shard.reserve(ids_of_shard, hash);
-        }
-        for code in 0..lines.len as u32 {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let parts = parts_of(codes.clone(), codes.len().div_ceil(cores));
+        let digested = on_threads(parts, |codes| self.digest(lines, codes))?;
+        let shards_of_core = SHARDS.div_ceil(cores);
+        let parts = shards.chunks_mut(shards_of_core).enumerate();
+        let filled = on_threads(parts, |(part, shards)| {
+            for (number, shard) in (part * shards_of_core..).zip(shards) {
+                let entries = digested.iter().filter_map(|shards| shards.get(number));
+                for &(hash, code) in entries.flatten() {
+                    let is_it = |&other: &u32| lines.id(other) == lines.id(code);
+                    let rehash = |&code: &u32| hash_of(lines, code, self.digester);
+                    match shard.entry(hash, is_it, rehash) {
+                        Entry::Occupied(_) => {
+                            return Err(format!("line {} repeats an id", u64::from(code) + 1));
+                        }
+                        Entry::Vacant(entry) => entry.insert(code),
+                    };
+                }
+            }
+            Ok(())
+        });
+        filled.map(|_| ())
+    }
+
+    /// The hashes and codes of the ids with these codes, by shard.
+    fn digest(&self, lines: &Lines, codes: Range<usize>) -> Result<Vec<Vec<(u64, u32)>>, String> {
+        let mut shards = vec![Vec::with_capacity(codes.len() * 3 / 2 / SHARDS); SHARDS];
+        for code in codes.start as u32..codes.end as u32 {
             let line = lines.line(code);
             if line == NO_ID {
                 continue;
             }
-            let place = u64::from(code) + 1;
-            let id =
-                id_of_line(line).ok_or_else(|| format!("line {place} is not a JSON string"))?;
-            let digest = digester.digest(&id);
-            let shard = shard_of(digest).checked_sub(first);
-            let Some(shard) = shard.and_then(|shard| shards.get_mut(shard)) else {
-                continue;
-            };
-            let is_it = |&other: &u32| is_line_of(lines.line(other), &id);
-            match shard.entry(digest.hash(), is_it, hash) {
-                Entry::Occupied(_) => return Err(format!("line {place} repeats an id")),
-                Entry::Vacant(entry) => {
-                    entry.insert(code);
-                }
+            let id = id_of_line(line)
+                .ok_or_else(|| format!("line {} is not a JSON string", u64::from(code) + 1))?;
+            let digest = self.digester.digest(&id);
+            if let Some(shard) = shards.get_mut(shard_of(digest)) {
+                shard.push((digest.hash(), code));
             }
         }
-        Ok(())
+        Ok(shards)
     }
 
     /// Inserts an id and returns its code; an id that has a code keeps it.
