@@ -57,6 +57,7 @@ test: test-rust test-browser fuzz
 test-rust: tools dashboard $(VENV)/installed
 	@dpkg -s libfaketime >/dev/null 2>&1 || $(call apt,libfaketime)
 	@$(call need,nginx,nginx-light)
+	@$(call need,promtool,prometheus)
 	@$(call need,mkfs.ext4,e2fsprogs)
 	@$(call need,ps,procps)
 	cargo test --release --locked $(CHECKED)

@@ -10,7 +10,7 @@
 //! ```text
 //! main → cli → server → http, schedule → engine → rollup, cohorts, export, import, demo
 //!      → metrics | store → columns → daily, dictionary → event, parquet, schema
-//!      → window, bloom, digest, checksum, leb128, error
+//!      → monitoring → window, bloom, digest, checksum, leb128, error
 //! ```
 //!
 //! | module | contents |
@@ -27,6 +27,7 @@
 //! | [`export`] | query results in every format, event streams, the lake for a warehouse |
 //! | [`http`] | the HTTP interface: each handler decodes, calls the engine once, and encodes |
 //! | [`cli`], [`server`], [`schedule`] | commands; start and stop of the server; periodic jobs |
+//! | [`monitoring`] | counters, histograms and gauges for operators; the page of Prometheus |
 //! | [`import`], [`demo`] | import of existing events; synthetic histories |
 //! | [`inflate`] | decompression of streams, detected by their first bytes |
 //! | [`parquet`] | the settings of all Parquet files |
@@ -85,6 +86,7 @@ pub mod import;
 pub mod inflate;
 pub mod leb128;
 pub mod metrics;
+pub mod monitoring;
 pub mod parquet;
 pub mod rollup;
 pub mod schedule;

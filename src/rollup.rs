@@ -81,7 +81,7 @@ impl RollupLine {
 
 /// Time at which the rollup of `day` is due: `rollup_at` of the day after it, so that late events
 /// can arrive before.
-fn due_at(day: NaiveDate, rollup_at: NaiveTime) -> DateTime<Utc> {
+pub fn due_at(day: NaiveDate, rollup_at: NaiveTime) -> DateTime<Utc> {
     (day + Days::new(1)).and_time(rollup_at).and_utc()
 }
 

@@ -13,6 +13,7 @@ use tracing::warn;
 use crate::backoff::Reporter;
 use crate::engine::{Engine, RollupScope};
 use crate::error::{Error, Result};
+use crate::monitoring::Monitoring;
 use crate::rollup;
 use crate::store::{Clock, CompactionScope, SealUrgency, pipeline};
 
@@ -25,6 +26,10 @@ const CATCH_UP_MINUTES: u32 = 10;
 /// Interval of scrubbing, compaction, the rest of interrupted erasures and that of the states of
 /// new zones.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
+/// Interval at which the gauges for monitoring are sampled: they are as old as this at most.
+const GAUGES_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval at which what needs files or more time is sampled.
+const RESOURCES_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval at which it is checked that the open log and data folder are still the ones at their
 /// paths.
 const IN_PLACE_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,18 +45,36 @@ impl Schedule {
     /// # Errors
     /// If a thread cannot be created.
     pub fn start(engine: Arc<Engine>, rollup_at: NaiveTime) -> Result<Self> {
+        let report = Arc::new(Report {
+            failures: Reporter::default(),
+            monitoring: engine.monitoring().clone(),
+        });
         let checked = engine.clone();
         // On a separate thread, so that no job delays it.
         let in_place = spawn("in-place", IN_PLACE_INTERVAL, move || {
             checked.store().check_in_place();
         })?;
-        let reporter = Arc::new(Reporter::default());
+        // On a thread that needs no file, so that a hanging disk is noticed.
+        let (sampled, gauges_report) = (engine.clone(), report.clone());
+        let gauges = spawn("gauges", GAUGES_INTERVAL, move || {
+            run(&gauges_report, "sampling", || {
+                sampled.sample_gauges(Utc::now());
+                Ok(())
+            });
+        })?;
+        let (sampled, resources_report) = (engine.clone(), report.clone());
+        let resources = spawn("resources", RESOURCES_INTERVAL, move || {
+            run_in_background(&resources_report, "sampling", || {
+                sampled.sample_resources(Utc::now());
+                Ok(())
+            });
+        })?;
         let tidied = engine.clone();
-        let tidy_reporter = reporter.clone();
+        let tidy_report = report.clone();
         let mut last_night = None;
         let tidy = spawn("tidy", TIDY_INTERVAL, move || {
             if last_night.is_none() {
-                run(&tidy_reporter, "warm-up", || {
+                run(&tidy_report, "warm-up", || {
                     // Without it the first responses take longer, or report the damage.
                     if let Err(error) = tidied.warm_up(Utc::now()) {
                         warn!("The first responses will take longer: {error}");
@@ -69,38 +92,38 @@ impl Schedule {
             } else {
                 CompactionScope::Full
             };
-            let reporter = &tidy_reporter;
-            run_in_background(reporter, "erasure", || tidied.finish_erasures());
-            run_in_background(reporter, "compaction", || tidied.compact(now, effort));
-            run_in_background(reporter, "scrub", || tidied.scrub());
+            let report = &tidy_report;
+            run_in_background(report, "erasure", || tidied.finish_erasures());
+            run_in_background(report, "compaction", || tidied.compact(now, effort));
+            run_in_background(report, "scrub", || tidied.scrub());
         })?;
         // On a separate thread: the days of a large lake take minutes.
-        let (zoned, zone_reporter) = (engine.clone(), reporter.clone());
+        let (zoned, zone_report) = (engine.clone(), report.clone());
         let zones = spawn("zones", TIDY_INTERVAL, move || {
-            run_in_background(&zone_reporter, "making of daily states", || {
+            run_in_background(&zone_report, "making of daily states", || {
                 zoned.build_zones()
             });
         })?;
         let mut scheduler = Scheduler::with_tz(Utc);
-        let (job, job_reporter) = (engine.clone(), reporter.clone());
+        let (job, job_report) = (engine.clone(), report.clone());
         scheduler
             .every(1.day())
             .at_time(rollup_at)
-            .run(move || roll_up(&job, &job_reporter));
-        let (job, job_reporter) = (engine.clone(), reporter.clone());
+            .run(move || roll_up(&job, &job_report));
+        let (job, job_report) = (engine.clone(), report.clone());
         scheduler
             .every(CATCH_UP_MINUTES.minutes())
-            .run(move || roll_up(&job, &job_reporter));
+            .run(move || roll_up(&job, &job_report));
         let mut is_first = true;
         let schedule = spawn("schedule", TICK, move || {
             if std::mem::take(&mut is_first) {
-                roll_up(&engine, &reporter);
+                roll_up(&engine, &report);
             }
-            seal(&engine, &reporter);
+            seal(&engine, &report);
             scheduler.run_pending();
         })?;
         Ok(Self {
-            stop: vec![in_place, tidy, zones, schedule],
+            stop: vec![in_place, gauges, resources, tidy, zones, schedule],
         })
     }
 
@@ -130,41 +153,54 @@ fn spawn(
     Ok(stop)
 }
 
-fn roll_up(engine: &Engine, reporter: &Reporter) {
+fn roll_up(engine: &Engine, report: &Report) {
     // A wrong clock was traced already; what a job deletes by it cannot be restored.
     let Ok(now) = engine.store().trusted(Utc::now()) else {
         return;
     };
-    run(reporter, "rollup", || engine.rollup(RollupScope::Due, now));
-    run(reporter, "expiry", || {
+    run(report, "rollup", || engine.rollup(RollupScope::Due, now));
+    run(report, "expiry", || {
         engine.expire(now.date_naive(), Clock::Doubted)
     });
 }
 
-fn seal(engine: &Engine, reporter: &Reporter) {
+fn seal(engine: &Engine, report: &Report) {
     match engine.seal_urgency() {
         None => {}
-        Some(SealUrgency::Due) => run_in_background(reporter, "seal", || engine.store().seal()),
+        Some(SealUrgency::Due) => run_in_background(report, "seal", || engine.store().seal()),
         // A longer log makes queries and starts slow, so the seal runs at normal priority.
-        Some(SealUrgency::Late) => run(reporter, "seal", || engine.store().seal()),
+        Some(SealUrgency::Late) => run(report, "seal", || engine.store().seal()),
+    }
+}
+
+/// Where failures of jobs are traced and counted.
+struct Report {
+    failures: Reporter,
+    monitoring: Arc<Monitoring>,
+}
+
+impl Report {
+    fn failed(&self, job: &'static str, what: &str, cause: &str) {
+        self.monitoring.job_failures.count(job, 1);
+        self.failures.failed(what, cause);
     }
 }
 
 /// Runs a job at low priority.
 fn run_in_background<T: Send>(
-    reporter: &Reporter,
+    report: &Report,
     name: &'static str,
     job: impl FnOnce() -> Result<T> + Send,
 ) {
-    pipeline::in_background(|| run(reporter, name, job));
+    pipeline::in_background(|| run(report, name, job));
 }
 
 /// Runs a job. Its failure must not end the schedule, and shared state is consistent after a panic.
-fn run<T>(reporter: &Reporter, name: &'static str, job: impl FnOnce() -> Result<T>) {
+fn run<T>(report: &Report, name: &'static str, job: impl FnOnce() -> Result<T>) {
     let failed = format!("The {name} failed and will be tried again");
     match std::panic::catch_unwind(AssertUnwindSafe(job)) {
-        Ok(Ok(_)) => reporter.succeeded(&failed),
-        Ok(Err(error)) => reporter.failed(&failed, &error.to_string()),
-        Err(_) => reporter.failed(&failed, "it panicked"),
+        Ok(Ok(_)) => report.failures.succeeded(&failed),
+        Ok(Err(error)) => report.failed(name, &failed, &error.to_string()),
+        Err(_) => report.failed(name, &failed, "it panicked"),
     }
 }

@@ -107,7 +107,7 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
         for address in listeners.iter().flat_map(TcpListener::local_addr) {
             info!(%address, "Listening on {address}");
         }
-        let public_limits = PublicLimits::new(config);
+        let public_limits = PublicLimits::new(config, engine.monitoring().clone());
         let router = http::router(engine.clone(), keys, public_limits.clone());
         http::serve(listeners, router, public_limits, stop).await;
         schedule.stop();

@@ -84,6 +84,9 @@ pub struct Activities {
 /// Days from a Monday to 1970-01-01, a Thursday.
 pub const DAYS_SINCE_MONDAY: i32 = 3;
 
+/// Bytes of a feature of an [`Activity`] in memory: code, number, and its share of the tree.
+const FEATURE_BYTES: usize = 24;
+
 const DAY: &str = "day";
 const EVENTS: &str = "events";
 
@@ -339,6 +342,12 @@ impl WeekActivity {
 }
 
 impl Activity {
+    /// Estimate of its bytes in memory.
+    pub fn memory_bytes(&self) -> u64 {
+        let features = self.features.len() * FEATURE_BYTES;
+        (size_of::<Self>() + self.users.serialized_size() + features) as u64
+    }
+
     /// Merges the activity of other events, of the same days or of others.
     pub fn merge(&mut self, other: &Self) {
         self.events += other.events;

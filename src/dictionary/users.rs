@@ -93,6 +93,16 @@ enum Bytes {
     Owned(Vec<u8>),
 }
 
+impl Block {
+    fn memory_bytes(&self) -> usize {
+        let owned = match &self.bytes {
+            Bytes::Mapped(..) => 0,
+            Bytes::Owned(bytes) => bytes.capacity(),
+        };
+        owned + self.ends.capacity() * size_of::<u32>()
+    }
+}
+
 impl Bytes {
     fn get(&self, start: u32, end: u32) -> &[u8] {
         let (start, end) = (start as usize, end as usize);
@@ -368,6 +378,15 @@ impl UserDictionary {
     /// Number of codes.
     pub fn len(&self) -> usize {
         self.table.read().lines.len
+    }
+
+    /// Estimate of the bytes that the ids take in memory, without those of a mapped file.
+    pub fn memory_bytes(&self) -> u64 {
+        let table = self.table.read();
+        let lines: usize = table.lines.blocks.iter().map(Block::memory_bytes).sum();
+        let codes: usize = table.shards.iter().map(HashTable::capacity).sum();
+        // A code has a byte of the hash table.
+        (lines + codes * (size_of::<u32>() + 1)) as u64
     }
 
     /// Number of ids: codes that have one.

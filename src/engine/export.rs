@@ -1,6 +1,7 @@
 //! Exports: the lake for a warehouse, and events as a stream.
 
 use std::path::{Component, Path, PathBuf};
+use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use tracing::warn;
@@ -169,6 +170,7 @@ impl Engine {
         cancel: &Cancel,
         mut sink: impl FnMut(Vec<u8>) -> Result<()>,
     ) -> Result<()> {
+        let started = Instant::now();
         let window = request.resolve(now)?;
         let parts = self.store.whole(window.range_us())?;
         let mut encoder = Encoder::new(format)?;
@@ -184,7 +186,9 @@ impl Engine {
                 }
             }
         }
-        sink(encoder.finish()?)
+        sink(encoder.finish()?)?;
+        self.monitoring().export.observe_time(started.elapsed());
+        Ok(())
     }
 }
 

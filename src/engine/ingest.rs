@@ -41,6 +41,10 @@ impl Engine {
             .into_iter()
             .min_by_key(|skew_us| skew_us.saturating_abs())
             .unwrap_or(0);
+        if let Some(difference_us) = batch.clock_difference_us(received.at_us) {
+            let seconds = difference_us.unsigned_abs() as f64 / 1e6;
+            self.monitoring().skew.observe(seconds);
+        }
         let maker = self.store.batch_builder();
         let mut write_batch = WriteBatch::default();
         let mut answer = IngestAnswer {

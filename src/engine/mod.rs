@@ -8,6 +8,7 @@ mod demo_folder;
 mod export;
 mod ingest;
 mod maintenance;
+mod monitoring;
 mod privacy;
 mod query;
 mod rollup;
@@ -45,6 +46,7 @@ pub struct Engine {
     rollup_log: Mutex<()>,
     cohorts: Mutex<()>,
     last_rollup: status::LastRollup,
+    counted_day: monitoring::CountedDay,
     query_memory: Arc<QueryMemory>,
     opened_at: DateTime<Utc>,
 }
@@ -78,6 +80,7 @@ impl Engine {
             rollup_log: Mutex::new(()),
             cohorts: Mutex::new(()),
             last_rollup: status::LastRollup::default(),
+            counted_day: monitoring::CountedDay::default(),
             query_memory: QueryMemory::new(u64::from(config.limit_query_mib) << 20),
             opened_at: now,
         })

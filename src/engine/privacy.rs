@@ -1,5 +1,7 @@
 //! Access to the data of a user, and its erasure.
 
+use std::time::Instant;
+
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::{Engine, EraseAnswer};
@@ -54,6 +56,7 @@ impl Engine {
             confirmed,
         };
         self.store.check_erasure(&ids, limit)?;
+        let started = Instant::now();
         // So that it is known which events each line was computed from, and the erasure changes
         // them.
         self.correct_rollups(now);
@@ -68,6 +71,7 @@ impl Engine {
             Ok(())
         })?;
         self.correct_rollups(now);
+        self.monitoring().erasure.observe_time(started.elapsed());
         erased.users = users.len();
         Ok(EraseAnswer {
             ok: true,

@@ -2,6 +2,7 @@
 //! changed.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
 use tracing::{info, warn};
@@ -34,6 +35,7 @@ impl Engine {
     pub fn rollup(&self, scope: RollupScope, now: DateTime<Utc>) -> Result<RollupAnswer> {
         // One at a time: two would find the same days missing.
         let _one = self.lock_rollup_log();
+        let started = Instant::now();
         let folder = self.store.folder();
         let mut log = RollupLog::load(folder)?;
         // A clock that is ahead must not close the current day.
@@ -79,6 +81,9 @@ impl Engine {
                 }
             }
         })?;
+        if !changed.is_empty() {
+            self.monitoring().count_rollup(started.elapsed());
+        }
         let corrected = changed.iter().filter(|day| had_line.contains(day)).count();
         let added = changed.len() - corrected;
         if added > 0 {

@@ -75,7 +75,7 @@ impl Engine {
     }
 
     /// The limits of names, where each event beyond one counts as reaching it, and that of a query.
-    fn limits(&self) -> Vec<LimitStatus> {
+    pub(super) fn limits(&self) -> Vec<LimitStatus> {
         let used = self.store().name_use();
         let limits = self.config.names;
         let limit = |name, limit: u32, used, reached| LimitStatus {
@@ -113,7 +113,7 @@ impl Engine {
         ]
     }
 
-    fn last_rollup_day(&self) -> Result<Option<NaiveDate>> {
+    pub(super) fn last_rollup_day(&self) -> Result<Option<NaiveDate>> {
         let folder = self.store().folder();
         let file = folder.path().join(rollup::FILE_NAME);
         let version = std::fs::metadata(file)

@@ -7,7 +7,9 @@ use super::query::StoreSource;
 use super::{Cancel, Cost, Engine, UsageAnswer};
 use crate::error::{Error, Result};
 use crate::metrics::query::Query;
+use crate::metrics::source::Source;
 use crate::metrics::usage::{MAX_FEATURES, Usage, UsageCounts};
+use crate::monitoring::QuerySource;
 use crate::window::{self, Grain, Window, WindowRequest};
 
 impl Engine {
@@ -37,22 +39,13 @@ impl Engine {
                 format!("limit is {features}; allowed is 1 to {MAX_FEATURES}"),
             ));
         }
-        let window = request.resolve(now)?;
-        let source = StoreSource::new(self, window, cancel);
-        let counted = Usage { features }.run(&source)?;
-        Ok(UsageAnswer {
-            ok: true,
-            ts: now.to_rfc3339_opts(SecondsFormat::Secs, true),
-            period_days: window.days(),
-            unique_days: counted.days,
-            unique_weeks: counted.weeks,
-            window: window.describe(now),
-            partial_days: window.cut_periods(Grain::Day, now),
-            partial_weeks: window.cut_periods(Grain::Week, now),
-            covered_from: source.covered_from(0),
-            users_per_day: counted.user_days,
-            users_per_week: counted.user_weeks,
-            numbers: counted.numbers(),
+        self.counted("usage", || match request.resolve(now) {
+            Ok(window) => {
+                let source = StoreSource::new(self, window, cancel);
+                let answer = usage_from(&source, features, now);
+                (source.read(), answer)
+            }
+            Err(error) => (QuerySource::States, Err(error)),
         })
     }
 
@@ -72,9 +65,13 @@ impl Engine {
             };
             // Not a zone whose states are still being made.
             if self.cost_of_usage(&year, now) == Cost::States {
-                self.usage(&year, now)?;
+                // Not counted as queries: no client waits for these.
+                let cancel = Cancel::default();
+                let source = StoreSource::new(self, year.resolve(now)?, &cancel);
+                usage_from(&source, MAX_FEATURES, now)?;
                 month.window.tz = year.tz;
-                self.query(&month, now, &Cancel::default())?;
+                let mut source = StoreSource::new(self, month.window.resolve(now)?, &cancel);
+                self.answer(&month, &mut source, now)?;
             }
         }
         Ok(())
@@ -95,4 +92,27 @@ impl Engine {
         let days = days.start - 1..days.end + 1;
         self.store.activities(Tz::UTC, days).map(drop)
     }
+}
+
+fn usage_from(
+    source: &StoreSource<'_>,
+    features: usize,
+    now: DateTime<Utc>,
+) -> Result<UsageAnswer> {
+    let window = *source.window();
+    let counted = Usage { features }.run(source)?;
+    Ok(UsageAnswer {
+        ok: true,
+        ts: now.to_rfc3339_opts(SecondsFormat::Secs, true),
+        period_days: window.days(),
+        unique_days: counted.days,
+        unique_weeks: counted.weeks,
+        window: window.describe(now),
+        partial_days: window.cut_periods(Grain::Day, now),
+        partial_weeks: window.cut_periods(Grain::Week, now),
+        covered_from: source.covered_from(0),
+        users_per_day: counted.user_days,
+        users_per_week: counted.user_weeks,
+        numbers: counted.numbers(),
+    })
 }

@@ -67,11 +67,15 @@ pub fn read_batch(body: &[u8]) -> Result<Batch<'_>> {
 }
 
 impl Batch<'_> {
+    /// Difference between the clocks of client and server, in µs, if the client sent `sent_at`.
+    pub fn clock_difference_us(&self, received_at_us: i64) -> Option<i64> {
+        Some(received_at_us.saturating_sub(self.sent_at_us?))
+    }
+
     /// Correction of the client's timestamps, in µs: 0 unless `sent_at` shows that its clock is
     /// off by more than [`MAX_CLOCK_SKEW_US`].
     pub fn clock_skew_us(&self, received_at_us: i64) -> i64 {
-        self.sent_at_us
-            .map(|sent_at_us| received_at_us.saturating_sub(sent_at_us))
+        self.clock_difference_us(received_at_us)
             .filter(|skew| skew.saturating_abs() > MAX_CLOCK_SKEW_US)
             .unwrap_or(0)
     }

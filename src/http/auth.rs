@@ -1,6 +1,6 @@
 //! The dashboard key, which gives access to all queries.
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 /// The header that carries the key. Never a query parameter: those end up in logs and browser
 /// histories.
 const HEADER: &str = "x-dash-key";
+/// The scheme of `Authorization` that carries it as well.
+const BEARER: &[u8] = b"Bearer ";
 /// Two valid keys at once let a key be changed without downtime.
 const MAX_KEYS: usize = 2;
 
@@ -60,10 +62,7 @@ impl DashKeys {
 
     /// Checks that a request has a valid key.
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), ErrorResponse> {
-        let sent = headers
-            .get(HEADER)
-            .map_or(&b""[..], |value| value.as_bytes());
-        let sent = digest(sent);
+        let sent = digest(sent(headers).unwrap_or_default());
         let keys = self.0.read();
         let valid = keys
             .iter()
@@ -78,11 +77,35 @@ impl DashKeys {
             ))
         }
     }
+
+    /// Checks the same, but lets requests without a key pass that a process on this machine sent.
+    pub(super) fn check_unless_local(
+        &self,
+        headers: &HeaderMap,
+        is_local: bool,
+    ) -> Result<(), ErrorResponse> {
+        if is_local && !has_key(headers) {
+            return Ok(());
+        }
+        self.check(headers)
+    }
+}
+
+/// The key that a request sent.
+fn sent(headers: &HeaderMap) -> Option<&[u8]> {
+    if let Some(key) = headers.get(HEADER) {
+        return Some(key.as_bytes());
+    }
+    let bearer = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, key) = bearer.split_at_checked(BEARER.len())?;
+    scheme
+        .eq_ignore_ascii_case(BEARER)
+        .then(|| key.trim_ascii())
 }
 
 /// Returns true if a request has a key, valid or not.
 pub(super) fn has_key(headers: &HeaderMap) -> bool {
-    headers.contains_key(HEADER)
+    sent(headers).is_some()
 }
 
 fn digest(key: impl AsRef<[u8]>) -> [u8; 32] {
@@ -120,6 +143,24 @@ mod tests {
             }
             assert_eq!(keys.check(&headers).is_ok(), passes, "{sent:?}");
         }
+        for (sent, passes) in [
+            ("Bearer 9f86d081884c7d65", true),
+            ("bearer  60303ae22b998861", true),
+            ("Bearer 9f86d081884c7d6", false),
+            ("Bearer", false),
+            ("Basic 9f86d081884c7d65", false),
+            ("9f86d081884c7d65", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, sent.parse().expect("a header value"));
+            assert_eq!(keys.check(&headers).is_ok(), passes, "{sent}");
+            // A request of this machine that sends a key is checked.
+            let is_local = keys.check_unless_local(&headers, true);
+            assert_eq!(is_local.is_ok(), passes || !has_key(&headers), "{sent}");
+        }
+        let none = HeaderMap::new();
+        assert!(keys.check_unless_local(&none, true).is_ok());
+        assert!(keys.check_unless_local(&none, false).is_err());
         keys.replace(DashKeys::parse("\nb5d54c39e66671c9\n").expect("a key"));
         assert_eq!(keys.count(), 1);
         for (sent, passes) in [("b5d54c39e66671c9", true), ("9f86d081884c7d65", false)] {

@@ -94,6 +94,11 @@ pub async fn receive(
 }
 
 impl ReceivedBody {
+    /// Its length on the wire.
+    pub fn wire_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Returns true if decoding and parsing take less time than sending the body to another thread.
     pub fn is_small(&self) -> bool {
         self.encodings.is_empty() && self.bytes.len() <= SMALL_BYTES

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, Version, header};
 
 use super::clients::{Client, Clients};
 use super::error_response::ErrorResponse;
@@ -15,6 +16,8 @@ pub struct Peer {
     pub client: Arc<Client>,
     /// True for a trusted proxy, whose `X-Forwarded-For` names the client.
     pub is_proxy: bool,
+    /// True for a process on this machine.
+    pub is_loopback: bool,
 }
 
 /// The header in which proxies list the addresses that a request came through.
@@ -25,12 +28,22 @@ const FORWARDED_FOR: &str = "x-forwarded-for";
 pub struct Caller {
     clients: Arc<Clients>,
     client: Arc<Client>,
+    is_local: bool,
 }
 
 impl Caller {
-    /// A caller for a client of the table.
-    pub fn new(clients: Arc<Clients>, client: Arc<Client>) -> Self {
-        Self { clients, client }
+    /// A caller for a client of the table, with the result of [`is_local`].
+    pub fn new(clients: Arc<Clients>, client: Arc<Client>, is_local: bool) -> Self {
+        Self {
+            clients,
+            client,
+            is_local,
+        }
+    }
+
+    /// True for a request that a process on this machine sent for itself.
+    pub fn is_local(&self) -> bool {
+        self.is_local
     }
 
     /// Takes tokens for the events of a batch before any of them is stored.
@@ -122,6 +135,42 @@ pub fn forwarded_for(headers: &HeaderMap, proxies: &TrustedProxies) -> Option<Ip
     None
 }
 
+/// Headers by which proxies say that they pass on a request.
+const FORWARDING: [&str; 7] = [
+    "forwarded",
+    "via",
+    "x-forwarded",
+    FORWARDED_FOR,
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+
+/// True for a request that a process on this machine sent for itself, and not as a proxy.
+///
+/// A trusted proxy never does, whatever address it names. Of another proxy on this machine, which
+/// the settings do not list, this recognizes what it adds to a request; HTTP/1.0, which nginx
+/// speaks unless it is told not to; and a `Host` that is not this machine, which is also that of a
+/// page whose name an attacker points to this machine (DNS rebinding).
+pub fn is_local(peer: &Peer, head: &Parts) -> bool {
+    let headers = &head.headers;
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    peer.is_loopback
+        && !peer.is_proxy
+        && head.version >= Version::HTTP_11
+        && !FORWARDING.iter().any(|name| headers.contains_key(*name))
+        && host.is_some_and(is_loopback_host)
+}
+
+/// True for the `Host` of a server on this machine, with or without a port.
+fn is_loopback_host(host: &str) -> bool {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    name.eq_ignore_ascii_case("localhost")
+        || parse(host).is_some_and(|address| address.to_canonical().is_loopback())
+}
+
 /// Parses an address with or without a port.
 fn parse(address: &str) -> Option<IpAddr> {
     let bare = address
@@ -135,8 +184,7 @@ fn parse(address: &str) -> Option<IpAddr> {
 ///
 /// # Errors
 /// 400 without one `Host` or with a doubtful `Transfer-Encoding`, 414 and 431.
-pub fn check_head(head: &axum::http::request::Parts) -> Result<(), ErrorResponse> {
-    use axum::http::{Version, header};
+pub fn check_head(head: &Parts) -> Result<(), ErrorResponse> {
     let uri_bytes = head
         .uri
         .path_and_query()
@@ -208,6 +256,107 @@ mod tests {
             assert_eq!(forwarded_for(&headers, &proxies), client, "{lines:?}");
         }
     }
+    #[test]
+    fn only_a_process_on_this_machine_that_asks_for_itself_is_local() {
+        let own = ("host", "127.0.0.1:8787");
+        for (is_loopback, is_proxy, version, fields, expected) in [
+            (true, false, Version::HTTP_11, vec![own], true),
+            (
+                true,
+                false,
+                Version::HTTP_11,
+                vec![("host", "[::1]:80")],
+                true,
+            ),
+            (true, false, Version::HTTP_11, vec![("host", "[::1]")], true),
+            (
+                true,
+                false,
+                Version::HTTP_11,
+                vec![("host", "LocalHost:1")],
+                true,
+            ),
+            (
+                true,
+                false,
+                Version::HTTP_11,
+                vec![("host", "localhost")],
+                true,
+            ),
+            (true, false, Version::HTTP_11, vec![], false),
+            (
+                true,
+                false,
+                Version::HTTP_11,
+                vec![("host", "evil.example")],
+                false,
+            ),
+            (
+                true,
+                false,
+                Version::HTTP_11,
+                vec![("host", "127.0.0.1.evil.example")],
+                false,
+            ),
+            (true, false, Version::HTTP_10, vec![own], false),
+            (true, true, Version::HTTP_11, vec![own], false),
+            (
+                true,
+                true,
+                Version::HTTP_11,
+                vec![own, ("x-forwarded-for", "127.0.0.1")],
+                false,
+            ),
+            (false, false, Version::HTTP_11, vec![own], false),
+            (
+                true,
+                false,
+                Version::HTTP_11,
+                vec![own, ("x-forwarded-for", "192.0.2.1")],
+                false,
+            ),
+            (
+                true,
+                false,
+                Version::HTTP_11,
+                vec![own, ("via", "1.1 a")],
+                false,
+            ),
+            (
+                true,
+                false,
+                Version::HTTP_11,
+                vec![own, ("x-real-ip", "127.0.0.1")],
+                false,
+            ),
+            (
+                true,
+                false,
+                Version::HTTP_11,
+                vec![own, ("forwarded", "for=127.0.0.1")],
+                false,
+            ),
+        ] {
+            let peer = Peer {
+                client: Arc::default(),
+                is_proxy,
+                is_loopback,
+            };
+            let mut request = axum::http::Request::builder()
+                .uri("/metrics")
+                .version(version);
+            for (name, value) in &fields {
+                request = request.header(*name, *value);
+            }
+            let (head, ()) = request.body(()).expect("a request").into_parts();
+            let found = is_local(&peer, &head);
+            assert_eq!(
+                found, expected,
+                "{is_loopback} {is_proxy} {version:?} {fields:?}"
+            );
+        }
+    }
+
     #[test]
     fn contradicting_and_too_large_heads_are_rejected() {
         let long = "x".repeat(crate::http::MAX_URI_BYTES);

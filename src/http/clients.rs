@@ -38,6 +38,19 @@ pub struct Clients {
     /// Counters of rejections.
     reached: Reached,
     wrong: WrongKeys,
+    /// The use of the limits at the last sweep.
+    sampled: Mutex<Used>,
+}
+
+/// Use of the limits of clients, of each by the client that uses most.
+#[derive(Debug, Clone, Copy, Default)]
+struct Used {
+    connections: u64,
+    kib: u64,
+    events: u64,
+    wrong_keys: u64,
+    /// Clients in the table.
+    clients: u64,
 }
 
 /// Rejections by limit since the start.
@@ -89,6 +102,7 @@ impl Clients {
             limits,
             reached: Reached::default(),
             wrong: WrongKeys::default(),
+            sampled: Mutex::default(),
         }
     }
 
@@ -113,11 +127,13 @@ impl Clients {
         }
     }
 
-    /// Removes idle clients whose buckets are full again, and traces wrong keys that were not
-    /// traced yet.
+    /// Removes idle clients whose buckets are full again, traces wrong keys that were not traced
+    /// yet, and samples the use of the limits.
     pub fn sweep(&self, now: Instant) {
         self.sweep_table(&mut self.table.lock(), now);
         self.trace_wrong_keys(0, now);
+        let used = self.used(now);
+        *self.sampled.lock() = used;
     }
 
     fn sweep_table(&self, table: &mut HashMap<u64, Arc<Client>>, now: Instant) {
@@ -240,54 +256,65 @@ impl Clients {
 
     /// The limits of a client; what is used is that of the client that uses most.
     pub fn status(&self) -> Vec<LimitStatus> {
-        let now = Instant::now();
-        let table = self.table.lock();
-        let most = |used: &dyn Fn(&Client) -> u64| table.values().map(|one| used(one)).max();
+        self.limits(self.used(Instant::now()))
+    }
+
+    /// The same with what was used at the last [`Clients::sweep`]. It does not wait for the table.
+    pub fn sampled_status(&self) -> Vec<LimitStatus> {
+        self.limits(*self.sampled.lock())
+    }
+
+    /// The use of the limits now. The table is locked while its clients are listed.
+    fn used(&self, now: Instant) -> Used {
+        let clients: Vec<Arc<Client>> = self.table.lock().values().cloned().collect();
         let missing = |bucket: Option<TokenBucket>, level: &Mutex<Level>| {
             bucket.map_or(0, |bucket| bucket.missing(&level.lock(), now).ceil() as u64)
         };
-        let connections = |client: &Client| client.connections.load(Ordering::Relaxed) as u64;
-        let kib = |client: &Client| client.receiving.load(Ordering::Relaxed).div_ceil(1024) as u64;
-        let events = |client: &Client| missing(self.events, &client.events);
-        let wrong_keys = |client: &Client| missing(self.wrong_keys, &client.wrong_keys);
-        let status = |name, limit, used: Option<u64>, reached: &AtomicU64| LimitStatus {
+        let mut used = Used {
+            clients: clients.len() as u64,
+            ..Used::default()
+        };
+        for client in &clients {
+            let connections = client.connections.load(Ordering::Relaxed) as u64;
+            let kib = client.receiving.load(Ordering::Relaxed).div_ceil(1024) as u64;
+            used.connections = used.connections.max(connections);
+            used.kib = used.kib.max(kib);
+            used.events = used.events.max(missing(self.events, &client.events));
+            let wrong_keys = missing(self.wrong_keys, &client.wrong_keys);
+            used.wrong_keys = used.wrong_keys.max(wrong_keys);
+        }
+        used
+    }
+
+    fn limits(&self, used: Used) -> Vec<LimitStatus> {
+        let (limits, reached) = (&self.limits, &self.reached);
+        let status = |name, limit: u32, used, reached: &AtomicU64| LimitStatus {
             name,
-            limit,
-            used: used.unwrap_or(0),
+            limit: limit.into(),
+            used,
             reached: reached.load(Ordering::Relaxed),
         };
-        let (limits, reached) = (&self.limits, &self.reached);
         vec![
             status(
                 "client_connections",
-                limits.client_connections.into(),
-                most(&connections),
+                limits.client_connections,
+                used.connections,
                 &reached.connections,
             ),
-            status(
-                "client_kib",
-                limits.client_kib.into(),
-                most(&kib),
-                &reached.kib,
-            ),
+            status("client_kib", limits.client_kib, used.kib, &reached.kib),
             status(
                 "client_events",
-                limits.client_events.into(),
-                most(&events),
+                limits.client_events,
+                used.events,
                 &reached.events,
             ),
             status(
                 "wrong_keys",
-                limits.wrong_keys.into(),
-                most(&wrong_keys),
+                limits.wrong_keys,
+                used.wrong_keys,
                 &reached.wrong_keys,
             ),
-            status(
-                "clients",
-                MAX_CLIENTS as u64,
-                Some(table.len() as u64),
-                &reached.table,
-            ),
+            status("clients", MAX_CLIENTS as u32, used.clients, &reached.table),
         ]
     }
 }
@@ -331,6 +358,25 @@ mod tests {
         assert!(!is_same("192.0.2.1", "192.0.2.2"));
         assert!(is_same("2001:db8:0:1::1", "2001:db8:0:1:ffff::9"));
         assert!(!is_same("2001:db8:0:1::1", "2001:db8:0:2::1"));
+    }
+
+    #[test]
+    fn sampled_use_is_that_of_the_last_sweep_and_does_not_wait_for_the_table() {
+        let clients = clients();
+        let client = clients.of(address("192.0.2.1"));
+        assert!(clients.connect(&client) && clients.connect(&client));
+        let used = |limits: Vec<LimitStatus>, name: &str| {
+            let limit = limits.into_iter().find(|limit| limit.name == name);
+            limit.map(|limit| (limit.used, limit.reached))
+        };
+        let of = "client_connections";
+        assert_eq!(used(clients.status(), of), Some((2, 0)));
+        assert_eq!(used(clients.sampled_status(), of), Some((0, 0)));
+        clients.sweep(Instant::now());
+        assert!(!clients.connect(&client));
+        let _table = clients.table.lock();
+        assert_eq!(used(clients.sampled_status(), of), Some((2, 1)));
+        assert_eq!(used(clients.sampled_status(), "clients"), Some((1, 0)));
     }
 
     #[test]

@@ -26,6 +26,10 @@ pub struct ErrorResponse {
     retry_after: Option<u64>,
 }
 
+/// The code of an error response, as an extension of the response, by which it is counted.
+#[derive(Clone, Copy)]
+pub struct ErrorCode(pub &'static str);
+
 impl ErrorResponse {
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let is_temporary = matches!(
@@ -73,6 +77,16 @@ impl ErrorResponse {
             error: self.code,
             message: &self.message,
         }
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The code.
+    pub fn code(&self) -> ErrorCode {
+        ErrorCode(self.code)
     }
 
     /// The same error as a response of a health check, which has only the statuses 200 and 503.
@@ -164,6 +178,7 @@ impl From<Error> for ErrorResponse {
 impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response<Body> {
         let mut response = (self.status, Json(self.body())).into_response();
+        response.extensions_mut().insert(ErrorCode(self.code));
         if let Some(seconds) = self.retry_after {
             let seconds = HeaderValue::from(seconds);
             response.headers_mut().insert(header::RETRY_AFTER, seconds);

@@ -1,23 +1,27 @@
 //! `POST /api/analytics/event`, and the same under the neutral path: public, for pages of any site
 //! or of listed ones.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
 use chrono::Utc;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
+use super::body::ReceivedBody;
 use super::caller::Caller;
 use super::error_response::ErrorResponse;
 use super::extract::{AppState, Public};
 use super::public_limits::PublicLimits;
 use super::{HandlerResult, body};
 use crate::config::Origins;
+use crate::engine::IngestAnswer;
 use crate::event;
+use crate::monitoring::{BatchOutcome, EventOutcome, Family, Monitoring};
 
 /// Time for a batch to reach the disk. After it the client is told to send the batch again; its
 /// event ids prevent duplicates.
@@ -34,10 +38,31 @@ pub fn route(origins: &Origins) -> MethodRouter<AppState> {
 
 /// Stores a batch of events, and responds once the accepted ones are on disk.
 async fn ingest(public: Public, request: Request) -> HandlerResult<Response> {
+    let result = store(&public, request).await;
+    public.monitoring().count_batch(
+        Family::Native,
+        BatchOutcome::of_status(match &result {
+            Ok(response) => response.status().as_u16(),
+            Err(error) => error.status().as_u16(),
+        }),
+    );
+    result
+}
+
+async fn store(public: &Public, request: Request) -> HandlerResult<Response> {
     let (head, body) = request.into_parts();
     check_origin(public.limits(), &head.headers)?;
     let permits = public.permits();
     let body = body::receive(&permits.bodies, &head.headers, body).await?;
+    let received = Instant::now();
+    public.monitoring().body.observe(body.wire_bytes() as f64);
+    let result = store_body(public, head, body).await;
+    public.monitoring().ingest.observe_time(received.elapsed());
+    result
+}
+
+async fn store_body(public: &Public, head: Parts, body: ReceivedBody) -> HandlerResult<Response> {
+    let permits = public.permits();
     // Before anything of the events is stored.
     public.check_writable().await?;
     let caller = head.extensions.get::<Caller>().cloned();
@@ -61,12 +86,28 @@ async fn ingest(public: Public, request: Request) -> HandlerResult<Response> {
                 "the disk did not store the events in time; send them again",
             )
         })??;
+    count_events(public.monitoring(), &result);
     let status = if result.ok {
         StatusCode::OK
     } else {
         StatusCode::BAD_REQUEST
     };
     Ok((status, Json(result)).into_response())
+}
+
+/// Counts what became of the events of a batch.
+fn count_events(monitoring: &Monitoring, answer: &IngestAnswer) {
+    for (outcome, events) in [
+        (EventOutcome::Logged, answer.logged),
+        (EventOutcome::Duplicate, answer.duplicates),
+        (EventOutcome::Ignored, answer.ignored),
+        (EventOutcome::Rejected, answer.rejected),
+    ] {
+        monitoring.count_events(Family::Native, outcome, events);
+    }
+    for rejection in &answer.errors {
+        monitoring.rejections.count(rejection.code, 1);
+    }
 }
 
 /// Rejects pages of sites that are not listed. Requests without an origin do not come from a page.

@@ -11,12 +11,14 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::blocking::Permits;
+use super::caller::Caller;
 use super::error_response::ErrorResponse;
 use super::public_limits::PublicLimits;
 use super::{App, HandlerResult};
 use crate::engine::PendingIngest;
 use crate::error::Result as EngineResult;
 use crate::event::Batch;
+use crate::monitoring::{self, Limit, Monitoring, PageFormat};
 use crate::store::Recovered;
 
 /// The state of the router.
@@ -45,6 +47,33 @@ impl FromRequestParts<AppState> for Keyed {
     }
 }
 
+/// The page for monitoring, for requests with a valid key and for those of this machine.
+pub struct Monitored(App);
+
+impl FromRequestParts<AppState> for Monitored {
+    type Rejection = ErrorResponse;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &AppState,
+    ) -> Result<Self, ErrorResponse> {
+        let caller = parts.extensions.get::<Caller>();
+        let is_local = caller.is_some_and(Caller::is_local);
+        state.0.keys.check_unless_local(&parts.headers, is_local)?;
+        Ok(Self(state.0.clone()))
+    }
+}
+
+impl Monitored {
+    /// The page.
+    pub fn page(&self, format: PageFormat) -> String {
+        let limits = self.0.sampled_limits().into_iter().map(Limit::from);
+        let wrong_keys = self.0.public_limits.wrong_keys();
+        let monitoring = self.0.engine.monitoring();
+        monitoring::page(monitoring, limits.collect(), wrong_keys, format)
+    }
+}
+
 /// Access without a key: adds events, and reports whether they are accepted.
 #[derive(Clone)]
 pub struct Public(App);
@@ -64,6 +93,11 @@ impl Public {
     /// The permits.
     pub fn permits(&self) -> &Permits {
         &self.0.permits
+    }
+
+    /// The counters of the process.
+    pub fn monitoring(&self) -> &Monitoring {
+        self.0.engine.monitoring()
     }
 
     /// The limits of the public interface.

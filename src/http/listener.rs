@@ -122,6 +122,7 @@ fn admit(
 
 /// Sends a response and closes a connection without reading a request.
 fn reject(public_limits: &PublicLimits, stream: TcpStream, rejection: &ErrorResponse) {
+    public_limits.count_error(rejection.code());
     // The response fits into the empty buffer of a new socket. A disconnected client needs none.
     let _ = stream.try_write(&rejection.raw());
     // If it were closed at once, the client's unread bytes could destroy the response in flight.

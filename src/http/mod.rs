@@ -27,6 +27,7 @@ mod health;
 mod json_response;
 mod listener;
 mod live;
+mod monitoring;
 mod path;
 mod permits;
 mod public_limits;
@@ -85,6 +86,14 @@ impl App {
         limits.extend(self.permits.limits());
         limits
     }
+
+    /// The same, with the use of the limits of clients as of some seconds ago, so that no request
+    /// waits for it.
+    fn sampled_limits(&self) -> Vec<LimitStatus> {
+        let mut limits = self.public_limits.sampled_status();
+        limits.extend(self.permits.limits());
+        limits
+    }
 }
 
 /// The routes.
@@ -123,6 +132,7 @@ pub fn router(
         .merge(dashboard::routes())
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
+        .route("/metrics", get(monitoring::metrics))
         .fallback(|| async { ErrorResponse::not_found() })
         .method_not_allowed_fallback(|| async { ErrorResponse::method_not_allowed() })
         // After the fallback, which would otherwise replace the response to a preflight request.

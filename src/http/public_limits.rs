@@ -7,18 +7,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tracing::warn;
 
-use super::caller::{Caller, Peer, forwarded_for};
+use super::caller::{self, Caller, Peer, forwarded_for};
 use super::clients::Clients;
 use super::connection_state::ConnectionState;
-use super::error_response::ErrorResponse;
+use super::error_response::{ErrorCode, ErrorResponse};
 use super::path::INGEST_PATH;
 use crate::config::ServeConfig;
 use crate::engine::LimitStatus;
+use crate::monitoring::Monitoring;
 
 /// Time for the head of a request, and after which an idle connection is closed.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,6 +53,7 @@ pub struct PublicLimits {
     phase: watch::Sender<Phase>,
     closed: Notify,
     rejected: Arc<Semaphore>,
+    monitoring: Arc<Monitoring>,
 }
 
 /// Phase of the server.
@@ -66,7 +69,7 @@ pub enum Phase {
 
 impl PublicLimits {
     /// The limits of a server with these settings.
-    pub fn new(config: &ServeConfig) -> Arc<Self> {
+    pub fn new(config: &ServeConfig, monitoring: Arc<Monitoring>) -> Arc<Self> {
         let wanted = config.limits.connections as usize;
         let (most, reserved) = descriptors(wanted);
         Arc::new(Self {
@@ -82,6 +85,7 @@ impl PublicLimits {
             phase: watch::Sender::new(Phase::Open),
             closed: Notify::new(),
             rejected: Arc::new(Semaphore::new((reserved / REJECTED_SHARE).max(1) as usize)),
+            monitoring,
         })
     }
 
@@ -96,9 +100,9 @@ impl PublicLimits {
     }
 
     /// The client of a request: the peer, or the one that a trusted proxy names.
-    pub fn caller(&self, peer: &Peer, headers: &HeaderMap) -> Caller {
+    pub fn caller(&self, peer: &Peer, head: &Parts) -> Caller {
         let named = if peer.is_proxy {
-            forwarded_for(headers, &self.config.trusted_proxies)
+            forwarded_for(&head.headers, &self.config.trusted_proxies)
         } else {
             None
         };
@@ -106,18 +110,28 @@ impl PublicLimits {
             Some(address) => self.clients.of(address),
             None => peer.client.clone(),
         };
-        Caller::new(self.clients.clone(), client)
+        let is_local = caller::is_local(peer, head);
+        Caller::new(self.clients.clone(), client, is_local)
     }
 
     /// The limits of connections and clients, for the status.
     pub fn status(&self) -> Vec<LimitStatus> {
+        self.limits(self.clients.status())
+    }
+
+    /// The same, with the use of the limits of clients as of the last [`PublicLimits::sweep`].
+    pub fn sampled_status(&self) -> Vec<LimitStatus> {
+        self.limits(self.clients.sampled_status())
+    }
+
+    fn limits(&self, of_clients: Vec<LimitStatus>) -> Vec<LimitStatus> {
         let mut limits = vec![LimitStatus {
             name: "connections",
             limit: self.most as u64,
             used: self.open.load(Ordering::Relaxed) as u64,
             reached: self.reached.load(Ordering::Relaxed),
         }];
-        limits.extend(self.clients.status());
+        limits.extend(of_clients);
         limits.push(LimitStatus {
             name: "origins",
             limit: self.config.origins.listed().map_or(0, <[_]>::len) as u64,
@@ -130,6 +144,11 @@ impl PublicLimits {
     /// Counts a request of a page whose origin is not allowed.
     pub fn count_rejected_origin(&self) {
         self.rejected_origins.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts an error response.
+    pub fn count_error(&self, code: ErrorCode) {
+        self.monitoring.errors.count(code.0, 1);
     }
 
     /// Wrong keys since the start.
@@ -257,6 +276,7 @@ impl PublicLimits {
         let peer = Peer {
             client: self.clients.of(address),
             is_proxy: self.config.trusted_proxies.contain(address),
+            is_loopback: address.to_canonical().is_loopback(),
         };
         if !peer.is_proxy && !self.clients.connect(&peer.client) {
             return Err(ErrorResponse::too_many(

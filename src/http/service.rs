@@ -16,6 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use super::auth;
 use super::caller::{self, Peer};
 use super::connection_state::ConnectionState;
+use super::error_response::ErrorCode;
 use super::path::{self, Routed};
 use super::public_limits::PublicLimits;
 use super::request_body::RequestBody;
@@ -47,6 +48,9 @@ impl HyperService<Request<Incoming>> for Service {
         let passed_on = PassedOn(state.clone());
         Box::pin(async move {
             let response = respond(router, &public_limits, &state, &peer, routed, request).await;
+            if let Some(code) = response.extensions().get::<ErrorCode>() {
+                public_limits.count_error(*code);
+            }
             Ok(response.map(|body| ResponseBody {
                 body,
                 _passed_on: passed_on,
@@ -75,7 +79,7 @@ async fn respond(
         Routed::To(uri) => uri,
         Routed::Redirect(to) => return Redirect::temporary(&to).into_response(),
     };
-    let caller = public_limits.caller(peer, &head.headers);
+    let caller = public_limits.caller(peer, &head);
     let has_key = auth::has_key(&head.headers);
     if has_key && let Err(rejection) = caller.check_key_attempts() {
         return rejection.into_response();

@@ -213,6 +213,11 @@ impl TrustedClock {
         Ok(DateTime::from_timestamp_micros(believed_us).unwrap_or(now))
     }
 
+    /// True if events are accepted with this time. Looking so does not count as having seen it.
+    pub fn is_trusted(&self, now: DateTime<Utc>) -> bool {
+        self.state.lock().check(now.timestamp_micros()).is_ok()
+    }
+
     /// The last trusted day when the wall clock says `now`. Only days before it are over.
     pub fn last_trusted_day(&self, now: DateTime<Utc>) -> NaiveDate {
         let mut state = self.state.lock();

@@ -37,6 +37,7 @@ use chrono::{DateTime, Utc};
 use crate::config::StoreConfig;
 use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
+use crate::monitoring::Monitoring;
 use files::folder::{Folder, Purpose};
 use ingest::Ingest;
 use jobs::Jobs;
@@ -75,6 +76,7 @@ pub struct Store {
     jobs: Jobs,
     folder: Folder,
     recovered: Recovered,
+    monitoring: Arc<Monitoring>,
 }
 
 impl Store {
@@ -144,5 +146,10 @@ impl Store {
     /// The data folder.
     pub fn folder(&self) -> &Folder {
         &self.folder
+    }
+
+    /// The counters of the process, those of everything above the store included.
+    pub fn monitoring(&self) -> &Arc<Monitoring> {
+        &self.monitoring
     }
 }

@@ -19,6 +19,7 @@ use crate::dictionary::Dictionaries;
 use crate::digest::Digester;
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::monitoring::Monitoring;
 use crate::store::files;
 use crate::store::files::folder::{Access, Folder, Purpose};
 use crate::store::files::recovery::{self, Recovered};
@@ -116,6 +117,7 @@ pub fn open(
         published.waiting = waiting;
     }
     let live = Arc::new(Live::default());
+    let monitoring = Arc::new(Monitoring::default());
     let recent = SharedIds::new(recent);
     let writer = WriterHandle::start(Writer {
         log,
@@ -124,6 +126,7 @@ pub fn open(
         gate: erased,
         versions: versions.clone(),
         live: live.clone(),
+        monitoring: monitoring.clone(),
     })?;
     Ok(Store {
         ingest: Ingest {
@@ -140,6 +143,7 @@ pub fn open(
         jobs: Jobs::new(config.column_share),
         folder,
         recovered,
+        monitoring,
     })
 }
 

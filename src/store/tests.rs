@@ -5,6 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::config::{Durability, NameLimits};
 use crate::event::{Event, EventType};
+use crate::monitoring::{self, PageFormat};
 use crate::zones::Zones;
 
 fn store(dir: &Path) -> Result<Store> {
@@ -158,5 +159,28 @@ fn scrub_takes_no_transaction_and_its_version_stays_readable() -> Result<()> {
     for state in version.states.values() {
         state.verified_bytes()?;
     }
+    Ok(())
+}
+
+/// While the locks that commits wait for are held, the page for monitoring is still served: it
+/// would wait for ever if it took one of them, and a commit might have to wait for it.
+#[test]
+fn a_scrape_takes_no_lock_that_ingest_waits_for() -> Result<()> {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let store = store(dir.path())?;
+    append(&store)?;
+    store.monitoring().set_gauges(store.gauges());
+    let (_recent, _admitted) = (store.ingest.recent.lock(), store.ingest.admission.lock());
+    let _published = store.versions.published();
+    let monitoring = store.monitoring().clone();
+    let (sender, page) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let page = monitoring::page(&monitoring, Vec::new(), 0, PageFormat::Text);
+        sender.send(page).expect("the test waits");
+    });
+    let page = page.recv_timeout(std::time::Duration::from_secs(60));
+    let page = page.expect("no lock is waited for");
+    assert!(page.contains("\nechopilot_unsealed_events 1\n"), "{page}");
+    assert!(page.contains("\nechopilot_sync_duration_seconds_count 1\n"));
     Ok(())
 }

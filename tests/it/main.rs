@@ -31,6 +31,7 @@ mod listen;
 mod load;
 mod many_groups;
 mod metrics;
+mod monitoring;
 mod names;
 mod oracle;
 mod order;

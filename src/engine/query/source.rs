@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use chrono::{Days, NaiveDate};
 use chrono_tz::Tz;
@@ -27,6 +27,7 @@ use crate::metrics::counts::{Counts, Key};
 use crate::metrics::filter::Filter;
 use crate::metrics::source::{Columns, Plan, Scan, Sink, Source, TableTimes, Work};
 use crate::metrics::{scan, usage};
+use crate::monitoring::QuerySource;
 use crate::schema;
 use crate::store::{self, LogOrder, Tables, pipeline};
 use crate::window::{self, Window};
@@ -43,6 +44,8 @@ pub(in crate::engine) struct StoreSource<'a> {
     budget: Budget,
     /// Set when events are read, which are kept for less time than states.
     read_events: AtomicBool,
+    /// The last of the [`QuerySource`]s that were read.
+    read: AtomicU8,
     /// The day from which on the history of users is known, if not all of it is.
     history_from: OnceLock<NaiveDate>,
 }
@@ -58,6 +61,7 @@ impl<'a> StoreSource<'a> {
             cohort: None,
             budget: engine.query_memory.budget(),
             read_events: AtomicBool::new(false),
+            read: AtomicU8::new(QuerySource::States as u8),
             history_from: OnceLock::new(),
         }
     }
@@ -77,6 +81,15 @@ impl<'a> StoreSource<'a> {
             let after = self.window.last_day() + Days::new(1);
             day.clamp(self.window.first_day(), after)
         })
+    }
+
+    /// The data that was read so far.
+    pub(in crate::engine) fn read(&self) -> QuerySource {
+        match self.read.load(Ordering::Relaxed) {
+            read if read == QuerySource::Lake as u8 => QuerySource::Lake,
+            read if read == QuerySource::Columns as u8 => QuerySource::Columns,
+            _ => QuerySource::States,
+        }
     }
 
     /// The day from which on it is known whether a user was seen before, if that is not always
@@ -261,6 +274,12 @@ impl Source for StoreSource<'_> {
         });
         let store = &self.engine.store;
         let (tables, batches) = store.tables_and_batches(range_us, columns, tables.as_ref())?;
+        let read = if batches.iter().any(store::Batch::reads_segments) {
+            QuerySource::Lake
+        } else {
+            QuerySource::Columns
+        };
+        self.read.fetch_max(read as u8, Ordering::Relaxed);
         let mut batches = batches.into_iter();
         let condition = (!filter.is_empty()).then(|| filter.expr());
         pipeline::ordered(

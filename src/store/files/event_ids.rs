@@ -78,6 +78,11 @@ impl IdFileMeta {
         self.table_offset() + buckets(self.ids) * BUCKET_BYTES as u64 + filter_bytes(self.ids)
     }
 
+    /// Bytes of table and filter, which are in memory while the file is live.
+    pub fn memory_bytes(&self) -> u64 {
+        self.bytes() - self.table_offset()
+    }
+
     fn table_offset(&self) -> u64 {
         self.ids * ENTRY_BYTES as u64
     }

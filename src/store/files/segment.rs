@@ -199,6 +199,11 @@ impl Segment {
         }
     }
 
+    /// True once the file was found to be damaged.
+    pub fn is_damaged(&self) -> bool {
+        self.damage.get().is_some()
+    }
+
     /// Opens the file, and verifies its checksum unless this process has verified the same file
     /// before. A damaged file is moved out of the lake, so that no program reads it, and every
     /// later use fails.

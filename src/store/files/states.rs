@@ -99,6 +99,11 @@ impl StateFile {
         Ok(self.activity.get_or_init(|| read).clone())
     }
 
+    /// Users and events of the day, if they are kept in memory.
+    pub fn kept(&self) -> Option<&Activity> {
+        self.activity.get().map(Arc::as_ref)
+    }
+
     /// Users and events of the day, not kept in memory.
     ///
     /// # Errors

@@ -19,6 +19,8 @@ use crate::window::DAY_US;
 /// far apart, in µs. The later time counts as at most the end of the last trusted day (see
 /// [`crate::store::clock`]), so that a clock that jumps ahead makes no id old.
 pub const WINDOW_US: i64 = 7 * DAY_US;
+/// Bytes of an id in memory: its digest, its time, and the byte of the hash table.
+const ID_BYTES: u64 = 25;
 
 /// The ids of a store, shared by everything that adds events.
 #[derive(Clone)]
@@ -140,6 +142,14 @@ impl RecentIds {
         rotated.map(|(_, ids)| ids.clone()).collect()
     }
 
+    /// Estimate of the bytes that the ids take in memory.
+    pub fn memory_bytes(&self) -> u64 {
+        let rotated = self.rotated.iter().map(|(_, ids)| ids.as_ref());
+        let in_memory = rotated.chain([&self.open, &self.loading]);
+        let sealed = self.sealed.iter().map(|file| file.meta.memory_bytes());
+        in_memory.map(IdSet::memory_bytes).sum::<u64>() + sealed.sum::<u64>()
+    }
+
     /// The files of the ids of events in segments.
     pub fn sealed(&self) -> &[Arc<IdFile>] {
         &self.sealed
@@ -190,6 +200,11 @@ impl IdSet {
         if let Some(shard) = self.shards.get_mut(shard_of(key)) {
             shard.remove(&key);
         }
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        let capacity: usize = self.shards.iter().map(DigestMap::capacity).sum();
+        capacity as u64 * ID_BYTES
     }
 
     fn set_back(&mut self, now_us: i64) {

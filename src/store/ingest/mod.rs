@@ -115,6 +115,11 @@ impl Store {
         self.ingest.clock.trusted(now)
     }
 
+    /// True if events are accepted when the clock says `now`.
+    pub fn is_clock_trusted(&self, now: DateTime<Utc>) -> bool {
+        self.ingest.clock.is_trusted(now)
+    }
+
     /// The last trusted day when the clock says `now`: days before it are over, whatever the clock
     /// is.
     pub fn last_trusted_day(&self, now: DateTime<Utc>) -> NaiveDate {

@@ -22,6 +22,7 @@ use super::event_log::{EventLog, NextLog};
 use super::live::Live;
 use super::rate::{Accepted, Rate};
 use crate::error::{Error, Result};
+use crate::monitoring::Monitoring;
 use crate::store::erased::ErasedUsers;
 use crate::store::files::identity;
 use crate::store::files::recovery::GROUP_BYTES;
@@ -123,6 +124,7 @@ pub(in crate::store) struct Writer {
     pub admission: Admission,
     pub versions: Arc<VersionControl>,
     pub live: Arc<Live>,
+    pub monitoring: Arc<Monitoring>,
 }
 
 impl WriterHandle {
@@ -405,7 +407,10 @@ impl Running {
         if kept.is_empty() {
             return Ok(());
         }
-        match self.writer.log.append(&self.lines) {
+        let started = Instant::now();
+        let appended = self.writer.log.append(&self.lines);
+        self.writer.monitoring.sync.observe_time(started.elapsed());
+        match appended {
             Ok(()) => {}
             Err(Error::DiskFull) => {
                 let mut recent = self.writer.recent.lock();

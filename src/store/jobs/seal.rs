@@ -174,9 +174,15 @@ impl Store {
     /// If a file cannot be written; then the events stay where they were and the next seal tries
     /// again.
     pub fn seal(&self) -> Result<Sealed> {
+        let started = Instant::now();
         let sealed = self.try_seal();
         match &sealed {
-            Ok(_) => self.jobs.failed_seals.lock().succeed(),
+            Ok(sealed) => {
+                self.jobs.failed_seals.lock().succeed();
+                if sealed.events > 0 {
+                    self.monitoring.seal.observe_time(started.elapsed());
+                }
+            }
             Err(error) => {
                 self.jobs.failed_seals.lock().fail(&self.folder, error);
                 // It is due again after a while, also if no more events come.

@@ -57,6 +57,11 @@ pub struct SegmentsBatch {
 }
 
 impl Batch {
+    /// True if it reads segments of the lake.
+    pub fn reads_segments(&self) -> bool {
+        matches!(self, Self::Segments(_))
+    }
+
     /// The events.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 mod events;
 mod export;
+mod gauges;
 mod size;
 mod states;
 mod user;

@@ -55,6 +55,12 @@ impl KeptWeek {
 }
 
 impl WeekCache {
+    /// The weeks that are kept.
+    pub fn kept(&self) -> Vec<Arc<WeekActivity>> {
+        let kept = self.0.lock();
+        kept.values().map(|week| week.activity.clone()).collect()
+    }
+
     /// The activity of weeks of a zone whose events are all sealed.
     ///
     /// # Errors
