@@ -8,7 +8,7 @@
 //! other.
 //!
 //! ```text
-//! main → cli → server → http, schedule → engine → rollup, cohorts, export, import, demo
+//! main → cli → server → http, schedule → engine → rollup, cohorts, backup, export, import, demo
 //!      → metrics | store → columns → daily, dictionary → event, parquet, schema
 //!      → monitoring → window, bloom, digest, checksum, leb128, error
 //! ```
@@ -28,6 +28,7 @@
 //! | [`http`] | the HTTP interface: each handler decodes, calls the engine once, and encodes |
 //! | [`cli`], [`server`], [`schedule`] | commands; start and stop of the server; periodic jobs |
 //! | [`monitoring`] | counters, histograms and gauges for operators; the page of Prometheus |
+//! | [`backup`] | backups of a data folder, also while a server changes it, and their restore |
 //! | [`import`], [`demo`] | import of existing events; synthetic histories |
 //! | [`inflate`] | decompression of streams, detected by their first bytes |
 //! | [`parquet`] | the settings of all Parquet files |
@@ -67,6 +68,7 @@
 //! metric is its definition.
 
 pub mod backoff;
+pub mod backup;
 pub mod bloom;
 pub mod checksum;
 pub mod cli;

@@ -1,6 +1,7 @@
 //! The command line. Each command is one call of the engine. Results go to stdout, everything else
 //! to stderr.
 
+mod backup;
 mod cohort;
 mod demo;
 mod expire;
@@ -25,6 +26,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::server;
 use crate::store::folder::Purpose;
+use backup::{BackupArgs, RestoreArgs};
 use cohort::CohortCommand;
 use demo::DemoArgs;
 use expire::ExpireArgs;
@@ -89,6 +91,20 @@ enum Command {
     Expire(ExpireArgs),
     /// Verify all checksums; exit code 1 if something is damaged
     Verify,
+    /// Add a backup of the data folder to a folder or bucket, also while a server runs
+    ///
+    /// A backup has every event that was acknowledged before it began. Backups share their files:
+    /// each adds what is new. Files are linked if both folders are on one file system, else copied.
+    /// Exit code 1 if a file of the data folder is damaged: the backup is without it. Not in a
+    /// backup are the keys (`dash_key`, the file of `--user-key-file`) and what follows from other
+    /// files.
+    Backup(BackupArgs),
+    /// Restore a backup to a data folder that is missing or empty
+    ///
+    /// Every file is verified, and no command opens the folder before all of it is there. Users
+    /// who were erased after the backup are erased again, as far as the newest backup or
+    /// `--erasures` knows of them.
+    Restore(RestoreArgs),
     /// Fill an empty data folder with synthetic events
     Demo(DemoArgs),
 }
@@ -196,6 +212,8 @@ impl Command {
             Self::Rebuild => maintenance::rebuild(context),
             Self::Expire(command) => command.run(context),
             Self::Verify => maintenance::verify(context),
+            Self::Backup(command) => command.run(context),
+            Self::Restore(command) => command.run(context),
             Self::Demo(command) => command.run(context),
         }
     }
@@ -240,6 +258,8 @@ impl Command {
                 "Stop it first, and start it again afterwards; or confirm the clock to that server: POST \
                  /api/analytics/clock?confirm=DATE with the header X-Dash-Key."
             }
+            Self::Backup(_) => "Wait until it has ended.",
+            Self::Restore(_) => "Choose another folder with --data-dir.",
             Self::Seal | Self::Rebuild | Self::Verify | Self::Demo(_) => {
                 "Stop it first, and start it again afterwards."
             }

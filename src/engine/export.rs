@@ -1,6 +1,6 @@
 //! Exports: the lake for a warehouse, and events as a stream.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
@@ -15,6 +15,7 @@ use crate::export::rollups::Rollups;
 use crate::export::warehouse::Warehouse;
 use crate::export::{layout, list};
 use crate::rollup;
+use crate::store::files;
 use crate::store::folder::{Access, Folder, Purpose};
 use crate::store::{self, FOLDERS, MARK_FILE, Mark, SealedDay, Verified};
 use crate::window::{Window, WindowRequest};
@@ -227,8 +228,8 @@ fn check_target(to: &Path, data_dir: &Path) -> Result<bool> {
         let message = format!("{} {why}; choose another folder", to.display());
         Err(Error::bad_input("bad_target", message))
     };
-    let target = resolve(to)?;
-    let data_dir = resolve(data_dir)?;
+    let target = files::resolve(to)?;
+    let data_dir = files::resolve(data_dir)?;
     let is_ours = |inside: &Path| {
         let first = inside.components().next();
         first.is_none_or(|first| {
@@ -253,23 +254,6 @@ fn check_target(to: &Path, data_dir: &Path) -> Result<bool> {
         }
     }
     Ok(target.starts_with(&data_dir))
-}
-
-/// The absolute path, with the symbolic links of its existing part resolved.
-fn resolve(path: &Path) -> Result<PathBuf> {
-    let whole = std::path::absolute(path).map_err(Error::io("find", path))?;
-    let mut resolved = PathBuf::new();
-    for component in whole.components() {
-        match component {
-            Component::ParentDir => drop(resolved.pop()),
-            component => resolved.push(component),
-        }
-        // The rest does not exist yet.
-        if let Ok(real) = resolved.canonicalize() {
-            resolved = real;
-        }
-    }
-    Ok(resolved)
 }
 
 /// The exports that lie in a data folder. Symbolic links are not followed: they lead out of it.

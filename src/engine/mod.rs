@@ -29,6 +29,7 @@ pub use cost::Cost;
 pub use demo_folder::DemoFolder;
 pub use export::{ExportRequest, verify};
 pub use ingest::PendingIngest;
+pub use privacy::MAX_ERASED_USERS;
 pub use query::Cancel;
 pub use rollup::RollupScope;
 

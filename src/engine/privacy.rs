@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::store::ErasureLimit;
 
 /// Most users that one request erases.
-const MAX_ERASED_USERS: usize = 10_000;
+pub const MAX_ERASED_USERS: usize = 10_000;
 
 impl Engine {
     /// Passes everything that is stored of a user to `sink` in pieces, as NDJSON.

@@ -100,7 +100,7 @@ impl Destination {
     }
 
     /// The path or address of a file, for messages.
-    pub(super) fn shown(&self, name: &str) -> String {
+    pub fn shown(&self, name: &str) -> String {
         match self {
             Self::Folder(root) => root.path.join(name).display().to_string(),
             Self::Bucket(bucket) => format!("{}/{name}", bucket.url),
@@ -119,7 +119,10 @@ impl Destination {
     }
 
     /// Reads a small file. `None` if it does not exist.
-    pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         match self {
             Self::Folder(root) => {
                 let path = root.path.join(name);
@@ -222,7 +225,10 @@ impl Destination {
     }
 
     /// Removes a file.
-    pub(super) fn remove(&self, name: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// If it cannot be removed; a missing file is not an error.
+    pub fn remove(&self, name: &str) -> Result<()> {
         match self {
             Self::Folder(root) => files::remove(&root.path.join(name)),
             Self::Bucket(bucket) => bucket.remove(name),
@@ -231,7 +237,10 @@ impl Destination {
 
     /// Lists all files in a folder and below it, with their sizes. Symbolic links are not
     /// followed, but are listed themselves.
-    pub(super) fn list(&self, dir: &str) -> Result<BTreeMap<String, u64>> {
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub fn list(&self, dir: &str) -> Result<BTreeMap<String, u64>> {
         let mut found = BTreeMap::new();
         match self {
             Self::Folder(root) => root.list(&root.path.join(dir), &mut found)?,
@@ -241,7 +250,10 @@ impl Destination {
     }
 
     /// Removes the empty folders of days in a folder. Object storage has no folders.
-    pub(super) fn remove_empty(&self, dir: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// If they cannot be removed.
+    pub fn remove_empty(&self, dir: &str) -> Result<()> {
         if let Self::Folder(root) = self {
             let is_folder = |path: &Path| path.symlink_metadata().is_ok_and(|found| found.is_dir());
             let dir = root.path.join(dir);
@@ -465,13 +477,21 @@ impl Bucket {
 
     /// Uploads a file, in parts if it is large. The object exists when all parts are uploaded.
     fn upload(&self, from: &Path, name: &str) -> Result<()> {
-        let mut file = File::open(from).map_err(Error::io("read", from))?;
+        let file = File::open(from).map_err(Error::io("read", from))?;
+        self.upload_from(file, from, name)
+    }
+
+    /// Uploads what a reader has, as [`Bucket::upload`] does; `shown` is for messages.
+    ///
+    /// # Errors
+    /// If it cannot be read or uploaded; then there is no object.
+    pub fn upload_from(&self, mut from: impl Read, shown: &Path, name: &str) -> Result<()> {
         let mut next = || {
             let mut part = Vec::new();
-            (&mut file)
+            from.by_ref()
                 .take(UPLOAD_PART_BYTES)
                 .read_to_end(&mut part)
-                .map_err(Error::io("read", from))?;
+                .map_err(Error::io("read", shown))?;
             Ok::<_, Error>(PutPayload::from(part))
         };
         let key = Key::from(name);
@@ -515,6 +535,20 @@ impl Bucket {
         }
         let done = upload.complete().await;
         done.map(drop).map_err(self.failed("upload", name))
+    }
+
+    /// Downloads an object to a writer.
+    ///
+    /// # Errors
+    /// If it cannot be downloaded, and the first error of the writer; `shown` is for messages.
+    pub fn download(&self, name: &str, to: &mut dyn Write, shown: &Path) -> Result<()> {
+        let got = self.runtime.block_on(self.store.get(&Key::from(name)));
+        let mut pieces = got.map_err(self.failed("read", name))?.into_stream();
+        while let Some(piece) = self.runtime.block_on(pieces.next()) {
+            let piece = piece.map_err(self.failed("read", name))?;
+            to.write_all(&piece).map_err(Error::io("write", shown))?;
+        }
+        Ok(())
     }
 
     fn publish_staged(&self, names: &[String]) -> Result<()> {

@@ -7,6 +7,7 @@
 //! - `version`: the committed state as one immutable value, and the transaction that replaces it.
 //! - `read`: queries read a snapshot of version and tail; no lock is held meanwhile.
 //! - `files`: one kind of file each, which know neither a job nor the manifest.
+//! - `capture`: the files of one moment, for a backup, read without the lock of the folder.
 //!
 //! # Lock order
 //! A thread takes locks in this order only, which `lock` checks in builds with debug assertions: 1
@@ -17,6 +18,7 @@
 //! thread inside a transaction, therefore the writer thread takes 4 to 8 only. Scrub takes no
 //! transaction: it reads a version, whose files stay readable.
 
+pub mod capture;
 mod clock;
 mod erased;
 pub mod files;
@@ -50,7 +52,7 @@ pub use files::ownership::{FOLDERS, MARK_FILE, Mark};
 pub use files::recovery::Recovered;
 pub use files::rows::write_lines;
 pub use files::segment::LAKE_DIR;
-pub use files::shape::EVENT_LOG_FILE;
+pub use files::shape::{ERASURES_FILE, EVENT_LOG_FILE, MANIFEST_FILE};
 pub use files::{folder, scan};
 pub use ingest::admission::{NameUse, RestCounts};
 pub use ingest::batch::{BatchBuilder, WriteBatch};
@@ -58,14 +60,14 @@ pub use ingest::live::{Commit, Subscription};
 pub use ingest::rate::Accepted;
 pub use ingest::writer::{Reply, Stored};
 pub use jobs::{
-    CompactionScope, Erased, ErasureLimit, Expired, Part, Rebuilt, SealUrgency, Sealed, Verified,
-    verify,
+    CompactionScope, Erased, ErasureLimit, Expired, Part, Rebuilt, RepeatedErasures, SealUrgency,
+    Sealed, Verified, repeat_erasures, verify,
 };
 pub use read::{
     Batch, Columns, DayParts, ExportPartMeta, LogOrder, SealedDay, StoreSize, Tables, rewrite,
     rewrite_without,
 };
-pub use version::{Clock, ExpiryMeta, ExpiryPolicy};
+pub use version::{Clock, ExpiryMeta, ExpiryPolicy, Manifest};
 
 /// The open store. Dropping it commits the queue and unlocks the folder.
 pub struct Store {

@@ -36,7 +36,8 @@ pub struct DictionaryMeta {
 }
 
 impl DictionaryMeta {
-    fn file_name(&self) -> String {
+    /// The file's name in the data folder.
+    pub fn file_name(&self) -> String {
         match self.generation {
             0 => FILE_NAME.into(),
             generation => format!("users-{generation}.ndjson"),

@@ -15,6 +15,7 @@ pub(in crate::store) mod output;
 pub(in crate::store) mod ownership;
 pub(in crate::store) mod quarantine;
 pub(in crate::store) mod recovery;
+pub mod restoring;
 pub(in crate::store) mod rotation;
 pub(in crate::store) mod rows;
 pub mod scan;
@@ -25,7 +26,7 @@ pub(in crate::store) mod states;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use polars::prelude::ScanSources;
@@ -311,6 +312,26 @@ pub fn check_json(path: &Path) -> Result<()> {
         }),
         LineCheck::Right | LineCheck::Unchecked => Ok(()),
     }
+}
+
+/// The absolute path, with the symbolic links of its existing part resolved.
+///
+/// # Errors
+/// If the current folder cannot be found.
+pub fn resolve(path: &Path) -> Result<PathBuf> {
+    let whole = std::path::absolute(path).map_err(Error::io("find", path))?;
+    let mut resolved = PathBuf::new();
+    for component in whole.components() {
+        match component {
+            Component::ParentDir => drop(resolved.pop()),
+            component => resolved.push(component),
+        }
+        // The rest does not exist yet.
+        if let Ok(real) = resolved.canonicalize() {
+            resolved = real;
+        }
+    }
+    Ok(resolved)
 }
 
 /// Maps a file into memory. It must not shrink meanwhile.

@@ -19,6 +19,8 @@ use crate::store::files;
 
 /// The mark's name.
 pub const MARK_FILE: &str = ".echopilot";
+/// The name of the file that a folder has while a backup is restored into it.
+pub const RESTORING_FILE: &str = ".echopilot-restoring";
 /// The format of the data folder that this program writes.
 const FORMAT: u32 = 1;
 /// Bytes of a store's id.
@@ -149,9 +151,20 @@ impl Mark {
 /// Determines the owner of a folder. Nothing is changed.
 ///
 /// # Errors
-/// `foreign_folder` if it belongs to another program; [`Error::Damaged`] if the mark is damaged, or
-/// if the event log is one of another program and there is no other sign that the folder is ours.
+/// `foreign_folder` if it belongs to another program; `unfinished_restore` if a restore into it was
+/// interrupted; [`Error::Damaged`] if the mark is damaged, or if the event log is one of another
+/// program and there is no other sign that the folder is ours.
 pub fn look(root: &Path) -> Result<Owner> {
+    if files::is_file(&root.join(RESTORING_FILE))? {
+        return Err(Error::bad_input(
+            "unfinished_restore",
+            format!(
+                "a restore into {} was interrupted, and the folder has only a part of the data; run `echopilot \
+                 restore` again",
+                root.display()
+            ),
+        ));
+    }
     if let Some(mark) = Mark::load(root)? {
         return Ok(Owner::Marked(mark));
     }
@@ -184,6 +197,15 @@ pub fn look(root: &Path) -> Result<Owner> {
         Some(first) => Err(foreign(root, first)),
         None => Ok(Owner::Empty),
     }
+}
+
+/// The first name in a folder that makes it not empty; none if there is no such folder.
+///
+/// # Errors
+/// If it cannot be listed.
+pub fn first_name(root: &Path) -> Result<Option<String>> {
+    let names = files::list(root)?.into_iter().map(|path| file_name(&path));
+    Ok(names.filter(|name| !IGNORED.contains(&name.as_str())).min())
 }
 
 /// The error for a folder of another program, with one of the names in it.

@@ -92,8 +92,11 @@ impl RotatedLog {
         Ok(None)
     }
 
-    /// The files with the name of a rotated log, in order.
-    fn all(folder: &Path) -> Result<Vec<Self>> {
+    /// The files with the name of a rotated log, in order; one may be the open log.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub fn all(folder: &Path) -> Result<Vec<Self>> {
         let dir = folder.join(SEALING_DIR);
         let mut logs = Vec::new();
         for path in files::list(&dir)? {
@@ -104,6 +107,11 @@ impl RotatedLog {
         }
         logs.sort_by_key(|log| log.number);
         Ok(logs)
+    }
+
+    /// Its path below the data folder.
+    pub fn name(number: u64) -> String {
+        format!("{SEALING_DIR}/{number:08}.ndjson")
     }
 
     /// Device and inode of its file.

@@ -176,7 +176,11 @@ impl Segment {
         self.check(&self.open()?)
     }
 
-    fn open(&self) -> Result<File> {
+    /// Opens the file, wherever an exchange of day folders has left it.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if it is missing.
+    pub(in crate::store) fn open(&self) -> Result<File> {
         let path = self.path();
         match File::open(&path) {
             // An interrupted exchange of day folders has left it outside of the lake.

@@ -9,6 +9,7 @@
 //!    step may be repeated.
 
 use std::collections::{BTreeSet, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use chrono_tz::Tz;
@@ -19,18 +20,20 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use super::seal::has_events_of;
+use crate::checksum;
 use crate::daily::{self, Day, Place, Slices};
 use crate::dictionary::{Dictionaries, UserDictionary};
 use crate::error::{Error, Result};
 use crate::schema;
 use crate::store::erased::{ErasedUsers, hash, mask_of};
 use crate::store::files::folder::Folder;
+use crate::store::files::rotation::RotatedLog;
 use crate::store::files::segment::{self, ALL_ROWS, Segment};
-use crate::store::files::shape::ERASURES_FILE;
+use crate::store::files::shape::{ERASURES_FILE, EVENT_LOG_FILE, NEXT_LOG_FILE};
 use crate::store::files::states::{self, ZoneDay};
-use crate::store::files::{dictionary, mentions};
+use crate::store::files::{self, dictionary, mentions, recovery};
 use crate::store::version::{
-    ALWAYS_US, DayChange, Transaction, Unpublished, Version, changed_meanwhile,
+    ALWAYS_US, DayChange, Manifest, Transaction, Unpublished, Version, changed_meanwhile,
 };
 use crate::store::{Store, pipeline};
 use crate::window;
@@ -149,6 +152,100 @@ pub fn load_erased_users(
         erased.hide(&pending);
     }
     Ok(erased)
+}
+
+/// Erasures that were repeated in a restored folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RepeatedErasures {
+    /// Ids of the users with data in the folder, whose erasure is in progress now.
+    pub users: Vec<String>,
+    /// Erased users whose hashes are of another key, and who have no data in the folder.
+    pub unknown: usize,
+}
+
+/// Records the erasures of a newer list, the content of an `erasures.json`, in a data folder that
+/// no process has open. Those of users with data in the folder are in progress then: a start
+/// completes them.
+///
+/// # Errors
+/// [`Error::Damaged`] if one of the lists is, and if the folder cannot be read or changed.
+pub fn repeat_erasures(root: &Path, newer: &[u8]) -> Result<RepeatedErasures> {
+    let path = root.join(ERASURES_FILE);
+    let newer: Erasures = checksum::unwrap(newer)
+        .ok()
+        .and_then(|json| serde_json::from_slice(json).ok())
+        .ok_or_else(|| Error::Damaged {
+            file: ERASURES_FILE.into(),
+            message: "the newer list of erasures is not what was written".into(),
+        })?;
+    let mut erasures: Erasures =
+        files::read_json(&path)?.map_or_else(Erasures::default, |(value, _)| value);
+    let Some(key) = newer.key().filter(|_| newer != erasures) else {
+        return Ok(RepeatedErasures::default());
+    };
+    let is_same_key = erasures.key.is_empty() || erasures.key == newer.key;
+    let is_new = |id: &str| {
+        let hash = hash(&key, id);
+        newer.erased.contains(&hash) && !(is_same_key && erasures.erased.contains(&hash))
+    };
+    let mut users: Vec<String> = ids_in(root)?;
+    users.retain(|id| is_new(id));
+    let mut unknown = 0;
+    if is_same_key {
+        erasures.key = newer.key;
+        erasures.erased.extend(newer.erased);
+    } else {
+        unknown = newer.erased.len() - users.len();
+    }
+    erasures.begin(&users)?;
+    // Writing to memory cannot fail, and the value has no map.
+    let json = serde_json::to_vec_pretty(&erasures).unwrap_or_default();
+    files::write_synced(&path, &checksum::wrap(&json))?;
+    Ok(RepeatedErasures { users, unknown })
+}
+
+/// The ids of all users with events, each once.
+fn ids_in(root: &Path) -> Result<Vec<String>> {
+    let manifest = Manifest::load(root)?;
+    let sealed_through = manifest.sealed_through;
+    let version = Version::of(root, manifest);
+    let mut ids = HashSet::new();
+    let mut add = |frame: DataFrame| {
+        let users = frame.column(schema::USER_ID)?.str()?;
+        ids.extend(users.iter().flatten().map(str::to_owned));
+        Ok::<(), Error>(())
+    };
+    for segment in &version.segments {
+        match segment.verify() {
+            Ok(()) => {
+                let one = std::slice::from_ref(segment);
+                let users = segment::scan(one)?.select([col(schema::USER_ID)]);
+                add(users.unique(None, UniqueKeepStrategy::Any).collect()?)?;
+            }
+            // It was damaged when the backup was made, and is not in it.
+            Err(Error::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let logs = RotatedLog::list(root)?.into_iter();
+    let logs = logs.filter(|log| log.number > sealed_through);
+    let open = [EVENT_LOG_FILE, NEXT_LOG_FILE].map(|name| root.join(name));
+    for log in logs.map(|log| log.path).chain(open) {
+        if !recovery::check_regular(&log)? {
+            continue;
+        }
+        recovery::scan_part(&log, 0..u64::MAX, |event| {
+            ids.extend(event.user_id.as_deref().map(str::to_owned));
+            Ok(())
+        })?;
+    }
+    let names = Dictionaries::new()?;
+    dictionary::load(root, version.dictionary, &names.users)?;
+    let codes = 0..names.users.len() as u32;
+    ids.extend(codes.filter_map(|code| names.users.text(code)));
+    let mut ids: Vec<String> = ids.into_iter().collect();
+    ids.sort_unstable();
+    Ok(ids)
 }
 
 /// Limit of an erasure without confirmation.

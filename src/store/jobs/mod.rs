@@ -34,7 +34,7 @@ use seal::FailedSeals;
 
 pub use compact::CompactionScope;
 pub(super) use erase::load_erased_users;
-pub use erase::{Erased, ErasureLimit};
+pub use erase::{Erased, ErasureLimit, RepeatedErasures, repeat_erasures};
 pub(super) use event_ids::open_event_ids;
 pub use expire::Expired;
 pub use load::Part;

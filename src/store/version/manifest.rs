@@ -110,33 +110,48 @@ impl Manifest {
     /// Reads the manifest of a data folder; the default before the first seal.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if it is not what was written, or was written by a newer program.
+    /// As [`Manifest::parse`].
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join(MANIFEST_FILE);
-        let text = match std::fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self::default());
-            }
-            read => read.map_err(Error::io("read", &path))?,
-        };
+        match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            read => Self::parse(&read.map_err(Error::io("read", &path))?, &path),
+        }
+    }
+
+    /// Reads the content of a manifest; `path` is for error messages.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if it is not what was written, or was written by a newer program.
+    pub fn parse(text: &[u8], path: &Path) -> Result<Self> {
         let damaged = |message: String| Error::Damaged {
-            file: path.clone(),
+            file: path.to_owned(),
             message,
         };
         let object = text.strip_suffix(b"\n").unwrap_or_default();
         checksum::check_object(object)
             .map_err(|_| damaged("its checksum does not match; restore it".into()))?;
         let Format { version } =
-            serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+            serde_json::from_slice(text).map_err(|error| damaged(error.to_string()))?;
         if version > FORMAT {
             return Err(damaged(format!(
                 "it has version {version}, and this program knows up to {FORMAT}; use a newer program"
             )));
         }
         let mut manifest: Self =
-            serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+            serde_json::from_slice(text).map_err(|error| damaged(error.to_string()))?;
         manifest.sequence = manifest.sequence.max(manifest.sealed_through);
         Ok(manifest)
+    }
+
+    /// Paths of the immutable files that a backup has: segments and states.
+    pub fn paths(&self) -> impl Iterator<Item = &String> {
+        let of_zones = self.zones.iter().flat_map(|zone| &zone.states);
+        let states = self.states.iter().chain(of_zones).map(|state| &state.path);
+        self.segments
+            .iter()
+            .map(|segment| &segment.path)
+            .chain(states)
     }
 
     /// Makes this the manifest of the folder, durably and at once.
