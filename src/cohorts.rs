@@ -1,8 +1,9 @@
 //! The named cohorts: one readable file in the data folder, replaced atomically.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use crate::error::{Error, Result, first_chars};
+use crate::error::{Error, ErrorCode, Result, first_chars};
 use crate::metrics::cohort::Cohort;
 use crate::store::folder::Folder;
 
@@ -12,7 +13,7 @@ pub const FILE_NAME: &str = "cohorts.json";
 const MAX_COHORTS: usize = 1_000;
 
 /// The cohorts, by name.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct Cohorts {
     /// Sorted by name, each name once.
@@ -73,7 +74,7 @@ impl Cohorts {
                 let message = format!(
                     "there are {MAX_COHORTS} cohorts, which is the limit; remove one first"
                 );
-                return Err(Error::bad_input("bad_cohort", message));
+                return Err(Error::bad_input(ErrorCode::BadCohort, message));
             }
             Err(place) => self.cohorts.insert(place, cohort),
         }
@@ -122,7 +123,7 @@ impl Cohorts {
             format!("there are {}", names.join(", "))
         };
         Error::bad_input(
-            "unknown_cohort",
+            ErrorCode::UnknownCohort,
             format!("there is no cohort {name:?}; {known}"),
         )
     }

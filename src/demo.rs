@@ -19,7 +19,7 @@ use chrono::{Datelike, Days, NaiveDate, Weekday};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::event::Event;
 use crate::store::{BatchBuilder, Reply, Store, WriteBatch, pipeline};
 use crate::window::DAY_US;
@@ -99,7 +99,7 @@ struct Chunks<'a> {
 pub fn fill(store: &Store, demo: Demo, progress: impl Fn(u64)) -> Result<u64> {
     if demo.events == 0 || demo.days == 0 || demo.users == 0 || demo.features == 0 {
         return Err(Error::bad_input(
-            "bad_demo",
+            ErrorCode::BadDemo,
             "events, days, users and features must be at least 1",
         ));
     }

@@ -5,6 +5,8 @@ use std::error::Error as StdError;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+pub use crate::error_code::ErrorCode;
+
 /// An error, by what the caller should do about it.
 ///
 /// No variant has a `source`: its message has all causes, each once, so that the command line, the
@@ -15,16 +17,16 @@ pub enum Error {
     /// value.
     #[error("{message}")]
     BadInput {
-        /// Stable code for programs, such as `bad_window`.
-        code: &'static str,
+        /// For programs.
+        code: ErrorCode,
         /// Names the field, the value and what is allowed.
         message: String,
     },
     /// The request is larger than a limit: respond with 413; the client may split it.
     #[error("{message}")]
     TooLarge {
-        /// Stable code for programs, such as `too_many_events`.
-        code: &'static str,
+        /// For programs.
+        code: ErrorCode,
         /// Names the size found and the limit.
         message: String,
     },
@@ -94,7 +96,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// An error in the caller's own input.
-    pub fn bad_input(code: &'static str, message: impl Into<String>) -> Self {
+    pub fn bad_input(code: ErrorCode, message: impl Into<String>) -> Self {
         Self::BadInput {
             code,
             message: message.into(),
@@ -262,9 +264,9 @@ mod tests {
         let path = PathBuf::from("a/file");
         let os_message = || os_error().to_string();
         let errors = vec![
-            Error::bad_input("bad_tz", "tz is \"x\""),
+            Error::bad_input(ErrorCode::BadTz, "tz is \"x\""),
             Error::TooLarge {
-                code: "too_large",
+                code: ErrorCode::TooLarge,
                 message: "9 bytes".into(),
             },
             Error::Busy("too many queries"),

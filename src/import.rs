@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::event::split::{Splitter, Step};
-use crate::event::{Outcome, RawEvent, read_event};
+use crate::event::{EventCode, Outcome, RawEvent, read_event};
 use crate::inflate::inflate;
 use crate::store::{Part, RestCounts, Store, Stored, pipeline};
 use crate::window::DAY_US;
@@ -44,7 +44,7 @@ pub struct Imported {
     pub errors: Vec<String>,
     /// Number of accepted events that were changed, by the code of the note.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub notes: BTreeMap<&'static str, u64>,
+    pub notes: BTreeMap<EventCode, u64>,
 }
 
 /// An input of an import, plain or compressed. The first bytes determine the format, not the name.
@@ -146,7 +146,7 @@ fn newest_ts_us(sources: &[Source]) -> Result<Option<i64>> {
     for source in sources {
         if *source == Source::Stdin {
             return Err(Error::bad_input(
-                "bad_rebase_to",
+                ErrorCode::BadRebaseTo,
                 "--rebase-to needs two passes and cannot be used with standard input; pass a file",
             ));
         }
@@ -230,7 +230,7 @@ struct ChunkOutcome {
     records: u64,
     too_old: u64,
     rejections: Vec<Rejection>,
-    notes: BTreeMap<&'static str, u64>,
+    notes: BTreeMap<EventCode, u64>,
 }
 
 /// A record that is not stored, and the reason.

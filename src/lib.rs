@@ -35,7 +35,8 @@
 //! | [`window`], [`zones`], [`schema`] | days and windows; reporting zones; columns of the lake |
 //! | [`digest`], [`bloom`], [`shards`] | digests of ids; filters and tables of them |
 //! | [`checksum`], [`leb128`] | CRC-32C; variable-length integers |
-//! | [`config`], [`error`], [`backoff`] | settings; the error type; pauses between retries |
+//! | [`config`], [`error`], [`error_code`] | settings; the error type and its codes |
+//! | [`backoff`] | pauses between retries |
 //!
 //! # Invariants
 //!
@@ -81,6 +82,7 @@ pub mod dictionary;
 pub mod digest;
 pub mod engine;
 pub mod error;
+pub mod error_code;
 pub mod event;
 pub mod export;
 pub mod http;

@@ -17,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{ServeConfig, StoreConfig};
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::http::{self, DashKeys, PublicLimits};
 use crate::schedule::Schedule;
 use keys::KeySource;
@@ -125,7 +125,7 @@ fn addresses(config: &ServeConfig) -> Result<Vec<SocketAddr>> {
     let listen = &config.listen;
     let wrong = |reason: &dyn std::fmt::Display| {
         let message = format!("--listen {listen}: the host has no address: {reason}");
-        Error::bad_input("bad_listen", message)
+        Error::bad_input(ErrorCode::BadListen, message)
     };
     let addresses = listen.addresses().map_err(|error| wrong(&error))?;
     if addresses.is_empty() {

@@ -7,8 +7,9 @@
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, ErrorCode, Result, shown};
 
 /// The longest window, in days.
 pub const MAX_DAYS: u16 = 365;
@@ -28,13 +29,16 @@ pub struct Window {
 }
 
 /// The part of a request that names a window; absent fields have the documented defaults.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct WindowRequest {
     /// Length in days, 1 to 365; 30 if absent.
+    #[param(minimum = 1, maximum = 365)]
     pub days: Option<i64>,
     /// Last day; today in the zone if absent.
     pub end: Option<NaiveDate>,
     /// IANA zone name; UTC if absent.
+    #[param(format = "iana-time-zone")]
     pub tz: Option<String>,
 }
 
@@ -51,7 +55,7 @@ impl WindowRequest {
             .filter(|days| (1..=MAX_DAYS).contains(days))
             .ok_or_else(|| {
                 Error::bad_input(
-                    "bad_days",
+                    ErrorCode::BadDays,
                     format!("days is {days}; allowed is 1 to {MAX_DAYS}"),
                 )
             })?;
@@ -60,7 +64,7 @@ impl WindowRequest {
             Some(name) => name.parse().map_err(|_| {
                 let name = shown(name);
                 Error::bad_input(
-                    "bad_tz",
+                    ErrorCode::BadTz,
                     format!("tz is {name:?}; allowed is an IANA zone such as Europe/Berlin"),
                 )
             })?,
@@ -70,7 +74,7 @@ impl WindowRequest {
             .unwrap_or_else(|| now.with_timezone(&tz).date_naive());
         if !(first_allowed()..=last_allowed()).contains(&last_day) {
             return Err(Error::bad_input(
-                "bad_end",
+                ErrorCode::BadEnd,
                 format!("end is {last_day}; allowed is a day of the years 1971 to 9998"),
             ));
         }
@@ -198,7 +202,7 @@ impl Window {
 }
 
 /// The length of a calendar period.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Grain {
     /// A calendar day.
@@ -241,7 +245,7 @@ impl Grain {
 }
 
 /// The window of a response: first and last day, both included.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct WindowMeta {
     /// First day, included.
     pub from: NaiveDate,
@@ -346,7 +350,7 @@ mod tests {
                 matches!(
                     found,
                     Err(Error::BadInput {
-                        code: "bad_end",
+                        code: ErrorCode::BadEnd,
                         ..
                     })
                 ),
@@ -434,12 +438,16 @@ mod tests {
         for (request, code, says) in [
             (
                 request(Some(0), None),
-                "bad_days",
+                ErrorCode::BadDays,
                 "days is 0; allowed is 1 to 365",
             ),
-            (request(Some(366), None), "bad_days", "366"),
-            (request(Some(-1), None), "bad_days", "-1"),
-            (request(None, Some("Mars/Base")), "bad_tz", "Mars/Base"),
+            (request(Some(366), None), ErrorCode::BadDays, "366"),
+            (request(Some(-1), None), ErrorCode::BadDays, "-1"),
+            (
+                request(None, Some("Mars/Base")),
+                ErrorCode::BadTz,
+                "Mars/Base",
+            ),
         ] {
             match request.resolve(DateTime::UNIX_EPOCH + TimeDelta::days(9000)) {
                 Err(Error::BadInput {

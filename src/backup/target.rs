@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::list::{BackupList, LISTS_DIR, ListedFile, MARK_FILE, POOL_DIR, TargetMark, is_list};
 use crate::checksum::Summing;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::export::destination::{Destination, Readers};
 use crate::store::capture::{CapturedFile, Growth};
 use crate::store::files;
@@ -77,7 +77,7 @@ impl Target {
                 "{} is not empty and has no backups: it has {first}; nothing was changed. Choose another folder",
                 target.to.shown("")
             );
-            return Err(Error::bad_input("bad_target", message));
+            return Err(Error::bad_input(ErrorCode::BadTarget, message));
         }
         Ok(target)
     }
@@ -121,7 +121,7 @@ impl Target {
     /// The error for a place without backups.
     pub fn no_backup(&self) -> Error {
         let message = format!("there is no backup in {}", self.to.shown(""));
-        Error::bad_input("no_backup", message)
+        Error::bad_input(ErrorCode::NoBackup, message)
     }
 
     /// Marks the place as one of backups of this store.
@@ -137,7 +137,7 @@ impl Target {
                 "{} has backups of another store; nothing was changed. Choose another folder",
                 self.to.shown("")
             );
-            return Err(Error::bad_input("bad_target", message));
+            return Err(Error::bad_input(ErrorCode::BadTarget, message));
         }
         if self.mark.is_none() || found.is_none() && store.is_some() {
             let mark = TargetMark::new(store.map(str::to_owned));
@@ -347,7 +347,7 @@ fn check_apart(target: &Path, data_dir: &Path) -> Result<()> {
             target.display(),
             data_dir.display()
         );
-        return Err(Error::bad_input("bad_target", message));
+        return Err(Error::bad_input(ErrorCode::BadTarget, message));
     }
     Ok(())
 }
@@ -360,7 +360,7 @@ fn check_lock(locked: std::result::Result<(), TryLockError>, path: &Path) -> Res
                 "another backup or restore uses {}; wait until it has ended",
                 path.display()
             );
-            Err(Error::bad_input("target_in_use", message))
+            Err(Error::bad_input(ErrorCode::TargetInUse, message))
         }
         Err(TryLockError::Error(cause)) => Err(Error::io("lock", path)(cause)),
     }

@@ -13,7 +13,7 @@ use super::output::print_json;
 use super::progress::progress_bar;
 use super::{Context, FAILED};
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 use crate::import::{self, Progress, Source};
 
 /// Interval at which the progress bar is updated.
@@ -37,7 +37,7 @@ impl ImportArgs {
             .map(|day| import::parse_rebase_to(day, context.now))
             .transpose()
             .map_err(|message| {
-                Error::bad_input("bad_rebase_to", format!("--rebase-to: {message}"))
+                Error::bad_input(ErrorCode::BadRebaseTo, format!("--rebase-to: {message}"))
             })?;
         let sources = sources(&self.files)?;
         let engine = context.open("import")?;

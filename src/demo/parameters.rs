@@ -2,7 +2,7 @@
 
 use chrono::NaiveDate;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 
 /// Parameters of a history.
 #[derive(Debug, Clone, Copy)]
@@ -32,5 +32,5 @@ pub fn part_seed(seed: u64, part: u32) -> u64 {
 /// Reports invalid parameters of a distribution. The constants are valid, and the number of
 /// features is checked before.
 pub fn wrong_distribution(error: impl std::fmt::Display) -> Error {
-    Error::bad_input("bad_demo", error.to_string())
+    Error::bad_input(ErrorCode::BadDemo, error.to_string())
 }

@@ -2,6 +2,7 @@
 
 use chrono::NaiveDate;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::cohorts::Cohorts;
 use crate::event::Rejection;
@@ -11,7 +12,7 @@ use crate::store::{Accepted, Erased, Expired, RestCounts, StoreSize};
 use crate::window::WindowMeta;
 
 /// Response to a batch of events.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct IngestAnswer {
     /// The batch was well formed and not every event was rejected.
     pub ok: bool,
@@ -34,7 +35,7 @@ pub struct IngestAnswer {
 }
 
 /// Response to a query of usage.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct UsageAnswer {
     /// Always true.
     pub ok: bool,
@@ -77,7 +78,7 @@ pub struct ExpireAnswer {
 }
 
 /// Receipt of an erasure: what was removed where.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct EraseAnswer {
     /// Always true: everything is removed.
     pub ok: bool,
@@ -93,7 +94,7 @@ pub struct EraseAnswer {
 }
 
 /// Response to a confirmation of the clock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ClockAnswer {
     /// Always true: events are accepted with this clock.
     pub ok: bool,
@@ -102,7 +103,7 @@ pub struct ClockAnswer {
 }
 
 /// The defined cohorts.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct CohortsAnswer {
     /// Always true.
     pub ok: bool,
@@ -117,7 +118,7 @@ impl From<Cohorts> for CohortsAnswer {
 }
 
 /// Result of a rollup.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct RollupAnswer {
     /// Always true.
     pub ok: bool,
@@ -138,7 +139,7 @@ pub struct ExportAnswer {
 }
 
 /// Content of the demo's folder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct DemoAnswer {
     /// Always true.
     pub ok: bool,
@@ -151,7 +152,7 @@ pub struct DemoAnswer {
 }
 
 /// The status of the engine.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct StatusAnswer {
     /// Always true.
     pub ok: bool,
@@ -192,7 +193,7 @@ pub struct StatusAnswer {
 }
 
 /// A limit and its use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct LimitStatus {
     /// Name of the limit.
     pub name: &'static str,
@@ -205,7 +206,7 @@ pub struct LimitStatus {
 }
 
 /// A reporting zone and its daily states.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ZoneStatus {
     /// IANA name.
     pub zone: &'static str,
@@ -217,7 +218,7 @@ pub struct ZoneStatus {
 }
 
 /// Events that are in the log and not in a segment yet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Waiting {
     /// Number of events.
     pub events: usize,
@@ -228,7 +229,7 @@ pub struct Waiting {
 }
 
 /// Progress of the daily rollup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct RollupStatus {
     /// The last day that was rolled up.
     pub last_day: Option<NaiveDate>,

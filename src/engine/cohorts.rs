@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::cohorts::Cohorts;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::metrics::cohort::Cohort;
 
 impl Engine {
@@ -21,7 +21,7 @@ impl Engine {
     pub fn set_cohort(&self, cohort: Cohort) -> Result<Cohorts> {
         cohort
             .check()
-            .map_err(|message| Error::bad_input("bad_cohort", message))?;
+            .map_err(|message| Error::bad_input(ErrorCode::BadCohort, message))?;
         self.change_cohorts(|cohorts| cohorts.set(cohort))
     }
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use tracing::warn;
 
 use super::{Cancel, Engine, ExportAnswer};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::export::destination::{Destination, Readers, Root};
 use crate::export::events::{Encoder, EventFormat};
 use crate::export::lake::{Export, Scope, Since, Source};
@@ -226,7 +226,7 @@ const OTHER_FOLDERS: [&str; 2] = ["tmp", "demo"];
 fn check_target(to: &Path, data_dir: &Path) -> Result<bool> {
     let refused = |why: &str| {
         let message = format!("{} {why}; choose another folder", to.display());
-        Err(Error::bad_input("bad_target", message))
+        Err(Error::bad_input(ErrorCode::BadTarget, message))
     };
     let target = files::resolve(to)?;
     let data_dir = files::resolve(data_dir)?;

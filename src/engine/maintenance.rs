@@ -6,7 +6,7 @@ use tracing::{error, warn};
 
 use super::{ClockAnswer, Engine, ExpireAnswer};
 use crate::demo::{self, Demo};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::import::{self, Imported, Progress, Source};
 use crate::rollup::RollupLog;
 use crate::store::{
@@ -43,7 +43,7 @@ impl Engine {
         let today = now.date_naive();
         if date != today {
             let message = format!("the confirmed date is {date}; the clock says {today}");
-            return Err(Error::bad_input("bad_date", message));
+            return Err(Error::bad_input(ErrorCode::BadDate, message));
         }
         self.store.confirm_clock(now)?;
         Ok(ClockAnswer {
@@ -75,7 +75,7 @@ impl Engine {
         let size = self.size();
         if size.log_events > 0 || size.sealed_events > 0 {
             return Err(Error::bad_input(
-                "not_empty",
+                ErrorCode::NotEmpty,
                 format!(
                     "{} holds events already; choose an empty folder with --data-dir",
                     self.store.folder().path().display()

@@ -5,7 +5,7 @@ use std::time::Instant;
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::{Engine, EraseAnswer};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::store::ErasureLimit;
 
 /// Most users that one request erases.
@@ -39,7 +39,7 @@ impl Engine {
         if users.is_empty() || users.len() > MAX_ERASED_USERS || users.iter().any(String::is_empty)
         {
             return Err(Error::bad_input(
-                "bad_users",
+                ErrorCode::BadUsers,
                 format!(
                     "{} ids; allowed are 1 to {MAX_ERASED_USERS}, none of them empty",
                     users.len()

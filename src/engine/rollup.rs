@@ -8,7 +8,7 @@ use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
 use tracing::{info, warn};
 
 use super::{Engine, RollupAnswer};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::rollup::{self, RollupLine, RollupLog, Sources};
 use crate::window::Window;
 
@@ -120,7 +120,7 @@ impl Engine {
             let days = rollup::missing_days(first, last, keep_days, &done);
             Ok(days.into_iter().collect())
         };
-        let bad_day = |message: String| Err(Error::bad_input("bad_day", message));
+        let bad_day = |message: String| Err(Error::bad_input(ErrorCode::BadDay, message));
         match scope {
             RollupScope::None => Ok(BTreeSet::new()),
             RollupScope::Due => until(rollup::last_due_day(now, self.config.rollup_at)),

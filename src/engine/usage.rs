@@ -5,7 +5,7 @@ use chrono_tz::Tz;
 
 use super::query::StoreSource;
 use super::{Cancel, Cost, Engine, UsageAnswer};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::metrics::query::Query;
 use crate::metrics::source::Source;
 use crate::metrics::usage::{MAX_FEATURES, Usage, UsageCounts};
@@ -35,7 +35,7 @@ impl Engine {
     ) -> Result<UsageAnswer> {
         if !(1..=MAX_FEATURES).contains(&features) {
             return Err(Error::bad_input(
-                "bad_limit",
+                ErrorCode::BadLimit,
                 format!("limit is {features}; allowed is 1 to {MAX_FEATURES}"),
             ));
         }

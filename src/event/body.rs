@@ -15,7 +15,7 @@ use super::raw_event::{Key, RawEvent, is_missing};
 use super::split::{self, Layout, Splitter, Step};
 use super::text::{self, Escapes};
 use super::{MAX_BATCH_EVENTS, MAX_CLOCK_SKEW_US, MESSAGE_CHARS, line, timestamp};
-use crate::error::{Error, Result, first_chars, shown};
+use crate::error::{Error, ErrorCode, Result, first_chars, shown};
 
 /// A parsed request body: at most [`MAX_BATCH_EVENTS`] events, not yet validated.
 #[derive(Debug)]
@@ -38,12 +38,12 @@ pub fn read_batch(body: &[u8]) -> Result<Batch<'_>> {
         Err(message) => Body::split(body).ok_or_else(|| {
             // The parser's message may quote the whole body.
             let message = first_chars(&message, MESSAGE_CHARS);
-            Error::bad_input("bad_json", format!("invalid body: {message}"))
+            Error::bad_input(ErrorCode::BadJson, format!("invalid body: {message}"))
         })?,
     };
     if read.events.count > MAX_BATCH_EVENTS {
         return Err(Error::TooLarge {
-            code: "too_many_events",
+            code: ErrorCode::TooManyEvents,
             message: format!(
                 "the batch has {} events; allowed are {MAX_BATCH_EVENTS}; nothing was stored",
                 read.events.count
@@ -55,7 +55,7 @@ pub fn read_batch(body: &[u8]) -> Result<Batch<'_>> {
         Some(json) => Some(timestamp::parse(json).ok_or_else(|| {
             let json = shown(json);
             Error::bad_input(
-                "bad_sent_at",
+                ErrorCode::BadSentAt,
                 format!("sent_at is {json}; allowed is RFC 3339 or an epoch number"),
             )
         })?),

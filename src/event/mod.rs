@@ -4,6 +4,7 @@
 //! event borrows from its source wherever a string is stored as it was sent.
 
 mod body;
+pub mod code;
 pub mod foreign;
 mod line;
 pub mod metadata;
@@ -17,8 +18,10 @@ pub mod timestamp;
 use std::borrow::Cow;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 pub use body::{Batch, read_batch};
+pub use code::EventCode;
 pub use line::{LINE_START, LineError, lines, read_line, write_line};
 pub use raw_event::{RawEvent, read_event};
 
@@ -99,15 +102,15 @@ pub struct Event<'a> {
 }
 
 /// A change that was made to an event before it was stored: code and message.
-pub type Note = (&'static str, String);
+pub type Note = (EventCode, String);
 
 /// The reason why one event of a batch was rejected, or a change of one that was stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Rejection {
     /// Index in the batch, from 0.
     pub index: usize,
     /// Stable code for programs.
-    pub code: &'static str,
+    pub code: EventCode,
     /// The field, its value and what is allowed.
     pub message: String,
 }
@@ -120,7 +123,7 @@ pub enum Outcome<'a> {
     /// Older than any window: ignored and counted.
     TooOld,
     /// Rejected, with a code and a message.
-    Rejected(&'static str, String),
+    Rejected(EventCode, String),
 }
 
 /// True for the placeholders that broken clients send as an id: those users are anonymous.

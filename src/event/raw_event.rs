@@ -12,9 +12,9 @@ use serde_json::value::RawValue;
 
 use super::text::{self, Escapes};
 use super::{
-    Event, EventType, MAX_AGE_US, MAX_AHEAD_US, MAX_EVENT_ID_CHARS, MAX_EVENT_TYPE_CHARS,
-    MAX_FEATURE_CHARS, MAX_URL_CHARS, MAX_USER_ID_CHARS, MESSAGE_CHARS, Note, Outcome, is_junk_id,
-    metadata, timestamp,
+    Event, EventCode, EventType, MAX_AGE_US, MAX_AHEAD_US, MAX_EVENT_ID_CHARS,
+    MAX_EVENT_TYPE_CHARS, MAX_FEATURE_CHARS, MAX_URL_CHARS, MAX_USER_ID_CHARS, MESSAGE_CHARS, Note,
+    Outcome, is_junk_id, metadata, timestamp,
 };
 use crate::error::{first_chars, shown};
 
@@ -28,7 +28,7 @@ pub struct RawEvent<'a> {
 }
 
 /// Code and message of a rejection.
-type Fault = (&'static str, String);
+type Fault = (EventCode, String);
 
 /// Integers up to this are exact as doubles.
 const MAX_EXACT_DOUBLE: f64 = 9_007_199_254_740_992.0;
@@ -151,7 +151,10 @@ impl<'a> RawEvent<'a> {
     /// Parses one element of a batch. One that is not valid JSON is rejected by validation.
     pub fn read(json: &'a [u8]) -> Self {
         read_event(json.trim_ascii()).unwrap_or_else(|message| Self {
-            fault: Some(("bad_event", first_chars(&message, MESSAGE_CHARS).to_owned())),
+            fault: Some((
+                EventCode::BadEvent,
+                first_chars(&message, MESSAGE_CHARS).to_owned(),
+            )),
             ..Self::default()
         })
     }
@@ -187,28 +190,53 @@ impl<'a> RawEvent<'a> {
                 None => received_at_us,
                 Some(json) => timestamp::parse(json)
                     .and_then(|ts_us| ts_us.checked_add(clock_skew_us))
-                    .ok_or_else(|| ("bad_ts", invalid(TS, json, "RFC 3339 or an epoch number")))?,
+                    .ok_or_else(|| {
+                        (
+                            EventCode::BadTs,
+                            invalid(TS, json, "RFC 3339 or an epoch number"),
+                        )
+                    })?,
             },
             user_id: self
-                .name(USER_ID, "bad_user_id")?
-                .and_then(|id| short_id(id, USER_ID, MAX_USER_ID_CHARS, "user_id_dropped", notes))
+                .name(USER_ID, EventCode::BadUserId)?
+                .and_then(|id| {
+                    short_id(
+                        id,
+                        USER_ID,
+                        MAX_USER_ID_CHARS,
+                        EventCode::UserIdDropped,
+                        notes,
+                    )
+                })
                 .filter(|id| !is_junk_id(id)),
-            feature: self
-                .name(FEATURE, "bad_feature")?
-                .map(|name| truncate(name, FEATURE, MAX_FEATURE_CHARS, "feature_cut", notes)),
+            feature: self.name(FEATURE, EventCode::BadFeature)?.map(|name| {
+                truncate(
+                    name,
+                    FEATURE,
+                    MAX_FEATURE_CHARS,
+                    EventCode::FeatureCut,
+                    notes,
+                )
+            }),
             metadata: self.metadata(notes)?,
             url: self
-                .string(URL, "bad_url")?
-                .map(|url| truncate(url, URL, MAX_URL_CHARS, "url_cut", notes)),
-            event_id: self.name(EVENT_ID, "bad_event_id")?.and_then(|id| {
-                short_id(id, EVENT_ID, MAX_EVENT_ID_CHARS, "event_id_dropped", notes)
+                .string(URL, EventCode::BadUrl)?
+                .map(|url| truncate(url, URL, MAX_URL_CHARS, EventCode::UrlCut, notes)),
+            event_id: self.name(EVENT_ID, EventCode::BadEventId)?.and_then(|id| {
+                short_id(
+                    id,
+                    EVENT_ID,
+                    MAX_EVENT_ID_CHARS,
+                    EventCode::EventIdDropped,
+                    notes,
+                )
             }),
             received_at_us,
         };
         if event.ts_us > received_at_us.saturating_add(MAX_AHEAD_US) {
             let json = self.field(TS).unwrap_or_default();
             let limit = "at most 24 hours ahead of the server";
-            return Err(("future_ts", invalid(TS, json, limit)));
+            return Err((EventCode::FutureTs, invalid(TS, json, limit)));
         }
         Ok(event)
     }
@@ -219,7 +247,7 @@ impl<'a> RawEvent<'a> {
     }
 
     fn event_type(&self) -> Result<EventType, Fault> {
-        const CODE: &str = "bad_event_type";
+        const CODE: EventCode = EventCode::BadEventType;
         let name = self
             .string(EVENT_TYPE, CODE)?
             .ok_or_else(|| (CODE, "event_type is missing".to_owned()))?;
@@ -244,19 +272,19 @@ impl<'a> RawEvent<'a> {
         };
         if !json.starts_with('{') {
             let message = invalid(METADATA, json, "an object; it was dropped");
-            notes.push(("metadata_dropped", message));
+            notes.push((EventCode::MetadataDropped, message));
             return Ok(NONE);
         }
-        let canonical =
-            metadata::canonical(json, self.escapes).map_err(|message| ("bad_metadata", message))?;
+        let canonical = metadata::canonical(json, self.escapes)
+            .map_err(|message| (EventCode::BadMetadata, message))?;
         if let Some(message) = canonical.cut {
-            notes.push(("metadata_cut", message));
+            notes.push((EventCode::MetadataCut, message));
         }
         Ok(canonical.json)
     }
 
     /// The string of a field; missing, null and empty are `None`.
-    fn string(&self, field: usize, code: &'static str) -> Result<Option<Cow<'a, str>>, Fault> {
+    fn string(&self, field: usize, code: EventCode) -> Result<Option<Cow<'a, str>>, Fault> {
         let Some(json) = self.field(field) else {
             return Ok(None);
         };
@@ -266,7 +294,7 @@ impl<'a> RawEvent<'a> {
     }
 
     /// The string of an id or a name; a number is taken as a string.
-    fn name(&self, field: usize, code: &'static str) -> Result<Option<Cow<'a, str>>, Fault> {
+    fn name(&self, field: usize, code: EventCode) -> Result<Option<Cow<'a, str>>, Fault> {
         match self.field(field) {
             Some(json) if !json.starts_with('"') => number_string(json)
                 .map(Some)
@@ -313,7 +341,7 @@ fn truncate<'a>(
     mut string: Cow<'a, str>,
     field: usize,
     max_chars: usize,
-    code: &'static str,
+    code: EventCode,
     notes: &mut Vec<Note>,
 ) -> Cow<'a, str> {
     if let Some(message) = too_long(&string, field, max_chars) {
@@ -334,7 +362,7 @@ fn short_id<'a>(
     id: Cow<'a, str>,
     field: usize,
     max_chars: usize,
-    code: &'static str,
+    code: EventCode,
     notes: &mut Vec<Note>,
 ) -> Option<Cow<'a, str>> {
     let Some(message) = too_long(&id, field, max_chars) else {
@@ -392,7 +420,7 @@ impl<'de> Visitor<'de> for EventVisitor {
                 && std::mem::replace(seen, true)
             {
                 let name = FIELDS.get(field).copied().unwrap_or_default();
-                event.fault = Some(("duplicate_field", format!("duplicate field {name}")));
+                event.fault = Some((EventCode::DuplicateField, format!("duplicate field {name}")));
             }
             if let Some(slot) = event.fields.get_mut(field) {
                 *slot = Some(json).filter(|json| *json != "null");
@@ -434,7 +462,7 @@ impl<'de> Visitor<'de> for EventVisitor {
 pub(super) fn not_an_object<'de, E>(found: &str) -> Result<RawEvent<'de>, E> {
     Ok(RawEvent {
         fault: Some((
-            "bad_event",
+            EventCode::BadEvent,
             format!("the event is {found}; allowed is an object"),
         )),
         ..RawEvent::default()

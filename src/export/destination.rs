@@ -25,7 +25,7 @@ use object_store::{
 use tokio::runtime::Runtime;
 
 use crate::checksum;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::store::files;
 
 /// The folder of unfinished files, in the export folder or bucket.
@@ -361,7 +361,7 @@ impl Root {
 
     fn in_the_way(&self, path: &Path) -> Error {
         Error::bad_input(
-            "bad_target",
+            ErrorCode::BadTarget,
             format!(
                 "{} exists and was not written by an export of this store; nothing was changed. Move \
                  it, or choose another folder",
@@ -400,7 +400,8 @@ impl Bucket {
     fn open(scheme: &str, whole_url: &str, temp: PathBuf) -> Result<Self> {
         // No other part of it is ever printed.
         let url = without_secrets(whole_url);
-        let wrong = |message: String| Error::bad_input("bad_target", format!("{url}: {message}"));
+        let wrong =
+            |message: String| Error::bad_input(ErrorCode::BadTarget, format!("{url}: {message}"));
         if url != whole_url {
             return Err(wrong(
                 "the address has a user, a password or parameters; credentials come from the \
@@ -638,7 +639,7 @@ mod tests {
         ] {
             match Destination::open(to, PathBuf::new(), Readers::ByUmask) {
                 Err(Error::BadInput { code, message }) => {
-                    assert_eq!(code, "bad_target", "{to}");
+                    assert_eq!(code, ErrorCode::BadTarget, "{to}");
                     assert!(message.contains(says), "{to}: {message}");
                 }
                 other => panic!("{to}: {other:?}"),

@@ -9,10 +9,11 @@ use arrow::ipc::writer::StreamWriter;
 use parking_lot::Mutex;
 use polars::io::parquet::write::BatchedWriter;
 use polars::prelude::DataFrame;
+use utoipa::ToSchema;
 
 use super::csv::{Reader, Records};
 use super::failed;
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, ErrorCode, Result, shown};
 use crate::event::timestamp;
 use crate::parquet;
 use crate::schema;
@@ -25,7 +26,8 @@ const ROW_GROUP_ROWS: usize = 1 << 17;
 const SLICE_ROWS: usize = 1 << 13;
 
 /// A format of events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "kebab-case")]
 pub enum EventFormat {
     /// One line per event, as in the log.
     Ndjson,
@@ -241,7 +243,7 @@ impl std::str::FromStr for EventFormat {
             let name = shown(name);
             let allowed = Self::NAMES.join(", ");
             Error::bad_input(
-                "bad_format",
+                ErrorCode::BadFormat,
                 format!("format is {name:?}; allowed are {allowed}"),
             )
         })

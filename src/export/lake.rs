@@ -28,7 +28,7 @@ use super::layout::{self, EVENTS_DIR, ROLLUP_DIRS, RunId, is_rollup_table};
 use super::list::{self, ExportList, ExportedDay, ExportedFile, Signed};
 use super::rollups::Rollups;
 use super::warehouse::Warehouse;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::store::{self, ExportPartMeta, Mark, SealedDay, files, pipeline};
 
 /// Approximate maximum size of a file: the upper end of what warehouses load efficiently.
@@ -152,7 +152,7 @@ impl<'a> Export<'a> {
                 .next();
             if let Some(other) = in_the_way {
                 return Err(Error::bad_input(
-                    "bad_target",
+                    ErrorCode::BadTarget,
                     format!(
                         "{} exists and was not written by an export of this store; nothing was \
                          changed. Move it, or choose another folder",

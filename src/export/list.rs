@@ -15,7 +15,7 @@ use super::destination::Destination;
 use super::layout::{OLD_ROLLUPS, day_of, is_rollup_table};
 use super::warehouse::Warehouse;
 use crate::checksum::{self, LineCheck, Mismatch};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::store::{ExportPartMeta, Mark};
 
 /// The name of the list in the export folder.
@@ -92,7 +92,7 @@ impl ExportList {
         };
         let rejected = |message: &str| {
             Error::bad_input(
-                "bad_target",
+                ErrorCode::BadTarget,
                 format!("{} {message}; choose another folder", to.shown(FILE_NAME)),
             )
         };
@@ -315,7 +315,7 @@ mod tests {
                 matches!(
                     loaded,
                     Err(Error::BadInput {
-                        code: "bad_target",
+                        code: ErrorCode::BadTarget,
                         ..
                     })
                 ),

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::HandlerResult;
 use super::error_response::ErrorResponse;
-use crate::error::first_chars;
+use crate::error::{ErrorCode, first_chars};
 use crate::export::Format;
 
 /// The highest weight, which a member without a weight has.
@@ -119,7 +119,7 @@ pub fn accepted(headers: &HeaderMap) -> HandlerResult<Format> {
     let allowed = Format::ALL.map(Format::media_type).join(", ");
     Err(ErrorResponse::new(
         StatusCode::NOT_ACCEPTABLE,
-        "not_acceptable",
+        ErrorCode::NotAcceptable,
         format!("Accept is {wanted:?}; allowed are {allowed}"),
     ))
 }

@@ -5,13 +5,15 @@ use std::io::Read;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::get;
 use flate2::Compression;
 use flate2::read::GzEncoder;
 use hyper::body::Bytes;
 use sha2::{Digest, Sha256};
+use utoipa_axum::router::UtoipaMethodRouter;
 
 use super::accept::preferences;
+use super::described;
 use super::error_response::ErrorResponse;
 use super::extract::AppState;
 
@@ -63,13 +65,17 @@ impl Asset {
         Self::new(content, gzip, fields)
     }
 
-    /// The route of the file.
-    pub fn route(self) -> MethodRouter<AppState> {
-        get(move |request: Request| async move { self.respond(request.headers()) })
-            .fallback(|| async { ErrorResponse::method_not_allowed() })
+    /// The route of the file, with its description.
+    pub fn route(self, path: &str, about: &str) -> UtoipaMethodRouter<AppState> {
+        let media_type = self.fields.iter().find(|(name, _)| *name == "content-type");
+        let media_type = media_type.map_or("", |(_, value)| value.split(';').next().unwrap_or(""));
+        let route = get(move |request: Request| async move { self.respond(request.headers()) })
+            .fallback(|| async { ErrorResponse::method_not_allowed() });
+        described::file(path, about, media_type, route)
     }
 
-    fn respond(&self, request: &HeaderMap) -> Response {
+    /// The file, or that the client has it.
+    pub fn respond(&self, request: &HeaderMap) -> Response {
         let mut response = if self.is_cached(request) {
             StatusCode::NOT_MODIFIED.into_response()
         } else if prefers_gzip(request) {

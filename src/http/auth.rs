@@ -7,7 +7,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::error_response::ErrorResponse;
 use super::weak_key;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 
 /// The header that carries the key. Never a query parameter: those end up in logs and browser
 /// histories.
@@ -34,7 +34,7 @@ impl DashKeys {
             .collect();
         if keys.is_empty() || keys.len() > MAX_KEYS {
             return Err(Error::bad_input(
-                "bad_dash_key",
+                ErrorCode::BadDashKey,
                 format!(
                     "there are {} dashboard keys; allowed are 1 or {MAX_KEYS}, comma separated",
                     keys.len()
@@ -44,7 +44,7 @@ impl DashKeys {
         for key in &keys {
             weak_key::check(key).map_err(|reason| {
                 let message = format!("a dashboard key is too weak: {reason}");
-                Error::bad_input("bad_dash_key", message)
+                Error::bad_input(ErrorCode::BadDashKey, message)
             })?;
         }
         Ok(Self(RwLock::new(keys.into_iter().map(digest).collect())))
@@ -72,7 +72,7 @@ impl DashKeys {
         } else {
             Err(ErrorResponse::new(
                 StatusCode::UNAUTHORIZED,
-                "unauthorized",
+                ErrorCode::Unauthorized,
                 "the X-Dash-Key header is missing or wrong",
             ))
         }

@@ -16,7 +16,7 @@ use super::error_response::ErrorResponse;
 use super::permits::PermitPool;
 use super::{App, HandlerResult};
 use crate::engine::{Cancel, Cost, Engine, LimitStatus};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 
 /// Queries that read events and run at once; each uses all cores.
 const MAX_QUERIES: u32 = 4;
@@ -220,7 +220,7 @@ async fn run_blocking<T: Send + 'static, E: Into<ErrorResponse> + Send + 'static
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => Err(ErrorResponse::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "stopping",
+                ErrorCode::Stopping,
                 "the server is stopping",
             )),
         },

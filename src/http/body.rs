@@ -21,7 +21,7 @@ use super::HandlerResult;
 use super::error_response::ErrorResponse;
 use super::permits::PermitPool;
 use super::request_body::{BodyError, MAX_WIRE_BYTES};
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 use crate::event::foreign;
 use crate::event::text::without_mark;
 use crate::inflate::{Form, Gzip};
@@ -72,7 +72,7 @@ pub async fn receive(
     let (bytes, permits) = received.unwrap_or_else(|_| {
         Err(ErrorResponse::new(
             StatusCode::REQUEST_TIMEOUT,
-            "slow_body",
+            ErrorCode::SlowBody,
             format!(
                 "the body did not arrive within {} s",
                 BODY_TIMEOUT.as_secs()
@@ -118,7 +118,7 @@ impl ReceivedBody {
         if let Some(charset) = foreign::charset(&body) {
             return Err(ErrorResponse::new(
                 StatusCode::BAD_REQUEST,
-                "bad_charset",
+                ErrorCode::BadCharset,
                 format!("the body is {charset}; allowed is UTF-8"),
             ));
         }
@@ -149,7 +149,7 @@ fn check_type(content_type: Option<&HeaderValue>) -> HandlerResult<()> {
     }
     Err(ErrorResponse::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "bad_content_type",
+        ErrorCode::BadContentType,
         format!(
             "Content-Type is {essence:.80} and the body does not begin with {{ or [; allowed is JSON"
         ),
@@ -168,11 +168,15 @@ async fn collect(
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| match BodyError::of(&error) {
             Some(BodyError::TooManyBytes) => ErrorResponse::too_many(
-                "too_many_bytes",
+                ErrorCode::TooManyBytes,
                 "this client sends too many bytes at once",
                 Duration::from_secs(1),
             ),
-            _ => ErrorResponse::new(StatusCode::BAD_REQUEST, "bad_body", "the body ended early"),
+            _ => ErrorResponse::new(
+                StatusCode::BAD_REQUEST,
+                ErrorCode::BadBody,
+                "the body ended early",
+            ),
         })?;
         let Ok(bytes) = frame.into_data() else {
             continue;
@@ -204,7 +208,7 @@ async fn collect(
 }
 
 fn too_large(message: String) -> ErrorResponse {
-    ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge, message)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -264,7 +268,7 @@ impl Encoding {
             Ok(bytes) => Ok(bytes),
             Err(_) => Err(ErrorResponse::new(
                 StatusCode::BAD_REQUEST,
-                "bad_encoding",
+                ErrorCode::BadEncoding,
                 "the body does not match its Content-Encoding",
             )),
         }
@@ -274,7 +278,7 @@ impl Encoding {
 fn bad_encoding(found: &str) -> ErrorResponse {
     ErrorResponse::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "bad_encoding",
+        ErrorCode::BadEncoding,
         format!("Content-Encoding is {found:.80}; allowed are {ENCODINGS}"),
     )
 }
@@ -326,8 +330,8 @@ mod tests {
     }
 
     /// Checks the code of an error response.
-    fn check_error<T: std::fmt::Debug>(result: HandlerResult<T>, code: &str) {
-        let error = format!("{:?}", result.expect_err(code));
+    fn check_error<T: std::fmt::Debug>(result: HandlerResult<T>, code: ErrorCode) {
+        let error = format!("{:?}", result.expect_err("an error"));
         assert!(error.contains(&format!("{code:?}")), "{error}");
     }
 
@@ -391,7 +395,7 @@ mod tests {
             "zstd",
         ] {
             let found = read(&headers(&[("content-encoding", encoding)]), JSON);
-            check_error(found, "bad_encoding");
+            check_error(found, ErrorCode::BadEncoding);
         }
     }
 
@@ -400,10 +404,10 @@ mod tests {
         let none = HeaderMap::new();
         let list = |bytes: usize| [&b"["[..], &vec![b' '; bytes - 1]].concat();
         assert!(read(&none, list(MAX_WIRE_BYTES)).is_ok());
-        check_error(read(&none, list(MAX_WIRE_BYTES + 1)), "too_large");
+        check_error(read(&none, list(MAX_WIRE_BYTES + 1)), ErrorCode::TooLarge);
         assert!(read(&none, gzip(&list(MAX_INFLATED_BYTES))).is_ok());
         let bomb = gzip(&list(MAX_INFLATED_BYTES + 1));
-        check_error(read(&none, bomb), "too_large");
+        check_error(read(&none, bomb), ErrorCode::TooLarge);
     }
 
     #[test]
@@ -418,7 +422,7 @@ mod tests {
         assert!(!large.is_small());
         assert_eq!(memory.status().used, 128);
         let rejected = block_on(receive(&memory, &none, vec![b'['; 256 << 10].into()));
-        check_error(rejected.map(drop), "busy");
+        check_error(rejected.map(drop), ErrorCode::Busy);
         drop(large);
         assert_eq!(memory.status().used, 0);
     }
@@ -431,8 +435,8 @@ mod tests {
             ("application/x-www-form-urlencoded", " {}", None),
             ("application/x-www-form-urlencoded", "\u{feff}[]", None),
             ("application/cloudevents+json", "1", None),
-            ("application/xml", "<a/>", Some("bad_content_type")),
-            ("application/json", "\0{\0}\0", Some("bad_charset")),
+            ("application/xml", "<a/>", Some(ErrorCode::BadContentType)),
+            ("application/json", "\0{\0}\0", Some(ErrorCode::BadCharset)),
         ] {
             let found = read(&headers(&[("content-type", content_type)]), body);
             match code {

@@ -1,9 +1,10 @@
 //! `GET /static/js/telemetry.js`: the browser client for pages of any site, also under the neutral
 //! path.
 
-use axum::Router;
+use utoipa_axum::router::OpenApiRouter;
 
 use super::asset::{Asset, Field, built};
+use super::described;
 use super::event;
 use super::extract::AppState;
 use super::path::INGEST_PATH;
@@ -30,18 +31,20 @@ const FIELDS: &[Field] = &[
 ];
 
 /// The routes of script and ingest, under their own paths and the neutral ones.
-pub fn routes(config: &ServeConfig) -> Router<AppState> {
+pub fn routes(config: &ServeConfig) -> OpenApiRouter<AppState> {
     let ingest_path = config.neutral_path.as_str();
     let script_path = format!("{ingest_path}.js");
     let neutral_source = SOURCE
         .replace(SCRIPT_PATH, &script_path)
         .replace(INGEST_PATH, ingest_path);
-    Router::new()
-        .route(INGEST_PATH, event::route(&config.origins))
-        .route(ingest_path, event::route(&config.origins))
-        .route(SCRIPT_PATH, built!("telemetry.js", FIELDS).route())
-        .route(
-            &script_path,
-            Asset::compress(neutral_source, FIELDS).route(),
-        )
+    let about = "The browser client";
+    OpenApiRouter::default()
+        .routes(event::route(&config.origins))
+        .routes(described::moved(
+            event::route(&config.origins),
+            ingest_path,
+            "neutral",
+        ))
+        .routes(built!("telemetry.js", FIELDS).route(SCRIPT_PATH, about))
+        .routes(Asset::compress(neutral_source, FIELDS).route(&script_path, about))
 }

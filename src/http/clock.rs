@@ -4,14 +4,26 @@ use axum::extract::RawQuery;
 use chrono::Utc;
 
 use super::HandlerResult;
+use super::described::{Errors, KeyErrors, WriteErrors};
 use super::extract::Keyed;
 use super::json_response::JsonResponse;
 use super::query_string::parameters;
 use crate::engine::ClockAnswer;
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 use crate::window::parse_day;
 
-/// Believes the clock, if the date is today's by it.
+/// Accepts the clock, if the date is today's by it.
+#[utoipa::path(
+    post,
+    path = "/api/analytics/clock",
+    operation_id = "confirm_clock",
+    tag = "operation",
+    params(("confirm" = NaiveDate, Query, description = "Today's date.")),
+    responses(
+        (status = 200, description = "Events are accepted with this clock.", body = ClockAnswer),
+        Errors, KeyErrors, WriteErrors
+    )
+)]
 pub async fn confirm(
     Keyed(app): Keyed,
     RawQuery(query): RawQuery,
@@ -21,7 +33,7 @@ pub async fn confirm(
         .first()
         .ok_or_else(|| "confirm is missing; allowed is today's date".to_owned())
         .and_then(|(_, date)| parse_day(date).map_err(|message| format!("confirm: {message}")))
-        .map_err(|message| Error::bad_input("bad_date", message))?;
+        .map_err(|message| Error::bad_input(ErrorCode::BadDate, message))?;
     app.run_job(move |engine| engine.confirm_clock(date, Utc::now()))
         .await
         .map(JsonResponse)

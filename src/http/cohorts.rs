@@ -3,20 +3,42 @@
 use axum::body::Body;
 use axum::http::HeaderMap;
 
+use super::described::{BodyErrors, Errors, KeyErrors, WriteErrors};
 use super::extract::{Keyed, PathParam};
 use super::json_response::JsonResponse;
 use super::{HandlerResult, body};
 use crate::engine::CohortsAnswer;
 use crate::metrics::cohort::Cohort;
 
-/// `GET /api/analytics/cohorts`
+/// The cohorts, sorted by name.
+#[utoipa::path(
+    get,
+    path = "/api/analytics/cohorts",
+    operation_id = "cohorts",
+    tag = "queries",
+    responses(
+        (status = 200, description = "All cohorts.", body = CohortsAnswer),
+        Errors, KeyErrors
+    )
+)]
 pub async fn cohorts(Keyed(app): Keyed) -> HandlerResult<JsonResponse<CohortsAnswer>> {
     app.run_short(|engine| engine.cohorts().map(CohortsAnswer::from))
         .await
         .map(JsonResponse)
 }
 
-/// `POST /api/analytics/cohorts`: keeps a cohort, in the place of one of that name.
+/// Creates a cohort, or replaces the one of that name.
+#[utoipa::path(
+    post,
+    path = "/api/analytics/cohorts",
+    operation_id = "set_cohort",
+    tag = "queries",
+    request_body = Cohort,
+    responses(
+        (status = 200, description = "All cohorts.", body = CohortsAnswer),
+        Errors, KeyErrors, BodyErrors, WriteErrors
+    )
+)]
 pub async fn set_cohort(
     Keyed(app): Keyed,
     headers: HeaderMap,
@@ -32,7 +54,18 @@ pub async fn set_cohort(
         .map(JsonResponse)
 }
 
-/// `DELETE /api/analytics/cohorts/{name}`
+/// Removes a cohort.
+#[utoipa::path(
+    delete,
+    path = "/api/analytics/cohorts/{name}",
+    operation_id = "remove_cohort",
+    tag = "queries",
+    params(("name" = String, Path, description = "The cohort's name.")),
+    responses(
+        (status = 200, description = "The cohorts that stay.", body = CohortsAnswer),
+        Errors, KeyErrors, WriteErrors
+    )
+)]
 pub async fn remove_cohort(
     Keyed(app): Keyed,
     PathParam(name): PathParam,

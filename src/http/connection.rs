@@ -13,6 +13,7 @@ use super::error_response::ErrorResponse;
 use super::public_limits::{HEADER_TIMEOUT, OpenConnection, Phase};
 use super::service::Service;
 use super::socket::{Socket, bad_request};
+use crate::error::ErrorCode;
 
 /// Time that a client has to read its last response, before unread bytes that it sent reset the
 /// connection.
@@ -103,7 +104,7 @@ pub async fn serve(
 fn slow_head() -> ErrorResponse {
     ErrorResponse::new(
         StatusCode::REQUEST_TIMEOUT,
-        "slow_head",
+        ErrorCode::SlowHead,
         format!(
             "the head of the request did not arrive within {} s",
             HEADER_TIMEOUT.as_secs()

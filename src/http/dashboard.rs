@@ -1,11 +1,12 @@
 //! `GET /` and its files: the dashboard, which is part of the binary and prompts for the key
 //! itself.
 
-use axum::Router;
 use axum::response::Redirect;
-use axum::routing::get;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::asset::{Field, built};
+use super::described::Errors;
 use super::extract::AppState;
 
 /// Browsers ask each time whether a file has changed, so that page and scripts are of one version.
@@ -36,20 +37,29 @@ const STYLE: &[Field] = &[("content-type", "text/css; charset=utf-8"), FRESH];
 const ICON: &[Field] = &[("content-type", "image/svg+xml"), FRESH];
 
 /// The routes of the page and its files. Under `/demo/` the same page shows the demo's data.
-pub fn routes() -> Router<AppState> {
-    Router::new()
-        .route("/", built!("index.html", PAGE).route())
-        .route("/demo/", built!("demo.html", PAGE).route())
-        // Relative, because a proxy may mount the server at a path that it does not know.
-        .route("/demo", get(|| async { Redirect::permanent("demo/") }))
-        .route(
-            "/static/dashboard.js",
-            built!("dashboard.js", SCRIPT).route(),
-        )
-        .route("/static/charts.js", built!("charts.js", SCRIPT).route())
-        .route(
-            "/static/dashboard.css",
-            built!("dashboard.css", STYLE).route(),
-        )
-        .route("/static/icon.svg", built!("icon.svg", ICON).route())
+pub fn routes() -> OpenApiRouter<AppState> {
+    let page = "The dashboard";
+    let part = "A part of the dashboard";
+    OpenApiRouter::default()
+        .routes(built!("index.html", PAGE).route("/", page))
+        .routes(built!("demo.html", PAGE).route("/demo/", "The dashboard of the demo"))
+        .routes(routes!(demo))
+        .routes(built!("dashboard.js", SCRIPT).route("/static/dashboard.js", part))
+        .routes(built!("charts.js", SCRIPT).route("/static/charts.js", part))
+        .routes(built!("dashboard.css", STYLE).route("/static/dashboard.css", part))
+        .routes(built!("icon.svg", ICON).route("/static/icon.svg", part))
+}
+
+/// The dashboard of the demo, at a path without its slash.
+#[utoipa::path(
+    get,
+    path = "/demo",
+    operation_id = "demo_page",
+    tag = "files",
+    responses((status = 308, description = "The page is at `demo/`."), Errors),
+    security(())
+)]
+async fn demo() -> Redirect {
+    // Relative, because a proxy may mount the server at a path that it does not know.
+    Redirect::permanent("demo/")
 }

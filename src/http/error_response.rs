@@ -9,8 +9,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tracing::error;
+use utoipa::ToSchema;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 use crate::store::is_displaced;
 
 /// Seconds after which a client should try again when the server is busy, full or stopping.
@@ -20,18 +21,14 @@ const RETRY_AFTER: u64 = 1;
 #[derive(Debug)]
 pub struct ErrorResponse {
     status: StatusCode,
-    code: &'static str,
+    code: ErrorCode,
     message: String,
     /// Seconds after which the client should try again.
     retry_after: Option<u64>,
 }
 
-/// The code of an error response, as an extension of the response, by which it is counted.
-#[derive(Clone, Copy)]
-pub struct ErrorCode(pub &'static str);
-
 impl ErrorResponse {
-    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    pub fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
         let is_temporary = matches!(
             status,
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::INSUFFICIENT_STORAGE
@@ -45,7 +42,7 @@ impl ErrorResponse {
     }
 
     /// The response to a client that has exceeded one of its limits and may try again after `wait`.
-    pub fn too_many(code: &'static str, message: &str, wait: Duration) -> Self {
+    pub fn too_many(code: ErrorCode, message: &str, wait: Duration) -> Self {
         let seconds = wait.as_secs_f64().ceil().max(1.0) as u64;
         let message = format!("{message}; try again in {seconds} s");
         Self {
@@ -86,7 +83,7 @@ impl ErrorResponse {
 
     /// The code.
     pub fn code(&self) -> ErrorCode {
-        ErrorCode(self.code)
+        self.code
     }
 
     /// The same error as a response of a health check, which has only the statuses 200 and 503.
@@ -97,7 +94,7 @@ impl ErrorResponse {
     pub fn not_found() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
-            "not_found",
+            ErrorCode::NotFound,
             "no resource has this path",
         )
     }
@@ -105,7 +102,7 @@ impl ErrorResponse {
     pub fn method_not_allowed() -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
+            ErrorCode::MethodNotAllowed,
             "method not allowed; see the Allow header",
         )
     }
@@ -113,7 +110,7 @@ impl ErrorResponse {
     pub fn internal() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
+            ErrorCode::Internal,
             "the server failed; its traces say why",
         )
     }
@@ -130,11 +127,14 @@ impl ErrorResponse {
     }
 }
 
-/// The body of an error response.
-#[derive(Serialize)]
-struct ErrorBody<'a> {
+/// The body of every error response.
+#[derive(Serialize, ToSchema)]
+pub struct ErrorBody<'a> {
+    /// Always false.
     ok: bool,
-    error: &'static str,
+    /// For programs.
+    error: ErrorCode,
+    /// Names the field, the value and what is allowed.
     message: &'a str,
 }
 
@@ -146,24 +146,24 @@ impl From<Error> for ErrorResponse {
             Error::BadInput { code, message } => Self::new(S::BAD_REQUEST, code, message),
             Error::TooLarge { code, message } => Self::new(S::PAYLOAD_TOO_LARGE, code, message),
             Error::Busy(_) | Error::Cancelled(_) => {
-                Self::new(S::SERVICE_UNAVAILABLE, "busy", message)
+                Self::new(S::SERVICE_UNAVAILABLE, ErrorCode::Busy, message)
             }
-            Error::Clock(_) => Self::new(S::SERVICE_UNAVAILABLE, "clock", message),
-            Error::Unconfirmed(_) => Self::new(S::CONFLICT, "confirm_erasure", message),
-            Error::DiskFull => Self::new(S::INSUFFICIENT_STORAGE, "disk_full", message),
+            Error::Clock(_) => Self::new(S::SERVICE_UNAVAILABLE, ErrorCode::Clock, message),
+            Error::Unconfirmed(_) => Self::new(S::CONFLICT, ErrorCode::ConfirmErasure, message),
+            Error::DiskFull => Self::new(S::INSUFFICIENT_STORAGE, ErrorCode::DiskFull, message),
             Error::Poisoned(reason) if is_displaced(&reason) => {
-                Self::new(S::SERVICE_UNAVAILABLE, "log_stopped", reason)
+                Self::new(S::SERVICE_UNAVAILABLE, ErrorCode::LogStopped, reason)
             }
             Error::Poisoned(_) => Self::new(
                 S::SERVICE_UNAVAILABLE,
-                "log_stopped",
+                ErrorCode::LogStopped,
                 "the event log stopped after a failed write; the server must be restarted",
             ),
             Error::Damaged { .. } => {
                 error!("{message}");
                 Self::new(
                     S::SERVICE_UNAVAILABLE,
-                    "damaged",
+                    ErrorCode::Damaged,
                     "a file that is needed here is damaged; run `echopilot verify`",
                 )
             }
@@ -178,7 +178,8 @@ impl From<Error> for ErrorResponse {
 impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response<Body> {
         let mut response = (self.status, Json(self.body())).into_response();
-        response.extensions_mut().insert(ErrorCode(self.code));
+        // By which the response is counted.
+        response.extensions_mut().insert(self.code);
         if let Some(seconds) = self.retry_after {
             let seconds = HeaderValue::from(seconds);
             response.headers_mut().insert(header::RETRY_AFTER, seconds);

@@ -8,18 +8,24 @@ use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, post};
 use chrono::Utc;
+use serde::Serialize;
+use serde_json::{Map, Value};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+use utoipa::ToSchema;
+use utoipa_axum::router::{UtoipaMethodRouter, UtoipaMethodRouterExt};
+use utoipa_axum::routes;
 
 use super::body::ReceivedBody;
 use super::caller::Caller;
-use super::error_response::ErrorResponse;
+use super::described::{BodyErrors, Errors, OriginErrors, WriteErrors};
+use super::error_response::{ErrorBody, ErrorResponse};
 use super::extract::{AppState, Public};
 use super::public_limits::PublicLimits;
 use super::{HandlerResult, body};
 use crate::config::Origins;
 use crate::engine::IngestAnswer;
+use crate::error::ErrorCode;
 use crate::event;
 use crate::monitoring::{BatchOutcome, EventOutcome, Family, Monitoring};
 
@@ -30,13 +36,29 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// The route, with its cross-origin rules.
-pub fn route(origins: &Origins) -> MethodRouter<AppState> {
-    post(ingest)
-        .fallback(|| async { ErrorResponse::method_not_allowed() })
-        .layer(cross_origin(origins))
+pub fn route(origins: &Origins) -> UtoipaMethodRouter<AppState> {
+    routes!(ingest).map(|route| {
+        route
+            .fallback(|| async { ErrorResponse::method_not_allowed() })
+            .layer(cross_origin(origins))
+    })
 }
 
 /// Stores a batch of events, and responds once the accepted ones are on disk.
+#[utoipa::path(
+    post,
+    path = "/api/analytics/event",
+    operation_id = "ingest",
+    tag = "events",
+    request_body = SentBatch,
+    responses(
+        (status = 200, description = "At least one event was stored, a duplicate or ignored.", body = IngestAnswer),
+        Errors,
+        (status = 400, description = "All events were rejected, or the body is not a batch.", body = RejectedBatch),
+        OriginErrors, BodyErrors, WriteErrors
+    ),
+    security(())
+)]
 async fn ingest(public: Public, request: Request) -> HandlerResult<Response> {
     let result = store(&public, request).await;
     public.monitoring().count_batch(
@@ -82,7 +104,7 @@ async fn store_body(public: &Public, head: Parts, body: ReceivedBody) -> Handler
         .map_err(|_| {
             ErrorResponse::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "slow_disk",
+                ErrorCode::SlowDisk,
                 "the disk did not store the events in time; send them again",
             )
         })??;
@@ -106,7 +128,7 @@ fn count_events(monitoring: &Monitoring, answer: &IngestAnswer) {
         monitoring.count_events(Family::Native, outcome, events);
     }
     for rejection in &answer.errors {
-        monitoring.rejections.count(rejection.code, 1);
+        monitoring.rejections.count(rejection.code.into(), 1);
     }
 }
 
@@ -121,7 +143,7 @@ fn check_origin(limits: &PublicLimits, headers: &HeaderMap) -> HandlerResult<()>
             limits.count_rejected_origin();
             return Err(ErrorResponse::new(
                 StatusCode::FORBIDDEN,
-                "origin_not_allowed",
+                ErrorCode::OriginNotAllowed,
                 "pages of this origin may not send events here; see --origins",
             ));
         }
@@ -144,4 +166,70 @@ fn cross_origin(origins: &Origins) -> CorsLayer {
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([header::RETRY_AFTER])
         .max_age(PREFLIGHT_MAX_AGE)
+}
+
+/// A batch of events as clients send it. A list of events is also accepted, and so is one event.
+/// An invalid event is rejected by itself.
+#[derive(ToSchema)]
+#[expect(
+    dead_code,
+    reason = "events are parsed without copies by `event::read_batch`"
+)]
+pub struct SentBatch {
+    /// The events.
+    #[schema(max_items = 100)]
+    events: Vec<SentEvent>,
+    /// Time of sending by the client's clock, which corrects times of a wrong clock.
+    #[schema(format = DateTime)]
+    sent_at: Option<String>,
+}
+
+/// One event; unknown fields are left out.
+#[derive(ToSchema)]
+#[expect(
+    dead_code,
+    reason = "events are parsed without copies by `event::read_batch`"
+)]
+pub struct SentEvent {
+    /// Its type.
+    event_type: SentEventType,
+    /// When it happened; when it was received if absent.
+    #[schema(format = DateTime)]
+    ts: Option<String>,
+    /// The user's id; absent for an anonymous event.
+    #[schema(max_length = 256)]
+    user_id: Option<String>,
+    /// The feature.
+    #[schema(max_length = 200)]
+    feature: Option<String>,
+    /// Any properties: at most 16 KB, 100 keys, and a depth of 5.
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Map<String, Value>>,
+    /// The page.
+    #[schema(max_length = 2_048)]
+    url: Option<String>,
+    /// An id by which repetitions are recognised.
+    #[schema(max_length = 128)]
+    event_id: Option<String>,
+}
+
+/// The type of an event.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "see `EventType`")]
+pub enum SentEventType {
+    PageView,
+    Action,
+    Conversion,
+}
+
+/// A batch of which nothing was stored.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "the response is one of these two")]
+pub enum RejectedBatch {
+    /// Every event was rejected.
+    Events(IngestAnswer),
+    /// The body is not a batch.
+    Body(ErrorBody<'static>),
 }

@@ -6,14 +6,38 @@ use axum::response::Response;
 use chrono::Utc;
 
 use super::HandlerResult;
+use super::described::{Errors, KeyErrors};
 use super::extract::Keyed;
 use super::query_string::{parameters, window_of};
 use super::streaming::streamed;
 use crate::error::Error;
 use crate::export::events::EventFormat;
+use crate::window::WindowRequest;
 
-/// Streams the events. An error before the first part is an error response; a later one aborts the
+/// Streams the events of a window.
+///
+/// An error before the first part is an error response; a later one aborts the
 /// response.
+#[utoipa::path(
+    get,
+    path = "/api/analytics/export",
+    operation_id = "export",
+    tag = "queries",
+    params(WindowRequest, ("format" = Option<EventFormat>, Query, description = "Parquet if absent.")),
+    responses(
+        (
+            status = 200,
+            description = "The events.",
+            content(
+                (String = "application/x-ndjson"),
+                (String = "text/csv"),
+                (Vec<u8> = "application/vnd.apache.arrow.stream"),
+                (Vec<u8> = "application/vnd.apache.parquet")
+            )
+        ),
+        Errors, KeyErrors
+    )
+)]
 pub async fn export(Keyed(app): Keyed, RawQuery(query): RawQuery) -> HandlerResult<Response> {
     let mut fields = parameters(&query.unwrap_or_default(), &["days", "end", "tz", "format"])?;
     let mut format = EventFormat::Parquet;

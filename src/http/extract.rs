@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::blocking::Permits;
 use super::caller::Caller;
@@ -16,6 +17,7 @@ use super::error_response::ErrorResponse;
 use super::public_limits::PublicLimits;
 use super::{App, HandlerResult};
 use crate::engine::PendingIngest;
+use crate::error::ErrorCode;
 use crate::error::Result as EngineResult;
 use crate::event::Batch;
 use crate::monitoring::{self, Limit, Monitoring, PageFormat};
@@ -43,7 +45,13 @@ impl FromRequestParts<AppState> for Keyed {
         state: &AppState,
     ) -> Result<Self, ErrorResponse> {
         state.0.keys.check(&parts.headers)?;
-        Ok(Self(state.0.clone()))
+        let mut app = state.0.clone();
+        if parts.extensions.get::<OfDemo>().is_some() {
+            let demo = app.demo.clone();
+            let engine = app.run_short(move |_| demo.open(Utc::now())).await?;
+            app.engine = engine.ok_or_else(ErrorResponse::not_found)?;
+        }
+        Ok(Self(app))
     }
 }
 
@@ -73,6 +81,9 @@ impl Monitored {
         monitoring::page(monitoring, limits.collect(), wrong_keys, format)
     }
 }
+/// Marks requests for the demo's folder, in their extensions.
+#[derive(Clone)]
+pub struct OfDemo;
 
 /// Access without a key: adds events, and reports whether they are accepted.
 #[derive(Clone)]
@@ -137,7 +148,7 @@ impl Public {
 }
 
 /// A store that accepts events.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Readiness {
     /// Always true.
     ok: bool,
@@ -156,7 +167,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PathParam {
         path.map(|Path(segment)| Self(segment)).map_err(|_| {
             ErrorResponse::new(
                 StatusCode::BAD_REQUEST,
-                "bad_path",
+                ErrorCode::BadPath,
                 "the percent-encoded path does not decode to UTF-8",
             )
         })

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 
 use super::HandlerResult;
+use super::described::{Errors, KeyErrors};
 use super::extract::Keyed;
 use crate::store::{Commit, Subscription};
 
@@ -22,7 +23,22 @@ const PACE: Duration = Duration::from_millis(250);
 /// noticed.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// Responds with a stream that ends when the server stops.
+/// Accepted events as server-sent events, until the server stops.
+#[utoipa::path(
+    get,
+    path = "/api/analytics/live",
+    operation_id = "live",
+    tag = "operation",
+    responses(
+        (
+            status = 200,
+            description = "Messages `before` and `events`: `{\"accepted\":1,\"events\":[…]}`.",
+            body = String,
+            content_type = "text/event-stream"
+        ),
+        Errors, KeyErrors
+    )
+)]
 pub async fn live(Keyed(app): Keyed) -> HandlerResult<Response> {
     let (before, watch) = app.run_short(|engine| engine.store().subscribe()).await?;
     let messages = stream::unfold((Some(before), watch), next_message);

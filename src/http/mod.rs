@@ -19,6 +19,7 @@ mod connection;
 mod connection_state;
 mod dashboard;
 mod demo;
+mod described;
 mod error_response;
 mod event;
 mod export;
@@ -28,6 +29,7 @@ mod json_response;
 mod listener;
 mod live;
 mod monitoring;
+mod openapi;
 mod path;
 mod permits;
 mod public_limits;
@@ -46,13 +48,16 @@ mod weak_key;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, header};
-use axum::routing::{delete, get, post};
+use axum::{Extension, Router};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::config::ServeConfig;
 use crate::engine::{DemoFolder, Engine, LimitStatus};
 
 pub use auth::DashKeys;
@@ -96,47 +101,22 @@ impl App {
     }
 }
 
-/// The routes.
+/// The router of the server.
 pub fn router(
     engine: Arc<Engine>,
     keys: Arc<DashKeys>,
     public_limits: Arc<PublicLimits>,
 ) -> Router {
+    let (routes, document) = routes(public_limits.config());
     let app = App {
         demo: Arc::new(DemoFolder::of(engine.config())),
         engine,
         keys,
         permits: Arc::new(Permits::new()),
-        public_limits: public_limits.clone(),
+        public_limits,
     };
-    Router::new()
-        .route("/api/analytics/usage", get(usage::usage))
-        .route("/api/analytics/query", post(query::query))
-        .route(
-            "/api/analytics/cohorts",
-            get(cohorts::cohorts).post(cohorts::set_cohort),
-        )
-        .route(
-            "/api/analytics/cohorts/{name}",
-            delete(cohorts::remove_cohort),
-        )
-        .route("/api/analytics/export", get(export::export))
-        .route("/api/analytics/users/{id}/events", get(users::access))
-        .route("/api/analytics/users/{id}", delete(users::erase))
-        .route("/api/analytics/erasures", post(users::erase_many))
-        .route("/api/analytics/clock", post(clock::confirm))
-        .route("/api/analytics/rollup", post(rollup::rollup))
-        .route("/api/analytics/status", get(status::status))
-        .route("/api/analytics/live", get(live::live))
-        .merge(demo::routes())
-        .merge(dashboard::routes())
-        .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready))
-        .route("/metrics", get(monitoring::metrics))
-        .fallback(|| async { ErrorResponse::not_found() })
-        .method_not_allowed_fallback(|| async { ErrorResponse::method_not_allowed() })
-        // After the fallback, which would otherwise replace the response to a preflight request.
-        .merge(client_script::routes(public_limits.config()))
+    routes
+        .layer(Extension(openapi::finished(document)))
         .layer(CatchPanicLayer::custom(ErrorResponse::after_panic))
         // Browsers must not guess another content type.
         .layer(SetResponseHeaderLayer::if_not_present(
@@ -148,5 +128,71 @@ pub fn router(
         .with_state(AppState::new(app))
 }
 
+/// The routes and their description. Each is added with `routes!`, or as a file, so that none is
+/// missing in the document.
+fn routes(config: &ServeConfig) -> (Router<AppState>, OpenApi) {
+    let (routes, mut document) = OpenApiRouter::with_openapi(openapi::empty())
+        .routes(routes!(usage::usage))
+        .routes(routes!(query::query))
+        .routes(routes!(cohorts::cohorts, cohorts::set_cohort))
+        .routes(routes!(cohorts::remove_cohort))
+        .routes(routes!(export::export))
+        .routes(routes!(users::access))
+        .routes(routes!(users::erase))
+        .routes(routes!(users::erase_many))
+        .routes(routes!(clock::confirm))
+        .routes(routes!(rollup::rollup))
+        .routes(routes!(status::status))
+        .routes(routes!(live::live))
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(monitoring::metrics))
+        .routes(routes!(openapi::openapi))
+        .merge(demo::routes())
+        .merge(dashboard::routes())
+        .split_for_parts();
+    let (scripts, document_of_scripts) = client_script::routes(config).split_for_parts();
+    document.merge(document_of_scripts);
+    let routes = routes
+        .fallback(|| async { ErrorResponse::not_found() })
+        .method_not_allowed_fallback(|| async { ErrorResponse::method_not_allowed() })
+        // After the fallback, which would otherwise replace the response to a preflight request.
+        .merge(scripts);
+    (routes, document)
+}
+
 /// The result of a handler.
 type HandlerResult<T> = Result<T, ErrorResponse>;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Settings {
+        #[command(flatten)]
+        serve: ServeConfig,
+    }
+
+    /// The paths of a router, which only its debug output tells.
+    fn paths(router: &Router<AppState>) -> BTreeSet<String> {
+        let routes = format!("{router:?}");
+        let own = routes.split("fallback_router").next().unwrap_or_default();
+        own.split('"')
+            .filter(|piece| piece.starts_with('/'))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn the_document_has_the_paths_of_the_router_and_no_others() {
+        let (routes, document) = routes(&Settings::parse_from(["serve"]).serve);
+        let documented: BTreeSet<String> = document.paths.paths.into_keys().collect();
+        assert_eq!(paths(&routes), documented);
+        assert!(documented.len() > 20, "{documented:?}");
+    }
+}

@@ -4,6 +4,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 
 use super::accept::preferences;
+use super::described::{Errors, KeyErrors};
 use super::extract::Monitored;
 use super::json_response::NO_STORE;
 use crate::monitoring::PageFormat;
@@ -15,8 +16,24 @@ const OPEN_METRICS_VERSION: &str = "1.0.0";
 /// Media ranges that include the text format, the most specific one first.
 const TEXT_RANGES: [&str; 3] = ["text/plain", "text/*", "*/*"];
 
-/// `GET /metrics`: the numbers of the process, as Prometheus reads them. No file is read and no
-/// lock is taken that ingest waits for, so that this needs no permit.
+/// The numbers of the process, as Prometheus reads them.
+///
+/// A client on the same machine needs no key.
+// No file is read and no lock is taken that ingest waits for, so that this needs no permit.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "metrics",
+    tag = "operation",
+    responses(
+        (
+            status = 200,
+            description = "The text format of Prometheus, or OpenMetrics.",
+            content((String = "text/plain"), (String = "application/openmetrics-text"))
+        ),
+        Errors, KeyErrors
+    )
+)]
 pub async fn metrics(monitored: Monitored, headers: HeaderMap) -> Response {
     let format = accepted(&headers);
     let content_type = [(header::CONTENT_TYPE, format.media_type())];

@@ -16,10 +16,11 @@ use tracing::warn;
 use super::caller::{self, Caller, Peer, forwarded_for};
 use super::clients::Clients;
 use super::connection_state::ConnectionState;
-use super::error_response::{ErrorCode, ErrorResponse};
+use super::error_response::ErrorResponse;
 use super::path::INGEST_PATH;
 use crate::config::ServeConfig;
 use crate::engine::LimitStatus;
+use crate::error::ErrorCode;
 use crate::monitoring::Monitoring;
 
 /// Time for the head of a request, and after which an idle connection is closed.
@@ -148,7 +149,7 @@ impl PublicLimits {
 
     /// Counts an error response.
     pub fn count_error(&self, code: ErrorCode) {
-        self.monitoring.errors.count(code.0, 1);
+        self.monitoring.errors.count(code.into(), 1);
     }
 
     /// Wrong keys since the start.
@@ -280,7 +281,7 @@ impl PublicLimits {
         };
         if !peer.is_proxy && !self.clients.connect(&peer.client) {
             return Err(ErrorResponse::too_many(
-                "too_many_connections",
+                ErrorCode::TooManyConnections,
                 "this client has too many connections",
                 Duration::from_secs(1),
             ));
@@ -291,7 +292,7 @@ impl PublicLimits {
             }
             return Err(ErrorResponse::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "busy",
+                ErrorCode::Busy,
                 "the server has too many connections; try again in a second",
             ));
         }

@@ -16,10 +16,10 @@ use hyper_util::service::TowerToHyperService;
 use super::auth;
 use super::caller::{self, Peer};
 use super::connection_state::ConnectionState;
-use super::error_response::ErrorCode;
 use super::path::{self, Routed};
 use super::public_limits::PublicLimits;
 use super::request_body::RequestBody;
+use crate::error::ErrorCode;
 
 /// Responds to the requests of a connection.
 pub struct Service {

@@ -14,6 +14,7 @@ use tokio::time::Sleep;
 
 use super::connection_state::ConnectionState;
 use super::error_response::ErrorResponse;
+use crate::error::ErrorCode;
 
 /// A socket with a write timeout.
 pub struct Socket {
@@ -103,14 +104,14 @@ impl Socket {
 
 /// The response to a request that cannot be parsed.
 pub fn bad_request(message: &str) -> ErrorResponse {
-    ErrorResponse::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    ErrorResponse::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, message)
 }
 
 /// The response to a request whose path is too long.
 pub fn uri_too_long() -> ErrorResponse {
     ErrorResponse::new(
         StatusCode::URI_TOO_LONG,
-        "uri_too_long",
+        ErrorCode::UriTooLong,
         format!(
             "the path and query string are longer than {} bytes",
             super::MAX_URI_BYTES
@@ -122,7 +123,7 @@ pub fn uri_too_long() -> ErrorResponse {
 pub fn head_too_large() -> ErrorResponse {
     ErrorResponse::new(
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        "head_too_large",
+        ErrorCode::HeadTooLarge,
         format!(
             "the head of the request has more than {} bytes or {} header lines",
             super::MAX_HEAD_BYTES,

@@ -3,11 +3,19 @@
 use chrono::Utc;
 
 use super::HandlerResult;
+use super::described::{Errors, KeyErrors};
 use super::extract::Keyed;
 use super::json_response::JsonResponse;
 use crate::engine::StatusAnswer;
 
-/// `GET /api/analytics/status`
+/// Accepted events, size, limits, zones and progress of the jobs.
+#[utoipa::path(
+    get,
+    path = "/api/analytics/status",
+    operation_id = "status",
+    tag = "operation",
+    responses((status = 200, description = "The status.", body = StatusAnswer), Errors, KeyErrors)
+)]
 pub async fn status(Keyed(app): Keyed) -> HandlerResult<JsonResponse<StatusAnswer>> {
     let limits = app.clone();
     app.run_short(move |engine| {

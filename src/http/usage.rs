@@ -4,14 +4,30 @@ use axum::extract::RawQuery;
 use chrono::Utc;
 
 use super::HandlerResult;
+use super::described::{Errors, KeyErrors};
 use super::extract::Keyed;
 use super::json_response::JsonResponse;
 use super::query_string::{parameters, window_of};
 use crate::engine::UsageAnswer;
-use crate::error::{Error, shown};
+use crate::error::{Error, ErrorCode, shown};
 use crate::metrics::usage::MAX_FEATURES;
+use crate::window::WindowRequest;
 
-/// `GET /api/analytics/usage?days=&end=&tz=&limit=`
+/// Usage of a window: active users, events by feature and by type.
+#[utoipa::path(
+    get,
+    path = "/api/analytics/usage",
+    operation_id = "usage",
+    tag = "queries",
+    params(
+        WindowRequest,
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 10_000, description = "Most features that are listed."),
+    ),
+    responses(
+        (status = 200, description = "The numbers.", body = UsageAnswer),
+        Errors, KeyErrors
+    )
+)]
 pub async fn usage(
     Keyed(app): Keyed,
     RawQuery(query): RawQuery,
@@ -23,7 +39,7 @@ pub async fn usage(
         features = limit.parse().map_err(|_| {
             let limit = shown(&limit);
             let message = format!("limit is {limit:?}; allowed is 1 to {MAX_FEATURES}");
-            Error::bad_input("bad_limit", message)
+            Error::bad_input(ErrorCode::BadLimit, message)
         })?;
     }
     let request = window_of(fields)?;

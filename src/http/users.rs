@@ -6,16 +6,29 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use chrono::Utc;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
+use super::described::{BodyErrors, ConfirmErrors, Errors, KeyErrors, WriteErrors};
 use super::extract::{Keyed, PathParam};
 use super::json_response::JsonResponse;
 use super::query_string::parameters;
 use super::streaming::streamed;
 use super::{HandlerResult, body};
 use crate::engine::EraseAnswer;
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, ErrorCode, Result, shown};
 
-/// `GET /api/analytics/users/{id}/events`: streams every event of a user as NDJSON.
+/// Everything that is stored of a user, as NDJSON.
+#[utoipa::path(
+    get,
+    path = "/api/analytics/users/{id}/events",
+    operation_id = "user_events",
+    tag = "users",
+    params(("id" = String, Path, description = "The user's id.")),
+    responses(
+        (status = 200, description = "One event a line.", body = String, content_type = "application/x-ndjson"),
+        Errors, KeyErrors
+    )
+)]
 pub async fn access(Keyed(app): Keyed, PathParam(user): PathParam) -> HandlerResult<Response> {
     let Some(permit) = app.permits.accesses.try_acquire(1) else {
         return Err(Error::Busy("too many exports of users at once").into());
@@ -28,7 +41,21 @@ pub async fn access(Keyed(app): Keyed, PathParam(user): PathParam) -> HandlerRes
     .await
 }
 
-/// `DELETE /api/analytics/users/{id}?confirm=`: erases a user; the response is the receipt.
+/// Erases a user; the response is the receipt.
+#[utoipa::path(
+    delete,
+    path = "/api/analytics/users/{id}",
+    operation_id = "erase_user",
+    tag = "users",
+    params(
+        ("id" = String, Path, description = "The user's id."),
+        ("confirm" = Option<u64>, Query, description = "The number of events, if they are a large share of all."),
+    ),
+    responses(
+        (status = 200, description = "What was removed where.", body = EraseAnswer),
+        Errors, KeyErrors, ConfirmErrors, WriteErrors
+    )
+)]
 pub async fn erase(
     Keyed(app): Keyed,
     PathParam(user): PathParam,
@@ -40,7 +67,7 @@ pub async fn erase(
             events.parse().map_err(|_| {
                 let events = shown(events);
                 let message = format!("confirm is {events:?}; allowed is a number of events");
-                Error::bad_input("bad_confirm", message)
+                Error::bad_input(ErrorCode::BadConfirm, message)
             })
         })
         .transpose()?;
@@ -49,7 +76,18 @@ pub async fn erase(
         .map(JsonResponse)
 }
 
-/// `POST /api/analytics/erasures` with `{"users":[…],"confirm":EVENTS}`: erases several users.
+/// Erases several users; the response is the receipt.
+#[utoipa::path(
+    post,
+    path = "/api/analytics/erasures",
+    operation_id = "erase_users",
+    tag = "users",
+    request_body = Users,
+    responses(
+        (status = 200, description = "What was removed where.", body = EraseAnswer),
+        Errors, KeyErrors, BodyErrors, ConfirmErrors, WriteErrors
+    )
+)]
 pub async fn erase_many(
     Keyed(app): Keyed,
     headers: HeaderMap,
@@ -66,10 +104,13 @@ pub async fn erase_many(
 }
 
 /// The body of an erasure of several users.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Users {
+    /// Their ids.
+    #[schema(min_items = 1, max_items = 10_000)]
     users: Vec<String>,
+    /// The number of their events, if these are a large share of all.
     confirm: Option<u64>,
 }
 
@@ -78,6 +119,6 @@ fn parse_users(json: &[u8]) -> Result<Users> {
         let message = format!(
             "allowed is {{\"users\":[ids]}}, and with it \"confirm\", a number of events: {error}"
         );
-        Error::bad_input("bad_users", message)
+        Error::bad_input(ErrorCode::BadUsers, message)
     })
 }

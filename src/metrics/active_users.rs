@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use chrono::{DateTime, NaiveDate, Utc};
 use roaring::RoaringBitmap;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::active_days::ActiveDays;
 use super::filter::Filter;
@@ -31,7 +32,7 @@ const WEEK_DAYS: usize = 7;
 const MONTH_DAYS: usize = 30;
 
 /// The parameters.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ActiveUsers {
     /// Length of a period.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use roaring::RoaringBitmap;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 
 /// Bytes of a set of users with its first container, whatever is in it.
 const SET_BYTES: u64 = 192;
@@ -104,7 +104,7 @@ impl Charge<'_> {
         }
         memory.reached.fetch_add(1, Ordering::Relaxed);
         Err(Error::bad_input(
-            "too_many_groups",
+            ErrorCode::TooManyGroups,
             format!(
                 "the groups, users and events that the query has to hold need more than its {} MiB of memory; a shorter \
                  window, a filter, or a property with fewer values needs less, and --limit-query-mib allows more",

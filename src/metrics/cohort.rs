@@ -3,11 +3,12 @@
 use polars::prelude::*;
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::filter::Filter;
 use super::sharded::ShardedMap;
 use super::source::{CancelChecks, Columns, Scan, Source};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::schema;
 
 /// Longest name, in characters.
@@ -18,27 +19,31 @@ const MAX_USERS: usize = 100_000;
 const EVENTS: &str = "events";
 
 /// A named set of users.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cohort {
     /// Its name.
+    #[schema(min_length = 1, max_length = 100)]
     pub name: String,
     /// Users by their events in the window of the query.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub did: Option<BehaviouralCohort>,
     /// Users by id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 100_000)]
     pub users: Option<Vec<String>>,
 }
 
 /// Users with at least a number of events that meet a filter, in the window of the query.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BehaviouralCohort {
     /// The filter of the events.
+    #[schema(value_type = Filter)]
     pub filter: serde_json::Map<String, serde_json::Value>,
     /// Least number of events.
     #[serde(default = "once")]
+    #[schema(minimum = 1)]
     pub at_least: u64,
 }
 
@@ -54,7 +59,7 @@ impl Cohort {
     pub fn parse(json: &[u8]) -> Result<Self> {
         let mut reader = serde_json::Deserializer::from_slice(json);
         serde_path_to_error::deserialize(&mut reader)
-            .map_err(|error| Error::bad_input("bad_cohort", error.to_string()))
+            .map_err(|error| Error::bad_input(ErrorCode::BadCohort, error.to_string()))
     }
 
     /// Checks what the types of the fields cannot express.
@@ -103,7 +108,7 @@ impl BehaviouralCohort {
     pub fn users(&self, source: &dyn Source) -> Result<RoaringBitmap> {
         let filter = self
             .filter()
-            .map_err(|message| Error::bad_input("bad_cohort", message))?;
+            .map_err(|message| Error::bad_input(ErrorCode::BadCohort, message))?;
         let inside = source.window().days_in_epoch();
         if self.at_least == 1 {
             return Ok(source.active_days(inside, &filter)?.users());

@@ -5,6 +5,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::counts::Key;
 use super::source::Source;
@@ -14,7 +15,7 @@ use crate::error::Result;
 use crate::event::EventType;
 
 /// The parameters: none.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EventTypes {}
 

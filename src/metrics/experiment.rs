@@ -22,12 +22,13 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use statrs::distribution::{ChiSquared, ContinuousCDF, Normal, StudentsT};
+use utoipa::ToSchema;
 
 use super::filter::{Filter, Property, scalar_string};
 use super::source::{Columns, Scan, Source};
 use super::table::Table;
 use super::{Answer, Measure};
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, ErrorCode, Result, shown};
 use crate::event::number;
 use crate::schema;
 
@@ -64,7 +65,7 @@ const EXPOSED: &str = "exposed";
 const CONVERTED: &str = "converted";
 
 /// The parameters.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Experiment {
     /// The filter of exposure events.
@@ -82,7 +83,7 @@ pub struct Experiment {
 }
 
 /// Expected share of users of each variant, relative to the others.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
 #[serde(try_from = "BTreeMap<String, f64>")]
 pub struct Weights(BTreeMap<String, f64>);
 
@@ -152,7 +153,7 @@ impl Measure for Experiment {
         if arms.height() > MAX_VARIANTS {
             let (found, key) = (arms.height(), shown(&self.variant));
             return Err(Error::bad_input(
-                "too_many_groups",
+                ErrorCode::TooManyGroups,
                 format!("{key:?} has {found} variants; allowed are {MAX_VARIANTS}"),
             ));
         }

@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::json;
+use utoipa::ToSchema;
 
 use super::counts::{Count, Counts, Key};
 use super::filter::Property;
@@ -25,12 +26,14 @@ use crate::error::Result;
 const MAX_LIMIT: usize = 10_000;
 
 /// The parameters.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FeatureUsage {
     /// Most features of the result.
+    #[schema(minimum = 1, maximum = 10_000)]
     pub limit: usize,
     /// The property that the events of a feature are split by.
+    #[schema(default = json!(null))]
     pub breakdown: Option<Property>,
 }
 

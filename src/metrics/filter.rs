@@ -12,6 +12,8 @@
 //! is in a range only if it is a JSON number. Definitions: `docs/metrics.md`, "Property values" and
 //! "Filters".
 
+pub mod described;
+
 use std::borrow::Cow;
 
 use polars::prelude::*;

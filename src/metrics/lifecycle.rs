@@ -14,6 +14,7 @@
 
 use chrono::{DateTime, Days, Utc};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::filter::Filter;
 use super::source::Source;
@@ -24,7 +25,7 @@ use crate::error::Result;
 use crate::window::Grain;
 
 /// The parameters.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Lifecycle {
     /// Length of a period.

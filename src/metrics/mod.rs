@@ -35,6 +35,8 @@ pub mod usage;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::error::Result;
 use source::Source;
@@ -136,6 +138,16 @@ macro_rules! metrics {
                 match self {
                     $(Self::$Metric(metric) => metric,)*
                 }
+            }
+
+            /// The JSON Schema of the parameters of each metric.
+            fn parameters() -> [(&'static str, RefOr<Schema>); COUNT] {
+                [$((stringify!($name), $name::$Metric::schema())),*]
+            }
+
+            /// Adds the schemas that those of the parameters refer to.
+            fn add_schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+                $($name::$Metric::schemas(schemas);)*
             }
 
             /// Reads the parameters of a metric; `None` if no metric has that name.

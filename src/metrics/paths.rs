@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use utoipa::ToSchema;
 
 use super::budget::Charge;
 use super::coded::{FilterBits, column_of};
@@ -45,16 +46,20 @@ const MAX_LIMIT: usize = 1_000;
 const START: &str = "start";
 
 /// The parameters.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Paths {
     /// Events that make up one path.
+    #[schema(default = "user")]
     pub by: By,
     /// Most features of a path, 2 to 20.
+    #[schema(minimum = 2, maximum = 20)]
     pub depth: usize,
     /// The event at which a path begins; the first one if absent.
+    #[schema(default = json!(null))]
     pub start: Option<Filter>,
     /// Most rows of each step, and most complete paths.
+    #[schema(minimum = 1, maximum = 1_000)]
     pub limit: usize,
 }
 
@@ -70,7 +75,7 @@ impl Default for Paths {
 }
 
 /// Events that make up one path.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
     /// All events of a user.

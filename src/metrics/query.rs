@@ -5,15 +5,19 @@
 //!  "filter":{"metadata.platform":"ios"}}
 //! ```
 
+mod schema;
+
 use chrono::NaiveDate;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::filter::Filter;
+use super::filter::described::QueryFilter;
 use super::table::Table;
 use super::{Metric, NAMES};
-use crate::error::{Error, Result, first_chars, shown};
+use crate::error::{Error, ErrorCode, Result, first_chars, shown};
 use crate::window::{WindowMeta, WindowRequest, parse_day};
 
 /// A query.
@@ -30,18 +34,26 @@ pub struct Query {
 }
 
 /// The fields that every query has.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct Common {
     metric: String,
+    /// Length of the window in days; 30 if absent.
+    #[schema(minimum = 1, maximum = 365)]
     days: Option<i64>,
+    /// Last day of the window; today in the zone if absent.
+    #[schema(format = Date)]
     end: Option<String>,
+    /// IANA name of the reporting zone; UTC if absent.
+    #[schema(format = "iana-time-zone")]
     tz: Option<String>,
+    /// The filter of events.
     #[serde(default)]
+    #[schema(value_type = QueryFilter)]
     filter: Map<String, Value>,
 }
 
 /// The response to a query.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct QueryAnswer {
     /// Always true.
     pub ok: bool,
@@ -55,8 +67,10 @@ pub struct QueryAnswer {
     pub covered_from: NaiveDate,
     /// Further fields, see [`super::Answer::notes`].
     #[serde(flatten)]
+    #[schema(value_type = HashMap<String, Value>)]
     pub notes: Map<String, Value>,
-    /// The rows.
+    /// The rows: see `docs/metrics.md` for those of each metric.
+    #[schema(value_type = Vec<Object>)]
     pub rows: Table,
 }
 
@@ -92,7 +106,7 @@ impl Query {
         };
         let end = common.end.as_deref().map(|text| {
             parse_day(text)
-                .map_err(|message| Error::bad_input("bad_end", format!("end: {message}")))
+                .map_err(|message| Error::bad_input(ErrorCode::BadEnd, format!("end: {message}")))
         });
         Ok(Self {
             metric: parse_metric(&common.metric, own)?,
@@ -133,5 +147,5 @@ pub(super) fn fields<T: DeserializeOwned>(object: Map<String, Value>) -> Result<
 }
 
 fn bad(message: impl Into<String>) -> Error {
-    Error::bad_input("bad_query", message)
+    Error::bad_input(ErrorCode::BadQuery, message)
 }

@@ -16,6 +16,7 @@
 use chrono::{DateTime, Utc};
 use roaring::RoaringBitmap;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::active_days::ActiveDays;
 use super::filter::Filter;
@@ -27,28 +28,33 @@ use crate::error::Result;
 use crate::window::Grain;
 
 /// The parameters.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Retention {
     /// Length of a period.
+    #[serde(default)]
     pub grain: Grain,
     /// Cells of a row after the first; up to the window's end if absent.
     pub periods: Option<u16>,
     /// The users of a cohort.
+    #[serde(default)]
     pub cohort: CohortOf,
     /// The period in which a return event counts.
+    #[serde(default)]
     pub returning: Returning,
     /// The filter of start events; any event if absent.
+    #[serde(default)]
     pub start: Filter,
     /// The filter of return events; any event if absent.
-    #[serde(rename = "return")]
+    #[serde(rename = "return", default)]
     pub return_: Filter,
     /// A cohort is of the first start event ever seen, and not of the first in the window.
+    #[serde(default)]
     pub ever: bool,
 }
 
 /// The users of the cohort of a period.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CohortOf {
     /// Those whose first start event is in it.
@@ -59,7 +65,7 @@ pub enum CohortOf {
 }
 
 /// The period in which a return event counts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Returning {
     /// With a return event in its period.

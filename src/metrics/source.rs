@@ -242,7 +242,7 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use crate::error::Error;
+    use crate::error::{Error, ErrorCode};
     use crate::metrics::NAMES;
     use crate::metrics::frame::{FrameSource, Row};
     use crate::metrics::usage::Usage;
@@ -335,9 +335,9 @@ mod tests {
     }
 
     /// The code of an error in the input.
-    fn code(error: &Error) -> &'static str {
+    fn code(error: &Error) -> ErrorCode {
         match error {
-            Error::BadInput { code, .. } => code,
+            Error::BadInput { code, .. } => *code,
             other => panic!("{other}"),
         }
     }
@@ -357,7 +357,7 @@ mod tests {
                 let result = source.query(query.clone(), "2038-01-01 00:00");
                 match &result {
                     Ok(answer) => assert_eq!(answer, &expected, "{query} in {bytes}"),
-                    Err(error) => assert_eq!(code(error), "too_many_groups", "{query}"),
+                    Err(error) => assert_eq!(code(error), ErrorCode::TooManyGroups, "{query}"),
                 }
                 results.push(result.is_ok());
             }
@@ -374,7 +374,7 @@ mod tests {
         let query = json!({"metric":"experiment","exposure":{"feature":"f0"},"variant":"v",
                            "goal":{"feature":"f1"}});
         // 500 users with an exposure each, and then ten times as many.
-        for (users, expected) in [(500_usize, None), (5_000, Some("too_many_groups"))] {
+        for (users, expected) in [(500_usize, None), (5_000, Some(ErrorCode::TooManyGroups))] {
             let strings: Vec<(String, String)> = (0..users)
                 .map(|i| (format!("u{i}"), format!("{{\"v\":\"{i}\"}}")))
                 .collect();

@@ -9,6 +9,7 @@
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::json;
+use utoipa::ToSchema;
 
 use super::filter::Filter;
 use super::source::Source;
@@ -18,7 +19,7 @@ use crate::error::Result;
 use crate::window::Grain;
 
 /// The parameters.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Stickiness {
     /// Length of a period.

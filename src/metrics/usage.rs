@@ -20,6 +20,7 @@ use polars::prelude::*;
 use roaring::{MultiOps, RoaringBitmap};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use super::budget::set_bytes;
 use super::feature_usage::most_used;
@@ -175,7 +176,7 @@ fn read(
 }
 
 /// The numbers of usage, as the response has them.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct UsageNumbers {
     /// Average distinct users per day with data.
     pub dau: f64,
@@ -185,9 +186,11 @@ pub struct UsageNumbers {
     pub mau: u64,
     /// Events per feature, most used first, ties by name.
     #[serde(serialize_with = "in_order")]
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub feature_usage: Vec<(String, u64)>,
     /// Events per type, in funnel order.
     #[serde(serialize_with = "in_order")]
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub funnel_steps: Vec<(String, u64)>,
     /// Events of the window.
     pub total_events: u64,
@@ -197,7 +200,7 @@ pub struct UsageNumbers {
 }
 
 /// Events in the total whose feature or user is not counted by itself.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Rest {
     /// Events of features that are not listed: those beyond the most used ones, and those beyond a
     /// day's limit of features.

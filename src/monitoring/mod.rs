@@ -73,6 +73,7 @@ const REJECTIONS: &[&str] = &[
     "bad_ts",
     "bad_url",
     "bad_user_id",
+    "duplicate_field",
     "future_ts",
 ];
 /// Names of the jobs, which are listed from the start with 0.

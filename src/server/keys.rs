@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tracing::{error, info, warn};
 
 use crate::config::ServeConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::http::DashKeys;
 use crate::store::folder::Folder;
 
@@ -94,7 +94,10 @@ impl KeySource {
 }
 
 fn in_file(path: &Path, error: Error) -> Error {
-    Error::bad_input("bad_dash_key", format!("{}: {error}", path.display()))
+    Error::bad_input(
+        ErrorCode::BadDashKey,
+        format!("{}: {error}", path.display()),
+    )
 }
 
 /// Reads a file of keys. Warns if others may read it.
@@ -102,7 +105,7 @@ fn read(path: &Path) -> Result<String> {
     let metadata = std::fs::metadata(path).map_err(Error::io("read", path))?;
     if !metadata.is_file() || metadata.len() > MAX_FILE_BYTES {
         return Err(Error::bad_input(
-            "bad_dash_key",
+            ErrorCode::BadDashKey,
             format!(
                 "{} is not a file of up to {MAX_FILE_BYTES} bytes with dashboard keys",
                 path.display()

@@ -27,7 +27,7 @@ use super::files::rotation::{LogId, RotatedLog, id_of};
 use super::files::segment::Segment;
 use super::files::shape::{EVENT_LOG_FILE, MANIFEST_FILE, NEXT_LOG_FILE};
 use super::version::Manifest;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::store::files;
 
 /// Attempts to see the folder at rest, with pauses: a busy server commits a few times a second.
@@ -231,7 +231,7 @@ impl Capture {
 fn store_of(root: &Path) -> Result<Option<String>> {
     let none = || {
         let message = format!("{} is not a data folder of EchoPilot", root.display());
-        Error::bad_input("no_data", message)
+        Error::bad_input(ErrorCode::NoData, message)
     };
     if !root.is_dir() {
         return Err(none());
@@ -551,7 +551,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         for root in [dir.path().to_owned(), dir.path().join("missing")] {
             match Capture::take(&root) {
-                Err(Error::BadInput { code, .. }) => assert_eq!(code, "no_data"),
+                Err(Error::BadInput { code, .. }) => assert_eq!(code, ErrorCode::NoData),
                 _ => panic!("{} was captured", root.display()),
             }
         }

@@ -38,7 +38,7 @@ use chrono::{DateTime, Utc};
 
 use crate::config::StoreConfig;
 use crate::dictionary::Dictionaries;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::monitoring::Monitoring;
 use files::folder::{Folder, Purpose};
 use ingest::Ingest;
@@ -132,7 +132,7 @@ impl Store {
         let mut ids = (0..users.len() as u32).filter_map(|number| users.text(number));
         if !is_known && ids.any(|id| ingest::pseudonym::is_pseudonym(&id)) {
             return Err(Error::bad_input(
-                "user_key_needed",
+                ErrorCode::UserKeyNeeded,
                 "no user is stored under this id, and others are stored under keyed hashes: give the file \
                  of the key with --user-key-file, or use the hash as the id",
             ));

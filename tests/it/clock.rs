@@ -6,12 +6,14 @@ use std::process::Command;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use echopilot_analytics::engine::{Engine, IngestAnswer, RollupScope};
-use echopilot_analytics::error::Error;
+use echopilot_analytics::error::{Error, ErrorCode};
 use echopilot_analytics::store::Clock;
 use echopilot_analytics::window::WindowRequest;
 use serde_json::{Value, json};
 
-use crate::harness::{KEY, Server, batch, echopilot, engine, folder, log_lines, run, run_json};
+use crate::harness::{
+    KEY, Server, at_time, batch, echopilot, engine, folder, log_lines, run, run_json,
+};
 
 fn at(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
@@ -283,7 +285,7 @@ fn an_import_has_the_same_guard() {
     std::fs::write(&file, "{\"event_type\":\"action\",\"user_id\":\"u\"}\n").unwrap();
     let import = |clock: &str| {
         let mut command = echopilot(&data);
-        faked(&mut command, &format!("@{clock}"));
+        at_time(&mut command, &format!("@{clock}"));
         command.arg("import").arg(&file).output().unwrap()
     };
     for (clock, is_accepted) in [
@@ -350,7 +352,7 @@ fn an_idle_server_expires_in_the_end_and_one_that_was_off_names_the_command() {
         other => panic!("{other:?}"),
     }
     match open.expire(later(480).date_naive(), Clock::Doubted) {
-        Err(Error::BadInput { code, .. }) => assert_eq!(code, "clock_jump"),
+        Err(Error::BadInput { code, .. }) => assert_eq!(code, ErrorCode::ClockJump),
         other => panic!("{other:?}"),
     }
     open.confirm_clock(later(480).date_naive(), later(480))
@@ -427,30 +429,6 @@ fn a_mark_in_the_future_of_an_earlier_version_is_corrected() {
     assert_eq!(open.size().sealed_events, 1);
 }
 
-/// The library by which a process sees another wall clock, and only that.
-fn faketime() -> PathBuf {
-    let listed = Command::new("dpkg")
-        .args(["-L", "libfaketime"])
-        .output()
-        .unwrap();
-    let listed = String::from_utf8(listed.stdout).unwrap();
-    let library = listed
-        .lines()
-        .find(|path| path.ends_with("libfaketimeMT.so.1"));
-    library
-        .expect("Debian's libfaketime, which `make test` installs")
-        .into()
-}
-
-fn faked(command: &mut Command, clock: &str) {
-    command
-        .env("LD_PRELOAD", faketime())
-        .env("FAKETIME", clock)
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        .env("DONT_FAKE_MONOTONIC", "1")
-        .env("TZ", "UTC");
-}
-
 /// A clock that a process reads from a file, which changes while the process runs.
 struct FakeClock {
     file: PathBuf,
@@ -472,7 +450,7 @@ impl FakeClock {
     }
 
     fn run(&self, command: &mut Command) {
-        faked(command, "+0");
+        at_time(command, "+0");
         command
             .env_remove("FAKETIME")
             .env("FAKETIME_TIMESTAMP_FILE", &self.file)

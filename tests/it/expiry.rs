@@ -4,7 +4,7 @@ use std::path::Path;
 
 use chrono::{DateTime, Days, TimeDelta, Utc};
 use echopilot_analytics::engine::{Engine, RollupScope, UsageAnswer};
-use echopilot_analytics::error::Error;
+use echopilot_analytics::error::{Error, ErrorCode};
 use echopilot_analytics::store::Clock;
 use echopilot_analytics::window::WindowRequest;
 use serde_json::json;
@@ -138,7 +138,7 @@ fn a_clock_that_jumps_to_2099_deletes_nothing() {
     for _ in 0..2 {
         match engine.expire(jumped, Clock::Doubted) {
             Err(Error::BadInput { code, message }) => {
-                assert_eq!(code, "clock_jump");
+                assert_eq!(code, ErrorCode::ClockJump);
                 assert!(
                     message.contains("2099-01-01") && message.contains("2026-03-05"),
                     "{message}"

@@ -67,6 +67,32 @@ pub fn printed(command: &mut Command) -> Vec<u8> {
     output.stdout
 }
 
+/// The library by which a process sees another wall clock, and only that.
+pub fn faketime() -> PathBuf {
+    let listed = Command::new("dpkg")
+        .args(["-L", "libfaketime"])
+        .output()
+        .expect("dpkg starts");
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let library = listed
+        .lines()
+        .find(|path| path.ends_with("libfaketimeMT.so.1"));
+    library
+        .expect("Debian's libfaketime, which `make test` installs")
+        .into()
+}
+
+/// Starts a command with a wall clock of faketime: `@` and a time at which it starts, or a time at
+/// which it stands. The monotonic clock is unchanged.
+pub fn at_time(command: &mut Command, time: &str) {
+    command
+        .env("LD_PRELOAD", faketime())
+        .env("FAKETIME", time)
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .env("DONT_FAKE_MONOTONIC", "1")
+        .env("TZ", "UTC");
+}
+
 /// A running server, killed when dropped.
 pub struct Server {
     child: Child,

@@ -34,6 +34,7 @@ mod many_groups;
 mod metrics;
 mod monitoring;
 mod names;
+mod openapi;
 mod oracle;
 mod order;
 mod ownership;

@@ -1,7 +1,6 @@
 //! The daily rollup: its days follow from stored data, not from when the server ran.
 
 use std::path::Path;
-use std::process::Command;
 
 use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 use echopilot_analytics::engine::{Engine, ExportRequest, RollupScope};
@@ -11,7 +10,9 @@ use echopilot_analytics::window::WindowRequest;
 use polars::prelude::*;
 use serde_json::{Value, json};
 
-use crate::harness::{KEY, Server, batch, echopilot, engine, folder, ingest, run, run_json};
+use crate::harness::{
+    KEY, Server, at_time, batch, echopilot, engine, folder, ingest, run, run_json,
+};
 
 fn today() -> NaiveDate {
     Utc::now().date_naive()
@@ -156,25 +157,6 @@ fn a_start_after_nights_off_catches_up_by_itself() {
     assert_eq!(lines(dir.path()).len(), 5);
 }
 
-/// Starts a command with the wall clock at a given time; the monotonic clock is unchanged.
-fn at_time(command: &mut Command, time: &str) {
-    let library = Command::new("dpkg")
-        .args(["-L", "libfaketime"])
-        .output()
-        .unwrap();
-    let listed = String::from_utf8(library.stdout).unwrap();
-    let library = listed
-        .lines()
-        .find(|path| path.ends_with("libfaketimeMT.so.1"))
-        .expect("Debian's libfaketime, which `make test` installs");
-    command
-        .env("LD_PRELOAD", library)
-        .env("FAKETIME", format!("@{time}"))
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        .env("DONT_FAKE_MONOTONIC", "1")
-        .env("TZ", "UTC");
-}
-
 #[test]
 fn the_schedule_wakes_the_rollup_at_a_quarter_past_three() {
     let (dir, elsewhere) = (folder(), folder());
@@ -185,10 +167,10 @@ fn the_schedule_wakes_the_rollup_at_a_quarter_past_three() {
     )
     .unwrap();
     let mut import = echopilot(dir.path());
-    at_time(&mut import, "2030-01-02 03:14:00");
+    at_time(&mut import, "@2030-01-02 03:14:00");
     assert!(import.arg("import").arg(&file).status().unwrap().success());
     let mut command = echopilot(dir.path());
-    at_time(&mut command, "2030-01-02 03:14:56");
+    at_time(&mut command, "@2030-01-02 03:14:56");
     let mut server = Server::start_as(command);
     assert!(
         lines(dir.path()).is_empty(),
@@ -200,7 +182,7 @@ fn the_schedule_wakes_the_rollup_at_a_quarter_past_three() {
     server.kill();
     std::fs::remove_file(dir.path().join("analytics.ndjson")).unwrap();
     let mut command = echopilot(dir.path());
-    at_time(&mut command, "2030-01-03 03:16:00");
+    at_time(&mut command, "@2030-01-03 03:16:00");
     let mut server = Server::start_as(command);
     server.wait_for("Rolled up 2 days");
     assert_eq!(days(&lines(dir.path())), ["2030-01-01", "2030-01-02"]);

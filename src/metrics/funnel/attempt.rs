@@ -36,7 +36,7 @@ pub struct StepEvent {
 }
 
 /// The order of the steps.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// By their number; other events may lie between them.

@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use polars::prelude::*;
 use serde::Deserialize;
 use serde_json::json;
+use utoipa::ToSchema;
 
 use super::coded::{FilterBits, column_of};
 use super::filter::{Filter, Property};
@@ -55,20 +56,23 @@ const STEPS: &str = "steps";
 const GROUP: &str = "group";
 
 /// The parameters.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Funnel {
     /// The filter of each step, 2 to 20.
     #[serde(deserialize_with = "steps")]
+    #[schema(min_items = 2, max_items = 20)]
     pub steps: Vec<Filter>,
     /// The conversion window: how long after step 1 the others count, inclusive.
     #[serde(default)]
+    #[schema(value_type = String, pattern = "^[0-9]+[smhdw]$")]
     pub within: Within,
     /// The order of the steps.
     #[serde(default)]
     pub order: Order,
     /// Events that spoil an attempt.
     #[serde(default)]
+    #[schema(max_items = 10)]
     pub exclude: Vec<Exclusion>,
     /// The property of the first event that users are counted by.
     #[serde(default)]
@@ -76,7 +80,7 @@ pub struct Funnel {
 }
 
 /// An event that spoils attempts.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Exclusion {
     /// The filter of the event.

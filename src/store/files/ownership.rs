@@ -14,7 +14,7 @@ use super::shape::{
     self, ERASURES_FILE, EVENT_LOG_FILE, MANIFEST_FILE, NEXT_LOG_FILE, QUARANTINE_FILE,
 };
 use crate::checksum;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::store::files;
 
 /// The mark's name.
@@ -157,7 +157,7 @@ impl Mark {
 pub fn look(root: &Path) -> Result<Owner> {
     if files::is_file(&root.join(RESTORING_FILE))? {
         return Err(Error::bad_input(
-            "unfinished_restore",
+            ErrorCode::UnfinishedRestore,
             format!(
                 "a restore into {} was interrupted, and the folder has only a part of the data; run `echopilot \
                  restore` again",
@@ -211,7 +211,7 @@ pub fn first_name(root: &Path) -> Result<Option<String>> {
 /// The error for a folder of another program, with one of the names in it.
 fn foreign(root: &Path, first: &str) -> Error {
     Error::bad_input(
-        "foreign_folder",
+        ErrorCode::ForeignFolder,
         format!(
             "{} is not empty and is not a data folder of EchoPilot: it has {first}; nothing was changed. Choose an \
              empty or new folder with --data-dir",

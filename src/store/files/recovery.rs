@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tracing::warn;
+use utoipa::ToSchema;
 
 use super::folder::{Access, Folder};
 use super::log_kind::{self, LogKind, NOT_REGULAR, SYMBOLIC_LINK};
@@ -41,7 +42,7 @@ const MAX_DAMAGE_BYTES: u64 = (GROUP_BYTES + CHUNK_BYTES / 10) as u64;
 const BLOCK_BYTES: u64 = 64 << 10;
 
 /// Result of the recovery of a log.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Recovered {
     /// Valid events.
     pub events: u64,

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::ownership::{self, RESTORING_FILE};
 use crate::checksum::Summing;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::store::files;
 
 /// A folder that is being restored, locked. Unless [`Restoring::finish`] succeeds, everything that
@@ -64,7 +64,7 @@ impl Restoring {
                 "{} is not empty: it has {first}; nothing was changed. Choose a missing or empty folder",
                 path.display()
             );
-            return Err(Error::bad_input("not_empty", message));
+            return Err(Error::bad_input(ErrorCode::NotEmpty, message));
         }
         restoring.is_settled = false;
         let names: Vec<&str> = restoring.names.iter().map(String::as_str).collect();
@@ -232,7 +232,7 @@ mod tests {
         drop(File::open(&path).expect("it is there"));
         assert!(matches!(begin(&path), Err(Error::Held { .. })));
         assert!(
-            matches!(ownership::look(&path), Err(Error::BadInput { code, .. }) if code == "unfinished_restore")
+            matches!(ownership::look(&path), Err(Error::BadInput { code, .. }) if code == ErrorCode::UnfinishedRestore)
         );
         assert!(
             write(&restoring, b"five").is_err_and(|error| error.to_string().contains("source"))
@@ -242,7 +242,7 @@ mod tests {
         let content = fs::read(path.join(FILE.path)).expect("it is there");
         assert_eq!(content, b"four");
         match begin(&path) {
-            Err(Error::BadInput { code, .. }) => assert_eq!(code, "not_empty"),
+            Err(Error::BadInput { code, .. }) => assert_eq!(code, ErrorCode::NotEmpty),
             other => panic!("{other:?}"),
         }
         assert!(path.join(FILE.path).exists());
@@ -269,7 +269,7 @@ mod tests {
         assert!(matches!(
             begin(&path),
             Err(Error::BadInput {
-                code: "not_empty",
+                code: ErrorCode::NotEmpty,
                 ..
             })
         ));

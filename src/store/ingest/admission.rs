@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use polars::prelude::*;
 use roaring::RoaringBitmap;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::batch::{BatchBuilder, BatchRow, Name, WriteBatch};
 use crate::config::NameLimits;
@@ -44,7 +45,7 @@ use crate::store::version::row::Row;
 pub(in crate::store) const MAX_FEATURES: usize = 250_000;
 
 /// Numbers of events with a name beyond a limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct RestCounts {
     /// Events with a feature beyond the limit of features a day.
     pub features: u64,

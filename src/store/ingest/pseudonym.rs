@@ -6,7 +6,7 @@ use std::path::Path;
 use ring::hmac;
 
 use crate::config::StoreConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::store::version::Manifest;
 
 /// Prefix of pseudonyms. By it a pseudonym that comes in again, for example with the import of an
@@ -66,7 +66,7 @@ pub(in crate::store) fn check(
             folder.display()
         ),
     };
-    Err(Error::bad_input("bad_user_key", message))
+    Err(Error::bad_input(ErrorCode::BadUserKey, message))
 }
 
 /// True if an id is a pseudonym.
@@ -90,7 +90,7 @@ impl Pseudonyms {
     pub fn load(file: &Path, data_dir: &Path) -> Result<Self> {
         let bad = |message: &str| {
             Error::bad_input(
-                "bad_user_key",
+                ErrorCode::BadUserKey,
                 format!("the file of the user key, {}, {message}", file.display()),
             )
         };

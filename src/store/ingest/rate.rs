@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Seconds of a bucket, which is the precision of the last minute.
 const BUCKET_SECONDS: u64 = 5;
@@ -28,7 +29,7 @@ struct Counts {
 }
 
 /// Numbers of accepted events.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Accepted {
     /// Since the start.
     pub since_start: u64,

@@ -18,6 +18,7 @@ use ring::hmac;
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 use tracing::info;
+use utoipa::ToSchema;
 
 use super::seal::has_events_of;
 use crate::checksum;
@@ -60,7 +61,7 @@ pub(super) struct Erasures {
 }
 
 /// Result of an erasure.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Erased {
     /// Requested users.
     pub users: usize,

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::store::Store;
 use crate::store::files::columns;
 
 /// Events, files and bytes of a store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct StoreSize {
     /// Events in the logs, not yet sealed.
     pub log_events: usize,

@@ -7,7 +7,7 @@
 use chrono::{Days, NaiveDate};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 
 /// A clock that is more days than this ahead of the last trusted one is not trusted: longer than
 /// a server is down for repair, and a third of the default retention of events.
@@ -64,7 +64,7 @@ pub fn horizon(day: NaiveDate, retention: ExpiryPolicy) -> Horizon {
 /// The error for a clock that is too far ahead of the day on which it was last seen.
 pub fn clock_jump(today: NaiveDate, last_on: NaiveDate) -> Error {
     Error::bad_input(
-        "clock_jump",
+        ErrorCode::ClockJump,
         format!(
             "nothing expires: the clock says {today}, and the last day seen is {last_on}, more than {MAX_STEP_DAYS} days \
              before; if it is right, run `echopilot expire --confirm-date {today}`, or, where a server runs, send it POST \

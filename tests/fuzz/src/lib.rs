@@ -5,6 +5,8 @@
 pub mod checksum;
 #[path = "../../../src/error.rs"]
 pub mod error;
+#[path = "../../../src/error_code.rs"]
+pub mod error_code;
 #[path = "../../../src/event/mod.rs"]
 pub mod event;
 #[path = "../../../src/inflate.rs"]

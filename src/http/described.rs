@@ -1,0 +1,226 @@
+//! The description of routes in the `OpenAPI` document: their error responses, and those of files.
+
+use std::collections::BTreeMap;
+
+use axum::http::StatusCode;
+use axum::routing::MethodRouter;
+use utoipa::IntoResponses;
+use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, PathItem, Paths};
+use utoipa::openapi::response::{Response, ResponseBuilder, ResponsesBuilder};
+use utoipa::openapi::security::SecurityRequirement;
+use utoipa::openapi::{Content, ObjectBuilder, Ref, RefOr, Schema, Type};
+use utoipa_axum::router::UtoipaMethodRouter;
+
+use super::extract::AppState;
+
+/// All statuses of error responses, with their meaning.
+pub const ERRORS: [(StatusCode, &str); 15] = [
+    (StatusCode::BAD_REQUEST, "Invalid input."),
+    (StatusCode::UNAUTHORIZED, "The key is missing or wrong."),
+    (
+        StatusCode::FORBIDDEN,
+        "Pages of this origin may not send events.",
+    ),
+    (StatusCode::NOT_FOUND, "No resource has this path."),
+    (
+        StatusCode::NOT_ACCEPTABLE,
+        "None of the accepted formats is available.",
+    ),
+    (
+        StatusCode::REQUEST_TIMEOUT,
+        "The request arrived too slowly.",
+    ),
+    (
+        StatusCode::CONFLICT,
+        "The request has to be confirmed; nothing was changed.",
+    ),
+    (StatusCode::PAYLOAD_TOO_LARGE, "The body is too large."),
+    (
+        StatusCode::URI_TOO_LONG,
+        "Path and query string are too long.",
+    ),
+    (
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "Unknown content type or encoding.",
+    ),
+    (
+        StatusCode::TOO_MANY_REQUESTS,
+        "A limit of this client was reached; see Retry-After.",
+    ),
+    (
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "The head of the request is too large.",
+    ),
+    (
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "The server failed; its traces say why.",
+    ),
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        "Busy, stopping or not accepting events; see Retry-After.",
+    ),
+    (
+        StatusCode::INSUFFICIENT_STORAGE,
+        "The disk is full; see Retry-After.",
+    ),
+];
+
+/// The name of the response of a status.
+pub fn component(status: StatusCode) -> String {
+    format!("Error{}", status.as_u16())
+}
+
+/// An error response with a body of this schema.
+pub fn error(meaning: &str, schema: RefOr<Schema>) -> Response {
+    ResponseBuilder::new()
+        .description(meaning)
+        .content("application/json", Content::new(Some(schema)))
+        .build()
+}
+
+type Responses = BTreeMap<String, RefOr<Response>>;
+
+fn errors(statuses: &[StatusCode]) -> Responses {
+    let response = |status: &StatusCode| {
+        let named = Ref::from_response_name(component(*status));
+        (status.as_u16().to_string(), RefOr::Ref(named))
+    };
+    statuses.iter().map(response).collect()
+}
+
+/// Error responses of every route: of the head, of the limits of a client, and of a failure.
+pub struct Errors;
+
+impl IntoResponses for Errors {
+    fn responses() -> Responses {
+        errors(&[
+            StatusCode::BAD_REQUEST,
+            StatusCode::REQUEST_TIMEOUT,
+            StatusCode::URI_TOO_LONG,
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            StatusCode::INTERNAL_SERVER_ERROR,
+            StatusCode::SERVICE_UNAVAILABLE,
+        ])
+    }
+}
+
+/// Error response of a route that needs a key.
+pub struct KeyErrors;
+
+impl IntoResponses for KeyErrors {
+    fn responses() -> Responses {
+        errors(&[StatusCode::UNAUTHORIZED])
+    }
+}
+
+/// Error responses of a route that reads a body.
+pub struct BodyErrors;
+
+impl IntoResponses for BodyErrors {
+    fn responses() -> Responses {
+        errors(&[
+            StatusCode::PAYLOAD_TOO_LARGE,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        ])
+    }
+}
+
+/// Error response of a route that writes.
+pub struct WriteErrors;
+
+impl IntoResponses for WriteErrors {
+    fn responses() -> Responses {
+        errors(&[StatusCode::INSUFFICIENT_STORAGE])
+    }
+}
+
+/// Error response of a route for pages of allowed origins.
+pub struct OriginErrors;
+
+impl IntoResponses for OriginErrors {
+    fn responses() -> Responses {
+        errors(&[StatusCode::FORBIDDEN])
+    }
+}
+
+/// Error response of a route with formats.
+pub struct FormatErrors;
+
+impl IntoResponses for FormatErrors {
+    fn responses() -> Responses {
+        errors(&[StatusCode::NOT_ACCEPTABLE])
+    }
+}
+
+/// Error response of erasures.
+pub struct ConfirmErrors;
+
+impl IntoResponses for ConfirmErrors {
+    fn responses() -> Responses {
+        errors(&[StatusCode::CONFLICT])
+    }
+}
+
+/// The route of a file, with its description.
+pub fn file(
+    path: &str,
+    about: &str,
+    media_type: &str,
+    route: MethodRouter<AppState>,
+) -> UtoipaMethodRouter<AppState> {
+    let text = ObjectBuilder::new().schema_type(Type::String).build();
+    let found = ResponseBuilder::new()
+        .description("The file.")
+        .content(media_type, Content::new(Some(text)));
+    let cached = ResponseBuilder::new().description("The client has it.");
+    let operation = OperationBuilder::new()
+        .operation_id(Some(path.trim_start_matches('/').replace(['/', '.'], "_")))
+        .summary(Some(about))
+        .tag("files")
+        .responses(
+            ResponsesBuilder::new()
+                .responses_from_into_responses::<Errors>()
+                .response("200", found)
+                .response("304", cached),
+        )
+        .security(SecurityRequirement::default());
+    let mut paths = Paths::new();
+    paths.add_path_operation(path, vec![HttpMethod::Get], operation);
+    (Vec::new(), paths, route)
+}
+
+/// The route under another path, with an id of its own.
+pub fn moved(
+    (schemas, paths, route): UtoipaMethodRouter<AppState>,
+    path: &str,
+    prefix: &str,
+) -> UtoipaMethodRouter<AppState> {
+    let mut moved = Paths::new();
+    for (_, mut item) in paths.paths {
+        rename(&mut item, prefix);
+        moved.paths.insert(path.to_owned(), item);
+    }
+    (schemas, moved, route)
+}
+
+/// Gives the operations of a path ids with a prefix.
+pub fn rename(item: &mut PathItem, prefix: &str) {
+    for operation in operations(item) {
+        let id = operation.operation_id.take().unwrap_or_default();
+        operation.operation_id = Some(format!("{prefix}_{id}"));
+    }
+}
+
+/// The operations of a path.
+pub fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [
+        &mut item.get,
+        &mut item.put,
+        &mut item.post,
+        &mut item.delete,
+        &mut item.patch,
+    ]
+    .into_iter()
+    .flatten()
+}
