@@ -1,7 +1,6 @@
 //! The named cohorts: one readable file in the data folder, replaced atomically.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use crate::error::{Error, ErrorCode, Result, first_chars};
 use crate::metrics::cohort::Cohort;
@@ -13,7 +12,7 @@ pub const FILE_NAME: &str = "cohorts.json";
 const MAX_COHORTS: usize = 1_000;
 
 /// The cohorts, by name.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Cohorts {
     /// Sorted by name, each name once.

@@ -67,6 +67,8 @@ pub enum ErrorCode {
     BadUserKey,
     /// A list of users.
     BadUsers,
+    /// A window whose fields contradict each other, or whose days are too many or none.
+    BadWindow,
     /// Too much work at once; try again.
     Busy,
     /// The clock is implausible.

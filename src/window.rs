@@ -28,7 +28,8 @@ pub struct Window {
     tz: Tz,
 }
 
-/// The part of a request that names a window; absent fields have the documented defaults.
+/// The part of a request that names a window: `days` and `end`, or `from` and `to`. Absent fields
+/// have the documented defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct WindowRequest {
@@ -37,6 +38,10 @@ pub struct WindowRequest {
     pub days: Option<i64>,
     /// Last day; today in the zone if absent.
     pub end: Option<NaiveDate>,
+    /// First day, included; instead of `days`.
+    pub from: Option<NaiveDate>,
+    /// Last day, included, with `from`; today in the zone if absent.
+    pub to: Option<NaiveDate>,
     /// IANA zone name; UTC if absent.
     #[param(format = "iana-time-zone")]
     pub tz: Option<String>,
@@ -46,19 +51,10 @@ impl WindowRequest {
     /// Resolves the request at the time `now`.
     ///
     /// # Errors
-    /// `bad_days` for a length outside 1 to 365, `bad_tz` for an unknown zone, `bad_end` for a day
-    /// outside the years 1971 to 9998.
+    /// `bad_days` for a length outside 1 to 365, `bad_tz` for an unknown zone, `bad_end` for a last
+    /// day outside the years 1971 to 9998, and `bad_window` for fields that contradict each other.
     pub fn resolve(&self, now: DateTime<Utc>) -> Result<Window> {
-        let days = self.days.unwrap_or(i64::from(DEFAULT_DAYS));
-        let days = u16::try_from(days)
-            .ok()
-            .filter(|days| (1..=MAX_DAYS).contains(days))
-            .ok_or_else(|| {
-                Error::bad_input(
-                    ErrorCode::BadDays,
-                    format!("days is {days}; allowed is 1 to {MAX_DAYS}"),
-                )
-            })?;
+        self.check_fields()?;
         let tz = match &self.tz {
             None => Tz::UTC,
             Some(name) => name.parse().map_err(|_| {
@@ -69,16 +65,63 @@ impl WindowRequest {
                 )
             })?,
         };
-        let last_day = self
-            .end
-            .unwrap_or_else(|| now.with_timezone(&tz).date_naive());
+        let (name, last_day) = match (self.end, self.to) {
+            (Some(end), _) => ("end", end),
+            (None, to) => {
+                let today = || now.with_timezone(&tz).date_naive();
+                ("to", to.unwrap_or_else(today))
+            }
+        };
         if !(first_allowed()..=last_allowed()).contains(&last_day) {
             return Err(Error::bad_input(
                 ErrorCode::BadEnd,
-                format!("end is {last_day}; allowed is a day of the years 1971 to 9998"),
+                format!("{name} is {last_day}; allowed is a day of the years 1971 to 9998"),
             ));
         }
+        let days = match self.from {
+            Some(from) => (last_day - from).num_days() + 1,
+            None => self.days.unwrap_or(i64::from(DEFAULT_DAYS)),
+        };
+        let allowed = u16::try_from(days).ok();
+        let allowed = allowed.filter(|days| (1..=MAX_DAYS).contains(days));
+        let days = allowed.ok_or_else(|| match self.from {
+            Some(from) => Error::bad_input(
+                ErrorCode::BadWindow,
+                format!("from {from} to {last_day} are {days} days; allowed is 1 to {MAX_DAYS}"),
+            ),
+            None => Error::bad_input(
+                ErrorCode::BadDays,
+                format!("days is {days}; allowed is 1 to {MAX_DAYS}"),
+            ),
+        })?;
         Ok(Window { last_day, days, tz })
+    }
+
+    /// Checks that the fields do not contradict each other.
+    fn check_fields(&self) -> Result<()> {
+        let fields = [
+            ("days", self.days.is_some()),
+            ("end", self.end.is_some()),
+            ("from", self.from.is_some()),
+            ("to", self.to.is_some()),
+        ];
+        let is_mixed = (self.days.is_some() || self.end.is_some())
+            && (self.from.is_some() || self.to.is_some());
+        let has_no_start = self.to.is_some() && self.from.is_none();
+        if !is_mixed && !has_no_start {
+            return Ok(());
+        }
+        let given: Vec<&str> = fields
+            .iter()
+            .filter_map(|(name, is_given)| is_given.then_some(*name))
+            .collect();
+        Err(Error::bad_input(
+            ErrorCode::BadWindow,
+            format!(
+                "the window has {}; allowed is days and end, or from and to",
+                given.join(", ")
+            ),
+        ))
     }
 }
 
@@ -99,6 +142,14 @@ pub fn parse_day(string: &str) -> Result<NaiveDate, String> {
         .ok()
         .filter(|_| string.len() == 10)
         .ok_or_else(|| format!("{:?} is not a day; allowed is YYYY-MM-DD", shown(string)))
+}
+
+/// Parses a day of a request, as [`parse_day`].
+///
+/// # Errors
+/// An error with this code that names the field, the value and what is allowed.
+pub fn named_day(field: &str, code: ErrorCode, string: &str) -> Result<NaiveDate> {
+    parse_day(string).map_err(|message| Error::bad_input(code, format!("{field}: {message}")))
 }
 
 impl Window {
@@ -314,6 +365,7 @@ mod tests {
             days: Some(days),
             end: Some(day(end)),
             tz: Some(tz.into()),
+            ..WindowRequest::default()
         }
         .resolve(DateTime::UNIX_EPOCH)
         .expect("the test names a window")
@@ -465,8 +517,47 @@ mod tests {
     fn request(days: Option<i64>, tz: Option<&str>) -> WindowRequest {
         WindowRequest {
             days,
-            end: None,
             tz: tz.map(Into::into),
+            ..WindowRequest::default()
+        }
+    }
+
+    #[test]
+    fn from_and_to_are_the_first_and_the_last_day() {
+        let request = |from: Option<&str>, to: Option<&str>| WindowRequest {
+            from: from.map(day),
+            to: to.map(day),
+            ..WindowRequest::default()
+        };
+        let now = "2024-03-03T12:00:00Z".parse().expect("a time");
+        for (from, to, days) in [
+            ("2024-02-28", Some("2024-03-01"), 3),
+            ("2024-03-01", Some("2024-03-01"), 1),
+            ("2024-03-01", None, 3),
+            ("2023-03-05", None, 365),
+        ] {
+            let window = request(Some(from), to).resolve(now).expect(from);
+            assert_eq!((window.first_day(), window.days()), (day(from), days));
+        }
+        let both = |days, end| WindowRequest {
+            days,
+            end,
+            ..request(Some("2024-03-01"), Some("2024-03-02"))
+        };
+        for (wrong, says) in [
+            (request(None, Some("2024-03-01")), "the window has to;"),
+            (both(Some(2), None), "days, from, to"),
+            (both(None, Some(day("2024-03-02"))), "end, from, to"),
+            (request(Some("2024-03-02"), Some("2024-03-01")), "0 days"),
+            (request(Some("2023-03-04"), None), "366 days"),
+        ] {
+            match wrong.resolve(now) {
+                Err(Error::BadInput { code, message }) => {
+                    assert_eq!(code, ErrorCode::BadWindow);
+                    assert!(message.contains(says), "{message}");
+                }
+                other => panic!("{other:?}"),
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use chrono::NaiveDate;
 use clap::Args;
 
 use super::Context;
@@ -10,7 +11,7 @@ use super::progress::progress_bar;
 use crate::engine::ExportRequest;
 use crate::export::lake::Since;
 use crate::export::warehouse::Warehouse;
-use crate::window::WindowRequest;
+use crate::window::{WindowRequest, parse_day};
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
@@ -27,6 +28,12 @@ pub struct ExportArgs {
     /// Only the last days, 1 to 365 [default: all]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     days: Option<i64>,
+    /// First day of the export, YYYY-MM-DD
+    #[arg(long, value_name = "DATE", value_parser = parse_day)]
+    from: Option<NaiveDate>,
+    /// Last day of the export, YYYY-MM-DD [default: today]
+    #[arg(long, value_name = "DATE", value_parser = parse_day)]
+    until: Option<NaiveDate>,
     /// Export only days that changed since the last export to the folder
     #[arg(long, value_name = "last")]
     since: Option<Since>,
@@ -34,13 +41,16 @@ pub struct ExportArgs {
 
 impl ExportArgs {
     pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
+        let window = WindowRequest {
+            days: self.days,
+            from: self.from,
+            to: self.until,
+            ..WindowRequest::default()
+        };
         let request = ExportRequest {
             to: self.to,
             target: self.target,
-            window: self.days.map(|days| WindowRequest {
-                days: Some(days),
-                ..WindowRequest::default()
-            }),
+            window: (window != WindowRequest::default()).then_some(window),
             since: self.since,
         };
         let bar = progress_bar(None, "{pos}/{len} events, {per_sec}, {eta} left");

@@ -64,6 +64,6 @@ fn print_result(answer: &QueryAnswer, format: Option<Format>) -> anyhow::Result<
     }
     match format {
         None | Some(Format::Json) => print_json(answer),
-        Some(format) => print_bytes(&format.encode(answer)?),
+        Some(format) => print_bytes(&format.encode(answer, &answer.rows)?),
     }
 }

@@ -6,8 +6,9 @@ use chrono::NaiveDate;
 use clap::Args;
 
 use super::Context;
-use super::output::print_json;
+use super::output::{print_bytes, print_json};
 use crate::engine::Cancel;
+use crate::export::Format;
 use crate::metrics::usage::MAX_FEATURES;
 use crate::window::{WindowRequest, parse_day};
 
@@ -19,12 +20,21 @@ pub struct UsageArgs {
     /// Last day of the window, YYYY-MM-DD [default: today]
     #[arg(long, value_name = "DATE", value_parser = parse_day)]
     end: Option<NaiveDate>,
+    /// First day of the window, YYYY-MM-DD, instead of --days
+    #[arg(long, value_name = "DATE", value_parser = parse_day)]
+    from: Option<NaiveDate>,
+    /// Last day of the window, YYYY-MM-DD, with --from [default: today]
+    #[arg(long, value_name = "DATE", value_parser = parse_day)]
+    to: Option<NaiveDate>,
     /// Reporting time zone, such as Europe/Berlin [default: UTC]
     #[arg(long, value_name = "ZONE")]
     tz: Option<String>,
     /// Most features to list, by use; the others are summed up
     #[arg(long, value_name = "N", default_value_t = MAX_FEATURES)]
     limit: usize,
+    /// Output format; the others than json have a row for each number
+    #[arg(long, value_name = "FORMAT", default_value = "json")]
+    format: Format,
 }
 
 impl UsageArgs {
@@ -32,10 +42,16 @@ impl UsageArgs {
         let request = WindowRequest {
             days: self.days,
             end: self.end,
+            from: self.from,
+            to: self.to,
             tz: self.tz,
         };
         request.resolve(context.now)?;
         let engine = context.open_to_read("usage")?;
-        print_json(&engine.usage_of(&request, self.limit, context.now, &Cancel::default())?)
+        let answer = engine.usage_of(&request, self.limit, context.now, &Cancel::default())?;
+        match self.format {
+            Format::Json => print_json(&answer),
+            format => print_bytes(&format.encode(&answer, &answer.numbers.rows())?),
+        }
     }
 }

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use crate::cohorts::Cohorts;
 use crate::event::Rejection;
 use crate::export::lake::Exported;
+use crate::metrics::cohort::Cohort;
 use crate::metrics::usage::UsageNumbers;
 use crate::store::{Accepted, Erased, Expired, RestCounts, StoreSize};
 use crate::window::WindowMeta;
@@ -108,6 +109,7 @@ pub struct CohortsAnswer {
     /// Always true.
     pub ok: bool,
     /// Sorted by name.
+    #[schema(value_type = Vec<Cohort>)]
     pub cohorts: Cohorts,
 }
 

@@ -11,6 +11,7 @@ mod maintenance;
 mod monitoring;
 mod privacy;
 mod query;
+mod revision;
 mod rollup;
 mod status;
 mod usage;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::ipc::writer::StreamWriter;
 use comfy_table::{CellAlignment, ContentArrangement, Table as TextTable};
+use serde::Serialize;
 
 use super::csv::{Reader, Records};
 use super::failed;
 use crate::error::Result;
-use crate::metrics::query::QueryAnswer;
 use crate::metrics::table::{Table, Values};
 use crate::parquet;
 
@@ -50,27 +50,22 @@ impl Format {
         }
     }
 
-    /// The parameter `variant` of its media type, if another format has the same type.
-    pub fn variant(self) -> Option<&'static str> {
-        (self == Self::CsvSpreadsheet).then_some("spreadsheet")
-    }
-
-    /// Encodes a result in this format.
+    /// Encodes a result in this format: all of it in JSON, else its rows.
     ///
     /// # Errors
     /// If it cannot be encoded.
-    pub fn encode(self, answer: &QueryAnswer) -> Result<Vec<u8>> {
+    pub fn encode(self, whole: &impl Serialize, rows: &Table) -> Result<Vec<u8>> {
         match self {
-            Self::Json => serde_json::to_vec(answer).map_err(failed),
-            Self::Csv => Ok(csv(&answer.rows, Reader::Machine)),
-            Self::CsvSpreadsheet => Ok(csv(&answer.rows, Reader::Spreadsheet)),
+            Self::Json => serde_json::to_vec(whole).map_err(failed),
+            Self::Csv => Ok(csv(rows, Reader::Machine)),
+            Self::CsvSpreadsheet => Ok(csv(rows, Reader::Spreadsheet)),
             Self::Parquet => {
                 let mut bytes = Vec::new();
-                let mut rows = answer.rows.frame()?;
+                let mut rows = rows.frame()?;
                 parquet::writer(&mut bytes, rows.schema())?.finish(&mut rows)?;
                 Ok(bytes)
             }
-            Self::Arrow => arrow_stream(&answer.rows),
+            Self::Arrow => arrow_stream(rows),
         }
     }
 }

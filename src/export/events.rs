@@ -42,6 +42,14 @@ pub enum EventFormat {
 }
 
 impl EventFormat {
+    /// All formats; the first one is the default.
+    pub const ALL: [Self; 5] = [
+        Self::Parquet,
+        Self::Csv,
+        Self::CsvSpreadsheet,
+        Self::Ndjson,
+        Self::Arrow,
+    ];
     /// The names of all formats.
     pub const NAMES: [&str; 5] = ["parquet", "csv", "csv-spreadsheet", "ndjson", "arrow"];
 

@@ -89,21 +89,42 @@ fn split(list: &str, separator: char) -> Vec<&str> {
     .collect()
 }
 
-/// The format that a client prefers; JSON without an `Accept` header. Of formats with equal
-/// weights, the one that is named first.
+/// True if gzip is accepted, and preferred over no encoding or as good.
+pub fn prefers_gzip(request: &HeaderMap) -> bool {
+    let accepted = preferences(request, &header::ACCEPT_ENCODING);
+    let named = |name: &str| accepted.iter().find(|coding| coding.is(name));
+    let gzip = named("gzip").or(named("x-gzip")).or(named("*"));
+    let gzip = gzip.map_or(0, |coding| coding.weight);
+    let identity = named("identity").map_or(0, |coding| coding.weight);
+    gzip > 0 && gzip >= identity
+}
+
+/// The format of rows that a client prefers; JSON without an `Accept` header.
 pub fn accepted(headers: &HeaderMap) -> HandlerResult<Format> {
+    accepted_of(
+        headers,
+        &Format::ALL.map(|format| (format, format.media_type())),
+    )
+}
+
+/// The format that a client prefers of some with their media types; the first one without an
+/// `Accept` header. Of formats with equal weights, the one that is named first.
+pub fn accepted_of<T: Copy>(
+    headers: &HeaderMap,
+    formats: &[(T, &'static str)],
+) -> HandlerResult<T> {
     let ranges = preferences(headers, &header::ACCEPT);
     let has_no_accept = headers
         .get_all(header::ACCEPT)
         .iter()
         .all(HeaderValue::is_empty);
-    if has_no_accept {
-        return Ok(Format::Json);
+    if has_no_accept && let Some((first, _)) = formats.first() {
+        return Ok(*first);
     }
     // The highest weight, then the first in the header, then the first of our formats.
-    let best = Format::ALL
-        .into_iter()
-        .filter_map(|format| Some((format, wanted(format, &ranges)?)))
+    let best = formats
+        .iter()
+        .filter_map(|(format, media_type)| Some((*format, wanted(media_type, &ranges)?)))
         .filter(|(_, (weight, _))| *weight > 0)
         .min_by_key(|(_, (weight, place))| (Reverse(*weight), *place));
     if let Some((format, _)) = best {
@@ -116,7 +137,8 @@ pub fn accepted(headers: &HeaderMap) -> HandlerResult<Format> {
         .collect();
     let wanted = wanted.join(", ");
     let wanted = first_chars(&wanted, 200);
-    let allowed = Format::ALL.map(Format::media_type).join(", ");
+    let allowed: Vec<&str> = formats.iter().map(|(_, media_type)| *media_type).collect();
+    let allowed = allowed.join(", ");
     Err(ErrorResponse::new(
         StatusCode::NOT_ACCEPTABLE,
         ErrorCode::NotAcceptable,
@@ -125,11 +147,12 @@ pub fn accepted(headers: &HeaderMap) -> HandlerResult<Format> {
 }
 
 /// The weight of a format and the position of the range that determines it: the most specific one.
-fn wanted(format: Format, ranges: &[Preference<'_>]) -> Option<(u16, usize)> {
-    let media_type = format.media_type();
-    let name = media_type.split(';').next().unwrap_or_default();
+fn wanted(media_type: &str, ranges: &[Preference<'_>]) -> Option<(u16, usize)> {
+    let format = preference(media_type)?;
+    let name = format.name;
     let (kind, _) = name.split_once('/').unwrap_or_default();
-    let variant = format.variant();
+    // Of two formats with one type, the second has a variant.
+    let variant = format.parameter("variant");
     let closeness = |range: &Preference<'_>| match range.parameter("variant") {
         found if found.is_some() && range.is(name) => (found == variant).then_some(3),
         // A variant is chosen by its name alone.
@@ -213,6 +236,30 @@ mod tests {
                 headers.append(header::ACCEPT, HeaderValue::from_static(line));
             }
             assert_eq!(accepted(&headers).ok(), format, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn gzip_is_sent_where_it_is_accepted_and_not_worse_than_none() {
+        for (accepted, is_gzip) in [
+            (&["gzip"][..], true),
+            (&["br, GZIP;q=0.1"], true),
+            (&["br", "x-gzip"], true),
+            (&["*"], true),
+            (&["*;q=0.5, identity;q=0.4"], true),
+            (&["gzip;q=0.5, identity;q=0.6"], false),
+            (&["gzip;q=0, *"], false),
+            (&["gzip;q=0"], false),
+            (&["*;q=0"], false),
+            (&["br, zstd"], false),
+            (&[""], false),
+            (&[], false),
+        ] {
+            let mut request = HeaderMap::new();
+            for line in accepted {
+                request.append(header::ACCEPT_ENCODING, HeaderValue::from_static(line));
+            }
+            assert_eq!(prefers_gzip(&request), is_gzip, "{accepted:?}");
         }
     }
 }

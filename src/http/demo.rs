@@ -2,6 +2,7 @@
 //! `/demo/api/analytics/…` queries it. It accepts no events.
 
 use axum::Extension;
+use axum::http::StatusCode;
 use chrono::Utc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -17,12 +18,14 @@ use crate::engine::DemoAnswer;
 pub fn routes() -> OpenApiRouter<AppState> {
     let mut reading = OpenApiRouter::default()
         .routes(routes!(usage::usage))
-        .routes(routes!(query::query))
+        .routes(routes!(query::query, query::query_by_url))
         .routes(routes!(cohorts::cohorts))
         .routes(routes!(status::status))
         .layer(Extension(OfDemo));
     for item in reading.get_openapi_mut().paths.paths.values_mut() {
         described::rename(item, "demo");
+        // Until the history is generated.
+        described::add_error(item, StatusCode::NOT_FOUND);
     }
     OpenApiRouter::default()
         .routes(routes!(fill))

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
 use axum::routing::MethodRouter;
-use utoipa::IntoResponses;
 use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, PathItem, Paths};
 use utoipa::openapi::response::{Response, ResponseBuilder, ResponsesBuilder};
 use utoipa::openapi::security::SecurityRequirement;
-use utoipa::openapi::{Content, ObjectBuilder, Ref, RefOr, Schema, Type};
+use utoipa::openapi::{
+    Content, KnownFormat, ObjectBuilder, Ref, RefOr, Schema, SchemaFormat, Type,
+};
+use utoipa::{IntoResponses, PartialSchema, ToSchema};
 use utoipa_axum::router::UtoipaMethodRouter;
 
 use super::extract::AppState;
@@ -159,6 +161,27 @@ pub struct ConfirmErrors;
 impl IntoResponses for ConfirmErrors {
     fn responses() -> Responses {
         errors(&[StatusCode::CONFLICT])
+    }
+}
+
+/// A body of bytes.
+pub struct Binary;
+
+impl PartialSchema for Binary {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)))
+            .into()
+    }
+}
+
+impl ToSchema for Binary {}
+
+/// Adds an error response to the operations of a path.
+pub fn add_error(item: &mut PathItem, status: StatusCode) {
+    for operation in operations(item) {
+        operation.responses.responses.extend(errors(&[status]));
     }
 }
 

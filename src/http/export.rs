@@ -1,14 +1,15 @@
 //! `GET /api/analytics/export?days=&end=&tz=&format=`: streams the events of a window.
 
 use axum::extract::RawQuery;
-use axum::http::HeaderValue;
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use chrono::Utc;
 
 use super::HandlerResult;
-use super::described::{Errors, KeyErrors};
+use super::accept::accepted_of;
+use super::described::{Binary, Errors, FormatErrors, KeyErrors};
 use super::extract::Keyed;
-use super::query_string::{parameters, window_of};
+use super::query_string::{WINDOW, parameters, window_of};
 use super::streaming::streamed;
 use crate::error::Error;
 use crate::export::events::EventFormat;
@@ -23,7 +24,7 @@ use crate::window::WindowRequest;
     path = "/api/analytics/export",
     operation_id = "export",
     tag = "queries",
-    params(WindowRequest, ("format" = Option<EventFormat>, Query, description = "Parquet if absent.")),
+    params(WindowRequest, ("format" = inline(Option<EventFormat>), Query, description = "As Accept, or Parquet.")),
     responses(
         (
             status = 200,
@@ -31,19 +32,28 @@ use crate::window::WindowRequest;
             content(
                 (String = "application/x-ndjson"),
                 (String = "text/csv"),
-                (Vec<u8> = "application/vnd.apache.arrow.stream"),
-                (Vec<u8> = "application/vnd.apache.parquet")
+                (Binary = "application/vnd.apache.arrow.stream"),
+                (Binary = "application/vnd.apache.parquet")
             )
         ),
-        Errors, KeyErrors
+        Errors, KeyErrors, FormatErrors
     )
 )]
-pub async fn export(Keyed(app): Keyed, RawQuery(query): RawQuery) -> HandlerResult<Response> {
-    let mut fields = parameters(&query.unwrap_or_default(), &["days", "end", "tz", "format"])?;
-    let mut format = EventFormat::Parquet;
-    for (_, name) in fields.extract_if(.., |(field, _)| field == "format") {
-        format = name.parse()?;
-    }
+pub async fn export(
+    Keyed(app): Keyed,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> HandlerResult<Response> {
+    let query = query.unwrap_or_default();
+    let mut fields = parameters(&query, &[&WINDOW[..], &["format"]].concat())?;
+    let named = fields.extract_if(.., |(field, _)| field == "format").next();
+    let format = match named {
+        Some((_, name)) => name.parse()?,
+        None => accepted_of(
+            &headers,
+            &EventFormat::ALL.map(|one| (one, one.media_type())),
+        )?,
+    };
     let request = window_of(fields)?;
     let Some(permit) = app.permits.exports.try_acquire(1) else {
         return Err(Error::Busy("too many exports at once").into());

@@ -14,7 +14,9 @@ mod caller;
 mod client_script;
 mod clients;
 mod clock;
+mod closed;
 mod cohorts;
+mod compress;
 mod connection;
 mod connection_state;
 mod dashboard;
@@ -50,7 +52,7 @@ use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, header};
-use axum::{Extension, Router};
+use axum::{Extension, Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::openapi::OpenApi;
@@ -117,6 +119,7 @@ pub fn router(
     };
     routes
         .layer(Extension(openapi::finished(document)))
+        .layer(middleware::from_fn(compress::compress))
         .layer(CatchPanicLayer::custom(ErrorResponse::after_panic))
         // Browsers must not guess another content type.
         .layer(SetResponseHeaderLayer::if_not_present(
@@ -133,7 +136,7 @@ pub fn router(
 fn routes(config: &ServeConfig) -> (Router<AppState>, OpenApi) {
     let (routes, mut document) = OpenApiRouter::with_openapi(openapi::empty())
         .routes(routes!(usage::usage))
-        .routes(routes!(query::query))
+        .routes(routes!(query::query, query::query_by_url))
         .routes(routes!(cohorts::cohorts, cohorts::set_cohort))
         .routes(routes!(cohorts::remove_cohort))
         .routes(routes!(export::export))

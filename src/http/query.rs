@@ -1,15 +1,24 @@
-//! `POST /api/analytics/query`.
+//! Queries: `POST` and `GET /api/analytics/query`.
 
 use axum::body::Body;
-use axum::http::{HeaderMap, header};
-use axum::response::{IntoResponse, Response};
-use chrono::Utc;
+use axum::extract::RawQuery;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use chrono::{NaiveDate, Utc};
+use serde_json::Value;
+use utoipa::IntoParams;
+use utoipa::openapi::path::Parameter;
+use utoipa::openapi::schema::SchemaType;
+use utoipa::openapi::{RefOr, Schema, Type};
 
 use super::accept::accepted;
-use super::described::{BodyErrors, Errors, FormatErrors, KeyErrors};
+use super::closed::{self, ClosedResult};
+use super::described::{Binary, BodyErrors, Errors, FormatErrors, KeyErrors};
 use super::extract::Keyed;
-use super::json_response::NO_STORE;
-use super::{HandlerResult, body};
+use super::query_string::parameters;
+use super::{App, HandlerResult, body};
+use crate::error::{Error, ErrorCode, Result};
+use crate::export::Format;
 use crate::metrics::query::{Query, QueryAnswer};
 
 /// Any metric, in the format that `Accept` prefers.
@@ -26,8 +35,8 @@ use crate::metrics::query::{Query, QueryAnswer};
             content(
                 (QueryAnswer = "application/json"),
                 (String = "text/csv"),
-                (Vec<u8> = "application/vnd.apache.arrow.stream"),
-                (Vec<u8> = "application/vnd.apache.parquet")
+                (Binary = "application/vnd.apache.arrow.stream"),
+                (Binary = "application/vnd.apache.parquet")
             )
         ),
         Errors, KeyErrors, BodyErrors, FormatErrors
@@ -40,13 +49,191 @@ pub async fn query(Keyed(app): Keyed, headers: HeaderMap, body: Body) -> Handler
         .permits
         .decode(body, |json| Ok(Query::parse(json)?))
         .await?;
+    let encoded = run(&app, query, format).await?;
+    Ok(closed::respond(format, encoded, None))
+}
+
+/// Any metric, for tools that send GET requests: the query as JSON in `q`, or its fields.
+///
+/// Filters, steps and other nested fields need `q`. A result of days that are over has an entity
+/// tag, by which the client learns later whether it has changed.
+#[utoipa::path(
+    get,
+    path = "/api/analytics/query",
+    operation_id = "query_by_url",
+    tag = "queries",
+    params(QueryParameters),
+    responses(
+        (
+            status = 200,
+            description = "The rows of the metric.",
+            content(
+                (QueryAnswer = "application/json"),
+                (String = "text/csv"),
+                (Binary = "application/vnd.apache.arrow.stream"),
+                (Binary = "application/vnd.apache.parquet")
+            )
+        ),
+        (status = 304, description = "The client has the result."),
+        Errors, KeyErrors, FormatErrors
+    )
+)]
+pub async fn query_by_url(
+    Keyed(app): Keyed,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> HandlerResult<Response> {
+    let format = accepted(&headers)?;
+    let request = query.unwrap_or_default();
+    let query = parse(&request)?;
+    let (window, cohort) = (query.window.clone(), query.cohort.clone());
+    let revision = app
+        .run_short(move |engine| engine.revision_of_closed(&window, cohort.as_deref(), Utc::now()))
+        .await?;
+    let closed = revision.map(|revision| ClosedResult::new(&revision, &request, format));
+    if let Some(known) = closed.as_ref().and_then(|closed| closed.if_known(&headers)) {
+        return Ok(known);
+    }
+    let encoded = run(&app, query, format).await?;
+    Ok(closed::respond(format, encoded, closed.as_ref()))
+}
+
+async fn run(app: &App, query: Query, format: Format) -> HandlerResult<Vec<u8>> {
     let now = Utc::now();
     let cost = app.engine.cost_of(&query, now);
-    let encoded = app
-        .run_query(cost, move |engine, cancel| {
-            format.encode(&engine.query(&query, now, cancel)?)
-        })
-        .await?;
-    let content_type = [(header::CONTENT_TYPE, format.media_type())];
-    Ok((NO_STORE, content_type, encoded).into_response())
+    app.run_query(cost, move |engine, cancel| {
+        let answer = engine.query(&query, now, cancel)?;
+        format.encode(&answer, &answer.rows)
+    })
+    .await
+}
+
+/// A query in a query string. The fields other than `q` are those of a query that are not nested.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "`parse` reads the fields by their description")]
+struct QueryParameters {
+    /// The query as JSON, instead of all other fields.
+    q: Option<String>,
+    /// The metric.
+    metric: Option<String>,
+    /// Length of the window in days; 30 if absent.
+    #[param(minimum = 1, maximum = 365)]
+    days: Option<i64>,
+    /// Last day of the window; today in the zone if absent.
+    end: Option<NaiveDate>,
+    /// First day of the window, instead of `days`.
+    from: Option<NaiveDate>,
+    /// Last day of the window, with `from`; today in the zone if absent.
+    to: Option<NaiveDate>,
+    /// IANA name of the reporting zone; UTC if absent.
+    #[param(format = "iana-time-zone")]
+    tz: Option<String>,
+    /// `day`, `week` or `month`.
+    grain: Option<String>,
+    /// Most rows.
+    limit: Option<i64>,
+    /// Of features and funnels: the property that the result is split by.
+    breakdown: Option<String>,
+    /// Of a retention: cells after the first.
+    periods: Option<i64>,
+    /// Of a retention: `first` or `recurring`.
+    cohort: Option<String>,
+    /// Of a retention: `on` or `on_or_after`.
+    returning: Option<String>,
+    /// Of a retention: cohorts of the first event ever seen.
+    ever: Option<bool>,
+    /// Of paths: `user` or `session`.
+    by: Option<String>,
+    /// Of paths: most features of a path.
+    depth: Option<i64>,
+}
+
+/// Parses a query in a query string.
+fn parse(request: &str) -> Result<Query> {
+    let known = QueryParameters::into_params(|| None);
+    let names: Vec<&str> = known.iter().map(|known| known.name.as_str()).collect();
+    let fields = parameters(request, &names)?;
+    if let Some((_, json)) = fields.iter().find(|(name, _)| name == "q") {
+        let others: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
+        if others.len() > 1 {
+            let others = others.join(", ");
+            let message = format!("the query string has {others}; allowed is q alone");
+            return Err(Error::bad_input(ErrorCode::BadQuery, message));
+        }
+        return Query::parse(json.as_bytes());
+    }
+    let object = fields.into_iter().map(|(name, value)| {
+        let field = known.iter().find(|known| known.name == name);
+        let value = typed(value, field.and_then(type_of));
+        (name, value)
+    });
+    Query::of_object(object.collect())
+}
+
+/// The JSON type of a parameter.
+fn type_of(parameter: &Parameter) -> Option<&Type> {
+    match parameter.schema.as_ref()? {
+        RefOr::T(Schema::Object(schema)) => match &schema.schema_type {
+            SchemaType::Type(one) => Some(one),
+            SchemaType::Array(several) => several.first(),
+            SchemaType::AnyValue => None,
+        },
+        _ => None,
+    }
+}
+
+/// A value as its type; as a string if it is not of that type, which the parser of the metric then
+/// rejects by name.
+fn typed(value: String, type_: Option<&Type>) -> Value {
+    let parsed = match type_ {
+        Some(Type::Integer) => value.parse::<i64>().ok().map(Value::from),
+        Some(Type::Boolean) => value.parse::<bool>().ok().map(Value::from),
+        _ => None,
+    };
+    parsed.unwrap_or(Value::String(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_and_json_give_the_same_query() {
+        for (flat, json) in [
+            (
+                "metric=retention&grain=week&days=90&periods=4&ever=true&cohort=first&returning=on",
+                r#"{"metric":"retention","grain":"week","days":90,"periods":4,"ever":true,
+                    "cohort":"first","returning":"on"}"#,
+            ),
+            (
+                "metric=feature_usage&from=2026-01-01&to=2026-01-31&limit=3&breakdown=metadata.plan\
+                 &tz=Europe%2FBerlin",
+                r#"{"metric":"feature_usage","from":"2026-01-01","to":"2026-01-31","limit":3,
+                    "breakdown":"metadata.plan","tz":"Europe/Berlin"}"#,
+            ),
+            (
+                "metric=paths&by=session&depth=3",
+                r#"{"metric":"paths","by":"session","depth":3}"#,
+            ),
+        ] {
+            let expected = Query::parse(json.as_bytes()).expect(json);
+            assert_eq!(parse(flat).expect(flat), expected);
+            let q = serde_urlencoded::to_string([("q", json)]).expect("a string");
+            assert_eq!(parse(&q).expect(json), expected);
+        }
+        for (wrong, says) in [
+            ("", "metric"),
+            ("metric=active_users&metric=paths", "metric"),
+            ("metric=active_users&steps=2", "steps"),
+            ("metric=active_users&depth=2", "depth"),
+            ("metric=active_users&days=many", "days"),
+            ("metric=retention&ever=1", "ever"),
+            ("q={}&days=3", "q, days"),
+            ("q=x", "not a JSON object"),
+        ] {
+            let error = parse(wrong).expect_err(wrong).to_string();
+            assert!(error.contains(says), "{wrong}: {error}");
+        }
+    }
 }

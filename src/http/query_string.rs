@@ -1,11 +1,12 @@
 //! Query strings.
 
-use chrono::NaiveDate;
-
 use crate::error::{Error, ErrorCode, Result, shown};
-use crate::window::{WindowRequest, parse_day};
+use crate::window::{WindowRequest, named_day};
 
-/// The window of the fields `days`, `end` and `tz`.
+/// The fields of a window.
+pub(super) const WINDOW: [&str; 5] = ["days", "end", "from", "to", "tz"];
+
+/// The window of the fields of [`WINDOW`].
 pub(super) fn window_of(fields: Vec<(String, String)>) -> Result<WindowRequest> {
     let mut request = WindowRequest::default();
     for (field, value) in fields {
@@ -20,15 +21,13 @@ pub(super) fn window_of(fields: Vec<(String, String)>) -> Result<WindowRequest> 
                 })?;
                 request.days = Some(days);
             }
-            "end" => request.end = Some(day("end", ErrorCode::BadEnd, &value)?),
+            "end" => request.end = Some(named_day("end", ErrorCode::BadEnd, &value)?),
+            "from" => request.from = Some(named_day("from", ErrorCode::BadWindow, &value)?),
+            "to" => request.to = Some(named_day("to", ErrorCode::BadWindow, &value)?),
             _ => request.tz = Some(value),
         }
     }
     Ok(request)
-}
-
-pub(super) fn day(field: &str, code: ErrorCode, value: &str) -> Result<NaiveDate> {
-    parse_day(value).map_err(|message| Error::bad_input(code, format!("{field}: {message}")))
 }
 
 /// Parses a query string whose fields must be among `allowed`, each at most once.
@@ -53,6 +52,8 @@ pub(super) fn parameters(query: &str, allowed: &[&str]) -> Result<Vec<(String, S
 
 #[cfg(test)]
 mod tests {
+    use chrono::NaiveDate;
+
     use super::*;
 
     #[test]

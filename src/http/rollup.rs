@@ -7,9 +7,10 @@ use super::HandlerResult;
 use super::described::{Errors, KeyErrors, WriteErrors};
 use super::extract::Keyed;
 use super::json_response::JsonResponse;
-use super::query_string::{day, parameters};
+use super::query_string::parameters;
 use crate::engine::{RollupAnswer, RollupScope};
 use crate::error::ErrorCode;
+use crate::window::named_day;
 
 /// Writes the rollups that are missing or outdated, or that of a day.
 #[utoipa::path(
@@ -30,7 +31,7 @@ pub async fn rollup(
     let mut scope = RollupScope::Closed;
     for (field, value) in parameters(&query.unwrap_or_default(), &["day"])? {
         if field == "day" {
-            scope = RollupScope::Day(day("day", ErrorCode::BadDay, &value)?);
+            scope = RollupScope::Day(named_day("day", ErrorCode::BadDay, &value)?);
         }
     }
     app.run_job(move |engine| engine.rollup(scope, Utc::now()))

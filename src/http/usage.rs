@@ -1,13 +1,16 @@
 //! `GET /api/analytics/usage`.
 
 use axum::extract::RawQuery;
+use axum::http::HeaderMap;
+use axum::response::Response;
 use chrono::Utc;
 
 use super::HandlerResult;
-use super::described::{Errors, KeyErrors};
+use super::accept::accepted;
+use super::closed::{self, ClosedResult};
+use super::described::{Binary, Errors, FormatErrors, KeyErrors};
 use super::extract::Keyed;
-use super::json_response::JsonResponse;
-use super::query_string::{parameters, window_of};
+use super::query_string::{WINDOW, parameters, window_of};
 use crate::engine::UsageAnswer;
 use crate::error::{Error, ErrorCode, shown};
 use crate::metrics::usage::MAX_FEATURES;
@@ -24,16 +27,28 @@ use crate::window::WindowRequest;
         ("limit" = Option<usize>, Query, minimum = 1, maximum = 10_000, description = "Most features that are listed."),
     ),
     responses(
-        (status = 200, description = "The numbers.", body = UsageAnswer),
-        Errors, KeyErrors
+        (
+            status = 200,
+            description = "The numbers; other formats than JSON have a row for each.",
+            content(
+                (UsageAnswer = "application/json"),
+                (String = "text/csv"),
+                (Binary = "application/vnd.apache.arrow.stream"),
+                (Binary = "application/vnd.apache.parquet")
+            )
+        ),
+        (status = 304, description = "The client has the numbers."),
+        Errors, KeyErrors, FormatErrors
     )
 )]
 pub async fn usage(
     Keyed(app): Keyed,
+    headers: HeaderMap,
     RawQuery(query): RawQuery,
-) -> HandlerResult<JsonResponse<UsageAnswer>> {
+) -> HandlerResult<Response> {
+    let format = accepted(&headers)?;
     let query = query.unwrap_or_default();
-    let mut fields = parameters(&query, &["days", "end", "tz", "limit"])?;
+    let mut fields = parameters(&query, &[&WINDOW[..], &["limit"]].concat())?;
     let mut features = MAX_FEATURES;
     for (_, limit) in fields.extract_if(.., |(field, _)| field == "limit") {
         features = limit.parse().map_err(|_| {
@@ -44,10 +59,20 @@ pub async fn usage(
     }
     let request = window_of(fields)?;
     let now = Utc::now();
+    let window = request.clone();
+    let revision = app
+        .run_short(move |engine| engine.revision_of_closed(&window, None, now))
+        .await?;
+    let closed = revision.map(|revision| ClosedResult::new(&revision, &query, format));
+    if let Some(known) = closed.as_ref().and_then(|closed| closed.if_known(&headers)) {
+        return Ok(known);
+    }
     let cost = app.engine.cost_of_usage(&request, now);
-    app.run_query(cost, move |engine, cancel| {
-        engine.usage_of(&request, features, now, cancel)
-    })
-    .await
-    .map(JsonResponse)
+    let encoded = app
+        .run_query(cost, move |engine, cancel| {
+            let answer = engine.usage_of(&request, features, now, cancel)?;
+            format.encode(&answer, &answer.numbers.rows())
+        })
+        .await?;
+    Ok(closed::respond(format, encoded, closed.as_ref()))
 }

@@ -49,7 +49,7 @@ pub async fn access(Keyed(app): Keyed, PathParam(user): PathParam) -> HandlerRes
     tag = "users",
     params(
         ("id" = String, Path, description = "The user's id."),
-        ("confirm" = Option<u64>, Query, description = "The number of events, if they are a large share of all."),
+        ("confirm" = Option<u64>, Query, format = "uint64", description = "The number of events, if they are a large share of all."),
     ),
     responses(
         (status = 200, description = "What was removed where.", body = EraseAnswer),
@@ -111,6 +111,7 @@ struct Users {
     #[schema(min_items = 1, max_items = 10_000)]
     users: Vec<String>,
     /// The number of their events, if these are a large share of all.
+    #[schema(format = "uint64")]
     confirm: Option<u64>,
 }
 

@@ -18,7 +18,7 @@ use super::filter::described::QueryFilter;
 use super::table::Table;
 use super::{Metric, NAMES};
 use crate::error::{Error, ErrorCode, Result, first_chars, shown};
-use crate::window::{WindowMeta, WindowRequest, parse_day};
+use crate::window::{WindowMeta, WindowRequest, named_day};
 
 /// A query.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +43,12 @@ struct Common {
     /// Last day of the window; today in the zone if absent.
     #[schema(format = Date)]
     end: Option<String>,
+    /// First day of the window, instead of `days`.
+    #[schema(format = Date)]
+    from: Option<String>,
+    /// Last day of the window, with `from`; today in the zone if absent.
+    #[schema(format = Date)]
+    to: Option<String>,
     /// IANA name of the reporting zone; UTC if absent.
     #[schema(format = "iana-time-zone")]
     tz: Option<String>,
@@ -74,7 +80,7 @@ pub struct QueryAnswer {
     pub rows: Table,
 }
 
-const COMMON: [&str; 5] = ["metric", "days", "end", "tz", "filter"];
+const COMMON: [&str; 7] = ["metric", "days", "end", "from", "to", "tz", "filter"];
 /// The field of a filter that names a cohort.
 const COHORT: &str = "cohort";
 
@@ -84,8 +90,17 @@ impl Query {
     /// # Errors
     /// `bad_query`, with the field, the value and what is allowed.
     pub fn parse(json: &[u8]) -> Result<Self> {
-        let mut object: Map<String, Value> = serde_json::from_slice(json)
-            .map_err(|error| bad(format!("the query is not a JSON object: {error}")))?;
+        Self::of_object(
+            serde_json::from_slice(json)
+                .map_err(|error| bad(format!("the query is not a JSON object: {error}")))?,
+        )
+    }
+
+    /// Parses a query that is a JSON object already.
+    ///
+    /// # Errors
+    /// As [`Query::parse`].
+    pub fn of_object(mut object: Map<String, Value>) -> Result<Self> {
         let own: Map<String, Value> = object
             .keys()
             .filter(|name| !COMMON.contains(&name.as_str()))
@@ -104,15 +119,13 @@ impl Query {
                 )));
             }
         };
-        let end = common.end.as_deref().map(|text| {
-            parse_day(text)
-                .map_err(|message| Error::bad_input(ErrorCode::BadEnd, format!("end: {message}")))
-        });
         Ok(Self {
             metric: parse_metric(&common.metric, own)?,
             window: WindowRequest {
                 days: common.days,
-                end: end.transpose()?,
+                end: day("end", ErrorCode::BadEnd, common.end.as_deref())?,
+                from: day("from", ErrorCode::BadWindow, common.from.as_deref())?,
+                to: day("to", ErrorCode::BadWindow, common.to.as_deref())?,
                 tz: common.tz,
             },
             filter: Filter::try_from(common.filter)
@@ -120,6 +133,10 @@ impl Query {
             cohort,
         })
     }
+}
+
+fn day(field: &str, code: ErrorCode, text: Option<&str>) -> Result<Option<NaiveDate>> {
+    text.map(|text| named_day(field, code, text)).transpose()
 }
 
 /// Parses and checks the parameters of a metric.

@@ -25,6 +25,7 @@ use utoipa::ToSchema;
 use super::budget::set_bytes;
 use super::feature_usage::most_used;
 use super::source::{CancelChecks, Columns, Scan, Source};
+use super::table::Table;
 use crate::daily::{Activities, Activity, Day, Week, day, week_of};
 use crate::dictionary::{Dictionaries, REST_FEATURE, REST_USER};
 use crate::error::Result;
@@ -197,6 +198,38 @@ pub struct UsageNumbers {
     /// Events of features and users that are not counted one by one.
     #[serde(skip_serializing_if = "Rest::is_empty")]
     pub rest: Rest,
+}
+
+impl UsageNumbers {
+    /// The numbers as rows, for formats without nesting: a measure, of some the name of a feature
+    /// or type, and the value.
+    pub fn rows(&self) -> Table {
+        let mut measures: Vec<String> = Vec::new();
+        let (mut names, mut values) = (Vec::new(), Vec::new());
+        let mut push = |measure: &str, name: Option<&String>, value: f64| {
+            measures.push(measure.to_owned());
+            names.push(name.cloned());
+            values.push(value);
+        };
+        push("dau", None, self.dau);
+        push("wau", None, self.wau);
+        push("mau", None, self.mau as f64);
+        push("total_events", None, self.total_events as f64);
+        for (event_type, events) in &self.funnel_steps {
+            push("funnel_steps", Some(event_type), *events as f64);
+        }
+        for (feature, events) in &self.feature_usage {
+            push("feature_usage", Some(feature), *events as f64);
+        }
+        if !self.rest.is_empty() {
+            push("rest_feature_events", None, self.rest.feature_events as f64);
+            push("rest_user_events", None, self.rest.user_events as f64);
+        }
+        Table::default()
+            .with("measure", measures)
+            .with("name", names)
+            .with("value", values)
+    }
 }
 
 /// Events in the total whose feature or user is not counted by itself.

@@ -45,6 +45,7 @@ mod proxy;
 mod public_limits;
 mod query;
 mod readers;
+mod responses;
 mod rollup;
 mod seal;
 mod trouble;

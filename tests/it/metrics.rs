@@ -46,7 +46,7 @@ fn golden_now() -> DateTime<Utc> {
 fn ask(engine: &Engine, request: &Value, now: DateTime<Utc>) -> Vec<u8> {
     let query = Query::parse(request.to_string().as_bytes()).unwrap();
     let answer = engine.query(&query, now, &Cancel::default()).unwrap();
-    Format::Csv.encode(&answer).unwrap()
+    Format::Csv.encode(&answer, &answer.rows).unwrap()
 }
 
 fn rows(csv: &[u8]) -> Vec<Vec<String>> {
@@ -355,7 +355,7 @@ fn every_metric_says_which_periods_the_window_or_the_present_cuts() {
         let window = WindowRequest {
             days: Some(days),
             end: Some(end.parse().unwrap()),
-            tz: None,
+            ..WindowRequest::default()
         };
         let answer = serde_json::to_value(opened.usage(&window, now).unwrap()).unwrap();
         (

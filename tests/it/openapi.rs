@@ -3,11 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::path::Path;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{KEY, PATIENCE, Server, at_time, echopilot, folder};
+use crate::oracle::python_command;
 
 /// Requests with their responses, in the order in which they are sent. They are part of the
 /// document. With `ECHOPILOT_WRITE_EXAMPLES` the test writes the responses of the server.
@@ -280,4 +282,39 @@ fn the_document_lists_every_error_code_once() {
             assert_eq!(is_named, is_error && !is_ingest, "{method} {path} {status}");
         }
     }
+}
+
+/// Seconds of the search for requests whose response is not as documented.
+const SEARCH_SECONDS: &str = "30";
+
+#[test]
+fn generated_requests_get_only_documented_responses() {
+    let (dir, server) = golden_server();
+    // So that the routes of the demo have data.
+    let key = [("x-dash-key", KEY)];
+    let (status, _, body) = send(&server, "post", "/api/analytics/demo", &key, None);
+    assert_eq!(status, 200, "{body}");
+    let settings = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemathesis");
+    let mut search = python_command();
+    let search = search
+        .current_dir(dir.path())
+        .env("PYTHONPATH", &settings)
+        .env("SCHEMATHESIS_HOOKS", "hooks")
+        .args(["-m", "schemathesis.cli", "--config-file"])
+        .arg(settings.join("schemathesis.toml"))
+        .args(["run", &format!("{}/openapi.json", server.url)])
+        .args(["--header", &format!("X-Dash-Key: {KEY}")])
+        // Live events never end; files are as they are.
+        .args(["--exclude-operation-id", "live", "--exclude-tag", "files"])
+        .args(["--max-time", SEARCH_SECONDS, "--workers", "2"])
+        .args(["--seed", "1", "--generation-database", "none"])
+        .args(["--continue-on-failure", "--no-color"])
+        .output()
+        .expect("Python starts");
+    assert!(
+        search.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&search.stdout),
+        String::from_utf8_lossy(&search.stderr)
+    );
 }

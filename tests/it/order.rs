@@ -32,7 +32,7 @@ fn results(engine: &Engine, days: i64, now: DateTime<Utc>) -> Vec<(&'static str,
         request["end"] = json!(now.date_naive().to_string());
         let query = Query::parse(request.to_string().as_bytes()).unwrap();
         let answer = engine.query(&query, now, &Cancel::default()).unwrap();
-        (metric, Format::Json.encode(&answer).unwrap())
+        (metric, Format::Json.encode(&answer, &answer.rows).unwrap())
     };
     NAMES.map(ask).into()
 }
@@ -127,7 +127,8 @@ fn check_paths(engine: &Engine, features: &[&str]) {
     request["end"] = json!(start().date_naive().to_string());
     let query = Query::parse(request.to_string().as_bytes()).unwrap();
     let answer = engine.query(&query, start(), &Cancel::default()).unwrap();
-    let answer: Value = serde_json::from_slice(&Format::Json.encode(&answer).unwrap()).unwrap();
+    let answer: Value =
+        serde_json::from_slice(&Format::Json.encode(&answer, &answer.rows).unwrap()).unwrap();
     let ways: Vec<[&Value; 3]> = answer["rows"]
         .as_array()
         .unwrap()

@@ -233,6 +233,7 @@ fn states_of_a_zone_outlive_the_events() {
         days: Some(1),
         end: Some("2026-07-01".parse().unwrap()),
         tz: Some("Europe/Berlin".into()),
+        ..WindowRequest::default()
     };
     let before = engine.usage(&july, now()).unwrap().numbers.mau;
     engine.erase(&["late".to_owned()], None, now()).unwrap();

@@ -6,7 +6,7 @@ use utoipa::openapi::{ObjectBuilder, Ref, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::{Common, Query};
-use crate::metrics::{Metric, NAMES};
+use crate::metrics::{LIST, Metric, NAMES};
 
 impl PartialSchema for Query {
     fn schema() -> RefOr<Schema> {
@@ -25,8 +25,9 @@ impl ToSchema for Query {
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
         Common::schemas(schemas);
         Metric::add_schemas(schemas);
-        for (name, parameters) in Metric::parameters() {
-            schemas.push((component(name), with_common(name, parameters)));
+        for (metric, (name, parameters)) in LIST.iter().zip(Metric::parameters()) {
+            let about = metric.about.trim();
+            schemas.push((component(name), with_common(name, about, parameters)));
         }
     }
 }
@@ -37,13 +38,14 @@ fn component(metric: &str) -> String {
 }
 
 /// Adds the fields of all queries to the parameters of a metric.
-fn with_common(name: &str, parameters: RefOr<Schema>) -> RefOr<Schema> {
+fn with_common(name: &str, about: &str, parameters: RefOr<Schema>) -> RefOr<Schema> {
     let (RefOr::T(Schema::Object(mut own)), RefOr::T(Schema::Object(common))) =
         (parameters, Common::schema())
     else {
         // Structs have schemas of objects.
         return RefOr::default();
     };
+    own.description = Some(about.to_owned());
     own.properties.extend(common.properties);
     let metric = ObjectBuilder::new()
         .schema_type(Type::String)
