@@ -68,6 +68,9 @@ impl Schedule {
                 sampled.sample_resources(Utc::now());
                 Ok(())
             });
+            run_in_background(&resources_report, "alerts", || {
+                sampled.evaluate_alerts(Utc::now())
+            });
         })?;
         let tidied = engine.clone();
         let tidy_report = report.clone();

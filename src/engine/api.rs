@@ -9,6 +9,7 @@ use crate::event::Rejection;
 use crate::export::lake::Exported;
 use crate::metrics::cohort::Cohort;
 use crate::metrics::usage::UsageNumbers;
+use crate::monitoring::AlertStatus;
 use crate::store::{Accepted, Erased, Expired, RestCounts, StoreSize};
 use crate::window::WindowMeta;
 
@@ -192,6 +193,8 @@ pub struct StatusAnswer {
     pub limits: Vec<LimitStatus>,
     /// Requests with a wrong dashboard key since the start.
     pub wrong_keys: u64,
+    /// The alerts that the engine evaluates on its own numbers, active or not.
+    pub alerts: Vec<AlertStatus>,
 }
 
 /// A limit and its use.

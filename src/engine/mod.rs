@@ -1,6 +1,7 @@
 //! The operations that HTTP, command line and scheduler share, and the only place where the store
 //! meets the metrics. Time comes in as an argument.
 
+mod alerts;
 mod api;
 mod cohorts;
 mod cost;
@@ -49,6 +50,7 @@ pub struct Engine {
     cohorts: Mutex<()>,
     last_rollup: status::LastRollup,
     counted_day: monitoring::CountedDay,
+    alerts: alerts::EngineAlerts,
     query_memory: Arc<QueryMemory>,
     opened_at: DateTime<Utc>,
 }
@@ -76,7 +78,9 @@ impl Engine {
         if let Err(error) = Cohorts::upgrade(store.folder()) {
             warn!("The cohorts cannot be used: {error}");
         }
-        Ok(Self {
+        let alerts = alerts::EngineAlerts::load(store.folder());
+        let engine = Self {
+            alerts,
             store,
             config: config.clone(),
             rollup_log: Mutex::new(()),
@@ -85,7 +89,9 @@ impl Engine {
             counted_day: monitoring::CountedDay::default(),
             query_memory: QueryMemory::new(u64::from(config.limit_query_mib) << 20),
             opened_at: now,
-        })
+        };
+        engine.expose_alerts();
+        Ok(engine)
     }
 
     /// The settings that it was opened with.

@@ -55,6 +55,7 @@ impl Engine {
             watchers: store.subscribers(),
             limits: self.limits(),
             wrong_keys: 0,
+            alerts: self.alerts(),
         })
     }
 

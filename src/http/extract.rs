@@ -20,7 +20,7 @@ use crate::engine::PendingIngest;
 use crate::error::ErrorCode;
 use crate::error::Result as EngineResult;
 use crate::event::Batch;
-use crate::monitoring::{self, Limit, Monitoring, PageFormat};
+use crate::monitoring::{self, AlertStatus, Limit, Monitoring, PageFormat, Severity};
 use crate::store::Recovered;
 
 /// The state of the router.
@@ -143,6 +143,13 @@ impl Public {
         Ok(Readiness {
             ok: true,
             recovered_at_start: store.recovered(),
+            warnings: self
+                .0
+                .engine
+                .firing_alerts()
+                .iter()
+                .map(Warning::of)
+                .collect(),
         })
     }
 }
@@ -154,6 +161,34 @@ pub struct Readiness {
     ok: bool,
     /// Result of reading the event log at the start.
     recovered_at_start: Recovered,
+    /// The alerts that fire, which do not make the server less ready.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<Warning>,
+}
+
+/// An alert that fires, without its value: anybody may read it.
+#[derive(Serialize)]
+pub struct Warning {
+    /// Its name.
+    alert: &'static str,
+    /// Its urgency.
+    severity: Severity,
+    /// Its condition.
+    condition: &'static str,
+    /// Time since which the condition holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+}
+
+impl Warning {
+    fn of(alert: &AlertStatus) -> Self {
+        Self {
+            alert: alert.name,
+            severity: alert.severity,
+            condition: alert.condition,
+            since: alert.since.clone(),
+        }
+    }
 }
 
 /// The variable segment of a path, with its percent-encoding decoded.

@@ -6,22 +6,25 @@
 //! ([`Gauges`]), and what needs files every few seconds ([`Resources`]). All labels have values
 //! from lists of the program; none has one from a request.
 
+mod alerts;
 mod codes;
 mod gauges;
 mod histogram;
+mod history;
 mod labels;
 mod page;
 mod pairs;
 mod process;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 
+pub use alerts::{ALERTS, AlertChange, AlertState, AlertStatus, Alerts, SavedAlerts, Severity};
 pub use codes::Codes;
 pub use gauges::{ClosedDay, Gauges, Limit, Memory, Resources, WINDOW_DAYS, WINDOWS};
 pub use histogram::Histogram;
@@ -78,6 +81,7 @@ const REJECTIONS: &[&str] = &[
 ];
 /// Names of the jobs, which are listed from the start with 0.
 const JOBS: &[&str] = &[
+    "alerts",
     "compaction",
     "erasure",
     "expiry",
@@ -122,6 +126,8 @@ pub struct Monitoring {
     pub job_failures: Codes,
     /// Time of the last rollup that wrote lines, in ms; `u64::MAX` before the first.
     last_rollup_ms: AtomicU64,
+    /// True for each alert that fires, in the order of [`Alerts::status`].
+    firing: [AtomicBool; ALERTS],
     gauges: Mutex<Arc<Gauges>>,
     resources: Mutex<Arc<Resources>>,
 }
@@ -145,6 +151,7 @@ impl Default for Monitoring {
             export: Histogram::of_seconds(JOB_SECONDS),
             job_failures: Codes::new(JOBS),
             last_rollup_ms: AtomicU64::new(u64::MAX),
+            firing: Default::default(),
             gauges: Mutex::default(),
             resources: Mutex::default(),
         }

@@ -19,7 +19,7 @@ use prometheus_client::registry::Registry;
 use super::histogram::{Histogram, Observed};
 use super::labels::Label;
 use super::pairs::Pairs;
-use super::{Codes, Gauges, Limit, Monitoring, Process, Resources, WINDOWS};
+use super::{Codes, Gauges, Limit, Monitoring, Process, Resources, WINDOWS, alerts};
 use crate::event::EventType;
 
 /// Labels of a value.
@@ -90,6 +90,7 @@ impl Collector for Page {
         self.store(&mut out)?;
         self.limits(&mut out)?;
         self.day(&mut out)?;
+        self.alerts(&mut out)?;
         out.process(&self.resources.process, self.gauges.opened_at)
     }
 }
@@ -194,7 +195,8 @@ impl Page {
         out.codes(
             "echopilot_job_failures",
             "Failures of background jobs.",
-            "job",
+            // Prometheus itself adds a label `job`.
+            "task",
             &all.job_failures,
         )
     }
@@ -312,6 +314,17 @@ impl Page {
             "echopilot_wrong_keys",
             "Requests with a wrong dashboard key.",
             self.wrong_keys,
+        )
+    }
+
+    fn alerts(&self, out: &mut Out<'_>) -> FmtResult {
+        let firing = self.monitoring.firing.iter();
+        let firing = firing.map(|fires| u64::from(fires.load(Ordering::Relaxed)));
+        out.gauges(
+            "echopilot_alert_firing",
+            "1 while the server itself finds that the condition of an alert holds, else 0.",
+            "alert",
+            alerts::names().zip(firing),
         )
     }
 

@@ -52,7 +52,7 @@ pub use files::ownership::{FOLDERS, MARK_FILE, Mark};
 pub use files::recovery::Recovered;
 pub use files::rows::write_lines;
 pub use files::segment::LAKE_DIR;
-pub use files::shape::{ERASURES_FILE, EVENT_LOG_FILE, MANIFEST_FILE};
+pub use files::shape::{ALERTS_FILE, ERASURES_FILE, EVENT_LOG_FILE, MANIFEST_FILE};
 pub use files::{folder, scan};
 pub use ingest::admission::{NameUse, RestCounts};
 pub use ingest::batch::{BatchBuilder, WriteBatch};

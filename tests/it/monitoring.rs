@@ -1,12 +1,16 @@
 //! `/metrics`: what a real server exposes, who may read it, and that promtool accepts it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
-use chrono::{Days, NaiveDate, Utc};
+use chrono::{Days, NaiveDate, TimeDelta, Utc};
+use echopilot_analytics::engine::Cancel;
+use echopilot_analytics::metrics::query::Query;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::harness::{KEY, Server, batch, echopilot, engine, event, folder, ingest};
 use crate::public_limits::until;
@@ -163,7 +167,7 @@ fn promtool_accepts_the_page_and_its_counters_are_what_was_sent() {
         ("echopilot_erasure_duration_seconds_count", 1.0),
         // The erasure sealed the events.
         ("echopilot_seal_duration_seconds_count", 1.0),
-        (r#"echopilot_job_failures_total{job="rollup"}"#, 0.0),
+        (r#"echopilot_job_failures_total{task="rollup"}"#, 0.0),
         (r#"echopilot_limit{limit="client_events"}"#, 10_000.0),
         (r#"echopilot_limit_reached_total{limit="connections"}"#, 0.0),
         (r#"echopilot_limit_used{limit="queries"}"#, 0.0),
@@ -351,15 +355,15 @@ fn openmetrics_is_served_on_request() {
     assert!(!plain.contains("# EOF") && plain.contains("# TYPE echopilot_queries_total counter\n"));
 }
 
-/// Names of the metrics on a page, as they are in its samples.
-fn names(page: &str) -> std::collections::BTreeSet<String> {
+/// Names of the metrics on a page, without the parts of histograms.
+fn names(page: &str) -> BTreeSet<String> {
     let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let names = types.filter_map(|line| line.split(' ').next());
     names.map(str::to_owned).collect()
 }
 
 #[test]
-fn the_documentation_lists_every_metric() {
+fn the_documentation_lists_every_metric_and_alert() {
     let dir = folder();
     let server = Server::start(dir.path());
     until("the day is counted", || {
@@ -368,8 +372,365 @@ fn the_documentation_lists_every_metric() {
     let document = include_str!("../../docs/operations.md");
     let (_, section) = document.split_once("\n## Monitoring\n").unwrap();
     let (section, _) = section.split_once("\n## ").unwrap();
-    let rows = section.lines().filter(|line| line.starts_with("| `"));
-    let listed = rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2));
-    let listed: std::collections::BTreeSet<String> = listed.map(str::to_owned).collect();
-    assert_eq!(listed, names(&text(&server)));
+    let (metrics, alerts) = section.split_once("\n### Alerts").unwrap();
+    let listed = |section: &str| -> BTreeSet<String> {
+        let rows = section.lines().filter(|line| line.starts_with("| `"));
+        let cells =
+            rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2));
+        cells.map(str::to_owned).collect()
+    };
+    assert_eq!(listed(metrics), names(&text(&server)));
+    let (_, status) = server.get("/api/analytics/status");
+    let names = status["alerts"].as_array().unwrap().iter();
+    let names = names.map(|alert| alert["name"].as_str().unwrap().to_owned());
+    assert_eq!(listed(alerts), names.collect::<BTreeSet<_>>());
+}
+
+/// A file of `static/ops`.
+fn ops(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("static/ops")
+        .join(name)
+}
+
+#[test]
+fn the_rules_are_valid_and_pass_their_tests() {
+    let said = promtool(&["check", "rules", ops("alerts.yml").to_str().unwrap()], "");
+    assert!(said.contains("SUCCESS: 11 rules found"), "{said}");
+    promtool(
+        &["test", "rules", ops("alerts_test.yml").to_str().unwrap()],
+        "",
+    );
+}
+
+/// The expressions of the rules and of the dashboard.
+fn expressions() -> Vec<String> {
+    let rules = std::fs::read_to_string(ops("alerts.yml")).unwrap();
+    let mut expressions = Vec::new();
+    for rule in rules.split("expr:").skip(1) {
+        let lines = rule.trim_start_matches(" |").lines();
+        // A block is indented deeper than the fields of the rule.
+        let first = lines.clone().next().unwrap_or_default().trim().to_owned();
+        let block = lines
+            .skip(1)
+            .take_while(|line| line.starts_with("          "));
+        expressions.push(
+            std::iter::once(&*first)
+                .chain(block.map(str::trim))
+                .collect::<Vec<_>>()
+                .join(" "),
+        );
+    }
+    let dashboard = std::fs::read(ops("grafana.json")).unwrap();
+    let dashboard: Value = serde_json::from_slice(&dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    for target in panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array())
+        .flatten()
+    {
+        let source = &target["datasource"]["uid"];
+        assert_eq!(source, "${datasource}", "{target}");
+        let expression = target["expr"].as_str().unwrap();
+        let expression = expression
+            .replace("$__rate_interval", "5m")
+            .replace("$instance", ".*");
+        expressions.push(expression);
+    }
+    expressions
+        .iter_mut()
+        .for_each(|expression| *expression = expression.trim().to_owned());
+    expressions
+}
+
+/// The words of an expression that begin like this, each with what follows it.
+fn words<'a>(expression: &'a str, start: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let found = expression.match_indices(start).map(|(place, _)| place);
+    let is_word = |char: char| char.is_ascii_alphanumeric() || char == '_';
+    let found = found.filter(move |place| !expression[..*place].ends_with([':', '_', '-']));
+    found.map(move |place| {
+        let rest = &expression[place..];
+        rest.split_at(rest.find(|char| !is_word(char)).unwrap_or(rest.len()))
+    })
+}
+
+#[test]
+fn every_metric_and_label_of_rules_and_dashboard_is_exposed() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    traffic(&server);
+    until("the day is counted", || {
+        text(&server).contains("echopilot_active_users{")
+    });
+    let page = text(&server);
+    // Labels and their values by name, and those that Prometheus adds.
+    let mut exposed: BTreeMap<&str, BTreeSet<(&str, &str)>> = BTreeMap::new();
+    for line in page.lines().filter(|line| !line.starts_with('#')) {
+        let (sample, _) = line.rsplit_once(' ').unwrap();
+        let (name, labels) = sample.split_once('{').unwrap_or((sample, "}"));
+        let labels = labels.trim_end_matches('}').split(',').filter_map(|label| {
+            let (label, value) = label.split_once('=')?;
+            Some((label, value.trim_matches('"')))
+        });
+        exposed.entry(name).or_default().extend(labels);
+    }
+    // Those that are on the page once they occurred.
+    let all_labels: BTreeSet<&str> = exposed
+        .values()
+        .flatten()
+        .map(|(label, _)| *label)
+        .collect();
+    let mut used: BTreeSet<&str> = BTreeSet::new();
+    let expressions = expressions();
+    for expression in &expressions {
+        for (name, rest) in words(expression, "echopilot_").chain(words(expression, "process_")) {
+            let labels = exposed.get(name);
+            let labels = labels.unwrap_or_else(|| panic!("{name} is not exposed: {expression}"));
+            used.insert(name.trim_end_matches("_bucket"));
+            let selector = rest.strip_prefix('{').and_then(|rest| rest.split_once('}'));
+            let selector = selector.map_or("", |(selector, _)| selector);
+            for matcher in selector
+                .split(',')
+                .filter(|matcher| !matcher.trim().is_empty())
+            {
+                let (label, value) = matcher.split_once('=').unwrap();
+                let (label, value) = (label.trim(), value.trim_matches(['~', '"']));
+                let is_known = label == "instance" || labels.contains(&(label, value));
+                assert!(is_known, "{label}={value} of {name}: {expression}");
+            }
+        }
+        for list in expression.split(" by (").skip(1) {
+            let (list, _) = list.split_once(')').unwrap();
+            for label in list.split(',').map(str::trim) {
+                let is_known = label == "instance" || all_labels.contains(label);
+                assert!(is_known, "by ({label}): {expression}");
+            }
+        }
+    }
+    // The dashboard shows everything.
+    let unused = [
+        "echopilot_closed_day_timestamp_seconds",
+        "process_start_time_seconds",
+    ];
+    for name in names(&page) {
+        assert!(
+            used.contains(&*name) || unused.contains(&&*name),
+            "{name} is in no panel"
+        );
+    }
+    // They are valid: as rules, which promtool checks.
+    let rules: String = expressions
+        .iter()
+        .enumerate()
+        .map(|(place, expression)| {
+            let expression = serde_json::to_string(expression).unwrap();
+            format!("  - {{record: \"test:{place}\", expr: {expression}}}\n")
+        })
+        .collect();
+    let file = dir.path().join("rules.yml");
+    std::fs::write(&file, format!("groups:\n- name: test\n  rules:\n{rules}")).unwrap();
+    let said = promtool(&["check", "rules", file.to_str().unwrap()], "");
+    assert!(
+        said.contains(&format!("SUCCESS: {} rules", expressions.len())),
+        "{said}"
+    );
+}
+
+/// A data folder with a damaged segment, whose alert fires.
+fn damaged_folder() -> TempDir {
+    let dir = folder();
+    let then = Utc::now() - Days::new(3);
+    let engine = engine(dir.path(), then);
+    ingest(&engine, &[event("action", "ann", "a")], then);
+    engine.store().seal().unwrap();
+    let day = dir.path().join(format!("events/dt={}", then.date_naive()));
+    let segment = std::fs::read_dir(day)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    engine.sample_gauges(then);
+    engine.evaluate_alerts(then).unwrap();
+    assert_eq!(engine.firing_alerts(), []);
+    assert!(!dir.path().join("engine_alerts.json").exists());
+    let query = Query::parse(br#"{"metric":"active_users","tz":"Europe/Berlin"}"#).unwrap();
+    assert!(engine.query(&query, then, &Cancel::default()).is_err());
+    engine.sample_gauges(then);
+    // Not twice in a minute.
+    engine
+        .evaluate_alerts(then + TimeDelta::seconds(59))
+        .unwrap();
+    assert_eq!(engine.firing_alerts(), []);
+    engine
+        .evaluate_alerts(then + TimeDelta::seconds(60))
+        .unwrap();
+    let firing = engine.firing_alerts();
+    assert_eq!(firing.len(), 1);
+    assert_eq!(firing[0].name, "EchopilotSegmentsDamaged");
+    dir
+}
+
+#[test]
+fn an_alert_is_a_warning_of_a_ready_server_and_survives_a_restart() {
+    let dir = damaged_folder();
+    let server = Server::start(dir.path());
+    let (status, ready) = server.get_with("/health/ready", &[]);
+    assert_eq!((status, &ready["ok"]), (200, &json!(true)));
+    let warning = &ready["warnings"][0];
+    assert_eq!(warning["alert"], "EchopilotSegmentsDamaged");
+    assert_eq!(warning["severity"], "page");
+    assert_eq!(ready["warnings"].as_array().unwrap().len(), 1);
+    let (_, status) = server.get("/api/analytics/status");
+    let alerts = status["alerts"].as_array().unwrap();
+    assert_eq!(alerts.len(), 9);
+    let states = alerts.iter().map(|alert| &alert["state"]);
+    assert_eq!(
+        states.filter(|state| **state == "ok").count(),
+        8,
+        "{status}"
+    );
+    let alert = alerts
+        .iter()
+        .find(|alert| alert["state"] == "firing")
+        .unwrap();
+    assert_eq!(alert["name"], "EchopilotSegmentsDamaged");
+    assert_eq!(alert["since"], warning["since"]);
+    let page = Page::of(&server);
+    assert_eq!(
+        page.value(r#"echopilot_alert_firing{alert="EchopilotSegmentsDamaged"}"#),
+        1.0
+    );
+    assert_eq!(
+        page.value(r#"echopilot_alert_firing{alert="EchopilotSilent"}"#),
+        0.0
+    );
+    // Events are accepted nevertheless.
+    assert_eq!(server.post(&batch([event("action", "bob", "a")])).0, 200);
+}
+
+#[test]
+fn a_damaged_file_of_alerts_does_not_stop_a_start() {
+    let dir = damaged_folder();
+    let file = dir.path().join("engine_alerts.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    for damaged in [
+        text.replace("true", "false"),
+        text[..text.len() / 2].to_owned(),
+        String::new(),
+    ] {
+        std::fs::write(&file, &damaged).unwrap();
+        let server = Server::start(dir.path());
+        let (status, ready) = server.get_with("/health/ready", &[]);
+        assert_eq!(
+            (status, &ready["warnings"]),
+            (200, &Value::Null),
+            "{damaged}"
+        );
+        let traced = server.kill();
+        assert!(
+            traced.contains("The alerts begin without those"),
+            "{damaged}: {traced}"
+        );
+    }
+    std::fs::remove_file(&file).unwrap();
+    let server = Server::start(dir.path());
+    assert_eq!(
+        server.get_with("/health/ready", &[]).1["warnings"],
+        Value::Null
+    );
+    assert!(!server.kill().contains("The alerts begin"));
+}
+
+/// A running Prometheus; ended when dropped.
+struct Prometheus {
+    child: Child,
+    url: String,
+    _folder: TempDir,
+}
+
+impl Prometheus {
+    /// Scrapes a server each second, and evaluates the rules.
+    fn start(server: &Server) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let folder = folder();
+        let (rules, target) = (
+            ops("alerts.yml"),
+            server.url.strip_prefix("http://").unwrap(),
+        );
+        let config = format!(
+            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [{rules:?}]\n\
+             scrape_configs: [{{job_name: echopilot, static_configs: [{{targets: [\"{target}\"]}}]}}]\n"
+        );
+        std::fs::write(folder.path().join("prometheus.yml"), config).unwrap();
+        let child = Command::new("prometheus")
+            .current_dir(folder.path())
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .args([
+                "--config.file=prometheus.yml",
+                "--storage.tsdb.path=data",
+                "--log.level=error",
+            ])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("prometheus, which `make test` installs");
+        Self {
+            child,
+            url: format!("http://127.0.0.1:{port}/api/v1"),
+            _folder: folder,
+        }
+    }
+
+    /// Part of a response of its API; null while it is starting.
+    fn get(&self, path: &str) -> Value {
+        let response = ureq::get(format!("{}/{path}", self.url)).call();
+        let text = response.and_then(|mut response| response.body_mut().read_to_string());
+        let mut answer: Value = serde_json::from_str(&text.unwrap_or_default()).unwrap_or_default();
+        answer["data"].take()
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// As `OpenMetrics`, which it asks for.
+#[test]
+fn prometheus_scrapes_the_page_and_evaluates_the_rules() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    traffic(&server);
+    let prometheus = Prometheus::start(&server);
+    let target = || prometheus.get("targets")["activeTargets"][0].clone();
+    until("the page is scraped", || {
+        assert_ne!(target()["health"], "down", "{}", target());
+        target()["health"] == "up"
+    });
+    let value = |query: &str| {
+        prometheus.get(&format!("query?query={query}"))["result"][0]["value"][1].clone()
+    };
+    until("the numbers are there", || {
+        value("sum(echopilot_ingest_events_total)") == "5"
+            && value("echopilot_build_info") == "1"
+            && value("echopilot_rollup_due_since_timestamp_seconds").is_string()
+            && value("count(echopilot_ingest_duration_seconds_bucket)") == "15"
+    });
+    let rules = || prometheus.get("rules")["groups"][0]["rules"].clone();
+    until("the rules are evaluated", || {
+        let rules = rules();
+        let rules = rules.as_array();
+        rules.is_some_and(|rules| {
+            rules.len() == 11 && rules.iter().all(|rule| rule["health"] == "ok")
+        })
+    });
 }

@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::log_kind::{self, LogKind};
 use super::shape::{
-    self, ERASURES_FILE, EVENT_LOG_FILE, MANIFEST_FILE, NEXT_LOG_FILE, QUARANTINE_FILE,
+    self, ALERTS_FILE, ERASURES_FILE, EVENT_LOG_FILE, MANIFEST_FILE, NEXT_LOG_FILE, QUARANTINE_FILE,
 };
 use crate::checksum;
 use crate::error::{Error, ErrorCode, Result};
@@ -58,12 +58,12 @@ pub const FOLDERS: [&str; 9] = [
 /// The rollup log.
 pub const ROLLUP_LOG: &str = "analytics.ndjson";
 /// Our files that contain one JSON value with a checksum.
-pub const SMALL_FILES: [&str; 3] = [ERASURES_FILE, COHORTS, ROLLUP_SOURCES];
+pub const SMALL_FILES: [&str; 4] = [ERASURES_FILE, COHORTS, ROLLUP_SOURCES, ALERTS_FILE];
 const COHORTS: &str = "cohorts.json";
 const ROLLUP_SOURCES: &str = "rollup_sources.json";
 
 /// Our files, other than the dictionary.
-pub const FILES: [&str; 10] = [
+pub const FILES: [&str; 11] = [
     MARK_FILE,
     MANIFEST_FILE,
     EVENT_LOG_FILE,
@@ -73,6 +73,7 @@ pub const FILES: [&str; 10] = [
     ERASURES_FILE,
     COHORTS,
     ROLLUP_SOURCES,
+    ALERTS_FILE,
     "holder",
 ];
 

@@ -17,6 +17,8 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 pub const QUARANTINE_FILE: &str = "quarantine.ndjson";
 /// The erased users.
 pub const ERASURES_FILE: &str = "erasures.json";
+/// The state of the engine's own alerts.
+pub const ALERTS_FILE: &str = "engine_alerts.json";
 /// Folder in which day folders are prepared.
 pub const COMPACTING_DIR: &str = "compacting";
 
