@@ -1,11 +1,13 @@
 // The dashboard: the numbers on the screen are those of the API, in every view.
 import assert from 'node:assert/strict';
-import { readFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
+import path from 'node:path';
 import { after, before, test } from 'node:test';
 import {
   address,
   ask,
   assertTable,
+  command,
   demoServer,
   getJson,
   open,
@@ -15,7 +17,7 @@ import {
   tableOf,
   visitor,
 } from './dashboard.mjs';
-import { KEY, openBrowser } from './harness.mjs';
+import { KEY, openBrowser, Server } from './harness.mjs';
 
 let browser;
 let server;
@@ -600,6 +602,44 @@ test('lifecycle, experiments and the engine show the sums of their tables', asyn
       status.store.log_bytes,
   );
   assert.equal(await value('waiting'), status.waiting.events);
+  assert.equal(await engine.locator('.alerts').getAttribute('data-quiet'), '9');
+  assert.match(await panel(engine, 'alerts').innerText(), /All 9 alerts are quiet/);
+});
+
+test('the engine view shows the alerts that fire, the urgent ones first', async (t) => {
+  const context = await enter(t);
+  // As another process left them. What is unknown after a start stays as it was.
+  const since = Math.floor(Date.now() / 1_000) - 3_600;
+  const active = [
+    { name: 'EchopilotDiskSoonFull', since, is_firing: false, value: -1 },
+    { name: 'EchopilotSilent', since, is_firing: true, value: 0 },
+    { name: 'EchopilotSegmentsDamaged', since, is_firing: true, value: 2 },
+  ];
+  const troubled = await Server.start({
+    prepare: async (folder) => {
+      await command(folder, 'demo', '--events', '200', '--days', '3');
+      await writeFile(path.join(folder, 'engine_alerts.json'), JSON.stringify({ active, slots: [] }));
+    },
+  });
+  t.after(() => troubled.stop());
+  const page = await open(context, troubled, 'engine');
+  const shown = await page
+    .locator('[data-alert]')
+    .evaluateAll((found) => found.map((alert) => [alert.dataset.alert, alert.dataset.state, alert.className]));
+  assert.deepEqual(shown, [
+    ['EchopilotSegmentsDamaged', 'firing', 'alert bad'],
+    ['EchopilotSilent', 'firing', 'alert warn'],
+    ['EchopilotDiskSoonFull', 'pending', 'alert soft'],
+  ]);
+  assert.equal(await page.locator('.alerts').getAttribute('data-quiet'), '6');
+  const text = await panel(page, 'alerts').innerText();
+  assert.match(text, /Segments are damaged/);
+  assert.match(text, /does not fire yet/);
+  await panel(page, 'alerts').locator('[data-tool="table"]').click();
+  assert.equal(await panel(page, 'alerts').locator('tbody tr').count(), 9);
+  // The server takes events nevertheless.
+  const ready = await (await fetch(`${troubled.url}/health/ready`)).json();
+  assert.deepEqual([ready.ok, ready.warnings.length], [true, 2]);
 });
 
 test('a click on a heading sorts the table', async (t) => {

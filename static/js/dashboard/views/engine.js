@@ -1,7 +1,7 @@
-// Engine: are events accepted, how far behind are the lake and the rollups, and how much is stored?
+// Engine: are events accepted, does an alert fire, how far behind are the lake and the rollups, and how much is stored?
 import { get } from '../api.js';
-import { h } from '../dom.js';
-import { brief, bytes, clock, count, duration, longDay, number, shortDay } from '../format.js';
+import { h, icon } from '../dom.js';
+import { brief, bytes, clock, count, dayIn, duration, longDay, number, shortDay } from '../format.js';
 import { tip } from '../panel.js';
 
 const EVERY_MS = 5_000;
@@ -13,6 +13,13 @@ export function engine(context) {
     name: 'status',
     height: 260,
     ask: (signal) => askStatus(state.tz, signal),
+  });
+  const alerts = panel({
+    title: 'Alerts',
+    name: 'alerts',
+    height: 100,
+    help: 'Evaluated by the server once a minute, as the rules for Prometheus',
+    ask: (signal) => askAlerts(state.tz, signal),
   });
   const rate = panel({
     title: 'Accepted per minute',
@@ -26,6 +33,7 @@ export function engine(context) {
       // A table that has the focus is not replaced.
       if (!document.hidden && !document.activeElement?.closest('.scroll')) {
         overview.load(signal);
+        alerts.load(signal);
         rate.load(signal);
       }
     }, EVERY_MS);
@@ -34,8 +42,8 @@ export function engine(context) {
   return {
     title: 'Engine',
     lead: 'Are events accepted, and how far behind are the lake and the rollups?',
-    element: h('div', { class: 'grid' }, overview.element, rate.element),
-    panels: [overview, rate],
+    element: h('div', { class: 'grid' }, overview.element, alerts.element, rate.element),
+    panels: [overview, alerts, rate],
     start,
   };
 }
@@ -148,6 +156,59 @@ async function askStatus(tz, signal) {
       ),
   };
 }
+
+/** The alerts that are active, the urgent ones first, and how many are quiet. */
+async function askAlerts(tz, signal) {
+  const { alerts } = await get('status', signal);
+  const rows = alerts.map(({ name, condition, state, severity, since, value }) => ({
+    alert: name,
+    condition,
+    state: STATES[state],
+    severity,
+    since: since ?? null,
+    current: value ?? null,
+  }));
+  const order = ({ state, severity }) => (state === 'firing' ? 0 : 2) + (severity === 'page' ? 0 : 1);
+  const active = alerts.filter(({ state }) => state !== 'ok').sort((a, b) => order(a) - order(b));
+  const quiet = alerts.length - active.length;
+  return {
+    rows,
+    request: { path: 'status' },
+    element: () =>
+      h(
+        'div',
+        { class: 'alerts', 'data-quiet': quiet },
+        active.map((alert) => alertElement(alert, tz)),
+        h(
+          'p',
+          { class: 'hint' },
+          quiet === alerts.length ? `All ${quiet} alerts are quiet.` : `The other ${quiet} alerts are quiet.`,
+        ),
+      ),
+  };
+}
+
+const STATES = { ok: 'quiet', pending: 'pending', firing: 'fires' };
+
+function alertElement({ name, condition, action, state, severity, since }, tz) {
+  const urgent = severity === 'page' ? 'bad' : 'warn';
+  const start = `${shortDay(dayIn(tz, since))}, ${clock(since, tz)}`;
+  const time = state === 'firing' ? `Since ${start}.` : `Since ${start}, and does not fire yet.`;
+  return h(
+    'div',
+    { class: `alert ${state === 'firing' ? urgent : 'soft'}`, 'data-alert': name, 'data-state': state },
+    icon(state === 'firing' ? 'alert' : 'clock'),
+    h(
+      'div',
+      {},
+      h('strong', { text: sentence(condition) }),
+      h('p', { text: `${time} ${sentence(action)}.` }),
+      h('p', { class: 'hint', text: name }),
+    ),
+  );
+}
+
+const sentence = (text) => text.replace(/^[a-z]/, (letter) => letter.toUpperCase());
 
 async function askRate(signal) {
   const status = await get('status', signal);
