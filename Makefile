@@ -28,18 +28,7 @@ run: build
 build: tools dashboard
 	cargo build --release --locked
 
-# Installs the program without line tables; debuggers and backtraces find these in `.debug`. Packagers set DESTDIR.
-PREFIX ?= /usr/local
-BIN := $(DESTDIR)$(PREFIX)/bin
-.PHONY: install uninstall
-install: build
-	install -d $(BIN) $(BIN)/.debug
-	objcopy --only-keep-debug $(CARGO_TARGET_DIR)/release/echopilot $(BIN)/.debug/echopilot.debug
-	objcopy --strip-all --add-gnu-debuglink=$(BIN)/.debug/echopilot.debug \
-		$(CARGO_TARGET_DIR)/release/echopilot $(BIN)/echopilot.new
-	mv $(BIN)/echopilot.new $(BIN)/echopilot
-uninstall:
-	rm -f $(BIN)/echopilot $(BIN)/.debug/echopilot.debug
+include deploy/package.mk
 
 # The minified client, which the server sends. It is in the repository, so that the server builds without Node.
 client: static/node_modules/installed
@@ -54,12 +43,16 @@ $(DASHBOARD): static/node_modules/installed static/build-dashboard.mjs static/in
 
 test: test-rust test-browser fuzz
 
-test-rust: tools dashboard $(VENV)/installed
+# Shells that read the completions, and what lists system calls.
+PACKAGE_TEST_TOOLS := fish strace zsh
+test-rust: tools dashboard cargo-deb $(VENV)/installed
 	@dpkg -s libfaketime >/dev/null 2>&1 || $(call apt,libfaketime)
 	@$(call need,nginx,nginx-light)
 	@$(call need,promtool,prometheus)
 	@$(call need,mkfs.ext4,e2fsprogs)
 	@$(call need,ps,procps)
+	@missing=; for tool in $(PACKAGE_TEST_TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+		[ -z "$$missing" ] || $(call apt,$$missing)
 	cargo test --release --locked $(CHECKED)
 
 # Tests of the client and the dashboard in a real browser, against the program that cargo builds for the Rust tests:

@@ -1,6 +1,7 @@
 //! Start and stop of the server process: traces, the port, and the order of both.
 
 mod keys;
+mod service_manager;
 mod signals;
 
 use std::io::{ErrorKind, IsTerminal};
@@ -99,6 +100,7 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
         let stop = async {
             stop_signal.await;
             stopped_at = Some(Instant::now());
+            service_manager::report_stopping();
             // Live streams would never end by themselves.
             for_live.store().end_subscriptions();
         };
@@ -107,6 +109,8 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
         for address in listeners.iter().flat_map(TcpListener::local_addr) {
             info!(%address, "Listening on {address}");
         }
+        // From here on the system accepts connections for the server.
+        service_manager::report_ready(&url);
         let public_limits = PublicLimits::new(config, engine.monitoring().clone());
         let router = http::router(engine.clone(), keys, public_limits.clone());
         http::serve(listeners, router, public_limits, stop).await;

@@ -6,8 +6,10 @@ mod cohort;
 mod demo;
 mod expire;
 mod export;
+mod health;
 mod import;
 mod maintenance;
+mod manual;
 mod output;
 mod progress;
 mod query;
@@ -31,7 +33,9 @@ use cohort::CohortCommand;
 use demo::DemoArgs;
 use expire::ExpireArgs;
 use export::ExportArgs;
+use health::HealthArgs;
 use import::ImportArgs;
+use manual::{CompletionsArgs, ManArgs};
 use query::QueryArgs;
 use rollup::RollupArgs;
 use usage::UsageArgs;
@@ -107,6 +111,14 @@ enum Command {
     Restore(RestoreArgs),
     /// Fill an empty data folder with synthetic events
     Demo(DemoArgs),
+    /// Ask a running server whether it accepts events; exit code 1 if not
+    Health(HealthArgs),
+    /// Print shell completions
+    #[command(hide = true)]
+    Completions(CompletionsArgs),
+    /// Write the manual pages of all commands to a folder
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 /// State that the commands share.
@@ -158,9 +170,14 @@ fn without_backticks(command: clap::Command) -> clap::Command {
 }
 
 impl Cli {
+    /// The definition of all commands and options.
+    fn definition() -> clap::Command {
+        without_backticks(Self::command())
+    }
+
     /// Parses the arguments of this process; exits if they are wrong or ask for help.
     pub fn from_arguments() -> Self {
-        let matches = without_backticks(Self::command()).get_matches();
+        let matches = Self::definition().get_matches();
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
@@ -215,6 +232,9 @@ impl Command {
             Self::Backup(command) => command.run(context),
             Self::Restore(command) => command.run(context),
             Self::Demo(command) => command.run(context),
+            Self::Health(command) => command.run(),
+            Self::Completions(command) => command.run(Cli::definition()),
+            Self::Man(command) => command.run(Cli::definition()),
         }
     }
 
@@ -260,9 +280,13 @@ impl Command {
             }
             Self::Backup(_) => "Wait until it has ended.",
             Self::Restore(_) => "Choose another folder with --data-dir.",
-            Self::Seal | Self::Rebuild | Self::Verify | Self::Demo(_) => {
-                "Stop it first, and start it again afterwards."
-            }
+            Self::Seal
+            | Self::Rebuild
+            | Self::Verify
+            | Self::Demo(_)
+            | Self::Health(_)
+            | Self::Completions(_)
+            | Self::Man(_) => "Stop it first, and start it again afterwards.",
         }
     }
 }

@@ -33,6 +33,9 @@ fn help_fits_eighty_columns_and_has_no_markup() {
         "expire",
         "verify",
         "demo",
+        "health",
+        "completions",
+        "man",
     ] {
         let arguments: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
         let output = run(dir.path(), &arguments);

@@ -38,6 +38,7 @@ mod openapi;
 mod oracle;
 mod order;
 mod ownership;
+mod packages;
 mod people;
 mod permits;
 mod properties;
