@@ -43,8 +43,8 @@ $(DASHBOARD): static/node_modules/installed static/build-dashboard.mjs static/in
 
 test: test-rust test-browser fuzz
 
-# Shells that read the completions, and what lists system calls.
-PACKAGE_TEST_TOOLS := fish strace zsh
+# Shells that read the completions, proxies and their client, and what lists system calls.
+PACKAGE_TEST_TOOLS := caddy curl fish openssl strace zsh
 test-rust: tools dashboard cargo-deb $(VENV)/installed
 	@dpkg -s libfaketime >/dev/null 2>&1 || $(call apt,libfaketime)
 	@$(call need,nginx,nginx-light)
