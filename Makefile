@@ -80,6 +80,7 @@ lint-scripts: $(VENV)/lint-installed tests/lint/node_modules/installed
 	$(VENV)/bin/ruff check --quiet .
 	$(VENV)/bin/shfmt -d $(SCRIPTS)
 	$(VENV)/bin/shellcheck $(SCRIPTS)
+	tests/lint/node_modules/.bin/dockerfile-utils lint deploy/Containerfile
 	$(VENV)/bin/python -m unittest discover --quiet -s tests/lint
 	$(VENV)/bin/python tests/lint/import_cycles.py
 	$(VENV)/bin/python tests/lint/words.py
