@@ -116,6 +116,12 @@ bench-hold: build
 bench-recovery: build
 	python3 benches/recovery.py $(CARGO_TARGET_DIR)/release/echopilot
 
+# Traffic with everything on, for an hour; every number is compared with a model. `make test` runs its short form.
+SOAK_SECONDS ?= 3600
+.PHONY: soak
+soak: build $(VENV)/installed
+	$(VENV)/bin/python benches/soak.py $(CARGO_TARGET_DIR)/release/echopilot $(SOAK_SECONDS)
+
 # Checks that each safeguard has a test: every one-line mutation must make one fail. Takes half an hour; not part of CI.
 .PHONY: mutants
 mutants: dashboard $(VENV)/installed

@@ -49,6 +49,7 @@ mod readers;
 mod responses;
 mod rollup;
 mod seal;
+mod soak;
 mod trouble;
 mod usage;
 mod zones;
