@@ -167,7 +167,7 @@ pub struct Readiness {
 }
 
 /// An alert that fires, without its value: anybody may read it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Warning {
     /// Its name.
     alert: &'static str,

@@ -32,7 +32,8 @@ const TEXT_RANGES: [&str; 3] = ["text/plain", "text/*", "*/*"];
             content((String = "text/plain"), (String = "application/openmetrics-text"))
         ),
         Errors, KeyErrors
-    )
+    ),
+    security((), ("dash_key" = []), ("bearer" = []))
 )]
 pub async fn metrics(monitored: Monitored, headers: HeaderMap) -> Response {
     let format = accepted(&headers);

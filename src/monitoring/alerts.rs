@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::history::{History, Moment, Slot, difference, quantile};
 use super::{Gauges, Monitoring, Resources};
@@ -44,7 +45,7 @@ const DAY: i64 = 86_400;
 const FINDS_DAMAGE: f64 = 3_600.0;
 
 /// The urgency of an alert.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// A person has to act now.
@@ -54,7 +55,7 @@ pub enum Severity {
 }
 
 /// The state of an alert.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AlertState {
     /// Its condition does not hold, or it is not known whether it does.
@@ -66,7 +67,7 @@ pub enum AlertState {
 }
 
 /// An alert.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct AlertStatus {
     /// Its name, as in the rules for Prometheus.
     pub name: &'static str,

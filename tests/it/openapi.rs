@@ -83,6 +83,12 @@ fn send(
     (response.status().as_u16(), media_type, body)
 }
 
+/// True for an operation that this machine may do without a key.
+fn is_public(operation: &Value) -> bool {
+    let schemes = operation["security"].as_array();
+    schemes.is_some_and(|schemes| schemes.contains(&json!({})))
+}
+
 #[test]
 fn each_operation_exists_takes_no_other_method_and_needs_the_key_as_documented() {
     let dir = folder();
@@ -111,7 +117,7 @@ fn each_operation_exists_takes_no_other_method_and_needs_the_key_as_documented()
                     assert_eq!(status, 405, "{method} {path}: {body}");
                     continue;
                 }
-                Some((.., operation)) => operation["security"] == json!([{}]),
+                Some((.., operation)) => is_public(operation),
             };
             assert_ne!(status, 404, "{method} {path}: {body}");
             assert_ne!(status, 405, "{method} {path}: {body}");
@@ -204,7 +210,7 @@ fn each_operation_has_examples_and_the_server_responds_as_written() {
         let media_type = example["media_type"].as_str();
         let media_type = media_type.unwrap_or("application/json").to_owned();
         let mut headers = vec![("accept", media_type.as_str())];
-        if operation["security"] != json!([{}]) {
+        if !is_public(operation) {
             headers.push(("x-dash-key", KEY));
         }
         let target = target(path, operation, example);
@@ -233,6 +239,14 @@ fn each_operation_has_examples_and_the_server_responds_as_written() {
             "{id} {name}: {found}"
         );
         let mut expected = example["response"].clone();
+        if id == "metrics" {
+            // The example is a part of the page.
+            let page = found.as_str().unwrap();
+            let described = expected.as_str().unwrap().lines();
+            let mut described = described.filter(|line| line.starts_with('#'));
+            assert!(described.all(|line| page.contains(line)), "{page}");
+            continue;
+        }
         mask(&mut expected);
         mask(&mut found);
         assert_eq!(found, expected, "{id} {name}");
