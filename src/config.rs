@@ -246,10 +246,10 @@ pub struct ServeConfig {
     )]
     pub base_path: BasePath,
 
-    /// Dashboard key; two, separated by a comma, while you change it
+    /// Dashboard keys, comma separated; each may have a name: NAME:KEY
     ///
-    /// Without it, a key is created on the first start and stored in the data folder, readable only
-    /// by its owner.
+    /// Without any, a key is created on the first start and stored in the data folder, readable
+    /// only by its owner.
     #[arg(
         long,
         env = "ECHOPILOT_DASH_KEY",
@@ -258,7 +258,7 @@ pub struct ServeConfig {
     )]
     pub dash_key: Option<String>,
 
-    /// File with one or two dashboard keys, comma or line separated; SIGHUP reloads it
+    /// File with dashboard keys, comma or line separated; read again when it changes
     #[arg(
         long,
         env = "ECHOPILOT_DASH_KEY_FILE",
@@ -267,6 +267,25 @@ pub struct ServeConfig {
         hide_env_values = true
     )]
     pub dash_key_file: Option<PathBuf>,
+
+    /// Read keys, which may only query; comma separated, each may have a name
+    #[arg(
+        long,
+        env = "ECHOPILOT_READ_KEY",
+        value_name = "KEY[,KEY]",
+        hide_env_values = true
+    )]
+    pub read_key: Option<String>,
+
+    /// File with read keys, comma or line separated; read again when it changes
+    #[arg(
+        long,
+        env = "ECHOPILOT_READ_KEY_FILE",
+        value_name = "FILE",
+        conflicts_with = "read_key",
+        hide_env_values = true
+    )]
+    pub read_key_file: Option<PathBuf>,
 
     /// Ingest path that ad blockers do not list; `PATH.js` serves the client
     #[arg(
@@ -349,7 +368,7 @@ pub struct ClientLimits {
     )]
     pub client_events: u32,
 
-    /// Wrong dashboard keys a minute of one client; 0 means unlimited
+    /// Wrong keys a minute of one client; 0 means unlimited
     #[arg(
         long = "limit-wrong-keys",
         env = "ECHOPILOT_LIMIT_WRONG_KEYS",

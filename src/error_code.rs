@@ -37,10 +37,14 @@ pub enum ErrorCode {
     BadEncoding,
     /// The last day of a window.
     BadEnd,
+    /// A request for an export.
+    BadExport,
     /// The format of exported events.
     BadFormat,
     /// HTTP/1.1 requires one `Host`.
     BadHost,
+    /// A request for an import.
+    BadImport,
     /// The body is not JSON or not a batch.
     BadJson,
     /// A limit of rows.
@@ -51,6 +55,8 @@ pub enum ErrorCode {
     BadPath,
     /// A query, or the query string of a request.
     BadQuery,
+    /// A read key is weak or one too many, or is also a dashboard key.
+    BadReadKey,
     /// The day that an import is shifted to.
     BadRebaseTo,
     /// The request is not HTTP/1.
@@ -75,6 +81,8 @@ pub enum ErrorCode {
     Clock,
     /// The clock jumped, so that nothing expires.
     ClockJump,
+    /// Only the command line on the machine of the server may do it.
+    CommandLineOnly,
     /// An erasure of many events has to be confirmed.
     ConfirmErasure,
     /// A stored file is damaged.
@@ -87,6 +95,10 @@ pub enum ErrorCode {
     HeadTooLarge,
     /// The server failed.
     Internal,
+    /// The job is committing its work and cannot be cancelled.
+    JobCommitted,
+    /// The job has ended.
+    JobEnded,
     /// The event log stopped after a failed write.
     LogStopped,
     /// The path has no such method.
@@ -103,6 +115,8 @@ pub enum ErrorCode {
     NotFound,
     /// Pages of this origin may not send events.
     OriginNotAllowed,
+    /// A read key may only query.
+    ReadKey,
     /// The body did not arrive in time.
     SlowBody,
     /// The disk did not store the events in time.
@@ -133,6 +147,8 @@ pub enum ErrorCode {
     UnfinishedRestore,
     /// No cohort has this name.
     UnknownCohort,
+    /// No job has this id.
+    UnknownJob,
     /// Path and query string are too long.
     UriTooLong,
     /// The folder needs the key of pseudonyms.

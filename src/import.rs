@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
@@ -17,6 +15,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::event::split::{Splitter, Step};
 use crate::event::{EventCode, Outcome, RawEvent, read_event};
 use crate::inflate::inflate;
+use crate::progress::Progress;
 use crate::store::{Part, RestCounts, Store, Stored, pipeline};
 use crate::window::DAY_US;
 use chunks::{Chunk, Chunks, Fault};
@@ -56,20 +55,12 @@ pub enum Source {
     Stdin,
 }
 
-/// Progress of an import.
-#[derive(Debug, Clone, Default)]
-pub struct Progress {
-    /// Bytes read from the files, before decompression.
-    pub bytes: Arc<AtomicU64>,
-    /// Lines read.
-    pub lines: Arc<AtomicU64>,
-}
-
 /// Stores all events of the sources, received at `now`. With `rebase_to` all timestamps are
 /// shifted by whole days so that the newest event falls on that day.
 ///
 /// # Errors
-/// If a source cannot be read or the store cannot write; events stored before that are kept.
+/// If a source cannot be read, the store cannot write, or it is cancelled; events stored before
+/// that are kept.
 pub fn import(
     store: &Store,
     sources: &[Source],
@@ -81,6 +72,9 @@ pub fn import(
         None => 0,
         Some(day) => days_to(day, newest_ts_us(sources)?) * DAY_US,
     };
+    if let Some(total) = sources.iter().map(Source::bytes).sum() {
+        progress.set_total(total);
+    }
     let importer = Importer {
         progress,
         received_at_us: store.receive(now)?.at_us,
@@ -120,7 +114,7 @@ impl Source {
         };
         let counted = Counted {
             reader,
-            bytes: progress.bytes.clone(),
+            progress: progress.clone(),
         };
         inflate(BufReader::with_capacity(BUFFER_BYTES, counted)).map_err(Error::io("read", path))
     }
@@ -129,13 +123,13 @@ impl Source {
 /// A reader that counts the bytes read.
 struct Counted<R> {
     reader: R,
-    bytes: Arc<AtomicU64>,
+    progress: Progress,
 }
 
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let read = self.reader.read(buffer)?;
-        self.bytes.fetch_add(read as u64, Ordering::Relaxed);
+        self.progress.add(read as u64);
         Ok(read)
     }
 }
@@ -267,7 +261,10 @@ impl Importer<'_> {
             records_before += outcome.records;
         };
         while store.load(
-            || next_chunk(&mut chunks, &name),
+            || {
+                self.progress.check()?;
+                next_chunk(&mut chunks, &name)
+            },
             |chunk, part| self.validate(&chunk, part),
             &mut count,
         )? {}
@@ -308,8 +305,7 @@ impl Importer<'_> {
                 message: message.clone(),
             });
         }
-        let progress = &self.progress.lines;
-        progress.fetch_add(outcome.records, Ordering::Relaxed);
+        self.progress.add_events(outcome.records);
         outcome
     }
 }

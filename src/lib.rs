@@ -10,7 +10,7 @@
 //! ```text
 //! main → cli → server → http, schedule → engine → rollup, cohorts, backup, export, import, demo
 //!      → metrics | store → columns → daily, dictionary → event, parquet, schema
-//!      → monitoring → window, bloom, digest, checksum, leb128, error
+//!      → monitoring → window, bloom, digest, checksum, leb128, progress, error
 //! ```
 //!
 //! | module | contents |
@@ -37,6 +37,7 @@
 //! | [`checksum`], [`leb128`] | CRC-32C; variable-length integers |
 //! | [`config`], [`error`], [`error_code`] | settings; the error type and its codes |
 //! | [`backoff`] | pauses between retries |
+//! | [`progress`] | progress of long work, and its cancellation |
 //!
 //! # Invariants
 //!
@@ -92,6 +93,7 @@ pub mod leb128;
 pub mod metrics;
 pub mod monitoring;
 pub mod parquet;
+pub mod progress;
 pub mod rollup;
 pub mod schedule;
 pub mod schema;

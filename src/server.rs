@@ -19,9 +19,10 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{ServeConfig, StoreConfig};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorCode, Result};
-use crate::http::{self, DashKeys, PublicLimits};
+use crate::http::{self, Keys, PublicLimits};
 use crate::schedule::Schedule;
-use keys::KeySource;
+use crate::store::folder::ServerAddress;
+use keys::KeySources;
 
 /// The environment variable that selects traces.
 const TRACE_VARIABLE: &str = "ECHOPILOT_LOG";
@@ -59,13 +60,13 @@ pub fn start_traces(level: &str) {
 /// If the data folder cannot be locked, the key cannot be read or the port cannot be bound.
 pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
     let addresses = addresses(config)?;
-    let loaded: Arc<OnceLock<(KeySource, Arc<DashKeys>)>> = Arc::default();
+    let loaded: Arc<OnceLock<(Arc<KeySources>, Arc<Keys>)>> = Arc::default();
     let to_reload = loaded.clone();
     // First of all: a SIGHUP while the server starts must not end it.
     signals::on_reload(move || {
         // Before the keys are loaded they are about to be read.
-        if let Some((source, keys)) = to_reload.get() {
-            source.reload(keys);
+        if let Some((sources, keys)) = to_reload.get() {
+            sources.reload(keys);
         }
     })?;
     let process = std::process::id();
@@ -75,10 +76,9 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
     if let Err(error) = engine.store().keep_zones(&store.zones.others()) {
         warn!("The states of zones that are no longer listed are still there: {error}");
     }
-    let source = KeySource::new(config, engine.store().folder())?;
-    let (keys, key_for_curl) = source.load()?;
-    let keys = Arc::new(keys);
-    loaded.get_or_init(|| (source, keys.clone()));
+    let sources = Arc::new(KeySources::new(config, engine.store().folder())?);
+    let (keys, key_for_curl) = sources.load()?;
+    loaded.get_or_init(|| (sources.clone(), keys.clone()));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -90,10 +90,20 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
             .unwrap_or_else(|| Err(ErrorKind::AddrNotAvailable.into()))
             .map_err(Error::system(format!("listen on {}", config.listen)))?;
         let url = format!("http://{address}{}", config.base_path.as_str());
+        let server = ServerAddress {
+            url: url.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            key: sources.command_line().into(),
+        };
         engine
             .store()
             .folder()
-            .describe_holder(&format!("{owner}, which listens on {url}"));
+            .describe_server(&format!("{owner}, which listens on {url}"), &server);
+        let to_follow = keys.clone();
+        let followed = sources.clone();
+        tokio::spawn(sources.follow(move || {
+            followed.reload(&to_follow);
+        }));
         let stop_signal = signals::on_stop()?;
         let for_live = engine.clone();
         let mut stopped_at = None;

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use indicatif::ProgressBar;
 
 use super::output::print_json;
-use super::progress::progress_bar;
+use super::progress::{ShownProgress, Unit};
 use super::{Context, FAILED};
 use crate::backup::restore::{self, At, RestoreRequest};
 use crate::backup::{self, BackupRequest};
 use crate::engine::MAX_ERASED_USERS;
+use crate::progress::Progress;
 
 #[derive(Debug, Args)]
 pub struct BackupArgs {
@@ -52,10 +52,11 @@ impl BackupArgs {
             to: self.to,
             keep: self.keep,
         };
-        let bar = bar();
+        let progress = Progress::default();
+        let shown = ShownProgress::start("backup", Unit::Bytes, &progress);
         let data_dir = &context.store.data_dir;
-        let backed_up = backup::back_up(data_dir, &request, context.now, show(&bar));
-        bar.finish_and_clear();
+        let backed_up = backup::back_up(data_dir, &request, context.now, note(&progress));
+        drop(shown);
         let backed_up = backed_up?;
         print_json(&backed_up)?;
         Ok(match backed_up.ok {
@@ -75,12 +76,13 @@ impl RestoreArgs {
             at: self.at,
             erasures: self.erasures,
         };
-        let bar = bar();
+        let progress = Progress::default();
+        let shown = ShownProgress::start("restore", Unit::Bytes, &progress);
         let restored = match self.check {
-            true => restore::check(&request, show(&bar)),
-            false => restore::restore(&context.store.data_dir, &request, show(&bar)),
+            true => restore::check(&request, note(&progress)),
+            false => restore::restore(&context.store.data_dir, &request, note(&progress)),
         };
-        bar.finish_and_clear();
+        drop(shown);
         let restored = restored?;
         if !restored.erased.is_empty() {
             erase_again(context, &restored.erased);
@@ -101,14 +103,10 @@ fn erase_again(context: &Context, users: &[String]) {
     }
 }
 
-fn bar() -> ProgressBar {
-    progress_bar(None, "{bytes}/{total_bytes}, {bytes_per_sec}, {eta} left")
-}
-
-/// Shows the bytes done and of all files.
-fn show(bar: &ProgressBar) -> impl Fn(u64, u64) {
+/// Notes the bytes done and of all files.
+fn note(progress: &Progress) -> impl Fn(u64, u64) {
     |done, all| {
-        bar.set_length(all);
-        bar.set_position(done);
+        progress.set_total(all);
+        progress.set_done(done);
     }
 }

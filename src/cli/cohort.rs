@@ -3,10 +3,16 @@
 use std::process::ExitCode;
 
 use clap::Subcommand;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
-use super::Context;
-use super::output::{argument_or_file, print_json};
+use super::output::{argument_or_file, print_compact, print_json};
+use super::remote::{Client, segment};
+use super::{Context, Reached};
 use crate::metrics::cohort::Cohort;
+use crate::store::folder::Purpose;
+
+const PATH: &str = "/api/analytics/cohorts";
 
 #[derive(Debug, Subcommand)]
 pub enum CohortCommand {
@@ -30,9 +36,13 @@ pub enum CohortCommand {
 
 impl CohortCommand {
     pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
-        let engine = match self {
-            Self::List => context.open_to_read("cohort")?,
-            _ => context.open("cohort")?,
+        let purpose = match self {
+            Self::List => Purpose::Read,
+            _ => Purpose::Change,
+        };
+        let engine = match context.reach("cohort", purpose)? {
+            Reached::Engine(engine) => engine,
+            Reached::Server(server) => return self.ask(&server),
         };
         print_json(&match self {
             Self::List => engine.cohorts()?,
@@ -41,5 +51,25 @@ impl CohortCommand {
             }
             Self::Remove { name } => engine.remove_cohort(&name)?,
         })
+    }
+
+    /// Sends the request to a server.
+    fn ask(self, server: &Client) -> anyhow::Result<ExitCode> {
+        let answer = match self {
+            Self::List => server.get(PATH, &[(); 0])?,
+            Self::Set { cohort } => {
+                let json = argument_or_file(&cohort)?;
+                Cohort::parse(&json)?;
+                server.post_json(PATH, json, "application/json")?
+            }
+            Self::Remove { name } => server.delete(&format!("{PATH}/{}", segment(&name)))?,
+        };
+        #[derive(Deserialize)]
+        struct Answer<'a> {
+            #[serde(borrow)]
+            cohorts: &'a RawValue,
+        }
+        let answer: Answer<'_> = serde_json::from_slice(&answer)?;
+        print_compact(answer.cohorts.get().as_bytes())
     }
 }

@@ -9,9 +9,10 @@ use serde::Serialize;
 
 use super::Context;
 use super::output::print_json;
-use super::progress::progress_bar;
+use super::progress::{ShownProgress, Unit};
 use crate::demo::Demo;
 use crate::engine::Engine;
+use crate::progress::Progress;
 
 #[derive(Debug, Args)]
 pub struct DemoArgs {
@@ -61,12 +62,11 @@ fn fill_demo(
         last_day: today.pred_opt().unwrap_or(today),
         plain: args.plain,
     };
-    let bar = progress_bar(
-        Some(demo.events),
-        "{pos}/{len} events, {per_sec}, {eta} left",
-    );
-    let made = engine.fill_demo(demo, |made| bar.set_position(made));
-    bar.finish_and_clear();
+    let progress = Progress::default();
+    progress.set_total(demo.events);
+    let shown = ShownProgress::start("demo", Unit::Things("events"), &progress);
+    let made = engine.fill_demo(demo, |made| progress.set_done(made));
+    drop(shown);
     #[derive(Serialize)]
     struct Made {
         events: u64,

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use chrono::NaiveDate;
 use clap::Args;
 
-use super::Context;
-use super::output::print_json;
+use super::output::{print_compact, print_json};
+use super::{Context, Reached};
 use crate::store::Clock;
+use crate::store::folder::Purpose;
 use crate::window::parse_day;
 
 #[derive(Debug, Args)]
@@ -19,7 +20,13 @@ pub struct ExpireArgs {
 
 impl ExpireArgs {
     pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
-        let engine = context.open("expire")?;
+        let engine = match context.reach("expire", Purpose::Change)? {
+            Reached::Engine(engine) => engine,
+            Reached::Server(server) => {
+                let query = [("confirm", self.confirm_date)];
+                return print_compact(&server.post("/api/analytics/expire", &query)?);
+            }
+        };
         let clock = match self.confirm_date {
             None => Clock::Doubted,
             Some(date) => {

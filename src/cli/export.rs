@@ -2,16 +2,22 @@
 
 use std::process::ExitCode;
 
+use anyhow::{Context as _, bail};
 use chrono::NaiveDate;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use super::Context;
-use super::output::print_json;
-use super::progress::progress_bar;
-use crate::engine::ExportRequest;
+use super::output::{print_compact, print_json};
+use super::progress::{ShownProgress, Unit};
+use super::{Context, Reached};
+use crate::engine::{ExportRequest, is_bucket};
 use crate::export::lake::Since;
 use crate::export::warehouse::Warehouse;
+use crate::http::ExportBody;
+use crate::progress::Progress;
+use crate::store::folder::Purpose;
 use crate::window::{WindowRequest, parse_day};
+
+const EVENTS: Unit = Unit::Things("events");
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
@@ -53,13 +59,48 @@ impl ExportArgs {
             window: (window != WindowRequest::default()).then_some(window),
             since: self.since,
         };
-        let bar = progress_bar(None, "{pos}/{len} events, {per_sec}, {eta} left");
-        let engine = context.open_to_read("export")?;
-        let exported = engine.export(&request, context.now, |done, all| {
-            bar.set_length(all);
-            bar.set_position(done);
-        });
-        bar.finish_and_clear();
-        print_json(&exported?)
+        match context.reach("export", Purpose::Read)? {
+            Reached::Engine(engine) => {
+                let progress = Progress::default();
+                let shown = ShownProgress::start("export", EVENTS, &progress);
+                let exported = engine.export(&request, context.now, &progress);
+                drop(shown);
+                print_json(&exported?)
+            }
+            Reached::Server(server) => {
+                let body = serde_json::to_vec(&in_body(request)?)?;
+                let path = "/api/analytics/exports";
+                print_compact(&server.run_job(path, body, "export", EVENTS)?)
+            }
+        }
+    }
+}
+
+/// The request for a server, which may have another working directory.
+fn in_body(request: ExportRequest) -> anyhow::Result<ExportBody> {
+    let name = |value: Option<clap::builder::PossibleValue>| {
+        value.map(|value| value.get_name().to_owned())
+    };
+    let to = match is_bucket(&request.to) {
+        true => request.to,
+        false => absolute(&request.to)?,
+    };
+    let window = request.window.unwrap_or_default();
+    Ok(ExportBody {
+        to,
+        target: name(request.target.to_possible_value()),
+        days: window.days,
+        from: window.from,
+        until: window.to,
+        since: name(request.since.and_then(|since| since.to_possible_value())),
+    })
+}
+
+/// The absolute path of a file or folder, for a server.
+pub fn absolute(path: &str) -> anyhow::Result<String> {
+    let absolute = std::path::absolute(path).with_context(|| format!("cannot find {path}"))?;
+    match absolute.to_str() {
+        Some(absolute) => Ok(absolute.to_owned()),
+        None => bail!("the path {} is not UTF-8", absolute.display()),
     }
 }

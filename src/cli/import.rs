@@ -2,22 +2,23 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use chrono::{NaiveDate, Utc};
 use clap::Args;
+use serde::Deserialize;
 
-use super::output::print_json;
-use super::progress::progress_bar;
-use super::{Context, FAILED};
+use super::export::absolute;
+use super::output::{print_compact, print_json};
+use super::progress::{ShownProgress, Unit};
+use super::remote::Client;
+use super::{Context, FAILED, Reached};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorCode};
-use crate::import::{self, Progress, Source};
-
-/// Interval at which the progress bar is updated.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+use crate::http::ImportBody;
+use crate::import::{self, Source};
+use crate::progress::Progress;
+use crate::store::folder::Purpose;
 
 #[derive(Debug, Args)]
 pub struct ImportArgs {
@@ -40,10 +41,14 @@ impl ImportArgs {
                 Error::bad_input(ErrorCode::BadRebaseTo, format!("--rebase-to: {message}"))
             })?;
         let sources = sources(&self.files)?;
-        let engine = context.open("import")?;
-        let code = import_all(&engine, &sources, rebase_to);
-        engine.close();
-        code
+        match context.reach("import", Purpose::Change)? {
+            Reached::Engine(engine) => {
+                let code = import_all(&engine, &sources, rebase_to);
+                engine.close();
+                code
+            }
+            Reached::Server(server) => import_by_server(&server, &sources, rebase_to),
+        }
     }
 }
 
@@ -67,39 +72,66 @@ fn import_all(
     rebase_to: Option<NaiveDate>,
 ) -> anyhow::Result<ExitCode> {
     let progress = Progress::default();
-    let total: Option<u64> = sources.iter().map(Source::bytes).sum();
-    let bar = progress_bar(total, "{bytes}/{total_bytes}, {msg}, {eta} left");
-    let (counters, ticking) = (progress.clone(), bar.clone());
-    let ticker = std::thread::spawn(move || {
-        while !ticking.is_finished() {
-            ticking.set_position(counters.bytes.load(Ordering::Relaxed));
-            let lines = counters.lines.load(Ordering::Relaxed);
-            let rate = lines as f64 / ticking.elapsed().as_secs_f64().max(0.001);
-            ticking.set_message(format!("{lines} events, {rate:.0}/s"));
-            std::thread::park_timeout(PROGRESS_INTERVAL);
-        }
-    });
+    let shown = ShownProgress::start("import", Unit::Bytes, &progress);
     let imported = engine.import(sources, rebase_to, Utc::now(), &progress);
-    bar.finish_and_clear();
-    ticker.thread().unpark();
-    // The thread only updates the progress bar.
-    let _ = ticker.join();
+    drop(shown);
     let imported = imported?;
-    if imported.refused > 0 {
+    report(imported.refused, &imported.errors);
+    print_json(&imported)?;
+    Ok(exit_code(imported.refused))
+}
+
+/// Lets the server that has the data folder import the files.
+fn import_by_server(
+    server: &Client,
+    sources: &[Source],
+    rebase_to: Option<NaiveDate>,
+) -> anyhow::Result<ExitCode> {
+    let mut files = Vec::new();
+    for source in sources {
+        match source {
+            Source::File(path) if path.is_file() => {
+                files.push(absolute(&path.display().to_string())?);
+            }
+            source => bail!(
+                "the server at {} has the data folder and imports regular files alone, which {} is not; write it into a \
+                 file and import that, or stop the server",
+                server.url(),
+                source.name()
+            ),
+        }
+    }
+    #[derive(Deserialize)]
+    struct Imported {
+        refused: u64,
+        errors: Vec<String>,
+    }
+    let body = serde_json::to_vec(&ImportBody { files, rebase_to })?;
+    let path = "/api/analytics/imports";
+    let json = server.run_job(path, body, "import", Unit::Bytes)?;
+    let imported: Imported = serde_json::from_slice(&json)?;
+    report(imported.refused, &imported.errors);
+    print_compact(&json)?;
+    Ok(exit_code(imported.refused))
+}
+
+/// Prints what was not imported to stderr.
+fn report(refused: u64, errors: &[String]) {
+    if refused > 0 {
         eprintln!(
-            "echopilot: {} events were not imported{}",
-            imported.refused,
-            if imported.refused > imported.errors.len() as u64 {
+            "echopilot: {refused} events were not imported{}",
+            if refused > errors.len() as u64 {
                 ", the first of them:"
             } else {
                 ":"
             }
         );
     }
-    for error in &imported.errors {
+    for error in errors {
         eprintln!("echopilot: {error}");
     }
-    print_json(&imported)?;
-    let has_refused = imported.refused > 0;
-    Ok(ExitCode::from(if has_refused { FAILED } else { 0 }))
+}
+
+fn exit_code(refused: u64) -> ExitCode {
+    ExitCode::from(if refused > 0 { FAILED } else { 0 })
 }

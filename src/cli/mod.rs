@@ -8,11 +8,13 @@ mod expire;
 mod export;
 mod health;
 mod import;
+mod json;
 mod maintenance;
 mod manual;
 mod output;
 mod progress;
 mod query;
+mod remote;
 mod rollup;
 mod usage;
 mod user;
@@ -37,6 +39,7 @@ use health::HealthArgs;
 use import::ImportArgs;
 use manual::{CompletionsArgs, ManArgs};
 use query::QueryArgs;
+use remote::{Client, Rejected};
 use rollup::RollupArgs;
 use usage::UsageArgs;
 use user::UserCommand;
@@ -134,13 +137,38 @@ impl Context {
         format!("echopilot {command} (process {})", std::process::id())
     }
 
+    /// Opens the data folder, which no server may have.
     fn open(&self, command: &str) -> Result<Engine> {
         Engine::open(&self.store, &self.owner(command), self.now)
     }
 
-    fn open_to_read(&self, command: &str) -> Result<Engine> {
-        Engine::open_for(&self.store, &self.owner(command), Purpose::Read, self.now)
+    /// Opens the data folder, or connects to the server that has it.
+    fn reach(&self, command: &str, purpose: Purpose) -> anyhow::Result<Reached> {
+        let opened = Engine::open_for(&self.store, &self.owner(command), purpose, self.now);
+        Ok(match self.or_server(opened)? {
+            Ok(engine) => Reached::Engine(Box::new(engine)),
+            Err(client) => Reached::Server(client),
+        })
     }
+
+    /// The result of work on the data folder, or the server that has it.
+    fn or_server<T>(&self, result: Result<T>) -> anyhow::Result<std::result::Result<T, Client>> {
+        match result {
+            Err(held @ Error::Held { .. }) => match Client::of_folder(&self.store.data_dir)? {
+                Some(client) => Ok(Err(client)),
+                None => Err(held.into()),
+            },
+            result => Ok(Ok(result?)),
+        }
+    }
+}
+
+/// The data folder, or the server that has it.
+enum Reached {
+    /// The data folder.
+    Engine(Box<Engine>),
+    /// The server that has the data folder.
+    Server(Client),
 }
 
 /// Removes the backticks that mark code in doc comments from the help.
@@ -196,6 +224,9 @@ impl Cli {
             Ok(code) => code,
             Err(error) => {
                 eprintln!("echopilot: {error:#}");
+                if let Some(rejected) = error.downcast_ref::<Rejected>() {
+                    return ExitCode::from(rejected.exit_code());
+                }
                 match error.downcast_ref() {
                     Some(Error::Held { .. }) => {
                         eprintln!("{hint}");
@@ -246,47 +277,20 @@ impl Command {
         }
     }
 
-    /// Alternatives while a server has the data folder locked.
+    /// The next step while another process has the data folder locked, and no request to it does
+    /// the work.
     fn hint(&self) -> &'static str {
         match self {
             Self::Serve(_) => "Stop it first, or choose another folder with --data-dir.",
-            Self::Usage(_) => {
-                "Use that server: GET /api/analytics/usage with the header X-Dash-Key."
-            }
-            Self::Query(_) => {
-                "Use that server: POST /api/analytics/query with the header X-Dash-Key."
-            }
-            Self::Cohort(_) => {
-                "Use that server: GET or POST /api/analytics/cohorts with the header X-Dash-Key."
-            }
-            Self::Export(_) => {
-                "Use that server: GET /api/analytics/export?days=&format= with the header X-Dash-Key; or stop it and \
-                 export then."
-            }
-            Self::User(_) => {
-                "Use that server: GET /api/analytics/users/{id}/events or DELETE /api/analytics/users/{id} with the \
-                 header X-Dash-Key."
-            }
-            Self::Rollup(_) => {
-                "Use that server: POST /api/analytics/rollup with the header X-Dash-Key."
-            }
-            Self::Import(_) => {
-                "Send the events to that server: POST /api/analytics/event, up to 100 a request; or stop it \
-                 and import then."
-            }
-            Self::Expire(_) => {
-                "Stop it first, and start it again afterwards; or confirm the clock to that server: POST \
-                 /api/analytics/clock?confirm=DATE with the header X-Dash-Key."
+            Self::Demo(_) => {
+                "Stop it first, or choose another folder with --data-dir; a running server makes a synthetic history by POST \
+                 /api/analytics/demo."
             }
             Self::Backup(_) => "Wait until it has ended.",
             Self::Restore(_) => "Choose another folder with --data-dir.",
-            Self::Seal
-            | Self::Rebuild
-            | Self::Verify
-            | Self::Demo(_)
-            | Self::Health(_)
-            | Self::Completions(_)
-            | Self::Man(_) => "Stop it first, and start it again afterwards.",
+            _ => {
+                "Run the command again when it has ended; next to a running server commands work once it listens."
+            }
         }
     }
 }

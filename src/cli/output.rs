@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde::Serialize;
 
+use super::json;
+
 /// Returns an argument, or after an @ the content of the file that it names.
 pub fn argument_or_file(argument: &str) -> anyhow::Result<Vec<u8>> {
     match argument.strip_prefix('@') {
@@ -22,6 +24,13 @@ pub fn print_bytes(bytes: &[u8]) -> anyhow::Result<ExitCode> {
         }
         _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// Prints JSON of a server as [`print_json`] prints a result.
+pub fn print_compact(json: &[u8]) -> anyhow::Result<ExitCode> {
+    let mut printed = json::pretty(json);
+    printed.push(b'\n');
+    print_bytes(&printed)
 }
 
 /// Prints a result as JSON; a broken pipe is not an error.

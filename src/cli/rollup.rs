@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use chrono::NaiveDate;
 use clap::Args;
 
-use super::Context;
-use super::output::print_json;
+use super::output::{print_compact, print_json};
+use super::{Context, Reached};
 use crate::engine::RollupScope;
+use crate::store::folder::Purpose;
 use crate::window::parse_day;
 
 #[derive(Debug, Args)]
@@ -19,7 +20,14 @@ pub struct RollupArgs {
 
 impl RollupArgs {
     pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
-        let scope = self.day.map_or(RollupScope::Closed, RollupScope::Day);
-        print_json(&context.open("rollup")?.rollup(scope, context.now)?)
+        match context.reach("rollup", Purpose::Change)? {
+            Reached::Engine(engine) => {
+                let scope = self.day.map_or(RollupScope::Closed, RollupScope::Day);
+                print_json(&engine.rollup(scope, context.now)?)
+            }
+            Reached::Server(server) => {
+                print_compact(&server.post("/api/analytics/rollup", &[("day", self.day)])?)
+            }
+        }
     }
 }

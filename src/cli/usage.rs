@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use chrono::NaiveDate;
 use clap::Args;
 
-use super::Context;
-use super::output::{print_bytes, print_json};
+use super::output::{print_bytes, print_compact, print_json};
+use super::{Context, Reached};
 use crate::engine::Cancel;
 use crate::export::Format;
 use crate::metrics::usage::MAX_FEATURES;
+use crate::store::folder::Purpose;
 use crate::window::{WindowRequest, parse_day};
 
 #[derive(Debug, Args)]
@@ -47,11 +48,31 @@ impl UsageArgs {
             tz: self.tz,
         };
         request.resolve(context.now)?;
-        let engine = context.open_to_read("usage")?;
-        let answer = engine.usage_of(&request, self.limit, context.now, &Cancel::default())?;
-        match self.format {
-            Format::Json => print_json(&answer),
-            format => print_bytes(&format.encode(&answer, &answer.numbers.rows())?),
+        match context.reach("usage", Purpose::Read)? {
+            Reached::Engine(engine) => {
+                let cancel = Cancel::default();
+                let answer = engine.usage_of(&request, self.limit, context.now, &cancel)?;
+                match self.format {
+                    Format::Json => print_json(&answer),
+                    format => print_bytes(&format.encode(&answer, &answer.numbers.rows())?),
+                }
+            }
+            Reached::Server(server) => {
+                let query = (
+                    ("days", request.days),
+                    ("end", request.end),
+                    ("from", request.from),
+                    ("to", request.to),
+                    ("tz", request.tz),
+                    ("limit", self.limit),
+                );
+                let media_type = self.format.media_type();
+                let answer = server.get_as("/api/analytics/usage", &query, media_type)?;
+                match self.format {
+                    Format::Json => print_compact(&answer),
+                    _ => print_bytes(&answer),
+                }
+            }
         }
     }
 }

@@ -5,11 +5,14 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use serde::Serialize;
 
-use super::Context;
-use super::output::print_json;
+use super::output::{print_compact, print_json};
+use super::remote::{Client, segment};
+use super::{Context, Reached};
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::store::folder::Purpose;
 
 #[derive(Debug, Subcommand)]
 pub enum UserCommand {
@@ -35,7 +38,10 @@ pub enum UserCommand {
 impl UserCommand {
     pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Access { id } => print_access(&context.open_to_read("user access")?, &id),
+            Self::Access { id } => match context.reach("user access", Purpose::Read)? {
+                Reached::Engine(engine) => print_access(&engine, &id),
+                Reached::Server(server) => print_access_of_server(&server, &id),
+            },
             Self::Erase {
                 mut ids,
                 file,
@@ -51,11 +57,44 @@ impl UserCommand {
                             .map(str::to_owned),
                     );
                 }
-                let engine = context.open("user erase")?;
-                print_json(&engine.erase(&ids, confirm, context.now)?)
+                match context.reach("user erase", Purpose::Change)? {
+                    Reached::Engine(engine) => {
+                        print_json(&engine.erase(&ids, confirm, context.now)?)
+                    }
+                    Reached::Server(server) => {
+                        #[derive(Serialize)]
+                        struct Users {
+                            users: Vec<String>,
+                            confirm: Option<u64>,
+                        }
+                        let users = serde_json::to_vec(&Users {
+                            users: ids,
+                            confirm,
+                        })?;
+                        let path = "/api/analytics/erasures";
+                        print_compact(&server.post_json(path, users, "application/json")?)
+                    }
+                }
             }
         }
     }
+}
+
+/// Prints every event of a user that a server sends; a broken pipe is not an error.
+fn print_access_of_server(server: &Client, user: &str) -> anyhow::Result<ExitCode> {
+    let stdout = std::io::stdout();
+    let mut is_open = true;
+    let path = format!("/api/analytics/users/{}/events", segment(user));
+    let printed = server.stream(&path, |lines| {
+        stdout.lock().write_all(lines).map_err(|error| {
+            is_open = error.kind() != std::io::ErrorKind::BrokenPipe;
+            error.into()
+        })
+    });
+    if is_open {
+        printed?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints every event of a user; a broken pipe is not an error.

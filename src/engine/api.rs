@@ -68,7 +68,7 @@ pub struct UsageAnswer {
 }
 
 /// Data removed by an expiry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ExpireAnswer {
     /// Always true.
     pub ok: bool,

@@ -14,6 +14,7 @@ use crate::export::lake::{Export, Scope, Since, Source};
 use crate::export::rollups::Rollups;
 use crate::export::warehouse::Warehouse;
 use crate::export::{layout, list};
+use crate::progress::Progress;
 use crate::rollup;
 use crate::store::files;
 use crate::store::folder::{Access, Folder, Purpose};
@@ -40,16 +41,16 @@ pub struct ExportRequest {
 }
 
 impl Engine {
-    /// Exports the lake, as it is after a seal now. `progress` is called with the number of events
-    /// done and of all events.
+    /// Exports the lake, as it is after a seal now, with its progress in events.
     ///
     /// # Errors
-    /// If a segment is damaged or a file cannot be written; then the export is what it was before.
+    /// If a segment is damaged, a file cannot be written, or it is cancelled; then the export is
+    /// what it was before.
     pub fn export(
         &self,
         request: &ExportRequest,
         now: DateTime<Utc>,
-        progress: impl Fn(u64, u64),
+        progress: &Progress,
     ) -> Result<ExportAnswer> {
         let window = request
             .window
@@ -57,7 +58,9 @@ impl Engine {
             .map(|window| window.resolve(now))
             .transpose()?;
         let folder = self.store.folder();
-        let is_bucket = request.to.contains("://");
+        let is_bucket = is_bucket(&request.to);
+        // One at a time: an erasure changes an export that is complete.
+        let _one = self.exports.lock();
         let readers = if is_bucket || !check_target(request.to.as_ref(), folder.path())? {
             Readers::ByUmask
         } else {
@@ -86,7 +89,7 @@ impl Engine {
         to: &Destination,
         request: &ExportRequest,
         window: Option<&Window>,
-        progress: impl Fn(u64, u64),
+        progress: &Progress,
     ) -> Result<ExportAnswer> {
         let folder = self.store.folder();
         let mark = match folder.mark() {
@@ -102,7 +105,7 @@ impl Engine {
             }
             Access::ReadOnly => self.store.days_with_unsealed(window)?,
         };
-        let all = days.iter().map(SealedDay::rows).sum();
+        progress.set_total(days.iter().map(SealedDay::rows).sum());
         let scope = match window {
             Some(_) => Scope::Some,
             None => Scope::All,
@@ -115,12 +118,14 @@ impl Engine {
         let mut export = Export::open(&source, to)?;
         let others = request.target.names().collect();
         let exported = export.write_days(scope, request.since, others, |done| {
-            progress(done, all);
+            progress.set_done(done);
+            progress.check()
         })?;
         let rollups = Rollups::read(&rollup::read(folder)?)?;
         let days = rollups.days;
         export.write_rollups(rollups)?;
         request.target.write(to)?;
+        progress.commit()?;
         export.finish()?;
         Ok(ExportAnswer {
             ok: true,
@@ -135,6 +140,7 @@ impl Engine {
     /// As [`Engine::export`].
     pub(super) fn refresh_exports(&self, erased: &[&str]) -> Result<usize> {
         let folder = self.store.folder();
+        let _one = self.exports.lock();
         let exports = exports_in(folder.path());
         let (false, Some(mark)) = (exports.is_empty(), folder.mark()) else {
             return Ok(0);
@@ -193,29 +199,62 @@ impl Engine {
     }
 }
 
+/// True if the target of an export is a bucket.
+pub fn is_bucket(to: &str) -> bool {
+    to.contains("://")
+}
+
 /// Checks every checksum of a data folder, and of the exports in it.
 ///
 /// # Errors
 /// As [`store::verify`].
 pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
+    verify_with(data_dir, holder, &Progress::default())
+}
+
+/// The same, with its progress in files.
+///
+/// # Errors
+/// As [`store::verify`], and if it is cancelled.
+pub fn verify_with(data_dir: &Path, holder: &str, progress: &Progress) -> Result<Verified> {
     let folder = Folder::open(data_dir, holder, Purpose::Inspect)?;
-    let mut verified = store::verify(data_dir, holder)?;
+    let mut verified = store::verify_with(data_dir, holder, progress)?;
+    verify_exports(&folder, &mut verified);
+    Ok(verified)
+}
+
+impl Engine {
+    /// Checks every checksum of the open store, and of the exports in its folder, with the progress
+    /// in files.
+    ///
+    /// # Errors
+    /// As [`store::Store::verify`].
+    pub fn verify(&self, progress: &Progress) -> Result<Verified> {
+        let mut verified = self.store.verify(progress)?;
+        // Not while an export is written to the folder.
+        let _one = self.exports.lock();
+        verify_exports(self.store.folder(), &mut verified);
+        Ok(verified)
+    }
+}
+
+/// Checks the exports in a data folder.
+fn verify_exports(folder: &Folder, verified: &mut Verified) {
     let Some(mark) = folder.mark() else {
-        return Ok(verified);
+        return;
     };
     let source = Source {
         days: &[],
         kept_from: None,
         mark,
     };
-    for to in exports_in(data_dir) {
+    for to in exports_in(folder.path()) {
         let found = Export::open(&source, &to).and_then(|export| export.verify());
         verified.damage.extend(match found {
             Ok(damage) => damage,
             Err(error) => vec![error.to_string()],
         });
     }
-    Ok(verified)
 }
 
 /// Further folders of ours in a data folder: of earlier versions, and the demo.

@@ -7,7 +7,8 @@ use tracing::{error, warn};
 use super::{ClockAnswer, Engine, ExpireAnswer};
 use crate::demo::{self, Demo};
 use crate::error::{Error, ErrorCode, Result};
-use crate::import::{self, Imported, Progress, Source};
+use crate::import::{self, Imported, Source};
+use crate::progress::Progress;
 use crate::rollup::RollupLog;
 use crate::store::{
     Clock, CompactionScope, ExpiryPolicy, Rebuilt, SealUrgency, Sealed, StoreSize, is_displaced,
@@ -52,7 +53,7 @@ impl Engine {
         })
     }
 
-    /// Stores all events of the sources.
+    /// Stores all events of the sources, with its progress in bytes.
     ///
     /// # Errors
     /// As [`import::import`].
@@ -97,8 +98,17 @@ impl Engine {
     /// # Errors
     /// As [`Store::seal`](crate::store::Store::seal) and [`Engine::compact`].
     pub fn seal(&self, now: DateTime<Utc>) -> Result<Sealed> {
+        self.seal_with(now, &Progress::default())
+    }
+
+    /// The same, with the progress of the compaction in days.
+    ///
+    /// # Errors
+    /// As [`Engine::seal`], and if it is cancelled; then what is done stays so.
+    pub fn seal_with(&self, now: DateTime<Utc>, progress: &Progress) -> Result<Sealed> {
         let sealed = self.store.seal()?;
-        self.compact(now, CompactionScope::Full)?;
+        self.store
+            .compact_with(now, CompactionScope::Full, progress)?;
         Ok(sealed)
     }
 
@@ -124,7 +134,15 @@ impl Engine {
     /// # Errors
     /// As [`Store::rebuild`](crate::store::Store::rebuild).
     pub fn rebuild(&self) -> Result<Rebuilt> {
-        let rebuilt = self.store.rebuild()?;
+        self.rebuild_with(&Progress::default())
+    }
+
+    /// The same, with its progress in days of UTC.
+    ///
+    /// # Errors
+    /// As [`Engine::rebuild`], and if it is cancelled; then nothing is changed.
+    pub fn rebuild_with(&self, progress: &Progress) -> Result<Rebuilt> {
+        let rebuilt = self.store.rebuild(progress)?;
         self.store.build_zones()?;
         Ok(rebuilt)
     }

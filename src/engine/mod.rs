@@ -29,7 +29,7 @@ pub use api::{
 };
 pub use cost::Cost;
 pub use demo_folder::DemoFolder;
-pub use export::{ExportRequest, verify};
+pub use export::{ExportRequest, is_bucket, verify, verify_with};
 pub use ingest::PendingIngest;
 pub use privacy::MAX_ERASED_USERS;
 pub use query::Cancel;
@@ -48,6 +48,8 @@ pub struct Engine {
     config: StoreConfig,
     rollup_log: Mutex<()>,
     cohorts: Mutex<()>,
+    /// Held while an export is written, or changed by an erasure.
+    exports: Mutex<()>,
     last_rollup: status::LastRollup,
     counted_day: monitoring::CountedDay,
     alerts: alerts::EngineAlerts,
@@ -85,6 +87,7 @@ impl Engine {
             config: config.clone(),
             rollup_log: Mutex::new(()),
             cohorts: Mutex::new(()),
+            exports: Mutex::new(()),
             last_rollup: status::LastRollup::default(),
             counted_day: monitoring::CountedDay::default(),
             query_memory: QueryMemory::new(u64::from(config.limit_query_mib) << 20),

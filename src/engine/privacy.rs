@@ -6,6 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::{Engine, EraseAnswer};
 use crate::error::{Error, ErrorCode, Result};
+use crate::progress::Progress;
 use crate::store::ErasureLimit;
 
 /// Most users that one request erases.
@@ -36,6 +37,20 @@ impl Engine {
         confirmed: Option<u64>,
         now: DateTime<Utc>,
     ) -> Result<EraseAnswer> {
+        self.erase_with(users, confirmed, now, &Progress::default())
+    }
+
+    /// The same, with its progress in users. It can be cancelled until it is recorded.
+    ///
+    /// # Errors
+    /// As [`Engine::erase`].
+    pub fn erase_with(
+        &self,
+        users: &[String],
+        confirmed: Option<u64>,
+        now: DateTime<Utc>,
+        progress: &Progress,
+    ) -> Result<EraseAnswer> {
         if users.is_empty() || users.len() > MAX_ERASED_USERS || users.iter().any(String::is_empty)
         {
             return Err(Error::bad_input(
@@ -60,6 +75,8 @@ impl Engine {
         // So that it is known which events each line was computed from, and the erasure changes
         // them.
         self.correct_rollups(now);
+        progress.set_total(users.len() as u64);
+        progress.commit()?;
         let mut cohorts = 0;
         self.change_cohorts(|all| {
             cohorts = all.forget(&ids);
@@ -73,6 +90,7 @@ impl Engine {
         self.correct_rollups(now);
         self.monitoring().erasure.observe_time(started.elapsed());
         erased.users = users.len();
+        progress.set_done(users.len() as u64);
         Ok(EraseAnswer {
             ok: true,
             asked_at: now.to_rfc3339_opts(SecondsFormat::Secs, true),

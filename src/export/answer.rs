@@ -105,25 +105,60 @@ fn arrow_stream(table: &Table) -> Result<Vec<u8>> {
     writer.into_inner().map_err(failed)
 }
 
-/// The rows as a table for a terminal of this width.
-pub fn text_table(table: &Table, width: u16) -> String {
-    let columns = table.flat();
+/// A column of a table for a terminal.
+#[derive(Debug, Default)]
+pub struct TextColumn {
+    /// Its name.
+    pub name: String,
+    /// It has strings, and not numbers, which are aligned to the right.
+    pub is_text: bool,
+    /// `None` is null.
+    pub cells: Vec<Option<String>>,
+}
+
+impl TextColumn {
+    /// A column of numbers without cells.
+    pub fn new(name: String) -> Self {
+        Self {
+            name,
+            ..Self::default()
+        }
+    }
+}
+
+/// The columns of a result for a terminal.
+pub fn text_columns(table: &Table) -> Vec<TextColumn> {
+    let columns = table.flat().into_iter();
+    let columns = columns.map(|(name, values)| TextColumn {
+        name,
+        is_text: matches!(values.as_ref(), Values::Text(_)),
+        cells: (0..table.height())
+            .map(|row| values.text(row).map(Cow::into_owned))
+            .collect(),
+    });
+    columns.collect()
+}
+
+/// Columns as a table for a terminal of this width.
+pub fn text_table(columns: &[TextColumn], width: u16) -> String {
     let mut text = TextTable::new();
     text.load_style(comfy_table::presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_width(width)
-        .set_header(columns.iter().map(|(name, _)| name));
-    for row in 0..table.height() {
-        text.add_row(columns.iter().map(|(_, values)| {
-            let cell = values.text(row).unwrap_or(Cow::Borrowed("-"));
+        .set_header(columns.iter().map(|column| &column.name));
+    let height = columns.iter().map(|column| column.cells.len()).max();
+    for row in 0..height.unwrap_or(0) {
+        text.add_row(columns.iter().map(|column| {
+            let cell = column.cells.get(row).and_then(Option::as_deref);
             // A name from an untrusted client must not control the terminal.
-            cell.chars()
+            cell.unwrap_or("-")
+                .chars()
                 .map(|char| if char.is_control() { '\u{FFFD}' } else { char })
                 .collect::<String>()
         }));
     }
-    for (place, (_, values)) in columns.iter().enumerate() {
-        if !matches!(values.as_ref(), Values::Text(_))
+    for (place, column) in columns.iter().enumerate() {
+        if !column.is_text
             && let Some(column) = text.column_mut(place)
         {
             column.set_cell_alignment(CellAlignment::Right);
@@ -145,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_terminal_table_has_no_control_characters_and_shows_null_as_a_dash() {
-        let text = text_table(&table(), 80);
+        let text = text_table(&text_columns(&table()), 80);
         let lines: Vec<Vec<&str>> = text
             .lines()
             .map(|line| line.split_whitespace().collect())

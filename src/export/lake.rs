@@ -178,7 +178,7 @@ impl<'a> Export<'a> {
 
     /// Writes the files of the days that are due. `others` are the names of all other files that
     /// will be written, except for the rollup tables. `progress` is called with the number of
-    /// events done.
+    /// events done, and may cancel.
     ///
     /// # Errors
     /// As [`Export::open`]; if a segment is damaged or a file cannot be written. Then the export
@@ -188,7 +188,7 @@ impl<'a> Export<'a> {
         scope: Scope,
         since: Option<Since>,
         others: BTreeSet<String>,
-        mut progress: impl FnMut(u64),
+        mut progress: impl FnMut(u64) -> Result<()>,
     ) -> Result<Exported> {
         let mut exported = Exported::default();
         let source = self.source;
@@ -217,7 +217,7 @@ impl<'a> Export<'a> {
         self.list.staged = staged;
         self.claim(names)?;
         let mut done = rows(&unchanged) + rows(&made);
-        progress(done);
+        progress(done)?;
         let mut waiting = to_make.into_iter();
         let (to, run) = (self.to, self.run.clone());
         pipeline::ordered(
@@ -230,8 +230,7 @@ impl<'a> Export<'a> {
                     self.save()?;
                 }
                 done += day.rows();
-                progress(done);
-                Ok(())
+                progress(done)
             },
         )?;
         for file in files_of(&self.list.staged) {

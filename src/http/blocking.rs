@@ -49,7 +49,8 @@ pub(super) struct Permits {
     pub exports: PermitPool,
     /// Streams of the events of a user.
     pub accesses: PermitPool,
-    jobs: PermitPool,
+    /// Jobs that requests start.
+    pub jobs: PermitPool,
     short_requests: PermitPool,
     /// Bodies that are inflated and parsed at once: one for each core. Each inflated body takes up
     /// to 4 MiB.

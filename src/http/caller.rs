@@ -73,7 +73,7 @@ impl Caller {
             .map_err(|wait| {
                 ErrorResponse::too_many(
                     ErrorCode::TooManyWrongKeys,
-                    "this client sent too many wrong dashboard keys",
+                    "this client sent too many wrong keys",
                     wait,
                 )
             })

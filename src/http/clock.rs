@@ -4,7 +4,7 @@ use axum::extract::RawQuery;
 use chrono::Utc;
 
 use super::HandlerResult;
-use super::described::{Errors, KeyErrors, WriteErrors};
+use super::described::{DashKeyErrors, Errors, WriteErrors};
 use super::extract::Keyed;
 use super::json_response::JsonResponse;
 use super::query_string::parameters;
@@ -21,7 +21,7 @@ use crate::window::parse_day;
     params(("confirm" = NaiveDate, Query, description = "Today's date.")),
     responses(
         (status = 200, description = "Events are accepted with this clock.", body = ClockAnswer),
-        Errors, KeyErrors, WriteErrors
+        Errors, DashKeyErrors, WriteErrors
     )
 )]
 pub async fn confirm(

@@ -3,14 +3,17 @@
 use axum::body::Body;
 use axum::http::HeaderMap;
 
-use super::described::{BodyErrors, Errors, KeyErrors, WriteErrors};
-use super::extract::{Keyed, PathParam};
+use super::auth::Role;
+use super::described::{BodyErrors, DashKeyErrors, Errors, KeyErrors, WriteErrors};
+use super::extract::{Keyed, PathParam, Reader};
 use super::json_response::JsonResponse;
 use super::{HandlerResult, body};
 use crate::engine::CohortsAnswer;
 use crate::metrics::cohort::Cohort;
 
 /// The cohorts, sorted by name.
+///
+/// With a read key they have no lists of users.
 #[utoipa::path(
     get,
     path = "/api/analytics/cohorts",
@@ -21,10 +24,19 @@ use crate::metrics::cohort::Cohort;
         Errors, KeyErrors
     )
 )]
-pub async fn cohorts(Keyed(app): Keyed) -> HandlerResult<JsonResponse<CohortsAnswer>> {
-    app.run_short(|engine| engine.cohorts().map(CohortsAnswer::from))
-        .await
-        .map(JsonResponse)
+pub async fn cohorts(Reader(app): Reader) -> HandlerResult<JsonResponse<CohortsAnswer>> {
+    let shows_users = app.key.as_ref().is_none_or(|key| key.role == Role::Dash);
+    app.run_short(move |engine| {
+        let mut found = engine.cohorts()?;
+        if !shows_users {
+            for cohort in &mut found.cohorts {
+                cohort.users = None;
+            }
+        }
+        Ok(CohortsAnswer::from(found))
+    })
+    .await
+    .map(JsonResponse)
 }
 
 /// Creates a cohort, or replaces the one of that name.
@@ -36,7 +48,7 @@ pub async fn cohorts(Keyed(app): Keyed) -> HandlerResult<JsonResponse<CohortsAns
     request_body = Cohort,
     responses(
         (status = 200, description = "All cohorts.", body = CohortsAnswer),
-        Errors, KeyErrors, BodyErrors, WriteErrors
+        Errors, DashKeyErrors, BodyErrors, WriteErrors
     )
 )]
 pub async fn set_cohort(
@@ -63,7 +75,7 @@ pub async fn set_cohort(
     params(("name" = String, Path, description = "The cohort's name.")),
     responses(
         (status = 200, description = "The cohorts that stay.", body = CohortsAnswer),
-        Errors, KeyErrors, WriteErrors
+        Errors, DashKeyErrors, WriteErrors
     )
 )]
 pub async fn remove_cohort(

@@ -8,7 +8,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::HandlerResult;
-use super::described::{self, Errors, KeyErrors, WriteErrors};
+use super::described::{self, DashKeyErrors, Errors, WriteErrors};
 use super::extract::{AppState, Keyed, OfDemo};
 use super::json_response::JsonResponse;
 use super::{cohorts, query, status, usage};
@@ -40,7 +40,7 @@ pub fn routes() -> OpenApiRouter<AppState> {
     tag = "demo",
     responses(
         (status = 200, description = "The history.", body = DemoAnswer),
-        Errors, KeyErrors, WriteErrors
+        Errors, DashKeyErrors, WriteErrors
     )
 )]
 async fn fill(Keyed(app): Keyed) -> HandlerResult<JsonResponse<DemoAnswer>> {

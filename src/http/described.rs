@@ -14,6 +14,7 @@ use utoipa::{IntoResponses, PartialSchema, ToSchema};
 use utoipa_axum::router::UtoipaMethodRouter;
 
 use super::extract::AppState;
+use super::jobs::JobAnswer;
 
 /// All statuses of error responses, with their meaning.
 pub const ERRORS: [(StatusCode, &str); 15] = [
@@ -21,9 +22,12 @@ pub const ERRORS: [(StatusCode, &str); 15] = [
     (StatusCode::UNAUTHORIZED, "The key is missing or wrong."),
     (
         StatusCode::FORBIDDEN,
-        "Pages of this origin may not send events.",
+        "This key, or pages of this origin, may not do it.",
     ),
-    (StatusCode::NOT_FOUND, "No resource has this path."),
+    (
+        StatusCode::NOT_FOUND,
+        "No resource has this path, or nothing has this name.",
+    ),
     (
         StatusCode::NOT_ACCEPTABLE,
         "None of the accepted formats is available.",
@@ -113,6 +117,38 @@ pub struct KeyErrors;
 impl IntoResponses for KeyErrors {
     fn responses() -> Responses {
         errors(&[StatusCode::UNAUTHORIZED])
+    }
+}
+
+/// Error responses of a route that needs a dashboard key, for which a read key is not enough.
+pub struct DashKeyErrors;
+
+impl IntoResponses for DashKeyErrors {
+    fn responses() -> Responses {
+        errors(&[StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN])
+    }
+}
+
+/// Error response of a route of one thing.
+pub struct NotFoundErrors;
+
+impl IntoResponses for NotFoundErrors {
+    fn responses() -> Responses {
+        errors(&[StatusCode::NOT_FOUND])
+    }
+}
+
+/// The response of a route that starts a job.
+pub struct JobResponse;
+
+impl IntoResponses for JobResponse {
+    fn responses() -> Responses {
+        let job = Ref::from_schema_name(JobAnswer::name());
+        let response = ResponseBuilder::new()
+            .description("The job, whose path is in the header Location.")
+            .content("application/json", Content::new(Some(RefOr::Ref(job))))
+            .build();
+        [(StatusCode::ACCEPTED.as_u16().to_string(), response.into())].into()
     }
 }
 

@@ -51,6 +51,11 @@ impl ErrorResponse {
         }
     }
 
+    /// Its status, code and message.
+    pub fn parts(&self) -> (StatusCode, ErrorCode, &str) {
+        (self.status, self.code, &self.message)
+    }
+
     /// The whole response as bytes, for a connection that ends with it.
     pub fn raw(&self) -> Vec<u8> {
         let body = serde_json::to_string(&self.body()).unwrap_or_default();
@@ -183,6 +188,13 @@ impl IntoResponse for ErrorResponse {
         if let Some(seconds) = self.retry_after {
             let seconds = HeaderValue::from(seconds);
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            // RFC 9110, section 11.6.1. Browsers do not prompt for this scheme.
+            let bearer = HeaderValue::from_static("Bearer");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, bearer);
         }
         response
     }

@@ -7,7 +7,7 @@ use chrono::Utc;
 
 use super::HandlerResult;
 use super::accept::accepted_of;
-use super::described::{Binary, Errors, FormatErrors, KeyErrors};
+use super::described::{Binary, DashKeyErrors, Errors, FormatErrors};
 use super::extract::Keyed;
 use super::query_string::{WINDOW, parameters, window_of};
 use super::streaming::streamed;
@@ -36,7 +36,7 @@ use crate::window::WindowRequest;
                 (Binary = "application/vnd.apache.parquet")
             )
         ),
-        Errors, KeyErrors, FormatErrors
+        Errors, DashKeyErrors, FormatErrors
     )
 )]
 pub async fn export(

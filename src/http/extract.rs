@@ -1,8 +1,8 @@
 //! Extractors: what a handler needs of a request and of the server.
 //!
-//! A handler reaches the engine through [`Keyed`], which checks the dashboard key, or adds events
-//! through [`Public`]. The router's state exposes nothing else, so that a handler without a key
-//! check cannot read the store.
+//! A handler reaches the engine through [`Keyed`], which requires a dashboard key, or [`Reader`],
+//! for which a read key is enough; or it adds events through [`Public`]. The router's state exposes
+//! nothing else, so that a handler without a key check cannot read the store.
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::StatusCode;
@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::auth::Role;
 use super::blocking::Permits;
 use super::caller::Caller;
 use super::error_response::ErrorResponse;
@@ -34,8 +35,40 @@ impl AppState {
     }
 }
 
-/// All that handlers need, for requests with a valid dashboard key.
+/// All that handlers need, for requests with a dashboard key: for those that change something,
+/// show the events of users, or name files of this machine.
 pub struct Keyed(pub App);
+
+/// All that handlers need, for requests with a dashboard key or a read key: for those that only
+/// query.
+pub struct Reader(pub App);
+
+impl AppState {
+    /// The state for handlers of a request with a valid key.
+    async fn with_key(&self, parts: &Parts) -> HandlerResult<App> {
+        let mut app = App {
+            key: Some(self.0.keys.check(&parts.headers)?),
+            ..self.0.clone()
+        };
+        if parts.extensions.get::<OfDemo>().is_some() {
+            let demo = app.demo.clone();
+            let engine = app.run_short(move |_| demo.open(Utc::now())).await?;
+            app.engine = engine.ok_or_else(ErrorResponse::not_found)?;
+        }
+        Ok(app)
+    }
+}
+
+impl FromRequestParts<AppState> for Reader {
+    type Rejection = ErrorResponse;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &AppState,
+    ) -> Result<Self, ErrorResponse> {
+        state.with_key(parts).await.map(Self)
+    }
+}
 
 impl FromRequestParts<AppState> for Keyed {
     type Rejection = ErrorResponse;
@@ -44,12 +77,13 @@ impl FromRequestParts<AppState> for Keyed {
         parts: &mut Parts,
         state: &AppState,
     ) -> Result<Self, ErrorResponse> {
-        state.0.keys.check(&parts.headers)?;
-        let mut app = state.0.clone();
-        if parts.extensions.get::<OfDemo>().is_some() {
-            let demo = app.demo.clone();
-            let engine = app.run_short(move |_| demo.open(Utc::now())).await?;
-            app.engine = engine.ok_or_else(ErrorResponse::not_found)?;
+        let app = state.with_key(parts).await?;
+        if app.key.as_ref().is_some_and(|key| key.role == Role::Read) {
+            return Err(ErrorResponse::new(
+                StatusCode::FORBIDDEN,
+                ErrorCode::ReadKey,
+                "a read key may only query; this request needs a dashboard key",
+            ));
         }
         Ok(Self(app))
     }

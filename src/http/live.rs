@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 
 use super::HandlerResult;
-use super::described::{Errors, KeyErrors};
+use super::described::{DashKeyErrors, Errors};
 use super::extract::Keyed;
 use crate::store::{Commit, Subscription};
 
@@ -36,7 +36,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
             body = String,
             content_type = "text/event-stream"
         ),
-        Errors, KeyErrors
+        Errors, DashKeyErrors
     )
 )]
 pub async fn live(Keyed(app): Keyed) -> HandlerResult<Response> {

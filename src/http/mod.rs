@@ -27,9 +27,11 @@ mod event;
 mod export;
 mod extract;
 mod health;
+mod jobs;
 mod json_response;
 mod listener;
 mod live;
+mod maintenance;
 mod monitoring;
 mod openapi;
 mod path;
@@ -44,6 +46,7 @@ mod socket;
 mod status;
 mod streaming;
 mod token_bucket;
+mod transfers;
 mod usage;
 mod users;
 mod weak_key;
@@ -62,12 +65,15 @@ use utoipa_axum::routes;
 use crate::config::ServeConfig;
 use crate::engine::{DemoFolder, Engine, LimitStatus};
 
-pub use auth::DashKeys;
+use auth::Identity;
+pub use auth::{KeyList, Keys, Role};
 use blocking::Permits;
 use error_response::ErrorResponse;
 use extract::AppState;
+use jobs::Jobs;
 pub use listener::serve;
 pub use public_limits::PublicLimits;
+pub use transfers::{ExportBody, ImportBody};
 
 /// Most bytes of a request's head; browsers send up to 8 kB of cookies.
 const MAX_HEAD_BYTES: usize = 32 << 10;
@@ -80,10 +86,13 @@ const MAX_HEADERS: usize = 64;
 #[derive(Clone)]
 struct App {
     engine: Arc<Engine>,
-    keys: Arc<DashKeys>,
+    keys: Arc<Keys>,
+    /// That of the request; none in the state of the router.
+    key: Option<Identity>,
     public_limits: Arc<PublicLimits>,
     demo: Arc<DemoFolder>,
     permits: Arc<Permits>,
+    jobs: Arc<Jobs>,
 }
 
 impl App {
@@ -104,17 +113,15 @@ impl App {
 }
 
 /// The router of the server.
-pub fn router(
-    engine: Arc<Engine>,
-    keys: Arc<DashKeys>,
-    public_limits: Arc<PublicLimits>,
-) -> Router {
+pub fn router(engine: Arc<Engine>, keys: Arc<Keys>, public_limits: Arc<PublicLimits>) -> Router {
     let (routes, document) = routes(public_limits.config());
     let app = App {
         demo: Arc::new(DemoFolder::of(engine.config())),
         engine,
         keys,
+        key: None,
         permits: Arc::new(Permits::new()),
+        jobs: Arc::default(),
         public_limits,
     };
     routes
@@ -145,6 +152,14 @@ fn routes(config: &ServeConfig) -> (Router<AppState>, OpenApi) {
         .routes(routes!(users::erase_many))
         .routes(routes!(clock::confirm))
         .routes(routes!(rollup::rollup))
+        .routes(routes!(maintenance::seal))
+        .routes(routes!(maintenance::rebuild))
+        .routes(routes!(maintenance::verify))
+        .routes(routes!(maintenance::expire))
+        .routes(routes!(transfers::export))
+        .routes(routes!(transfers::import))
+        .routes(routes!(jobs::list))
+        .routes(routes!(jobs::show, jobs::cancel))
         .routes(routes!(status::status))
         .routes(routes!(live::live))
         .routes(routes!(health::live))

@@ -14,7 +14,7 @@ use utoipa::openapi::{RefOr, Schema, Type};
 use super::accept::accepted;
 use super::closed::{self, ClosedResult};
 use super::described::{Binary, BodyErrors, Errors, FormatErrors, KeyErrors};
-use super::extract::Keyed;
+use super::extract::Reader;
 use super::query_string::parameters;
 use super::{App, HandlerResult, body};
 use crate::error::{Error, ErrorCode, Result};
@@ -42,7 +42,7 @@ use crate::metrics::query::{Query, QueryAnswer};
         Errors, KeyErrors, BodyErrors, FormatErrors
     )
 )]
-pub async fn query(Keyed(app): Keyed, headers: HeaderMap, body: Body) -> HandlerResult<Response> {
+pub async fn query(Reader(app): Reader, headers: HeaderMap, body: Body) -> HandlerResult<Response> {
     let format = accepted(&headers)?;
     let body = body::receive(&app.permits.bodies, &headers, body).await?;
     let query = app
@@ -79,7 +79,7 @@ pub async fn query(Keyed(app): Keyed, headers: HeaderMap, body: Body) -> Handler
     )
 )]
 pub async fn query_by_url(
-    Keyed(app): Keyed,
+    Reader(app): Reader,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> HandlerResult<Response> {

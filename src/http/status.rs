@@ -4,7 +4,7 @@ use chrono::Utc;
 
 use super::HandlerResult;
 use super::described::{Errors, KeyErrors};
-use super::extract::Keyed;
+use super::extract::Reader;
 use super::json_response::JsonResponse;
 use crate::engine::StatusAnswer;
 
@@ -16,7 +16,7 @@ use crate::engine::StatusAnswer;
     tag = "operation",
     responses((status = 200, description = "The status.", body = StatusAnswer), Errors, KeyErrors)
 )]
-pub async fn status(Keyed(app): Keyed) -> HandlerResult<JsonResponse<StatusAnswer>> {
+pub async fn status(Reader(app): Reader) -> HandlerResult<JsonResponse<StatusAnswer>> {
     let limits = app.clone();
     app.run_short(move |engine| {
         let mut status = engine.status(Utc::now())?;

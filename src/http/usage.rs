@@ -9,7 +9,7 @@ use super::HandlerResult;
 use super::accept::accepted;
 use super::closed::{self, ClosedResult};
 use super::described::{Binary, Errors, FormatErrors, KeyErrors};
-use super::extract::Keyed;
+use super::extract::Reader;
 use super::query_string::{WINDOW, parameters, window_of};
 use crate::engine::UsageAnswer;
 use crate::error::{Error, ErrorCode, shown};
@@ -42,7 +42,7 @@ use crate::window::WindowRequest;
     )
 )]
 pub async fn usage(
-    Keyed(app): Keyed,
+    Reader(app): Reader,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> HandlerResult<Response> {

@@ -3,17 +3,20 @@
 use axum::body::Body;
 use axum::extract::RawQuery;
 use axum::http::{HeaderMap, HeaderValue};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::described::{BodyErrors, ConfirmErrors, Errors, KeyErrors, WriteErrors};
+use super::described::{
+    BodyErrors, ConfirmErrors, DashKeyErrors, Errors, JobResponse, WriteErrors,
+};
 use super::extract::{Keyed, PathParam};
+use super::jobs::{JobKind, prefers_job};
 use super::json_response::JsonResponse;
 use super::query_string::parameters;
 use super::streaming::streamed;
-use super::{HandlerResult, body};
+use super::{App, HandlerResult, body};
 use crate::engine::EraseAnswer;
 use crate::error::{Error, ErrorCode, Result, shown};
 
@@ -26,7 +29,7 @@ use crate::error::{Error, ErrorCode, Result, shown};
     params(("id" = String, Path, description = "The user's id.")),
     responses(
         (status = 200, description = "One event a line.", body = String, content_type = "application/x-ndjson"),
-        Errors, KeyErrors
+        Errors, DashKeyErrors
     )
 )]
 pub async fn access(Keyed(app): Keyed, PathParam(user): PathParam) -> HandlerResult<Response> {
@@ -41,7 +44,7 @@ pub async fn access(Keyed(app): Keyed, PathParam(user): PathParam) -> HandlerRes
     .await
 }
 
-/// Erases a user; the response is the receipt.
+/// Erases a user; the response is the receipt, or a job if the client prefers that.
 #[utoipa::path(
     delete,
     path = "/api/analytics/users/{id}",
@@ -53,14 +56,16 @@ pub async fn access(Keyed(app): Keyed, PathParam(user): PathParam) -> HandlerRes
     ),
     responses(
         (status = 200, description = "What was removed where.", body = EraseAnswer),
-        Errors, KeyErrors, ConfirmErrors, WriteErrors
+        JobResponse,
+        Errors, DashKeyErrors, ConfirmErrors, WriteErrors
     )
 )]
 pub async fn erase(
     Keyed(app): Keyed,
     PathParam(user): PathParam,
     RawQuery(query): RawQuery,
-) -> HandlerResult<JsonResponse<EraseAnswer>> {
+    headers: HeaderMap,
+) -> HandlerResult<Response> {
     let confirmed = parameters(&query.unwrap_or_default(), &["confirm"])?
         .first()
         .map(|(_, events)| {
@@ -71,12 +76,26 @@ pub async fn erase(
             })
         })
         .transpose()?;
-    app.run_job(move |engine| engine.erase(&[user], confirmed, Utc::now()))
-        .await
-        .map(JsonResponse)
+    erase_users(&app, &headers, vec![user], confirmed).await
 }
 
-/// Erases several users; the response is the receipt.
+/// Erases users, as a job if the client prefers that.
+async fn erase_users(
+    app: &App,
+    headers: &HeaderMap,
+    users: Vec<String>,
+    confirmed: Option<u64>,
+) -> HandlerResult<Response> {
+    if prefers_job(headers) {
+        return app.start_job(JobKind::Erasure, move |engine, progress| {
+            engine.erase_with(&users, confirmed, Utc::now(), progress)
+        });
+    }
+    let erased = app.run_job(move |engine| engine.erase(&users, confirmed, Utc::now()));
+    Ok(JsonResponse(erased.await?).into_response())
+}
+
+/// Erases several users; the response is the receipt, or a job if the client prefers that.
 #[utoipa::path(
     post,
     path = "/api/analytics/erasures",
@@ -85,22 +104,21 @@ pub async fn erase(
     request_body = Users,
     responses(
         (status = 200, description = "What was removed where.", body = EraseAnswer),
-        Errors, KeyErrors, BodyErrors, ConfirmErrors, WriteErrors
+        JobResponse,
+        Errors, DashKeyErrors, BodyErrors, ConfirmErrors, WriteErrors
     )
 )]
 pub async fn erase_many(
     Keyed(app): Keyed,
     headers: HeaderMap,
     body: Body,
-) -> HandlerResult<JsonResponse<EraseAnswer>> {
+) -> HandlerResult<Response> {
     let body = body::receive(&app.permits.bodies, &headers, body).await?;
     let Users { users, confirm } = app
         .permits
         .decode(body, |json| Ok(parse_users(json)?))
         .await?;
-    app.run_job(move |engine| engine.erase(&users, confirm, Utc::now()))
-        .await
-        .map(JsonResponse)
+    erase_users(&app, &headers, users, confirm).await
 }
 
 /// The body of an erasure of several users.

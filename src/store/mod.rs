@@ -61,7 +61,7 @@ pub use ingest::rate::Accepted;
 pub use ingest::writer::{Reply, Stored};
 pub use jobs::{
     CompactionScope, Erased, ErasureLimit, Expired, Part, Rebuilt, RepeatedErasures, SealUrgency,
-    Sealed, Verified, repeat_erasures, verify,
+    Sealed, Verified, repeat_erasures, verify, verify_with,
 };
 pub use read::{
     Batch, Columns, DayParts, ExportPartMeta, LogOrder, SealedDay, StoreSize, Tables, rewrite,

@@ -314,17 +314,12 @@ fn wrong_usage_exits_with_2_and_names_the_value() {
 }
 
 #[test]
-fn next_to_a_running_server_a_command_names_it_and_the_alternative() {
+fn next_to_a_running_server_a_command_that_needs_the_folder_names_it() {
     let dir = folder();
     let server = Server::start(dir.path());
     server.post(&batch([event("action", "u", "f")]));
     for (arguments, says) in [
-        (&["usage"][..], "GET /api/analytics/usage"),
-        (&["rollup"], "POST /api/analytics/rollup"),
-        (&["import", "/dev/null"], "POST /api/analytics/event"),
-        (&["seal"], "Stop it first"),
-        (&["verify"], "Stop it first"),
-        (&["demo"], "Stop it first"),
+        (&["demo"][..], "POST /api/analytics/demo"),
         (&["serve", "--listen", "127.0.0.1:0"], "--data-dir"),
     ] {
         let output = run(dir.path(), arguments);

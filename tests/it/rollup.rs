@@ -5,6 +5,7 @@ use std::path::Path;
 use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 use echopilot_analytics::engine::{Engine, ExportRequest, RollupScope};
 use echopilot_analytics::export::warehouse::Warehouse;
+use echopilot_analytics::progress::Progress;
 use echopilot_analytics::store::{Clock, CompactionScope, ExpiryPolicy};
 use echopilot_analytics::window::WindowRequest;
 use polars::prelude::*;
@@ -376,7 +377,7 @@ fn an_erasure_and_an_export_correct_the_lines_and_the_export_has_them() {
             window: None,
             since: None,
         };
-        open.export(&request, now(), |_, _| {}).unwrap();
+        open.export(&request, now(), &Progress::default()).unwrap();
         let mut files = std::fs::read_dir(to.join("daily_rollups")).unwrap();
         let file = files.next().unwrap().unwrap().path();
         assert!(files.next().is_none(), "one file");

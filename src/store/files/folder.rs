@@ -9,8 +9,8 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::ownership::{self, MARK_FILE, Mark, Owner};
@@ -26,6 +26,27 @@ const HOLDER_FILE: &str = "holder";
 const OLD_TEMP_DIR: &str = "tmp";
 const OTHERS: u32 = 0o077;
 const WRITERS: u32 = 0o222;
+
+/// The address of the server that has a data folder locked, for commands on the same machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerAddress {
+    /// Scheme, address, port and base path.
+    pub url: String,
+    /// Version of the program.
+    pub version: String,
+    /// The key of the command line, which the server makes at each start. Those who can read it can
+    /// read the data folder.
+    pub key: String,
+}
+
+impl ServerAddress {
+    /// The address of the server that has the folder locked. The file stays when a process is
+    /// killed: only a folder that is locked has a server.
+    pub fn load(folder: &Path) -> Option<Self> {
+        let holder = fs::read_to_string(folder.join(HOLDER_FILE)).ok()?;
+        serde_json::from_str(holder.lines().nth(1)?).ok()
+    }
+}
 
 /// The purpose for which a data folder is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,13 +187,20 @@ impl Folder {
     }
 
     /// Changes the description of this process for others. On a full disk the old one may be lost.
-    pub fn describe_holder(&self, holder: &str) {
+    fn describe_holder(&self, holder: &str) {
         let path = self.path.join(HOLDER_FILE);
         let written = files::create(&path)
             .and_then(|mut file| writeln!(file, "{holder}").map_err(Error::io("write", &path)));
         if let Err(error) = written {
             warn!("Other processes cannot see who uses the data folder: {error}");
         }
+    }
+
+    /// Changes the description of this process, a server, so that commands can send it requests.
+    pub fn describe_server(&self, holder: &str, server: &ServerAddress) {
+        // A value of strings always serializes.
+        let address = serde_json::to_string(server).unwrap_or_default();
+        self.describe_holder(&format!("{holder}\n{address}"));
     }
 
     /// The folder's path.
@@ -392,7 +420,8 @@ fn lock_folder(lock: &File, path: &Path, access: Access) -> Result<()> {
             let holder = fs::read_to_string(path.join(HOLDER_FILE)).unwrap_or_default();
             Err(Error::Held {
                 folder: path.to_owned(),
-                holder: match holder.trim() {
+                // The second line has the key of the command line.
+                holder: match holder.lines().next().unwrap_or_default().trim() {
                     "" => "another process".into(),
                     holder => holder.into(),
                 },

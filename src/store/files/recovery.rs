@@ -121,7 +121,7 @@ pub(in crate::store) fn recover<B: Default + Send>(
         Ok((found, (batch, valid, bytes.len() as u64)))
     };
     let mut start = 0;
-    let scan = scan_file(path, read, |(batch, valid, length)| {
+    let scan = scan_file(path, u64::MAX, read, |(batch, valid, length)| {
         let bytes = start..start + valid;
         start += length;
         sink(batch, bytes)
@@ -224,15 +224,16 @@ pub(in crate::store) fn check_regular(path: &Path) -> Result<bool> {
     }
 }
 
-/// Reads a log without changing it: `read` gets pieces of it, on all cores, and `sink` gets the
-/// results in order.
+/// Reads the first `bytes` of a log without changing it: `read` gets pieces of it, on all cores,
+/// and `sink` gets the results in order.
 pub(in crate::store) fn scan_file<T: Send>(
     path: &Path,
+    bytes: u64,
     read: impl Fn(&[u8]) -> Result<(Scan, T)> + Sync,
     mut sink: impl FnMut(T) -> Result<()>,
 ) -> Result<Scan> {
     let mut scan = Scan::default();
-    let mut chunks = Chunks::open(path, 0..u64::MAX)?;
+    let mut chunks = Chunks::open(path, 0..bytes)?;
     pipeline::ordered(
         || chunks.next_chunk(Vec::new()),
         |chunk| Ok((chunk.offset, read(&chunk.bytes)?)),

@@ -16,6 +16,7 @@ use tracing::info;
 use super::seal::LATE_BYTES;
 use crate::daily::{Day, date};
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 use crate::schema;
 use crate::store::Store;
 use crate::store::files::day_folder;
@@ -188,6 +189,19 @@ impl Store {
     /// # Errors
     /// If a file cannot be written or a segment is damaged; then its day stays as it is.
     pub fn compact(&self, now: DateTime<Utc>, effort: CompactionScope) -> Result<()> {
+        self.compact_with(now, effort, &Progress::default())
+    }
+
+    /// The same, with its progress in days.
+    ///
+    /// # Errors
+    /// As [`Store::compact`], and if it is cancelled; then the days that are done stay so.
+    pub fn compact_with(
+        &self,
+        now: DateTime<Utc>,
+        effort: CompactionScope,
+        progress: &Progress,
+    ) -> Result<()> {
         if !self.jobs.retired.lock().begin()? {
             return Ok(());
         }
@@ -198,7 +212,10 @@ impl Store {
                 failed = failed.or(Some(error));
             }
         }
-        for day in due_days(&self.versions.version(), now_us, effort) {
+        let due = due_days(&self.versions.version(), now_us, effort);
+        progress.set_total(due.len() as u64);
+        for day in due {
+            progress.check()?;
             // Between two days there is no transaction, so that a seal waits for one day at most.
             // A damaged segment costs its own day.
             loop {
@@ -215,6 +232,7 @@ impl Store {
                 // fill the disk.
                 self.jobs.retired.lock().begin()?;
             }
+            progress.add(1);
         }
         if let Err(error) = self.index(now_us) {
             failed = failed.or(Some(error));

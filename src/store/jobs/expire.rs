@@ -3,6 +3,7 @@
 use chrono::NaiveDate;
 use serde::Serialize;
 use tracing::info;
+use utoipa::ToSchema;
 
 use crate::daily::date;
 use crate::error::Result;
@@ -10,7 +11,7 @@ use crate::store::version::{Clock, ExpiryPolicy, Horizon, Version, clock_jump, h
 use crate::store::{Store, clock};
 
 /// Result of an expiry.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Expired {
     /// Removed segments.
     pub segments: usize,

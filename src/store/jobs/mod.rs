@@ -42,7 +42,7 @@ pub use rebuild::Rebuilt;
 pub(super) use rebuild::add_missing_states;
 pub(super) use renumber::{MIN_FREE, renumber_users};
 pub use seal::{SealUrgency, Sealed};
-pub use verify::{Verified, verify};
+pub use verify::{Verified, verify, verify_with};
 pub(super) use zones::add_zones;
 
 /// State of the jobs of a store.

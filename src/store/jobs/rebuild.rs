@@ -13,6 +13,7 @@ use super::day_state::DayEvents;
 use crate::daily::{self, DailyState, Day, OtherZones, Place, Slices, date};
 use crate::dictionary::{Dictionaries, Lookup, UserDictionary};
 use crate::error::Result;
+use crate::progress::Progress;
 use crate::schema;
 use crate::store::Store;
 use crate::store::files::dictionary;
@@ -72,8 +73,13 @@ impl Rebuild<'_> {
     /// Writes the states that differ from those of the segments, and the users whom they name.
     ///
     /// # Errors
-    /// [`crate::error::Error::Damaged`] if a segment is.
-    fn prepare(&self, transaction: &mut Transaction<'_>, folder: &Folder) -> Result<Rebuilt> {
+    /// [`crate::error::Error::Damaged`] if a segment is, and if it is cancelled.
+    fn prepare(
+        &self,
+        transaction: &mut Transaction<'_>,
+        folder: &Folder,
+        progress: &Progress,
+    ) -> Result<Rebuilt> {
         let Plan { kept, days } = plan(transaction.base());
         let mut rebuilt = Rebuilt {
             kept,
@@ -88,6 +94,7 @@ impl Rebuild<'_> {
             .filter_map(|zone| ZoneRebuild::new(zone.tz, self.zones))
             .collect();
         let counted: BTreeSet<Day> = days.iter().copied().collect();
+        progress.set_total(days.len() as u64);
         let mut days = days.into_iter();
         let mut ready: VecDeque<(ZoneDay, DailyState)> = VecDeque::new();
         transaction.next.sequence += 1;
@@ -109,6 +116,7 @@ impl Rebuild<'_> {
                     }
                     continue;
                 };
+                progress.check()?;
                 let slices = DayEvents {
                     segments: &version.segments_of(day),
                     day,
@@ -126,6 +134,7 @@ impl Rebuild<'_> {
                     zone.add(&slices, version);
                     ready.extend(zone.take_until(day, &counted, version));
                 }
+                progress.add(1);
             }
         })?;
         transaction.next.dictionary = dictionary::extend(
@@ -227,7 +236,7 @@ pub fn add_missing_states(
         max_features,
     };
     let mut transaction = versions.begin(folder)?;
-    rebuild.prepare(&mut transaction, folder)?;
+    rebuild.prepare(&mut transaction, folder, &Progress::default())?;
     transaction.commit(|_| {})?.removed
 }
 
@@ -249,8 +258,8 @@ impl Store {
     /// Days whose events expired, all or some, keep theirs.
     ///
     /// # Errors
-    /// [`crate::error::Error::Damaged`] if a segment is.
-    pub fn rebuild(&self) -> Result<Rebuilt> {
+    /// [`crate::error::Error::Damaged`] if a segment is, and if it is cancelled.
+    pub fn rebuild(&self, progress: &Progress) -> Result<Rebuilt> {
         let mut transaction = self.begin()?;
         let rebuild = Rebuild {
             names: self.names(),
@@ -258,7 +267,8 @@ impl Store {
             erased: &self.ingest.maker.gate.ended(),
             max_features: self.ingest.admission.limits().features,
         };
-        let rebuilt = rebuild.prepare(&mut transaction, &self.folder)?;
+        let rebuilt = rebuild.prepare(&mut transaction, &self.folder, progress)?;
+        progress.commit()?;
         if rebuilt.changed > 0 {
             transaction.commit(|_| {})?.removed?;
         }

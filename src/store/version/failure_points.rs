@@ -13,6 +13,7 @@ use crate::config::{Durability, NameLimits, StoreConfig};
 use crate::daily::{Day, day_of};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventType, Outcome};
+use crate::progress::Progress;
 use crate::store::files::faults::{self, Failing};
 use crate::store::files::rotation::RotatedLog;
 use crate::store::files::states::ZoneDay;
@@ -253,7 +254,7 @@ impl Job {
                 .map(drop),
             Self::ExpireIds => store.expire_ids(1).map(drop),
             Self::Erase => store.erase(&["ben".into()], |_| Ok(())).map(drop),
-            Self::Rebuild => store.rebuild().map(drop),
+            Self::Rebuild => store.rebuild(&Progress::default()).map(drop),
             Self::BuildZone => store.build_zones(),
             Self::Renumber => renumber_users(&store.versions, &store.folder, store.names(), 0),
         }
