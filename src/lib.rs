@@ -8,7 +8,8 @@
 //! other.
 //!
 //! ```text
-//! main → cli → server → http, schedule → engine → rollup, cohorts, backup, export, import, demo
+//! main → cli → server → http, schedule → engine
+//!      → rollup, cohorts, backup, doctor, export, import, demo
 //!      → metrics | store → columns → daily, dictionary → event, parquet, schema
 //!      → monitoring → window, bloom, digest, checksum, leb128, progress, error
 //! ```
@@ -29,6 +30,7 @@
 //! | [`cli`], [`server`], [`schedule`] | commands; start and stop of the server; periodic jobs |
 //! | [`monitoring`] | counters, histograms and gauges for operators; the page of Prometheus |
 //! | [`backup`] | backups of a data folder, also while a server changes it, and their restore |
+//! | [`doctor`] | checks of the folder and the machine before something fails |
 //! | [`import`], [`demo`] | import of existing events; synthetic histories |
 //! | [`inflate`] | decompression of streams, detected by their first bytes |
 //! | [`parquet`] | the settings of all Parquet files |
@@ -81,6 +83,7 @@ pub mod daily;
 pub mod demo;
 pub mod dictionary;
 pub mod digest;
+pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod error_code;

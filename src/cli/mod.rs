@@ -4,6 +4,7 @@
 mod backup;
 mod cohort;
 mod demo;
+mod doctor;
 mod expire;
 mod export;
 mod health;
@@ -33,6 +34,7 @@ use crate::store::folder::Purpose;
 use backup::{BackupArgs, RestoreArgs};
 use cohort::CohortCommand;
 use demo::DemoArgs;
+use doctor::DoctorArgs;
 use expire::ExpireArgs;
 use export::ExportArgs;
 use health::HealthArgs;
@@ -112,6 +114,11 @@ enum Command {
     /// who were erased after the backup are erased again, as far as the newest backup or
     /// `--erasures` knows of them.
     Restore(RestoreArgs),
+    /// Check folder, disk, limits, clock, keys and server; exit code 1 if something fails
+    ///
+    /// Each line says ok, warning or fails, and what to do. Nothing is changed, also while a server
+    /// runs; temporary files are removed at once.
+    Doctor(DoctorArgs),
     /// Fill an empty data folder with synthetic events
     Demo(DemoArgs),
     /// Ask a running server whether it accepts events; exit code 1 if not
@@ -262,6 +269,7 @@ impl Command {
             Self::Verify => maintenance::verify(context),
             Self::Backup(command) => command.run(context),
             Self::Restore(command) => command.run(context),
+            Self::Doctor(command) => command.run(context),
             Self::Demo(command) => command.run(context),
             Self::Health(command) => command.run(),
             Self::Completions(command) => command.run(Cli::definition()),
@@ -286,7 +294,7 @@ impl Command {
                 "Stop it first, or choose another folder with --data-dir; a running server makes a synthetic history by POST \
                  /api/analytics/demo."
             }
-            Self::Backup(_) => "Wait until it has ended.",
+            Self::Backup(_) | Self::Doctor(_) => "Wait until it has ended.",
             Self::Restore(_) => "Choose another folder with --data-dir.",
             _ => {
                 "Run the command again when it has ended; next to a running server commands work once it listens."

@@ -7,7 +7,8 @@
 //! - `version`: the committed state as one immutable value, and the transaction that replaces it.
 //! - `read`: queries read a snapshot of version and tail; no lock is held meanwhile.
 //! - `files`: one kind of file each, which know neither a job nor the manifest.
-//! - `capture`: the files of one moment, for a backup, read without the lock of the folder.
+//! - `capture`, `inspect`: the files of one moment, for a backup, and what a start would find, both
+//!   read without the lock of the folder.
 //!
 //! # Lock order
 //! A thread takes locks in this order only, which `lock` checks in builds with debug assertions: 1
@@ -23,6 +24,7 @@ mod clock;
 mod erased;
 pub mod files;
 mod ingest;
+pub mod inspect;
 mod jobs;
 mod lock;
 mod open;

@@ -5,10 +5,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, RwLock};
 
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use echopilot_analytics::checksum;
 use echopilot_analytics::engine::{Cancel, Engine};
 use echopilot_analytics::export::events::EventFormat;
@@ -240,129 +240,130 @@ fn a_backup_of_a_running_server_has_every_acknowledged_event_and_an_erasure_reac
     );
 }
 
-/// Ends the work when it is dropped, also by a failed assertion.
-struct Ends<'a>(&'a AtomicBool);
+/// Rounds of a backup during other work, and of its restore.
+const ROUNDS: usize = 4;
 
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+/// A store that ingests events, each of another user, and seals, compacts and erases.
+struct Busy {
+    engine: Engine,
+    is_over: AtomicBool,
+    /// Locked to write while the work pauses.
+    gate: RwLock<()>,
+    /// Users whose events were acknowledged and not erased.
+    acknowledged: Mutex<BTreeSet<String>>,
+    /// Users whose erasure was begun.
+    erased: Mutex<BTreeSet<String>>,
+}
+
+impl Busy {
+    /// Repeats work until it is over.
+    fn repeat(&self, mut work: impl FnMut(u64)) {
+        for number in 0.. {
+            if self.is_over.load(Ordering::Relaxed) {
+                return;
+            }
+            let _open = self.gate.read().unwrap();
+            work(number);
+        }
+    }
+
+    fn ingest(&self, number: u64) {
+        let users: Vec<String> = (0..20)
+            .map(|place| format!("user-{number}-{place}"))
+            .collect();
+        let ts = (Utc::now() - TimeDelta::days((number % 3) as i64)).to_rfc3339();
+        let events: Vec<Value> = users
+            .iter()
+            .map(|user| {
+                json!({"event_type":"action","user_id":user,"event_id":user,"feature":"f","ts":ts})
+            })
+            .collect();
+        assert_eq!(ingest(&self.engine, &events, Utc::now()).logged, 20);
+        self.acknowledged.lock().unwrap().extend(users);
+    }
+
+    fn seal_and_compact(&self) {
+        self.engine.store().seal().unwrap();
+        // A day that got no event for an hour is compacted completely.
+        let later = Utc::now() + TimeDelta::hours(2);
+        self.engine.compact(later, CompactionScope::Full).unwrap();
+    }
+
+    fn erase_one(&self) {
+        let one = self.acknowledged.lock().unwrap().iter().next().cloned();
+        let Some(user) = one else {
+            return;
+        };
+        self.erased.lock().unwrap().insert(user.clone());
+        let users = std::slice::from_ref(&user);
+        self.engine.erase(users, None, Utc::now()).unwrap();
+        self.acknowledged.lock().unwrap().remove(&user);
     }
 }
 
-/// Rounds of a backup and its restore during other work.
-const ROUNDS: usize = 5;
+/// Ends the work when it is dropped, also by a failed assertion.
+struct Ends<'a>(&'a Busy);
 
-/// Ingests events, each of another user, and seals, compacts and erases, until `is_over`.
-/// `acknowledged` has the users whose events were, `erased` those whose erasure was begun.
-fn keep_busy(
-    engine: &Engine,
-    is_over: &AtomicBool,
-    acknowledged: &Mutex<BTreeSet<String>>,
-    erased: &Mutex<BTreeSet<String>>,
-) {
-    let now = Utc::now();
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for number in 0.. {
-                if is_over.load(Ordering::Relaxed) {
-                    return;
-                }
-                let users: Vec<String> = (0..20)
-                    .map(|place| format!("user-{number}-{place}"))
-                    .collect();
-                let events: Vec<Value> = users
-                    .iter()
-                    .map(|user| {
-                        json!({"event_type":"action","user_id":user,"event_id":user,"feature":"f",
-                            "ts": (now - chrono::TimeDelta::days(number % 3)).to_rfc3339()})
-                    })
-                    .collect();
-                assert_eq!(ingest(engine, &events, Utc::now()).logged, 20);
-                acknowledged.lock().unwrap().extend(users);
-            }
-        });
-        scope.spawn(|| {
-            while !is_over.load(Ordering::Relaxed) {
-                engine.store().seal().unwrap();
-                engine
-                    .compact(now + chrono::TimeDelta::hours(2), CompactionScope::Full)
-                    .unwrap();
-            }
-        });
-        scope.spawn(|| {
-            while !is_over.load(Ordering::Relaxed) {
-                let some = acknowledged.lock().unwrap().iter().next().cloned();
-                if let Some(user) = some {
-                    erased.lock().unwrap().insert(user.clone());
-                    engine
-                        .erase(std::slice::from_ref(&user), None, Utc::now())
-                        .unwrap();
-                    acknowledged.lock().unwrap().remove(&user);
-                }
-            }
-        });
-    });
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]
 fn backups_during_ingest_seals_compactions_and_erasures_have_each_acknowledged_event_once() {
     let dir = folder();
     let [data, to] = ["data", "backups"].map(|name| dir.path().join(name));
-    let engine = engine(&data, Utc::now());
-    let is_over = AtomicBool::new(false);
-    let (acknowledged, erased) = (Mutex::default(), Mutex::default());
+    let busy = Busy {
+        engine: engine(&data, Utc::now()),
+        is_over: AtomicBool::new(false),
+        gate: RwLock::default(),
+        acknowledged: Mutex::default(),
+        erased: Mutex::default(),
+    };
     std::thread::scope(|scope| {
-        let _ends = Ends(&is_over);
-        let busy = scope.spawn(|| keep_busy(&engine, &is_over, &acknowledged, &erased));
-        let mut rounds = 0;
-        while rounds < ROUNDS && !busy.is_finished() {
-            let before: BTreeSet<String> = acknowledged.lock().unwrap().clone();
-            let gone: BTreeSet<String> = erased.lock().unwrap().clone();
+        let _ends = Ends(&busy);
+        let busy = &busy;
+        scope.spawn(|| busy.repeat(|number| busy.ingest(number)));
+        scope.spawn(|| busy.repeat(|_| busy.seal_and_compact()));
+        scope.spawn(|| busy.repeat(|_| busy.erase_one()));
+        for round in 0..ROUNDS {
+            while busy.acknowledged.lock().unwrap().len() < 100 * (round + 1) {
+                std::thread::yield_now();
+            }
+            // In this order: who is in the first list and not in the second is erased completely.
+            let erased_before = busy.erased.lock().unwrap().clone();
+            let before = busy.acknowledged.lock().unwrap().clone();
             // A killed backup costs nothing.
             let mut killed = echopilot(&data);
-            with_fault(&mut killed, &to, "kill", 5 + 15 * rounds);
+            with_fault(&mut killed, &to, "kill", 5 + 15 * round);
             killed.args(["backup", "--to", text(&to)]).output().unwrap();
             let backed_up = back_up(&data, &to);
-            assert_eq!(backed_up["damaged"], json!([]), "{rounds}");
-            let after: BTreeSet<String> = erased.lock().unwrap().clone();
-            let restored = dir.path().join(format!("restored-{rounds}"));
+            let _closed = busy.gate.write().unwrap();
+            assert_eq!(backed_up["damaged"], json!([]), "{round}");
+            let erased_after = busy.erased.lock().unwrap().clone();
+            let restored = dir.path().join(format!("restored-{round}"));
             restore(&to, &restored);
             let found = {
-                let engine = self::engine(&restored, Utc::now());
+                let engine = engine(&restored, Utc::now());
                 engine.finish_erasures().unwrap();
                 users_in(&engine)
             };
-            assert!(
-                found.values().all(|&events| events == 1),
-                "{rounds}: an event is there twice"
-            );
-            for user in &before {
-                // It may have been erased before the backup, or while it was made.
-                assert!(
-                    found.contains_key(user) || after.contains(user),
-                    "{rounds}: {user} is lost"
-                );
+            for (user, events) in &found {
+                assert_eq!(*events, 1, "{round}: {user}");
+                let is_back = erased_before.contains(user) && !before.contains(user);
+                assert!(!is_back, "{round}: {user} was erased");
             }
-            let is_back = |user: &&String| gone.contains(*user) && !before.contains(*user);
-            assert_eq!(
-                found.keys().find(is_back),
-                None,
-                "{rounds}: erased and there again"
-            );
-            assert_eq!(run_json(&restored, &["rebuild"])["changed"], 0, "{rounds}");
-            assert_eq!(
-                run_json(&restored, &["verify"])["damage"],
-                json!([]),
-                "{rounds}"
-            );
+            let lost = before
+                .difference(&erased_after)
+                .find(|user| !found.contains_key(*user));
+            assert_eq!(lost, None, "{round}");
+            assert_eq!(run_json(&restored, &["rebuild"])["changed"], 0, "{round}");
+            let damage = run_json(&restored, &["verify"])["damage"].clone();
+            assert_eq!(damage, json!([]), "{round}");
             fs::remove_dir_all(&restored).unwrap();
-            rounds += 1;
         }
-        is_over.store(true, Ordering::Relaxed);
-        busy.join().unwrap();
-        assert_eq!(rounds, ROUNDS);
     });
-    assert!(acknowledged.lock().unwrap().len() > 1_000);
 }
 
 /// A command whose `at`-th change of a file below a folder fails.

@@ -16,6 +16,7 @@ mod columns;
 mod damage;
 mod dashboard;
 mod dedup;
+mod doctor;
 mod durability;
 mod erasure;
 mod expiry;

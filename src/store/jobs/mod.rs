@@ -41,6 +41,7 @@ pub use load::Part;
 pub use rebuild::Rebuilt;
 pub(super) use rebuild::add_missing_states;
 pub(super) use renumber::{MIN_FREE, renumber_users};
+pub(super) use seal::LATE_BYTES;
 pub use seal::{SealUrgency, Sealed};
 pub use verify::{Verified, verify, verify_with};
 pub(super) use zones::add_zones;
