@@ -1,4 +1,4 @@
-//! Exports to object storage, tested against moto, an independent S3 server.
+//! Exports and backups in object storage, tested against moto, an independent S3 server.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -9,7 +9,7 @@ use chrono::{Days, Utc};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    PATIENCE, echopilot, folder, incompressible, numbers_below, printed, run_json,
+    PATIENCE, echopilot, folder, incompressible, numbers_below, printed, run, run_json,
 };
 use crate::oracle::{python, python_command};
 
@@ -54,6 +54,43 @@ impl S3 {
         command.args(["export", "--to", "s3://lake/our/events"]);
         command.args(more);
         command
+    }
+
+    /// Runs a command, which must succeed, with the place of backups for `{}`.
+    fn run(&self, data: &Path, arguments: &[&str]) -> Value {
+        serde_json::from_slice(&printed(&mut self.with_backups(data, arguments))).unwrap()
+    }
+
+    /// A command with the place of backups for `{}`.
+    fn with_backups(&self, data: &Path, arguments: &[&str]) -> Command {
+        let mut command = self.command(data);
+        command.args(arguments.iter().map(|argument| match *argument {
+            "{}" => "s3://lake/our/backups",
+            argument => argument,
+        }));
+        command
+    }
+
+    /// Runs a command until it ends, or the server holds its `at`-th request: then it is killed.
+    /// True if it ended.
+    fn kill_at(&self, at: usize, mut command: Command) -> bool {
+        self.control(&format!("hold?{at}"));
+        let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+        let started = Instant::now();
+        let done = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(status.success());
+                break true;
+            }
+            if self.control("held") == json!(true) {
+                break false;
+            }
+            assert!(started.elapsed() < PATIENCE);
+        };
+        child.kill().unwrap();
+        child.wait().unwrap();
+        self.control("release");
+        done
     }
 
     fn exported(&self, data: &Path, more: &[&str]) -> Value {
@@ -167,22 +204,7 @@ fn an_export_killed_at_any_request_is_the_old_or_the_new_one_by_its_list() {
     for at in (1..).step_by(7) {
         // One more day changes in each round.
         import(&data, dir.path(), &[1 + at % 3], &[&format!("late-{at}")]);
-        s3.control(&format!("hold?{at}"));
-        let mut child = s3.export(&data, &["--since", "last"]).spawn().unwrap();
-        let started = Instant::now();
-        let done = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                assert!(status.success());
-                break true;
-            }
-            if s3.control("held") == json!(true) {
-                break false;
-            }
-            assert!(started.elapsed() < PATIENCE);
-        };
-        child.kill().unwrap();
-        child.wait().unwrap();
-        s3.control("release");
+        let done = s3.kill_at(at as usize, s3.export(&data, &["--since", "last"]));
         let found = s3.read();
         let listed = found["listed_events"].as_u64().unwrap();
         assert_eq!(found["missing"], json!([]), "at {at}");
@@ -212,6 +234,109 @@ fn an_export_killed_at_any_request_is_the_old_or_the_new_one_by_its_list() {
         points += 1;
     }
     assert!(points >= 4, "only {points} points were tried");
+}
+
+/// Usage without what differs from run to run.
+fn usage(data: &Path) -> Value {
+    let mut usage = run_json(data, &["usage", "--days", "9"]);
+    usage.as_object_mut().unwrap().remove("ts");
+    usage
+}
+
+#[test]
+fn a_backup_in_a_bucket_adds_only_what_is_new_and_restores_the_store() {
+    let dir = folder();
+    let [data, restored, earlier] =
+        ["data", "restored", "earlier"].map(|name| dir.path().join(name));
+    // Every fifth request fails, and is retried.
+    let s3 = S3::start(5);
+    import(&data, dir.path(), &[1, 2, 3], &["ann", "bob"]);
+    s3.exported(&data, &[]);
+    let first = s3.run(&data, &["backup", "--to", "{}"]);
+    assert_eq!(first["ok"], true, "{first}");
+    let expected = usage(&data);
+    import(&data, dir.path(), &[2], &["late"]);
+    run_json(&data, &["user", "erase", "bob"]);
+    let second = s3.run(&data, &["backup", "--to", "{}"]);
+    assert!(
+        second["new_files"].as_u64() < second["files"].as_u64(),
+        "{second}"
+    );
+    assert!(s3.saw("failed") >= 3);
+    let listed = s3.run(&data, &["restore", "{}", "--list"]);
+    assert_eq!(listed.as_array().unwrap().len(), 2);
+    s3.run(&restored, &["restore", "{}"]);
+    assert_eq!(usage(&restored), usage(&data));
+    assert_eq!(run_json(&restored, &["verify"])["damage"], json!([]));
+    // The earlier one, without the user who was erased since.
+    let at = first["taken_at"].as_str().unwrap();
+    let found = s3.run(&earlier, &["restore", "{}", "--at", at]);
+    assert_eq!(found["erased_users"], 1);
+    run_json(&data, &["user", "erase", "late"]);
+    assert_eq!(usage(&earlier), usage(&data));
+    assert_ne!(usage(&earlier), expected);
+
+    let third = s3.run(&data, &["backup", "--to", "{}", "--keep", "1"]);
+    assert_eq!(third["removed_backups"], 2);
+    let objects = s3.read()["objects"].to_string();
+    let files = objects.matches("our/backups/files/").count() as u64;
+    assert_eq!(Some(files), third["files"].as_u64(), "{objects}");
+    // The prefix of an export has no backups, and its files stay.
+    let mut command = s3.command(&data);
+    command.args(["backup", "--to", "s3://lake/our/events"]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("has no backups"), "{message}");
+    assert_eq!(s3.read()["missing"], json!([]));
+}
+
+#[test]
+fn a_backup_or_restore_killed_at_any_request_to_a_bucket_can_be_repeated() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    import(&data, dir.path(), &[1, 2, 3], &["ann", "bob"]);
+    let s3 = S3::start(1 << 30);
+    s3.exported(&data, &[]);
+    s3.run(&data, &["backup", "--to", "{}"]);
+    let backup = ["backup", "--to", "{}", "--keep", "1"];
+    let mut points = 0;
+    for at in (1..).step_by(5) {
+        import(&data, dir.path(), &[1 + at % 3], &[&format!("late-{at}")]);
+        let done = s3.kill_at(at as usize, s3.with_backups(&data, &backup));
+        // The one before, or this one.
+        s3.run(&data, &["restore", "{}", "--check"]);
+        s3.run(&data, &backup);
+        let checked = s3.run(&data, &["restore", "{}", "--check"]);
+        let objects = s3.read()["objects"].to_string();
+        let files = objects.matches("our/backups/files/").count() as u64;
+        assert_eq!(Some(files), checked["files"].as_u64(), "at {at}: {objects}");
+        if done {
+            break;
+        }
+        points += 1;
+    }
+    assert!(points >= 3, "only {points} points were tried");
+    let restored = dir.path().join("restored");
+    let restore = ["restore", "{}"];
+    let mut points = 0;
+    for at in (1..).step_by(4) {
+        let done = s3.kill_at(at, s3.with_backups(&restored, &restore));
+        if !done {
+            points += 1;
+            if restored.join(".echopilot-restoring").exists() {
+                let output = run(&restored, &["usage"]);
+                assert!(!output.status.success(), "at {at}");
+            }
+            s3.run(&restored, &restore);
+        }
+        assert_eq!(usage(&restored), usage(&data), "at {at}");
+        std::fs::remove_dir_all(&restored).unwrap();
+        if done {
+            break;
+        }
+    }
+    assert!(points >= 3, "only {points} points were tried");
 }
 
 #[test]
