@@ -17,16 +17,22 @@ LICENCE_FILE = re.compile(r"(licen[cs]e|copying|notice|unlicen[cs]e)", re.IGNORE
 BUILD_TOOLS = {"esbuild"}
 
 
-def cargo(*arguments):
-    command = ["cargo", *arguments, "--locked", "--offline"]
+def output(*command):
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def cargo(*arguments):
+    return output("cargo", *arguments, "--locked", "--offline")
 
 
 def crates():
     """Yields name, version, licence and folder of each crate that is linked into the program."""
     tree = cargo("tree", "--edges", "normal", "--prefix", "none", "--format", "{p}")
     linked = {tuple(line.split()[:2]) for line in tree.splitlines() if line}
-    for package in json.loads(cargo("metadata", "--format-version", "1"))["packages"]:
+    # A build downloads no crates of other platforms.
+    platform = re.search(r"^host: (.+)$", output("rustc", "-vV"), re.MULTILINE)[1]
+    metadata = cargo("metadata", "--format-version", "1", "--filter-platform", platform)
+    for package in json.loads(metadata)["packages"]:
         is_linked = (package["name"], f"v{package['version']}") in linked
         if is_linked and package["source"]:
             folder = Path(package["manifest_path"]).parent
