@@ -96,7 +96,7 @@ impl Schedule {
                 CompactionScope::Full
             };
             let report = &tidy_report;
-            run_in_background(report, "erasure", || tidied.finish_erasures());
+            run_in_background(report, "erasure", || tidied.finish_erasures(now));
             run_in_background(report, "compaction", || tidied.compact(now, effort));
             run_in_background(report, "scrub", || tidied.scrub());
         })?;

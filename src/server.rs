@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{ServeConfig, StoreConfig};
-use crate::engine::Engine;
+use crate::engine::{Action, Engine};
 use crate::error::{Error, ErrorCode, Result};
 use crate::http::{self, Keys, PublicLimits};
 use crate::schedule::Schedule;
@@ -60,13 +60,13 @@ pub fn start_traces(level: &str) {
 /// If the data folder cannot be locked, the key cannot be read or the port cannot be bound.
 pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
     let addresses = addresses(config)?;
-    let loaded: Arc<OnceLock<(Arc<KeySources>, Arc<Keys>)>> = Arc::default();
+    let loaded: Arc<OnceLock<(Arc<KeySources>, Arc<Keys>, Arc<Engine>)>> = Arc::default();
     let to_reload = loaded.clone();
     // First of all: a SIGHUP while the server starts must not end it.
     signals::on_reload(move || {
         // Before the keys are loaded they are about to be read.
-        if let Some((sources, keys)) = to_reload.get() {
-            sources.reload(keys);
+        if let Some((sources, keys, engine)) = to_reload.get() {
+            reload(sources, keys, engine, "SIGHUP");
         }
     })?;
     let process = std::process::id();
@@ -78,7 +78,7 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
     }
     let sources = Arc::new(KeySources::new(config, engine.store().folder())?);
     let (keys, key_for_curl) = sources.load()?;
-    loaded.get_or_init(|| (sources.clone(), keys.clone()));
+    loaded.get_or_init(|| (sources.clone(), keys.clone(), engine.clone()));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -99,10 +99,9 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
             .store()
             .folder()
             .describe_server(&format!("{owner}, which listens on {url}"), &server);
-        let to_follow = keys.clone();
-        let followed = sources.clone();
+        let (followed, of_server, recording) = (sources.clone(), keys.clone(), engine.clone());
         tokio::spawn(sources.follow(move || {
-            followed.reload(&to_follow);
+            reload(&followed, &of_server, &recording, "changed file");
         }));
         let stop_signal = signals::on_stop()?;
         let for_live = engine.clone();
@@ -132,6 +131,14 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
     close(&engine, stopped_at + SEAL_DEADLINE);
     info!("Stopped");
     Ok(())
+}
+
+/// Reads the files of keys again, and records a change of the keys.
+fn reload(sources: &KeySources, keys: &Keys, engine: &Engine, by: &str) {
+    if let Some(counts) = sources.reload(keys) {
+        let by = engine.by(by, Utc::now());
+        by.record(Action::Keys, None, &counts);
+    }
 }
 
 /// Resolves the addresses to listen on, before anything is opened.

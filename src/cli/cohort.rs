@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use super::output::{argument_or_file, print_compact, print_json};
 use super::remote::{Client, segment};
 use super::{Context, Reached};
+use crate::engine::COMMAND_LINE;
 use crate::metrics::cohort::Cohort;
 use crate::store::folder::Purpose;
 
@@ -47,9 +48,10 @@ impl CohortCommand {
         print_json(&match self {
             Self::List => engine.cohorts()?,
             Self::Set { cohort } => {
-                engine.set_cohort(Cohort::parse(&argument_or_file(&cohort)?)?)?
+                let cohort = Cohort::parse(&argument_or_file(&cohort)?)?;
+                engine.by(COMMAND_LINE, context.now).set_cohort(cohort)?
             }
-            Self::Remove { name } => engine.remove_cohort(&name)?,
+            Self::Remove { name } => engine.by(COMMAND_LINE, context.now).remove_cohort(&name)?,
         })
     }
 

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::output::{print_compact, print_json};
 use super::{Context, Reached};
+use crate::engine::COMMAND_LINE;
 use crate::store::Clock;
 use crate::store::folder::Purpose;
 use crate::window::parse_day;
@@ -30,7 +31,7 @@ impl ExpireArgs {
         let clock = match self.confirm_date {
             None => Clock::Doubted,
             Some(date) => {
-                engine.confirm_clock(date, context.now)?;
+                engine.by(COMMAND_LINE, context.now).confirm_clock(date)?;
                 Clock::Confirmed
             }
         };

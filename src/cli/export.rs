@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use super::output::{print_compact, print_json};
 use super::progress::{ShownProgress, Unit};
 use super::{Context, Reached};
-use crate::engine::{ExportRequest, is_bucket};
+use crate::engine::{COMMAND_LINE, ExportRequest, is_bucket};
 use crate::export::lake::Since;
 use crate::export::warehouse::Warehouse;
 use crate::http::ExportBody;
@@ -63,7 +63,8 @@ impl ExportArgs {
             Reached::Engine(engine) => {
                 let progress = Progress::default();
                 let shown = ShownProgress::start("export", EVENTS, &progress);
-                let exported = engine.export(&request, context.now, &progress);
+                let by = engine.by(COMMAND_LINE, context.now);
+                let exported = by.export(&request, &progress);
                 drop(shown);
                 print_json(&exported?)
             }

@@ -1,6 +1,7 @@
 //! The command line. Each command is one call of the engine. Results go to stdout, everything else
 //! to stderr.
 
+mod audit;
 mod backup;
 mod cohort;
 mod demo;
@@ -31,6 +32,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::server;
 use crate::store::folder::Purpose;
+use audit::AuditArgs;
 use backup::{BackupArgs, RestoreArgs};
 use cohort::CohortCommand;
 use demo::DemoArgs;
@@ -90,6 +92,11 @@ enum Command {
     /// Export or erase a user's data
     #[command(subcommand)]
     User(UserCommand),
+    /// Print the audit log: who read, exported or erased events of users
+    ///
+    /// It also has changes of keys, cohorts and the clock. It has keyed hashes in place of user
+    /// ids.
+    Audit(AuditArgs),
     /// Write missing daily rollups, and correct those whose events have changed
     Rollup(RollupArgs),
     /// Seal the event log into Parquet segments now, and compact small ones
@@ -262,6 +269,7 @@ impl Command {
             Self::Cohort(command) => command.run(context),
             Self::Export(command) => command.run(context),
             Self::User(command) => command.run(context),
+            Self::Audit(command) => command.run(context),
             Self::Rollup(command) => command.run(context),
             Self::Seal => maintenance::seal(context),
             Self::Rebuild => maintenance::rebuild(context),

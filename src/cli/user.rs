@@ -10,8 +10,9 @@ use serde::Serialize;
 use super::output::{print_compact, print_json};
 use super::remote::{Client, segment};
 use super::{Context, Reached};
-use crate::engine::Engine;
+use crate::engine::{By, COMMAND_LINE};
 use crate::error::Error;
+use crate::progress::Progress;
 use crate::store::folder::Purpose;
 
 #[derive(Debug, Subcommand)]
@@ -39,7 +40,7 @@ impl UserCommand {
     pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         match self {
             Self::Access { id } => match context.reach("user access", Purpose::Read)? {
-                Reached::Engine(engine) => print_access(&engine, &id),
+                Reached::Engine(engine) => print_access(&engine.by(COMMAND_LINE, context.now), &id),
                 Reached::Server(server) => print_access_of_server(&server, &id),
             },
             Self::Erase {
@@ -59,7 +60,8 @@ impl UserCommand {
                 }
                 match context.reach("user erase", Purpose::Change)? {
                     Reached::Engine(engine) => {
-                        print_json(&engine.erase(&ids, confirm, context.now)?)
+                        let by = engine.by(COMMAND_LINE, context.now);
+                        print_json(&by.erase(&ids, confirm, &Progress::default())?)
                     }
                     Reached::Server(server) => {
                         #[derive(Serialize)]
@@ -98,10 +100,10 @@ fn print_access_of_server(server: &Client, user: &str) -> anyhow::Result<ExitCod
 }
 
 /// Prints every event of a user; a broken pipe is not an error.
-fn print_access(engine: &Engine, user: &str) -> anyhow::Result<ExitCode> {
+fn print_access(by: &By<'_>, user: &str) -> anyhow::Result<ExitCode> {
     let stdout = std::io::stdout();
     let mut is_open = true;
-    let printed = engine.user_events(user, |lines| {
+    let printed = by.user_events(user, |lines| {
         stdout.lock().write_all(&lines).map_err(|error| {
             is_open = error.kind() != std::io::ErrorKind::BrokenPipe;
             Error::system("write the result")(error)

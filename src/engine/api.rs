@@ -4,6 +4,7 @@ use chrono::NaiveDate;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::audit::AuditEntry;
 use crate::cohorts::Cohorts;
 use crate::event::Rejection;
 use crate::export::lake::Exported;
@@ -118,6 +119,15 @@ impl From<Cohorts> for CohortsAnswer {
     fn from(cohorts: Cohorts) -> Self {
         Self { ok: true, cohorts }
     }
+}
+
+/// Entries of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AuditAnswer {
+    /// Always true.
+    pub ok: bool,
+    /// Newest first.
+    pub entries: Vec<AuditEntry>,
 }
 
 /// Result of a rollup.

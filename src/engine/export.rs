@@ -219,6 +219,7 @@ pub fn verify(data_dir: &Path, holder: &str) -> Result<Verified> {
 pub fn verify_with(data_dir: &Path, holder: &str, progress: &Progress) -> Result<Verified> {
     let folder = Folder::open(data_dir, holder, Purpose::Inspect)?;
     let mut verified = store::verify_with(data_dir, holder, progress)?;
+    verified.damage.extend(store::audit::verify(data_dir)?);
     verify_exports(&folder, &mut verified);
     Ok(verified)
 }
@@ -231,6 +232,7 @@ impl Engine {
     /// As [`store::Store::verify`].
     pub fn verify(&self, progress: &Progress) -> Result<Verified> {
         let mut verified = self.store.verify(progress)?;
+        verified.damage.extend(self.verify_audit()?);
         // Not while an export is written to the folder.
         let _one = self.exports.lock();
         verify_exports(self.store.folder(), &mut verified);

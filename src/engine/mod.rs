@@ -3,6 +3,7 @@
 
 mod alerts;
 mod api;
+mod audit;
 mod cohorts;
 mod cost;
 mod demo_folder;
@@ -24,9 +25,10 @@ use parking_lot::{Mutex, MutexGuard};
 use tracing::warn;
 
 pub use api::{
-    ClockAnswer, CohortsAnswer, DemoAnswer, EraseAnswer, ExpireAnswer, ExportAnswer, IngestAnswer,
-    LimitStatus, RollupAnswer, StatusAnswer, UsageAnswer, ZoneStatus,
+    AuditAnswer, ClockAnswer, CohortsAnswer, DemoAnswer, EraseAnswer, ExpireAnswer, ExportAnswer,
+    IngestAnswer, LimitStatus, RollupAnswer, StatusAnswer, UsageAnswer, ZoneStatus,
 };
+pub use audit::{Action, AuditEntry, AuditRequest, By, COMMAND_LINE};
 pub use cost::Cost;
 pub use demo_folder::DemoFolder;
 pub use export::{ExportRequest, is_bucket, verify, verify_with};
@@ -39,8 +41,8 @@ use crate::cohorts::Cohorts;
 use crate::config::StoreConfig;
 use crate::error::Result;
 use crate::metrics::budget::QueryMemory;
-use crate::store::Store;
 use crate::store::folder::Purpose;
+use crate::store::{self, Store};
 
 /// The open engine.
 pub struct Engine {
@@ -50,6 +52,7 @@ pub struct Engine {
     cohorts: Mutex<()>,
     /// Held while an export is written, or changed by an erasure.
     exports: Mutex<()>,
+    waiting_audit: audit::Waiting,
     last_rollup: status::LastRollup,
     counted_day: monitoring::CountedDay,
     alerts: alerts::EngineAlerts,
@@ -80,6 +83,9 @@ impl Engine {
         if let Err(error) = Cohorts::upgrade(store.folder()) {
             warn!("The cohorts cannot be used: {error}");
         }
+        if let Err(error) = store::audit::recover(store.folder()) {
+            warn!("The audit log cannot be recovered: {error}");
+        }
         let alerts = alerts::EngineAlerts::load(store.folder());
         let engine = Self {
             alerts,
@@ -88,6 +94,7 @@ impl Engine {
             rollup_log: Mutex::new(()),
             cohorts: Mutex::new(()),
             exports: Mutex::new(()),
+            waiting_audit: audit::Waiting::default(),
             last_rollup: status::LastRollup::default(),
             counted_day: monitoring::CountedDay::default(),
             query_memory: QueryMemory::new(u64::from(config.limit_query_mib) << 20),

@@ -104,10 +104,13 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Store::erase`](crate::store::Store::erase).
-    pub fn finish_erasures(&self) -> Result<()> {
+    pub fn finish_erasures(&self, now: DateTime<Utc>) -> Result<()> {
         let ended = self
             .store
             .finish_erasures(|ids| self.refresh_exports(ids).map(drop));
-        ended.map(drop)
+        if let Some(erased) = ended? {
+            self.record_finished_erasure(erased.users, erased.events, now);
+        }
+        Ok(())
     }
 }

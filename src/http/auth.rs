@@ -10,6 +10,7 @@ use subtle::ConstantTimeEq;
 
 use super::error_response::ErrorResponse;
 use super::weak_key;
+use crate::engine::COMMAND_LINE;
 use crate::error::{Error, ErrorCode, Result};
 
 /// A header that carries the key. Never a query parameter: those end up in logs and browser
@@ -21,8 +22,6 @@ const SCHEME: &str = "bearer";
 const MAX_KEYS: usize = 32;
 /// Most characters of the name of a key.
 const MAX_NAME_CHARS: usize = 32;
-/// The name of the key of the command line.
-const COMMAND_LINE: &str = "command line";
 
 /// The requests that a key allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,14 +56,14 @@ pub struct Keys {
     command_line: Key,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 struct Key {
     digest: [u8; 32],
     identity: Identity,
 }
 
 /// The key that a request was sent with.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The requests that it allows.
     pub role: Role,
@@ -160,14 +159,14 @@ impl Keys {
         })
     }
 
-    /// Replaces the listed keys in one step.
+    /// Replaces the listed keys in one step. Returns whether they are others.
     ///
     /// # Errors
     /// As [`Keys::new`]; then the keys stay.
-    pub fn replace(&self, lists: Vec<KeyList>) -> Result<()> {
+    pub fn replace(&self, lists: Vec<KeyList>) -> Result<bool> {
         let keys = joined(lists)?;
-        *self.listed.write() = keys;
-        Ok(())
+        let known = std::mem::replace(&mut *self.listed.write(), keys.clone());
+        Ok(known != keys)
     }
 
     /// Checks that a request has a valid key.
@@ -324,7 +323,9 @@ mod tests {
         assert!(keys.check_unless_local(&wrong, true).is_err());
         let list = KeyList::parse(Role::Dash, "\nb5d54c39e66671c9\n").expect("a key");
         assert_eq!(list.count, 1);
-        keys.replace(vec![list]).expect("a key");
+        assert_eq!(keys.replace(vec![list]).ok(), Some(true));
+        let list = KeyList::parse(Role::Dash, "b5d54c39e66671c9").expect("a key");
+        assert_eq!(keys.replace(vec![list]).ok(), Some(false));
         assert_eq!(identity(&keys, "b5d54c39e66671c9"), dash());
         assert_eq!(identity(&keys, "9f86d081884c7d65"), None);
     }

@@ -34,7 +34,8 @@ pub async fn confirm(
         .ok_or_else(|| "confirm is missing; allowed is today's date".to_owned())
         .and_then(|(_, date)| parse_day(date).map_err(|message| format!("confirm: {message}")))
         .map_err(|message| Error::bad_input(ErrorCode::BadDate, message))?;
-    app.run_job(move |engine| engine.confirm_clock(date, Utc::now()))
+    let operator = app.operator();
+    app.run_job(move |engine| engine.by(&operator, Utc::now()).confirm_clock(date))
         .await
         .map(JsonResponse)
 }

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::http::HeaderMap;
+use chrono::Utc;
 
 use super::auth::Role;
 use super::described::{BodyErrors, DashKeyErrors, Errors, KeyErrors, WriteErrors};
@@ -61,9 +62,13 @@ pub async fn set_cohort(
         .permits
         .decode(body, |json| Ok(Cohort::parse(json)?))
         .await?;
-    app.run_short(|engine| engine.set_cohort(cohort).map(CohortsAnswer::from))
-        .await
-        .map(JsonResponse)
+    let operator = app.operator();
+    app.run_short(move |engine| {
+        let cohorts = engine.by(&operator, Utc::now()).set_cohort(cohort);
+        cohorts.map(CohortsAnswer::from)
+    })
+    .await
+    .map(JsonResponse)
 }
 
 /// Removes a cohort.
@@ -82,7 +87,11 @@ pub async fn remove_cohort(
     Keyed(app): Keyed,
     PathParam(name): PathParam,
 ) -> HandlerResult<JsonResponse<CohortsAnswer>> {
-    app.run_short(move |engine| engine.remove_cohort(&name).map(CohortsAnswer::from))
-        .await
-        .map(JsonResponse)
+    let operator = app.operator();
+    app.run_short(move |engine| {
+        let cohorts = engine.by(&operator, Utc::now()).remove_cohort(&name);
+        cohorts.map(CohortsAnswer::from)
+    })
+    .await
+    .map(JsonResponse)
 }

@@ -58,10 +58,11 @@ pub async fn export(
     let Some(permit) = app.permits.exports.try_acquire(1) else {
         return Err(Error::Busy("too many exports at once").into());
     };
-    let engine = app.engine.clone();
+    let (engine, operator) = (app.engine.clone(), app.operator());
     let media_type = HeaderValue::from_static(format.media_type());
     streamed(media_type, permit, move |sink, cancel| {
-        engine.export_events(&request, format, Utc::now(), cancel, sink)
+        let by = engine.by(&operator, Utc::now());
+        by.export_events(&request, format, cancel, sink)
     })
     .await
 }

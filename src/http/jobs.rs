@@ -407,8 +407,7 @@ impl App {
         kind: JobKind,
         work: impl FnOnce(&Engine, &Progress) -> Result<T> + Send + 'static,
     ) -> HandlerResult<Response> {
-        let started_by = self.key.as_ref().map(|key| key.name.clone());
-        let job = self.jobs.add(kind, started_by.unwrap_or_default())?;
+        let job = self.jobs.add(kind, self.operator())?;
         let (app, to_run) = (self.clone(), job.clone());
         tokio::spawn(async move {
             let permit = app.permits.jobs.acquire().await;

@@ -78,12 +78,13 @@ pub async fn expire(
         .first()
         .map(|(_, date)| named_day("confirm", ErrorCode::BadDate, date))
         .transpose()?;
+    let operator = app.operator();
     app.run_job(move |engine| {
         let now = Utc::now();
         let clock = match confirmed {
             None => Clock::Doubted,
             Some(date) => {
-                engine.confirm_clock(date, now)?;
+                engine.by(&operator, now).confirm_clock(date)?;
                 Clock::Confirmed
             }
         };

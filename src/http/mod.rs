@@ -7,6 +7,7 @@
 
 mod accept;
 mod asset;
+mod audit;
 mod auth;
 mod blocking;
 mod body;
@@ -96,6 +97,13 @@ struct App {
 }
 
 impl App {
+    /// The name of the key of the request, for the audit log.
+    fn operator(&self) -> Arc<str> {
+        self.key
+            .as_ref()
+            .map_or_else(Arc::default, |key| key.name.clone())
+    }
+
     /// The limits of clients and requests.
     fn limits(&self) -> Vec<LimitStatus> {
         let mut limits = self.public_limits.status();
@@ -158,6 +166,7 @@ fn routes(config: &ServeConfig) -> (Router<AppState>, OpenApi) {
         .routes(routes!(maintenance::expire))
         .routes(routes!(transfers::export))
         .routes(routes!(transfers::import))
+        .routes(routes!(audit::audit))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::show, jobs::cancel))
         .routes(routes!(status::status))

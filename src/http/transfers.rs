@@ -89,8 +89,9 @@ pub async fn export(Keyed(app): Keyed, headers: HeaderMap, body: Body) -> Handle
     if let Some(window) = &request.window {
         window.resolve(Utc::now())?;
     }
+    let operator = app.operator();
     app.start_job(JobKind::Export, move |engine, progress| {
-        engine.export(&request, Utc::now(), progress)
+        engine.by(&operator, Utc::now()).export(&request, progress)
     })
 }
 

@@ -17,8 +17,9 @@ use super::json_response::JsonResponse;
 use super::query_string::parameters;
 use super::streaming::streamed;
 use super::{App, HandlerResult, body};
-use crate::engine::EraseAnswer;
+use crate::engine::{Engine, EraseAnswer};
 use crate::error::{Error, ErrorCode, Result, shown};
+use crate::progress::Progress;
 
 /// Everything that is stored of a user, as NDJSON.
 #[utoipa::path(
@@ -36,10 +37,10 @@ pub async fn access(Keyed(app): Keyed, PathParam(user): PathParam) -> HandlerRes
     let Some(permit) = app.permits.accesses.try_acquire(1) else {
         return Err(Error::Busy("too many exports of users at once").into());
     };
-    let engine = app.engine.clone();
+    let (engine, operator) = (app.engine.clone(), app.operator());
     let ndjson = HeaderValue::from_static("application/x-ndjson");
     streamed(ndjson, permit, move |sink, _| {
-        engine.user_events(&user, sink)
+        engine.by(&operator, Utc::now()).user_events(&user, sink)
     })
     .await
 }
@@ -86,12 +87,15 @@ async fn erase_users(
     users: Vec<String>,
     confirmed: Option<u64>,
 ) -> HandlerResult<Response> {
+    let operator = app.operator();
+    let erase = move |engine: &Engine, progress: &Progress| {
+        let by = engine.by(&operator, Utc::now());
+        by.erase(&users, confirmed, progress)
+    };
     if prefers_job(headers) {
-        return app.start_job(JobKind::Erasure, move |engine, progress| {
-            engine.erase_with(&users, confirmed, Utc::now(), progress)
-        });
+        return app.start_job(JobKind::Erasure, erase);
     }
-    let erased = app.run_job(move |engine| engine.erase(&users, confirmed, Utc::now()));
+    let erased = app.run_job(move |engine| erase(engine, &Progress::default()));
     Ok(JsonResponse(erased.await?).into_response())
 }
 

@@ -107,8 +107,8 @@ impl KeySources {
     }
 
     /// Reads the files again and replaces the valid keys; if one is invalid, all keys stay. Returns
-    /// whether they were replaced.
-    pub fn reload(&self, keys: &Keys) -> bool {
+    /// the number of keys of each role if they are others.
+    pub fn reload(&self, keys: &Keys) -> Option<Vec<(&'static str, u64)>> {
         // One at a time, so that the keys are those of the versions.
         let mut versions = self.versions.lock();
         versions.read = self.file_versions();
@@ -116,23 +116,25 @@ impl KeySources {
             info!(
                 "The dashboard keys are a setting and stay unchanged; --dash-key-file can be read again"
             );
-            return false;
+            return None;
         }
         let replaced = self.read().and_then(|lists| {
             let counts = lists.iter().map(|list| list.count).collect::<Vec<_>>();
-            keys.replace(lists).map(|()| counts)
+            keys.replace(lists).map(|are_others| (are_others, counts))
         });
         match replaced {
-            Ok(counts) => {
+            Ok((are_others, counts)) => {
+                let mut all = Vec::new();
                 for ((role, _), count) in self.sources.iter().zip(counts) {
                     let kind = role.name();
                     info!(keys = count, "Reloaded the {kind} keys: {count} valid");
+                    all.push((kind, count as u64));
                 }
-                true
+                are_others.then_some(all)
             }
             Err(error) => {
                 error!("The keys stay unchanged: {error}");
-                false
+                None
             }
         }
     }
@@ -273,13 +275,15 @@ mod tests {
         write("9f86d081884c7d65,60303ae22b998861,cd372fb85148700f");
         assert!(!sources.has_settled());
         assert!(sources.has_settled());
-        assert!(sources.reload(&keys));
+        let counts = vec![("dashboard", 3), ("read", 1)];
+        assert_eq!(sources.reload(&keys), Some(counts));
+        assert_eq!(sources.reload(&keys), None);
         assert!(!sources.has_settled());
         // A file that cannot be used is tried once.
         std::fs::remove_file(&path).expect("removed");
         assert!(!sources.has_settled());
         assert!(sources.has_settled());
-        assert!(!sources.reload(&keys));
+        assert_eq!(sources.reload(&keys), None);
         assert!(!sources.has_settled());
     }
 }

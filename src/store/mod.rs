@@ -55,7 +55,7 @@ pub use files::recovery::Recovered;
 pub use files::rows::write_lines;
 pub use files::segment::LAKE_DIR;
 pub use files::shape::{ALERTS_FILE, ERASURES_FILE, EVENT_LOG_FILE, MANIFEST_FILE};
-pub use files::{folder, scan};
+pub use files::{audit, folder, scan};
 pub use ingest::admission::{NameUse, RestCounts};
 pub use ingest::batch::{BatchBuilder, WriteBatch};
 pub use ingest::live::{Commit, Subscription};

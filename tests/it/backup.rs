@@ -346,7 +346,7 @@ fn backups_during_ingest_seals_compactions_and_erasures_have_each_acknowledged_e
             restore(&to, &restored);
             let found = {
                 let engine = engine(&restored, Utc::now());
-                engine.finish_erasures().unwrap();
+                engine.finish_erasures(Utc::now()).unwrap();
                 users_in(&engine)
             };
             for (user, events) in &found {

@@ -11,9 +11,7 @@ use echopilot_analytics::store::Clock;
 use echopilot_analytics::window::WindowRequest;
 use serde_json::{Value, json};
 
-use crate::harness::{
-    KEY, Server, at_time, batch, echopilot, engine, folder, log_lines, run, run_json,
-};
+use crate::harness::{KEY, Server, at_time, batch, echopilot, engine, folder, log_lines, run_json};
 
 fn at(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
@@ -585,11 +583,11 @@ fn a_running_server_stops_and_heals_with_its_clock() {
 }
 
 #[test]
-fn a_server_that_was_off_for_two_months_starts_and_can_be_confirmed_in_two_ways() {
+fn a_server_that_was_off_for_two_months_starts_and_can_be_confirmed_in_three_ways() {
     let dir = folder();
     let clock = FakeClock::new(dir.path());
-    for by_command in [true, false] {
-        let data = dir.path().join(format!("data-{by_command}"));
+    for way in ["command", "command-alone", "http"] {
+        let data = dir.path().join(way);
         clock.set("-61d");
         let server = clock.server(&data);
         let event = batch([json!({"event_type":"action","user_id":"u"})]);
@@ -601,19 +599,21 @@ fn a_server_that_was_off_for_two_months_starts_and_can_be_confirmed_in_two_ways(
         assert_eq!((status, &answer["error"]), (503, &json!("clock")));
         let today = Utc::now().date_naive().to_string();
         let message = answer["message"].as_str().unwrap().to_owned();
-        match by_command {
-            true => {
+        let command = ["expire", "--confirm-date", &today];
+        match way {
+            "command" => {
                 assert!(
-                    message.contains(&format!("`echopilot expire --confirm-date {today}`")),
+                    message.contains(&format!("`echopilot {}`", command.join(" "))),
                     "{message}"
                 );
-                let held = run(&data, &["expire", "--confirm-date", &today]);
-                assert!(String::from_utf8_lossy(&held.stderr).contains("/api/analytics/clock"));
+                assert_eq!(run_json(&data, &command)["ok"], true);
+            }
+            "command-alone" => {
                 server.stop();
-                run_json(&data, &["expire", "--confirm-date", &today]);
+                run_json(&data, &command);
                 server = clock.server(&data);
             }
-            false => {
+            _ => {
                 let path = format!("/api/analytics/clock?confirm={today}");
                 assert!(message.contains(&path), "{message}");
                 assert_eq!(server.ask(&path, &json!({})).0, 200);

@@ -65,6 +65,7 @@ fn a_read_key_may_query_and_nothing_else() {
         ("GET", "/api/analytics/live"),
         ("GET", "/api/analytics/export?format=ndjson"),
         ("GET", "/api/analytics/users/ann/events"),
+        ("GET", "/api/analytics/audit"),
         ("GET", "/api/analytics/jobs"),
         ("GET", "/api/analytics/jobs/1"),
         ("DELETE", "/api/analytics/jobs/1"),

@@ -176,9 +176,15 @@ fn mask(value: &mut Value) {
     const VARYING: [&str; 5] = ["version", "accepted", "waiting", "store", "limits"];
     match value {
         Value::Object(object) => {
-            // Of a job, whose id and progress vary.
-            if object.contains_key("started_by") {
-                object.retain(|name, _| ["ok", "kind", "started_by"].contains(&name.as_str()));
+            // Of a job the id and the progress vary, and of an entry of the audit log the id and
+            // the hashes of users, which a key of the store makes.
+            for (of, stable) in [
+                ("started_by", &["ok", "kind", "started_by"][..]),
+                ("run", &["action", "by", "outcome", "subject"]),
+            ] {
+                if object.contains_key(of) {
+                    object.retain(|name, _| stable.contains(&name.as_str()));
+                }
             }
             for (name, value) in object {
                 if VARYING.contains(&name.as_str()) {

@@ -140,6 +140,8 @@ fn commands_print_the_same_with_and_without_a_server() {
         case(0, &["user", "erase", &user, "unknown"]),
         case(0, &["user", "access", &user]),
         case(2, &["user", "erase", ""]),
+        case(0, &["audit", "--user", "unknown-user", "--limit", "5"]),
+        case(2, &["audit", "--limit", "0"]),
         case(0, &["usage"]),
     ];
     std::fs::write(events.replace("events", "empty"), "").unwrap();

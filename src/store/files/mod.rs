@@ -1,6 +1,7 @@
 //! Files and folders on disk: created with access for their owner only, and changed so that a power
 //! cut leaves either the old or the new state.
 
+pub mod audit;
 pub(in crate::store) mod columns;
 pub(in crate::store) mod day_folder;
 pub(in crate::store) mod dictionary;

@@ -11,7 +11,8 @@ use tracing::warn;
 
 use super::log_kind::{self, LogKind};
 use super::shape::{
-    self, ALERTS_FILE, ERASURES_FILE, EVENT_LOG_FILE, MANIFEST_FILE, NEXT_LOG_FILE, QUARANTINE_FILE,
+    self, ALERTS_FILE, AUDIT_FILE, ERASURES_FILE, EVENT_LOG_FILE, MANIFEST_FILE, NEXT_LOG_FILE,
+    OLD_AUDIT_FILE, QUARANTINE_FILE,
 };
 use crate::checksum;
 use crate::error::{Error, ErrorCode, Result};
@@ -63,13 +64,15 @@ const COHORTS: &str = "cohorts.json";
 const ROLLUP_SOURCES: &str = "rollup_sources.json";
 
 /// Our files, other than the dictionary.
-pub const FILES: [&str; 11] = [
+pub const FILES: [&str; 13] = [
     MARK_FILE,
     MANIFEST_FILE,
     EVENT_LOG_FILE,
     NEXT_LOG_FILE,
     ROLLUP_LOG,
     QUARANTINE_FILE,
+    AUDIT_FILE,
+    OLD_AUDIT_FILE,
     ERASURES_FILE,
     COHORTS,
     ROLLUP_SOURCES,

@@ -15,6 +15,10 @@ pub const NEXT_LOG_FILE: &str = "analytics_events.next.ndjson";
 pub const MANIFEST_FILE: &str = "manifest.json";
 /// Damaged pieces of logs.
 pub const QUARANTINE_FILE: &str = "quarantine.ndjson";
+/// The audit log.
+pub const AUDIT_FILE: &str = "audit.ndjson";
+/// The audit log before it was full.
+pub const OLD_AUDIT_FILE: &str = "audit.old.ndjson";
 /// The erased users.
 pub const ERASURES_FILE: &str = "erasures.json";
 /// The state of the engine's own alerts.
