@@ -37,8 +37,8 @@ client: static/node_modules/installed
 # The files of the dashboard, which are part of the binary. Made from static/, with the charts from npm.
 DASHBOARD := static/dist/index.html
 dashboard: $(DASHBOARD)
-$(DASHBOARD): static/node_modules/installed static/build-dashboard.mjs static/index.html static/icon.svg \
-		$(wildcard static/css/*.css static/js/dashboard/*.js static/js/dashboard/*/*.js)
+$(DASHBOARD): static/node_modules/installed static/build-dashboard.mjs static/index.html static/docs.html static/icon.svg \
+		$(wildcard static/css/*.css static/js/docs.js static/js/dashboard/*.js static/js/dashboard/*/*.js)
 	npm --prefix static run --silent dashboard
 
 test: test-rust test-browser fuzz

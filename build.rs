@@ -11,10 +11,13 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 /// Files that `static/build-dashboard.mjs` makes.
-const DASHBOARD: [&str; 5] = [
+const DASHBOARD: [&str; 8] = [
     "charts.js",
     "dashboard.css",
     "dashboard.js",
+    "docs.css",
+    "docs.html",
+    "docs.js",
     "icon.svg",
     "index.html",
 ];

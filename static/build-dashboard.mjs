@@ -1,5 +1,6 @@
 // Makes dist/, which is part of the binary: the page, its style, its script in one piece, and of Apache ECharts the parts that
-// are used. The charts are a file of their own, so that the numbers are there before them.
+// are used. The charts are a file of their own, so that the numbers are there before them. The page of the HTTP API is
+// Swagger UI.
 import { cp, mkdir, readFile, rm } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
@@ -16,7 +17,13 @@ const options = {
   logLevel: 'warning',
 };
 /** Bytes with gzip that a first visit may cost. */
-const LIMITS = { 'dashboard.js': 40 << 10, 'charts.js': 230 << 10, 'dashboard.css': 10 << 10 };
+const LIMITS = {
+  'dashboard.js': 40 << 10,
+  'charts.js': 230 << 10,
+  'dashboard.css': 10 << 10,
+  'docs.js': 460 << 10,
+  'docs.css': 28 << 10,
+};
 
 await rm(here('dist'), { recursive: true, force: true });
 await mkdir(here('dist'));
@@ -35,6 +42,19 @@ await Promise.all([
     banner: { js: '/* Apache ECharts and ZRender: Apache-2.0 and BSD-3-Clause, see their NOTICE */' },
   }),
   build({ ...options, entryPoints: [here('css/dashboard.css')], outfile: here('dist/dashboard.css') }),
+  build({
+    ...options,
+    entryPoints: [here('js/docs.js')],
+    outfile: here('dist/docs.js'),
+    banner: { js: '/* Swagger UI: Apache-2.0, see its NOTICE and the licences of its parts */' },
+  }),
+  build({
+    ...options,
+    entryPoints: ['swagger-ui-dist/swagger-ui.css'],
+    absWorkingDir: here('.'),
+    outfile: here('dist/docs.css'),
+  }),
+  cp(here('docs.html'), here('dist/docs.html')),
   cp(here('icon.svg'), here('dist/icon.svg')),
 ]);
 for (const [name, limit] of Object.entries(LIMITS)) {

@@ -1,13 +1,14 @@
 //! Static files that are part of the binary, with an entity tag and in two encodings.
 
 use std::io::Read;
+use std::sync::{Arc, OnceLock};
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use flate2::Compression;
-use flate2::read::GzEncoder;
+use flate2::read::{GzDecoder, GzEncoder};
 use hyper::body::Bytes;
 use sha2::{Digest, Sha256};
 use utoipa_axum::router::UtoipaMethodRouter;
@@ -32,10 +33,26 @@ macro_rules! built {
 }
 pub(super) use built;
 
+/// A large file that `build.rs` compressed, with its header fields: only its gzip form is in the
+/// binary.
+macro_rules! packed {
+    ($name:literal, $fields:expr) => {
+        $crate::http::asset::Asset::packed(
+            include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".gz")).as_slice(),
+            $fields,
+        )
+    };
+}
+pub(super) use packed;
+
+/// Browsers ask each time whether a file has changed, so that page and scripts are of one version.
+pub const FRESH: Field = ("cache-control", "no-cache");
+
 /// A file, its gzip form and its header fields.
 #[derive(Clone)]
 pub struct Asset {
-    bytes: Bytes,
+    /// The file, for clients that do not accept gzip.
+    plain: Arc<OnceLock<Bytes>>,
     gzip: Bytes,
     /// Weak, because it is the same for both encodings.
     etag: HeaderValue,
@@ -50,9 +67,33 @@ impl Asset {
         Self {
             gzip: gzip.into(),
             etag: etag(&bytes),
-            bytes,
+            plain: Arc::new(bytes.into()),
             fields,
         }
+    }
+
+    /// A file of which only the gzip form is there. It is inflated for the first client that does
+    /// not accept that, which takes milliseconds.
+    pub fn packed(gzip: &'static [u8], fields: &'static [Field]) -> Self {
+        Self {
+            gzip: gzip.into(),
+            etag: etag(gzip),
+            plain: Arc::default(),
+            fields,
+        }
+    }
+
+    /// The file without compression.
+    #[expect(clippy::expect_used, reason = "build.rs compressed it")]
+    fn plain(&self) -> Bytes {
+        let inflate = || {
+            let mut bytes = Vec::new();
+            GzDecoder::new(&self.gzip[..])
+                .read_to_end(&mut bytes)
+                .expect("it is gzip");
+            bytes.into()
+        };
+        self.plain.get_or_init(inflate).clone()
     }
 
     /// A file whose content depends on a setting, so that it is compressed when the server starts.
@@ -82,7 +123,7 @@ impl Asset {
             let encoding = (header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             ([encoding], self.gzip.clone()).into_response()
         } else {
-            self.bytes.clone().into_response()
+            self.plain().into_response()
         };
         let fields = self.fields.iter().map(|&(name, value)| {
             (
@@ -161,14 +202,15 @@ mod tests {
             built!("charts.js", &[]),
             built!("demo.html", &[]),
             built!("telemetry.js", &[]),
+            packed!("docs.html", &[]),
             Asset::compress("content".repeat(100), &[]),
         ];
         for asset in assets {
             let mut inflated = Vec::new();
-            flate2::read::GzDecoder::new(&asset.gzip[..])
+            GzDecoder::new(&asset.gzip[..])
                 .read_to_end(&mut inflated)
                 .expect("gzip");
-            assert_eq!(inflated, asset.bytes);
+            assert_eq!(inflated, asset.plain());
             assert!(asset.gzip.len() < inflated.len());
         }
     }

@@ -5,12 +5,9 @@ use axum::response::Redirect;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::asset::{Field, built};
+use super::asset::{FRESH, Field, built};
 use super::described::Errors;
 use super::extract::AppState;
-
-/// Browsers ask each time whether a file has changed, so that page and scripts are of one version.
-const FRESH: Field = ("cache-control", "no-cache");
 
 /// The page loads from this server alone and runs no inline script. Event names never become HTML:
 /// the only policy of trusted types rejects every string but the empty one.

@@ -23,6 +23,7 @@ mod connection_state;
 mod dashboard;
 mod demo;
 mod described;
+mod docs;
 mod error_response;
 mod event;
 mod export;
@@ -177,6 +178,7 @@ fn routes(config: &ServeConfig) -> (Router<AppState>, OpenApi) {
         .routes(routes!(openapi::openapi))
         .merge(demo::routes())
         .merge(dashboard::routes())
+        .merge(docs::routes())
         .split_for_parts();
     let (scripts, document_of_scripts) = client_script::routes(config).split_for_parts();
     document.merge(document_of_scripts);

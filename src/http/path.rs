@@ -15,6 +15,8 @@ pub const INGEST_PATH: &str = "/api/analytics/event";
 const NAMED: [&str; 2] = ["/api/analytics/users", "/api/analytics/cohorts"];
 /// A page whose relative URLs need the trailing slash.
 const FOLDER: &str = "/demo";
+/// A page whose relative URLs do not work with a trailing slash.
+const PAGE: &str = "/docs";
 
 /// The target of a request, by its path.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,6 +44,9 @@ pub fn route(uri: &Uri, method: &Method, base: &BasePath) -> Routed {
     // A proxy may have removed the base path already.
     let inner = base.strip(&collapsed).unwrap_or(&collapsed);
     let trimmed = inner.trim_end_matches('/');
+    if reads && trimmed == PAGE && inner != PAGE {
+        return Routed::Redirect(format!("..{PAGE}"));
+    }
     let routed = match trimmed {
         "" => "/".to_owned(),
         FOLDER if inner.ends_with('/') => format!("{FOLDER}/"),
@@ -151,6 +156,9 @@ mod tests {
                 "/api/analytics/usage?days=3",
             ),
             ("/analytics2", "/analytics2"),
+            ("/docs", "/docs"),
+            ("/docs/", "redirect ../docs"),
+            ("/analytics/docs/", "redirect ../docs"),
         ] {
             assert_eq!(routed(path, &Method::GET, "/analytics"), expected, "{path}");
         }
