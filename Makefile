@@ -51,6 +51,7 @@ test-rust: tools dashboard cargo-deb $(VENV)/installed
 	@$(call need,promtool,prometheus)
 	@$(call need,mkfs.ext4,e2fsprogs)
 	@$(call need,ps,procps)
+	@$(call need,systemd-nspawn,systemd-container)
 	@missing=; for tool in $(PACKAGE_TEST_TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 		[ -z "$$missing" ] || $(call apt,$$missing)
 	cargo test --release --locked $(CHECKED)

@@ -28,7 +28,7 @@ fn last_stage(file: &str) -> Vec<Instruction> {
 #[test]
 fn the_steps_of_the_container_file_give_a_server_that_is_not_root_and_healthy() {
     let file = include_str!("../../deploy/Containerfile");
-    let Some(machine) = Overlay::mount() else {
+    let Some(machine) = Overlay::with_devices() else {
         return;
     };
     let stage = last_stage(file);

@@ -1,11 +1,28 @@
-//! The Debian package: installed in a copy of the file system, and started as its unit does.
+//! The Debian package: installed in a copy of the file system, started as its unit does, and under
+//! a systemd of its own.
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use crate::harness::{Server, batch, event, folder, post_to, printed};
 use crate::overlay::Overlay;
 use crate::packages::{is_there, make, package_variables, text};
+
+/// Makes a package of this version, without the compression of a release.
+fn build(dir: &Path, version: &str) -> PathBuf {
+    let flags =
+        format!("DEB_FLAGS=--fast --compress-type gz --compress-system --deb-version {version}");
+    printed(&mut make(
+        "deb",
+        &[&package_variables(dir)[..], &[flags]].concat(),
+    ));
+    let name = format!("echopilot_{version}_*.deb");
+    let mut find = Command::new("find");
+    let found = printed(find.arg(dir.join("dist")).args(["-name", &name]));
+    let package = PathBuf::from(text(found).trim_end());
+    assert!(package.exists(), "{name}");
+    package
+}
 
 /// The command of a unit, as its user and with its settings.
 fn as_the_unit(machine: &Overlay) -> Command {
@@ -39,24 +56,12 @@ fn the_debian_package_installs_starts_upgrades_and_goes() {
     if !is_there("dpkg") || !is_there("cargo-deb") {
         return;
     }
-    let Some(machine) = Overlay::mount() else {
+    let Some(machine) = Overlay::with_devices() else {
         return;
     };
     let dir = folder();
-    let variables = package_variables(dir.path());
     let build = |version: &str| {
-        let flags = format!(
-            "DEB_FLAGS=--fast --compress-type gz --compress-system --deb-version {version}"
-        );
-        printed(&mut make("deb", &[&variables[..], &[flags]].concat()));
-        let name = format!("echopilot_{version}_*.deb");
-        let found = printed(
-            Command::new("find")
-                .arg(dir.path().join("dist"))
-                .args(["-name", &name]),
-        );
-        let package = PathBuf::from(text(found).trim_end());
-        assert!(package.exists(), "{name}");
+        let package = build(dir.path(), version);
         std::fs::copy(&package, machine.root.join(format!("tmp/{version}.deb"))).unwrap();
         package
     };
@@ -127,4 +132,93 @@ fn the_debian_package_installs_starts_upgrades_and_goes() {
         "! test -e /etc/default/echopilot; ! test -e /usr/share/doc/echopilot; test -d /var/lib/echopilot/events;
          ! ls /etc/systemd/system/multi-user.target.wants/echopilot.service 2>/dev/null",
     );
+}
+
+/// Script that runs under systemd; each line that it prints is compared.
+const UNDER_SYSTEMD: &str = r#"
+until_true() { timeout 60 sh -c "until $1; do sleep 0.05; done"; }
+ask() { curl -s "$@" -H "X-Dash-Key: $(cat /var/lib/echopilot/dash_key)"; }
+dpkg -i /opt/echopilot.deb >&2
+echo "installed: $(systemctl is-active echopilot), $(systemctl is-enabled echopilot)"
+echopilot health >/dev/null && echo ready
+systemctl show -P StatusText echopilot
+curl -s http://127.0.0.1:8787/api/analytics/event -H 'Content-Type: application/json' \
+    -d '{"events":[{"event_type":"action","user_id":"u"}]}' | grep -o '"logged":1'
+systemctl reload echopilot
+until_true "journalctl -u echopilot | grep -o 'Reloaded the dashboard keys: 1 valid'"
+systemctl kill -s KILL echopilot
+until_true '[ "$(systemctl show -P NRestarts echopilot)" = 1 ]'
+until_true 'echopilot health >&2' && echo restarted
+ask 'http://127.0.0.1:8787/api/analytics/usage?days=1' | grep -o '"total_events":1'
+stat -c '%U %a' /var/lib/echopilot
+echo "stopped: $(systemctl stop echopilot; systemctl show -P Result echopilot)"
+mkdir /etc/echopilot /etc/systemd/system/echopilot.service.d
+echo a-key-that-only-root-can-read > /etc/echopilot/dash_key
+chmod 600 /etc/echopilot/dash_key
+cp /usr/share/doc/echopilot/examples/credentials.conf /etc/systemd/system/echopilot.service.d/
+systemctl daemon-reload
+systemctl start echopilot
+curl -s http://127.0.0.1:8787/api/analytics/usage -H 'X-Dash-Key: a-key-that-only-root-can-read' \
+    | grep -o '"ok":true'
+dpkg -r echopilot >&2
+echo "removed: $(systemctl is-active echopilot)"
+"#;
+
+const PRINTED_UNDER_SYSTEMD: &str = r#"installed: active, enabled
+ready
+Listening on http://127.0.0.1:8787
+"logged":1
+Reloaded the dashboard keys: 1 valid
+restarted
+"total_events":1
+echopilot 700
+stopped: success
+"ok":true
+removed: inactive
+"#;
+
+#[test]
+fn the_service_runs_restarts_and_goes_under_systemd() {
+    if !is_there("systemd-nspawn") || !is_there("cargo-deb") || !is_there("curl") {
+        return;
+    }
+    let Some(machine) = Overlay::mount() else {
+        return;
+    };
+    let dir = folder();
+    let here = |path: &str| machine.root.join(path);
+    std::fs::create_dir_all(here("opt")).unwrap();
+    std::fs::copy(build(dir.path(), "1.0"), here("opt/echopilot.deb")).unwrap();
+    std::fs::write(here("opt/script"), UNDER_SYSTEMD).unwrap();
+    let unit = "[Unit]\nAfter=basic.target\n[Service]\nType=oneshot\nTimeoutStartSec=3min\n\
+                ExecStart=/bin/sh /opt/script\nStandardOutput=file:/opt/printed\n\
+                StandardError=file:/opt/errors\nExecStopPost=systemctl poweroff --force --force\n";
+    std::fs::write(here("etc/systemd/system/script.service"), unit).unwrap();
+    // Images of containers forbid packages to start services.
+    let policy = here("usr/sbin/policy-rc.d");
+    if policy.exists() {
+        std::fs::remove_file(policy).unwrap();
+    }
+    let name = format!("echopilot-test-{}", std::process::id());
+    let booted = Command::new("timeout")
+        .args(["300", "systemd-nspawn", "--boot", "--quiet"])
+        .args(["--register=no", "--keep-unit", "--private-network"])
+        .arg(format!("--machine={name}"))
+        .arg("--directory")
+        .arg(&machine.root)
+        .args(["--", "systemd.unit=script.service"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    // nspawn leaves a folder if no systemd runs on this machine.
+    let _ = std::fs::remove_dir(Path::new("/run/systemd/nspawn/propagate").join(&name));
+    let read = |path: &str| std::fs::read_to_string(here(path)).unwrap_or_default();
+    let (printed, errors) = (read("opt/printed"), read("opt/errors"));
+    if printed.is_empty() && errors.is_empty() {
+        let console = String::from_utf8_lossy(&booted.stdout);
+        let told = String::from_utf8_lossy(&booted.stderr);
+        eprintln!("SKIPPED: no systemd can run here: {told}{console}");
+        return;
+    }
+    assert_eq!(printed, PRINTED_UNDER_SYSTEMD, "{errors}");
 }

@@ -16,7 +16,24 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// `None` if this process may not mount.
+    /// The copy with devices, processes and temporary folders, for commands in it; `None` if this
+    /// process may not mount.
+    pub fn with_devices() -> Option<Self> {
+        let overlay = Self::mount()?;
+        for (how, source, place) in [
+            (&["--bind"][..], "/dev", "dev"),
+            (&["-t", "proc"], "proc", "proc"),
+            (&["-t", "tmpfs"], "tmpfs", "tmp"),
+            (&["-t", "tmpfs"], "tmpfs", "run"),
+        ] {
+            let mut mount = Command::new("mount");
+            mount.args(how).arg(source).arg(overlay.root.join(place));
+            assert!(mount.status().unwrap().success(), "{place}");
+        }
+        Some(overlay)
+    }
+
+    /// The copy alone; `None` if this process may not mount.
     pub fn mount() -> Option<Self> {
         let folder = folder();
         let [upper, work, root] = ["upper", "work", "root"].map(|name| folder.path().join(name));
@@ -49,16 +66,6 @@ impl Overlay {
         if !mounted.is_ok_and(|status| status.success()) {
             eprintln!("SKIPPED: cannot mount an overlay; the Debian package was not installed");
             return None;
-        }
-        for (how, source, place) in [
-            (&["--bind"][..], "/dev", "dev"),
-            (&["-t", "proc"], "proc", "proc"),
-            (&["-t", "tmpfs"], "tmpfs", "tmp"),
-            (&["-t", "tmpfs"], "tmpfs", "run"),
-        ] {
-            let mut mount = Command::new("mount");
-            mount.args(how).arg(source).arg(root.join(place));
-            assert!(mount.status().unwrap().success(), "{place}");
         }
         Some(overlay)
     }
