@@ -13,6 +13,7 @@ use super::list::{BackupList, ListedFile};
 use super::target::Target;
 use crate::checksum::Summing;
 use crate::error::{Error, Result};
+use crate::store::files;
 use crate::store::files::restoring::{ExpectedFile, Restoring};
 use crate::store::{self, ERASURES_FILE, MANIFEST_FILE, Manifest, pipeline};
 
@@ -162,7 +163,13 @@ pub fn restore(
             from.fetch(&file.pool_name(), out, &shown)
         })
     })?;
-    check_manifest(to.path(), &list)?;
+    let mut manifest = check_manifest(to.path(), &list)?;
+    if manifest.event_ids.is_some() {
+        // Their files are not in a backup: the first start makes them again from the segments.
+        manifest.event_ids = None;
+        let path = to.path().join(MANIFEST_FILE);
+        files::write_synced(&path, &manifest.encode())?;
+    }
     let mut restored = Restored::of(name, list);
     for newer in newer {
         let repeated = store::repeat_erasures(to.path(), &newer)?;
@@ -266,7 +273,7 @@ fn expected(file: &ListedFile) -> ExpectedFile<'_> {
 }
 
 /// Checks the formats, and that the backup has what the manifest names, except what was damaged.
-fn check_manifest(root: &Path, list: &BackupList) -> Result<()> {
+fn check_manifest(root: &Path, list: &BackupList) -> Result<Manifest> {
     store::Mark::load(root)?;
     let manifest = Manifest::load(root)?;
     let paths: std::collections::HashSet<&str> =
@@ -276,7 +283,7 @@ fn check_manifest(root: &Path, list: &BackupList) -> Result<()> {
         .filter(|path| !paths.contains(path.as_str()));
     let count = missing.count();
     if count == list.damaged.len() {
-        return Ok(());
+        return Ok(manifest);
     }
     Err(Error::Damaged {
         file: list.name().into(),

@@ -120,7 +120,8 @@ impl Target {
 
     /// The error for a place without backups.
     pub fn no_backup(&self) -> Error {
-        let message = format!("there is no backup in {}", self.to.shown(""));
+        let place = self.to.shown("");
+        let message = format!("there is no backup in {}", place.trim_end_matches('/'));
         Error::bad_input(ErrorCode::NoBackup, message)
     }
 

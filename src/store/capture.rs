@@ -121,55 +121,22 @@ impl Capture {
     /// Captures the folder unless it changes meanwhile.
     fn attempt(root: &Path) -> Result<Option<Self>> {
         let store = store_of(root)?;
-        let manifest = Named::open(root.join(MANIFEST_FILE))?;
-        let version = manifest.parse()?;
-        let mut plain = Vec::new();
-        for name in ownership::FILES {
-            if !NOT_PLAIN.contains(&name) {
-                plain.push((name, Named::open(root.join(name))?));
-            }
-        }
-        let dictionary = version.dictionary;
-        let users = Named::open(root.join(dictionary.file_name()))?;
-        let Some(logs) = Logs::open(root, version.sealed_through)? else {
+        let Some(opened) = Opened::open(root)? else {
             return Ok(None);
         };
-        let mut captured = Vec::new();
-        captured.extend(manifest.captured(MANIFEST_FILE.into(), Part::Whole)?);
-        for (name, file) in &plain {
-            // The rollup log is replaced, and may have lines of other programs.
-            let part = match name.ends_with(".ndjson") && *name != ROLLUP_LOG {
-                true => Part::CompleteLines,
-                false => Part::Whole,
-            };
-            captured.extend(file.captured((*name).into(), part)?);
-        }
-        captured.extend(logs.captured()?);
-        let has_users = match dictionary.users {
-            0 => true,
-            _ => users.file.is_some(),
-        };
-        captured.extend(users.of_dictionary(dictionary)?);
-        // After the lengths are known: from here on nothing is opened that must be of that moment.
-        let names = plain.iter().map(|(_, file)| file);
-        for name in names.chain([&manifest, &users]) {
-            if !name.is_in_place()? {
-                return Ok(None);
-            }
-        }
-        if !logs.are_in_place(root)? {
+        let files = opened.captured()?;
+        // After the lengths are known: nothing that is opened later must be of the same moment.
+        if !opened.is_in_place(root)? {
             return Ok(None);
         }
-        if !has_users {
-            return Err(Error::Damaged {
-                file: users.path,
-                message: "it is missing; restore it".into(),
-            });
-        }
+        opened.check_dictionary()?;
+        let Opened {
+            manifest, version, ..
+        } = opened;
         let mut capture = Self {
             manifest,
             store,
-            files: captured,
+            files,
             missing: Vec::new(),
         };
         capture.open_immutable(root, &version)?;
@@ -354,6 +321,78 @@ fn end_of_last_line(file: &File, length: u64) -> std::io::Result<u64> {
     Ok(0)
 }
 
+/// The files whose names get other files, or that grow.
+struct Opened {
+    manifest: Named,
+    /// The content of the manifest.
+    version: Manifest,
+    plain: Vec<(&'static str, Named)>,
+    users: Named,
+    logs: Logs,
+}
+
+impl Opened {
+    /// Opens the files; none if one of them disappears meanwhile.
+    fn open(root: &Path) -> Result<Option<Self>> {
+        let manifest = Named::open(root.join(MANIFEST_FILE))?;
+        let version = manifest.parse()?;
+        let mut plain = Vec::new();
+        for name in ownership::FILES {
+            if !NOT_PLAIN.contains(&name) {
+                plain.push((name, Named::open(root.join(name))?));
+            }
+        }
+        let users = Named::open(root.join(version.dictionary.file_name()))?;
+        let logs = Logs::open(root, version.sealed_through)?;
+        Ok(logs.map(|logs| Self {
+            manifest,
+            version,
+            plain,
+            users,
+            logs,
+        }))
+    }
+
+    /// Their parts in a capture.
+    fn captured(&self) -> Result<Vec<CapturedFile>> {
+        let mut captured = Vec::new();
+        captured.extend(self.manifest.captured(MANIFEST_FILE.into(), Part::Whole)?);
+        for (name, file) in &self.plain {
+            // The rollup log is replaced, and may have lines of other programs.
+            let part = match name.ends_with(".ndjson") && *name != ROLLUP_LOG {
+                true => Part::CompleteLines,
+                false => Part::Whole,
+            };
+            captured.extend(file.captured((*name).into(), part)?);
+        }
+        captured.extend(self.users.of_dictionary(self.version.dictionary)?);
+        captured.extend(self.logs.captured()?);
+        Ok(captured)
+    }
+
+    /// True if each name still has the file that was opened.
+    fn is_in_place(&self, root: &Path) -> Result<bool> {
+        let names = self.plain.iter().map(|(_, file)| file);
+        for name in names.chain([&self.manifest, &self.users]) {
+            if !name.is_in_place()? {
+                return Ok(false);
+            }
+        }
+        self.logs.are_in_place(root)
+    }
+
+    /// Checks that the dictionary exists if the manifest has users.
+    fn check_dictionary(&self) -> Result<()> {
+        if self.version.dictionary.users == 0 || self.users.file.is_some() {
+            return Ok(());
+        }
+        Err(Error::Damaged {
+            file: self.users.path.clone(),
+            message: "it is missing; restore it".into(),
+        })
+    }
+}
+
 /// The event logs whose events are in no segment.
 struct Logs {
     sealed_through: u64,
@@ -512,6 +551,48 @@ mod tests {
         manifest.commit(&folder)?;
         let names: Vec<String> = contents(dir.path())?.into_keys().collect();
         assert_eq!(names, [MANIFEST_FILE.to_owned(), RotatedLog::name(8)]);
+        Ok(())
+    }
+
+    #[test]
+    fn every_step_of_a_commit_and_of_a_rotation_is_noticed() -> Result<()> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let root = dir.path();
+        let folder = Folder::take(root, "a test")?;
+        write(&root.join(EVENT_LOG_FILE), "one\n");
+        let next = root.join(NEXT_LOG_FILE);
+        let rotated = root.join(RotatedLog::name(1));
+        type Step<'a> = &'a dyn Fn() -> Result<()>;
+        let done = |done: std::io::Result<()>| done.map_err(Error::io("change", root));
+        let steps: [(&str, Step<'_>); 9] = [
+            ("the first manifest", &|| {
+                Manifest::default().commit(&folder)
+            }),
+            ("the next manifest", &|| Manifest::default().commit(&folder)),
+            ("a small file", &|| folder.replace("cohorts.json", b"[]")),
+            ("an erasure", &|| folder.replace("erasures.json", b"{}")),
+            ("the rollup log", &|| folder.replace(ROLLUP_LOG, b"")),
+            ("the next log", &|| {
+                write(&next, "");
+                Ok(())
+            }),
+            ("the second name of the open log", &|| {
+                std::fs::create_dir_all(root.join("sealing")).expect("made");
+                done(std::fs::hard_link(root.join(EVENT_LOG_FILE), &rotated))
+            }),
+            ("the last step of a rotation", &|| {
+                done(std::fs::rename(&next, root.join(EVENT_LOG_FILE)))
+            }),
+            ("the end of a seal", &|| {
+                done(std::fs::remove_file(&rotated))
+            }),
+        ];
+        for (name, step) in steps {
+            let opened = Opened::open(root)?.expect("the folder is at rest");
+            assert!(opened.is_in_place(root)?, "before {name}");
+            step()?;
+            assert!(!opened.is_in_place(root)?, "{name}");
+        }
         Ok(())
     }
 

@@ -154,17 +154,22 @@ impl Manifest {
             .chain(states)
     }
 
-    /// Makes this the manifest of the folder, durably and at once.
-    ///
-    /// # Errors
-    /// If it cannot be written; then the old or the new one holds, complete.
-    pub fn commit(&self, folder: &Folder) -> Result<()> {
+    /// The content of the file.
+    pub fn encode(&self) -> Vec<u8> {
         // Writing to memory cannot fail.
         let mut text = serde_json::to_vec(self).unwrap_or_default();
         text.pop();
         checksum::close_object(&mut text, 0);
         text.push(b'\n');
-        folder.replace(MANIFEST_FILE, &text)
+        text
+    }
+
+    /// Makes this the manifest of the folder, durably and at once.
+    ///
+    /// # Errors
+    /// If it cannot be written; then the old or the new one holds, complete.
+    pub fn commit(&self, folder: &Folder) -> Result<()> {
+        folder.replace(MANIFEST_FILE, &self.encode())
     }
 }
 
