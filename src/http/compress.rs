@@ -38,7 +38,12 @@ pub async fn compress(request: Request, next: Next) -> Response {
     }
     let vary = HeaderValue::from_static("accept-encoding");
     // Files have it already.
-    if !response.headers().get_all(header::VARY).iter().any(|known| known == vary) {
+    if !response
+        .headers()
+        .get_all(header::VARY)
+        .iter()
+        .any(|known| known == vary)
+    {
         response.headers_mut().append(header::VARY, vary);
     }
     if !is_accepted {

@@ -14,7 +14,6 @@ use utoipa::{IntoResponses, PartialSchema, ToSchema};
 use utoipa_axum::router::UtoipaMethodRouter;
 
 use super::extract::AppState;
-use super::jobs::JobAnswer;
 
 /// All statuses of error responses, with their meaning.
 pub const ERRORS: [(StatusCode, &str); 15] = [
@@ -135,20 +134,6 @@ pub struct NotFoundErrors;
 impl IntoResponses for NotFoundErrors {
     fn responses() -> Responses {
         errors(&[StatusCode::NOT_FOUND])
-    }
-}
-
-/// The response of a route that starts a job.
-pub struct JobResponse;
-
-impl IntoResponses for JobResponse {
-    fn responses() -> Responses {
-        let job = Ref::from_schema_name(JobAnswer::name());
-        let response = ResponseBuilder::new()
-            .description("The job, whose path is in the header Location.")
-            .content("application/json", Content::new(Some(RefOr::Ref(job))))
-            .build();
-        [(StatusCode::ACCEPTED.as_u16().to_string(), response.into())].into()
     }
 }
 

@@ -5,8 +5,8 @@ use utoipa_axum::router::OpenApiRouter;
 use super::asset::{FRESH, Field, packed};
 use super::extract::AppState;
 
-/// The page loads from this server alone, without inline scripts and styles. The icons of Swagger UI
-/// are data URLs.
+/// The page loads from this server alone, without inline scripts and styles. The icons of Swagger
+/// UI are data URLs.
 const PAGE: &[Field] = &[
     ("content-type", "text/html; charset=utf-8"),
     FRESH,

@@ -3,7 +3,7 @@
 //! They are in memory: after a restart their ids are unknown, and only what a job had committed
 //! stays. An interrupted erasure continues by itself.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,7 +14,9 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tracing::{error, info};
-use utoipa::ToSchema;
+use utoipa::openapi::response::{Response as Described, ResponseBuilder};
+use utoipa::openapi::{Content, Ref, RefOr};
+use utoipa::{IntoResponses, ToSchema};
 
 use super::described::{ConfirmErrors, DashKeyErrors, Errors, NotFoundErrors};
 use super::error_response::ErrorResponse;
@@ -268,6 +270,20 @@ pub async fn cancel(
                 _ => "the job is committing its work and cannot be cancelled any more",
             },
         ),
+    }
+}
+
+/// The response of a route that starts a job.
+pub struct JobResponse;
+
+impl IntoResponses for JobResponse {
+    fn responses() -> BTreeMap<String, RefOr<Described>> {
+        let job = Ref::from_schema_name(JobAnswer::name());
+        let response = ResponseBuilder::new()
+            .description("The job, whose path is in the header Location.")
+            .content("application/json", Content::new(Some(RefOr::Ref(job))))
+            .build();
+        [(StatusCode::ACCEPTED.as_u16().to_string(), response.into())].into()
     }
 }
 

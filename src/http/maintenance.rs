@@ -7,9 +7,9 @@ use axum::response::Response;
 use chrono::Utc;
 
 use super::HandlerResult;
-use super::described::{DashKeyErrors, Errors, JobResponse, WriteErrors};
+use super::described::{DashKeyErrors, Errors, WriteErrors};
 use super::extract::Keyed;
-use super::jobs::JobKind;
+use super::jobs::{JobKind, JobResponse};
 use super::json_response::JsonResponse;
 use super::query_string::parameters;
 use crate::engine::ExpireAnswer;

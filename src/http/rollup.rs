@@ -6,9 +6,9 @@ use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 
 use super::HandlerResult;
-use super::described::{DashKeyErrors, Errors, JobResponse, WriteErrors};
+use super::described::{DashKeyErrors, Errors, WriteErrors};
 use super::extract::Keyed;
-use super::jobs::{JobKind, prefers_job};
+use super::jobs::{JobKind, JobResponse, prefers_job};
 use super::json_response::JsonResponse;
 use super::query_string::parameters;
 use crate::engine::{RollupAnswer, RollupScope};

@@ -11,10 +11,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::described::{BodyErrors, DashKeyErrors, Errors, JobResponse};
+use super::described::{BodyErrors, DashKeyErrors, Errors};
 use super::error_response::ErrorResponse;
 use super::extract::Keyed;
-use super::jobs::JobKind;
+use super::jobs::{JobKind, JobResponse};
 use super::{App, HandlerResult, body};
 use crate::engine::{ExportRequest, is_bucket};
 use crate::error::{Error, ErrorCode, Result};

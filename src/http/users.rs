@@ -8,11 +8,9 @@ use chrono::Utc;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::described::{
-    BodyErrors, ConfirmErrors, DashKeyErrors, Errors, JobResponse, WriteErrors,
-};
+use super::described::{BodyErrors, ConfirmErrors, DashKeyErrors, Errors, WriteErrors};
 use super::extract::{Keyed, PathParam};
-use super::jobs::{JobKind, prefers_job};
+use super::jobs::{JobKind, JobResponse, prefers_job};
 use super::json_response::JsonResponse;
 use super::query_string::parameters;
 use super::streaming::streamed;
