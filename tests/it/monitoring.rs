@@ -12,7 +12,7 @@ use echopilot_analytics::metrics::query::Query;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{KEY, Server, batch, echopilot, engine, event, folder, ingest};
+use crate::harness::{KEY, Server, batch, echopilot, engine, event, folder, ingest, log_path, run};
 use crate::public_limits::until;
 
 /// The samples of a page, by name and labels as they are on the page.
@@ -215,6 +215,27 @@ fn gauges_follow_the_store() {
             && page.value("echopilot_seal_lag_seconds") == 0.0
     });
     assert_eq!(Page::of(&server).value("echopilot_damaged_segments"), 0.0);
+}
+
+#[test]
+fn batches_that_cannot_be_stored_have_failed_and_the_server_is_not_writable() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let events = batch([event("action", "ann", "a")]);
+    assert_eq!(server.post(&events).0, 200);
+    std::fs::rename(log_path(dir.path()), dir.path().join("aside")).unwrap();
+    until("the log is missed", || server.post(&events).0 == 503);
+    until("it is sampled", || {
+        Page::of(&server).value("echopilot_writable") == 0.0
+    });
+    let page = Page::of(&server);
+    for sample in [
+        r#"echopilot_ingest_batches_total{family="native",outcome="failed"}"#,
+        r#"echopilot_http_errors_total{code="log_stopped"}"#,
+    ] {
+        assert_eq!(page.value(sample), 1.0, "{sample}");
+    }
+    assert_eq!(server.get_with("/health/ready", &[]).0, 503);
 }
 
 /// The numbers of the last closed day on the page, and by the usage of the same windows.
@@ -636,6 +657,10 @@ fn a_damaged_file_of_alerts_does_not_stop_a_start() {
             traced.contains("The alerts begin without those"),
             "{damaged}: {traced}"
         );
+        let verified = run(dir.path(), &["verify"]);
+        let said = [verified.stdout, verified.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.contains("engine_alerts.json"), "{damaged}: {said}");
     }
     std::fs::remove_file(&file).unwrap();
     let server = Server::start(dir.path());
