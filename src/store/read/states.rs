@@ -58,9 +58,14 @@ impl DayParts {
 
 /// A time range with all events of some days of a zone, in µs.
 fn range_of(days: &Range<Day>) -> Range<i64> {
-    let start_us = |day: Day| i64::from(day).saturating_mul(DAY_US);
     // Days of a zone reach into the days of UTC before and after.
-    start_us(days.start.saturating_sub(1))..start_us(days.end.saturating_add(1))
+    utc_range_of(&(days.start.saturating_sub(1)..days.end.saturating_add(1)))
+}
+
+/// The range of time of days of UTC.
+fn utc_range_of(days: &Range<Day>) -> Range<i64> {
+    let start_us = |day: Day| i64::from(day).saturating_mul(DAY_US);
+    start_us(days.start)..start_us(days.end)
 }
 
 impl Reader {
@@ -118,7 +123,8 @@ impl Reader {
     /// # Errors
     /// If the engine cannot count the events that are not sealed.
     pub fn revisions(&self, days: &Range<Day>) -> Result<BTreeMap<Day, String>> {
-        let snapshot = self.versions.snapshot(&range_of(days))?;
+        // Not the events of the days after: monitoring calls this every few seconds.
+        let snapshot = self.versions.snapshot(&utc_range_of(days))?;
         let mut revisions: BTreeMap<Day, String> = BTreeMap::new();
         for (&day, state) in snapshot.version.states.range(days.clone()) {
             // Equal states of one day have equal bytes.
