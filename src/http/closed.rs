@@ -6,11 +6,14 @@
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use chrono::Utc;
 use sha2::{Digest, Sha256};
 
 use super::asset::is_known;
 use super::json_response::NO_STORE;
+use super::{App, HandlerResult};
 use crate::export::Format;
+use crate::window::WindowRequest;
 
 /// Only the client itself may keep it, and asks each time whether it has changed.
 const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
@@ -22,9 +25,30 @@ const VARY: HeaderValue = HeaderValue::from_static("accept, authorization, x-das
 pub struct ClosedResult(HeaderValue);
 
 impl ClosedResult {
-    /// The tag of the result of a request over the data with this revision.
+    /// The tag of the result of a request, if the days of its window are over.
+    ///
+    /// # Errors
+    /// If the window or the cohort is wrong, and as [`App::run_short`].
+    pub async fn of(
+        app: &App,
+        window: &WindowRequest,
+        cohort: Option<&str>,
+        request: &str,
+        format: Format,
+    ) -> HandlerResult<Option<Self>> {
+        let now = Utc::now();
+        if window.resolve(now)?.is_partial(now) {
+            return Ok(None);
+        }
+        let (window, cohort) = (window.clone(), cohort.map(str::to_owned));
+        let revision = app
+            .run_short(move |engine| engine.revision_of_closed(&window, cohort.as_deref(), now))
+            .await?;
+        Ok(revision.map(|revision| Self::new(&revision, request, format)))
+    }
+
     #[expect(clippy::expect_used, reason = "digits are a valid header value")]
-    pub fn new(revision: &str, request: &str, format: Format) -> Self {
+    fn new(revision: &str, request: &str, format: Format) -> Self {
         let mut digest = Sha256::new();
         for part in [revision, request, format.media_type()] {
             digest.update((part.len() as u64).to_le_bytes());

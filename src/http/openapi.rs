@@ -22,7 +22,7 @@ use super::error_response::ErrorBody;
 /// Requests with their responses, which a test sends to a server and compares.
 const EXAMPLES: &str = include_str!("openapi/examples.json");
 
-/// Other programs may change at any release, and tools of other sites may read the document.
+/// The document changes with the program, and tools of other sites may read it.
 const FIELDS: &[Field] = &[
     ("content-type", "application/json"),
     ("cache-control", "no-cache"),

@@ -86,11 +86,8 @@ pub async fn query_by_url(
     let format = accepted(&headers)?;
     let request = query.unwrap_or_default();
     let query = parse(&request)?;
-    let (window, cohort) = (query.window.clone(), query.cohort.clone());
-    let revision = app
-        .run_short(move |engine| engine.revision_of_closed(&window, cohort.as_deref(), Utc::now()))
-        .await?;
-    let closed = revision.map(|revision| ClosedResult::new(&revision, &request, format));
+    let cohort = query.cohort.as_deref();
+    let closed = ClosedResult::of(&app, &query.window, cohort, &request, format).await?;
     if let Some(known) = closed.as_ref().and_then(|closed| closed.if_known(&headers)) {
         return Ok(known);
     }

@@ -59,11 +59,7 @@ pub async fn usage(
     }
     let request = window_of(fields)?;
     let now = Utc::now();
-    let window = request.clone();
-    let revision = app
-        .run_short(move |engine| engine.revision_of_closed(&window, None, now))
-        .await?;
-    let closed = revision.map(|revision| ClosedResult::new(&revision, &query, format));
+    let closed = ClosedResult::of(&app, &request, None, &query, format).await?;
     if let Some(known) = closed.as_ref().and_then(|closed| closed.if_known(&headers)) {
         return Ok(known);
     }
