@@ -7,7 +7,7 @@ mod signals;
 use std::io::{ErrorKind, IsTerminal};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
@@ -60,13 +60,13 @@ pub fn start_traces(level: &str) {
 /// If the data folder cannot be locked, the key cannot be read or the port cannot be bound.
 pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
     let addresses = addresses(config)?;
-    let loaded: Arc<OnceLock<(Arc<KeySources>, Arc<Keys>, Arc<Engine>)>> = Arc::default();
+    let loaded: Arc<OnceLock<KeyReload>> = Arc::default();
     let to_reload = loaded.clone();
     // First of all: a SIGHUP while the server starts must not end it.
     signals::on_reload(move || {
         // Before the keys are loaded they are about to be read.
-        if let Some((sources, keys, engine)) = to_reload.get() {
-            reload(sources, keys, engine, "SIGHUP");
+        if let Some(reload) = to_reload.get() {
+            reload.run("SIGHUP");
         }
     })?;
     let process = std::process::id();
@@ -78,7 +78,11 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
     }
     let sources = Arc::new(KeySources::new(config, engine.store().folder())?);
     let (keys, key_for_curl) = sources.load()?;
-    loaded.get_or_init(|| (sources.clone(), keys.clone(), engine.clone()));
+    let reload = loaded.get_or_init(|| KeyReload {
+        sources: sources.clone(),
+        keys: keys.clone(),
+        engine: Arc::downgrade(&engine),
+    });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -99,10 +103,8 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
             .store()
             .folder()
             .describe_server(&format!("{owner}, which listens on {url}"), &server);
-        let (followed, of_server, recording) = (sources.clone(), keys.clone(), engine.clone());
-        tokio::spawn(sources.follow(move || {
-            reload(&followed, &of_server, &recording, "changed file");
-        }));
+        let reload = reload.clone();
+        tokio::spawn(sources.follow(move || reload.run("changed file")));
         let stop_signal = signals::on_stop()?;
         let for_live = engine.clone();
         let mut stopped_at = None;
@@ -133,11 +135,24 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
     Ok(())
 }
 
-/// Reads the files of keys again, and records a change of the keys.
-fn reload(sources: &KeySources, keys: &Keys, engine: &Engine, by: &str) {
-    if let Some(counts) = sources.reload(keys) {
-        let by = engine.by(by, Utc::now());
-        by.record(Action::Keys, None, &counts);
+/// The reloading of keys while the server runs.
+#[derive(Clone)]
+struct KeyReload {
+    sources: Arc<KeySources>,
+    keys: Arc<Keys>,
+    /// The thread of the signal lives as long as the process, and must not keep the folder locked.
+    engine: Weak<Engine>,
+}
+
+impl KeyReload {
+    /// Reads the files of keys again, and records a change of the keys and what caused it.
+    fn run(&self, cause: &str) {
+        if let Some(counts) = self.sources.reload(&self.keys)
+            && let Some(engine) = self.engine.upgrade()
+        {
+            let by = engine.by(cause, Utc::now());
+            by.record(Action::Keys, None, &counts);
+        }
     }
 }
 
