@@ -1,9 +1,9 @@
 //! The container file: its steps are carried out in a copy of the file system.
 
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::harness::{Server, batch, event, post_to, printed};
+use crate::harness::{Server, batch, event, folder, post_to, printed};
 use crate::overlay::Overlay;
 use crate::packages::installation;
 
@@ -102,6 +102,59 @@ fn the_steps_of_the_container_file_give_a_server_that_is_not_root_and_healthy() 
     assert!(is_healthy());
     server.stop();
     assert!(!is_healthy());
+}
+
+/// A container engine that runs and has the image `base`. It is not asked to fetch one.
+fn engine_with(base: &str) -> Option<&'static str> {
+    ["docker", "podman"].into_iter().find(|engine| {
+        let done = Command::new(engine)
+            .args(["run", "--rm", "--pull", "never", "--network", "host"])
+            .args([base, "true"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        done.is_ok_and(|status| status.success())
+    })
+}
+
+#[test]
+fn the_image_builds_and_runs_where_a_container_engine_has_its_base() {
+    let file = include_str!("../../deploy/Containerfile");
+    let stage = last_stage(file);
+    let base = &stage.first().unwrap().1;
+    let Some(engine) = engine_with(base) else {
+        eprintln!("SKIPPED: no container engine has {base} here");
+        return;
+    };
+    let dir = folder();
+    // In the place of the stage that builds the program for twenty minutes.
+    let built = dir.path().join("stage");
+    std::fs::create_dir(&built).unwrap();
+    let prefix = &installation().prefix;
+    printed(Command::new("cp").arg("-a").args([prefix, &built]));
+    let image = format!("echopilot-test-{}", std::process::id());
+    printed(
+        Command::new(engine)
+            .args(["build", "--network", "host", "--tag", &image, "--file"])
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/Containerfile"))
+            .arg("--build-context")
+            .arg(format!("build={}", dir.path().display()))
+            .arg(folder().path()),
+    );
+    let mut command = Command::new(engine);
+    command
+        .args(["run", "--rm", "--network", "host", "--name", &image])
+        .args(["--read-only", "--cap-drop", "all"])
+        .args(["--env", "ECHOPILOT_DASH_KEY", &image]);
+    let server = Server::start_as(command);
+    let events = batch([event("action", "u", "f")]).to_string();
+    assert_eq!(post_to(&server.url, events.as_bytes(), &[]).unwrap().0, 200);
+    let address = server.url.strip_prefix("http://").unwrap();
+    let mut inside = Command::new(engine);
+    inside.args(["exec", &image, "echopilot", "health", "--listen", address]);
+    printed(&mut inside);
+    server.stop();
+    printed(Command::new(engine).args(["rmi", &image]));
 }
 
 #[test]
