@@ -509,10 +509,12 @@ class Soak:
         if self.server.child.pid != self.process:
             self.process, self.growth = self.server.child.pid, []
         descriptors = len(os.listdir(f"/proc/{self.process}/fd"))
-        self.growth.append((self.counts["events"] / 1e6, self.server.memory(), descriptors))
+        # Without pages of mapped files, which the system takes back when it needs them.
+        memory = self.server.memory("RssAnon")
+        self.growth.append((self.counts["events"] / 1e6, memory, descriptors))
         print(
             f"{time.monotonic() - self.began:5.0f} s: {self.counts['events']:,} events, "
-            f"{self.counts['comparisons']:,} comparisons, {self.server.memory():.0f} MB, {descriptors} descriptors",
+            f"{self.counts['comparisons']:,} comparisons, {memory:.0f} MB, {descriptors} descriptors",
             flush=True,
         )
 
