@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::Finding;
 use crate::config::Listen;
+use crate::store::folder;
 
 const CHECK: &str = "server";
 /// Time for a local server to respond.
@@ -108,14 +109,7 @@ fn ask(address: SocketAddr) -> Option<Health> {
 fn holder(root: &Path) -> Option<String> {
     let inode = std::fs::metadata(root).ok()?.ino();
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    if !is_locked(&locks, inode) {
-        return None;
-    }
-    let holder = std::fs::read_to_string(root.join("holder")).unwrap_or_default();
-    Some(match holder.trim() {
-        "" => "another process".into(),
-        holder => holder.to_owned(),
-    })
+    is_locked(&locks, inode).then(|| folder::holder(root))
 }
 
 /// True if `/proc/locks` has a lock on a file with this inode. Taking the lock to find out would

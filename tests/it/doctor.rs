@@ -125,6 +125,8 @@ fn a_running_server_is_asked_and_goes_on() {
             .contains("in use by echopilot serve"),
         "{found}"
     );
+    // Without the key that the lock's file has for commands.
+    assert!(!found.to_string().contains("\"key\""), "{found}");
     // Another folder.
     let other = folder();
     let output = run(other.path(), &at_server);

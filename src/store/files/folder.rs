@@ -48,6 +48,16 @@ impl ServerAddress {
     }
 }
 
+/// The process that has a data folder locked, as it describes itself.
+pub fn holder(folder: &Path) -> String {
+    let holder = fs::read_to_string(folder.join(HOLDER_FILE)).unwrap_or_default();
+    // The second line has the key of the command line.
+    match holder.lines().next().unwrap_or_default().trim() {
+        "" => "another process".into(),
+        holder => holder.into(),
+    }
+}
+
 /// The purpose for which a data folder is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -416,17 +426,10 @@ fn lock_folder(lock: &File, path: &Path, access: Access) -> Result<()> {
     };
     match locked {
         Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => {
-            let holder = fs::read_to_string(path.join(HOLDER_FILE)).unwrap_or_default();
-            Err(Error::Held {
-                folder: path.to_owned(),
-                // The second line has the key of the command line.
-                holder: match holder.lines().next().unwrap_or_default().trim() {
-                    "" => "another process".into(),
-                    holder => holder.into(),
-                },
-            })
-        }
+        Err(TryLockError::WouldBlock) => Err(Error::Held {
+            folder: path.to_owned(),
+            holder: holder(path),
+        }),
         // A file system without locks, on which no other process can have opened it for changes.
         Err(TryLockError::Error(_)) if access == Access::ReadOnly => Ok(()),
         Err(TryLockError::Error(source)) => Err(Error::io("lock the data folder", path)(source)),
