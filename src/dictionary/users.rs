@@ -317,7 +317,10 @@ impl UserDictionary {
 
     /// The hashes and codes of the ids with these codes, by shard.
     fn digest(&self, lines: &Lines, codes: Range<usize>) -> Result<Vec<Vec<(u64, u32)>>, String> {
-        let mut shards = vec![Vec::with_capacity(codes.len() * 3 / 2 / SHARDS); SHARDS];
+        let ids_of_shard = codes.len() * 3 / 2 / SHARDS;
+        let mut shards: Vec<_> = std::iter::repeat_with(|| Vec::with_capacity(ids_of_shard))
+            .take(SHARDS)
+            .collect();
         for code in codes.start as u32..codes.end as u32 {
             let line = lines.line(code);
             if line == NO_ID {
