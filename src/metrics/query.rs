@@ -71,7 +71,7 @@ pub struct QueryAnswer {
     pub window: WindowMeta,
     /// First day of the window that is known completely.
     pub covered_from: NaiveDate,
-    /// Further fields, see [`super::Answer::notes`].
+    /// Further fields, for what rows cannot express.
     #[serde(flatten)]
     #[schema(value_type = HashMap<String, Value>)]
     pub notes: Map<String, Value>,
