@@ -120,15 +120,23 @@ pub fn read_back(folder: &Folder, mut found: impl FnMut(&[u8]) -> bool) -> Resul
     Ok(())
 }
 
-/// Checks both files. Returns a sentence for each damaged line.
+/// Checks both files. Returns a sentence for each damaged line. A last line that a crash has torn
+/// is not damage: the next process that opens the folder cuts it.
 ///
 /// # Errors
 /// If one cannot be read.
 pub fn verify(root: &Path) -> Result<Vec<String>> {
-    let mut damage = Vec::new();
-    for name in [OLD_AUDIT_FILE, AUDIT_FILE] {
-        damage.extend(quarantine::verify_lines(root, name)?.1);
+    let (_, mut damage) = quarantine::verify_lines(root, OLD_AUDIT_FILE)?;
+    let (_, mut newest) = quarantine::verify_lines(root, AUDIT_FILE)?;
+    let path = root.join(AUDIT_FILE);
+    if !newest.is_empty() && files::is_file(&path)? {
+        let file = files::open(&path)?;
+        let length = file.metadata().map_err(Error::io("inspect", &path))?.len();
+        if end_of_lines(&file, &path)? < length {
+            newest.pop();
+        }
     }
+    damage.append(&mut newest);
     Ok(damage)
 }
 
@@ -168,7 +176,14 @@ mod tests {
             std::fs::write(&path, torn).expect("written");
         };
         tear();
+        assert_eq!(verify(dir.path())?, Vec::<String>::new());
+        let mut damaged = std::fs::read(&path).expect("read");
+        damaged[3] ^= 1;
+        std::fs::write(&path, damaged).expect("written");
         assert_eq!(verify(dir.path())?.len(), 1);
+        std::fs::remove_file(&path).expect("removed");
+        append(&folder, &[Entry { number: 1 }, Entry { number: 2 }])?;
+        tear();
         append(&folder, &[Entry { number: 3 }])?;
         assert_eq!(numbers(&folder)?, [3, 2, 1]);
         tear();
