@@ -144,7 +144,7 @@ impl TargetMark {
 
 fn encode(value: &impl Serialize) -> Vec<u8> {
     // Writing to memory cannot fail, and no value has a map whose keys are not strings.
-    checksum::wrap(&serde_json::to_vec_pretty(value).unwrap_or_default())
+    checksum::wrap(&serde_json::to_vec(value).unwrap_or_default())
 }
 
 fn decode<T: DeserializeOwned>(content: &[u8], shown: &str) -> Result<T> {

@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::export::destination::{Destination, Readers};
 use crate::store::capture::{CapturedFile, Growth};
 use crate::store::files;
+use crate::store::folder::make_data_folder;
 
 /// The folder of unfinished files, in a folder of backups.
 const TEMP_DIR: &str = ".echopilot-tmp";
@@ -59,7 +60,9 @@ impl Target {
             Destination::Bucket(_) => None,
             Destination::Folder(root) => {
                 check_apart(&root.path, data_dir)?;
-                files::make(&root.path)?;
+                if !root.path.exists() {
+                    make_data_folder(&root.path)?;
+                }
                 let lock = File::open(&root.path).map_err(Error::io("open", &root.path))?;
                 check_lock(lock.try_lock(), &root.path)?;
                 Some(lock)

@@ -246,6 +246,51 @@ fn a_backup_of_a_running_server_has_every_acknowledged_event_and_an_erasure_reac
 }
 
 #[test]
+fn erasures_of_another_list_are_repeated_as_far_as_their_users_are_known() {
+    let dir = folder();
+    let [data, to, other] = ["data", "backups", "other"].map(|name| dir.path().join(name));
+    for (place, users) in [
+        (&data, ["ann", "bob", ERASED]),
+        (&other, ["ann", "dan", "eve"]),
+    ] {
+        let engine = engine(place, Utc::now());
+        let events = users.map(|user| event("action", user, "f"));
+        assert_eq!(ingest(&engine, &events, Utc::now()).logged, 3);
+    }
+    // Each store has a key of its own for its erasures.
+    run_json(&data, &["user", "erase", ERASED]);
+    run_json(&other, &["user", "erase", "ann", "dan"]);
+    back_up(&data, &to);
+    let restored = dir.path().join("restored");
+    let list = other.join("erasures.json");
+    let found = run_json(
+        &restored,
+        &["restore", text(&to), "--erasures", text(&list)],
+    );
+    let counts = (&found["erased_users"], &found["unknown_erasures"]);
+    assert_eq!(counts, (&json!(1), &json!(1)), "{found}");
+    let engine = engine(&restored, Utc::now());
+    let users: Vec<String> = users_in(&engine).into_keys().collect();
+    assert_eq!(users, ["bob"]);
+    for user in ["ann", ERASED] {
+        let events = [event("action", user, "f")];
+        assert_eq!(ingest(&engine, &events, Utc::now()).logged, 0, "{user}");
+    }
+    drop(engine);
+    // A list that is damaged.
+    fs::write(&list, "{\"checked\":{},\"crc32c\":\"00000000\"}\n").unwrap();
+    let again = dir.path().join("again");
+    let output = run(&again, &["restore", text(&to), "--erasures", text(&list)]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said(&output).contains("list of erasures"),
+        "{}",
+        said(&output)
+    );
+    assert!(!again.exists());
+}
+
+#[test]
 fn a_restored_store_knows_the_event_ids_of_sealed_events() {
     let dir = folder();
     let [data, to, restored] = ["data", "backups", "restored"].map(|name| dir.path().join(name));

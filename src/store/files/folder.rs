@@ -406,9 +406,12 @@ fn make_tree_private(path: &Path) -> usize {
     changed
 }
 
-/// Creates the data folder, durably and with access for its owner only. Missing parents are not
-/// ours and get their usual modes.
-fn make_data_folder(path: &Path) -> Result<()> {
+/// Creates a data folder, or one of backups, durably and with access for its owner only. Missing
+/// parents are not ours and get their usual modes.
+///
+/// # Errors
+/// If it cannot be created.
+pub fn make_data_folder(path: &Path) -> Result<()> {
     let missing = files::missing_folders(path);
     missing
         .get(1)

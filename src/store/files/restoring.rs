@@ -7,6 +7,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 
+use super::folder::make_data_folder;
 use super::ownership::{self, RESTORING_FILE};
 use crate::checksum::Summing;
 use crate::error::{Error, ErrorCode, Result};
@@ -34,7 +35,9 @@ impl Restoring {
     pub fn begin<'a>(path: &Path, paths: impl Iterator<Item = &'a str>) -> Result<Self> {
         let names = paths.map(first_component).collect::<Result<_>>()?;
         let is_new = !path.exists();
-        files::make(path)?;
+        if is_new {
+            make_data_folder(path)?;
+        }
         let lock = File::open(path).map_err(Error::io("open", path))?;
         match lock.try_lock() {
             Ok(()) => {}

@@ -21,7 +21,7 @@ use tracing::info;
 use utoipa::ToSchema;
 
 use super::seal::has_events_of;
-use crate::checksum;
+use crate::checksum::{self, Mismatch};
 use crate::daily::{self, Day, Place, Slices};
 use crate::dictionary::{Dictionaries, UserDictionary};
 use crate::error::{Error, Result};
@@ -172,13 +172,16 @@ pub struct RepeatedErasures {
 /// [`Error::Damaged`] if one of the lists is, and if the folder cannot be read or changed.
 pub fn repeat_erasures(root: &Path, newer: &[u8]) -> Result<RepeatedErasures> {
     let path = root.join(ERASURES_FILE);
-    let newer: Erasures = checksum::unwrap(newer)
-        .ok()
-        .and_then(|json| serde_json::from_slice(json).ok())
-        .ok_or_else(|| Error::Damaged {
-            file: ERASURES_FILE.into(),
-            message: "the newer list of erasures is not what was written".into(),
-        })?;
+    let json = match checksum::unwrap(newer) {
+        // Of an earlier version.
+        Err(Mismatch::Missing) => Some(newer),
+        unwrapped => unwrapped.ok(),
+    };
+    let newer = json.and_then(|json| serde_json::from_slice::<Erasures>(json).ok());
+    let newer = newer.ok_or_else(|| Error::Damaged {
+        file: ERASURES_FILE.into(),
+        message: "the newer list of erasures is not what was written".into(),
+    })?;
     let mut erasures: Erasures =
         files::read_json(&path)?.map_or_else(Erasures::default, |(value, _)| value);
     let Some(key) = newer.key().filter(|_| newer != erasures) else {
