@@ -345,7 +345,7 @@ fn every_route_rejects_in_the_common_shape() {
         ("GET", "/api/analytics/users/%ff/events", 400, "bad_path"),
         ("DELETE", "/api/analytics/users/%ff", 400, "bad_path"),
         ("DELETE", "/api/analytics/cohorts/%c3%28", 400, "bad_path"),
-        ("GET", "/demo/api/analytics/%ff", 400, "bad_path"),
+        ("GET", "/demo/api/analytics/%ff", 404, "not_found"),
         ("GET", "/api/analytics/usage?days=%ff", 400, "bad_days"),
         ("GET", "/api/analytics/usage?%ff=1", 400, "bad_query"),
         ("GET", "/api/analytics/export?format=%ff", 400, "bad_format"),
