@@ -135,6 +135,8 @@ fn golden_server() -> (TempDir, Server) {
     assert!(imported.status().expect("the program starts").success());
     let mut serve = echopilot(dir.path());
     at_time(&mut serve, NOW);
+    // Generated requests have many wrong keys.
+    serve.env("ECHOPILOT_LIMIT_WRONG_KEYS", "0");
     let mut server = Server::start_as(serve);
     // Before it, the rollup of an example could find other days.
     server.wait_for("Rolled up");
