@@ -139,6 +139,8 @@ pub enum ErrorCode {
     TooManyEventsASecond,
     /// A query has too many groups for its memory.
     TooManyGroups,
+    /// Too many jobs have not ended.
+    TooManyJobs,
     /// The client sent too many wrong keys.
     TooManyWrongKeys,
     /// The key is missing or wrong.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -32,6 +32,8 @@ const MAX_REMEMBERED: usize = 100;
 /// Most jobs that have not ended: more than a person starts, and few enough that a program that
 /// starts them in a loop is noticed.
 const MAX_UNFINISHED: usize = 20;
+/// Time after which a client should try again to start one.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Bytes of the id of a job, which must not be that of another job after a restart.
 const ID_BYTES: usize = 8;
 /// The header by which a client asks for a job in place of a response that takes long (RFC 7240).
@@ -305,7 +307,7 @@ impl Jobs {
     }
 
     /// Adds a job, and forgets the oldest ones that have ended.
-    fn add(&self, kind: JobKind, started_by: Arc<str>) -> Result<Arc<Job>> {
+    fn add(&self, kind: JobKind, started_by: Arc<str>) -> HandlerResult<Arc<Job>> {
         let mut id = [0_u8; ID_BYTES];
         getrandom::fill(&mut id).map_err(|error| {
             Error::system("make the id of a job")(std::io::Error::other(error.to_string()))
@@ -321,7 +323,11 @@ impl Jobs {
         let mut jobs = self.0.lock();
         let unfinished = jobs.iter().filter(|job| !job.has_ended()).count();
         if unfinished >= MAX_UNFINISHED {
-            return Err(Error::Busy("too many jobs have not ended"));
+            return Err(ErrorResponse::too_many(
+                ErrorCode::TooManyJobs,
+                "too many jobs have not ended",
+                RETRY_AFTER,
+            ));
         }
         while jobs.len() >= MAX_REMEMBERED
             && let Some(oldest) = jobs.iter().position(|job| job.has_ended())
@@ -417,7 +423,7 @@ impl App {
     /// Starts a job, which runs once a permit is free. The response is 202 with its address.
     ///
     /// # Errors
-    /// 503 `busy` if too many jobs have not ended.
+    /// 429 `too_many_jobs` if too many have not ended.
     pub(super) fn start_job<T: Serialize + Send + 'static>(
         &self,
         kind: JobKind,
@@ -467,8 +473,6 @@ impl App {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -484,7 +488,8 @@ mod tests {
         for _ in 1..MAX_UNFINISHED {
             add().expect("a job");
         }
-        assert!(matches!(add(), Err(Error::Busy(_))));
+        let rejected = add().err().expect("too many");
+        assert_eq!(rejected.status(), StatusCode::TOO_MANY_REQUESTS);
         first.end(Outcome::Cancelled);
         assert!(add().is_ok() && jobs.0.lock().len() == MAX_REMEMBERED);
         assert!(jobs.find("0123456789abcdef").is_err());
