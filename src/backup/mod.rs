@@ -67,7 +67,8 @@ pub struct BackedUp {
 /// the bytes done and of all files.
 ///
 /// # Errors
-/// `bad_target` and `target_in_use`, see [`Target::open_to_write`]; as [`Capture::take`]; and if a
+/// `bad_target` if the address is wrong, has files and no backups, or is in the data folder;
+/// `target_in_use` if another backup is being written to it; as [`Capture::take`]; and if a
 /// file cannot be read or written. Earlier backups stay valid.
 pub fn back_up(
     data_dir: &Path,

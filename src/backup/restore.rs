@@ -91,7 +91,7 @@ pub struct Restored {
 /// Lists the backups in a folder or bucket, the oldest first.
 ///
 /// # Errors
-/// As [`Target::open_to_read`].
+/// `no_backup` if there is none, and `target_in_use` while one is being written.
 pub fn available(from: &str) -> Result<Vec<Available>> {
     let from = Target::open_to_read(from)?;
     let names = from.lists()?.into_iter();
@@ -138,7 +138,7 @@ pub fn check(request: &RestoreRequest, progress: impl Fn(u64, u64)) -> Result<Re
 /// done and of all files.
 ///
 /// # Errors
-/// `no_backup` and `target_in_use`, see [`Target::open_to_read`]; `not_empty`;
+/// `no_backup` and `target_in_use`, as for [`available`]; `not_empty`;
 /// [`Error::Damaged`] for a damaged or incomplete backup, or one of a newer program; and if a file
 /// cannot be read or written. Then the folder is as it was before.
 pub fn restore(

@@ -482,7 +482,8 @@ impl Bucket {
         self.upload_from(file, from, name)
     }
 
-    /// Uploads what a reader has, as [`Bucket::upload`] does; `shown` is for messages.
+    /// Uploads what a reader has, in parts if it is large. The object exists when all parts are
+    /// uploaded. `shown` is for messages.
     ///
     /// # Errors
     /// If it cannot be read or uploaded; then there is no object.

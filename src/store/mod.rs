@@ -69,7 +69,8 @@ pub use read::{
     Batch, Columns, DayParts, ExportPartMeta, LogOrder, SealedDay, StoreSize, Tables, rewrite,
     rewrite_without,
 };
-pub use version::{Clock, ExpiryMeta, ExpiryPolicy, Manifest};
+pub(crate) use version::Manifest;
+pub use version::{Clock, ExpiryMeta, ExpiryPolicy};
 
 /// The open store. Dropping it commits the queue and unlocks the folder.
 pub struct Store {
