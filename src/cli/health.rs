@@ -2,7 +2,7 @@
 //! have no HTTP client.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use clap::Args;
 
 use super::FAILED;
 use super::output::print_bytes;
+use super::remote::reachable_address;
 use crate::config::Listen;
 
 /// Longest wait for a connection, and for each part of the response.
@@ -79,20 +80,10 @@ fn connect(listen: &Listen) -> anyhow::Result<TcpStream> {
     let addresses = listen.addresses()?;
     let mut failed = None;
     for address in addresses {
-        match TcpStream::connect_timeout(&reachable(address), TIMEOUT) {
+        match TcpStream::connect_timeout(&reachable_address(address), TIMEOUT) {
             Ok(connection) => return Ok(connection),
             Err(error) => failed = Some(error),
         }
     }
     Err(failed.map_or_else(|| anyhow::anyhow!("it has no address"), Into::into))
-}
-
-/// The address at which this machine reaches a server that listens on `address`.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }

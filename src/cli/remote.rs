@@ -314,14 +314,19 @@ fn reachable(url: &str) -> Option<String> {
         Some((authority, path)) => (authority, format!("/{path}")),
         None => (rest, String::new()),
     };
-    let mut address: SocketAddr = authority.parse().ok()?;
+    let address = reachable_address(authority.parse().ok()?);
+    Some(format!("http://{address}{}", path.trim_end_matches('/')))
+}
+
+/// The address at which this machine reaches a server that listens on `address`.
+pub fn reachable_address(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    Some(format!("http://{address}{}", path.trim_end_matches('/')))
+    address
 }
 
 fn with_query(path: &str, query: &impl Serialize) -> anyhow::Result<String> {
