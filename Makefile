@@ -30,9 +30,14 @@ build: tools dashboard
 
 include deploy/package.mk
 
-# The minified client, which the server sends. It is in the repository, so that the server builds without Node.
+# The minified files of the client, which the server sends. They are in the repository, so that it builds without Node.
 client: static/node_modules/installed
 	npm --prefix static run --silent build
+
+# The npm package of the client, in static/package: `npm publish static/package` publishes it.
+.PHONY: client-package
+client-package: client
+	npm --prefix static run --silent package
 
 # The files of the dashboard, which are part of the binary. Made from static/, with the charts from npm.
 DASHBOARD := static/dist/index.html
@@ -58,13 +63,15 @@ test-rust: tools dashboard cargo-deb $(VENV)/installed
 
 # Tests of the client and the dashboard in a real browser, against the program that cargo builds for the Rust tests:
 # `cargo build` would build it again, because development dependencies change features of others.
-test-browser: tools dashboard static/node_modules/installed tests/browser/node_modules/installed
+test-browser: tools dashboard static/node_modules/installed tests/browser/node_modules/installed $(VENV)/installed
 	@$(call need,chromium,chromium)
+	@$(call need,firefox-esr,firefox-esr)
 	cargo test --release --locked $(CHECKED) --test it --no-run
 	npm --prefix static run --silent check
 	npm --prefix tests/browser run --silent test
 
-# Coverage-guided fuzzing for a bounded time: request bodies, compressed streams, damaged logs and broken JSON.
+# Coverage-guided fuzzing for a bounded time: request bodies, also of other clients, compressed streams, damaged logs and
+# broken JSON.
 fuzz: tools dashboard
 	tests/fuzz/run $(FUZZ_SECONDS)
 
@@ -117,11 +124,46 @@ bench-hold: build
 bench-recovery: build
 	python3 benches/recovery.py $(CARGO_TARGET_DIR)/release/echopilot
 
+# Usage of a year with a million users who have two ids each, before and after the nightly compaction.
+.PHONY: bench-links
+bench-links: build
+	python3 benches/links.py $(CARGO_TARGET_DIR)/release/echopilot
+
 # Traffic with everything on, for an hour; every number is compared with a model. `make test` runs its short form.
 SOAK_SECONDS ?= 3600
 .PHONY: soak
 soak: build $(VENV)/installed
 	$(VENV)/bin/python benches/soak.py $(CARGO_TARGET_DIR)/release/echopilot $(SOAK_SECONDS)
+
+# Three ingest servers and two query nodes on one table, over an S3 server that fails. Part of `make test`.
+.PHONY: test-cluster
+test-cluster: tools dashboard $(VENV)/installed
+	@dpkg -s libfaketime >/dev/null 2>&1 || $(call apt,libfaketime)
+	cargo test --release --locked $(CHECKED) --test it -- cluster::
+
+# Every metric on an Apache Spark cluster of this machine: a master, two workers, Spark Connect. Needs 3 GB of memory and,
+# once, 500 MB of disk for pyspark. Not part of `make test`.
+SPARK_VENV := $(CARGO_TARGET_DIR)/pyspark
+.PHONY: test-distributed
+test-distributed: build $(SPARK_VENV)/installed
+	@$(call need,java,openjdk-17-jre-headless)
+	$(SPARK_VENV)/bin/python tests/distributed/run.py $(CARGO_TARGET_DIR)/release/echopilot
+
+# Every metric on 10 million events here and on Spark with one and two workers. Takes twenty minutes and 2 GB of disk.
+.PHONY: bench-distributed
+bench-distributed: build $(SPARK_VENV)/installed
+	@$(call need,java,openjdk-17-jre-headless)
+	$(SPARK_VENV)/bin/python benches/distributed.py $(CARGO_TARGET_DIR)/release/echopilot
+
+# Ingest of a server that publishes tables and of one that does not, in turns. Takes four minutes.
+.PHONY: bench-publish
+bench-publish: build
+	python3 benches/publish.py $(CARGO_TARGET_DIR)/release/echopilot
+
+$(SPARK_VENV)/installed: tests/distributed/requirements.txt
+	python3 -m venv $(SPARK_VENV)
+	$(SPARK_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
 
 # Checks that each safeguard has a test: every one-line mutation must make one fail. Takes half an hour; not part of CI.
 .PHONY: mutants
@@ -153,5 +195,5 @@ $(VENV)/lint-installed: tests/lint/requirements.txt | $(VENV)/bin/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) static/dist static/node_modules tests/browser/node_modules tests/lint/node_modules
+	rm -rf $(VENV) static/dist static/package static/node_modules tests/browser/node_modules tests/lint/node_modules
 	cargo clean

@@ -11,7 +11,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 /// Files that `static/build-dashboard.mjs` makes.
-const DASHBOARD: [&str; 8] = [
+const DASHBOARD: [&str; 12] = [
+    "charts-core.js",
     "charts.js",
     "dashboard.css",
     "dashboard.js",
@@ -20,13 +21,23 @@ const DASHBOARD: [&str; 8] = [
     "docs.js",
     "icon.svg",
     "index.html",
+    "more-charts.js",
+    "more.js",
+    "shared.js",
 ];
-/// The browser client, which `make client` makes.
-const CLIENT: &str = "static/js/telemetry.min.js";
+/// The files of the browser client and their sources, of which `make client` makes the scripts.
+const CLIENT: [(&str, &str); 4] = [
+    ("telemetry.js", "static/js/telemetry.min.js"),
+    ("telemetry-web.js", "static/js/telemetry-web.min.js"),
+    ("telemetry-vitals.js", "static/js/telemetry-vitals.min.js"),
+    ("telemetry.d.ts", "static/js/telemetry.d.ts"),
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=static/dist");
-    println!("cargo::rerun-if-changed={CLIENT}");
+    for (_, source) in CLIENT {
+        println!("cargo::rerun-if-changed={source}");
+    }
     let dist = Path::new("static/dist");
     if let Some(missing) = DASHBOARD.iter().find(|name| !dist.join(name).exists()) {
         println!(
@@ -43,7 +54,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let page = fs::read_to_string(dist.join("index.html"))?;
     let demo = page.replace("\"static/", "\"../static/");
     write_with_gzip("demo.html", demo.as_bytes())?;
-    write_with_gzip("telemetry.js", &fs::read(CLIENT)?)
+    for (name, source) in CLIENT {
+        write_with_gzip(name, &fs::read(source)?)?;
+    }
+    Ok(())
 }
 
 /// Writes a file and its gzip form where the crate includes them.

@@ -19,6 +19,11 @@ DAYS = 365
 
 FUNNEL = {"metric": "funnel", "steps": [{"feature": step} for step in STEPS], "within": f"{WITHIN_DAYS}d"}
 IS_VALUE = {"filter": {f"metadata.{PROPERTY}": VALUE}}
+TRENDS = {"metric": "trends", "breakdown": f"metadata.{PROPERTY}", "limit": 100}
+HOURS = {"metric": "trends", "grain": "hour", "series": [{}, {"measure": "users"}]}
+# Days of the hourly trend.
+HOUR_DAYS = 7
+VALUES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Figure:
     # The body of our query; `None` is usage.
     ours: dict | None
     zone: str = "UTC"
+    days: int = DAYS
     options: dict = dataclasses.field(default_factory=dict)
 
 
@@ -58,20 +64,30 @@ FIGURES = {
         "the same funnel with a metadata filter", "funnel", {**FUNNEL, **IS_VALUE}, options={"filtered": True}
     ),
     "funnel-strict": Figure("the same funnel in strict order", "strict_funnel", {**FUNNEL, "order": "strict"}),
+    "trends": Figure("events by day of a year, by a property", "trends", TRENDS),
+    "trends-users": Figure(
+        "users by day of a year, by a property",
+        "trends",
+        {**TRENDS, "series": [{"measure": "users"}]},
+        options={"users": True},
+    ),
+    "trends-hours": Figure("events and users by hour of the last 7 days", "hours", HOURS, days=HOUR_DAYS),
+    "values": Figure("the most used values of a property of a year", "values", None),
     "paths": Figure(f"paths, depth {PATH_DEPTH}", "paths", {"metric": "paths", "depth": PATH_DEPTH}),
 }
 
 
 class Window:
-    """The last 365 days of a lake, in a zone."""
+    """The last days of a lake, in a zone."""
 
-    def __init__(self, folder, zone):
+    def __init__(self, folder, zone, days=DAYS):
         self.folder = folder
         self.files = f"{folder}/events/*/*.parquet"
         self.prepared = f"{folder}-prepared"
         self.zone = zone
         self.last = datetime.date.fromisoformat(max(name[3:] for name in os.listdir(f"{folder}/events")))
-        self.first = self.last - datetime.timedelta(days=DAYS - 1)
+        self.days = days
+        self.first = self.last - datetime.timedelta(days=days - 1)
         midnight = datetime.time(tzinfo=zoneinfo.ZoneInfo(zone))
         start = datetime.datetime.combine(self.first, midnight).astimezone(datetime.UTC)
         end = datetime.datetime.combine(self.last + datetime.timedelta(days=1), midnight).astimezone(datetime.UTC)
@@ -111,7 +127,11 @@ def reached(levels):
 def ours(name, window, server):
     """Asks the server; returns the seconds, and the result in the common form."""
     query = FIGURES[name].ours
-    where = {"days": DAYS, "end": window.last.isoformat(), "tz": window.zone}
+    where = {"days": window.days, "end": window.last.isoformat(), "tz": window.zone}
+    if FIGURES[name].function == "values":
+        where |= {"property": f"metadata.{PROPERTY}", "limit": VALUES}
+        seconds, found = server.ask("values?" + "&".join(f"{key}={value}" for key, value in where.items()))
+        return seconds, [[row["value"], row["events"]] for row in found["values"]]
     if query is None:
         seconds, found = server.ask("usage?" + "&".join(f"{key}={value}" for key, value in where.items()))
         totals = ("total_events", "unique_days", "unique_weeks", "mau", "users_per_day", "users_per_week")
@@ -124,6 +144,15 @@ def ours(name, window, server):
             return seconds, [[row["dau"], row["wau"], row["mau"]] for row in rows]
         case "feature_usage":
             return seconds, [[row["feature"], row["events"], row["users"]] for row in rows]
+        case "trends":
+            return seconds, sorted(
+                [row["period"], row["breakdown"] or "", row["value"]] for row in rows if row["value"]
+            )
+        case "hours":
+            hours = {}
+            for row in rows:
+                hours.setdefault(row["period"][: len("2026-01-01T00")], []).append(row["value"])
+            return seconds, [[hour, *values] for hour, values in hours.items() if values[0]]
         case "paths":
             return seconds, [[row["step"], row["from"], row["to"], row["users"]] for row in rows]
     groups = {}

@@ -1,7 +1,7 @@
 //! Durable ingest over HTTP while the log is sealed repeatedly: the real server with 64 keep-alive
 //! clients, and a bare `write` + `fdatasync` loop of the same bytes, in turns on the same machine.
-//! `cargo bench --bench ingest`, with a part of a load's name for that load alone, and with
-//! `--plain` for events without ids.
+//! `cargo bench --bench ingest`, with a part of a load's name for that load alone; with `--plain`
+//! for events without ids, and `--segment` or `--posthog` for those of other products' clients.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -32,6 +32,47 @@ enum EventKind {
     AsSent,
     /// Without ids, with two metadata keys.
     Plain,
+    /// Calls of `track` as `@segment/analytics-node` sends them.
+    Segment,
+    /// Events as `posthog-node` sends them.
+    Posthog,
+}
+
+impl EventKind {
+    fn wanted() -> Self {
+        let is_given = |name: &str| std::env::args().any(|given| given == name);
+        match () {
+            () if is_given("--plain") => Self::Plain,
+            () if is_given("--segment") => Self::Segment,
+            () if is_given("--posthog") => Self::Posthog,
+            () => Self::AsSent,
+        }
+    }
+
+    fn path(self) -> &'static str {
+        match self {
+            Self::AsSent | Self::Plain => "/api/analytics/event",
+            Self::Segment => "/v1/batch",
+            Self::Posthog => "/batch/",
+        }
+    }
+
+    /// A part of the response to some events that were stored.
+    fn stored(self, events: usize) -> String {
+        match self {
+            Self::AsSent | Self::Plain => format!("\"logged\":{events},"),
+            Self::Segment => "\"success\":true".into(),
+            Self::Posthog => "\"status\":\"Ok\"".into(),
+        }
+    }
+
+    /// The kind whose lines of the log are known.
+    fn logged(self) -> Self {
+        match self {
+            Self::Segment | Self::Posthog => Self::AsSent,
+            own => own,
+        }
+    }
 }
 
 /// The load of the clients.
@@ -78,10 +119,7 @@ fn main() {
         .skip(1)
         .filter(|name| !name.starts_with("--"))
         .collect();
-    let kind = match std::env::args().any(|name| name == "--plain") {
-        true => EventKind::Plain,
-        false => EventKind::AsSent,
-    };
+    let kind = EventKind::wanted();
     let is_wanted = |load: &Load| wanted.iter().all(|part| load.name.contains(part));
     for load in LOADS.into_iter().filter(is_wanted) {
         let rounds: Vec<Round> = (0..ROUNDS)
@@ -108,6 +146,9 @@ fn main() {
                 .collect::<Vec<_>>()
                 .join(", "),
         );
+        if !matches!(kind, EventKind::AsSent | EventKind::Plain) {
+            continue;
+        }
         println!(
             "  log {:.0} MB/s; bare write + fdatasync loop {:.0} MB/s, p99 {:.1} ms; ratio {:.2}",
             median(&|round| round.log_mb_per_second),
@@ -161,7 +202,7 @@ fn at(sorted: &[f64], share: f64) -> f64 {
 fn bare_loop(dir: &Path, kind: EventKind, events_per_request: usize) -> Bare {
     let path = dir.join("bare");
     let mut file = File::create(&path).unwrap();
-    let group = vec![b'x'; CLIENTS * events_per_request * line_bytes(kind) as usize];
+    let group = vec![b'x'; CLIENTS * events_per_request * line_bytes(kind.logged()) as usize];
     let started = Instant::now();
     let mut bytes = 0;
     let mut latencies = Vec::new();
@@ -249,17 +290,27 @@ impl Server {
             (latencies, queries.join().unwrap())
         });
         let seconds = started.elapsed().as_secs_f64();
+        assert_eq!(self.events(), latencies.len() * load.events_per_request);
         latencies.sort_by(f64::total_cmp);
         let events_per_second = (latencies.len() * load.events_per_request) as f64 / seconds;
         Round {
             events_per_second,
-            log_mb_per_second: events_per_second * line_bytes(kind) / 1e6,
+            log_mb_per_second: events_per_second * line_bytes(kind.logged()) / 1e6,
             bare,
             latencies,
             usage_latencies,
             at_rest_mb,
             afterwards_mb: self.resident_mb(),
         }
+    }
+
+    /// The events that were stored.
+    fn events(&self) -> usize {
+        let url = format!("http://{}/api/analytics/usage?days=2", self.address);
+        let response = ureq::get(&url).header("x-dash-key", KEY).call().unwrap();
+        let usage = response.into_body().read_to_string().unwrap();
+        let usage: serde_json::Value = serde_json::from_str(&usage).unwrap();
+        usage["total_events"].as_u64().unwrap() as usize
     }
 
     /// Queries usage of a year periodically; latencies in ms.
@@ -315,7 +366,7 @@ async fn client(
     stream.set_nodelay(true).unwrap();
     let events_per_request = load.events_per_request;
     let (mut request, id_places) = request(kind, number, events_per_request);
-    let logged = format!("\"logged\":{events_per_request},");
+    let stored = kind.stored(events_per_request);
     let interval = load
         .paced
         .map(|rate| Duration::from_secs_f64(CLIENTS as f64 / rate));
@@ -349,7 +400,7 @@ async fn client(
         };
         latencies.push(sent.elapsed().as_secs_f64() * 1e3);
         let response = std::str::from_utf8(&response[..length]).unwrap();
-        assert!(response.contains(&logged), "{response}");
+        assert!(response.contains(&stored), "{response}");
     }
     latencies
 }
@@ -401,20 +452,37 @@ fn request(kind: EventKind, client: usize, events: usize) -> (Vec<u8>, Vec<usize
             let common = format!(
                 r#""event_type":"action","user_id":"user_{user:06}","feature":"workflow_builder_share","ts":"{ts}""#
             );
+            let id = format!("{ms}-{end_of_ms}-7000-9f00-############");
+            let duration = user % 500;
             match kind {
                 EventKind::AsSent => format!(
-                    r#"{{{common},"url":"/workflow_builder/share/{user}","event_id":"{ms}-{end_of_ms}-7000-9f00-############","metadata":{{"platform":"web","country":"DE","session":"7d2ac1e5{user:08x}","plan":"pro","action":"click","duration":{}.25}}}}"#,
-                    user % 500
+                    r#"{{{common},"url":"/workflow_builder/share/{user}","event_id":"{id}","metadata":{{"platform":"web","country":"DE","session":"7d2ac1e5{user:08x}","plan":"pro","action":"click","duration":{duration}.25}}}}"#
                 ),
                 EventKind::Plain => format!(
                     r#"{{{common},"url":"/workflow_builder/share","metadata":{{"platform":"web","plan":"pro"}}}}"#
                 ),
+                EventKind::Segment => format!(
+                    r#"{{"timestamp":"{ts}","userId":"user_{user:06}","event":"workflow_builder_share","type":"track","properties":{{"platform":"web","country":"DE","plan":"pro","duration":{duration}.25}},"context":{{"page":{{"url":"https://app.example/workflow_builder/share/{user}"}},"library":{{"name":"@segment/analytics-node","version":"2.3.0"}}}},"integrations":{{}},"messageId":"node-next-{id}","_metadata":{{"nodeVersion":"22.14.0","jsRuntime":"node"}}}}"#
+                ),
+                EventKind::Posthog => format!(
+                    r#"{{"distinct_id":"user_{user:06}","event":"workflow_builder_share","properties":{{"platform":"web","country":"DE","plan":"pro","duration":{duration}.25,"$current_url":"https://app.example/workflow_builder/share/{user}","$lib":"posthog-node","$lib_version":"5.9.0","$geoip_disable":true}},"type":"capture","library":"posthog-node","library_version":"5.9.0","timestamp":"{ts}","uuid":"{id}"}}"#
+                ),
             }
         })
         .collect();
-    let body = format!(r#"{{"events":[{}]}}"#, listed.join(","));
+    let listed = listed.join(",");
+    let body = match kind {
+        EventKind::AsSent | EventKind::Plain => format!(r#"{{"events":[{listed}]}}"#),
+        EventKind::Segment => {
+            format!(r#"{{"batch":[{listed}],"sentAt":"{ts}","writeKey":"site"}}"#)
+        }
+        EventKind::Posthog => {
+            format!(r#"{{"api_key":"site","batch":[{listed}],"sent_at":"{ts}"}}"#)
+        }
+    };
+    let path = kind.path();
     let request = format!(
-        "POST /api/analytics/event HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     let places = request

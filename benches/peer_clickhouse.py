@@ -5,7 +5,20 @@ import json
 import os
 
 from chdb.session import Session
-from figures import DAYS, FEATURE_ROWS, PATH_DEPTH, PATH_ROWS, PROPERTY, STEPS, VALUE, WITHIN_US, ZONE, reached, rolling
+from figures import (
+    DAYS,
+    FEATURE_ROWS,
+    PATH_DEPTH,
+    PATH_ROWS,
+    PROPERTY,
+    STEPS,
+    VALUE,
+    VALUES,
+    WITHIN_US,
+    ZONE,
+    reached,
+    rolling,
+)
 
 VALUE_OF = f"JSONExtractString(metadata, '{PROPERTY}')"
 CODES = list(range(1, len(STEPS) + 1))
@@ -64,6 +77,23 @@ class Lake:
             select feature, toInt32(count()) as n, toInt32(uniqExact(user_id))
             from {self.events(True)} and feature is not null
             group by feature order by n desc, feature limit {FEATURE_ROWS}""")
+
+    def trends(self, users=False):
+        counted = "uniqExact(user_id)" if users else "count()"
+        return self.rows(f"""
+            select toString(toDate(ts, '{self.window.zone}')) as day, {VALUE_OF} as value, toInt32({counted}) as n
+            from {self.events()} group by day, value having n > 0 order by day, value""")
+
+    def hours(self):
+        return self.rows(f"""
+            select formatDateTime(toStartOfHour(ts), '%Y-%m-%dT%H') as hour, toInt32(count()),
+                toInt32(uniqExact(user_id))
+            from {self.events()} group by hour order by hour""")
+
+    def values(self):
+        return self.rows(f"""
+            select {VALUE_OF} as value, toInt32(count()) as n from {self.events()} and value != ''
+            group by value order by n desc, value limit {VALUES}""")
 
     def funnel(self, filtered=False, breakdown=False):
         steps = ", ".join(f"feature = '{step}'" for step in STEPS)

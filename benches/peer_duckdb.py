@@ -3,7 +3,19 @@
 import os
 
 import duckdb
-from figures import FEATURE_ROWS, PATH_DEPTH, PATH_ROWS, PROPERTY, STEPS, VALUE, WITHIN_US, ZONE, reached, rolling
+from figures import (
+    FEATURE_ROWS,
+    PATH_DEPTH,
+    PATH_ROWS,
+    PROPERTY,
+    STEPS,
+    VALUE,
+    VALUES,
+    WITHIN_US,
+    ZONE,
+    reached,
+    rolling,
+)
 
 VALUE_OF = f"json_extract_string(metadata, '$.{PROPERTY}')"
 STEP = " ".join(f"when feature = '{step}' then {place}" for place, step in enumerate(STEPS, 1))
@@ -66,6 +78,22 @@ class Lake:
         return self.rows(f"""
             select feature, count(*) as n, count(distinct user_id) from {self.events(True)} and feature is not null
             group by 1 order by n desc, 1 limit {FEATURE_ROWS}""")
+
+    def trends(self, users=False):
+        counted = "count(distinct user_id)" if users else "count(*)"
+        return self.rows(f"""
+            select cast({self.day()} as varchar), coalesce({VALUE_OF}, '') as value, {counted} as n from {self.events()}
+            group by 1, 2 having n > 0 order by 1, 2""")
+
+    def hours(self):
+        return self.rows(f"""
+            select strftime(date_trunc('hour', ts), '%Y-%m-%dT%H'), count(*), count(distinct user_id)
+            from {self.events()} group by 1 order by 1""")
+
+    def values(self):
+        return self.rows(f"""
+            select {VALUE_OF} as value, count(*) as n from {self.events()} and value is not null
+            group by 1 order by n desc, 1 limit {VALUES}""")
 
     def funnel(self, filtered=False, breakdown=False):
         # The latest start that reaches a step is carried on to the next.

@@ -1,7 +1,7 @@
 """The queries of the comparison in Polars, on the lake."""
 
 import polars as pl
-from figures import FEATURE_ROWS, PATH_DEPTH, PATH_ROWS, PROPERTY, STEPS, VALUE, WITHIN_DAYS, reached, rolling
+from figures import FEATURE_ROWS, PATH_DEPTH, PATH_ROWS, PROPERTY, STEPS, VALUE, VALUES, WITHIN_DAYS, reached, rolling
 
 
 class Lake:
@@ -68,6 +68,31 @@ class Lake:
             pl.len().alias("n"), pl.col("user_id").drop_nulls().n_unique().alias("users")
         )
         counted = counted.sort(["n", "feature"], descending=[True, False]).head(FEATURE_ROWS)
+        return counted.collect(engine="streaming").rows()
+
+    def trends(self, users=False):
+        n = pl.col("user").drop_nulls().n_unique() if users else pl.len()
+        events = self.events().select(day=self.day(), value=self.property().fill_null(""), user="user_id")
+        counted = events.group_by("day", "value").agg(n=n).filter(pl.col("n") > 0)
+        return (
+            counted.select(pl.col("day").cast(pl.String), "value", "n")
+            .sort("day", "value")
+            .collect(engine="streaming")
+            .rows()
+        )
+
+    def hours(self):
+        hour = pl.col("ts").dt.strftime("%Y-%m-%dT%H")
+        counted = (
+            self.events()
+            .group_by(pl.col("ts").dt.truncate("1h"))
+            .agg(n=pl.len(), users=pl.col("user_id").drop_nulls().n_unique())
+        )
+        return counted.select(hour, "n", "users").sort("ts").collect(engine="streaming").rows()
+
+    def values(self):
+        values = self.events().select(value=self.property()).filter(pl.col("value").is_not_null())
+        counted = values.group_by("value").agg(n=pl.len()).sort(["n", "value"], descending=[True, False]).head(VALUES)
         return counted.collect(engine="streaming").rows()
 
     def funnel(self, filtered=False, breakdown=False):

@@ -67,7 +67,7 @@ def as_peer(name, figure, folder):
         found = {"seconds": time.monotonic() - started}
     else:
         query = FIGURES[figure]
-        peer = engine(Window(folder, query.zone))
+        peer = engine(Window(folder, query.zone, query.days))
 
         def ask():
             started = time.monotonic()
@@ -93,7 +93,7 @@ def run_peer(name, figure, folder):
 
 
 def run_ours(program, figure, folder):
-    window = Window(folder, FIGURES[figure].zone)
+    window = Window(folder, FIGURES[figure].zone, FIGURES[figure].days)
     server = Server(program, folder)
     try:
         found = timed(lambda: ours(figure, window, server), server.cpu_seconds)

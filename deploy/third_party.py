@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints the licences of everything that is part of the program: crates, and the scripts of the dashboard.
+"""Prints the licences of everything that is part of the program: crates and scripts.
 
 Run in the root of the repository. Crates come from `cargo metadata`, scripts from the lock file of npm; both must be
 downloaded, as they are after a build. Equal licence files are printed once, with the list of their packages.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 LICENCE_FILE = re.compile(r"(licen[cs]e|copying|notice|unlicen[cs]e)", re.IGNORECASE)
 # Development dependencies of npm that build the dashboard and are not part of it.
-BUILD_TOOLS = {"esbuild"}
+BUILD_TOOLS = {"esbuild", "terser"}
 
 
 def output(*command):
@@ -40,7 +40,7 @@ def crates():
 
 
 def scripts():
-    """Yields the same of each npm package that is part of the dashboard."""
+    """Yields the same of each npm package that is part of the dashboard or the client."""
     root = Path("static")
     packages = json.loads((root / "package-lock.json").read_text())["packages"]
     waiting = sorted(set(packages[""]["devDependencies"]) - BUILD_TOOLS)
@@ -57,7 +57,7 @@ def scripts():
 def main():
     texts = defaultdict(list)
     print("Licences of the software that is part of EchoPilot Analytics.\n")
-    for kind, packages in [("Crates", crates()), ("Scripts of the dashboard", scripts())]:
+    for kind, packages in [("Crates", crates()), ("Scripts", scripts())]:
         print(f"{kind}:\n")
         for name, version, licence, folder in sorted(packages):
             print(f"  {name} {version}: {licence}")

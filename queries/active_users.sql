@@ -2,7 +2,7 @@
 -- How many distinct users had an event on each day of the window, in the 7 days and in the 30 days that end with that day?
 -- Events without a user (null) are not counted. A user counts once, whatever the number of events, so ties do not matter.
 -- A user's active day counts for 7 and 30 days, less the days that the user's next active day covers. Days without users
--- have zeros.
+-- have zeros. Less 0, a count has a sign also in engines whose counts have none, which could not be added to those with one.
 -- param lookback_day DATE 29 days before the first day of the window
 -- param to_day DATE last day of the window
 -- param from_num BIGINT day_num of the first day of the window
@@ -36,7 +36,7 @@ followed as (
 begun as (
   select
     day_num,
-    count(*) as users
+    count(*) - 0 as users
   from active
   group by day_num
 ),
@@ -44,7 +44,7 @@ covered as (
   select
     followed.day_num as day_num,
     placed.day_num as next_num,
-    count(*) as users
+    count(*) - 0 as users
   from followed
   join placed on placed.user_id = followed.user_id and placed.place = followed.next_place
   where placed.day_num < followed.day_num + 30

@@ -1,6 +1,6 @@
 -- {"metric":"event_types","days":90,"end":"2024-03-02"}
 -- How many events of each type were there within the window, and of how many distinct users? In the order of a funnel.
--- Events without a user (null) count as events and not as users. Each of the three types has a row, also without events.
+-- Events without a user (null) count as events and not as users. Each of the three types has a row, also without events; declared ones follow by name.
 -- Every stored event counts: the lake has an event_id once, and an event without an id is never a duplicate.
 -- param from_day DATE first day of the window
 -- param to_day DATE last day of the window
@@ -11,7 +11,6 @@ with counted as (
     count(distinct user_id) as users
   from events
   where day between :from_day and :to_day
-    and event_type in ('page_view', 'action', 'conversion')
   group by event_type
   union all
   select
@@ -35,7 +34,8 @@ types as (
     case
       when event_type = 'page_view' then 1
       when event_type = 'action' then 2
-      else 3
+      when event_type = 'conversion' then 3
+      else 4
     end as place,
     max(occurrences) as occurrences,
     max(users) as users
@@ -47,4 +47,4 @@ select
   occurrences,
   users
 from types
-order by place
+order by place, event_type

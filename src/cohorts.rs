@@ -1,10 +1,13 @@
 //! The named cohorts: one readable file in the data folder, replaced atomically.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorCode, Result, first_chars};
 use crate::metrics::cohort::Cohort;
 use crate::store::folder::Folder;
+use crate::store::inspect;
 
 /// Its name in the data folder.
 pub const FILE_NAME: &str = "cohorts.json";
@@ -26,6 +29,14 @@ impl Cohorts {
     /// [`Error::Damaged`] if the file does not match its checksum.
     pub fn load(folder: &Folder) -> Result<Self> {
         folder.read_json(FILE_NAME)
+    }
+
+    /// Reads the cohorts of a data folder that another process may have locked.
+    ///
+    /// # Errors
+    /// As [`Cohorts::load`].
+    pub fn of_folder(root: &Path) -> Result<Self> {
+        inspect::read_json(&root.join(FILE_NAME))
     }
 
     /// Adds a checksum to the file of an earlier version.

@@ -2,8 +2,10 @@
 //! of help.
 
 mod base_path;
+mod clients;
 mod listen;
 mod neutral_path;
+mod server_id;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -14,9 +16,13 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 pub use base_path::BasePath;
+pub use clients::{ForeignClients, Mapping, Names};
 pub use listen::Listen;
 pub use neutral_path::NeutralPath;
+pub use server_id::ServerId;
 
+use crate::alerts::address::AllowedTargets;
+use crate::spark::config::RemoteConfig;
 use crate::zones::Zones;
 
 /// Options of every command.
@@ -318,9 +324,153 @@ pub struct ServeConfig {
     )]
     pub trusted_proxies: TrustedProxies,
 
+    /// Folder or bucket in which the lake is kept up to date as open Delta tables
+    ///
+    /// `s3://BUCKET/PREFIX`, `gs://` or `az://`, with credentials from the environment as for
+    /// `echopilot export`. It is written after seals, compactions, erasures and expiry.
+    #[arg(
+        long,
+        env = "ECHOPILOT_PUBLISH",
+        value_name = "TO",
+        hide_env_values = true
+    )]
+    pub publish: Option<String>,
+
+    /// Least seconds between two publications; erasures are published at once
+    #[arg(
+        long,
+        env = "ECHOPILOT_PUBLISH_EVERY",
+        default_value_t = 60,
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u32).range(1..),
+        hide_env_values = true
+    )]
+    pub publish_every: u32,
+
+    /// Id of this server in a table to which several servers publish
+    ///
+    /// Lower-case letters and digits, another one for each server. With it `--publish` names the
+    /// table of all of them, in which a day that is over has each event once.
+    #[arg(
+        long,
+        env = "ECHOPILOT_SERVER_ID",
+        value_name = "ID",
+        requires = "publish",
+        hide_env_values = true
+    )]
+    pub server_id: Option<ServerId>,
+
+    /// Seconds without a new file after which the files of a day are joined; shorter in tests.
+    #[arg(
+        long = "join-after-seconds",
+        env = "ECHOPILOT_JOIN_AFTER_SECONDS",
+        default_value_t = JOIN_AFTER_SECONDS,
+        hide = true
+    )]
+    pub join_after_seconds: u32,
+
+    /// Query the events of this table, and take none
+    ///
+    /// A folder or bucket to which other servers publish. The data folder keeps what is read from
+    /// there, on the local disk.
+    #[arg(
+        long,
+        env = "ECHOPILOT_READ_FROM",
+        value_name = "TABLE",
+        conflicts_with = "publish",
+        hide_env_values = true
+    )]
+    pub read_from: Option<String>,
+
+    /// Seconds between two looks for a new version of the table of --read-from
+    #[arg(
+        long,
+        env = "ECHOPILOT_READ_EVERY",
+        default_value_t = 10,
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u32).range(1..),
+        hide_env_values = true
+    )]
+    pub read_every: u32,
+
+    /// Ids of events without a user: none (off), or one a day and visitor (daily)
+    ///
+    /// The id is a hash of the client's address and User-Agent with a random key of the day. None
+    /// of them is stored.
+    #[arg(
+        long,
+        env = "ECHOPILOT_VISITORS",
+        default_value = "off",
+        hide_env_values = true,
+        hide_possible_values = true,
+        value_name = "off|daily"
+    )]
+    pub visitors: VisitorIds,
+
+    /// Settings of the clients of other products.
+    #[command(flatten)]
+    pub clients: ForeignClients,
+
+    /// Settings of messages.
+    #[command(flatten)]
+    pub messages: MessageConfig,
+
     /// Limits of clients.
     #[command(flatten)]
     pub limits: ClientLimits,
+
+    /// The engine of queries.
+    #[command(flatten)]
+    pub remote: RemoteConfig,
+}
+
+/// Options of the messages of alerts and digests.
+#[derive(Clone, Args)]
+#[command(next_help_heading = "Messages")]
+pub struct MessageConfig {
+    /// Mail server: `smtps://USER:PASSWORD@HOST`, or `smtp://HOST:587?tls=required`
+    ///
+    /// Without it no e-mails are sent. Special characters of the password are percent-encoded.
+    #[arg(
+        long,
+        env = "ECHOPILOT_SMTP_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub smtp_url: Option<String>,
+
+    /// Sender of e-mails
+    #[arg(
+        long,
+        env = "ECHOPILOT_SMTP_FROM",
+        default_value = "EchoPilot <echopilot@localhost>",
+        value_name = "ADDRESS",
+        hide_env_values = true
+    )]
+    pub smtp_from: String,
+
+    /// Hosts and networks of webhooks that may be private or use http, comma separated
+    ///
+    /// Other webhooks go to public addresses with https.
+    #[arg(
+        long,
+        env = "ECHOPILOT_WEBHOOK_ALLOW",
+        default_value = "",
+        value_name = "LIST",
+        hide_default_value = true,
+        hide_env_values = true
+    )]
+    pub webhook_allow: AllowedTargets,
+}
+
+/// Without the URL of the mail server, which may have a password.
+impl std::fmt::Debug for MessageConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MessageConfig")
+            .field("smtp_from", &self.smtp_from)
+            .field("webhook_allow", &self.webhook_allow)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Limits of all clients together and of each client.
@@ -388,6 +538,10 @@ pub struct ClientLimits {
     )]
     pub write_timeout_ms: u64,
 }
+
+/// Default pause before the files of a day are joined: late events of a busy day come in for some
+/// minutes, and each of them would have the day joined again.
+const JOIN_AFTER_SECONDS: u32 = 600;
 
 /// Default write timeout. A client that takes no byte of its response for that long has stopped
 /// reading: phones that change their network are back within seconds, and each such connection
@@ -485,6 +639,15 @@ pub enum Durability {
     Sync,
     /// After `write`: it survives the end of the process, not of the machine.
     Os,
+}
+
+/// The ids of events without a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum VisitorIds {
+    /// None: they are anonymous.
+    Off,
+    /// One for each client address and User-Agent, which is new each day of UTC.
+    Daily,
 }
 
 fn parse_time_of_day(time: &str) -> Result<NaiveTime, String> {

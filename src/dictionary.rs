@@ -17,7 +17,7 @@ use roaring::RoaringBitmap;
 
 use crate::digest::{DigestMap, Digester};
 use crate::error::Result;
-use crate::event::EventType;
+use crate::event::{EventType, SYSTEM_NAME};
 use crate::schema;
 
 pub use lookup::Lookup;
@@ -29,13 +29,16 @@ use lookup::codes;
 pub const REST_FEATURE: u32 = 0;
 /// The string of [`REST_FEATURE`] in daily states. No string of an event contains a NUL.
 pub const REST_FEATURE_NAME: &str = "\0rest";
+/// Code of [`EventType::System`].
+pub const SYSTEM_TYPE: u32 = EventType::ALL.len() as u32;
 /// Stands for users beyond the limit of new users a day, who have no code.
 pub const REST_USER: u32 = u32::MAX;
 
 /// The dictionaries of one process, shared by all readers and writers of events.
 #[derive(Clone)]
 pub struct Dictionaries {
-    /// Event types; their codes are in funnel order.
+    /// Event types. Those that need no declaration have the codes of [`EventType::ALL`], in funnel
+    /// order, and `system` has [`SYSTEM_TYPE`]; the codes of the others are valid in one process.
     pub event_types: Dictionary,
     /// Ids of users.
     pub users: UserDictionary,
@@ -71,6 +74,8 @@ impl Dictionaries {
         for event_type in EventType::ALL {
             event_types.number(event_type.name())?;
         }
+        let system = event_types.number(SYSTEM_NAME)?;
+        debug_assert_eq!(system, SYSTEM_TYPE);
         let features = Dictionary::new(schema::FEATURE);
         let rest = features.number(REST_FEATURE_NAME)?;
         debug_assert_eq!(rest, REST_FEATURE);
@@ -81,12 +86,39 @@ impl Dictionaries {
         })
     }
 
-    /// The columns of [`schema::COUNTED`] as codes. A user without a code is [`REST_USER`], a
-    /// feature without one [`REST_FEATURE`].
+    /// The code of an event type; one that has none gets one. A tracking plan declares few.
+    pub fn event_type(&self, event_type: EventType<'_>) -> u32 {
+        let place = EventType::ALL.iter().position(|one| *one == event_type);
+        match place {
+            Some(code) => code as u32,
+            None => {
+                let name = event_type.name();
+                let known = self.event_types.find(name);
+                // It fails when all codes of 32 bits are assigned.
+                known.unwrap_or_else(|| self.event_types.number(name).unwrap_or_default())
+            }
+        }
+    }
+
+    /// Names and codes of event types as responses list them: those that need no declaration, in
+    /// funnel order, and then the others among `codes`, by name.
+    pub fn listed_event_types(&self, codes: impl Iterator<Item = u32>) -> Vec<(&str, u32)> {
+        let undeclared = EventType::ALL.map(EventType::name).into_iter().zip(0..);
+        let mut declared: Vec<(&str, u32)> = codes
+            .filter(|&code| code as usize >= EventType::ALL.len())
+            .filter_map(|code| Some((self.event_types.text(code)?, code)))
+            .collect();
+        declared.sort_unstable();
+        declared.dedup();
+        undeclared.chain(declared).collect()
+    }
+
+    /// The columns of [`schema::COUNTED`] as codes. A type without a code gets one; a user without
+    /// one is [`REST_USER`], a feature [`REST_FEATURE`].
     pub fn counted(&self) -> [Expr; 4] {
         [
             col(schema::TS),
-            self.event_types.numbers(col(schema::EVENT_TYPE), None),
+            self.event_types.assigned(col(schema::EVENT_TYPE)),
             self.users.numbers(col(schema::USER_ID), Some(REST_USER)),
             self.features
                 .numbers(col(schema::FEATURE), Some(REST_FEATURE)),
@@ -161,6 +193,23 @@ impl Dictionary {
         let this = self.clone();
         strings.map(
             move |column| Ok(codes(&column, this.lookup(column.str()?), unknown)),
+            |_, field| Ok(Field::new(field.name().clone(), DataType::UInt32)),
+        )
+    }
+
+    /// The codes of a string column as an expression; strings without a code get one.
+    fn assigned(&self, strings: Expr) -> Expr {
+        let this = self.clone();
+        strings.map(
+            move |column| {
+                let codes = this.lookup(column.str()?).map(|found| match found {
+                    Lookup::Null => Ok(None),
+                    Lookup::Known(code) => Ok(Some(code)),
+                    Lookup::Unknown(string) => this.mapping.insert_cat(string).map(Some),
+                });
+                let codes: UInt32Chunked = codes.collect::<PolarsResult<_>>()?;
+                Ok(codes.with_name(column.name().clone()).into_column())
+            },
             |_, field| Ok(Field::new(field.name().clone(), DataType::UInt32)),
         )
     }

@@ -30,6 +30,23 @@ pub enum Error {
         /// Names the size found and the limit.
         message: String,
     },
+    /// The request names a thing that does not exist: respond with 404.
+    #[error("{message}")]
+    NotFound {
+        /// For programs.
+        code: ErrorCode,
+        /// Names what was not found.
+        message: String,
+    },
+    /// The request was made from an older version of what it changes: respond with 409; nothing was
+    /// changed.
+    #[error("{message}")]
+    Conflict {
+        /// For programs.
+        code: ErrorCode,
+        /// Names both versions.
+        message: String,
+    },
     /// The server has more work queued than it accepts: the client should come back soon.
     #[error("the server is busy: {0}; try again in a second")]
     Busy(&'static str),
@@ -52,6 +69,20 @@ pub enum Error {
     /// again.
     #[error("the event log stopped ({0}); restart the server to recover it")]
     Poisoned(String),
+    /// The server reads a table of others, and takes no events: respond with 503, so that a client
+    /// that was sent to the wrong server keeps its events.
+    #[error(
+        "this server reads its events from a table and changes none; send the request to a server that publishes there"
+    )]
+    QueryNode,
+    /// The cluster that computes queries failed: respond with 503. The reason has the next step.
+    #[error("the engine at {address} failed: {reason}")]
+    Remote {
+        /// The address of the cluster.
+        address: String,
+        /// The reason, in one line.
+        reason: String,
+    },
     /// Another process has the data folder locked.
     #[error("the data folder {} is in use by {holder}", folder.display())]
     Held {
@@ -269,12 +300,25 @@ mod tests {
                 code: ErrorCode::TooLarge,
                 message: "9 bytes".into(),
             },
+            Error::NotFound {
+                code: ErrorCode::UnknownReport,
+                message: "there is no report".into(),
+            },
+            Error::Conflict {
+                code: ErrorCode::ReportChanged,
+                message: "version is 1".into(),
+            },
             Error::Busy("too many queries"),
             Error::Cancelled("the client disconnected"),
             Error::Clock("the clock is wrong".into()),
             Error::Unconfirmed("confirm it".into()),
             Error::DiskFull,
             Error::Poisoned(os_message()),
+            Error::QueryNode,
+            Error::Remote {
+                address: "sc://spark:15002".into(),
+                reason: os_message(),
+            },
             Error::Held {
                 folder: path.clone(),
                 holder: "another process".into(),
@@ -291,12 +335,16 @@ mod tests {
             match error {
                 Error::BadInput { .. }
                 | Error::TooLarge { .. }
+                | Error::NotFound { .. }
+                | Error::Conflict { .. }
                 | Error::Busy(_)
                 | Error::Cancelled(_)
                 | Error::Clock(_)
                 | Error::Unconfirmed(_)
                 | Error::DiskFull
                 | Error::Poisoned(_)
+                | Error::QueryNode
+                | Error::Remote { .. }
                 | Error::Held { .. }
                 | Error::Damaged { .. }
                 | Error::Io { .. }

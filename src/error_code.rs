@@ -13,6 +13,10 @@ use utoipa::ToSchema;
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum ErrorCode {
+    /// An alert or digest is wrong, or there are too many.
+    BadAlert,
+    /// An annotation is wrong, or there are too many.
+    BadAnnotation,
     /// The body ended before its announced length.
     BadBody,
     /// The body is not UTF-8.
@@ -53,16 +57,26 @@ pub enum ErrorCode {
     BadListen,
     /// The path does not decode to UTF-8.
     BadPath,
+    /// A tracking plan is wrong.
+    BadPlan,
     /// A query, or the query string of a request.
     BadQuery,
     /// A read key is weak or one too many, or is also a dashboard key.
     BadReadKey,
     /// The day that an import is shifted to.
     BadRebaseTo,
+    /// An option of the cluster for queries.
+    BadRemote,
+    /// A report or board is wrong, or there are too many.
+    BadReport,
     /// The request is not HTTP/1.
     BadRequest,
     /// `sent_at` of a batch.
     BadSentAt,
+    /// A share link is wrong, or there are too many.
+    BadShareLink,
+    /// The mail server, or the sender of e-mails.
+    BadSmtp,
     /// The target of an export.
     BadTarget,
     /// `Transfer-Encoding` is not one `chunked`.
@@ -113,10 +127,22 @@ pub enum ErrorCode {
     NotEmpty,
     /// No resource has this path.
     NotFound,
+    /// A part of a query that portable SQL does not have.
+    NotPortable,
     /// Pages of this origin may not send events.
     OriginNotAllowed,
+    /// The server reads a table of others: it takes no events and changes none.
+    QueryNode,
     /// A read key may only query.
     ReadKey,
+    /// The cluster that computes queries failed.
+    RemoteEngine,
+    /// The report has another version than the one that was changed.
+    ReportChanged,
+    /// A share link allows only the queries of its report.
+    ShareLink,
+    /// The events are also in a table of several servers, which this process does not reach.
+    SharedTable,
     /// The body did not arrive in time.
     SlowBody,
     /// The disk did not store the events in time.
@@ -147,10 +173,20 @@ pub enum ErrorCode {
     Unauthorized,
     /// The folder is that of a restore that did not end.
     UnfinishedRestore,
+    /// No alert has this id.
+    UnknownAlert,
+    /// No annotation has this id.
+    UnknownAnnotation,
     /// No cohort has this name.
     UnknownCohort,
     /// No job has this id.
     UnknownJob,
+    /// No statement says that this id is an alias.
+    UnknownLink,
+    /// No report has this id.
+    UnknownReport,
+    /// The report has no share link with this id, or the key is not that of one.
+    UnknownShareLink,
     /// Path and query string are too long.
     UriTooLong,
     /// The folder needs the key of pseudonyms.

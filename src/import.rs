@@ -2,28 +2,28 @@
 //! standard input.
 
 mod chunks;
+mod foreign;
+mod source;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::event::split::{Splitter, Step};
-use crate::event::{EventCode, Outcome, RawEvent, read_event};
-use crate::inflate::inflate;
+use crate::event::{DeclaredTypes, EventCode, Outcome, RawEvent, read_event};
+use crate::plan::{CheckedPlan, Verdict};
 use crate::progress::Progress;
-use crate::store::{Part, RestCounts, Store, Stored, pipeline};
+use crate::store::{HeldBatch, Hold, Part, RestCounts, Store, Stored, no_space, pipeline};
 use crate::window::DAY_US;
 use chunks::{Chunk, Chunks, Fault};
+pub use foreign::Foreign;
+pub use source::Source;
+use source::{DESCRIBED_REJECTIONS, next_chunk};
 
-/// Size of the buffer of a file, for reads of less than a chunk.
-const BUFFER_BYTES: usize = 64 << 10;
-/// Maximum number of rejections that are described; the rest is counted.
-const DESCRIBED_REJECTIONS: usize = 20;
+/// Bytes of quarantined events that are written at once.
+const HELD_BYTES: usize = 1 << 20;
 
 /// The outcome of an import.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -36,6 +36,9 @@ pub struct Imported {
     pub too_old: u64,
     /// Lines and elements of arrays that are not valid events, and files of other formats.
     pub refused: u64,
+    /// Events that the tracking plan quarantines.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub quarantined: u64,
     /// Accepted events with a name beyond a daily limit.
     #[serde(skip_serializing_if = "RestCounts::is_empty")]
     pub rest: RestCounts,
@@ -46,96 +49,66 @@ pub struct Imported {
     pub notes: BTreeMap<EventCode, u64>,
 }
 
-/// An input of an import, plain or compressed. The first bytes determine the format, not the name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// A file.
-    File(PathBuf),
-    /// Standard input.
-    Stdin,
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
-/// Stores all events of the sources, received at `now`. With `rebase_to` all timestamps are
-/// shifted by whole days so that the newest event falls on that day.
+/// Changes of what is imported.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The day of the newest event, to which all timestamps are shifted by whole days.
+    pub rebase_to: Option<NaiveDate>,
+    /// The product whose files they are; ours if none.
+    pub from: Option<Foreign>,
+}
+
+/// Stores all events of the sources, received at `now`. Events that the plan quarantines are
+/// quarantined, as those of clients are. Of files of another product none is imported if one has a
+/// record of another shape.
 ///
 /// # Errors
 /// If a source cannot be read, the store cannot write, or it is cancelled; events stored before
 /// that are kept.
 pub fn import(
     store: &Store,
+    plan: &CheckedPlan,
     sources: &[Source],
-    rebase_to: Option<NaiveDate>,
+    options: &Options,
     now: DateTime<Utc>,
     progress: &Progress,
 ) -> Result<Imported> {
-    let shift_us = match rebase_to {
-        None => 0,
-        Some(day) => days_to(day, newest_ts_us(sources)?) * DAY_US,
+    let newest_ts_us = match (&options.from, options.rebase_to) {
+        (Some(foreign), _) => foreign.check(sources, plan)?,
+        (None, Some(_)) => newest_ts_us(sources, plan.types())?,
+        (None, None) => None,
     };
+    let shift_us = options
+        .rebase_to
+        .map_or(0, |day| days_to(day, newest_ts_us) * DAY_US);
     if let Some(total) = sources.iter().map(Source::bytes).sum() {
         progress.set_total(total);
     }
     let importer = Importer {
+        store,
         progress,
+        plan,
+        from: options.from.as_ref(),
         received_at_us: store.receive(now)?.at_us,
         shift_us,
     };
     let mut imported = Imported::default();
     for source in sources {
-        importer.run(store, source, &mut imported)?;
+        importer.run(source, &mut imported)?;
     }
     Ok(imported)
 }
 
-impl Source {
-    /// The name used in messages.
-    pub fn name(&self) -> String {
-        match self {
-            Self::File(path) => path.display().to_string(),
-            Self::Stdin => "standard input".into(),
-        }
-    }
-
-    /// Size in bytes, before decompression; unknown for standard input.
-    pub fn bytes(&self) -> Option<u64> {
-        match self {
-            Self::File(path) => path.metadata().ok().map(|metadata| metadata.len()),
-            Self::Stdin => None,
-        }
-    }
-
-    fn open(&self, progress: &Progress) -> Result<Box<dyn BufRead + Send>> {
-        let (reader, path): (Box<dyn Read + Send>, &Path) = match self {
-            Self::File(path) => (
-                Box::new(File::open(path).map_err(Error::io("open", path))?),
-                path,
-            ),
-            Self::Stdin => (Box::new(std::io::stdin()), Path::new("standard input")),
-        };
-        let counted = Counted {
-            reader,
-            progress: progress.clone(),
-        };
-        inflate(BufReader::with_capacity(BUFFER_BYTES, counted)).map_err(Error::io("read", path))
-    }
-}
-
-/// A reader that counts the bytes read.
-struct Counted<R> {
-    reader: R,
-    progress: Progress,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.reader.read(buffer)?;
-        self.progress.add(read as u64);
-        Ok(read)
-    }
-}
-
 /// The timestamp of the newest valid event of all sources, in µs.
-fn newest_ts_us(sources: &[Source]) -> Result<Option<i64>> {
+fn newest_ts_us(sources: &[Source], types: &DeclaredTypes) -> Result<Option<i64>> {
     let mut newest = None;
     for source in sources {
         if *source == Source::Stdin {
@@ -152,7 +125,7 @@ fn newest_ts_us(sources: &[Source]) -> Result<Option<i64>> {
                 let mut newest = None;
                 for record in chunk.records() {
                     each_event(&chunk, record, |raw| {
-                        newest = newest.max(valid_ts_us(raw));
+                        newest = newest.max(valid_ts_us(raw, types));
                     });
                 }
                 newest
@@ -167,15 +140,10 @@ fn newest_ts_us(sources: &[Source]) -> Result<Option<i64>> {
 }
 
 /// The timestamp of an event that is valid at that time.
-fn valid_ts_us(event: RawEvent<'_>) -> Option<i64> {
+fn valid_ts_us(event: RawEvent<'_>, types: &DeclaredTypes) -> Option<i64> {
     let ts_us = event.ts_us()?;
-    matches!(event.validate(ts_us, 0), Outcome::Accepted(..)).then_some(ts_us)
-}
-
-fn next_chunk<R: BufRead>(chunks: &mut Chunks<R>, name: &str) -> Result<Option<Chunk>> {
-    chunks
-        .next_chunk()
-        .map_err(|error| Error::io("read", name.as_ref())(error))
+    let outcome = event.validate_among(types, ts_us, 0);
+    matches!(outcome, Outcome::Accepted(..)).then_some(ts_us)
 }
 
 /// Calls `found` with each event of a record. Most records are one event; a line may be an array,
@@ -212,7 +180,10 @@ fn days_to(day: NaiveDate, newest_us: Option<i64>) -> i64 {
 }
 
 struct Importer<'a> {
+    store: &'a Store,
     progress: &'a Progress,
+    plan: &'a CheckedPlan,
+    from: Option<&'a Foreign>,
     received_at_us: i64,
     /// Added to all timestamps.
     shift_us: i64,
@@ -223,6 +194,9 @@ struct Importer<'a> {
 struct ChunkOutcome {
     records: u64,
     too_old: u64,
+    quarantined: u64,
+    /// Events that were to be quarantined and are stored already.
+    duplicates: u64,
     rejections: Vec<Rejection>,
     notes: BTreeMap<EventCode, u64>,
 }
@@ -235,13 +209,18 @@ struct Rejection {
 }
 
 impl Importer<'_> {
-    fn run(&self, store: &Store, source: &Source, imported: &mut Imported) -> Result<()> {
-        let mut chunks = Chunks::new(source.open(self.progress)?);
+    fn run(&self, source: &Source, imported: &mut Imported) -> Result<()> {
+        let reader = match self.from {
+            Some(_) => foreign::open(source, self.progress)?,
+            None => source.open(self.progress)?,
+        };
+        let mut chunks = Chunks::new(reader);
         let name = source.name();
         let mut records_before = 0;
         let mut count = |outcome: ChunkOutcome, stored: Stored| {
             imported.accepted += stored.logged as u64;
-            imported.duplicates += stored.duplicates as u64;
+            imported.duplicates += stored.duplicates as u64 + outcome.duplicates;
+            imported.quarantined += outcome.quarantined;
             imported.rest.add(stored.rest);
             imported.too_old += outcome.too_old;
             imported.refused += outcome.rejections.len() as u64;
@@ -260,7 +239,7 @@ impl Importer<'_> {
             }
             records_before += outcome.records;
         };
-        while store.load(
+        while self.store.load(
             || {
                 self.progress.check()?;
                 next_chunk(&mut chunks, &name)
@@ -271,29 +250,85 @@ impl Importer<'_> {
         Ok(())
     }
 
-    /// Validates the events of a chunk and adds the valid ones to `part`.
-    fn validate(&self, chunk: &Chunk, part: &mut Part) -> ChunkOutcome {
+    /// Calls `found` with the outcome of each event of a record.
+    fn each_outcome<'a>(
+        &'a self,
+        chunk: &Chunk,
+        record: &'a [u8],
+        mut found: impl FnMut(Outcome<'a>),
+    ) {
+        let (received_at_us, shift_us) = (self.received_at_us, self.shift_us);
+        match self.from {
+            None => each_event(chunk, record, |raw| {
+                found(raw.validate_among(self.plan.types(), received_at_us, shift_us));
+            }),
+            Some(foreign) => foreign::each_message(chunk, record, |message| {
+                found(foreign.map(message, self.plan, received_at_us, shift_us));
+            }),
+        }
+    }
+
+    /// Validates the events of a chunk and adds the valid ones to `part`. Those that the plan
+    /// quarantines are durable when this returns, before the group of the chunk is: an import that
+    /// dies in between finds them when it is repeated.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    fn validate(&self, chunk: &Chunk, part: &mut Part) -> Result<ChunkOutcome> {
         let kind = if chunk.has_lines() { "line" } else { "event" };
         let mut outcome = ChunkOutcome::default();
+        let mut held = HeldBatch::default();
         for json in chunk.records() {
             let record = Some((kind, outcome.records));
             outcome.records += 1;
-            each_event(chunk, json, |raw| {
-                match raw.validate(self.received_at_us, self.shift_us) {
-                    Outcome::Accepted(event, notes) => {
-                        part.push(&event);
-                        for (code, _) in notes {
-                            *outcome.notes.entry(code).or_default() += 1;
+            self.each_outcome(chunk, json, |found| match found {
+                Outcome::Accepted(mut event, mut notes) => {
+                    self.plan.group_path(&mut event);
+                    match self.plan.validate(&event) {
+                        Verdict::Passes => {}
+                        Verdict::Warns(code, message) => {
+                            self.store.monitoring().warned.count(code.into(), 1);
+                            notes.push((code, message));
+                        }
+                        Verdict::Quarantines(code, message) => {
+                            match self.store.hold(&mut held, &event, code, &message) {
+                                Hold::Added => {
+                                    let counts = &self.store.monitoring().quarantined;
+                                    counts.count(code.into(), 1);
+                                    *outcome.notes.entry(code).or_default() += 1;
+                                }
+                                Hold::Held => outcome.quarantined += 1,
+                                Hold::Stored => outcome.duplicates += 1,
+                                Hold::Erased => {}
+                                Hold::Full => {
+                                    let code = EventCode::QuarantineFull;
+                                    let message = format!("{code}: {}", no_space(&message));
+                                    outcome.rejections.push(Rejection { record, message });
+                                }
+                            }
+                            return;
                         }
                     }
-                    Outcome::TooOld => outcome.too_old += 1,
-                    Outcome::Rejected(code, message) => outcome.rejections.push(Rejection {
-                        record,
-                        message: format!("{code}: {message}"),
-                    }),
+                    if self.store.is_held(&event) {
+                        outcome.quarantined += 1;
+                        return;
+                    }
+                    part.push(&event);
+                    for (code, _) in notes {
+                        *outcome.notes.entry(code).or_default() += 1;
+                    }
                 }
+                Outcome::TooOld => outcome.too_old += 1,
+                Outcome::Rejected(code, message) => outcome.rejections.push(Rejection {
+                    record,
+                    message: format!("{code}: {message}"),
+                }),
             });
+            if held.bytes() >= HELD_BYTES {
+                outcome.quarantined += self.quarantine(std::mem::take(&mut held))?;
+            }
         }
+        outcome.quarantined += self.quarantine(held)?;
         if let Some(fault) = chunk.fault() {
             let (record, message) = match fault {
                 Fault::Foreign(message) => (None, message),
@@ -306,7 +341,18 @@ impl Importer<'_> {
             });
         }
         self.progress.add_events(outcome.records);
-        outcome
+        Ok(outcome)
+    }
+
+    /// Quarantines events. Returns how many are in the quarantine now.
+    fn quarantine(&self, held: HeldBatch) -> Result<u64> {
+        if held.is_empty() {
+            return Ok(0);
+        }
+        let reply = self.store.append_held(held)?.blocking_recv();
+        let stopped = |_| Error::Poisoned("the writer of the quarantine has stopped".into());
+        let counts = reply.map_err(stopped)??;
+        Ok((counts.held + counts.duplicates) as u64)
     }
 }
 

@@ -77,6 +77,22 @@ impl<'a> Reader<'a> {
         Ok(members)
     }
 
+    /// Passes the next set.
+    ///
+    /// # Errors
+    /// A sentence about what is wrong with the bytes.
+    pub fn skip_members(&mut self) -> Result<(), String> {
+        let size = usize::try_from(self.number()?).map_err(|_| CUT)?;
+        if size == 0 {
+            return Ok(());
+        }
+        // Each number ends with the first byte below 0x80.
+        let mut ends = self.0.iter().enumerate().filter(|(_, byte)| **byte < 0x80);
+        let (last, _) = ends.nth(size - 1).ok_or(CUT)?;
+        self.0 = self.0.get(last + 1..).ok_or(CUT)?;
+        Ok(())
+    }
+
     /// Checks that all bytes were read.
     ///
     /// # Errors
@@ -121,8 +137,11 @@ mod tests {
         }
         assert_eq!(reader.text(), Ok(""));
         assert_eq!(reader.text(), Ok("größe"));
+        let mut skipping = Reader(reader.0);
         for set in sets {
             assert_eq!(reader.members().as_deref(), Ok(set));
+            assert_eq!(skipping.skip_members(), Ok(()));
+            assert_eq!(skipping.0, reader.0);
         }
         assert_eq!(reader.end(), Ok(()));
         assert_eq!(reader.number(), Err(CUT.into()));
@@ -142,6 +161,7 @@ mod tests {
                 .members()
                 .is_err()
         );
+        assert_eq!(Reader(&[2, 1]).skip_members(), Err(CUT.into()));
         let too_large = [1, 0xFF, 0xFF, 0xFF, 0xFF, 0x1F];
         assert!(Reader(&too_large).members().is_err(), "more than 32 bits");
         assert!(Reader(&[0]).end().is_err(), "a byte is left");

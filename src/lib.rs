@@ -8,9 +8,10 @@
 //! other.
 //!
 //! ```text
-//! main → cli → server → http, schedule → engine
-//!      → rollup, cohorts, backup, doctor, export, import, demo
-//!      → metrics | store → columns → daily, dictionary → event, parquet, schema
+//! main → cli → server → http, schedule → spark → engine
+//!      → alerts → config, reports
+//!      → rollup, cohorts, plan, backup, doctor, export, import, demo, sql
+//!      → metrics | store → columns, links → daily, dictionary → event, parquet, schema
 //!      → monitoring → window, bloom, digest, checksum, leb128, progress, error
 //! ```
 //!
@@ -18,13 +19,20 @@
 //! |---|---|
 //! | [`engine`] | the operations of HTTP, command line and scheduler |
 //! | [`metrics`] | the metrics, which read through `Source`; [`engine`] implements it |
+//! | [`sql`] | queries as SQL of other engines, and their results from its rows |
+//! | [`spark`] | queries on an Apache Spark cluster, through Spark Connect |
 //! | [`store`] | the data folder: event log, segments, manifest, recovery, all jobs |
 //! | [`daily`] | daily states: mergeable counts and user sets of one day of UTC or of a zone |
 //! | [`columns`] | the events of a day as integers, which queries read |
 //! | [`dictionary`] | dictionaries of users, features and event types |
+//! | [`links`] | links between the ids of a user: which ids count as one user |
 //! | [`event`] | parsing and validation of events, and their lines in the event log |
+//! | [`sdk`] | events of the clients of other products, mapped to our own |
 //! | [`rollup`] | the daily rollup: days with a missing or outdated rollup, the rollup log |
 //! | [`cohorts`] | named groups of users |
+//! | [`reports`] | saved reports and boards, share links, annotations |
+//! | [`plan`] | the tracking plan: declared event types, schemas of metadata, paths |
+//! | [`alerts`] | alerts and digests that users define, their state and their messages |
 //! | [`export`] | query results in every format, event streams, the lake for a warehouse |
 //! | [`http`] | the HTTP interface: each handler decodes, calls the engine once, and encodes |
 //! | [`cli`], [`server`], [`schedule`] | commands; start and stop of the server; periodic jobs |
@@ -39,7 +47,9 @@
 //! | [`checksum`], [`leb128`] | CRC-32C; variable-length integers |
 //! | [`config`], [`error`], [`error_code`] | settings; the error type and its codes |
 //! | [`backoff`] | pauses between retries |
+//! | [`probe`] | requests of commands to a server on the same machine |
 //! | [`progress`] | progress of long work, and its cancellation |
+//! | [`visitors`] | ids of visitors without a user, which are new each day |
 //!
 //! # Invariants
 //!
@@ -71,6 +81,7 @@
 //! `tests/golden/x.csv`), then [`event`], then [`store`]: under an hour. The doc comment of a
 //! metric is its definition.
 
+pub mod alerts;
 pub mod backoff;
 pub mod backup;
 pub mod bloom;
@@ -93,15 +104,23 @@ pub mod http;
 pub mod import;
 pub mod inflate;
 pub mod leb128;
+pub mod links;
 pub mod metrics;
 pub mod monitoring;
 pub mod parquet;
+pub mod plan;
+pub mod probe;
 pub mod progress;
+pub mod reports;
 pub mod rollup;
 pub mod schedule;
 pub mod schema;
+pub mod sdk;
 pub mod server;
 pub mod shards;
+pub mod spark;
+pub mod sql;
 pub mod store;
+pub mod visitors;
 pub mod window;
 pub mod zones;

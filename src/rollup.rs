@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 
-use chrono::{DateTime, Days, NaiveDate, NaiveTime, SecondsFormat, Utc};
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::metrics::usage::UsageNumbers;
 use crate::store::files;
 use crate::store::folder::Folder;
+use crate::window::utc_string;
 
 /// The rollup log's name in the data folder.
 pub const FILE_NAME: &str = "analytics.ndjson";
@@ -61,7 +62,7 @@ impl RollupLine {
     /// The line of `day`.
     pub fn new(day: NaiveDate, rollup_at: NaiveTime, usage: UsageNumbers) -> Self {
         Self {
-            ts: due_at(day, rollup_at).to_rfc3339_opts(SecondsFormat::Secs, true),
+            ts: utc_string(due_at(day, rollup_at)),
             day,
             period_days: PERIOD_DAYS,
             usage,

@@ -10,6 +10,7 @@ use chrono::{NaiveTime, Utc};
 use clokwerk::{Job, Scheduler, TimeUnits};
 use tracing::warn;
 
+use crate::alerts::sender::MessageSender;
 use crate::backoff::Reporter;
 use crate::engine::{Engine, RollupScope};
 use crate::error::{Error, Result};
@@ -26,6 +27,10 @@ const CATCH_UP_MINUTES: u32 = 10;
 /// Interval of scrubbing, compaction, the rest of interrupted erasures and that of the states of
 /// new zones.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
+/// Interval at which it is checked whether an alert of a user is due or a message waits.
+const MESSAGES_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval at which it is checked whether a publication or a deletion is due.
+const PUBLICATION_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval at which the gauges for monitoring are sampled: they are as old as this at most.
 const GAUGES_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval at which what needs files or more time is sampled.
@@ -44,7 +49,11 @@ impl Schedule {
     ///
     /// # Errors
     /// If a thread cannot be created.
-    pub fn start(engine: Arc<Engine>, rollup_at: NaiveTime) -> Result<Self> {
+    pub fn start(
+        engine: Arc<Engine>,
+        rollup_at: NaiveTime,
+        sender: Arc<MessageSender>,
+    ) -> Result<Self> {
         let report = Arc::new(Report {
             failures: Reporter::default(),
             monitoring: engine.monitoring().clone(),
@@ -107,6 +116,27 @@ impl Schedule {
                 zoned.build_zones()
             });
         })?;
+        // On a separate thread: a receiver may take its time.
+        let (alerting, alert_report) = (engine.clone(), report.clone());
+        let messages = spawn("messages", MESSAGES_INTERVAL, move || {
+            run_in_background(&alert_report, "messages", || {
+                alerting.run_user_alerts(&sender, Utc::now())
+            });
+        })?;
+        // On a separate thread: a bucket may be slow or gone.
+        let (publishing, publish_report) = (engine.clone(), report.clone());
+        let publication = spawn("publication", PUBLICATION_INTERVAL, move || {
+            run_in_background(&publish_report, "publication", || {
+                publishing.run_publication()
+            });
+        })?;
+        // The same for a server that reads a table: it has no publication.
+        let (reading, read_report) = (engine.clone(), report.clone());
+        let read = spawn("table", PUBLICATION_INTERVAL, move || {
+            run_in_background(&read_report, "reading of the table", || {
+                reading.follow_table(Utc::now())
+            });
+        })?;
         let mut scheduler = Scheduler::with_tz(Utc);
         let (job, job_report) = (engine.clone(), report.clone());
         scheduler
@@ -126,7 +156,17 @@ impl Schedule {
             scheduler.run_pending();
         })?;
         Ok(Self {
-            stop: vec![in_place, gauges, resources, tidy, zones, schedule],
+            stop: vec![
+                in_place,
+                gauges,
+                resources,
+                tidy,
+                zones,
+                messages,
+                publication,
+                read,
+                schedule,
+            ],
         })
     }
 

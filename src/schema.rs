@@ -12,6 +12,8 @@ pub const EVENT_TYPE: &str = "event_type";
 pub const USER_ID: &str = "user_id";
 /// The feature that was used; null if none was.
 pub const FEATURE: &str = "feature";
+/// The id of the user as a string, in scans where [`USER_ID`] is a code.
+pub const USER: &str = "user";
 /// A JSON object, serialized.
 pub const METADATA: &str = "metadata";
 /// The page on which it happened.
@@ -20,6 +22,11 @@ pub const URL: &str = "url";
 pub const EVENT_ID: &str = "event_id";
 /// When the server received it: microseconds, UTC.
 pub const RECEIVED_AT: &str = "received_at";
+
+/// Another id of a user, in the table of links.
+pub const ALIAS: &str = "alias";
+/// Time of the statement that an id is an alias, in the table of links.
+pub const SINCE: &str = "since";
 
 /// The columns that count metrics read: what the tail holds in memory.
 pub const COUNTED: [&str; 4] = [TS, EVENT_TYPE, USER_ID, FEATURE];

@@ -16,11 +16,13 @@ use tokio::net::{TcpListener, TcpSocket};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
+use crate::alerts::sender::MessageSender;
 use crate::config::{ServeConfig, StoreConfig};
-use crate::engine::{Action, Engine};
+use crate::engine::{Action, Engine, PublishTarget, ReadTarget, SharedTarget};
 use crate::error::{Error, ErrorCode, Result};
 use crate::http::{self, Keys, PublicLimits};
 use crate::schedule::Schedule;
+use crate::spark::Spark;
 use crate::store::folder::ServerAddress;
 use keys::KeySources;
 
@@ -60,6 +62,8 @@ pub fn start_traces(level: &str) {
 /// If the data folder cannot be locked, the key cannot be read or the port cannot be bound.
 pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
     let addresses = addresses(config)?;
+    let sender = Arc::new(MessageSender::new(&config.messages)?);
+    let spark = Spark::of(&config.remote, &store.data_dir)?.map(Arc::new);
     let loaded: Arc<OnceLock<KeyReload>> = Arc::default();
     let to_reload = loaded.clone();
     // First of all: a SIGHUP while the server starts must not end it.
@@ -75,6 +79,22 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
     // Other commands may be run without the setting, and keep the states of all zones up to date.
     if let Err(error) = engine.store().keep_zones(&store.zones.others()) {
         warn!("The states of zones that are no longer listed are still there: {error}");
+    }
+    if let Some(to) = &config.publish {
+        engine.publish_to(&PublishTarget {
+            to: to.clone(),
+            every: Duration::from_secs(config.publish_every.into()),
+            shared: config.server_id.as_ref().map(|server| SharedTarget {
+                server: server.to_string(),
+                join_after: Duration::from_secs(config.join_after_seconds.into()),
+            }),
+        })?;
+    }
+    if let Some(from) = &config.read_from {
+        engine.read_from(&ReadTarget {
+            from: from.clone(),
+            every: Duration::from_secs(config.read_every.into()),
+        })?;
     }
     let sources = Arc::new(KeySources::new(config, engine.store().folder())?);
     let (keys, key_for_curl) = sources.load()?;
@@ -115,7 +135,7 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
             // Live streams would never end by themselves.
             for_live.store().end_subscriptions();
         };
-        let schedule = Schedule::start(engine.clone(), store.rollup_at)?;
+        let schedule = Schedule::start(engine.clone(), store.rollup_at, sender.clone())?;
         print_welcome(&url, &key_for_curl);
         for address in listeners.iter().flat_map(TcpListener::local_addr) {
             info!(%address, "Listening on {address}");
@@ -123,7 +143,7 @@ pub fn serve(store: &StoreConfig, config: &ServeConfig) -> Result<()> {
         // From here on the system accepts connections for the server.
         service_manager::report_ready(&url);
         let public_limits = PublicLimits::new(config, engine.monitoring().clone());
-        let router = http::router(engine.clone(), keys, public_limits.clone());
+        let router = http::router(engine.clone(), keys, public_limits.clone(), sender, spark);
         http::serve(listeners, router, public_limits, stop).await;
         schedule.stop();
         Ok::<_, Error>(stopped_at.unwrap_or_else(Instant::now))

@@ -1,10 +1,13 @@
 //! Windows of whole days in a reporting time zone.
 //!
 //! A window of N days is the N calendar days that end with its last day, both included, and
-//! half-open in time: `[start of the first day, start of the day after the last)`. Nothing here
-//! reads a clock.
+//! half-open in time: `[start of the first day, start of the day after the last)`. A window can be
+//! named as a calendar period ([`NamedPeriod`]), and has an earlier window with which it is
+//! compared ([`Window::compared`]). Nothing here reads a clock.
 
-use chrono::{DateTime, Datelike, Days, Months, NaiveDate, TimeDelta, TimeZone, Utc};
+use chrono::{
+    DateTime, Datelike, Days, Months, NaiveDate, SecondsFormat, TimeDelta, TimeZone, Utc,
+};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -20,16 +23,23 @@ pub const HOUR_US: i64 = 3_600 * 1_000_000;
 /// Microseconds of a UTC day.
 pub const DAY_US: i64 = 24 * HOUR_US;
 
+/// A time to the second as RFC 3339, as responses, files and messages have it.
+pub fn utc_string(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
 /// A number of calendar days of a reporting zone, up to and including a given day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     last_day: NaiveDate,
     days: u16,
     tz: Tz,
+    /// The period that it was named by.
+    calendar: Option<NamedPeriod>,
 }
 
-/// The part of a request that names a window: `days` and `end`, or `from` and `to`. Absent fields
-/// have the documented defaults.
+/// The part of a request that names a window: `days` and `end`, `from` and `to`, or `period`.
+/// Absent fields have the documented defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct WindowRequest {
@@ -42,6 +52,9 @@ pub struct WindowRequest {
     pub from: Option<NaiveDate>,
     /// Last day, included, with `from`; today in the zone if absent.
     pub to: Option<NaiveDate>,
+    /// A calendar period of the zone, instead of the other fields of the window.
+    #[param(inline)]
+    pub period: Option<NamedPeriod>,
     /// IANA zone name; UTC if absent.
     #[param(format = "iana-time-zone")]
     pub tz: Option<String>,
@@ -52,7 +65,8 @@ impl WindowRequest {
     ///
     /// # Errors
     /// `bad_days` for a length outside 1 to 365, `bad_tz` for an unknown zone, `bad_end` for a last
-    /// day outside the years 1971 to 9998, and `bad_window` for fields that contradict each other.
+    /// day outside the years 1971 to 9998, and `bad_window` for fields that contradict each other
+    /// and for a period of more than 365 days.
     pub fn resolve(&self, now: DateTime<Utc>) -> Result<Window> {
         self.check_fields()?;
         let tz = match &self.tz {
@@ -65,12 +79,13 @@ impl WindowRequest {
                 )
             })?,
         };
+        let today = || now.with_timezone(&tz).date_naive();
+        if let Some(period) = self.period {
+            return period.window(today(), tz);
+        }
         let (name, last_day) = match (self.end, self.to) {
             (Some(end), _) => ("end", end),
-            (None, to) => {
-                let today = || now.with_timezone(&tz).date_naive();
-                ("to", to.unwrap_or_else(today))
-            }
+            (None, to) => ("to", to.unwrap_or_else(today)),
         };
         if !(first_allowed()..=last_allowed()).contains(&last_day) {
             return Err(Error::bad_input(
@@ -94,7 +109,12 @@ impl WindowRequest {
                 format!("days is {days}; allowed is 1 to {MAX_DAYS}"),
             ),
         })?;
-        Ok(Window { last_day, days, tz })
+        Ok(Window {
+            last_day,
+            days,
+            tz,
+            calendar: None,
+        })
     }
 
     /// Checks that the fields do not contradict each other.
@@ -104,9 +124,12 @@ impl WindowRequest {
             ("end", self.end.is_some()),
             ("from", self.from.is_some()),
             ("to", self.to.is_some()),
+            ("period", self.period.is_some()),
         ];
-        let is_mixed = (self.days.is_some() || self.end.is_some())
-            && (self.from.is_some() || self.to.is_some());
+        let is_counted = self.days.is_some() || self.end.is_some();
+        let is_bounded = self.from.is_some() || self.to.is_some();
+        let is_mixed =
+            is_counted && is_bounded || self.period.is_some() && (is_counted || is_bounded);
         let has_no_start = self.to.is_some() && self.from.is_none();
         if !is_mixed && !has_no_start {
             return Ok(());
@@ -118,7 +141,7 @@ impl WindowRequest {
         Err(Error::bad_input(
             ErrorCode::BadWindow,
             format!(
-                "the window has {}; allowed is days and end, or from and to",
+                "the window has {}; allowed is days and end, from and to, or period",
                 given.join(", ")
             ),
         ))
@@ -159,6 +182,7 @@ impl Window {
             last_day,
             days,
             tz: Tz::UTC,
+            calendar: None,
         }
     }
 
@@ -225,14 +249,50 @@ impl Window {
         cut.map(|period| period.first_day).collect()
     }
 
+    /// The window of other days of the same zone, both included.
+    pub fn of_days(&self, first_day: NaiveDate, last_day: NaiveDate) -> Self {
+        Self { last_day, ..*self }.starting(first_day)
+    }
+
     /// The window with another first day.
     pub fn starting(&self, first_day: NaiveDate) -> Self {
         let days = (self.last_day - first_day).num_days() + 1;
         Self {
             // `u16::MAX` is more days than a request may ask for, and fewer than the calendar has.
             days: u16::try_from(days).unwrap_or(u16::MAX),
+            calendar: None,
             ..*self
         }
+    }
+
+    /// The earlier window that this one is compared with.
+    ///
+    /// `previous`: as many days, up to the day before the first one; for a calendar period the
+    /// calendar period before. `year`: the same days a year earlier, as many of them; for a week
+    /// the one 52 weeks earlier. Of the period before one that is not over (`this_…`, `today`),
+    /// only as many days as the window has, so that equal spans are compared.
+    pub fn compared(&self, with: Compare) -> Self {
+        let first = self.first_day();
+        let unit = self.calendar.map(NamedPeriod::unit);
+        let first_day = match (with, unit) {
+            (Compare::Previous, None) => first - Days::new(u64::from(self.days)),
+            (Compare::Previous, Some(unit)) => unit.period_of(first - Days::new(1)).first_day,
+            (Compare::Year, Some(Unit::Week)) => first - Days::new(WEEKS_OF_A_YEAR * 7),
+            (Compare::Year, _) => first - Months::new(12),
+        };
+        let same_days = first_day + Days::new(u64::from(self.days) - 1);
+        let last_day = match (self.calendar, unit) {
+            (Some(period), Some(unit)) => {
+                let end = unit.period_of(first_day).last_day;
+                if period.is_over() {
+                    end
+                } else {
+                    end.min(same_days)
+                }
+            }
+            _ => same_days,
+        };
+        Self { last_day, ..*self }.starting(first_day)
     }
 
     /// True if a day of the zone is not over at `now`.
@@ -248,6 +308,177 @@ impl Window {
             days: self.days,
             tz: self.tz.name(),
             partial: self.is_partial(now),
+        }
+    }
+}
+
+/// Weeks between a week and the one that it is compared with a year earlier: whole ones, so that
+/// weekdays are compared with the same weekdays.
+const WEEKS_OF_A_YEAR: u64 = 52;
+
+/// The earlier window that a window is compared with, see [`Window::compared`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Compare {
+    /// The equal span, or the calendar period, before.
+    Previous,
+    /// The same days a year earlier.
+    Year,
+}
+
+/// A calendar period of the reporting zone that is named by its distance from today. The ones with
+/// `this` begin with the first day of the period and end today.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NamedPeriod {
+    /// Today.
+    Today,
+    /// The day before.
+    Yesterday,
+    /// The ISO week, from Monday until today.
+    ThisWeek,
+    /// The ISO week before, all of it.
+    LastWeek,
+    /// The month until today.
+    ThisMonth,
+    /// The month before, all of it.
+    LastMonth,
+    /// The quarter until today; quarters begin in January, April, July and October.
+    ThisQuarter,
+    /// The quarter before, all of it.
+    LastQuarter,
+    /// The year until today.
+    ThisYear,
+    /// The year before, all of it.
+    LastYear,
+}
+
+impl NamedPeriod {
+    /// All of them, from short to long.
+    pub const ALL: [Self; 10] = [
+        Self::Today,
+        Self::Yesterday,
+        Self::ThisWeek,
+        Self::LastWeek,
+        Self::ThisMonth,
+        Self::LastMonth,
+        Self::ThisQuarter,
+        Self::LastQuarter,
+        Self::ThisYear,
+        Self::LastYear,
+    ];
+
+    /// Its name in requests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Today => "today",
+            Self::Yesterday => "yesterday",
+            Self::ThisWeek => "this_week",
+            Self::LastWeek => "last_week",
+            Self::ThisMonth => "this_month",
+            Self::LastMonth => "last_month",
+            Self::ThisQuarter => "this_quarter",
+            Self::LastQuarter => "last_quarter",
+            Self::ThisYear => "this_year",
+            Self::LastYear => "last_year",
+        }
+    }
+
+    fn unit(self) -> Unit {
+        match self {
+            Self::Today | Self::Yesterday => Unit::Day,
+            Self::ThisWeek | Self::LastWeek => Unit::Week,
+            Self::ThisMonth | Self::LastMonth => Unit::Month,
+            Self::ThisQuarter | Self::LastQuarter => Unit::Quarter,
+            Self::ThisYear | Self::LastYear => Unit::Year,
+        }
+    }
+
+    /// True if it ended before today.
+    fn is_over(self) -> bool {
+        match self {
+            Self::Yesterday
+            | Self::LastWeek
+            | Self::LastMonth
+            | Self::LastQuarter
+            | Self::LastYear => true,
+            Self::Today | Self::ThisWeek | Self::ThisMonth | Self::ThisQuarter | Self::ThisYear => {
+                false
+            }
+        }
+    }
+
+    /// Its days as a window.
+    fn window(self, today: NaiveDate, tz: Tz) -> Result<Window> {
+        let current = self.unit().period_of(today);
+        let (first_day, last_day) = if self.is_over() {
+            let before = self.unit().period_of(current.first_day - Days::new(1));
+            (before.first_day, before.last_day)
+        } else {
+            (current.first_day, today)
+        };
+        let days = (last_day - first_day).num_days() + 1;
+        let allowed = u16::try_from(days).ok().filter(|days| *days <= MAX_DAYS);
+        let days = allowed.ok_or_else(|| {
+            let name = self.name();
+            Error::bad_input(
+                ErrorCode::BadWindow,
+                format!(
+                    "period {name} is {first_day} to {last_day}, {days} days; allowed are \
+                     {MAX_DAYS}: use from and to for a part of it"
+                ),
+            )
+        })?;
+        Ok(Window {
+            last_day,
+            days,
+            tz,
+            calendar: Some(self),
+        })
+    }
+}
+
+/// Parses a named period of a request.
+///
+/// # Errors
+/// A sentence with the value and the allowed names.
+pub fn parse_period(string: &str) -> Result<NamedPeriod, String> {
+    let found = NamedPeriod::ALL
+        .into_iter()
+        .find(|period| period.name() == string);
+    found.ok_or_else(|| {
+        let allowed = NamedPeriod::ALL.map(NamedPeriod::name).join(", ");
+        format!("period is {:?}; allowed are {allowed}", shown(string))
+    })
+}
+
+/// The kind of calendar period that a window can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Day,
+    Week,
+    Month,
+    Quarter,
+    Year,
+}
+
+impl Unit {
+    /// The period that contains a day.
+    fn period_of(self, day: NaiveDate) -> Period {
+        let months = |first_month0: u32, months: u32| {
+            let first_of_month = day - Days::new(u64::from(day.day0()));
+            let first_day = first_of_month - Months::new(day.month0() - first_month0);
+            Period {
+                first_day,
+                last_day: first_day + Months::new(months) - Days::new(1),
+            }
+        };
+        match self {
+            Self::Day => Grain::Day.period_of(day),
+            Self::Week => Grain::Week.period_of(day),
+            Self::Month => Grain::Month.period_of(day),
+            Self::Quarter => months(day.month0() / 3 * 3, 3),
+            Self::Year => months(0, 12),
         }
     }
 }
@@ -559,6 +790,162 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_named_period_is_one_of_the_calendar_of_the_zone() {
+        // A Saturday in UTC, and a Sunday in Auckland, where the month has begun.
+        let now = "2024-03-30T18:00:00Z".parse().expect("a time");
+        let request = |period, tz: &str| WindowRequest {
+            period: Some(period),
+            tz: Some(tz.into()),
+            ..WindowRequest::default()
+        };
+        for (period, from, to, previous, year) in [
+            (
+                NamedPeriod::Today,
+                "03-30",
+                "03-30",
+                "2024-03-29 1",
+                "2023-03-30 1",
+            ),
+            (
+                NamedPeriod::Yesterday,
+                "03-29",
+                "03-29",
+                "2024-03-28 1",
+                "2023-03-29 1",
+            ),
+            // Monday to Saturday, compared with the same weekdays.
+            (
+                NamedPeriod::ThisWeek,
+                "03-25",
+                "03-30",
+                "2024-03-18 6",
+                "2023-03-27 6",
+            ),
+            (
+                NamedPeriod::LastWeek,
+                "03-18",
+                "03-24",
+                "2024-03-11 7",
+                "2023-03-20 7",
+            ),
+            // February has only 29 days for the 30 of March.
+            (
+                NamedPeriod::ThisMonth,
+                "03-01",
+                "03-30",
+                "2024-02-01 29",
+                "2023-03-01 30",
+            ),
+            (
+                NamedPeriod::LastMonth,
+                "02-01",
+                "02-29",
+                "2024-01-01 31",
+                "2023-02-01 28",
+            ),
+            (
+                NamedPeriod::ThisQuarter,
+                "01-01",
+                "03-30",
+                "2023-10-01 90",
+                "2023-01-01 90",
+            ),
+            (
+                NamedPeriod::ThisYear,
+                "01-01",
+                "03-30",
+                "2023-01-01 90",
+                "2023-01-01 90",
+            ),
+        ] {
+            let window = request(period, "UTC").resolve(now).expect("a window");
+            let days = [from, to].map(|of_year| day(&format!("2024-{of_year}")));
+            assert_eq!([window.first_day(), window.last_day()], days, "{period:?}");
+            let compared = [Compare::Previous, Compare::Year].map(|with| {
+                let earlier = window.compared(with);
+                format!("{} {}", earlier.first_day(), earlier.days())
+            });
+            assert_eq!(compared, [previous, year], "{period:?}");
+            assert_eq!(parse_period(period.name()), Ok(period));
+        }
+        let of = |period, tz| request(period, tz).resolve(now).expect("a window");
+        let quarter = of(NamedPeriod::LastQuarter, "UTC");
+        assert_eq!(
+            (quarter.first_day(), quarter.days()),
+            (day("2023-10-01"), 92)
+        );
+        let before = quarter.compared(Compare::Previous);
+        assert_eq!((before.first_day(), before.days()), (day("2023-07-01"), 92));
+        let last_year = of(NamedPeriod::LastYear, "UTC");
+        assert_eq!(
+            (last_year.first_day(), last_year.days()),
+            (day("2023-01-01"), 365)
+        );
+        let today = of(NamedPeriod::Today, "Pacific/Auckland");
+        assert_eq!(today.last_day(), day("2024-03-31"));
+        assert!(today.compared(Compare::Year).tz() == today.tz());
+    }
+
+    #[test]
+    fn a_window_of_days_is_compared_with_as_many_days_before() {
+        let march = window("UTC", "2024-03-30", 30);
+        for (with, from, to) in [
+            (Compare::Previous, "2024-01-31", "2024-02-29"),
+            (Compare::Year, "2023-03-01", "2023-03-30"),
+        ] {
+            let earlier = march.compared(with);
+            assert_eq!(
+                (earlier.first_day(), earlier.last_day()),
+                (day(from), day(to))
+            );
+        }
+        // The days before those of the comparison are again the ones before, not a calendar period.
+        let month = WindowRequest {
+            period: Some(NamedPeriod::LastMonth),
+            ..WindowRequest::default()
+        };
+        let now = "2024-03-30T18:00:00Z".parse().expect("a time");
+        let month = month.resolve(now).expect("a window");
+        let january = month.compared(Compare::Previous);
+        assert_eq!(
+            january.compared(Compare::Previous).first_day(),
+            day("2023-12-01")
+        );
+    }
+
+    #[test]
+    fn a_period_is_known_alone_and_at_most_365_days() {
+        let leap = "2024-12-31T12:00:00Z".parse().expect("a time");
+        let after = "2025-01-01T12:00:00Z".parse().expect("a time");
+        let request = |period| WindowRequest {
+            period: Some(period),
+            ..WindowRequest::default()
+        };
+        let mixed = WindowRequest {
+            days: Some(3),
+            ..request(NamedPeriod::Today)
+        };
+        for (request, now, says) in [
+            (mixed, leap, "days, period; allowed"),
+            (request(NamedPeriod::ThisYear), leap, "2024-12-31, 366 days"),
+            (request(NamedPeriod::LastYear), after, "366 days"),
+        ] {
+            match request.resolve(now) {
+                Err(Error::BadInput { code, message }) => {
+                    assert_eq!(code, ErrorCode::BadWindow);
+                    assert!(message.contains(says), "{message}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let wrong = parse_period("last_decade").expect_err("unknown");
+        assert!(
+            wrong.contains("last_decade") && wrong.contains("last_quarter"),
+            "{wrong}"
+        );
     }
 
     /// The first days of the incomplete periods of a window at the time `now`.

@@ -17,7 +17,7 @@ options (
   hive_partition_uri_prefix = 'gs://{bucket}/{prefix}'
 );
 
-create or replace view {dataset}.events as
+create or replace view {dataset}.all_events as
 select
   ts,
   event_type,
@@ -32,8 +32,17 @@ select
   unix_date(dt) as day_num,
   unix_date(dt) - mod(unix_date(dt) + 3, 7) as week_num,
   0 as position,
-  json_value(metadata, '$."{variant}"') as variant
+  json_value(metadata, '$."{variant}"') as variant,
+  case
+    when regexp_contains(json_value(metadata, '$."{amount}"'), '^-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][+-]?[0-9]+)?$')
+      then safe_cast(json_value(metadata, '$."{amount}"') as float64)
+  end as amount
 from {dataset}.lake;
+
+create or replace view {dataset}.events as
+select *
+from {dataset}.all_events
+where event_type <> 'system';
 
 create or replace view {dataset}.numbers as
 select number

@@ -1,5 +1,21 @@
--- Run with DuckDB 2.0. {lake} is a folder, or s3://bucket/prefix with the extension httpfs.
-create or replace view events as
+-- Run with DuckDB 2.0. {lake} is a folder, or s3://bucket/prefix with the extension httpfs. Links of ids lie next to it: their
+-- users stand for aliases.
+create or replace view links as
+select alias, user_id
+from read_parquet('{lake}/../links/*.parquet');
+
+create or replace view lake as
+select sent.* replace (coalesce(links.user_id, sent.user_id) as user_id)
+from read_parquet(
+  '{lake}/dt=*/*.parquet',
+  hive_partitioning = true,
+  hive_types = {'dt': date},
+  filename = true,
+  file_row_number = true
+) as sent
+left join links on links.alias = sent.user_id;
+
+create or replace view all_events as
 select
   ts,
   event_type,
@@ -17,14 +33,17 @@ select
   case json_type(metadata, '$."{variant}"')
     when 'DOUBLE' then regexp_replace(cast(json_extract(metadata, '$."{variant}"') as double)::varchar, '\.0$', '')
     else json_extract_string(metadata, '$."{variant}"')
-  end as variant
-from read_parquet(
-  '{lake}/dt=*/*.parquet',
-  hive_partitioning = true,
-  hive_types = {'dt': date},
-  filename = true,
-  file_row_number = true
-);
+  end as variant,
+  case
+    when regexp_full_match(json_extract_string(metadata, '$."{amount}"'), '-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][+-]?[0-9]+)?')
+      then try_cast(json_extract_string(metadata, '$."{amount}"') as double)
+  end as amount
+from lake;
+
+create or replace view events as
+select *
+from all_events
+where event_type <> 'system';
 
 create or replace view numbers as
 select range as number

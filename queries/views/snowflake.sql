@@ -16,7 +16,7 @@ partition by (dt)
 location = @{stage}
 file_format = (type = parquet use_logical_type = true);
 
-create or replace view events as
+create or replace view all_events as
 select
   ts,
   event_type,
@@ -31,8 +31,17 @@ select
   datediff('day', '1970-01-01'::date, dt) as day_num,
   datediff('day', '1970-01-01'::date, dt) - mod(datediff('day', '1970-01-01'::date, dt) + 3, 7) as week_num,
   row_number() over (partition by dt, user_id, ts order by file_name, file_row) - 1 as position,
-  get(try_parse_json(metadata), '{variant}')::varchar as variant
+  get(try_parse_json(metadata), '{variant}')::varchar as variant,
+  case
+    when regexp_like(get(try_parse_json(metadata), '{amount}')::varchar, '-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][+-]?[0-9]+)?')
+      then try_to_double(get(try_parse_json(metadata), '{amount}')::varchar)
+  end as amount
 from lake;
+
+create or replace view events as
+select *
+from all_events
+where event_type <> 'system';
 
 create or replace view numbers as
 select row_number() over (order by seq4()) - 1 as number

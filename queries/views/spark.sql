@@ -1,5 +1,5 @@
 -- {lake} is a folder, s3a://bucket/prefix or gs://bucket/prefix. The session's time zone does not matter.
-create or replace temporary view events as
+create or replace temporary view all_events as
 select
   ts,
   event_type,
@@ -14,8 +14,17 @@ select
   unix_date(dt) as day_num,
   unix_date(dt) - (unix_date(dt) + 3) % 7 as week_num,
   row_number() over (partition by dt, user_id, ts order by _metadata.file_path, _metadata.row_index) - 1 as position,
-  get_json_object(metadata, '$[\'{variant}\']') as variant
+  get_json_object(metadata, '$[\'{variant}\']') as variant,
+  case
+    when get_json_object(metadata, '$[\'{amount}\']') rlike '^-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][+-]?[0-9]+)?$'
+      then cast(get_json_object(metadata, '$[\'{amount}\']') as double)
+  end as amount
 from parquet.`{lake}`;
+
+create or replace temporary view events as
+select *
+from all_events
+where event_type <> 'system';
 
 create or replace temporary view numbers as
 select id as number

@@ -22,7 +22,7 @@ pub enum CohortCommand {
     /// Create or replace a cohort
     ///
     /// The cohort is `{"name":"buyers","did":{"filter":{"feature":"purchase"},"at_least":2}}` or
-    /// `{"name":"testers","users":["u1","u2"]}`, or @FILE.
+    /// `{"name":"testers","users":["u1","u2"]}`, or @FILE. docs/metrics.md has the other kinds.
     Set {
         /// The cohort, or @ and the name of a file that contains it
         #[arg(value_name = "JSON|@FILE")]

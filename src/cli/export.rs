@@ -15,7 +15,7 @@ use crate::export::warehouse::Warehouse;
 use crate::http::ExportBody;
 use crate::progress::Progress;
 use crate::store::folder::Purpose;
-use crate::window::{WindowRequest, parse_day};
+use crate::window::{NamedPeriod, WindowRequest, parse_day, parse_period};
 
 const EVENTS: Unit = Unit::Things("events");
 
@@ -40,6 +40,9 @@ pub struct ExportArgs {
     /// Last day of the export, YYYY-MM-DD [default: today]
     #[arg(long, value_name = "DATE", value_parser = parse_day)]
     until: Option<NaiveDate>,
+    /// Calendar period of the export, instead of the above
+    #[arg(long, value_name = "NAME", value_parser = parse_period)]
+    period: Option<NamedPeriod>,
     /// Export only days that changed since the last export to the folder
     #[arg(long, value_name = "last")]
     since: Option<Since>,
@@ -51,6 +54,7 @@ impl ExportArgs {
             days: self.days,
             from: self.from,
             to: self.until,
+            period: self.period,
             ..WindowRequest::default()
         };
         let request = ExportRequest {
@@ -93,6 +97,7 @@ fn in_body(request: ExportRequest) -> anyhow::Result<ExportBody> {
         days: window.days,
         from: window.from,
         until: window.to,
+        period: window.period,
         since: name(request.since.and_then(|since| since.to_possible_value())),
     })
 }

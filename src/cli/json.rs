@@ -7,6 +7,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::export::answer::TextColumn;
+use crate::schema;
 
 /// Compact JSON with the line breaks of `serde_json::to_string_pretty`.
 pub fn pretty(json: &[u8]) -> Vec<u8> {
@@ -99,7 +100,7 @@ pub fn columns(rows: &[Fields<'_>]) -> serde_json::Result<Vec<TextColumn>> {
             });
             if let Some(column) = columns.get_mut(at) {
                 column.cells.resize(place, None);
-                column.is_text |= value.starts_with('"');
+                column.is_text |= value.starts_with(['"', '{']);
                 column.cells.push(match value {
                     "null" => None,
                     value if value.starts_with('"') => Some(serde_json::from_str(value)?),
@@ -120,7 +121,8 @@ fn flat<'a>(row: &Fields<'a>) -> serde_json::Result<Vec<(String, &'a str)>> {
     for (name, value) in &row.0 {
         let value = value.get();
         match value.as_bytes().first() {
-            Some(b'{') => {
+            // Of single events, JSON as it was sent.
+            Some(b'{') if name != schema::METADATA => {
                 let inner: Fields<'a> = serde_json::from_str(value)?;
                 let inner = inner.0.into_iter();
                 flat.extend(inner.map(|(field, value)| (format!("{name}_{field}"), value.get())));

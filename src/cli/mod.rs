@@ -1,25 +1,33 @@
 //! The command line. Each command is one call of the engine. Results go to stdout, everything else
 //! to stderr.
 
+mod alert;
 mod audit;
 mod backup;
 mod cohort;
 mod demo;
 mod doctor;
+mod engine_check;
+mod events;
 mod expire;
 mod export;
 mod health;
 mod import;
 mod json;
+mod links;
 mod maintenance;
 mod manual;
 mod output;
+mod plan;
 mod progress;
 mod query;
 mod remote;
+mod report;
 mod rollup;
+mod sql;
 mod usage;
 mod user;
+mod values;
 
 use std::process::ExitCode;
 
@@ -32,21 +40,29 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::server;
 use crate::store::folder::Purpose;
+use alert::AlertCommand;
 use audit::AuditArgs;
 use backup::{BackupArgs, RestoreArgs};
 use cohort::CohortCommand;
 use demo::DemoArgs;
 use doctor::DoctorArgs;
+use engine_check::EngineCommand;
+use events::EventsArgs;
 use expire::ExpireArgs;
 use export::ExportArgs;
 use health::HealthArgs;
 use import::ImportArgs;
+use links::LinksCommand;
 use manual::{CompletionsArgs, ManArgs};
+use plan::{PlanCommand, QuarantineCommand};
 use query::QueryArgs;
 use remote::{Client, Rejected};
+use report::{AnnotationCommand, ReportCommand};
 use rollup::RollupArgs;
+use sql::SqlArgs;
 use usage::UsageArgs;
 use user::UserCommand;
+use values::ValuesArgs;
 
 /// Exit code of a command that failed.
 const FAILED: u8 = 1;
@@ -66,7 +82,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the server: ingest, queries, daily jobs
-    Serve(ServeConfig),
+    Serve(Box<ServeConfig>),
     /// Import events from NDJSON and JSON files
     ///
     /// An event is a JSON object as the server accepts it: one per line, several in a row, an array
@@ -81,21 +97,57 @@ enum Command {
     /// Run a query
     #[command(long_about = query::long_help())]
     Query(QueryArgs),
+    /// Print a query as SQL of another engine: views, query and parameters
+    ///
+    /// The engine reads the lake (`events` in the data folder) or an export. What it cannot count
+    /// in the same way is an error; nothing is approximated.
+    Sql(SqlArgs),
+    /// Print the most used values of a property as JSON, or the keys of the metadata
+    Values(ValuesArgs),
+    /// Write the events of a window that meet a filter to stdout or a file
+    ///
+    /// They contain ids of users; the audit log notes it.
+    Events(EventsArgs),
     /// Create, list and remove cohorts, to which any query can be limited
     #[command(subcommand)]
     Cohort(CohortCommand),
+    /// Save, list, share, export and import reports and boards
+    #[command(subcommand)]
+    Report(ReportCommand),
+    /// Create, list and remove notes on dates, which charts show
+    #[command(subcommand)]
+    Annotation(AnnotationCommand),
+    /// Print, check and replace the tracking plan
+    ///
+    /// It declares event types, conversions and features with the JSON Schema of their metadata,
+    /// and what becomes of events that do not follow it.
+    #[command(subcommand)]
+    Plan(PlanCommand),
+    /// Print and replay the events that the tracking plan quarantined
+    #[command(subcommand)]
+    Quarantine(QuarantineCommand),
+    /// Create, list, test and remove alerts on numbers, and weekly digests
+    #[command(subcommand)]
+    Alert(AlertCommand),
     /// Export the events as Parquet, with the files a warehouse needs to load them
     ///
-    /// Each table has its own folder: `events`, `daily_rollups`, `daily_features`. `export.json`
-    /// lists the files of the export and is replaced atomically; file names are never reused.
+    /// Each table has its own folder: `events`, `daily_rollups`, `daily_features`,
+    /// `daily_event_types`. `export.json` lists the files of the export and is replaced atomically;
+    /// file names are never reused.
     Export(ExportArgs),
+    /// List the links between the ids of users, and remove one
+    ///
+    /// An identity call of a client says that an id, such as that of a visitor, is of a user. From
+    /// then on the events of both count as those of one user.
+    #[command(subcommand)]
+    Links(LinksCommand),
     /// Export or erase a user's data
     #[command(subcommand)]
     User(UserCommand),
     /// Print the audit log: who read, exported or erased events of users
     ///
-    /// It also has changes of keys, cohorts and the clock. It has keyed hashes in place of user
-    /// ids.
+    /// It also has changes of keys, cohorts, reports, share links, alerts and the clock. It has
+    /// keyed hashes in place of user ids.
     Audit(AuditArgs),
     /// Write missing daily rollups, and correct those whose events have changed
     Rollup(RollupArgs),
@@ -126,6 +178,9 @@ enum Command {
     /// Each line says ok, warning or fails, and what to do. Nothing is changed, also while a server
     /// runs; temporary files are removed at once.
     Doctor(DoctorArgs),
+    /// Check that a cluster computes the same numbers as this program
+    #[command(subcommand)]
+    Engine(EngineCommand),
     /// Fill an empty data folder with synthetic events
     Demo(DemoArgs),
     /// Ask a running server whether it accepts events; exit code 1 if not
@@ -266,8 +321,17 @@ impl Command {
             Self::Import(command) => command.run(context),
             Self::Usage(command) => command.run(context),
             Self::Query(command) => command.run(context),
+            Self::Sql(command) => command.run(context),
+            Self::Values(command) => command.run(context),
+            Self::Events(command) => command.run(context),
             Self::Cohort(command) => command.run(context),
+            Self::Report(command) => command.run(context),
+            Self::Annotation(command) => command.run(context),
+            Self::Plan(command) => command.run(context),
+            Self::Quarantine(command) => command.run(context),
+            Self::Alert(command) => command.run(context),
             Self::Export(command) => command.run(context),
+            Self::Links(command) => command.run(context),
             Self::User(command) => command.run(context),
             Self::Audit(command) => command.run(context),
             Self::Rollup(command) => command.run(context),
@@ -278,6 +342,7 @@ impl Command {
             Self::Backup(command) => command.run(context),
             Self::Restore(command) => command.run(context),
             Self::Doctor(command) => command.run(context),
+            Self::Engine(command) => command.run(context),
             Self::Demo(command) => command.run(context),
             Self::Health(command) => command.run(),
             Self::Completions(command) => command.run(Cli::definition()),

@@ -1,10 +1,12 @@
 //! Arguments from files, and results on stdout.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::json;
 
@@ -31,6 +33,18 @@ pub fn print_compact(json: &[u8]) -> anyhow::Result<ExitCode> {
     let mut printed = json::pretty(json);
     printed.push(b'\n');
     print_bytes(&printed)
+}
+
+/// A field of the JSON object that a server responded with, as it is written there.
+pub fn field_of<'a>(json: &'a [u8], name: &str) -> anyhow::Result<&'a RawValue> {
+    let mut fields: HashMap<&str, &RawValue> = serde_json::from_slice(json)?;
+    let missing = || format!("the server responded without {name}");
+    fields.remove(name).with_context(missing)
+}
+
+/// Prints a field of the JSON object that a server responded with.
+pub fn print_field(json: &[u8], name: &str) -> anyhow::Result<ExitCode> {
+    print_compact(field_of(json, name)?.get().as_bytes())
 }
 
 /// Prints a result as JSON; a broken pipe is not an error.

@@ -16,6 +16,7 @@ use crate::export::Format;
 use crate::export::answer::{TextColumn, text_columns, text_table};
 use crate::metrics;
 use crate::metrics::query::{Query, QueryAnswer};
+use crate::spark::{RemoteConfig, Spark};
 use crate::store::folder::Purpose;
 
 #[derive(Debug, Args)]
@@ -26,6 +27,8 @@ pub struct QueryArgs {
     /// Output format [default: a table on a terminal, else json]
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
+    #[command(flatten)]
+    remote: RemoteConfig,
 }
 
 impl QueryArgs {
@@ -33,6 +36,17 @@ impl QueryArgs {
         let json = argument_or_file(&self.query)?;
         let query = Query::parse(&json)?;
         query.window.resolve(context.now)?;
+        if let Some(spark) = Spark::of(&self.remote, &context.store.data_dir)? {
+            let found = spark.query(&query, context.now, &|| Ok(()))?;
+            let is_json = match self.format {
+                None => !std::io::stdout().is_terminal(),
+                Some(format) => format == Format::Json,
+            };
+            return match is_json {
+                true => print_json(&found),
+                false => print_result(&found.answer, self.format),
+            };
+        }
         match context.reach("query", Purpose::Read)? {
             Reached::Engine(engine) => {
                 let answer = engine.query(&query, context.now, &Cancel::default())?;

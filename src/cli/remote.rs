@@ -175,6 +175,11 @@ impl Client {
         self.send("POST", path, accept, json)
     }
 
+    /// Sends JSON with PUT, and returns the body of the response.
+    pub fn put_json(&self, path: &str, json: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+        self.send("PUT", path, JSON, json)
+    }
+
     /// Sends a DELETE request.
     pub fn delete(&self, path: &str) -> anyhow::Result<Vec<u8>> {
         self.send("DELETE", path, JSON, Vec::new())
@@ -329,7 +334,8 @@ pub fn reachable_address(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn with_query(path: &str, query: &impl Serialize) -> anyhow::Result<String> {
+/// A path with a query string.
+pub fn with_query(path: &str, query: &impl Serialize) -> anyhow::Result<String> {
     let query = serde_urlencoded::to_string(query)?;
     Ok(match query.as_str() {
         "" => path.to_owned(),

@@ -10,8 +10,9 @@ use super::{Context, Reached};
 use crate::engine::Cancel;
 use crate::export::Format;
 use crate::metrics::usage::MAX_FEATURES;
+use crate::spark::{RemoteConfig, Spark};
 use crate::store::folder::Purpose;
-use crate::window::{WindowRequest, parse_day};
+use crate::window::{NamedPeriod, WindowRequest, parse_day, parse_period};
 
 #[derive(Debug, Args)]
 pub struct UsageArgs {
@@ -27,6 +28,9 @@ pub struct UsageArgs {
     /// Last day of the window, YYYY-MM-DD, with --from [default: today]
     #[arg(long, value_name = "DATE", value_parser = parse_day)]
     to: Option<NaiveDate>,
+    /// Calendar period, instead of the above
+    #[arg(long, value_name = "NAME", value_parser = parse_period)]
+    period: Option<NamedPeriod>,
     /// Reporting time zone, such as Europe/Berlin [default: UTC]
     #[arg(long, value_name = "ZONE")]
     tz: Option<String>,
@@ -36,6 +40,8 @@ pub struct UsageArgs {
     /// Output format; the others than json have a row for each number
     #[arg(long, value_name = "FORMAT", default_value = "json")]
     format: Format,
+    #[command(flatten)]
+    remote: RemoteConfig,
 }
 
 impl UsageArgs {
@@ -45,9 +51,17 @@ impl UsageArgs {
             end: self.end,
             from: self.from,
             to: self.to,
+            period: self.period,
             tz: self.tz,
         };
         request.resolve(context.now)?;
+        if let Some(spark) = Spark::of(&self.remote, &context.store.data_dir)? {
+            let found = spark.usage(&request, self.limit, context.now, &|| Ok(()))?;
+            return match self.format {
+                Format::Json => print_json(&found),
+                format => print_bytes(&format.encode(&found, &found.answer.numbers.rows())?),
+            };
+        }
         match context.reach("usage", Purpose::Read)? {
             Reached::Engine(engine) => {
                 let cancel = Cancel::default();
@@ -63,6 +77,7 @@ impl UsageArgs {
                     ("end", request.end),
                     ("from", request.from),
                     ("to", request.to),
+                    ("period", request.period),
                     ("tz", request.tz),
                     ("limit", self.limit),
                 );

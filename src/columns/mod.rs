@@ -16,6 +16,11 @@
 //!   An empty list means that the segment must be read.
 //! - Users: the code of each, u32, ascending; [`ANONYMOUS`] for the events without a user. Ends:
 //!   for each user the row after its last one, u32. Times: units since the start of the day.
+//! - Columns of no bits have no codes: they are about others, and their names begin with NUL.
+//!   `\0keys` lists the keys and paths of the metadata; `\0counts.NAME` has one string, the
+//!   number of events of each value of a column. Files of earlier versions have neither. `\0links`
+//!   has one string, the epoch of the links between ids by which users are in the place of aliases;
+//!   without such users there is none.
 //! - Values: strings with their lengths, as a zstd frame; that of metadata is JSON. Codes: from the
 //!   lowest bits of each byte; 0 is null, and `n` the value number `n` from 1. Little endian.
 
@@ -25,8 +30,11 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
+use roaring::RoaringBitmap;
+
 use crate::daily::Day;
 use crate::error::{Error, Result};
+use crate::event::counter::{Count, Kinds};
 use crate::leb128::{CUT, Reader};
 use crate::window::DAY_US;
 
@@ -56,6 +64,37 @@ pub trait Content: Send + Sync {
     /// # Errors
     /// A sentence about what prevents it.
     fn read(&self, ranges: &[Range<u64>]) -> Result<Vec<Vec<u8>>, String>;
+}
+
+/// The column of keys and paths of the metadata. No property has a name with NUL.
+const KEYS_COLUMN: &str = "\0keys";
+/// Its first string if it has all keys and paths of the events.
+const ALL_KEYS: &str = "all";
+/// Its first string otherwise.
+const SOME_KEYS: &str = "some";
+/// The start of a string for a key with dots.
+const DOTTED_KEY: &str = "dotted";
+
+/// The column with the epoch of the links, if some ids are those of users in the place of aliases.
+const LINKS_COLUMN: &str = "\0links";
+
+/// The start of the string that says that events have URLs.
+const HAS_URLS: &str = "urls";
+
+/// The name of the column with the number of events of each value of a column.
+fn counts_column(name: &str) -> String {
+    format!("\0counts.{name}")
+}
+
+/// The keys and paths of the metadata of a file, all that its events have.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// The names of properties that have strings, numbers or booleans, with their events.
+    pub counts: Vec<(String, Count)>,
+    /// The names of properties whose key has dots.
+    pub dotted: Vec<String>,
+    /// Events have URLs.
+    pub has_urls: bool,
 }
 
 /// The columns that a query needs, in addition to the users.
@@ -240,6 +279,122 @@ impl List {
         Some(blocks)
     }
 
+    /// True if the file has a column.
+    pub fn has(&self, name: &str) -> bool {
+        self.columns.iter().any(|column| column.name == name)
+    }
+
+    /// The values of a column with the number of events of each, which are verified. None if there
+    /// is no such column.
+    ///
+    /// # Errors
+    /// A sentence about what is wrong with the file.
+    pub fn counted_values(
+        &self,
+        content: &dyn Content,
+        name: &str,
+    ) -> Result<Option<Vec<(String, u64)>>, String> {
+        let Some(column) = self.columns.iter().find(|column| column.name == name) else {
+            return Ok(None);
+        };
+        let values = column.strings(&column.values.read(content)?)?;
+        let counts = match self.strings(content, &counts_column(name))? {
+            Some(counts) => {
+                let counts = counts.first().map(String::as_str).unwrap_or_default();
+                let counts = counts.split_ascii_whitespace().map(|count| {
+                    let count = count.parse();
+                    count.map_err(|_| "a number of events is none".to_owned())
+                });
+                counts.collect::<Result<Vec<u64>, String>>()?
+            }
+            // A file of an earlier version.
+            None => {
+                let codes = Codes {
+                    bits: column.bits,
+                    skipped: 0,
+                    bytes: column.codes.read(content)?,
+                };
+                let mut counts = vec![0; column.size + 1];
+                for row in 0..self.rows {
+                    if let Some(count) = counts.get_mut(codes.code(row)) {
+                        *count += 1;
+                    }
+                }
+                counts.into_iter().skip(1).collect()
+            }
+        };
+        if values.len() != counts.len() {
+            return Err("it has not as many values as numbers of events".into());
+        }
+        Ok(Some(values.into_iter().zip(counts).collect()))
+    }
+
+    /// The keys and paths of the metadata; none if the file does not have all of them.
+    ///
+    /// # Errors
+    /// A sentence about what is wrong with the file.
+    pub fn keys(&self, content: &dyn Content) -> Result<Option<Keys>, String> {
+        let strings = self.strings(content, KEYS_COLUMN)?.unwrap_or_default();
+        let mut strings = strings.iter();
+        if strings.next().is_none_or(|first| first != ALL_KEYS) {
+            return Ok(None);
+        }
+        let mut keys = Keys::default();
+        for string in strings {
+            let (first, rest) = string.split_once(' ').ok_or(CUT)?;
+            if first == DOTTED_KEY {
+                keys.dotted.push(rest.to_owned());
+                continue;
+            }
+            if first == HAS_URLS {
+                keys.has_urls = true;
+                continue;
+            }
+            let (kinds, name) = rest.split_once(' ').ok_or(CUT)?;
+            let number = |string: &str| string.parse().map_err(|_| CUT.to_owned());
+            let kinds = u8::try_from(number(kinds)?).map_err(|_| CUT)?;
+            let count = Count {
+                events: number(first)?,
+                kinds: Kinds::from_bits(kinds),
+            };
+            keys.counts.push((name.to_owned(), count));
+        }
+        Ok(Some(keys))
+    }
+
+    /// The epoch of the links by which users are in the place of aliases; none if no alias was
+    /// replaced.
+    ///
+    /// # Errors
+    /// A sentence about what is wrong with the file.
+    pub fn epoch(&self, content: &dyn Content) -> Result<Option<u64>, String> {
+        let strings = self.strings(content, LINKS_COLUMN)?;
+        let epoch = strings.as_ref().and_then(|strings| strings.first());
+        let epoch = epoch.map(|epoch| epoch.parse().map_err(|_| CUT.to_owned()));
+        epoch.transpose()
+    }
+
+    /// The codes of all users, which are verified.
+    ///
+    /// # Errors
+    /// A sentence about what is wrong with the file.
+    pub fn users(&self, content: &dyn Content) -> Result<RoaringBitmap, String> {
+        let users = self.users.read(content)?;
+        let users = users
+            .as_chunks()
+            .0
+            .iter()
+            .map(|&user| u32::from_le_bytes(user));
+        RoaringBitmap::from_sorted_iter(users).map_err(|_| "its users are in no order".to_owned())
+    }
+
+    /// The strings of a column, which are verified; none if there is no such column.
+    fn strings(&self, content: &dyn Content, name: &str) -> Result<Option<Vec<String>>, String> {
+        let column = self.columns.iter().find(|column| column.name == name);
+        let strings = column.map(|column| column.strings(&column.values.read(content)?));
+        strings.transpose()
+    }
+
     /// All blocks.
     pub fn all_blocks(&self) -> impl Iterator<Item = &Block> {
         let of_columns = self.columns.iter();
@@ -247,6 +402,19 @@ impl List {
         [&self.users, &self.ends, &self.times]
             .into_iter()
             .chain(of_columns)
+    }
+}
+
+impl Column {
+    /// The strings of the block of values.
+    fn strings(&self, block: &[u8]) -> Result<Vec<String>, String> {
+        let held = zstd::zstd_safe::get_frame_content_size(block);
+        let held = held.ok().flatten().unwrap_or(0) as usize;
+        let bytes = zstd::bulk::decompress(block, held.min(MAX_VALUES_BYTES))
+            .map_err(|error| error.to_string())?;
+        let mut reader = Reader(&bytes);
+        let values = (0..self.size).map(|_| reader.text().map(str::to_owned));
+        values.collect()
     }
 }
 
@@ -315,14 +483,7 @@ impl Table {
     pub fn values(&self, column: usize) -> Result<Vec<String>> {
         let read = || {
             let column = self.list.columns.get(column).ok_or(CUT)?;
-            let bytes = read_one(&*self.content, &column.values.bytes)?;
-            let held = zstd::zstd_safe::get_frame_content_size(&bytes);
-            let held = held.ok().flatten().unwrap_or(0) as usize;
-            let bytes = zstd::bulk::decompress(&bytes, held.min(MAX_VALUES_BYTES))
-                .map_err(|error| error.to_string())?;
-            let mut reader = Reader(&bytes);
-            let values = (0..column.size).map(|_| reader.text().map(str::to_owned));
-            values.collect::<Result<Vec<_>, String>>()
+            column.strings(&read_one(&*self.content, &column.values.bytes)?)
         };
         read().map_err(|message| self.damaged(message))
     }
@@ -648,8 +809,64 @@ mod tests {
         assert_eq!(names(usize::MAX), ["id", "plan", "o"]);
         let always = file(&rows, 0).len();
         assert_eq!(names(0), [""; 0]);
-        assert_eq!(names(always + 500), ["plan", "o"]);
-        assert!(file(&rows, always + 500).len() <= always + 500);
+        assert_eq!(names(always + 600), ["plan", "o"]);
+        assert!(file(&rows, always + 600).len() <= always + 600);
+    }
+
+    #[test]
+    fn values_have_their_events_and_keys_their_kinds_also_without_a_column() {
+        let row = |at: u64| {
+            let plan = if at.is_multiple_of(3) { "pro" } else { "free" };
+            let rest = match at % 4 {
+                0 => r#","l":["a",1,"a"],"o":{"x":{"y":true}}"#,
+                1 => r#","l":"a","a.b":2,"z":null"#,
+                _ => r#","l":[]"#,
+            };
+            let id = at * 7_919_191;
+            let metadata = format!(r#"{{"id":{id},"plan":"{plan}"{rest}}}"#);
+            ((at / 200) as u32, at * 1_000, metadata)
+        };
+        let rows: Vec<Row> = (0..1_200).map(row).collect();
+        let without_details = file(&rows, 0).len();
+        for budget in [usize::MAX, without_details + 1_000] {
+            let content = InMemory(file(&rows, budget));
+            let list = List::read(&content, SEGMENT, DAY).expect("a list");
+            let mut list = list.expect("columns");
+            assert_eq!(list.has("metadata.id"), budget == usize::MAX);
+            let keys = list.keys(&content).expect("valid").expect("all keys");
+            let mut counts: Vec<_> = keys
+                .counts
+                .iter()
+                .map(|(name, count)| (name.as_str(), count.events, count.kinds.name()))
+                .collect();
+            counts.sort_unstable();
+            let expected = [
+                ("metadata.a.b", 300, "number"),
+                ("metadata.id", 1_200, "number"),
+                // A column counts the strings of `l`, and its lists are counted by their members.
+                ("metadata.l", 300, "mixed"),
+                ("metadata.l", 300, "string"),
+                ("metadata.o.x.y", 300, "boolean"),
+                ("metadata.plan", 1_200, "string"),
+            ];
+            assert_eq!(counts, expected);
+            assert_eq!(keys.dotted, ["metadata.a.b"]);
+            assert!(!keys.has_urls, "the test has none");
+            let values = list.counted_values(&content, "metadata.plan");
+            let values = values.expect("valid").expect("a column");
+            let expected = [(r#""pro""#.to_owned(), 400), (r#""free""#.to_owned(), 800)];
+            assert_eq!(values, expected);
+            // As in a file of an earlier version.
+            list.columns.retain(|column| column.bits > 0);
+            assert_eq!(list.keys(&content), Ok(None));
+            let counted = list.counted_values(&content, "metadata.plan");
+            assert_eq!(counted, Ok(Some(values)));
+            assert_eq!(list.counted_values(&content, "metadata.none"), Ok(None));
+        }
+        let many = (0..300).map(|at| (0, at, format!(r#"{{"k{at}":1}}"#)));
+        let content = InMemory(file(&many.collect::<Vec<_>>(), usize::MAX));
+        let list = List::read(&content, SEGMENT, DAY).expect("a list");
+        assert_eq!(list.expect("columns").keys(&content), Ok(None));
     }
 
     #[test]

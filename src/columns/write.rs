@@ -1,14 +1,18 @@
 //! Writing columns: which properties get one, and their bytes.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Result;
 use std::ops::Range;
 use std::sync::Arc;
 
 use polars::prelude::StringChunked;
 
-use super::{HEAD_BYTES, INDEX_STEP, MAGIC};
+use super::{
+    ALL_KEYS, DOTTED_KEY, HAS_URLS, HEAD_BYTES, INDEX_STEP, KEYS_COLUMN, LINKS_COLUMN, MAGIC,
+    SOME_KEYS, counts_column,
+};
+use crate::event::counter::{Count, Counter, Kinds};
 use crate::event::path;
 use crate::event::text::{self, Escapes};
 use crate::leb128::{put, put_text};
@@ -19,6 +23,10 @@ const ZSTD_LEVEL: i32 = 3;
 /// Most metadata keys of a segment that are counted: those that come first. Each takes memory
 /// while the file is made.
 const MAX_KEYS: usize = 256;
+/// Most paths below keys of a segment that are counted, and most bytes of their names.
+const MAX_PATHS: usize = 1_024;
+/// Most bytes of the names of keys and paths in the file.
+const MAX_KEY_BYTES: usize = 64 << 10;
 /// Bytes of the values of a key, as a multiple of what all columns may have, beyond which it cannot
 /// get a column: values compress less.
 const MAX_VALUES_SHARE: usize = 4;
@@ -37,10 +45,18 @@ pub struct Writer {
     times_us: Vec<u64>,
     always: [Values; 2],
     details: HashMap<String, Values>,
+    /// Events by the paths that lead into objects and lists, or have a key with dots.
+    paths: Counter,
+    /// Keys with dots.
+    dotted: BTreeSet<String>,
+    /// Some keys or paths were not counted.
+    has_others: bool,
     /// A property of an event cannot be told from the JSON.
     is_unreadable: bool,
     /// Bytes that the file may have.
     budget: usize,
+    /// The epoch of the links by which users are in the place of aliases.
+    epoch: Option<u64>,
 }
 
 /// The values of a property.
@@ -51,23 +67,28 @@ struct Values {
     bytes: usize,
     /// Row and code of each event that has a value.
     rows: Vec<(u32, u32)>,
+    /// Events that have a string, number or boolean, also if their rows are not kept.
+    scalars: Count,
 }
 
 /// A column as it is written.
 struct Encoded<'a> {
-    name: &'a str,
+    name: Cow<'a, str>,
     bits: u8,
     size: usize,
     values: Vec<u8>,
     codes: Vec<u8>,
     /// Events that have a value.
     events: usize,
+    /// The column of the number of events of each value.
+    counts: Option<Box<Self>>,
 }
 
 impl Writer {
-    /// The events of a segment in its order, which is by user, time and place in the log: the code
-    /// of each user or [`super::ANONYMOUS`], and the times since the start of the day, in µs. The
-    /// columns of metadata and URLs are left out where the file would exceed `budget` bytes.
+    /// The events of a segment in its order, which is by id, time and place in the log: the code of
+    /// each user or [`super::ANONYMOUS`], and the times since the start of the day, in µs. A user
+    /// may have several ids. The columns of metadata and URLs are left out where the file would
+    /// exceed `budget` bytes.
     pub fn new(users: &[u32], times_us: &[u64], budget: usize) -> Self {
         let mut runs: Vec<(u32, Range<usize>)> = Vec::new();
         let mut start = 0;
@@ -78,26 +99,46 @@ impl Writer {
         }
         runs.sort_by_key(|&(user, _)| user);
         let mut places = vec![0; users.len()];
-        let mut sorted_us = Vec::with_capacity(users.len());
+        let mut sorted_us: Vec<u64> = Vec::with_capacity(users.len());
         let mut ends = Vec::with_capacity(runs.len());
-        for (user, rows) in runs {
-            let of_user = places.get_mut(rows.clone()).unwrap_or_default();
-            for (place, next) in of_user.iter_mut().zip(sorted_us.len() as u32..) {
-                *place = next;
+        let time_us = |row: usize| times_us.get(row).copied().unwrap_or_default();
+        let mut rows = Vec::new();
+        for of_user in runs.chunk_by(|(a, _), (b, _)| a == b) {
+            rows.clear();
+            rows.extend(of_user.iter().flat_map(|(_, rows)| rows.clone()));
+            if of_user.len() > 1 {
+                rows.sort_by_key(|&row| time_us(row));
             }
-            sorted_us.extend_from_slice(times_us.get(rows).unwrap_or_default());
-            ends.push((user, sorted_us.len() as u32));
+            for &row in &rows {
+                if let Some(place) = places.get_mut(row) {
+                    *place = sorted_us.len() as u32;
+                }
+                sorted_us.push(time_us(row));
+            }
+            ends.extend(
+                of_user
+                    .first()
+                    .map(|&(user, _)| (user, sorted_us.len() as u32)),
+            );
         }
-        debug_assert!(ends.is_sorted_by(|a, b| a.0 < b.0), "the rows are sorted");
         Self {
             places,
             runs: ends,
             times_us: sorted_us,
             always: Default::default(),
             details: HashMap::new(),
+            paths: Counter::default(),
+            dotted: BTreeSet::new(),
+            has_others: false,
             is_unreadable: false,
             budget,
+            epoch: None,
         }
+    }
+
+    /// Sets the epoch of the links by which users are in the place of aliases, if there are any.
+    pub fn set_epoch(&mut self, epoch: Option<u64>) {
+        self.epoch = epoch;
     }
 
     /// Adds the event types and features of all events.
@@ -127,32 +168,58 @@ impl Writer {
                     self.is_unreadable = true;
                     return;
                 };
+                column_name.clear();
+                column_name.push_str(schema::METADATA);
+                column_name.push('.');
+                column_name.push_str(&name);
                 // A path with dots leads to more than this key.
-                if !name.contains('.') {
-                    column_name.clear();
-                    column_name.push_str(schema::METADATA);
-                    column_name.push('.');
-                    column_name.push_str(&name);
+                let is_dotted = name.contains('.');
+                if !is_dotted {
                     self.push(&column_name, row, value, most_bytes);
+                } else if self.dotted.len() < MAX_KEYS {
+                    self.dotted.insert(column_name.clone());
+                } else {
+                    self.has_others |= !self.dotted.contains(&column_name);
+                }
+                if is_dotted || value.starts_with(['{', '[']) {
+                    self.count_paths(row, &mut column_name, value);
                 }
             }
         }
     }
 
+    /// Counts an event by the paths below a key with this name.
+    fn count_paths(&mut self, row: u32, name: &mut String, value: &str) {
+        path::for_each_scalar(name, value, &mut |path, json| {
+            let bytes = self.paths.name_bytes() + path.len();
+            let has_space = self.paths.len() < MAX_PATHS && bytes <= MAX_KEY_BYTES;
+            if has_space || self.paths.has(path) {
+                self.paths.add(path, Kinds::of(json), u64::from(row), 1);
+            } else {
+                self.has_others = true;
+            }
+        });
+    }
+
     fn push(&mut self, name: &str, row: u32, value: &str, most_bytes: usize) {
         if let Some(values) = self.details.get_mut(name) {
+            values.count(value);
             if values.bytes <= most_bytes {
                 values.push(row, value);
             } else if !values.rows.is_empty() {
                 // The bytes stay, as a sign that it has too many values.
                 *values = Values {
                     bytes: values.bytes,
+                    scalars: values.scalars,
                     ..Values::default()
                 };
             }
         } else if self.details.len() < MAX_KEYS {
             let values = self.details.entry(name.to_owned()).or_default();
+            values.count(value);
             values.push(row, value);
+        } else {
+            self.has_others = true;
         }
     }
 
@@ -182,10 +249,22 @@ impl Writer {
         let mut left = self
             .budget
             .saturating_sub(users.len() + ends.len() + times.len() + of_columns + HEAD_BYTES);
-        for column in self.cheapest_details()? {
+        let mut keys = self.encode_keys(true)?;
+        if keys.bytes() > left {
+            keys = self.encode_keys(false)?;
+        }
+        left = left.saturating_sub(keys.bytes());
+        columns.push(keys);
+        if let Some(epoch) = self.epoch {
+            let epoch = [epoch.to_string()];
+            columns.push(Encoded::of_strings(LINKS_COLUMN.to_owned(), epoch.iter())?);
+        }
+        for mut column in self.cheapest_details()? {
             if let Some(less) = left.checked_sub(column.bytes()) {
                 left = less;
+                let counts = column.counts.take();
                 columns.push(column);
+                columns.extend(counts.map(|counts| *counts));
             }
         }
         let mut list = Vec::new();
@@ -209,7 +288,7 @@ impl Writer {
         }
         put(&mut list, columns.len() as u64);
         for column in &columns {
-            put_text(&mut list, column.name);
+            put_text(&mut list, &column.name);
             put(&mut list, u64::from(column.bits));
             put(&mut list, column.size as u64);
             put_block(&mut list, &column.values);
@@ -226,19 +305,59 @@ impl Writer {
         Ok(bytes)
     }
 
+    /// The column of the keys and paths of the metadata: whether these are all, and of each the
+    /// number of events, their kinds and the name; keys with dots, and whether there are URLs.
+    fn encode_keys(&self, is_whole: bool) -> Result<Encoded<'static>> {
+        let mut keys = Vec::new();
+        let of_details = self.details.iter();
+        let of_details = of_details.filter(|(name, _)| name.as_str() != schema::URL);
+        let of_details = of_details.map(|(name, values)| (name.as_str(), values.scalars));
+        let mut bytes = 0;
+        for (name, count) in of_details.chain(self.paths.iter()) {
+            if count.events > 0 {
+                keys.push(format!("{} {} {name}", count.events, count.kinds.bits()));
+                bytes += name.len();
+            }
+        }
+        for name in &self.dotted {
+            keys.push(format!("{DOTTED_KEY} {name}"));
+            bytes += name.len();
+        }
+        if self.details.contains_key(schema::URL) {
+            keys.push(format!("{HAS_URLS} {}", schema::URL));
+        }
+        let is_whole = is_whole && bytes <= MAX_KEY_BYTES;
+        if !is_whole {
+            keys.clear();
+        }
+        // The same events give the same bytes.
+        keys.sort_unstable();
+        let first = if is_whole && !self.has_others {
+            ALL_KEYS
+        } else {
+            SOME_KEYS
+        };
+        keys.insert(0, first.to_owned());
+        Encoded::of_strings(KEYS_COLUMN.to_owned(), keys.iter())
+    }
+
     /// The columns of metadata and URL, those with the fewest bytes per event that has a value
     /// first.
     fn cheapest_details(&self) -> Result<Vec<Encoded<'_>>> {
         let mut columns = Vec::new();
         for (name, values) in &self.details {
             if !values.rows.is_empty() {
-                columns.push(values.encode(name, &self.places)?);
+                let mut column = values.encode(name, &self.places)?;
+                let counts = values.counts();
+                let counts = Encoded::of_strings(counts_column(name), [counts].iter())?;
+                column.counts = Some(Box::new(counts));
+                columns.push(column);
             }
         }
         columns.sort_by(|a, b| {
             let one = a.bytes() as u128 * b.events as u128;
             let other = b.bytes() as u128 * a.events as u128;
-            one.cmp(&other).then_with(|| a.name.cmp(b.name))
+            one.cmp(&other).then_with(|| a.name.cmp(&b.name))
         });
         Ok(columns)
     }
@@ -284,6 +403,27 @@ impl Values {
         self.rows.push((row, code));
     }
 
+    /// Counts an event, if its value is a scalar.
+    fn count(&mut self, value: &str) {
+        let kinds = Kinds::of(value);
+        if kinds != Kinds::default() {
+            self.scalars.events += 1;
+            self.scalars.kinds = self.scalars.kinds.union(kinds);
+        }
+    }
+
+    /// The number of events of each value.
+    fn counts(&self) -> String {
+        let mut counts = vec![0_u64; self.values.len() + 1];
+        for &(_, code) in &self.rows {
+            if let Some(count) = counts.get_mut(code as usize) {
+                *count += 1;
+            }
+        }
+        let counts = counts.iter().skip(1).map(u64::to_string);
+        counts.collect::<Vec<_>>().join(" ")
+    }
+
     fn code(&mut self, value: &str) -> u32 {
         if let Some(&code) = self.codes.get(value) {
             return code;
@@ -307,28 +447,50 @@ impl Values {
         let greatest = self.values.len() as u64;
         let bits = BITS.into_iter().find(|&bits| greatest < 1 << bits);
         let bits = bits.unwrap_or(32);
-        let mut values = Vec::with_capacity(self.bytes + self.values.len());
-        for value in &self.values {
-            put_text(&mut values, value);
-        }
-        let values = zstd::bulk::compress(&values, ZSTD_LEVEL)?;
         Ok(Encoded {
-            name,
+            name: Cow::Borrowed(name),
             bits,
             size: self.values.len(),
-            values,
+            values: compressed(self.values.iter().map(|value| &**value))?,
             codes: packed(&codes, bits),
             events: self.rows.len(),
+            counts: None,
         })
     }
 }
 
 impl Encoded<'_> {
+    /// A column of strings that belong to no rows.
+    fn of_strings<'a>(
+        name: String,
+        strings: impl ExactSizeIterator<Item = &'a String>,
+    ) -> Result<Encoded<'static>> {
+        Ok(Encoded {
+            name: Cow::Owned(name),
+            bits: 0,
+            size: strings.len(),
+            values: compressed(strings.map(String::as_str))?,
+            codes: Vec::new(),
+            events: 0,
+            counts: None,
+        })
+    }
+
     fn bytes(&self) -> usize {
         // Its place in the list.
         const IN_LIST: usize = 24;
-        self.values.len() + self.codes.len() + self.name.len() + IN_LIST
+        let counts = self.counts.as_ref().map_or(0, |counts| counts.bytes());
+        self.values.len() + self.codes.len() + self.name.len() + IN_LIST + counts
     }
+}
+
+/// Strings with their lengths, compressed.
+fn compressed<'a>(strings: impl Iterator<Item = &'a str>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for string in strings {
+        put_text(&mut bytes, string);
+    }
+    zstd::bulk::compress(&bytes, ZSTD_LEVEL)
 }
 
 /// Codes in `bits` bits each.

@@ -7,16 +7,19 @@
 //! their indexes among the users of the day in the second. Zstandard compresses a gap to about its
 //! entropy, half the size of bitmaps.
 //!
-//! 1. The events; the users; the number of types and, for each, its name and events; the number of
+//! 1. The events; the users; the number of types and, for each, its name and events, first those of
+//!    the funnel and then the declared ones that occur, in the order of names; the number of
 //!    features and, for each in the order of names, its name and events. Version 2 (`EPDAILY2`),
 //!    for days that reached the limit of new users, adds the events of the users beyond it.
+//!    Version 3 (`EPDAILY3`), for days with `system` events, adds to these the number of `system`
+//!    events, those of them by users beyond the limit, and their users.
 //! 2. For each type and then for each feature, in the same order, its users.
 
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 
-use super::{Activity, DailyState};
+use super::{Activity, DailyState, Members, MembersOf, SystemActivity};
 use crate::dictionary::Dictionaries;
 use crate::event::EventType;
 use crate::leb128::{CUT, Reader, put, put_members, put_text};
@@ -24,6 +27,8 @@ use crate::leb128::{CUT, Reader, put, put_members, put_text};
 const MAGIC: &[u8; 8] = b"EPDAILY1";
 /// Marks a state with events of users beyond the limit.
 const MAGIC_2: &[u8; 8] = b"EPDAILY2";
+/// Marks a state with `system` events.
+const MAGIC_3: &[u8; 8] = b"EPDAILY3";
 const LENGTH_BYTES: usize = 4;
 /// Level of compression; higher ones take longer for the same size.
 const ZSTD_LEVEL: i32 = 3;
@@ -46,10 +51,12 @@ pub fn encode(state: &DailyState, names: &Dictionaries) -> Result<Vec<u8>, Strin
     let mut first = Vec::new();
     put(&mut first, activity.events);
     put_members(&mut first, activity.users.len(), activity.users.iter());
-    put(&mut first, EventType::ALL.len() as u64);
-    for (event_type, events) in EventType::ALL.iter().zip(activity.event_types) {
-        put_text(&mut first, event_type.name());
-        put(&mut first, events);
+    let types = names.listed_event_types(activity.event_types.keys().copied());
+    put(&mut first, types.len() as u64);
+    for (name, event_type) in &types {
+        put_text(&mut first, name);
+        let events = activity.event_types.get(event_type);
+        put(&mut first, events.copied().unwrap_or(0));
     }
     put(&mut first, features.len() as u64);
     for (name, feature) in &features {
@@ -59,25 +66,35 @@ pub fn encode(state: &DailyState, names: &Dictionaries) -> Result<Vec<u8>, Strin
             activity.features.get(feature).copied().unwrap_or(0),
         );
     }
-    if activity.rest_user_events > 0 {
+    let system = &activity.system;
+    let magic = match (activity.rest_user_events, system.events) {
+        (0, 0) => MAGIC,
+        (_, 0) => MAGIC_2,
+        _ => MAGIC_3,
+    };
+    if magic != MAGIC {
         put(&mut first, activity.rest_user_events);
+    }
+    if magic == MAGIC_3 {
+        put(&mut first, system.events);
+        put(&mut first, system.rest_user_events);
+        put_members(&mut first, system.users.len(), system.users.iter());
     }
     let mut second = Vec::new();
     let all: Vec<u32> = activity.users.iter().collect();
-    for users in &state.event_type_users {
-        put_indexes(&mut second, &all, users);
-    }
-    for (_, feature) in &features {
-        match state.feature_users.get(feature) {
+    let of_types = types
+        .iter()
+        .map(|(_, code)| state.event_type_users.get(code));
+    let of_features = features
+        .iter()
+        .map(|(_, code)| state.feature_users.get(code));
+    for users in of_types.chain(of_features) {
+        match users {
             Some(users) => put_indexes(&mut second, &all, users),
             None => put(&mut second, 0),
         }
     }
     let first = compress(&first)?;
-    let magic = match activity.rest_user_events {
-        0 => MAGIC,
-        _ => MAGIC_2,
-    };
     let mut bytes = magic.to_vec();
     bytes.extend_from_slice(&(first.len() as u32).to_le_bytes());
     bytes.extend_from_slice(&first);
@@ -91,7 +108,7 @@ pub fn encode(state: &DailyState, names: &Dictionaries) -> Result<Vec<u8>, Strin
 /// A sentence about what is wrong with it.
 pub fn decode_activity(bytes: &[u8], names: &Dictionaries) -> Result<Activity, String> {
     let (version, first, _) = split(bytes)?;
-    Ok(read_activity(version, first, names)?.0)
+    Ok(FirstPart::read(version, first, names)?.activity()?.0)
 }
 
 /// Decodes a state.
@@ -100,19 +117,23 @@ pub fn decode_activity(bytes: &[u8], names: &Dictionaries) -> Result<Activity, S
 /// A sentence about what is wrong with it.
 pub fn decode(bytes: &[u8], names: &Dictionaries) -> Result<DailyState, String> {
     let (version, first, second) = split(bytes)?;
-    let (activity, features) = read_activity(version, first, names)?;
+    let first = FirstPart::read(version, first, names)?;
+    let (types, features) = (codes(&first.types), codes(&first.features));
     let second = decompress(second)?;
     let mut reader = Reader(&second);
-    let all: Vec<u32> = activity.users.iter().collect();
+    let (activity, all) = first.activity()?;
     let mut state = DailyState {
         activity: Arc::new(activity),
         ..DailyState::default()
     };
-    for users in &mut state.event_type_users {
-        *users = users_at(&mut reader, &all)?;
+    for event_type in types {
+        let users = set(users_at(&mut reader, &all)?)?;
+        if !users.is_empty() {
+            state.event_type_users.insert(event_type, users);
+        }
     }
     for feature in features {
-        let users = users_at(&mut reader, &all)?;
+        let users = set(users_at(&mut reader, &all)?)?;
         if !users.is_empty() {
             state.feature_users.insert(feature, users);
         }
@@ -121,18 +142,61 @@ pub fn decode(bytes: &[u8], names: &Dictionaries) -> Result<DailyState, String> 
     Ok(state)
 }
 
+/// Decodes the events and users of the event types or features that are wanted, in a fraction of
+/// the time of [`decode`].
+///
+/// # Errors
+/// A sentence about what is wrong with the state. What follows the last wanted users is not read.
+pub fn decode_members(
+    bytes: &[u8],
+    names: &Dictionaries,
+    of: MembersOf,
+    is_wanted: impl Fn(u32) -> bool,
+) -> Result<Vec<Members>, String> {
+    let (version, first, second) = split(bytes)?;
+    let first = FirstPart::read(version, first, names)?;
+    let second = decompress(second)?;
+    let mut reader = Reader(&second);
+    let of_codes = match of {
+        MembersOf::EventTypes => &first.types,
+        MembersOf::Features => {
+            for _ in &first.types {
+                reader.skip_members()?;
+            }
+            &first.features
+        }
+    };
+    let mut found = Vec::new();
+    for &(code, events) in of_codes {
+        if events > 0 && is_wanted(code) {
+            let users = users_at(&mut reader, &first.users)?;
+            found.push(Members {
+                code,
+                events,
+                users,
+            });
+        } else {
+            reader.skip_members()?;
+        }
+    }
+    Ok(found)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Version {
     V1,
     V2,
+    V3,
 }
 
 /// The version and both parts, compressed.
 fn split(bytes: &[u8]) -> Result<(Version, &[u8], &[u8]), String> {
     let v1 = bytes.strip_prefix(MAGIC).map(|rest| (Version::V1, rest));
     let v2 = || bytes.strip_prefix(MAGIC_2).map(|rest| (Version::V2, rest));
+    let v3 = || bytes.strip_prefix(MAGIC_3).map(|rest| (Version::V3, rest));
     let (version, rest) = v1
         .or_else(v2)
+        .or_else(v3)
         .ok_or("it is not a daily state that this version can read; use a newer one")?;
     let (length, rest) = rest.split_first_chunk::<LENGTH_BYTES>().ok_or(CUT)?;
     let (first, second) = rest
@@ -141,41 +205,73 @@ fn split(bytes: &[u8]) -> Result<(Version, &[u8], &[u8]), String> {
     Ok((version, first, second))
 }
 
-/// Decodes the first part: the activity, and the codes of the features in the order of their names.
-fn read_activity(
-    version: Version,
-    part: &[u8],
-    names: &Dictionaries,
-) -> Result<(Activity, Vec<u32>), String> {
-    let part = decompress(part)?;
-    let mut reader = Reader(&part);
-    let mut activity = Activity {
-        events: reader.number()?,
-        users: set(reader.members()?)?,
-        ..Activity::default()
-    };
-    for _ in 0..reader.number()? {
-        let name = reader.text()?;
-        let events = reader.number()?;
-        let at = EventType::ALL.iter().position(|known| known.name() == name);
-        let slot = at.and_then(|at| activity.event_types.get_mut(at));
-        *slot.ok_or_else(|| format!("it has the unknown event type {name}"))? = events;
+/// The first part. Types and features are in the order of the part, each with its events.
+struct FirstPart {
+    events: u64,
+    users: Vec<u32>,
+    types: Vec<(u32, u64)>,
+    features: Vec<(u32, u64)>,
+    rest_user_events: u64,
+    system: SystemActivity,
+}
+
+impl FirstPart {
+    fn read(version: Version, part: &[u8], names: &Dictionaries) -> Result<Self, String> {
+        let part = decompress(part)?;
+        let mut reader = Reader(&part);
+        let (events, users) = (reader.number()?, reader.members()?);
+        let mut types = Vec::new();
+        for _ in 0..reader.number()? {
+            let name = reader.text()?;
+            let event_type = EventType::stored(name)
+                .ok_or_else(|| format!("it has the impossible event type {name:?}"))?;
+            types.push((names.event_type(event_type), reader.number()?));
+        }
+        let mut features = Vec::new();
+        for _ in 0..reader.number()? {
+            let feature = names.features.number(reader.text()?);
+            let feature = feature.map_err(|error| error.to_string())?;
+            features.push((feature, reader.number()?));
+        }
+        let mut found = Self {
+            events,
+            users,
+            types,
+            features,
+            rest_user_events: 0,
+            system: SystemActivity::default(),
+        };
+        if version != Version::V1 {
+            found.rest_user_events = reader.number()?;
+        }
+        if version == Version::V3 {
+            found.system = SystemActivity {
+                events: reader.number()?,
+                rest_user_events: reader.number()?,
+                users: set(reader.members()?)?,
+            };
+        }
+        reader.end()?;
+        Ok(found)
     }
-    let mut features = Vec::new();
-    for _ in 0..reader.number()? {
-        let name = reader.text()?;
-        let feature = names
-            .features
-            .number(name)
-            .map_err(|error| error.to_string())?;
-        activity.features.insert(feature, reader.number()?);
-        features.push(feature);
+
+    /// The activity, and its users as a list.
+    fn activity(self) -> Result<(Activity, Vec<u32>), String> {
+        let types = self.types.into_iter();
+        let activity = Activity {
+            events: self.events,
+            users: set(self.users.iter().copied())?,
+            event_types: types.filter(|(_, events)| *events > 0).collect(),
+            features: self.features.into_iter().collect(),
+            rest_user_events: self.rest_user_events,
+            system: self.system,
+        };
+        Ok((activity, self.users))
     }
-    if version == Version::V2 {
-        activity.rest_user_events = reader.number()?;
-    }
-    reader.end()?;
-    Ok((activity, features))
+}
+
+fn codes(of: &[(u32, u64)]) -> Vec<u32> {
+    of.iter().map(|(code, _)| *code).collect()
 }
 
 /// Writes a subset of the users `all` as the indexes of its members.
@@ -210,15 +306,17 @@ fn decompress(part: &[u8]) -> Result<Vec<u8>, String> {
     zstd::bulk::decompress(part, size).map_err(|error| error.to_string())
 }
 
-/// Reads indexes that [`put_indexes`] wrote, and returns the users at them.
-fn users_at(reader: &mut Reader<'_>, all: &[u32]) -> Result<RoaringBitmap, String> {
-    let indexes = reader.members()?;
-    let users = indexes.iter().map(|&at| all.get(at as usize).copied());
-    let users: Option<Vec<u32>> = users.collect();
-    set(users.ok_or("a user is not among the day's users")?)
+/// Reads indexes that [`put_indexes`] wrote, and returns the users at them, in ascending order.
+fn users_at(reader: &mut Reader<'_>, all: &[u32]) -> Result<Vec<u32>, String> {
+    let mut users = reader.members()?;
+    for user in &mut users {
+        let at = *user as usize;
+        *user = *all.get(at).ok_or("a user is not among the day's users")?;
+    }
+    Ok(users)
 }
 
-fn set(members: Vec<u32>) -> Result<RoaringBitmap, String> {
+fn set(members: impl IntoIterator<Item = u32>) -> Result<RoaringBitmap, String> {
     RoaringBitmap::from_sorted_iter(members).map_err(|error| error.to_string())
 }
 
@@ -230,20 +328,22 @@ mod tests {
     fn state(names: &Dictionaries) -> DailyState {
         let dashboard = names.features.number("dashboard").expect("few");
         let about = names.features.number("about").expect("few");
+        let signup = names.event_type(EventType::Declared("signup"));
         let users: RoaringBitmap = [0, 5, 6, 70_000, u32::MAX].into_iter().collect();
         DailyState {
             activity: Arc::new(Activity {
                 events: 9,
                 users: users.clone(),
-                event_types: [6, 3, 0],
+                event_types: [(0, 6), (1, 2), (signup, 1)].into(),
                 features: [(dashboard, 7), (about, 1)].into(),
-                rest_user_events: 0,
+                ..Activity::default()
             }),
             event_type_users: [
-                users.clone(),
-                [5, 70_000].into_iter().collect(),
-                RoaringBitmap::new(),
-            ],
+                (0, users.clone()),
+                (1, [5, 70_000].into_iter().collect()),
+                (signup, [6].into_iter().collect()),
+            ]
+            .into(),
             // Only anonymous users used `about`.
             feature_users: [(dashboard, users)].into(),
         }
@@ -258,13 +358,31 @@ mod tests {
             decode_activity(&bytes, &names),
             Ok(state(&names).activity.as_ref().clone())
         );
+        assert_members(&bytes, &state(&names), &names);
         let others = Dictionaries::new().expect("names");
         let _ = others.features.number("first");
         let _ = others.features.number("about");
+        let _ = others.event_type(EventType::Declared("another"));
         assert_eq!(encode(&state(&others), &others), Ok(bytes));
         let empty = DailyState::default();
         let bytes = encode(&empty, &names).expect("small");
         assert_eq!(decode(&bytes, &names), Ok(empty));
+    }
+
+    /// The members of what is wanted are those of the state.
+    fn assert_members(bytes: &[u8], state: &DailyState, names: &Dictionaries) {
+        for of in [MembersOf::EventTypes, MembersOf::Features] {
+            let mut expected = state.members(of, |_| true);
+            let mut found = decode_members(bytes, names, of, |_| true).expect("valid");
+            expected.sort_by_key(|members| members.code);
+            found.sort_by_key(|members| members.code);
+            assert_eq!(found, expected);
+            for wanted in expected {
+                let is_wanted = |code| code == wanted.code;
+                let found = decode_members(bytes, names, of, is_wanted);
+                assert_eq!(found, Ok(vec![wanted]));
+            }
+        }
     }
 
     #[test]
@@ -283,6 +401,36 @@ mod tests {
             decode_activity(&bytes, &others).map(|activity| activity.rest_user_events),
             Ok(4)
         );
+    }
+
+    #[test]
+    fn system_events_are_kept_apart_from_all_counts() {
+        let names = Dictionaries::new().expect("names");
+        let mut with_system = state(&names);
+        let activity = Arc::make_mut(&mut with_system.activity);
+        activity.system = SystemActivity {
+            events: 7,
+            users: [5, 80_000].into_iter().collect(),
+            rest_user_events: 2,
+        };
+        assert_eq!(with_system.greatest_user(), Some(u32::MAX));
+        for rest_user_events in [0, 3] {
+            let activity = Arc::make_mut(&mut with_system.activity);
+            activity.rest_user_events = rest_user_events;
+            let bytes = encode(&with_system, &names).expect("small");
+            assert!(bytes.starts_with(MAGIC_3));
+            assert_eq!(decode(&bytes, &names), Ok(with_system.clone()));
+        }
+        let mut removed = with_system.clone();
+        removed.remove(&[80_000].into_iter().collect(), Some(&with_system));
+        assert_eq!(removed.activity.system.events, 0);
+        assert_eq!(
+            removed.activity.system.users,
+            [5].into_iter().collect::<RoaringBitmap>()
+        );
+        with_system.merge(&with_system.clone());
+        assert_eq!(with_system.activity.system.events, 14);
+        assert_eq!(with_system.activity.events, 18);
     }
 
     #[test]
@@ -308,6 +456,7 @@ mod tests {
             }
             // If it can still be decoded, its checksum has to tell.
             let _ = decode(&changed, &names);
+            let _ = decode_members(&changed, &names, MembersOf::Features, |code| code == 0);
         }
     }
 

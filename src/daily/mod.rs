@@ -17,12 +17,11 @@ use chrono_tz::Tz;
 use polars::prelude::*;
 use roaring::RoaringBitmap;
 
-pub use codec::{decode, decode_activity, encode};
+pub use codec::{decode, decode_activity, decode_members, encode};
 pub use slices::{OtherZones, Place, Slices};
 
-use crate::dictionary::REST_USER;
+use crate::dictionary::{REST_USER, SYSTEM_TYPE};
 use crate::error::Result;
-use crate::event::EventType;
 use crate::schema;
 use crate::window::DAY_US;
 use slices::SliceDays;
@@ -35,8 +34,8 @@ pub type Day = i32;
 pub struct DailyState {
     /// The counts, and the active users.
     pub activity: Arc<Activity>,
-    /// Users of each event type, in funnel order.
-    pub event_type_users: [RoaringBitmap; EventType::ALL.len()],
+    /// Users of each event type by its code; types that only anonymous users sent are missing.
+    pub event_type_users: BTreeMap<u32, RoaringBitmap>,
     /// Users of each feature by its code; features that only anonymous users used are missing.
     pub feature_users: BTreeMap<u32, RoaringBitmap>,
 }
@@ -48,13 +47,47 @@ pub struct Activity {
     pub events: u64,
     /// The active users.
     pub users: RoaringBitmap,
-    /// Events of each type, in funnel order.
-    pub event_types: [u64; EventType::ALL.len()],
+    /// Events of each type by its code; types without events are missing.
+    pub event_types: BTreeMap<u32, u64>,
     /// Events of each feature by its code; those of features beyond the day's limit are under
     /// [`crate::dictionary::REST_FEATURE`].
     pub features: BTreeMap<u32, u64>,
     /// Events of users beyond the limit of new users a day, who are not among `users`.
     pub rest_user_events: u64,
+    /// The `system` events, which are in no other number.
+    pub system: SystemActivity,
+}
+
+/// The `system` events of a day. No query reads them from here: they are kept so that the events
+/// of a day can be compared with its segments, and its users be found by expiry and erasure.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SystemActivity {
+    /// Their number.
+    pub events: u64,
+    /// Their users.
+    pub users: RoaringBitmap,
+    /// Events of users beyond the limit of new users a day, who are not among `users`.
+    pub rest_user_events: u64,
+}
+
+/// The keys that a state has sets of users of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MembersOf {
+    /// Each event type.
+    EventTypes,
+    /// Each feature.
+    Features,
+}
+
+/// An event type or a feature of a day.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Members {
+    /// Its code.
+    pub code: u32,
+    /// Events, anonymous ones included.
+    pub events: u64,
+    /// Known users, in ascending order.
+    pub users: Vec<u32>,
 }
 
 /// An ISO week, as weeks since the Monday before 1970-01-01.
@@ -190,34 +223,67 @@ pub fn read(frame: &DataFrame, zones: &[Tz]) -> Result<Slices> {
 struct Tally {
     events: u64,
     rest_user_events: u64,
-    event_types: [u64; EventType::ALL.len()],
-    event_type_users: [Vec<u32>; EventType::ALL.len()],
+    system: SystemTally,
+    /// Events and users of each event type; its place is the code, of which there are few.
+    event_types: Vec<(u64, Vec<u32>)>,
     /// Events and users of each feature.
     features: PlHashMap<u32, (u64, Vec<u32>)>,
 }
 
+/// Collects the `system` events of one slice.
+#[derive(Default)]
+struct SystemTally {
+    events: u64,
+    users: Vec<u32>,
+    rest_user_events: u64,
+}
+
+impl SystemTally {
+    fn add(&mut self, user: Option<u32>, events: u64) {
+        self.events += events;
+        match user {
+            Some(REST_USER) => self.rest_user_events += events,
+            user => self.users.extend(user),
+        }
+    }
+}
+
 impl Tally {
     fn add(&mut self, event_type: u32, user: Option<u32>, feature: Option<u32>, events: u64) {
+        if event_type == SYSTEM_TYPE {
+            return self.system.add(user, events);
+        }
         self.events += events;
         if user == Some(REST_USER) {
             self.rest_user_events += events;
         }
         let user = user.filter(|&user| user != REST_USER);
-        if let Some(of_type) = self.event_types.get_mut(event_type as usize) {
+        let of_type = event_type as usize;
+        if of_type >= self.event_types.len() {
+            self.event_types.resize_with(of_type + 1, Default::default);
+        }
+        if let Some((of_type, users)) = self.event_types.get_mut(of_type) {
             *of_type += events;
+            users.extend(user);
         }
         if let Some(feature) = feature {
             let (of_feature, users) = self.features.entry(feature).or_default();
             *of_feature += events;
             users.extend(user);
         }
-        if let Some(users) = self.event_type_users.get_mut(event_type as usize) {
-            users.extend(user);
-        }
     }
 
     fn finish(self) -> DailyState {
-        let event_type_users = self.event_type_users.map(set);
+        let mut event_types = BTreeMap::new();
+        let mut event_type_users = BTreeMap::new();
+        for (code, (events, users)) in (0..).zip(self.event_types) {
+            if events > 0 {
+                event_types.insert(code, events);
+            }
+            if !users.is_empty() {
+                event_type_users.insert(code, set(users));
+            }
+        }
         let counts = self.features.iter();
         let features = counts.map(|(&feature, &(events, _))| (feature, events));
         DailyState {
@@ -225,11 +291,16 @@ impl Tally {
                 events: self.events,
                 // Every event has a type.
                 users: event_type_users
-                    .iter()
+                    .values()
                     .fold(RoaringBitmap::new(), |all, some| all | some),
-                event_types: self.event_types,
+                event_types,
                 features: features.collect(),
                 rest_user_events: self.rest_user_events,
+                system: SystemActivity {
+                    events: self.system.events,
+                    users: set(self.system.users),
+                    rest_user_events: self.system.rest_user_events,
+                },
             }),
             event_type_users,
             feature_users: self
@@ -254,7 +325,27 @@ pub fn set(mut numbers: Vec<u32>) -> RoaringBitmap {
 impl DailyState {
     /// The greatest code of its users.
     pub fn greatest_user(&self) -> Option<u32> {
-        self.activity.users.max()
+        self.activity
+            .users
+            .max()
+            .max(self.activity.system.users.max())
+    }
+
+    /// The event types or features that are wanted.
+    pub fn members(&self, of: MembersOf, is_wanted: impl Fn(u32) -> bool) -> Vec<Members> {
+        let (events, users) = match of {
+            MembersOf::EventTypes => (&self.activity.event_types, &self.event_type_users),
+            MembersOf::Features => (&self.activity.features, &self.feature_users),
+        };
+        let wanted = events.iter().filter(|(code, _)| is_wanted(**code));
+        let members = wanted.map(|(&code, &events)| Members {
+            code,
+            events,
+            users: users
+                .get(&code)
+                .map_or_else(Vec::new, |of| of.iter().collect()),
+        });
+        members.collect()
     }
 
     /// Gives the users other codes: `new_codes` has that of each code, in the same order. False if
@@ -269,18 +360,21 @@ impl DailyState {
             *users = new.unwrap_or_default();
             is_known
         };
-        let of_types = self.event_type_users.iter_mut();
+        let of_types = self.event_type_users.values_mut();
         let mut sets = of_types.chain(self.feature_users.values_mut());
-        renumber(&mut Arc::make_mut(&mut self.activity).users) && sets.all(renumber)
+        let activity = Arc::make_mut(&mut self.activity);
+        renumber(&mut activity.users) && renumber(&mut activity.system.users) && sets.all(renumber)
     }
 
     /// Removes users, and the counts of their events, `left`, where these are known.
     pub fn remove(&mut self, users: &RoaringBitmap, left: Option<&Self>) {
         let activity = Arc::make_mut(&mut self.activity);
         activity.users -= users;
-        for of_type in &mut self.event_type_users {
+        activity.system.users -= users;
+        self.event_type_users.retain(|_, of_type| {
             *of_type -= users;
-        }
+            !of_type.is_empty()
+        });
         self.feature_users.retain(|_, of_feature| {
             *of_feature -= users;
             !of_feature.is_empty()
@@ -289,9 +383,12 @@ impl DailyState {
             return;
         };
         activity.events = activity.events.saturating_sub(left.events);
-        for (mine, theirs) in activity.event_types.iter_mut().zip(left.event_types) {
-            *mine = mine.saturating_sub(theirs);
+        for (event_type, theirs) in &left.event_types {
+            if let Some(mine) = activity.event_types.get_mut(event_type) {
+                *mine = mine.saturating_sub(*theirs);
+            }
         }
+        activity.event_types.retain(|_, events| *events > 0);
         for (feature, theirs) in &left.features {
             if let Some(mine) = activity.features.get_mut(feature) {
                 *mine = mine.saturating_sub(*theirs);
@@ -301,17 +398,18 @@ impl DailyState {
         activity.rest_user_events = activity
             .rest_user_events
             .saturating_sub(left.rest_user_events);
+        let (mine, theirs) = (&mut activity.system, &left.system);
+        mine.events = mine.events.saturating_sub(theirs.events);
+        mine.rest_user_events = mine
+            .rest_user_events
+            .saturating_sub(theirs.rest_user_events);
     }
 
     /// Merges the state of other events of the same day.
     pub fn merge(&mut self, other: &Self) {
         Arc::make_mut(&mut self.activity).merge(&other.activity);
-        for (mine, theirs) in self
-            .event_type_users
-            .iter_mut()
-            .zip(&other.event_type_users)
-        {
-            *mine |= theirs;
+        for (&event_type, users) in &other.event_type_users {
+            *self.event_type_users.entry(event_type).or_default() |= users;
         }
         for (&feature, users) in &other.feature_users {
             *self.feature_users.entry(feature).or_default() |= users;
@@ -335,6 +433,9 @@ impl Activities {
 impl WeekActivity {
     /// Merges a complete day.
     pub fn add(&mut self, day: &Activity) {
+        if day.events == 0 {
+            return;
+        }
         self.days += 1;
         self.user_days += day.users.len();
         self.whole.merge(day);
@@ -345,19 +446,48 @@ impl Activity {
     /// Estimate of its bytes in memory.
     pub fn memory_bytes(&self) -> u64 {
         let features = self.features.len() * FEATURE_BYTES;
-        (size_of::<Self>() + self.users.serialized_size() + features) as u64
+        let users = self.users.serialized_size() + self.system.users.serialized_size();
+        (size_of::<Self>() + users + features) as u64
+    }
+
+    /// All stored events of the day, `system` events included.
+    pub fn stored_events(&self) -> u64 {
+        self.events + self.system.events
+    }
+
+    /// Stored events of users beyond the limit of new users a day.
+    pub fn stored_rest_user_events(&self) -> u64 {
+        self.rest_user_events + self.system.rest_user_events
+    }
+
+    /// All users of stored events that have a code.
+    pub fn stored_users(&self) -> RoaringBitmap {
+        &self.users | &self.system.users
+    }
+
+    /// True if a user has a stored event.
+    pub fn has(&self, user: u32) -> bool {
+        self.users.contains(user) || self.system.users.contains(user)
+    }
+
+    /// True if one of these users has a stored event.
+    pub fn has_any(&self, users: &RoaringBitmap) -> bool {
+        !self.users.is_disjoint(users) || !self.system.users.is_disjoint(users)
     }
 
     /// Merges the activity of other events, of the same days or of others.
     pub fn merge(&mut self, other: &Self) {
         self.events += other.events;
         self.users |= &other.users;
-        for (mine, theirs) in self.event_types.iter_mut().zip(other.event_types) {
-            *mine += theirs;
+        for (&event_type, events) in &other.event_types {
+            *self.event_types.entry(event_type).or_default() += events;
         }
         for (&feature, events) in &other.features {
             *self.features.entry(feature).or_default() += events;
         }
         self.rest_user_events += other.rest_user_events;
+        self.system.events += other.system.events;
+        self.system.users |= &other.system.users;
+        self.system.rest_user_events += other.system.rest_user_events;
     }
 }

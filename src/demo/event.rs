@@ -22,7 +22,7 @@ pub struct DemoEvent {
     pub is_signed_in: bool,
     /// Code of the feature.
     pub feature: u32,
-    pub event_type: EventType,
+    pub event_type: EventType<'static>,
     /// Random bits, of which the event's own values are made.
     pub random: u64,
 }
@@ -125,7 +125,7 @@ impl DemoEvent {
         }
         let number = (1 + (self.random >> 20) % HUNDREDTHS) as f64 / 100.0;
         match self.event_type {
-            EventType::PageView => {}
+            EventType::PageView | EventType::System | EventType::Declared(_) => {}
             EventType::Action => {
                 let is_form = self.random.is_multiple_of(ACTIONS_PER_FORM);
                 let action = if is_form { "submit" } else { "click" };

@@ -130,7 +130,7 @@ impl Sessions {
 }
 
 /// The type of an event of a session: page views first, conversions rarely.
-fn event_type(step: u64, rng: &mut StdRng) -> EventType {
+fn event_type(step: u64, rng: &mut StdRng) -> EventType<'static> {
     match rng.random::<f64>() {
         _ if step == 0 => EventType::PageView,
         share if share < 0.55 => EventType::PageView,

@@ -19,12 +19,15 @@ use super::lookup::{Lookup, codes};
 use crate::digest::{Digest, Digester};
 use crate::error::{Error, Result};
 use crate::event::text::{self, Escapes};
+use crate::event::visitor::{VISITOR_CHARS, VISITOR_PREFIX, is_visitor_id};
 use crate::shards::{SHARDS, shard_of};
 
 /// Ids of a block: so few that its vectors grow quickly.
 const BLOCK_IDS: usize = 1 << 16;
 /// Lines of a file that are digested before they are inserted: their digests take 16 bytes each.
 const LOADED_AT_ONCE: usize = 1 << 20;
+/// Length of the line of a daily visitor: prefix and id, in quotes, and a line feed.
+const VISITOR_LINE_BYTES: u32 = VISITOR_PREFIX.len_utf8() as u32 + VISITOR_CHARS as u32 + 3;
 /// The line of a code without an id.
 pub const NO_ID: &[u8] = b"null\n";
 
@@ -69,6 +72,8 @@ impl Forgotten {
 
 struct Table {
     lines: Lines,
+    /// The codes of daily visitors.
+    visitors: RoaringBitmap,
     /// The codes of the ids, by digest.
     shards: Vec<HashTable<u32>>,
 }
@@ -134,6 +139,22 @@ impl Lines {
     /// The id of a code; none if it has none.
     fn id(&self, code: u32) -> Option<Cow<'_, str>> {
         id_of_line(self.line(code))
+    }
+
+    /// The codes of daily visitors.
+    fn visitors(&self) -> RoaringBitmap {
+        let mut found = Vec::new();
+        for (code, block) in (0..).step_by(BLOCK_IDS).zip(&self.blocks) {
+            let starts = std::iter::once(&0).chain(&block.ends);
+            for (code, (&start, &end)) in (code..).zip(starts.zip(&block.ends)) {
+                if end - start == VISITOR_LINE_BYTES
+                    && id_of_line(block.bytes.get(start, end)).is_some_and(|id| is_visitor_id(&id))
+                {
+                    found.push(code);
+                }
+            }
+        }
+        found.into_iter().collect()
     }
 
     /// Appends an id. Returns its code.
@@ -206,6 +227,7 @@ impl Default for Table {
     fn default() -> Self {
         Self {
             lines: Lines::default(),
+            visitors: RoaringBitmap::new(),
             shards: std::iter::repeat_with(HashTable::new)
                 .take(SHARDS)
                 .collect(),
@@ -224,8 +246,15 @@ impl Table {
         if let Some(code) = self.find(id, digest) {
             return Ok(code);
         }
-        let Self { lines, shards } = self;
+        let Self {
+            lines,
+            visitors,
+            shards,
+        } = self;
         let code = lines.push(id)?;
+        if is_visitor_id(id) {
+            visitors.insert(code);
+        }
         if let Some(shard) = shards.get_mut(shard_of(digest)) {
             shard.insert_unique(digest.hash(), code, |&code| hash_of(lines, code, digester));
         }
@@ -279,7 +308,12 @@ impl UserDictionary {
             self.fill(&lines, codes, &mut shards)?;
         }
         let len = lines.len;
-        *self.table.write() = Table { lines, shards };
+        let visitors = lines.visitors();
+        *self.table.write() = Table {
+            lines,
+            visitors,
+            shards,
+        };
         Ok(len)
     }
 
@@ -397,6 +431,16 @@ impl UserDictionary {
         self.table.read().shards.iter().map(HashTable::len).sum()
     }
 
+    /// True if there are daily visitors.
+    pub fn has_visitors(&self) -> bool {
+        !self.table.read().visitors.is_empty()
+    }
+
+    /// True if some of these codes are of daily visitors.
+    pub fn has_visitors_among(&self, codes: &RoaringBitmap) -> bool {
+        !self.table.read().visitors.is_disjoint(codes)
+    }
+
     /// True if a code has an id.
     pub fn has_id(&self, code: u32) -> bool {
         ![&[], NO_ID].contains(&self.table.read().lines.line(code))
@@ -487,6 +531,27 @@ mod tests {
             all as u32,
             "its code is not used again"
         );
+        Ok(())
+    }
+
+    #[test]
+    fn daily_visitors_are_recognized_by_the_form_of_their_ids() -> Result<()> {
+        let users = UserDictionary::default();
+        let (mapped, length) = mapped("\"~AZaz09-_AZaz09-_\"\n\"~AZaz09-_AZaz09@_\"\nnull\n");
+        assert_eq!(users.load(&mapped, length), Ok(3));
+        assert_eq!(users.number("~0000000000000000")?, 3);
+        assert_eq!(users.number("~000000000000000")?, 4);
+        assert!(users.has_visitors());
+        for (codes, expected) in [
+            (vec![0], true),
+            (vec![1, 2, 4], false),
+            (vec![1, 3], true),
+            (vec![], false),
+        ] {
+            let codes = codes.into_iter().collect();
+            assert_eq!(users.has_visitors_among(&codes), expected, "{codes:?}");
+        }
+        assert!(!UserDictionary::default().has_visitors());
         Ok(())
     }
 

@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use chrono::{DateTime, Datelike, SecondsFormat, TimeDelta, Utc};
+use crate::window::utc_string;
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 
 use super::Finding;
 use super::folder::Folder;
@@ -29,10 +30,13 @@ pub fn findings(folder: &Folder, now: DateTime<Utc>) -> Vec<Finding> {
 
 fn clock(newest: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Finding {
     const CHECK: &str = "clock";
-    let shown = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
     let found = match newest {
-        Some(newest) => format!("{}, newest sealed event {}", shown(now), shown(newest)),
-        None => shown(now),
+        Some(newest) => format!(
+            "{}, newest sealed event {}",
+            utc_string(now),
+            utc_string(newest)
+        ),
+        None => utc_string(now),
     };
     let behind = newest.map_or(TimeDelta::zero(), |newest| newest - now);
     if now.year() < FIRST_YEAR || behind > TimeDelta::hours(1) {

@@ -1,22 +1,18 @@
 //! The address of the server: free, or a server of ours is there and ready.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::Finding;
 use crate::config::Listen;
+use crate::probe;
 use crate::store::folder;
 
 const CHECK: &str = "server";
-/// Time for a local server to respond.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// Most bytes of a response.
-const MAX_RESPONSE_BYTES: u64 = 64 << 10;
 
 /// The part of a response of `/health/ready` that is shown.
 #[derive(Deserialize)]
@@ -89,19 +85,8 @@ fn in_use(address: SocketAddr, holder: Option<&str>) -> Finding {
 
 /// Asks a server whether it is ready; none if it is not one of ours.
 fn ask(address: SocketAddr) -> Option<Health> {
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).ok()?;
-    stream.set_read_timeout(Some(TIMEOUT)).ok()?;
-    stream.set_write_timeout(Some(TIMEOUT)).ok()?;
-    let request =
-        format!("GET /health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut response = Vec::new();
-    stream
-        .take(MAX_RESPONSE_BYTES)
-        .read_to_end(&mut response)
-        .ok()?;
-    let body = memchr::memmem::find(&response, b"\r\n\r\n")?;
-    let health: Health = serde_json::from_slice(response.get(body + 4..)?).ok()?;
+    let response = probe::get([address], "/health/ready").ok()?;
+    let health: Health = serde_json::from_str(&response.body).ok()?;
     (health.ok.is_some() || health.error.is_some()).then_some(health)
 }
 

@@ -5,6 +5,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::audit::AuditEntry;
+use super::follower::TableReadStatus;
+use super::plan::QuarantineStatus;
+use super::publication::{PublicationStatus, PublishedErasure};
+use super::rejections::RejectionsAnswer;
+use super::tables::TableAnswer;
 use crate::cohorts::Cohorts;
 use crate::event::Rejection;
 use crate::export::lake::Exported;
@@ -27,14 +32,24 @@ pub struct IngestAnswer {
     pub ignored: usize,
     /// Events rejected.
     pub rejected: usize,
+    /// Events that the tracking plan quarantines, now or before: they are kept, and in no number
+    /// until they are replayed. Absent without any.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub quarantined: usize,
     /// The reason for each rejected event.
     pub errors: Vec<Rejection>,
-    /// Fields of accepted events that were cut or left out.
+    /// Fields of accepted events that were cut or left out, and what does not follow the tracking
+    /// plan.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<Rejection>,
     /// Events stored now whose name is beyond a daily limit: they count as *rest*.
     #[serde(skip_serializing_if = "RestCounts::is_empty")]
     pub rest: RestCounts,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Response to a query of usage.
@@ -66,6 +81,10 @@ pub struct UsageAnswer {
     pub users_per_day: u64,
     /// Sum over weeks of the week's distinct users; `wau` is this divided by `unique_weeks`.
     pub users_per_week: u64,
+    /// `daily` if some users are daily visitors, whose ids are new each day: `wau` and `mau` count
+    /// them once a day. Absent if not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub visitors: Option<&'static str>,
 }
 
 /// Data removed by an expiry.
@@ -78,6 +97,9 @@ pub struct ExpireAnswer {
     pub expired: Expired,
     /// Lines of the rollup log.
     pub rollup_lines: usize,
+    /// Quarantined events. Absent without any.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub held: usize,
 }
 
 /// Receipt of an erasure: what was removed where.
@@ -92,8 +114,15 @@ pub struct EraseAnswer {
     pub erased: Erased,
     /// Cohorts that listed one of the users.
     pub cohorts: usize,
+    /// Saved reports that named one of the users, in their newest version or an earlier one.
+    pub reports: usize,
+    /// Alerts with a filter that named one of the users.
+    pub alerts: usize,
     /// Exports in the data folder that were updated.
     pub exports: usize,
+    /// The tables that the server publishes; absent if it publishes none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub published: Option<PublishedErasure>,
 }
 
 /// Response to a confirmation of the clock.
@@ -149,6 +178,9 @@ pub struct ExportAnswer {
     pub exported: Exported,
     /// Daily rollups.
     pub rollups: usize,
+    /// The tables, if it wrote some.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<TableAnswer>,
 }
 
 /// Content of the demo's folder.
@@ -203,6 +235,16 @@ pub struct StatusAnswer {
     pub limits: Vec<LimitStatus>,
     /// Requests with a wrong dashboard key since the start.
     pub wrong_keys: u64,
+    /// The tables that the server publishes; absent if it publishes none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publication: Option<PublicationStatus>,
+    /// The table that the server reads its events from; absent if it takes events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reads: Option<TableReadStatus>,
+    /// Events that the tracking plan keeps out of the numbers.
+    pub quarantine: QuarantineStatus,
+    /// Recently rejected events.
+    pub rejections: RejectionsAnswer,
     /// The alerts that the engine evaluates on its own numbers, active or not.
     pub alerts: Vec<AlertStatus>,
 }

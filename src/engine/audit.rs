@@ -1,5 +1,5 @@
-//! The audit log: who read, exported or erased the events of users, and who changed keys, cohorts
-//! and the clock. It has no user ids, only keyed hashes of them.
+//! The audit log: who read, exported or erased the events of users, and who changed keys, cohorts,
+//! reports, share links, alerts and the clock. It has no user ids, only keyed hashes of them.
 //!
 //! Access, export and erasure have two lines with the same `run`: one before and one after. The
 //! events of users are not sent if the first cannot be written. Everything else is done also then:
@@ -15,15 +15,19 @@ use serde::{Deserialize, Serialize};
 use tracing::error;
 use utoipa::ToSchema;
 
-use super::{AuditAnswer, Cancel, ClockAnswer, Engine, EraseAnswer, ExportAnswer, ExportRequest};
+use super::{
+    AuditAnswer, Cancel, ClockAnswer, Engine, EraseAnswer, ExportAnswer, ExportRequest, PlanAnswer,
+    RemovedLinkAnswer, ReplayAnswer,
+};
 use crate::cohorts::Cohorts;
 use crate::error::{Error, ErrorCode, Result, first_chars};
 use crate::export::events::EventFormat;
 use crate::metrics::cohort::Cohort;
+use crate::metrics::query::Query;
+use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::store::audit;
 use crate::store::folder::{Access, Folder};
-use crate::window::WindowRequest;
 
 /// Bytes of the hash of a user id: those of another id differ.
 const HASH_BYTES: usize = 16;
@@ -48,12 +52,24 @@ pub enum Action {
     Export,
     /// Users are erased.
     Erasure,
+    /// An alert or digest is created, replaced or removed.
+    Alert,
+    /// An annotation is created, replaced or removed.
+    Annotation,
     /// A cohort is created, replaced or removed.
     Cohort,
     /// The clock is confirmed.
     Clock,
+    /// A link between ids of users is removed.
+    Link,
+    /// The tracking plan is replaced, or quarantined events are replayed.
+    Plan,
     /// The keys are replaced by those of changed files.
     Keys,
+    /// A report or board is created, replaced or removed.
+    Report,
+    /// A share link is created or revoked.
+    ShareLink,
 }
 
 /// The outcome of an action.
@@ -103,9 +119,9 @@ pub(super) struct Waiting(Mutex<Vec<AuditEntry>>);
 
 /// The operations that the audit log records, on behalf of an operator.
 pub struct By<'a> {
-    engine: &'a Engine,
-    name: &'a str,
-    now: DateTime<Utc>,
+    pub(super) engine: &'a Engine,
+    pub(super) name: &'a str,
+    pub(super) now: DateTime<Utc>,
     since: Instant,
 }
 
@@ -241,19 +257,23 @@ impl By<'_> {
     /// Its errors, and if the audit log cannot be written; then nothing is sent.
     pub fn export_events(
         &self,
-        request: &WindowRequest,
+        query: &Query,
         format: EventFormat,
         cancel: &Cancel,
         mut sink: impl FnMut(Vec<u8>) -> Result<()>,
     ) -> Result<()> {
         let now = self.now;
-        let window = request.resolve(now)?.describe(now);
-        let subject = format!("{} to {}, {}", window.from, window.to, format.media_type());
+        let window = query.window.resolve(now)?.describe(now);
+        let mut subject = format!("{} to {}, {}", window.from, window.to, format.media_type());
+        if !query.filter.is_empty() || !query.cohorts.is_empty() {
+            // Not the filter itself: it may have personal data.
+            subject.push_str(", filtered");
+        }
         let run = self.begin(Action::Export, &[], Some(&subject))?;
         let mut bytes = 0;
         let sent = self
             .engine
-            .export_events(request, format, now, cancel, |part| {
+            .export_events(query, format, now, cancel, |part| {
                 bytes += part.len() as u64;
                 sink(part)
             });
@@ -323,6 +343,36 @@ impl By<'_> {
         Ok(removed)
     }
 
+    /// As [`Engine::set_plan`].
+    ///
+    /// # Errors
+    /// Its errors.
+    pub fn set_plan(&self, plan: Plan) -> Result<PlanAnswer> {
+        let counts = [
+            ("event_types", plan.event_types.len() as u64),
+            ("conversions", plan.conversions.len() as u64),
+            ("features", plan.features.len() as u64),
+            ("paths", plan.paths.len() as u64),
+        ];
+        let set = self.engine.set_plan(plan)?;
+        self.record(Action::Plan, Some("set"), &counts);
+        Ok(set)
+    }
+
+    /// As [`Engine::replay_quarantine`].
+    ///
+    /// # Errors
+    /// Its errors.
+    pub fn replay_quarantine(&self) -> Result<ReplayAnswer> {
+        let replayed = self.engine.replay_quarantine(self.now)?;
+        let counts = [
+            ("replayed", replayed.replayed as u64),
+            ("kept", replayed.kept as u64),
+        ];
+        self.record(Action::Plan, Some("replayed"), &counts);
+        Ok(replayed)
+    }
+
     /// As [`Engine::confirm_clock`].
     ///
     /// # Errors
@@ -331,6 +381,19 @@ impl By<'_> {
         let confirmed = self.engine.confirm_clock(date, self.now)?;
         self.record(Action::Clock, Some(&date.to_string()), &[]);
         Ok(confirmed)
+    }
+
+    /// As [`Engine::remove_user_link`].
+    ///
+    /// # Errors
+    /// Its errors.
+    pub fn remove_user_link(&self, alias: &str) -> Result<RemovedLinkAnswer> {
+        let removed = self.engine.remove_user_link(alias, self.now)?;
+        let run = new_run().unwrap_or_default();
+        let mut entry = self.entry(Action::Link, run, Outcome::Done);
+        entry.users = self.hashes(&[alias.to_owned()]);
+        self.keep(entry);
+        Ok(removed)
     }
 
     /// Records an action that was done.
@@ -460,7 +523,10 @@ fn counted(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
 /// The kind of an error, whose message may have the id of a user.
 fn kind_of(error: &Error) -> &'static str {
     match error {
-        Error::BadInput { code, .. } | Error::TooLarge { code, .. } => (*code).into(),
+        Error::BadInput { code, .. }
+        | Error::TooLarge { code, .. }
+        | Error::NotFound { code, .. }
+        | Error::Conflict { code, .. } => (*code).into(),
         Error::Busy(_) => "busy",
         Error::Cancelled(_) => "cancelled",
         Error::Clock(_) => "clock",
@@ -468,6 +534,8 @@ fn kind_of(error: &Error) -> &'static str {
         Error::DiskFull => "disk_full",
         Error::Poisoned(_) => "log_stopped",
         Error::Damaged { .. } => "damaged",
+        Error::QueryNode => "query_node",
+        Error::Remote { .. } => "remote_engine",
         Error::Held { .. } | Error::Io { .. } | Error::System { .. } | Error::Query(_) => {
             "internal"
         }

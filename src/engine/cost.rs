@@ -2,11 +2,13 @@
 
 use chrono::{DateTime, Utc};
 
-use super::Engine;
 use super::query::AggregateFilter;
+use super::{Engine, ValuesRequest};
 use crate::metrics::Metric;
-use crate::metrics::filter::Filter;
+use crate::metrics::filter::{Filter, Property};
 use crate::metrics::query::Query;
+use crate::metrics::trends::{Measured, TrendGrain, Trends};
+use crate::schema;
 use crate::window::{Window, WindowRequest};
 
 /// The data that a query reads.
@@ -31,16 +33,40 @@ impl Cost {
             Metric::Retention(metric) => vec![&metric.start, &metric.return_],
             Metric::FeatureUsage(metric) if metric.breakdown.is_some() => return Self::Events,
             Metric::FeatureUsage(_) | Metric::EventTypes(_) if query.filter.is_empty() => vec![],
+            Metric::Trends(metric) if Self::is_of_whole_days(metric) => {
+                let by = metric.breakdown.as_ref();
+                let mut filters = metric.series.iter().map(|series| &series.filter);
+                let knows_groups = filters.all(|filter| {
+                    let filter = query.filter.and(filter);
+                    AggregateFilter::of(&filter).is_some_and(|known| known.knows_groups(by))
+                });
+                if !knows_groups {
+                    return Self::Events;
+                }
+                vec![]
+            }
             _ => return Self::Events,
         };
         let are_known = filters
             .into_iter()
             .all(|filter| AggregateFilter::of(&query.filter.and(filter)).is_some());
-        if query.cohort.is_none() && are_known {
+        if query.cohorts.is_empty() && are_known {
             Self::of_usage(&query.window, now, has_states)
         } else {
             Self::Events
         }
+    }
+
+    /// True if trends count events and users of whole days. States do not know which users had
+    /// events without a feature.
+    fn is_of_whole_days(metric: &Trends) -> bool {
+        let by_feature = metric.breakdown == Some(Property::Feature);
+        let are_counts = metric.series.iter().all(|series| match series.measure {
+            Measured::Events => true,
+            Measured::Users | Measured::EventsPerUser => !by_feature,
+            _ => false,
+        });
+        are_counts && metric.grain != TrendGrain::Hour && metric.compare.is_none()
     }
 
     /// The cost of usage of a window: there are daily states of UTC and of the reporting zones.
@@ -60,6 +86,14 @@ impl Engine {
     /// The cost of a query.
     pub fn cost_of(&self, query: &Query, now: DateTime<Utc>) -> Cost {
         Cost::of(query, now, |window| self.has_states(window))
+    }
+
+    /// The cost of a request for values.
+    pub fn cost_of_values(&self, request: &ValuesRequest) -> Cost {
+        match request.property.as_str() {
+            schema::EVENT_TYPE | schema::FEATURE => Cost::States,
+            _ => Cost::Events,
+        }
     }
 
     /// The cost of usage of a window.
@@ -127,6 +161,25 @@ mod tests {
             ),
             (r#"{"metric":"feature_usage"}"#, Cost::States),
             (r#"{"metric":"event_types"}"#, Cost::States),
+            (r#"{"metric":"trends"}"#, Cost::States),
+            (
+                r#"{"metric":"trends","breakdown":"event_type","series":[{"measure":"users"}]}"#,
+                Cost::States,
+            ),
+            (r#"{"metric":"trends","breakdown":"feature"}"#, Cost::States),
+            (
+                r#"{"metric":"trends","breakdown":"feature","series":[{"measure":"users"}]}"#,
+                Cost::Events,
+            ),
+            (
+                r#"{"metric":"trends","breakdown":"feature","filter":{"event_type":"action"}}"#,
+                Cost::Events,
+            ),
+            (r#"{"metric":"trends","grain":"hour"}"#, Cost::Events),
+            (
+                r#"{"metric":"trends","series":[{"measure":"sessions"}]}"#,
+                Cost::Events,
+            ),
             (
                 r#"{"metric":"event_types","filter":{"feature":"home"}}"#,
                 Cost::Events,

@@ -6,14 +6,17 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use tracing::warn;
 
+use super::query::StoreSource;
 use super::{Cancel, Engine, ExportAnswer};
 use crate::error::{Error, ErrorCode, Result};
+use crate::export::delta::attach;
 use crate::export::destination::{Destination, Readers, Root};
 use crate::export::events::{Encoder, EventFormat};
 use crate::export::lake::{Export, Scope, Since, Source};
 use crate::export::rollups::Rollups;
 use crate::export::warehouse::Warehouse;
 use crate::export::{layout, list};
+use crate::metrics::query::Query;
 use crate::progress::Progress;
 use crate::rollup;
 use crate::store::files;
@@ -52,6 +55,9 @@ impl Engine {
         now: DateTime<Utc>,
         progress: &Progress,
     ) -> Result<ExportAnswer> {
+        if request.target == Warehouse::Delta {
+            return self.export_tables(request, now, progress);
+        }
         let window = request
             .window
             .as_ref()
@@ -121,7 +127,7 @@ impl Engine {
             progress.set_done(done);
             progress.check()
         })?;
-        let rollups = Rollups::read(&rollup::read(folder)?)?;
+        let rollups = self.rollup_tables()?;
         let days = rollups.days;
         export.write_rollups(rollups)?;
         request.target.write(to)?;
@@ -131,7 +137,14 @@ impl Engine {
             ok: true,
             exported,
             rollups: days,
+            tables: Vec::new(),
         })
+    }
+
+    /// The rollup tables and the links of an export.
+    fn rollup_tables(&self) -> Result<Rollups> {
+        let rollups = Rollups::read(&rollup::read(self.store.folder())?)?;
+        Ok(rollups.with_links(self.store.links_table()?))
     }
 
     /// Removes erased users from the exports in the data folder. Returns the number of exports.
@@ -157,7 +170,7 @@ impl Engine {
                 // Of another store or program.
                 Err(Error::BadInput { message, .. }) => warn!("{message}"),
                 export => {
-                    export?.refresh(erased)?;
+                    export?.refresh(erased, self.rollup_tables()?)?;
                     refreshed += 1;
                 }
             }
@@ -165,25 +178,28 @@ impl Engine {
         Ok(refreshed)
     }
 
-    /// Writes the events of a window to `sink`, part by part, with those that are not sealed.
+    /// Writes the events of the window of a query which meet its filter and are of its cohort to
+    /// `sink`, part by part, with those that are not sealed. Its metric does not matter.
     ///
     /// # Errors
     /// If stored data is damaged, the export is cancelled, and the first error of `sink`.
     pub fn export_events(
         &self,
-        request: &WindowRequest,
+        query: &Query,
         format: EventFormat,
         now: DateTime<Utc>,
         cancel: &Cancel,
         mut sink: impl FnMut(Vec<u8>) -> Result<()>,
     ) -> Result<()> {
         let started = Instant::now();
-        let window = request.resolve(now)?;
+        let window = query.window.resolve(now)?;
+        let mut source = StoreSource::new(self, window, cancel);
+        self.limit(query, &mut source, now)?;
         let parts = self.store.whole(window.range_us())?;
         let mut encoder = Encoder::new(format)?;
         for part in parts {
             cancel.check()?;
-            let events = part?.collect()?;
+            let events = source.collect(source.limited(part?))?;
             // Encoded they take several times the memory, so each slice waits for a slow reader.
             for start in (0..events.height()).step_by(format.slice_rows()) {
                 cancel.check()?;
@@ -264,7 +280,7 @@ const OTHER_FOLDERS: [&str; 2] = ["tmp", "demo"];
 
 /// Rejects a target in which a store keeps its own files, or whose files would be among those of
 /// this store. Creates nothing. Returns whether the target is in the data folder.
-fn check_target(to: &Path, data_dir: &Path) -> Result<bool> {
+pub(super) fn check_target(to: &Path, data_dir: &Path) -> Result<bool> {
     let refused = |why: &str| {
         let message = format!("{} {why}; choose another folder", to.display());
         Err(Error::bad_input(ErrorCode::BadTarget, message))
@@ -287,7 +303,7 @@ fn check_target(to: &Path, data_dir: &Path) -> Result<bool> {
     let written = Warehouse::ALL.map(Warehouse::name);
     let written = written
         .into_iter()
-        .chain([layout::EVENTS_DIR])
+        .chain([layout::EVENTS_DIR, attach::DIR])
         .chain(layout::ROLLUP_DIRS);
     for name in written {
         if data_dir.starts_with(target.join(name)) {

@@ -1,15 +1,27 @@
-//! Ingest: validates events, queues them for the log, and responds once they are on disk.
+//! Ingest: validates events, also by the tracking plan, queues them for the log or the quarantine,
+//! and responds once they are on disk.
+
+use std::borrow::Cow;
+use std::sync::atomic::Ordering;
 
 use chrono::{DateTime, Utc};
 
 use super::{Engine, IngestAnswer};
+use crate::config::Mapping;
+use crate::daily::day_of;
 use crate::error::{Error, Result};
-use crate::event::{self, Event, MAX_AHEAD_US, Outcome, RawEvent, Rejection};
-use crate::store::{Received, Reply, RestCounts, WriteBatch};
+use crate::event::{
+    self, DeclaredTypes, Event, EventCode, MAX_AHEAD_US, Outcome, RawEvent, Rejection,
+};
+use crate::plan::{CheckedPlan, Verdict};
+use crate::sdk;
+use crate::store::{HeldBatch, HeldReply, Hold, Received, Reply, RestCounts, WriteBatch, no_space};
+use crate::visitors::Visitor;
 
 /// A batch that is queued for the log.
 pub struct PendingIngest {
     reply: Option<Reply>,
+    held: Option<HeldReply>,
     answer: IngestAnswer,
 }
 
@@ -20,17 +32,20 @@ impl Engine {
     /// If the body is not a batch, or nothing can be stored now.
     pub fn ingest(&self, body: &[u8], now: DateTime<Utc>) -> Result<PendingIngest> {
         // Before any event is kept.
+        self.check_takes_events()?;
         self.store.check_writable()?;
-        self.ingest_batch(event::read_batch(body)?, now)
+        self.ingest_batch(event::read_batch(body)?, None, now)
     }
 
-    /// Validates the events of a batch, received at `now`, and queues the accepted ones.
+    /// Validates the events of a batch, received at `now`, and queues the accepted ones. Those
+    /// without a user are of the visitor, if there is one.
     ///
     /// # Errors
     /// If nothing can be stored now.
     pub fn ingest_batch(
         &self,
         batch: event::Batch<'_>,
+        visitor: Option<Visitor>,
         now: DateTime<Utc>,
     ) -> Result<PendingIngest> {
         let received = self.store.receive(now)?;
@@ -45,22 +60,106 @@ impl Engine {
             let seconds = difference_us.unsigned_abs() as f64 / 1e6;
             self.monitoring().skew.observe(seconds);
         }
+        let plan = self.checked_plan();
+        let events = batch.events.into_iter();
+        let outcomes = events.map(|raw| validate(raw, plan.types(), received, clock_skew_us));
+        self.ingest_outcomes(&plan, visitor, received, outcomes)
+    }
+
+    /// Maps the messages of a client of another product, received at `now`, and queues the events
+    /// among them; those without a user are of the visitor, if there is one. Each message that
+    /// becomes no event is reported to `note_dropped`, with its index and the reason.
+    ///
+    /// # Errors
+    /// If nothing can be stored now.
+    pub fn ingest_mapped(
+        &self,
+        call: Option<&str>,
+        batch: &sdk::Batch<'_>,
+        mapping: &Mapping,
+        visitor: Option<Visitor>,
+        now: DateTime<Utc>,
+        mut note_dropped: impl FnMut(usize, &str),
+    ) -> Result<PendingIngest> {
+        let received = self.store.receive(now)?;
+        let plan = self.checked_plan();
+        let context = sdk::Context {
+            is_conversion: &|name| mapping.has_conversion(name) || plan.is_conversion(name),
+            traits: mapping.sdk_traits,
+        };
+        let received_with_batch = sdk::Received {
+            at_us: received.at_us,
+            latest_us: received.latest_us,
+            corrects_clock: true,
+            sent_at: batch.sent_at,
+        };
+        let messages = batch.messages.iter().enumerate();
+        let outcomes = messages.map(|(index, message)| {
+            let outcome = sdk::map(batch.product, message, call, &context, received_with_batch);
+            match &outcome {
+                Outcome::Accepted(..) => {}
+                Outcome::TooOld => note_dropped(index, "older than 365 days"),
+                Outcome::Rejected(_, message) => note_dropped(index, message),
+            }
+            outcome
+        });
+        self.ingest_outcomes(&plan, visitor, received, outcomes)
+    }
+
+    /// Queues the valid events of a batch; those without a user are of the visitor.
+    fn ingest_outcomes<'a>(
+        &self,
+        plan: &CheckedPlan,
+        mut visitor: Option<Visitor>,
+        received: Received,
+        outcomes: impl Iterator<Item = Outcome<'a>>,
+    ) -> Result<PendingIngest> {
         let maker = self.store.batch_builder();
         let mut write_batch = WriteBatch::default();
+        let mut held_batch = HeldBatch::default();
         let mut answer = IngestAnswer {
             ok: true,
             logged: 0,
             duplicates: 0,
             ignored: 0,
             rejected: 0,
+            quarantined: 0,
             errors: Vec::new(),
             notes: Vec::new(),
             rest: RestCounts::default(),
         };
-        for (index, raw) in batch.events.into_iter().enumerate() {
-            match validate(raw, received, clock_skew_us) {
-                Outcome::Accepted(event, notes) => {
-                    maker.push(&mut write_batch, &event);
+        for (index, outcome) in outcomes.enumerate() {
+            match outcome {
+                Outcome::Accepted(mut event, mut notes) => {
+                    self.name_visitor(&mut event, visitor.as_mut());
+                    plan.group_path(&mut event);
+                    match plan.validate(&event) {
+                        Verdict::Passes if self.store.is_held(&event) => answer.quarantined += 1,
+                        Verdict::Passes => maker.push(&mut write_batch, &event),
+                        Verdict::Warns(code, message) => {
+                            self.monitoring().warned.count(code.into(), 1);
+                            notes.push((code, message));
+                            match self.store.is_held(&event) {
+                                true => answer.quarantined += 1,
+                                false => maker.push(&mut write_batch, &event),
+                            }
+                        }
+                        Verdict::Quarantines(code, message) => {
+                            match self.store.hold(&mut held_batch, &event, code, &message) {
+                                Hold::Added => {
+                                    self.monitoring().quarantined.count(code.into(), 1);
+                                    notes.push((code, message));
+                                }
+                                Hold::Held => answer.quarantined += 1,
+                                Hold::Stored => answer.duplicates += 1,
+                                Hold::Erased => answer.ignored += 1,
+                                Hold::Full => {
+                                    answer.errors.push(full(index, &message));
+                                    continue;
+                                }
+                            }
+                        }
+                    }
                     let notes = notes.into_iter().map(|(code, message)| Rejection {
                         index,
                         code,
@@ -78,13 +177,44 @@ impl Engine {
         }
         answer.ignored += write_batch.erased;
         answer.rejected = answer.errors.len();
-        answer.ok = answer.rejected == 0 || !write_batch.is_empty() || answer.ignored > 0;
+        if answer.rejected > 0 {
+            self.note_rejections(received.at_us, &answer.errors);
+        }
+        answer.ok = answer.rejected == 0
+            || !write_batch.is_empty()
+            || !held_batch.is_empty()
+            || answer.ignored + answer.duplicates + answer.quarantined > 0;
+        // Queued first: what cannot be held is not stored either.
+        let held = if held_batch.is_empty() {
+            None
+        } else {
+            Some(self.store.append_held(held_batch)?)
+        };
         let reply = if write_batch.is_empty() {
             None
         } else {
             Some(self.store.append(write_batch)?)
         };
-        Ok(PendingIngest { reply, answer })
+        Ok(PendingIngest {
+            reply,
+            held,
+            answer,
+        })
+    }
+}
+
+impl Engine {
+    /// Gives an event without a user the id of the visitor on its day.
+    fn name_visitor(&self, event: &mut Event<'_>, visitor: Option<&mut Visitor>) {
+        if event.user_id.is_none()
+            && let Some(visitor) = visitor
+        {
+            let id = visitor.id_on(day_of(event.ts_us), day_of(event.received_at_us));
+            event.user_id = id.map(Cow::Owned);
+            let named = u64::from(event.user_id.is_some());
+            let counter = &self.monitoring().visitor_events;
+            counter.fetch_add(named, Ordering::Relaxed);
+        }
     }
 }
 
@@ -95,12 +225,19 @@ impl PendingIngest {
     /// If they could not be stored; then none of them was.
     pub async fn answer(self) -> Result<IngestAnswer> {
         let mut answer = self.answer;
+        if let Some(held) = self.held {
+            let held = held.await.map_err(|_| {
+                Error::Poisoned("the writer of the quarantine has stopped".into())
+            })??;
+            answer.quarantined += held.held + held.duplicates;
+            answer.ignored += held.erased;
+        }
         if let Some(reply) = self.reply {
             let stored = reply
                 .await
                 .map_err(|_| Error::Poisoned("the writer has stopped".into()))??;
             answer.logged = stored.logged;
-            answer.duplicates = stored.duplicates;
+            answer.duplicates += stored.duplicates;
             answer.ignored += stored.erased;
             answer.rest = stored.rest;
         }
@@ -108,9 +245,23 @@ impl PendingIngest {
     }
 }
 
+/// The rejection of an event for which the quarantine has no space.
+fn full(index: usize, message: &str) -> Rejection {
+    Rejection {
+        index,
+        code: EventCode::QuarantineFull,
+        message: no_space(message),
+    }
+}
+
 /// Validates an event. While two server times are plausible, a time of the event up to the later
 /// one is accepted.
-fn validate(raw: RawEvent<'_>, received: Received, clock_skew_us: i64) -> Outcome<'_> {
+fn validate<'a>(
+    raw: RawEvent<'a>,
+    types: &'a DeclaredTypes,
+    received: Received,
+    clock_skew_us: i64,
+) -> Outcome<'a> {
     let limit_us = received.at_us.saturating_add(MAX_AHEAD_US);
     let is_ahead = |ts_us: i64| ts_us.saturating_add(clock_skew_us) > limit_us;
     let by_us = if raw.ts_us().is_some_and(is_ahead) {
@@ -118,7 +269,7 @@ fn validate(raw: RawEvent<'_>, received: Received, clock_skew_us: i64) -> Outcom
     } else {
         received.at_us
     };
-    match raw.validate(by_us, clock_skew_us) {
+    match raw.validate_among(types, by_us, clock_skew_us) {
         Outcome::Accepted(event, notes) => {
             let event = Event {
                 received_at_us: received.at_us,

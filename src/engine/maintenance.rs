@@ -1,7 +1,7 @@
 //! Jobs on the store: import, seal, compaction, scrub, rebuild, expiry, and the confirmation of the
 //! clock.
 
-use chrono::{DateTime, Days, NaiveDate, SecondsFormat, Utc};
+use chrono::{DateTime, Days, NaiveDate, Utc};
 use tracing::{error, warn};
 
 use super::{ClockAnswer, Engine, ExpireAnswer};
@@ -13,6 +13,7 @@ use crate::rollup::RollupLog;
 use crate::store::{
     Clock, CompactionScope, ExpiryPolicy, Rebuilt, SealUrgency, Sealed, StoreSize, is_displaced,
 };
+use crate::window::utc_string;
 
 /// Bytes that one scrub verifies: a large lake takes some hours, at a negligible load of the disk.
 const SCRUB_BYTES: u64 = 32 << 20;
@@ -49,7 +50,7 @@ impl Engine {
         self.store.confirm_clock(now)?;
         Ok(ClockAnswer {
             ok: true,
-            clock: now.to_rfc3339_opts(SecondsFormat::Secs, true),
+            clock: utc_string(now),
         })
     }
 
@@ -60,11 +61,13 @@ impl Engine {
     pub fn import(
         &self,
         sources: &[Source],
-        rebase_to: Option<NaiveDate>,
+        options: &import::Options,
         now: DateTime<Utc>,
         progress: &Progress,
     ) -> Result<Imported> {
-        import::import(&self.store, sources, rebase_to, now, progress)
+        self.check_takes_events()?;
+        let plan = self.checked_plan();
+        import::import(&self.store, &plan, sources, options, now, progress)
     }
 
     /// Fills an empty store with a synthetic history; `made` is called with the number of events so
@@ -73,6 +76,7 @@ impl Engine {
     /// # Errors
     /// `not_empty` if there are events, and as [`demo::fill`].
     pub fn fill_demo(&self, demo: Demo, made: impl Fn(u64)) -> Result<u64> {
+        self.check_takes_events()?;
         let size = self.size();
         if size.log_events > 0 || size.sealed_events > 0 {
             return Err(Error::bad_input(
@@ -173,8 +177,11 @@ impl Engine {
             Some(_) => RollupLog::load(self.store.folder())?
                 .remove_before(self.store.folder(), first_kept)?,
         };
+        let first_event = expired.as_of - Days::new(u64::from(self.config.raw_retention_days));
+        let held = self.expire_held(first_event)?;
         Ok(ExpireAnswer {
             ok: true,
+            held,
             expired,
             rollup_lines,
         })

@@ -46,6 +46,7 @@ impl Engine {
             opened_at: seconds(self.opened_at),
             is_writable: is_accepting && self.store.is_clock_trusted(now),
             limits: self.limits().into_iter().map(Limit::from).collect(),
+            tables: self.table_gauges(),
             ..self.store.gauges()
         });
     }
@@ -96,10 +97,10 @@ impl Engine {
         if let Some((known, numbers)) = &*counted
             && (known, numbers.day) == (&sources, day)
         {
-            return Ok(Some(*numbers));
+            return Ok(Some(numbers.clone()));
         }
         let numbers = self.numbers_of(day)?;
-        *counted = Some((sources, numbers));
+        *counted = Some((sources, numbers.clone()));
         Ok(Some(numbers))
     }
 
@@ -112,7 +113,7 @@ impl Engine {
             *users = window.users;
         }
         // The first window is the day alone.
-        let of_day = windows.first();
+        let of_day = windows.into_iter().next();
         Ok(ClosedDay {
             day,
             active_users,

@@ -1,13 +1,15 @@
 //! Access to the data of a user, and its erasure.
 
+use std::collections::{BTreeSet, HashSet};
 use std::time::Instant;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 
 use super::{Engine, EraseAnswer};
 use crate::error::{Error, ErrorCode, Result};
 use crate::progress::Progress;
 use crate::store::ErasureLimit;
+use crate::window::utc_string;
 
 /// Most users that one request erases.
 pub const MAX_ERASED_USERS: usize = 10_000;
@@ -51,6 +53,7 @@ impl Engine {
         now: DateTime<Utc>,
         progress: &Progress,
     ) -> Result<EraseAnswer> {
+        self.check_takes_events()?;
         if users.is_empty() || users.len() > MAX_ERASED_USERS || users.iter().any(String::is_empty)
         {
             return Err(Error::bad_input(
@@ -61,27 +64,44 @@ impl Engine {
                 ),
             ));
         }
-        let ids: Vec<Vec<String>> = users
-            .iter()
-            .map(|user| self.store.ids_of(user))
-            .collect::<Result<_>>()?;
-        let ids = ids.concat();
+        let ids = self.all_ids_of(users)?;
         let limit = ErasureLimit {
             percent: self.config.limit_erasure_percent,
             confirmed,
         };
         self.store.check_erasure(&ids, limit)?;
+        progress.set_total(users.len() as u64);
+        progress.commit()?;
+        let recorded = self.record_erasure(&ids)?;
+        let mut receipt = self.erase_here(users, now)?;
+        drop(recorded);
+        receipt.published = self.publish_erasure();
+        progress.set_done(users.len() as u64);
+        Ok(receipt)
+    }
+
+    /// Erases users in the data folder.
+    ///
+    /// # Errors
+    /// As [`Store::ids_of`](crate::store::Store::ids_of) and
+    /// [`Store::erase`](crate::store::Store::erase).
+    pub(super) fn erase_here(&self, users: &[String], now: DateTime<Utc>) -> Result<EraseAnswer> {
+        let ids = self.all_ids_of(users)?;
+        let named = users.iter().flat_map(|user| self.store.stored_ids(user));
+        let named: HashSet<String> = named.collect();
+        let aliases = ids.iter().filter(|id| !named.contains(*id)).count();
         let started = Instant::now();
         // So that it is known which events each line was computed from, and the erasure changes
         // them.
         self.correct_rollups(now);
-        progress.set_total(users.len() as u64);
-        progress.commit()?;
         let mut cohorts = 0;
         self.change_cohorts(|all| {
             cohorts = all.forget(&ids);
             Ok(())
         })?;
+        let named: HashSet<&str> = users.iter().chain(&ids).map(String::as_str).collect();
+        let reports = self.forget_in_reports(&named)?;
+        let alerts = self.forget_in_alerts(&named)?;
         let mut exports = 0;
         let mut erased = self.store.erase(&ids, |ids| {
             exports = self.refresh_exports(ids)?;
@@ -90,14 +110,29 @@ impl Engine {
         self.correct_rollups(now);
         self.monitoring().erasure.observe_time(started.elapsed());
         erased.users = users.len();
-        progress.set_done(users.len() as u64);
+        erased.aliases = aliases;
         Ok(EraseAnswer {
             ok: true,
-            asked_at: now.to_rfc3339_opts(SecondsFormat::Secs, true),
+            asked_at: utc_string(now),
             erased,
             cohorts,
+            reports,
+            alerts,
             exports,
+            published: None,
         })
+    }
+
+    /// All ids of some users, each once: those by which they are stored, and their aliases.
+    ///
+    /// # Errors
+    /// As [`Store::ids_of`](crate::store::Store::ids_of).
+    pub(super) fn all_ids_of(&self, users: &[String]) -> Result<Vec<String>> {
+        let mut all = BTreeSet::new();
+        for user in users {
+            all.extend(self.store.ids_of(user)?);
+        }
+        Ok(all.into_iter().collect())
     }
 
     /// Completes erasures that were interrupted.
@@ -109,6 +144,7 @@ impl Engine {
             .store
             .finish_erasures(|ids| self.refresh_exports(ids).map(drop));
         if let Some(erased) = ended? {
+            self.request_publication();
             self.record_finished_erasure(erased.users, erased.events, now);
         }
         Ok(())

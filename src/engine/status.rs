@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use chrono::{DateTime, NaiveDate, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use chrono_tz::Tz;
 use parking_lot::Mutex;
 
@@ -11,6 +11,7 @@ use super::{Engine, LimitStatus, StatusAnswer, ZoneStatus};
 use crate::daily::Day;
 use crate::error::Result;
 use crate::rollup::{self, RollupLog};
+use crate::window::utc_string;
 
 /// The last day in the rollup log, read again only when the file has changed.
 #[derive(Default)]
@@ -31,14 +32,14 @@ impl Engine {
         let expiry = store.expiry();
         Ok(StatusAnswer {
             ok: true,
-            ts: seconds(now),
+            ts: utc_string(now),
             version: env!("CARGO_PKG_VERSION"),
-            opened_at: seconds(self.opened_at),
+            opened_at: utc_string(self.opened_at),
             writable: self.check_ready(now).is_ok(),
             accepted: store.accepted(),
             waiting: Waiting {
                 events: size.log_events,
-                since: since.map(seconds),
+                since: since.map(utc_string),
                 seconds: lag.map_or(0, |lag| lag.as_secs()),
             },
             store: size,
@@ -55,6 +56,10 @@ impl Engine {
             watchers: store.subscribers(),
             limits: self.limits(),
             wrong_keys: 0,
+            publication: self.publication_status(),
+            reads: self.read_status(),
+            quarantine: self.quarantine_status(),
+            rejections: self.rejections(),
             alerts: self.alerts(),
         })
     }
@@ -130,8 +135,4 @@ impl Engine {
         *last = Some((version, day));
         Ok(day)
     }
-}
-
-fn seconds(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }

@@ -1,6 +1,6 @@
 //! Usage of a window.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
 use super::query::StoreSource;
@@ -10,7 +10,7 @@ use crate::metrics::query::Query;
 use crate::metrics::source::Source;
 use crate::metrics::usage::{MAX_FEATURES, Usage, UsageCounts};
 use crate::monitoring::QuerySource;
-use crate::window::{self, Grain, Window, WindowRequest};
+use crate::window::{self, Grain, Window, WindowRequest, utc_string};
 
 impl Engine {
     /// Usage of a window.
@@ -33,12 +33,7 @@ impl Engine {
         now: DateTime<Utc>,
         cancel: &Cancel,
     ) -> Result<UsageAnswer> {
-        if !(1..=MAX_FEATURES).contains(&features) {
-            return Err(Error::bad_input(
-                ErrorCode::BadLimit,
-                format!("limit is {features}; allowed is 1 to {MAX_FEATURES}"),
-            ));
-        }
+        Self::check_features(features)?;
         self.counted("usage", || match request.resolve(now) {
             Ok(window) => {
                 let source = StoreSource::new(self, window, cancel);
@@ -47,6 +42,20 @@ impl Engine {
             }
             Err(error) => (QuerySource::States, Err(error)),
         })
+    }
+
+    /// Checks the number of features of a usage.
+    ///
+    /// # Errors
+    /// `bad_limit` for a wrong one.
+    pub fn check_features(features: usize) -> Result<()> {
+        if (1..=MAX_FEATURES).contains(&features) {
+            return Ok(());
+        }
+        Err(Error::bad_input(
+            ErrorCode::BadLimit,
+            format!("limit is {features}; allowed is 1 to {MAX_FEATURES}"),
+        ))
     }
 
     /// Reads into memory what the first queries after a start would wait for: the weeks of a year,
@@ -103,7 +112,7 @@ fn usage_from(
     let counted = Usage { features }.run(source)?;
     Ok(UsageAnswer {
         ok: true,
-        ts: now.to_rfc3339_opts(SecondsFormat::Secs, true),
+        ts: utc_string(now),
         period_days: window.days(),
         unique_days: counted.days,
         unique_weeks: counted.weeks,
@@ -113,6 +122,7 @@ fn usage_from(
         covered_from: source.covered_from(0),
         users_per_day: counted.user_days,
         users_per_week: counted.user_weeks,
+        visitors: source.visitors(0)?,
         numbers: counted.numbers(),
     })
 }

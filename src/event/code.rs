@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 use utoipa::ToSchema;
 
-/// The reason for the rejection of an event (`bad_…`, `duplicate_field`, `future_ts`), or a change
-/// that was made to one before it was stored (`…_cut`, `…_dropped`).
+/// The reason for the rejection of an event (`bad_…`, `duplicate_field`, `future_ts`,
+/// `quarantine_full`), a change that was made to one before it was stored (`…_cut`, `…_dropped`),
+/// or what in it does not follow the tracking plan (`plan_…`).
 #[derive(
     Debug,
     Clone,
@@ -53,6 +54,16 @@ pub enum EventCode {
     MetadataCut,
     /// `metadata` was left out.
     MetadataDropped,
+    /// A conversion that the tracking plan does not declare.
+    PlanConversion,
+    /// A feature that the tracking plan does not declare.
+    PlanFeature,
+    /// The metadata does not match its schema in the tracking plan.
+    PlanMetadata,
+    /// The tracking plan quarantines it, and the quarantine is full.
+    QuarantineFull,
+    /// A session replay of a client of another product, which is not stored.
+    Replay,
     /// `url` was truncated.
     UrlCut,
     /// `user_id` was too long and was left out.

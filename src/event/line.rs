@@ -45,6 +45,16 @@ pub fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     ends.filter_map(move |end| bytes.get(std::mem::replace(&mut start, end)..end))
 }
 
+/// The name of the event type in a line of [`write_line`]; none if it is not such a line.
+pub fn event_type_of(line: &[u8]) -> Option<&[u8]> {
+    let key = br#"","event_type":""#;
+    // Neither times nor names of types have quotes.
+    let quotes = memchr::memchr_iter(b'"', line.strip_prefix(LINE_START)?);
+    let rest = line.get(LINE_START.len() + quotes.take(1).next()?..)?;
+    let name = rest.strip_prefix(key)?;
+    name.get(..memchr::memchr(b'"', name)?)
+}
+
 /// Appends the event's line, newline included.
 pub fn write_line(event: &Event<'_>, out: &mut Vec<u8>) {
     let start = out.len();
@@ -108,7 +118,7 @@ fn by_position(line: &str) -> Option<Event<'_>> {
     let (received_at, _) = text::split_plain(rest.strip_prefix(r#","received_at":"#)?)?;
     Some(Event {
         ts_us: timestamp::parse_rfc3339(ts)?,
-        event_type: EventType::from_name(event_type)?,
+        event_type: EventType::stored(event_type)?,
         user_id: user_id.map(Cow::Borrowed),
         feature: feature.map(Cow::Borrowed),
         metadata: Cow::Borrowed(metadata),
@@ -134,7 +144,7 @@ fn by_name(line: &str) -> Option<Event<'_>> {
     let stored: Stored<'_> = serde_json::from_str(line).ok()?;
     Some(Event {
         ts_us: timestamp::parse_rfc3339(stored.ts)?,
-        event_type: EventType::from_name(stored.event_type)?,
+        event_type: EventType::stored(stored.event_type)?,
         user_id: stored.user_id.map(|string| string.0),
         feature: stored.feature.map(|string| string.0),
         metadata: Cow::Borrowed(stored.metadata.get()),

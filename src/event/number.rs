@@ -37,6 +37,11 @@ impl Number {
         })
     }
 
+    /// The nearest double, infinite beyond the greatest one.
+    pub fn nearest(&self) -> f64 {
+        self.nearest
+    }
+
     /// The canonical notation of its value: digits without an exponent if they are few.
     pub fn notation(&self) -> String {
         self.decimal.notation()

@@ -114,6 +114,32 @@ pub fn any_of<'a>(value: &'a str, meets: &mut dyn FnMut(&'a str) -> bool) -> boo
             || (value.starts_with('[') && elements(value).any(|element| any_of(element, meets))))
 }
 
+/// The same for the values at a path below a value, which is an object or an array.
+pub fn any_below<'a>(path: &str, value: &'a str, meets: &mut dyn FnMut(&'a str) -> bool) -> bool {
+    any_at(path, value, meets)
+}
+
+/// Calls `sink` with each string, number and boolean in a canonical value and the path to it, which
+/// begins with `path`. A value in an array has the path of the array.
+pub fn for_each_scalar(path: &mut String, value: &str, sink: &mut dyn FnMut(&str, &str)) {
+    match value.as_bytes().first() {
+        Some(b'{') => {
+            for (key, inner) in entries(value) {
+                if let Some(key) = text::decode(key, Escapes::Some) {
+                    let length = path.len();
+                    path.push('.');
+                    path.push_str(&key);
+                    for_each_scalar(path, inner, sink);
+                    path.truncate(length);
+                }
+            }
+        }
+        Some(b'[') => elements(value).for_each(|element| for_each_scalar(path, element, sink)),
+        Some(_) if value != "null" => sink(path, value),
+        _ => {}
+    }
+}
+
 /// Splits off the canonical value at the start of `json`, and the comma after it.
 fn split_value(json: &str) -> Option<(&str, &str)> {
     let (value, after) = json.split_at_checked(value_length(json))?;
@@ -186,6 +212,32 @@ mod tests {
         let array = r#"[1,"a,]",[2,3],{"b":[4]}]"#;
         let expected = ["1", r#""a,]""#, "[2,3]", r#"{"b":[4]}"#];
         assert_eq!(elements(array).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn scalars_have_the_path_by_which_they_are_found() {
+        let object =
+            r#"{"a":{"b":1,"c":[true,{"d":"x"},null]},"e.f":"y","":[],"n":null,"k\"":{"":2}}"#;
+        let mut found = Vec::new();
+        for_each_scalar(&mut String::from("metadata"), object, &mut |path, json| {
+            found.push((path.to_owned(), json.to_owned()));
+        });
+        let expected = [
+            ("metadata.a.b", "1"),
+            ("metadata.a.c", "true"),
+            ("metadata.a.c.d", r#""x""#),
+            ("metadata.e.f", r#""y""#),
+            ("metadata.k\".", "2"),
+        ];
+        assert_eq!(
+            found,
+            expected.map(|(path, json)| (path.to_owned(), json.to_owned()))
+        );
+        for (path, json) in found {
+            let path = path.strip_prefix("metadata.").expect("the start");
+            let finds = |wanted: &str| Path::new(path).any(object, &mut |value| value == wanted);
+            assert!(finds(&json), "{path}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::text::{self, Escapes};
 use super::{
-    Event, EventCode, EventType, MAX_AGE_US, MAX_AHEAD_US, MAX_EVENT_ID_CHARS,
+    DeclaredTypes, Event, EventCode, EventType, MAX_AGE_US, MAX_AHEAD_US, MAX_EVENT_ID_CHARS,
     MAX_EVENT_TYPE_CHARS, MAX_FEATURE_CHARS, MAX_URL_CHARS, MAX_USER_ID_CHARS, MESSAGE_CHARS, Note,
     Outcome, is_junk_id, metadata, timestamp,
 };
@@ -165,10 +165,20 @@ impl<'a> RawEvent<'a> {
     }
 
     /// Validates the event as received at `received_at_us`; `clock_skew_us` is added to the
-    /// client's timestamp.
+    /// client's timestamp. No types are declared.
     pub fn validate(self, received_at_us: i64, clock_skew_us: i64) -> Outcome<'a> {
+        self.validate_among(DeclaredTypes::NONE, received_at_us, clock_skew_us)
+    }
+
+    /// The same, with declared types.
+    pub fn validate_among(
+        self,
+        types: &'a DeclaredTypes,
+        received_at_us: i64,
+        clock_skew_us: i64,
+    ) -> Outcome<'a> {
         let mut notes = Vec::new();
-        match self.check(received_at_us, clock_skew_us, &mut notes) {
+        match self.check(types, received_at_us, clock_skew_us, &mut notes) {
             Ok(event) if event.ts_us < received_at_us - MAX_AGE_US => Outcome::TooOld,
             Ok(event) => Outcome::Accepted(event, notes),
             Err((code, message)) => Outcome::Rejected(code, message),
@@ -177,6 +187,7 @@ impl<'a> RawEvent<'a> {
 
     fn check(
         mut self,
+        types: &'a DeclaredTypes,
         received_at_us: i64,
         clock_skew_us: i64,
         notes: &mut Vec<Note>,
@@ -185,7 +196,7 @@ impl<'a> RawEvent<'a> {
             return Err(fault);
         }
         let event = Event {
-            event_type: self.event_type()?,
+            event_type: self.event_type(types)?,
             ts_us: match self.field(TS).filter(|json| !is_missing(json)) {
                 None => received_at_us,
                 Some(json) => timestamp::parse(json)
@@ -246,18 +257,23 @@ impl<'a> RawEvent<'a> {
         timestamp::parse(self.field(TS)?)
     }
 
-    fn event_type(&self) -> Result<EventType, Fault> {
+    fn event_type(&self, types: &'a DeclaredTypes) -> Result<EventType<'a>, Fault> {
         const CODE: EventCode = EventCode::BadEventType;
         let name = self
             .string(EVENT_TYPE, CODE)?
             .ok_or_else(|| (CODE, "event_type is missing".to_owned()))?;
-        EventType::from_name(&name).ok_or_else(|| {
+        let found = EventType::undeclared(&name).or_else(|| types.find(&name));
+        found.ok_or_else(|| {
             let chars = name.chars().count();
             let json = self.field(EVENT_TYPE).unwrap_or_default();
             let message = if chars > MAX_EVENT_TYPE_CHARS {
                 format!("event_type has {chars} characters; allowed are {MAX_EVENT_TYPE_CHARS}")
-            } else {
+            } else if types.is_empty() {
                 invalid(EVENT_TYPE, json, "page_view, action or conversion")
+            } else {
+                let allowed =
+                    "page_view, action, conversion or a type that the tracking plan declares";
+                invalid(EVENT_TYPE, json, allowed)
             };
             (CODE, message)
         })
@@ -319,7 +335,7 @@ pub(super) fn is_missing(json: &str) -> bool {
 
 /// A JSON number as a string. Equal values give equal strings: `7`, `7.0` and `7e0` are `7`.
 /// `None` if it is not a number, or out of the range of doubles.
-fn number_string(json: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn number_string(json: &str) -> Option<Cow<'_, str>> {
     let digits = json.strip_prefix('-').unwrap_or(json);
     if json != "-0" && !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Some(Cow::Borrowed(json));

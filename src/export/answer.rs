@@ -78,7 +78,7 @@ fn csv(table: &Table, reader: Reader) -> Vec<u8> {
         for (_, values) in &columns {
             let value = values.text(row);
             match values.as_ref() {
-                Values::Text(_) => records.string(value.as_deref()),
+                Values::Text(_) | Values::Json(_) => records.string(value.as_deref()),
                 _ => records.field(value.as_deref()),
             }
         }
@@ -90,7 +90,7 @@ fn csv(table: &Table, reader: Reader) -> Vec<u8> {
 fn arrow_stream(table: &Table) -> Result<Vec<u8>> {
     let columns = table.flat().into_iter().map(|(name, values)| {
         let array: ArrayRef = match values.into_owned() {
-            Values::Text(values) => Arc::new(StringArray::from(values)),
+            Values::Text(values) | Values::Json(values) => Arc::new(StringArray::from(values)),
             Values::Whole(values) => Arc::new(Int64Array::from(values)),
             Values::Number(values) => Arc::new(Float64Array::from(values)),
             Values::Flag(values) => Arc::new(BooleanArray::from(values)),
@@ -131,7 +131,7 @@ pub fn text_columns(table: &Table) -> Vec<TextColumn> {
     let columns = table.flat().into_iter();
     let columns = columns.map(|(name, values)| TextColumn {
         name,
-        is_text: matches!(values.as_ref(), Values::Text(_)),
+        is_text: matches!(values.as_ref(), Values::Text(_) | Values::Json(_)),
         cells: (0..table.height())
             .map(|row| values.text(row).map(Cow::into_owned))
             .collect(),

@@ -11,6 +11,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, TryStreamExt};
@@ -20,12 +21,13 @@ use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::path::Path as Key;
 use object_store::prefix::PrefixStore;
 use object_store::{
-    ClientConfigKey, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig,
+    ClientConfigKey, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig,
 };
 use tokio::runtime::Runtime;
 
+use super::layout::RunId;
 use crate::checksum;
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, ErrorCode, Result, first_chars};
 use crate::store::files;
 
 /// The folder of unfinished files, in the export folder or bucket.
@@ -41,8 +43,13 @@ const UPLOADS: usize = 4;
 const COPIES: usize = 16;
 /// Time limit of a request, long enough for a part over a slow connection.
 const REQUEST_TIMEOUT: &str = "300s";
+/// Time in which the machine of a bucket must give credentials where no variable has them.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(3);
 /// Retries of a request that failed because of the server or the network, with growing pauses.
 const RETRIES: usize = 6;
+
+/// Most characters of the reason that a request failed.
+const MAX_REASON_CHARS: usize = 200;
 
 /// The destination of an export.
 #[derive(Debug)]
@@ -62,6 +69,15 @@ pub struct Root {
     pub readers: Readers,
 }
 
+/// The outcome of the creation of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// The file has this content now.
+    Yes,
+    /// There was a file with this name.
+    Taken,
+}
+
 /// The users who may read an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readers {
@@ -79,6 +95,8 @@ pub struct Bucket {
     store: Arc<dyn ObjectStore>,
     runtime: Runtime,
     temp: PathBuf,
+    /// The variables that would have credentials, if none is set.
+    unset: Option<&'static str>,
 }
 
 impl Destination {
@@ -96,6 +114,18 @@ impl Destination {
                 readers,
             })),
             Some((scheme, _)) => Ok(Self::Bucket(Bucket::open(scheme, to, temp)?)),
+        }
+    }
+
+    /// Checks that there are credentials. Nothing is sent where variables have them; else the
+    /// machine must have a role, which a request shows.
+    ///
+    /// # Errors
+    /// `bad_target`, which names the variables.
+    pub fn check_credentials(&self) -> Result<()> {
+        match self {
+            Self::Folder(_) => Ok(()),
+            Self::Bucket(bucket) => bucket.check_credentials(),
         }
     }
 
@@ -169,6 +199,75 @@ impl Destination {
             Self::Bucket(bucket) => {
                 bucket.upload(temp, name)?;
                 files::remove(temp)
+            }
+        }
+    }
+
+    /// Creates a small file atomically, unless there is a file with its name. After an error it may
+    /// exist.
+    pub(super) fn create(&self, name: &str, content: &[u8]) -> Result<Created> {
+        match self {
+            Self::Folder(root) => {
+                // It may become a second name of the file, and must not be written again.
+                let run = RunId::new()?;
+                let temp = self.temp(&format!("{}-{}", staged_name(name), run.as_str()))?;
+                files::or_remove(&temp, || write_synced(&temp, content))?;
+                let created = root.link(&temp, name);
+                files::remove(&temp)?;
+                let created = created?;
+                root.sync([root.path.join(name)])?;
+                Ok(created)
+            }
+            Self::Bucket(bucket) => bucket.create(name, content),
+        }
+    }
+
+    /// Adds a file whose name no other file had: `write` gets the path of a temporary file. In a
+    /// folder it is durable after [`Destination::sync_added`].
+    pub(super) fn add<T>(&self, name: &str, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+        let temp = self.temp(&staged_name(name))?;
+        let written = files::or_remove(&temp, || write(&temp))?;
+        let added = match self {
+            Self::Folder(root) => root.publish(&temp, name).map(drop),
+            Self::Bucket(bucket) => bucket
+                .upload(&temp, name)
+                .and_then(|()| files::remove(&temp)),
+        };
+        files::or_remove(&temp, || added)?;
+        Ok(written)
+    }
+
+    /// Makes added files durable.
+    pub(super) fn sync_added(&self, names: &[String]) -> Result<()> {
+        match self {
+            Self::Folder(root) if !names.is_empty() => {
+                root.sync(names.iter().map(|name| root.path.join(name)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A file on this machine: itself in a folder, and a copy of an object of a bucket, which is
+    /// deleted when this is dropped.
+    ///
+    /// # Errors
+    /// If there is no such file, or it cannot be copied.
+    pub fn local(&self, name: &str) -> Result<Local> {
+        match self {
+            Self::Folder(root) => Ok(Local {
+                path: root.path.join(name),
+                is_copy: false,
+            }),
+            Self::Bucket(bucket) => {
+                let local = Local {
+                    path: self.temp(&format!("copy-of-{}", staged_name(name)))?,
+                    is_copy: true,
+                };
+                bucket.may_fail("read", name)?;
+                let created = File::create(&local.path);
+                let mut file = created.map_err(Error::io("create", &local.path))?;
+                bucket.download(name, &mut file, &local.path)?;
+                Ok(local)
             }
         }
     }
@@ -301,8 +400,32 @@ impl Destination {
     }
 }
 
+/// A file of a destination on this machine.
+#[derive(Debug)]
+pub struct Local {
+    path: PathBuf,
+    is_copy: bool,
+}
+
+impl Local {
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        if self.is_copy {
+            // Temporary files that stay are removed with their folder.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
 /// Writes a file durably, with the permissions of the umask.
-fn write_synced(path: &Path, content: &[u8]) -> Result<()> {
+pub(super) fn write_synced(path: &Path, content: &[u8]) -> Result<()> {
+    files::may_fail("write", path).map_err(Error::io("write", path))?;
     let mut file = File::create(path).map_err(Error::io("create", path))?;
     file.write_all(content).map_err(Error::io("write", path))?;
     file.sync_all().map_err(Error::io("sync", path))
@@ -324,8 +447,22 @@ impl Root {
             fs::set_permissions(temp, Permissions::from_mode(PRIVATE_FILE))
                 .map_err(Error::io("change", temp))?;
         }
+        files::may_fail("rename", &path).map_err(Error::io("rename to", &path))?;
         fs::rename(temp, &path).map_err(Error::io("rename to", &path))?;
         Ok(path)
+    }
+
+    /// Gives a finished file a second name, unless another file has it.
+    fn link(&self, temp: &Path, name: &str) -> Result<Created> {
+        let path = self.path.join(name);
+        self.make(path.parent().unwrap_or(&self.path))?;
+        files::may_fail("link", &path).map_err(Error::io("create", &path))?;
+        match fs::hard_link(temp, &path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(Created::Taken),
+            linked => linked
+                .map(|()| Created::Yes)
+                .map_err(Error::io("create", &path)),
+        }
     }
 
     /// Syncs the folders of files, up to the export folder and its parent.
@@ -396,6 +533,11 @@ fn without_secrets(url: &str) -> String {
     format!("{scheme}://{host}{path}")
 }
 
+/// True for a setting that is there, and not a switch that is off.
+fn is_set(setting: Option<String>) -> bool {
+    setting.is_some_and(|setting| !setting.is_empty() && setting != "false")
+}
+
 impl Bucket {
     fn open(scheme: &str, whole_url: &str, temp: PathBuf) -> Result<Self> {
         // No other part of it is ever printed.
@@ -418,31 +560,82 @@ impl Bucket {
         // The path after the name of the bucket.
         let prefix = url.splitn(4, '/').nth(3).unwrap_or_default();
         let prefix = Key::parse(prefix).map_err(|error| wrong(error.to_string()))?;
-        let store = match scheme {
-            "s3" => AmazonS3Builder::from_env()
-                .with_url(url)
-                .with_retry(retry)
-                .with_config(AmazonS3ConfigKey::Client(timeout), REQUEST_TIMEOUT)
-                .build()
-                .map(|store| under(store, prefix)),
-            "gs" => GoogleCloudStorageBuilder::from_env()
-                .with_url(url)
-                .with_retry(retry)
-                .with_config(GoogleConfigKey::Client(timeout), REQUEST_TIMEOUT)
-                .build()
-                .map(|store| under(store, prefix)),
-            "az" => MicrosoftAzureBuilder::from_env()
-                .with_url(url)
-                .with_retry(retry)
-                .with_config(AzureConfigKey::Client(timeout), REQUEST_TIMEOUT)
-                .build()
-                .map(|store| under(store, prefix)),
+        let (store, unset) = match scheme {
+            "s3" => {
+                let settings = AmazonS3Builder::from_env();
+                let is_set = [
+                    AmazonS3ConfigKey::AccessKeyId,
+                    AmazonS3ConfigKey::WebIdentityTokenFile,
+                    AmazonS3ConfigKey::ContainerCredentialsRelativeUri,
+                    AmazonS3ConfigKey::ContainerCredentialsFullUri,
+                    AmazonS3ConfigKey::SkipSignature,
+                ]
+                .iter()
+                .any(|key| is_set(settings.get_config_value(key)));
+                let store = settings
+                    .with_url(url)
+                    .with_retry(retry)
+                    .with_config(AmazonS3ConfigKey::Client(timeout), REQUEST_TIMEOUT)
+                    .build()
+                    .map(|store| under(store, prefix));
+                let unset = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+                (store, (!is_set).then_some(unset))
+            }
+            "gs" => {
+                let settings = GoogleCloudStorageBuilder::from_env();
+                let is_set = [
+                    GoogleConfigKey::ServiceAccount,
+                    GoogleConfigKey::ServiceAccountKey,
+                    GoogleConfigKey::ApplicationCredentials,
+                    GoogleConfigKey::SkipSignature,
+                ]
+                .iter()
+                .any(|key| is_set(settings.get_config_value(key)));
+                let store = settings
+                    .with_url(url)
+                    .with_retry(retry)
+                    .with_config(GoogleConfigKey::Client(timeout), REQUEST_TIMEOUT)
+                    .build()
+                    .map(|store| under(store, prefix));
+                (store, (!is_set).then_some("GOOGLE_SERVICE_ACCOUNT"))
+            }
+            "az" => {
+                let settings = MicrosoftAzureBuilder::from_env();
+                let is_set = [
+                    AzureConfigKey::AccessKey,
+                    AzureConfigKey::ClientSecret,
+                    AzureConfigKey::SasKey,
+                    AzureConfigKey::Token,
+                    AzureConfigKey::FederatedTokenFile,
+                    AzureConfigKey::UseEmulator,
+                    AzureConfigKey::UseAzureCli,
+                    AzureConfigKey::SkipSignature,
+                ]
+                .iter()
+                .any(|key| is_set(settings.get_config_value(key)));
+                let store = settings
+                    .with_url(url)
+                    .with_retry(retry)
+                    .with_config(AzureConfigKey::Client(timeout), REQUEST_TIMEOUT)
+                    .build()
+                    .map(|store| under(store, prefix));
+                (store, (!is_set).then_some("AZURE_STORAGE_ACCOUNT_KEY"))
+            }
             other => {
                 return Err(wrong(format!(
                     "unknown scheme {other}://; allowed are s3://, gs://, az:// and a folder"
                 )));
             }
         };
+        let store = store.map_err(|error| wrong(error.to_string()))?;
+        Ok(Self {
+            unset,
+            ..Self::over(store, url, temp)?
+        })
+    }
+
+    /// A bucket over a store; `url` is for messages.
+    pub(super) fn over(store: Arc<dyn ObjectStore>, url: &str, temp: PathBuf) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -450,10 +643,57 @@ impl Bucket {
             .map_err(Error::io("start a thread for", Path::new(url)))?;
         Ok(Self {
             url: url.trim_end_matches('/').to_owned(),
-            store: store.map_err(|error| wrong(error.to_string()))?,
+            store,
             runtime,
             temp,
+            unset: None,
         })
+    }
+
+    fn check_credentials(&self) -> Result<()> {
+        let Some(variables) = self.unset else {
+            return Ok(());
+        };
+        let key = Key::from("_delta_log");
+        let asked =
+            async { tokio::time::timeout(CREDENTIALS_TIMEOUT, self.store.head(&key)).await };
+        let reason = match self.runtime.block_on(asked) {
+            Ok(Ok(_) | Err(object_store::Error::NotFound { .. })) => return Ok(()),
+            Ok(Err(error)) => first_chars(&error.to_string(), MAX_REASON_CHARS).to_owned(),
+            Err(_) => format!("no response within {} s", CREDENTIALS_TIMEOUT.as_secs()),
+        };
+        Err(Error::bad_input(
+            ErrorCode::BadTarget,
+            format!(
+                "{}: no credentials are set, and this machine has no role that may read it ({reason}); set {variables}",
+                self.url
+            ),
+        ))
+    }
+
+    /// Creates a small object, unless there is one with its name.
+    fn create(&self, name: &str, content: &[u8]) -> Result<Created> {
+        self.may_fail("create", name)?;
+        let content = PutPayload::from(content.to_vec());
+        let key = Key::from(name);
+        let put = self.store.put_opts(&key, content, PutMode::Create.into());
+        match self.runtime.block_on(put) {
+            Err(
+                object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. },
+            ) => Ok(Created::Taken),
+            put => {
+                put.map_err(self.failed("create", name))?;
+                self.may_fail("response of create", name)?;
+                Ok(Created::Yes)
+            }
+        }
+    }
+
+    /// Called before a request, and before its response counts: tests let both fail.
+    fn may_fail(&self, request: &'static str, name: &str) -> Result<()> {
+        let path = Path::new(&self.url).join(name);
+        files::may_fail(request, &path).map_err(Error::io(request, &path))
     }
 
     fn failed(
@@ -466,6 +706,7 @@ impl Bucket {
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.may_fail("read", name)?;
         let read = async { self.store.get(&Key::from(name)).await?.bytes().await };
         match self.runtime.block_on(read) {
             Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -479,7 +720,9 @@ impl Bucket {
     /// Uploads a file, in parts if it is large. The object exists when all parts are uploaded.
     fn upload(&self, from: &Path, name: &str) -> Result<()> {
         let file = File::open(from).map_err(Error::io("read", from))?;
-        self.upload_from(file, from, name)
+        self.may_fail("upload", name)?;
+        self.upload_from(file, from, name)?;
+        self.may_fail("response of upload", name)
     }
 
     /// Uploads what a reader has, in parts if it is large. The object exists when all parts are
@@ -568,6 +811,7 @@ impl Bucket {
     }
 
     fn remove(&self, name: &str) -> Result<()> {
+        self.may_fail("remove", name)?;
         match self.runtime.block_on(self.store.delete(&Key::from(name))) {
             Err(object_store::Error::NotFound { .. }) => Ok(()),
             removed => removed.map_err(self.failed("remove", name)),
@@ -575,6 +819,7 @@ impl Bucket {
     }
 
     fn list(&self, dir: &str) -> Result<BTreeMap<String, u64>> {
+        self.may_fail("list", dir)?;
         let prefix = Key::from(dir);
         let objects: Vec<_> = self
             .runtime

@@ -55,13 +55,17 @@ impl EventFormat {
 
     /// The format with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "parquet" => Some(Self::Parquet),
-            "csv" => Some(Self::Csv),
-            "csv-spreadsheet" => Some(Self::CsvSpreadsheet),
-            "ndjson" => Some(Self::Ndjson),
-            "arrow" => Some(Self::Arrow),
-            _ => None,
+        Self::ALL.into_iter().find(|format| format.name() == name)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet",
+            Self::Csv => "csv",
+            Self::CsvSpreadsheet => "csv-spreadsheet",
+            Self::Ndjson => "ndjson",
+            Self::Arrow => "arrow",
         }
     }
 

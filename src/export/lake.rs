@@ -23,6 +23,7 @@ use chrono::NaiveDate;
 use serde::Serialize;
 use tracing::warn;
 
+use super::delta;
 use super::destination::Destination;
 use super::layout::{self, EVENTS_DIR, ROLLUP_DIRS, RunId, is_rollup_table};
 use super::list::{self, ExportList, ExportedDay, ExportedFile, Signed};
@@ -109,6 +110,14 @@ impl<'a> Export<'a> {
         let tables = [EVENTS_DIR].into_iter().chain(ROLLUP_DIRS);
         for dir in tables.chain(warehouses) {
             present.extend(to.list(dir)?);
+        }
+        let log = delta::log::log_dir(EVENTS_DIR);
+        if present.keys().any(|name| name.starts_with(&log)) {
+            let message = format!(
+                "{} belongs to a table; export to another folder, or with --for delta",
+                to.shown(&log)
+            );
+            return Err(Error::bad_input(ErrorCode::BadTarget, message));
         }
         let mut owned = list.names();
         if list.signed == Signed::No {
@@ -298,12 +307,12 @@ impl<'a> Export<'a> {
         self.to.clear_staged()
     }
 
-    /// Removes users from an export in a folder. They are erased in the store already; days that
-    /// only the export has are read and rewritten.
+    /// Removes users from an export in a folder, which gets `tables` in the place of its own. They
+    /// are erased in the store already; days that only the export has are read and rewritten.
     ///
     /// # Errors
     /// As [`Export::write_days`].
-    pub fn refresh(mut self, erased: &[&str]) -> Result<()> {
+    pub fn refresh(mut self, erased: &[&str], tables: Rollups) -> Result<()> {
         let source = self.source;
         let changed: Vec<&SealedDay> = source
             .days
@@ -314,7 +323,16 @@ impl<'a> Export<'a> {
         // Days of an interrupted export may contain the users.
         self.list.staged.clear();
         let names = changed.iter().flat_map(|day| part_names(day, &self.run));
-        self.claim(names.collect())?;
+        let mut names: BTreeSet<String> = names.collect();
+        // The links have ids of users.
+        if self.list.files.iter().any(|name| is_rollup_table(name)) {
+            self.others.extend(layout::rollup_paths(&self.run));
+            names.extend(self.others.clone());
+        }
+        self.claim(names)?;
+        if !self.others.is_empty() {
+            self.write_rollups(tables)?;
+        }
         for day in changed {
             let written = write_day(day, self.to, &self.run)?;
             self.list.staged.insert(day.day, written);

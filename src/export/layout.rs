@@ -12,8 +12,12 @@ pub const EVENTS_DIR: &str = "events";
 pub const ROLLUPS_DIR: &str = "daily_rollups";
 /// The folder of the table with one row per day and feature.
 pub const FEATURES_DIR: &str = "daily_features";
+/// The folder of the table with one row per day and event type.
+pub const EVENT_TYPES_DIR: &str = "daily_event_types";
+/// The folder of the table with one row per alias of a user.
+pub const LINKS_DIR: &str = "links";
 /// The folders of these tables.
-pub const ROLLUP_DIRS: [&str; 2] = [ROLLUPS_DIR, FEATURES_DIR];
+pub const ROLLUP_DIRS: [&str; 4] = [ROLLUPS_DIR, FEATURES_DIR, EVENT_TYPES_DIR, LINKS_DIR];
 /// Files of these tables by earlier versions, which wrote both into one folder, where readers took
 /// them for one table.
 pub const OLD_ROLLUPS: [&str; 2] = [
@@ -37,6 +41,18 @@ impl RunId {
         })?;
         Ok(Self(hex::encode(random)))
     }
+
+    /// The id that a name contains; `None` for any other string.
+    pub fn parse(run: &str) -> Option<Self> {
+        // As `hex` writes it, in lower case.
+        let bytes = hex::decode(run).ok()?;
+        (bytes.len() == 8 && hex::encode(bytes) == run).then(|| Self(run.to_owned()))
+    }
+
+    /// As it is in names.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 /// The file name of a part of a table. No other export uses it.
@@ -51,13 +67,10 @@ pub fn is_part(name: &str) -> bool {
         .and_then(|rest| rest.strip_suffix(".parquet"))
         .and_then(|rest| rest.split_once('-'));
     parts.is_some_and(|(place, run)| {
-        // As `hex` writes it, in lower case.
-        let is_run =
-            hex::decode(run).is_ok_and(|bytes| bytes.len() == 8 && hex::encode(bytes) == run);
-        is_run
-            && place
-                .parse()
-                .is_ok_and(|place| part_name(place, &RunId(run.to_owned())) == name)
+        RunId::parse(run).is_some_and(|run| {
+            let place = place.parse();
+            place.is_ok_and(|place| part_name(place, &run) == name)
+        })
     })
 }
 
@@ -91,8 +104,8 @@ pub fn day_of(path: &str) -> Option<NaiveDate> {
     is_ours.then_some(day)
 }
 
-/// The paths of the rollup tables in the export folder.
-pub fn rollup_paths(run: &RunId) -> [String; 2] {
+/// The paths of the rollup tables and of the links in the export folder.
+pub fn rollup_paths(run: &RunId) -> [String; 4] {
     ROLLUP_DIRS.map(|dir| path(dir, run))
 }
 
@@ -101,7 +114,7 @@ pub fn path(dir: &str, run: &RunId) -> String {
     format!("{dir}/{}", part_name(0, run))
 }
 
-/// True for the path of a rollup table, of this version or an earlier one.
+/// True for the path of a rollup table or of the links, of this version or an earlier one.
 pub fn is_rollup_table(path: &str) -> bool {
     let is_part = |(dir, name)| ROLLUP_DIRS.contains(&dir) && is_part(name);
     OLD_ROLLUPS.contains(&path) || path.split_once('/').is_some_and(is_part)

@@ -1,11 +1,13 @@
 //! Exports: [query results](answer) in every format, [events as a stream](events), and
-//! [the lake](lake) for a warehouse, in a folder or a bucket ([`destination`]).
+//! [the lake](lake) for a warehouse, in a folder or a bucket ([`destination`]), also as open
+//! [tables](delta).
 //!
 //! An export of the lake has scripts and queries for the [`warehouse`], the daily [`rollups`] and
 //! a [`list`] of its files.
 
 pub mod answer;
 pub mod csv;
+pub mod delta;
 pub mod destination;
 pub mod events;
 pub mod lake;

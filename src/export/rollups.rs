@@ -1,14 +1,18 @@
-//! The daily rollups as two tables: one row per day, and one row per day and feature.
+//! The daily rollups as three tables: one row per day, one row per day and feature, and one row per
+//! day and event type.
+//!
+//! Their columns never change, whatever types a plan declares: `daily_rollups` has a column
+//! for each of the three that need no declaration, and `daily_event_types` a row for every type.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::NaiveDate;
 use polars::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::layout::{FEATURES_DIR, ROLLUPS_DIR, RunId, path};
+use super::layout::{EVENT_TYPES_DIR, FEATURES_DIR, LINKS_DIR, ROLLUPS_DIR, RunId, path};
 use crate::checksum::{self, LineCheck};
 use crate::error::Result;
 use crate::event::EventType;
@@ -27,11 +31,29 @@ struct Line {
     funnel_steps: Map<String, Value>,
 }
 
+impl Line {
+    /// Events of a type.
+    fn events_of(&self, event_type: &str) -> i64 {
+        let events = self.funnel_steps.get(event_type);
+        events.and_then(Value::as_i64).unwrap_or(0)
+    }
+
+    /// Types with their events: those that need no declaration in funnel order, and then the others
+    /// that occur, by name.
+    fn event_types(&self) -> impl Iterator<Item = (&str, i64)> {
+        let undeclared = EventType::ALL.map(EventType::name);
+        let names = self.funnel_steps.keys().map(String::as_str);
+        let declared: BTreeSet<&str> = names.filter(|name| !undeclared.contains(name)).collect();
+        let names = undeclared.into_iter().chain(declared);
+        names.map(|name| (name, self.events_of(name)))
+    }
+}
+
 /// The rollup tables.
 pub struct Rollups {
     /// Number of days.
     pub days: usize,
-    tables: [(&'static str, DataFrame); 2],
+    tables: Vec<(&'static str, DataFrame)>,
 }
 
 impl Rollups {
@@ -51,11 +73,23 @@ impl Rollups {
         let lines: Vec<&Line> = lines.values().collect();
         Ok(Self {
             days: lines.len(),
-            tables: [
+            tables: vec![
                 (ROLLUPS_DIR, daily_rollups(&lines)?),
                 (FEATURES_DIR, daily_features(&lines)?),
+                (EVENT_TYPES_DIR, daily_event_types(&lines)?),
             ],
         })
+    }
+
+    /// Adds the table of links between ids.
+    pub fn with_links(mut self, links: DataFrame) -> Self {
+        self.tables.push((LINKS_DIR, links));
+        self
+    }
+
+    /// The tables with the folders of their names.
+    pub fn tables(&self) -> &[(&'static str, DataFrame)] {
+        &self.tables
     }
 
     /// Encodes the tables as Parquet files, with their paths in the export folder.
@@ -90,10 +124,7 @@ fn daily_rollups(lines: &[&Line]) -> Result<DataFrame> {
         column("total_events", |line| line.total_events),
     ];
     for event_type in EventType::ALL {
-        let events = lines.iter().map(|line| {
-            let events = line.funnel_steps.get(event_type.name());
-            events.and_then(Value::as_i64).unwrap_or(0)
-        });
+        let events = lines.iter().map(|line| line.events_of(event_type.name()));
         columns.push(Column::new(
             event_type.name().into(),
             events.collect::<Vec<_>>(),
@@ -113,18 +144,27 @@ fn daily_features(lines: &[&Line]) -> Result<DataFrame> {
         .collect();
     // As in the rollup log: most used features first.
     features.sort_by_key(|&(day, feature, events)| (day, Reverse(events), feature));
+    daily_events("feature", &features)
+}
+
+fn daily_event_types(lines: &[&Line]) -> Result<DataFrame> {
+    let types = lines.iter().flat_map(|line| {
+        let types = line.event_types();
+        types.map(|(event_type, events)| (line.day, event_type, events))
+    });
+    daily_events("event_type", &types.collect::<Vec<_>>())
+}
+
+/// A table of days, names and numbers of events.
+fn daily_events(name: &str, rows: &[(NaiveDate, &str, i64)]) -> Result<DataFrame> {
+    let names: Vec<&str> = rows.iter().map(|row| row.1).collect();
+    let events: Vec<i64> = rows.iter().map(|row| row.2).collect();
     let columns = vec![
-        days(features.iter().map(|row| row.0))?,
-        Column::new(
-            "feature".into(),
-            features.iter().map(|row| row.1).collect::<Vec<_>>(),
-        ),
-        Column::new(
-            "events".into(),
-            features.iter().map(|row| row.2).collect::<Vec<_>>(),
-        ),
+        days(rows.iter().map(|row| row.0))?,
+        Column::new(name.into(), names),
+        Column::new("events".into(), events),
     ];
-    Ok(DataFrame::new(features.len(), columns)?)
+    Ok(DataFrame::new(rows.len(), columns)?)
 }
 
 fn days(days: impl Iterator<Item = NaiveDate>) -> Result<Column> {
@@ -153,19 +193,54 @@ mod tests {
         ];
         let rollups = Rollups::read(log.concat().as_bytes())?;
         assert_eq!(rollups.days, 2);
-        let [(_, days), (_, features)] = &rollups.tables;
-        let strings = |name: &str| -> Result<Vec<String>> {
-            let column = features.column(name)?.cast(&DataType::String)?;
-            Ok(column.str()?.iter().flatten().map(str::to_owned).collect())
+        let [(_, days), (_, features), _] = rollups.tables() else {
+            panic!("three tables");
         };
-        assert_eq!(strings("feature")?, ["z", "b", "c", "a"]);
-        assert_eq!(strings("events")?, ["7", "3", "3", "1"]);
+        assert_eq!(strings(features, "feature")?, ["z", "b", "c", "a"]);
+        assert_eq!(strings(features, "events")?, ["7", "3", "3", "1"]);
         assert_eq!(
-            strings("day")?.first().map(String::as_str),
+            strings(features, "day")?.first().map(String::as_str),
             Some("2026-11-01")
         );
         assert_eq!(days.height(), 2);
         assert_eq!(days.column("action")?.i64()?.sum(), Some(8));
+        Ok(())
+    }
+
+    fn strings(table: &DataFrame, name: &str) -> Result<Vec<String>> {
+        let column = table.column(name)?.cast(&DataType::String)?;
+        Ok(column.str()?.iter().flatten().map(str::to_owned).collect())
+    }
+
+    #[test]
+    fn types_of_a_day_are_rows_and_the_columns_stay_the_same() -> Result<()> {
+        let before = Rollups::read(line("2026-11-01", "{}").as_bytes())?;
+        let declared = r#"{"trial":2,"action":4,"signup":1,"page_view":3}"#;
+        let log = line("2026-11-02", "{}").replace(r#"{"action":4}"#, declared);
+        let after = Rollups::read((line("2026-11-01", "{}") + &log).as_bytes())?;
+        for ((_, before), (_, after)) in before.tables.iter().zip(&after.tables) {
+            assert_eq!(before.schema(), after.schema());
+        }
+        let (dir, types) = after.tables().last().expect("three tables");
+        assert_eq!(*dir, "daily_event_types");
+        let rows: Vec<String> = strings(types, "event_type")?
+            .iter()
+            .zip(strings(types, "events")?)
+            .map(|(name, events)| format!("{name} {events}"))
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                "page_view 0",
+                "action 4",
+                "conversion 0",
+                "page_view 3",
+                "action 4",
+                "conversion 0",
+                "signup 1",
+                "trial 2"
+            ]
+        );
         Ok(())
     }
 }

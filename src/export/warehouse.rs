@@ -16,6 +16,9 @@ pub enum Warehouse {
     Bigquery,
     /// Snowflake.
     Snowflake,
+    /// Every engine that reads Delta tables.
+    #[value(help = "Delta tables, which many engines read")]
+    Delta,
 }
 
 const CONTRACT: &str = include_str!("../../queries/README.md");
@@ -24,7 +27,7 @@ const SNOWFLAKE_EXTERNAL: &str = include_str!("../../queries/views/snowflake.sql
 const DUCKDB_VIEWS: &str = include_str!("../../queries/views/duckdb.sql");
 
 impl Warehouse {
-    /// All warehouses.
+    /// All warehouses whose export is files; tables have a log instead ([`super::delta`]).
     pub const ALL: [Self; 3] = [Self::Plain, Self::Bigquery, Self::Snowflake];
 
     /// The folder of its files, in the export folder.
@@ -33,13 +36,14 @@ impl Warehouse {
             Self::Plain => "duckdb",
             Self::Bigquery => "bigquery",
             Self::Snowflake => "snowflake",
+            Self::Delta => "delta",
         }
     }
 
     /// Its files, each with its path in the export folder.
     pub fn files(self) -> Vec<(String, String)> {
         let mut files: Vec<(String, String)> = match self {
-            Self::Plain => vec![("views.sql".into(), DUCKDB_VIEWS.into())],
+            Self::Plain | Self::Delta => vec![("views.sql".into(), DUCKDB_VIEWS.into())],
             Self::Bigquery => vec![
                 (
                     "table.sql".into(),
@@ -66,10 +70,16 @@ impl Warehouse {
             ],
         };
         files.push(("README.md".into(), CONTRACT.into()));
-        files.extend(metrics::LIST.map(|metric| {
-            let path = format!("queries/{}.sql", metric.name);
-            (path, self.translate(metric.sql))
-        }));
+        let queries = metrics::LIST.map(|metric| (metric.name, metric.sql));
+        files.extend(
+            queries
+                .into_iter()
+                .chain(metrics::MORE_SQL)
+                .map(|(name, sql)| {
+                    let path = format!("queries/{name}.sql");
+                    (path, self.translate(sql))
+                }),
+        );
         files
             .into_iter()
             .map(|(path, content)| (format!("{}/{path}", self.name()), content))
@@ -121,7 +131,7 @@ impl Warehouse {
                 .unwrap_or(after.len());
             let (name, following) = after.split_at(length);
             out.push_str(&match self {
-                Self::Plain => format!("${name}"),
+                Self::Plain | Self::Delta => format!("${name}"),
                 Self::Bigquery => format!("@{name}"),
                 // Session variables are strings and numbers.
                 Self::Snowflake if dates.contains(&name) => format!("to_date(${name})"),

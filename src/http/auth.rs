@@ -193,6 +193,11 @@ impl Keys {
     }
 }
 
+/// The SHA-256 of the key of a request, valid or not; none if it has none.
+pub(super) fn digest_of_key(headers: &HeaderMap) -> Option<[u8; 32]> {
+    sent_key(headers).map(digest)
+}
+
 impl Keys {
     /// Checks that a request has a valid key, or that it has none and comes from this machine.
     ///

@@ -53,7 +53,7 @@ pub(super) struct Permits {
     pub jobs: PermitPool,
     short_requests: PermitPool,
     /// Bodies that are inflated and parsed at once: one for each core. Each inflated body takes up
-    /// to 4 MiB.
+    /// to 4 MiB, and one of a client of another product up to 20 MiB.
     decoders: PermitPool,
     probes: PermitPool,
     /// Memory for bodies, a permit a KiB.
@@ -179,11 +179,25 @@ impl Permits {
         body: ReceivedBody,
         parse: impl FnOnce(&[u8]) -> HandlerResult<T> + Send + 'static,
     ) -> HandlerResult<T> {
-        if body.is_small() {
-            return parse(&body.decode()?);
+        self.run_decoder(body.is_small(), move || parse(&body.decode()?))
+            .await
+    }
+
+    /// Runs something that decodes and parses a body: on this thread if that is small, else on the
+    /// blocking thread pool.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub async fn run_decoder<T: Send + 'static>(
+        &self,
+        is_small: bool,
+        work: impl FnOnce() -> HandlerResult<T> + Send + 'static,
+    ) -> HandlerResult<T> {
+        if is_small {
+            return work();
         }
         let permit = self.decoders.acquire().await;
-        run_blocking(permit, move || parse(&body.decode()?)).await
+        run_blocking(permit, work).await
     }
 }
 
@@ -194,6 +208,7 @@ impl App {
     /// # Errors
     /// Why not.
     pub async fn check_writable(&self) -> HandlerResult<()> {
+        self.engine.check_takes_events()?;
         match self.engine.store().check_accepting() {
             Err(Error::DiskFull) => {}
             accepting => return Ok(accepting?),

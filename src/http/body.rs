@@ -68,17 +68,7 @@ pub async fn receive(
     body: Body,
 ) -> HandlerResult<ReceivedBody> {
     let encodings = Encoding::of(headers)?;
-    let received = tokio::time::timeout(BODY_TIMEOUT, collect(memory, body)).await;
-    let (bytes, permits) = received.unwrap_or_else(|_| {
-        Err(ErrorResponse::new(
-            StatusCode::REQUEST_TIMEOUT,
-            ErrorCode::SlowBody,
-            format!(
-                "the body did not arrive within {} s",
-                BODY_TIMEOUT.as_secs()
-            ),
-        ))
-    })?;
+    let (bytes, permits) = collect_in_time(memory, body, MAX_WIRE_BYTES).await?;
     // Some clients compress without a header; JSON never begins like that.
     let encodings = if encodings.is_empty() {
         Encoding::of_start(&bytes).into_iter().collect()
@@ -91,6 +81,35 @@ pub async fn receive(
         encodings,
         _memory: permits,
     })
+}
+
+/// Receives a body of at most so many bytes, whose labels are not relied on.
+///
+/// # Errors
+/// If the body is too large or too slow, or there is no memory for it.
+pub async fn receive_unlabelled(
+    memory: &PermitPool,
+    body: Body,
+    max_bytes: usize,
+) -> HandlerResult<UnlabelledBody> {
+    let (bytes, memory) = collect_in_time(memory, body, max_bytes).await?;
+    Ok(UnlabelledBody {
+        bytes,
+        _memory: memory,
+    })
+}
+
+/// A body of unknown encoding, with the memory permits that it holds.
+pub struct UnlabelledBody {
+    pub bytes: Bytes,
+    _memory: Vec<OwnedSemaphorePermit>,
+}
+
+impl UnlabelledBody {
+    /// Returns true if decoding and parsing take less time than sending the body to another thread.
+    pub fn is_small(&self) -> bool {
+        Encoding::of_start(&self.bytes).is_none() && self.bytes.len() <= SMALL_BYTES
+    }
 }
 
 impl ReceivedBody {
@@ -156,11 +175,31 @@ fn check_type(content_type: Option<&HeaderValue>) -> HandlerResult<()> {
     ))
 }
 
+/// Collects the bytes of a body, within the time for one.
+async fn collect_in_time(
+    memory: &PermitPool,
+    body: Body,
+    max_bytes: usize,
+) -> HandlerResult<(Bytes, Vec<OwnedSemaphorePermit>)> {
+    let received = tokio::time::timeout(BODY_TIMEOUT, collect(memory, body, max_bytes)).await;
+    received.unwrap_or_else(|_| {
+        Err(ErrorResponse::new(
+            StatusCode::REQUEST_TIMEOUT,
+            ErrorCode::SlowBody,
+            format!(
+                "the body did not arrive within {} s",
+                BODY_TIMEOUT.as_secs()
+            ),
+        ))
+    })
+}
+
 /// Collects the bytes of a body. Permits for its memory are taken as they arrive, so that a slow
 /// client holds few.
 async fn collect(
     memory: &PermitPool,
     mut body: Body,
+    max_bytes: usize,
 ) -> HandlerResult<(Bytes, Vec<OwnedSemaphorePermit>)> {
     let mut wire = Vec::with_capacity(FREE_BYTES.min(body.size_hint().lower() as usize));
     let mut permits = Vec::new();
@@ -182,7 +221,7 @@ async fn collect(
             continue;
         };
         received += bytes.len();
-        if received > MAX_WIRE_BYTES {
+        if received > max_bytes {
             wire = Vec::new();
             permits.clear();
             if received > MAX_READ_BYTES {
@@ -199,9 +238,9 @@ async fn collect(
             permits.push(permit);
         }
     }
-    if received > MAX_WIRE_BYTES {
+    if received > max_bytes {
         return Err(too_large(format!(
-            "the body is larger than {MAX_WIRE_BYTES} bytes"
+            "the body is larger than {max_bytes} bytes"
         )));
     }
     Ok((wire.into(), permits))

@@ -19,6 +19,8 @@ pub struct Peer {
     pub is_proxy: bool,
     /// True for a process on this machine.
     pub is_loopback: bool,
+    /// In memory while the connection is open, and nowhere else.
+    pub address: IpAddr,
 }
 
 /// The header in which proxies list the addresses that a request came through.
@@ -30,6 +32,7 @@ pub struct Caller {
     clients: Arc<Clients>,
     client: Arc<Client>,
     is_local: bool,
+    address: Option<IpAddr>,
 }
 
 impl Caller {
@@ -39,7 +42,18 @@ impl Caller {
             clients,
             client,
             is_local,
+            address: None,
         }
+    }
+
+    /// The same with the address of the client, if it is known.
+    pub fn with_address(self, address: Option<IpAddr>) -> Self {
+        Self { address, ..self }
+    }
+
+    /// The address of the client; none if a trusted proxy does not name it.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
     }
 
     /// True for a request that a process on this machine sent for itself.
@@ -339,6 +353,7 @@ mod tests {
             ),
         ] {
             let peer = Peer {
+                address: [127, 0, 0, 1].into(),
                 client: Arc::default(),
                 is_proxy,
                 is_loopback,

@@ -11,7 +11,7 @@ use super::HandlerResult;
 use super::described::{self, DashKeyErrors, Errors, WriteErrors};
 use super::extract::{AppState, Keyed, OfDemo};
 use super::json_response::JsonResponse;
-use super::{cohorts, query, status, usage};
+use super::{cohorts, query, status, usage, values};
 use crate::engine::DemoAnswer;
 
 /// The routes: of the demo, everything that only reads.
@@ -19,6 +19,8 @@ pub fn routes() -> OpenApiRouter<AppState> {
     let mut reading = OpenApiRouter::default()
         .routes(routes!(usage::usage))
         .routes(routes!(query::query, query::query_by_url))
+        .routes(routes!(query::queries))
+        .routes(routes!(values::values))
         .routes(routes!(cohorts::cohorts))
         .routes(routes!(status::status))
         .layer(Extension(OfDemo));

@@ -37,7 +37,7 @@ pub const ERRORS: [(StatusCode, &str); 15] = [
     ),
     (
         StatusCode::CONFLICT,
-        "The request has to be confirmed; nothing was changed.",
+        "The request has to be confirmed, or is about an older version; nothing was changed.",
     ),
     (StatusCode::PAYLOAD_TOO_LARGE, "The body is too large."),
     (
@@ -110,12 +110,12 @@ impl IntoResponses for Errors {
     }
 }
 
-/// Error response of a route that needs a key.
+/// Error responses of a route that needs a key, for which the token of a share link is not enough.
 pub struct KeyErrors;
 
 impl IntoResponses for KeyErrors {
     fn responses() -> Responses {
-        errors(&[StatusCode::UNAUTHORIZED])
+        errors(&[StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN])
     }
 }
 
@@ -185,6 +185,15 @@ impl IntoResponses for ConfirmErrors {
     }
 }
 
+/// Error response of a change of something that has versions.
+pub struct ConflictErrors;
+
+impl IntoResponses for ConflictErrors {
+    fn responses() -> Responses {
+        errors(&[StatusCode::CONFLICT])
+    }
+}
+
 /// A body of bytes.
 pub struct Binary;
 
@@ -206,6 +215,22 @@ pub fn add_error(item: &mut PathItem, status: StatusCode) {
     }
 }
 
+/// Adds the response to a client that has the result, unless the result is a stream.
+pub fn add_not_modified(operation: &mut Operation) {
+    let responses = &mut operation.responses.responses;
+    let Some(RefOr::T(found)) = responses.get("200") else {
+        return;
+    };
+    if found.content.contains_key("application/json") {
+        responses.insert("304".to_owned(), not_modified().into());
+    }
+}
+
+fn not_modified() -> Response {
+    let known = ResponseBuilder::new().description("The client has it, by its entity tag.");
+    known.build()
+}
+
 /// The route of a file, with its description.
 pub fn file(
     path: &str,
@@ -217,7 +242,6 @@ pub fn file(
     let found = ResponseBuilder::new()
         .description("The file.")
         .content(media_type, Content::new(Some(text)));
-    let cached = ResponseBuilder::new().description("The client has it.");
     let operation = OperationBuilder::new()
         .operation_id(Some(path.trim_start_matches('/').replace(['/', '.'], "_")))
         .summary(Some(about))
@@ -226,7 +250,7 @@ pub fn file(
             ResponsesBuilder::new()
                 .responses_from_into_responses::<Errors>()
                 .response("200", found)
-                .response("304", cached),
+                .response("304", not_modified()),
         )
         .security(SecurityRequirement::default());
     let mut paths = Paths::new();

@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use tracing::error;
 use utoipa::ToSchema;
 
@@ -51,6 +52,15 @@ impl ErrorResponse {
         }
     }
 
+    /// The same error with another status, for clients that know no other; with 503 they try again.
+    pub fn with_status(self, status: StatusCode) -> Self {
+        Self {
+            status,
+            retry_after: self.retry_after.or(Some(RETRY_AFTER)),
+            ..self
+        }
+    }
+
     /// Its status, code and message.
     pub fn parts(&self) -> (StatusCode, ErrorCode, &str) {
         (self.status, self.code, &self.message)
@@ -71,6 +81,11 @@ impl ErrorResponse {
         response += "\r\n";
         response += &body;
         response.into_bytes()
+    }
+
+    /// Its body, for a response that has several results.
+    pub fn json(&self) -> Box<RawValue> {
+        serde_json::value::to_raw_value(&self.body()).unwrap_or_default()
     }
 
     fn body(&self) -> ErrorBody<'_> {
@@ -150,6 +165,8 @@ impl From<Error> for ErrorResponse {
         match error {
             Error::BadInput { code, message } => Self::new(S::BAD_REQUEST, code, message),
             Error::TooLarge { code, message } => Self::new(S::PAYLOAD_TOO_LARGE, code, message),
+            Error::NotFound { code, message } => Self::new(S::NOT_FOUND, code, message),
+            Error::Conflict { code, message } => Self::new(S::CONFLICT, code, message),
             Error::Busy(_) | Error::Cancelled(_) => {
                 Self::new(S::SERVICE_UNAVAILABLE, ErrorCode::Busy, message)
             }
@@ -158,6 +175,10 @@ impl From<Error> for ErrorResponse {
             Error::DiskFull => Self::new(S::INSUFFICIENT_STORAGE, ErrorCode::DiskFull, message),
             Error::Poisoned(reason) if is_displaced(&reason) => {
                 Self::new(S::SERVICE_UNAVAILABLE, ErrorCode::LogStopped, reason)
+            }
+            Error::QueryNode => Self::new(S::SERVICE_UNAVAILABLE, ErrorCode::QueryNode, message),
+            Error::Remote { .. } => {
+                Self::new(S::SERVICE_UNAVAILABLE, ErrorCode::RemoteEngine, message)
             }
             Error::Poisoned(_) => Self::new(
                 S::SERVICE_UNAVAILABLE,

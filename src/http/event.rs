@@ -24,7 +24,7 @@ use super::extract::{AppState, Public};
 use super::public_limits::PublicLimits;
 use super::{HandlerResult, body};
 use crate::config::Origins;
-use crate::engine::IngestAnswer;
+use crate::engine::{IngestAnswer, PendingIngest};
 use crate::error::ErrorCode;
 use crate::event;
 use crate::monitoring::{BatchOutcome, EventOutcome, Family, Monitoring};
@@ -52,7 +52,7 @@ pub fn route(origins: &Origins) -> UtoipaMethodRouter<AppState> {
     tag = "events",
     request_body = SentBatch,
     responses(
-        (status = 200, description = "At least one event was stored, a duplicate or ignored.", body = IngestAnswer),
+        (status = 200, description = "At least one event was stored, quarantined, a duplicate or ignored.", body = IngestAnswer),
         Errors,
         (status = 400, description = "All events were rejected, or the body is not a batch.", body = RejectedBatch),
         OriginErrors, BodyErrors, WriteErrors
@@ -88,6 +88,7 @@ async fn store_body(public: &Public, head: Parts, body: ReceivedBody) -> Handler
     // Before anything of the events is stored.
     public.check_writable().await?;
     let caller = head.extensions.get::<Caller>().cloned();
+    let visitor = public.limits().visitor(&head);
     let ingest = {
         let public = public.clone();
         move |json: &[u8]| {
@@ -95,10 +96,28 @@ async fn store_body(public: &Public, head: Parts, body: ReceivedBody) -> Handler
             if let Some(caller) = caller {
                 caller.take_events(batch.events.len())?;
             }
-            Ok(public.ingest(batch, Utc::now())?)
+            Ok(public.ingest(batch, visitor, Utc::now())?)
         }
     };
     let pending = permits.decode(body, ingest).await?;
+    let result = committed(public, Family::Native, pending).await?;
+    let status = if result.ok {
+        StatusCode::OK
+    } else {
+        StatusCode::BAD_REQUEST
+    };
+    Ok((status, Json(result)).into_response())
+}
+
+/// The result of a batch, once it is on disk.
+///
+/// # Errors
+/// If it could not be stored in time.
+pub async fn committed(
+    public: &Public,
+    family: Family,
+    pending: PendingIngest,
+) -> HandlerResult<IngestAnswer> {
     let result = tokio::time::timeout(COMMIT_TIMEOUT, pending.answer())
         .await
         .map_err(|_| {
@@ -108,24 +127,20 @@ async fn store_body(public: &Public, head: Parts, body: ReceivedBody) -> Handler
                 "the disk did not store the events in time; send them again",
             )
         })??;
-    count_events(public.monitoring(), &result);
-    let status = if result.ok {
-        StatusCode::OK
-    } else {
-        StatusCode::BAD_REQUEST
-    };
-    Ok((status, Json(result)).into_response())
+    count_events(public.monitoring(), family, &result);
+    Ok(result)
 }
 
 /// Counts what became of the events of a batch.
-fn count_events(monitoring: &Monitoring, answer: &IngestAnswer) {
+fn count_events(monitoring: &Monitoring, family: Family, answer: &IngestAnswer) {
     for (outcome, events) in [
         (EventOutcome::Logged, answer.logged),
         (EventOutcome::Duplicate, answer.duplicates),
         (EventOutcome::Ignored, answer.ignored),
         (EventOutcome::Rejected, answer.rejected),
+        (EventOutcome::Quarantined, answer.quarantined),
     ] {
-        monitoring.count_events(Family::Native, outcome, events);
+        monitoring.count_events(family, outcome, events);
     }
     for rejection in &answer.errors {
         monitoring.rejections.count(rejection.code.into(), 1);
@@ -133,7 +148,10 @@ fn count_events(monitoring: &Monitoring, answer: &IngestAnswer) {
 }
 
 /// Rejects pages of sites that are not listed. Requests without an origin do not come from a page.
-fn check_origin(limits: &PublicLimits, headers: &HeaderMap) -> HandlerResult<()> {
+///
+/// # Errors
+/// 403 for them.
+pub fn check_origin(limits: &PublicLimits, headers: &HeaderMap) -> HandlerResult<()> {
     for origin in headers.get_all(header::ORIGIN) {
         if !limits
             .config()
@@ -154,7 +172,7 @@ fn check_origin(limits: &PublicLimits, headers: &HeaderMap) -> HandlerResult<()>
 /// Cross-origin rules of ingest. Pages of the allowed origins may send events, also to a server in
 /// a more private network. They may send credentials, as beacons always do, although none are read;
 /// the response then has to name the page's origin.
-fn cross_origin(origins: &Origins) -> CorsLayer {
+pub fn cross_origin(origins: &Origins) -> CorsLayer {
     let origins = origins.clone();
     let origins =
         AllowOrigin::predicate(move |origin, _| origins.allow(origin.to_str().unwrap_or_default()));
@@ -191,8 +209,9 @@ pub struct SentBatch {
     reason = "events are parsed without copies by `event::read_batch`"
 )]
 pub struct SentEvent {
-    /// Its type.
-    event_type: SentEventType,
+    /// Its type: `page_view`, `action`, `conversion`, or one that the tracking plan declares.
+    #[schema(min_length = 1, max_length = 200, example = "page_view")]
+    event_type: String,
     /// When it happened; when it was received if absent.
     #[schema(format = DateTime)]
     ts: Option<String>,
@@ -211,16 +230,6 @@ pub struct SentEvent {
     /// An id by which repetitions are recognised.
     #[schema(max_length = 128)]
     event_id: Option<String>,
-}
-
-/// The type of an event.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "see `EventType`")]
-pub enum SentEventType {
-    PageView,
-    Action,
-    Conversion,
 }
 
 /// A batch of which nothing was stored.

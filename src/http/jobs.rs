@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -26,6 +26,7 @@ use super::{App, HandlerResult};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorCode, Result, shown};
 use crate::progress::Progress;
+use crate::window::utc_string;
 
 /// Most jobs that are remembered: a list that a person can read.
 const MAX_REMEMBERED: usize = 100;
@@ -365,7 +366,7 @@ impl Job {
                 Phase::Ended(_, Outcome::Cancelled) => JobState::Cancelled,
             },
             started_by: self.started_by.clone(),
-            created_at: seconds(self.created_at),
+            created_at: utc_string(self.created_at),
             ended_at: None,
             progress: JobProgress {
                 unit: self.kind.unit(),
@@ -386,7 +387,7 @@ impl Job {
                     counted.left(since.elapsed()).map(|left| left.as_secs());
             }
             Phase::Ended(at, outcome) => {
-                answer.ended_at = Some(seconds(*at));
+                answer.ended_at = Some(utc_string(*at));
                 match outcome {
                     Outcome::Done(result) => answer.result = Some(result.clone()),
                     Outcome::Failed(error) => {
@@ -403,10 +404,6 @@ impl Job {
         }
         answer
     }
-}
-
-fn seconds(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 /// True if the client prefers a job to a response that takes long.

@@ -6,6 +6,8 @@
 //! response. No address of a client is stored or traced.
 
 mod accept;
+mod alerts;
+mod annotations;
 mod asset;
 mod audit;
 mod auth;
@@ -15,7 +17,6 @@ mod caller;
 mod client_script;
 mod clients;
 mod clock;
-mod closed;
 mod cohorts;
 mod compress;
 mod connection;
@@ -24,6 +25,7 @@ mod dashboard;
 mod demo;
 mod described;
 mod docs;
+mod entity_tag;
 mod error_response;
 mod event;
 mod export;
@@ -31,6 +33,7 @@ mod extract;
 mod health;
 mod jobs;
 mod json_response;
+mod links;
 mod listener;
 mod live;
 mod maintenance;
@@ -38,12 +41,16 @@ mod monitoring;
 mod openapi;
 mod path;
 mod permits;
+mod plan;
 mod public_limits;
 mod query;
 mod query_string;
+mod reports;
 mod request_body;
 mod rollup;
+mod sdk;
 mod service;
+mod shared;
 mod socket;
 mod status;
 mod streaming;
@@ -51,6 +58,7 @@ mod token_bucket;
 mod transfers;
 mod usage;
 mod users;
+mod values;
 mod weak_key;
 
 use std::sync::Arc;
@@ -64,8 +72,10 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::alerts::sender::MessageSender;
 use crate::config::ServeConfig;
-use crate::engine::{DemoFolder, Engine, LimitStatus};
+use crate::engine::{DemoFolder, Engine, LimitStatus, Shared};
+use crate::spark::Spark;
 
 use auth::Identity;
 pub use auth::{KeyList, Keys, Role};
@@ -91,10 +101,15 @@ struct App {
     keys: Arc<Keys>,
     /// That of the request; none in the state of the router.
     key: Option<Identity>,
+    /// The report or board of the share link of the request; none if it has a key.
+    shared: Option<Arc<Shared>>,
     public_limits: Arc<PublicLimits>,
     demo: Arc<DemoFolder>,
+    sender: Arc<MessageSender>,
     permits: Arc<Permits>,
     jobs: Arc<Jobs>,
+    /// The cluster that computes queries and usage; none if this program does.
+    spark: Option<Arc<Spark>>,
 }
 
 impl App {
@@ -122,19 +137,30 @@ impl App {
 }
 
 /// The router of the server.
-pub fn router(engine: Arc<Engine>, keys: Arc<Keys>, public_limits: Arc<PublicLimits>) -> Router {
+pub fn router(
+    engine: Arc<Engine>,
+    keys: Arc<Keys>,
+    public_limits: Arc<PublicLimits>,
+    sender: Arc<MessageSender>,
+    spark: Option<Arc<Spark>>,
+) -> Router {
     let (routes, document) = routes(public_limits.config());
     let app = App {
         demo: Arc::new(DemoFolder::of(engine.config())),
         engine,
         keys,
         key: None,
+        shared: None,
+        sender,
         permits: Arc::new(Permits::new()),
         jobs: Arc::default(),
+        spark,
         public_limits,
     };
     routes
         .layer(Extension(openapi::finished(document)))
+        // Before the compression, so that the tag is one of the body as it is.
+        .layer(middleware::from_fn(entity_tag::tag))
         .layer(middleware::from_fn(compress::compress))
         .layer(CatchPanicLayer::custom(ErrorResponse::after_panic))
         // Browsers must not guess another content type.
@@ -153,12 +179,39 @@ fn routes(config: &ServeConfig) -> (Router<AppState>, OpenApi) {
     let (routes, mut document) = OpenApiRouter::with_openapi(openapi::empty())
         .routes(routes!(usage::usage))
         .routes(routes!(query::query, query::query_by_url))
+        .routes(routes!(query::queries))
+        .routes(routes!(values::values))
         .routes(routes!(cohorts::cohorts, cohorts::set_cohort))
         .routes(routes!(cohorts::remove_cohort))
+        .routes(routes!(reports::reports, reports::import_reports))
+        .routes(routes!(
+            reports::report,
+            reports::set_report,
+            reports::remove_report
+        ))
+        .routes(routes!(reports::report_history))
+        .routes(routes!(shared::links, shared::share))
+        .routes(routes!(shared::revoke_link))
+        .routes(routes!(shared::shared))
+        .routes(routes!(shared::shared_page))
+        .routes(routes!(annotations::annotations))
+        .routes(routes!(alerts::alerts))
+        .routes(routes!(alerts::set_alert, alerts::remove_alert))
+        .routes(routes!(alerts::test_alert))
+        .routes(routes!(
+            annotations::set_annotation,
+            annotations::remove_annotation
+        ))
+        .routes(routes!(plan::plan, plan::set_plan))
+        .routes(routes!(plan::infer))
+        .routes(routes!(plan::quarantine))
+        .routes(routes!(plan::replay))
         .routes(routes!(export::export))
         .routes(routes!(users::access))
         .routes(routes!(users::erase))
         .routes(routes!(users::erase_many))
+        .routes(routes!(links::user_links))
+        .routes(routes!(links::remove_user_link))
         .routes(routes!(clock::confirm))
         .routes(routes!(rollup::rollup))
         .routes(routes!(maintenance::seal))
@@ -182,11 +235,14 @@ fn routes(config: &ServeConfig) -> (Router<AppState>, OpenApi) {
         .split_for_parts();
     let (scripts, document_of_scripts) = client_script::routes(config).split_for_parts();
     document.merge(document_of_scripts);
+    let (clients, document_of_clients) = sdk::routes(config).split_for_parts();
+    document.merge(document_of_clients);
     let routes = routes
-        .fallback(|| async { ErrorResponse::not_found() })
+        .fallback(dashboard::not_found)
         .method_not_allowed_fallback(|| async { ErrorResponse::method_not_allowed() })
         // After the fallback, which would otherwise replace the response to a preflight request.
-        .merge(scripts);
+        .merge(scripts)
+        .merge(clients);
     (routes, document)
 }
 

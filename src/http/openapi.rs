@@ -17,6 +17,7 @@ use utoipa::{OpenApi as _, PartialSchema, ToSchema};
 
 use super::asset::{Asset, Field};
 use super::described::{self, Errors};
+use super::entity_tag;
 use super::error_response::ErrorBody;
 
 /// Requests with their responses, which a test sends to a server and compares.
@@ -41,7 +42,9 @@ const FIELDS: &[Field] = &[
     security(("dash_key" = []), ("bearer" = [])),
     tags(
         (name = "events", description = "Adding events"),
+        (name = "clients", description = "Clients of other products"),
         (name = "queries", description = "Numbers and rows"),
+        (name = "reports", description = "Saved reports, boards, share links, annotations and alerts"),
         (name = "users", description = "Access to the data of a user, and erasure"),
         (name = "operation", description = "Health, status and jobs"),
         (name = "demo", description = "A synthetic history, separate from the real data"),
@@ -78,8 +81,14 @@ pub fn empty() -> OpenApi {
     document
 }
 
-/// Adds the examples, and makes the file that is sent.
+/// Adds the examples and the responses to clients that have a result, and makes the file that is
+/// sent.
 pub fn finished(mut document: OpenApi) -> Asset {
+    for (path, item) in &mut document.paths.paths {
+        if let Some(operation) = item.get.as_mut().filter(|_| entity_tag::is_tagged(path)) {
+            described::add_not_modified(operation);
+        }
+    }
     let examples: Vec<DocumentedExample> = serde_json::from_str(EXAMPLES).unwrap_or_default();
     for example in examples.iter().rev() {
         for item in document.paths.paths.values_mut() {

@@ -27,6 +27,27 @@ pub enum Routed {
     Redirect(String),
 }
 
+/// The URL of the root, relative to a URL whose path is not changed by [`route`]: a proxy may have
+/// removed a prefix that only the client knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToRoot(pub String);
+
+impl ToRoot {
+    /// That of a request for this path.
+    pub fn from(path: &str, base: &BasePath) -> Self {
+        let slashes = |path: &str| path.matches('/').count();
+        let inner = if base.strip(path).is_some() {
+            slashes(path) - slashes(base.as_str())
+        } else {
+            slashes(path)
+        };
+        match inner.saturating_sub(1) {
+            0 => Self("./".into()),
+            depth => Self("../".repeat(depth)),
+        }
+    }
+}
+
 /// Returns the path for the routes.
 pub fn route(uri: &Uri, method: &Method, base: &BasePath) -> Routed {
     let path = uri.path();
@@ -95,6 +116,25 @@ mod tests {
         match route(&uri, method, &base.parse().expect("a base path")) {
             Routed::To(uri) => uri.to_string(),
             Routed::Redirect(to) => format!("redirect {to}"),
+        }
+    }
+
+    #[test]
+    fn the_root_is_as_many_folders_above_as_a_path_has() {
+        for (path, base, expected) in [
+            ("/", "/", "./"),
+            ("/x", "/", "./"),
+            ("/x/", "/", "../"),
+            ("/a/b/c", "/", "../../"),
+            ("//a", "/", "../"),
+            ("/stats/x", "/stats", "./"),
+            ("/stats/x/y", "/stats", "../"),
+            // A proxy has removed the base path.
+            ("/x/y", "/stats", "../"),
+            ("*", "/", "./"),
+        ] {
+            let base = base.parse().expect("a base path");
+            assert_eq!(ToRoot::from(path, &base), ToRoot(expected.into()), "{path}");
         }
     }
 

@@ -1,5 +1,5 @@
-//! Limits of the public interface: open connections, the eviction of idle ones, clients, and the
-//! phases of a shutdown.
+//! Limits of the public interface: open connections, the eviction of idle ones, clients, visitors,
+//! and the phases of a shutdown.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use chrono::Utc;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tracing::warn;
@@ -18,10 +19,12 @@ use super::clients::Clients;
 use super::connection_state::ConnectionState;
 use super::error_response::ErrorResponse;
 use super::path::INGEST_PATH;
-use crate::config::ServeConfig;
+use crate::config::{ServeConfig, VisitorIds};
+use crate::daily::day_of;
 use crate::engine::LimitStatus;
 use crate::error::ErrorCode;
 use crate::monitoring::Monitoring;
+use crate::visitors::{Visitor, Visitors};
 
 /// Time for the head of a request, and after which an idle connection is closed.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +40,9 @@ const EVICTED_SHARE: usize = 100;
 const REJECTED_SHARE: u64 = 4;
 /// Descriptors reserved for files where there are enough; otherwise half of all.
 const FILES_RESERVED: u64 = 512;
+
+/// Headers by which a visitor asks not to be recognized.
+const PRIVACY_SIGNALS: [&str; 2] = ["sec-gpc", "dnt"];
 
 /// Limits that all connections share, and the phase of the server.
 pub struct PublicLimits {
@@ -55,6 +61,8 @@ pub struct PublicLimits {
     closed: Notify,
     rejected: Arc<Semaphore>,
     monitoring: Arc<Monitoring>,
+    /// The ids of visitors; none if these are anonymous.
+    visitors: Option<Arc<Visitors>>,
 }
 
 /// Phase of the server.
@@ -87,6 +95,7 @@ impl PublicLimits {
             closed: Notify::new(),
             rejected: Arc::new(Semaphore::new((reserved / REJECTED_SHARE).max(1) as usize)),
             monitoring,
+            visitors: (config.visitors == VisitorIds::Daily).then(Arc::default),
         })
     }
 
@@ -112,7 +121,24 @@ impl PublicLimits {
             None => peer.client.clone(),
         };
         let is_local = caller::is_local(peer, head);
-        Caller::new(self.clients.clone(), client, is_local)
+        let address = named.or((!peer.is_proxy).then_some(peer.address));
+        Caller::new(self.clients.clone(), client, is_local).with_address(address)
+    }
+
+    /// The visitor who sends a request, for its events without a user; none if visitors are
+    /// anonymous, or this one asks to be.
+    pub fn visitor(&self, head: &Parts) -> Option<Visitor> {
+        let visitors = self.visitors.as_ref()?;
+        let address = head.extensions.get::<Caller>()?.address()?;
+        let has_signal = |name: &str| {
+            let mut values = head.headers.get_all(name).iter();
+            values.any(|value| value.as_bytes().trim_ascii() == b"1")
+        };
+        if PRIVACY_SIGNALS.into_iter().any(has_signal) {
+            return None;
+        }
+        let agent = head.headers.get(header::USER_AGENT);
+        Some(visitors.visitor(address, agent.map_or(b"", |agent| agent.as_bytes())))
     }
 
     /// The limits of connections and clients, for the status.
@@ -278,6 +304,7 @@ impl PublicLimits {
             client: self.clients.of(address),
             is_proxy: self.config.trusted_proxies.contain(address),
             is_loopback: address.to_canonical().is_loopback(),
+            address,
         };
         if !peer.is_proxy && !self.clients.connect(&peer.client) {
             return Err(ErrorResponse::too_many(
@@ -317,9 +344,12 @@ impl PublicLimits {
         self.closed.notified().await;
     }
 
-    /// Removes idle clients from the table.
+    /// Removes idle clients from the table, and the keys of visitors of earlier days.
     pub fn sweep(&self) {
         self.clients.sweep(Instant::now());
+        if let Some(visitors) = &self.visitors {
+            visitors.forget_before(day_of(Utc::now().timestamp_micros()));
+        }
     }
 
     /// Sets the phase.

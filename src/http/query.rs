@@ -1,22 +1,27 @@
-//! Queries: `POST` and `GET /api/analytics/query`.
+//! Queries: `POST` and `GET /api/analytics/query`, and `POST /api/analytics/queries`.
 
 use axum::body::Body;
 use axum::extract::RawQuery;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use chrono::{NaiveDate, Utc};
-use serde_json::Value;
-use utoipa::IntoParams;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use utoipa::openapi::path::Parameter;
 use utoipa::openapi::schema::SchemaType;
 use utoipa::openapi::{RefOr, Schema, Type};
+use utoipa::{IntoParams, ToSchema};
 
 use super::accept::accepted;
-use super::closed::{self, ClosedResult};
 use super::described::{Binary, BodyErrors, Errors, FormatErrors, KeyErrors};
-use super::extract::Reader;
+use super::entity_tag::{self, EntityTag};
+use super::error_response::ErrorResponse;
+use super::extract::{Reader, Viewer};
+use super::json_response::JsonResponse;
 use super::query_string::parameters;
 use super::{App, HandlerResult, body};
+use crate::engine::{Cancel, Cost, Engine};
 use crate::error::{Error, ErrorCode, Result};
 use crate::export::Format;
 use crate::metrics::query::{Query, QueryAnswer};
@@ -42,21 +47,112 @@ use crate::metrics::query::{Query, QueryAnswer};
         Errors, KeyErrors, BodyErrors, FormatErrors
     )
 )]
-pub async fn query(Reader(app): Reader, headers: HeaderMap, body: Body) -> HandlerResult<Response> {
+pub async fn query(Viewer(app): Viewer, headers: HeaderMap, body: Body) -> HandlerResult<Response> {
     let format = accepted(&headers)?;
     let body = body::receive(&app.permits.bodies, &headers, body).await?;
+    let viewer = app.clone();
     let query = app
         .permits
-        .decode(body, |json| Ok(Query::parse(json)?))
+        .decode(body, move |json| {
+            Viewer::check(&viewer, json)?;
+            Ok(Query::parse(json)?)
+        })
         .await?;
     let encoded = run(&app, query, format).await?;
-    Ok(closed::respond(format, encoded, None))
+    Ok(entity_tag::respond(format, encoded))
+}
+
+/// Most queries of a request.
+const MAX_QUERIES: usize = 20;
+/// Bytes of results after which no more queries are run: with this each may have a large result.
+const MAX_RESULTS_BYTES: usize = 64 << 20;
+
+/// Several queries.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Queries {
+    /// The queries, each as for `POST /api/analytics/query`.
+    #[schema(value_type = Vec<Query>, min_items = 1, max_items = 20)]
+    queries: Vec<Map<String, Value>>,
+}
+
+impl Queries {
+    fn parse(json: &[u8]) -> Result<Self> {
+        let bad = |message| Error::bad_input(ErrorCode::BadQuery, message);
+        let queries: Self = serde_json::from_slice(json)
+            .map_err(|error| bad(format!("allowed is {{\"queries\":[queries]}}: {error}")))?;
+        match queries.queries.len() {
+            1..=MAX_QUERIES => Ok(queries),
+            count => Err(bad(format!(
+                "queries has {count} queries; allowed are 1 to {MAX_QUERIES}"
+            ))),
+        }
+    }
+}
+
+/// The results of several queries.
+#[derive(Serialize, ToSchema)]
+pub struct Answers {
+    /// Always true: the request was understood.
+    ok: bool,
+    /// For each query, in order, its result or the body of an error response.
+    #[schema(value_type = Vec<Object>)]
+    answers: Vec<Box<RawValue>>,
+}
+
+/// Several metrics in one request, one after another.
+///
+/// Each result is that of `POST /api/analytics/query`; a query that fails has the body of an error
+/// response, and does not affect the others.
+#[utoipa::path(
+    post,
+    path = "/api/analytics/queries",
+    operation_id = "queries",
+    tag = "queries",
+    request_body = Queries,
+    responses(
+        (status = 200, description = "The results, in the order of the queries.", body = Answers),
+        Errors, KeyErrors, BodyErrors
+    )
+)]
+pub async fn queries(
+    Viewer(app): Viewer,
+    headers: HeaderMap,
+    body: Body,
+) -> HandlerResult<JsonResponse<Answers>> {
+    let body = body::receive(&app.permits.bodies, &headers, body).await?;
+    let queries = app
+        .permits
+        .decode(body, |json| Ok(Queries::parse(json)?))
+        .await?;
+    let mut answers = Vec::with_capacity(queries.queries.len());
+    let mut bytes = 0;
+    for query in queries.queries {
+        let answer = if bytes <= MAX_RESULTS_BYTES {
+            answer(&app, query).await
+        } else {
+            let message = "the results before it have more than 64 MiB; send it in another request";
+            Err(Error::bad_input(ErrorCode::TooManyGroups, message).into())
+        };
+        let answer = answer.unwrap_or_else(|error| error.json());
+        bytes += answer.get().len();
+        answers.push(answer);
+    }
+    Ok(JsonResponse(Answers { ok: true, answers }))
+}
+
+async fn answer(app: &App, query: Map<String, Value>) -> HandlerResult<Box<RawValue>> {
+    Viewer::check_value(app, &Value::Object(query.clone()))?;
+    let encoded = run(app, Query::of_object(query)?, Format::Json).await?;
+    let json = String::from_utf8(encoded).ok();
+    let json = json.and_then(|json| RawValue::from_string(json).ok());
+    json.ok_or_else(ErrorResponse::internal)
 }
 
 /// Any metric, for tools that send GET requests: the query as JSON in `q`, or its fields.
 ///
-/// Filters, steps and other nested fields need `q`. A result of days that are over has an entity
-/// tag, by which the client learns later whether it has changed.
+/// Filters, steps and other nested fields need `q`. The result has an entity tag, by which the
+/// client learns later whether it has changed.
 #[utoipa::path(
     get,
     path = "/api/analytics/query",
@@ -74,7 +170,6 @@ pub async fn query(Reader(app): Reader, headers: HeaderMap, body: Body) -> Handl
                 (Binary = "application/vnd.apache.parquet")
             )
         ),
-        (status = 304, description = "The client has the result."),
         Errors, KeyErrors, FormatErrors
     )
 )]
@@ -86,17 +181,33 @@ pub async fn query_by_url(
     let format = accepted(&headers)?;
     let request = query.unwrap_or_default();
     let query = parse(&request)?;
-    let cohort = query.cohort.as_deref();
-    let closed = ClosedResult::of(&app, &query.window, cohort, &request, format).await?;
+    if query.metric.shows_users() {
+        // Before the client is told that it has the result.
+        app.check_shows_users()?;
+    }
+    let closed = match app.spark {
+        Some(_) => None,
+        None => EntityTag::of(&app, &query.window, &query.cohorts, &request, format).await?,
+    };
     if let Some(known) = closed.as_ref().and_then(|closed| closed.if_known(&headers)) {
         return Ok(known);
     }
     let encoded = run(&app, query, format).await?;
-    Ok(closed::respond(format, encoded, closed.as_ref()))
+    Ok(entity_tag::respond_tagged(format, encoded, closed))
 }
 
 async fn run(app: &App, query: Query, format: Format) -> HandlerResult<Vec<u8>> {
+    if query.metric.shows_users() {
+        app.check_shows_users()?;
+    }
     let now = Utc::now();
+    if let Some(spark) = app.spark.clone() {
+        let query = move |_: &Engine, cancel: &Cancel| {
+            let found = spark.query(&query, now, &|| cancel.check())?;
+            format.encode(&found, &found.answer.rows)
+        };
+        return app.run_query(Cost::Events, query).await;
+    }
     let cost = app.engine.cost_of(&query, now);
     app.run_query(cost, move |engine, cancel| {
         let answer = engine.query(&query, now, cancel)?;
@@ -123,6 +234,8 @@ struct QueryParameters {
     from: Option<NaiveDate>,
     /// Last day of the window, with `from`; today in the zone if absent.
     to: Option<NaiveDate>,
+    /// A calendar period, such as `last_month`, instead of the other fields of the window.
+    period: Option<String>,
     /// IANA name of the reporting zone; UTC if absent.
     #[param(format = "iana-time-zone")]
     tz: Option<String>,
@@ -130,6 +243,8 @@ struct QueryParameters {
     grain: Option<String>,
     /// Most rows.
     limit: Option<i64>,
+    /// Of events: the cursor of the page.
+    before: Option<String>,
     /// Of features and funnels: the property that the result is split by.
     breakdown: Option<String>,
     /// Of a retention: cells after the first.

@@ -1,10 +1,10 @@
 //! Query strings.
 
 use crate::error::{Error, ErrorCode, Result, shown};
-use crate::window::{WindowRequest, named_day};
+use crate::window::{WindowRequest, named_day, parse_period};
 
 /// The fields of a window.
-pub(super) const WINDOW: [&str; 5] = ["days", "end", "from", "to", "tz"];
+pub(super) const WINDOW: [&str; 6] = ["days", "end", "from", "to", "period", "tz"];
 
 /// The window of the fields of [`WINDOW`].
 pub(super) fn window_of(fields: Vec<(String, String)>) -> Result<WindowRequest> {
@@ -24,6 +24,11 @@ pub(super) fn window_of(fields: Vec<(String, String)>) -> Result<WindowRequest> 
             "end" => request.end = Some(named_day("end", ErrorCode::BadEnd, &value)?),
             "from" => request.from = Some(named_day("from", ErrorCode::BadWindow, &value)?),
             "to" => request.to = Some(named_day("to", ErrorCode::BadWindow, &value)?),
+            "period" => {
+                let period = parse_period(&value);
+                let bad = |message| Error::bad_input(ErrorCode::BadWindow, message);
+                request.period = Some(period.map_err(bad)?);
+            }
             _ => request.tz = Some(value),
         }
     }
@@ -82,12 +87,19 @@ mod tests {
 
     #[test]
     fn a_window_has_days_an_end_and_a_zone() {
-        let window = |query: &str| window_of(parameters(query, &["days", "end", "tz"])?);
+        let window = |query: &str| window_of(parameters(query, &WINDOW)?);
         let found = window("days=7&end=2026-02-28&tz=Asia/Tokyo").expect("a window");
         assert_eq!(found.days, Some(7));
         assert_eq!(found.end, NaiveDate::from_ymd_opt(2026, 2, 28));
         assert_eq!(found.tz.as_deref(), Some("Asia/Tokyo"));
-        for wrong in ["days=many", "end=2026-02-29", "end=soon"] {
+        let named = window("period=last_month").expect("a window");
+        assert_eq!(named.period, Some(crate::window::NamedPeriod::LastMonth));
+        for wrong in [
+            "days=many",
+            "end=2026-02-29",
+            "end=soon",
+            "period=last_decade",
+        ] {
             assert!(window(wrong).is_err(), "{wrong}");
         }
     }

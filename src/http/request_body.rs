@@ -17,6 +17,8 @@ pub const MAX_WIRE_BYTES: usize = 2 << 20;
 /// The body of a request, which takes from its client's quota as it arrives.
 pub struct RequestBody {
     pub body: Incoming,
+    /// Most bytes that count.
+    pub max_bytes: usize,
     pub quota: BodyQuota,
     pub state: Arc<ConnectionState>,
 }
@@ -74,7 +76,8 @@ impl HttpBody for RequestBody {
         let frame = frame.map_err(|_| BodyError::EndedEarly)?;
         let bytes = frame.data_ref().map_or(0, Bytes::len);
         // Bytes beyond the limit of a body are dropped later and do not count.
-        if !self.quota.take(bytes, MAX_WIRE_BYTES) {
+        let max_bytes = self.max_bytes;
+        if !self.quota.take(bytes, max_bytes) {
             return Poll::Ready(Some(Err(BodyError::TooManyBytes.into())));
         }
         Poll::Ready(Some(Ok(frame)))

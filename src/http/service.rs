@@ -16,10 +16,12 @@ use hyper_util::service::TowerToHyperService;
 use super::auth;
 use super::caller::{self, Peer};
 use super::connection_state::ConnectionState;
-use super::path::{self, Routed};
+use super::path::{self, Routed, ToRoot};
 use super::public_limits::PublicLimits;
-use super::request_body::RequestBody;
+use super::request_body::{MAX_WIRE_BYTES, RequestBody};
+use super::sdk;
 use crate::error::ErrorCode;
+use crate::sdk::content;
 
 /// Responds to the requests of a connection.
 pub struct Service {
@@ -37,17 +39,30 @@ impl HyperService<Request<Incoming>> for Service {
     type Error = Infallible;
     type Future = ResponseFuture;
 
-    fn call(&self, request: Request<Incoming>) -> ResponseFuture {
-        let base = &self.public_limits.config().base_path;
-        let routed = path::route(request.uri(), request.method(), base);
+    fn call(&self, mut request: Request<Incoming>) -> ResponseFuture {
+        let config = self.public_limits.config();
+        let routed = path::route(request.uri(), request.method(), &config.base_path);
+        let routed = sdk::paths::route(routed, config);
+        let path = match &routed {
+            Routed::To(uri) => uri.path(),
+            Routed::Redirect(_) => "",
+        };
+        let is_foreign = sdk::paths::is_foreign(path, config);
+        let to_root = ToRoot::from(request.uri().path(), &config.base_path);
+        request.extensions_mut().insert(to_root);
         let is_ingest = *request.method() == Method::POST
-            && matches!(&routed, Routed::To(uri) if self.public_limits.is_ingest_path(uri.path()));
+            && (is_foreign || self.public_limits.is_ingest_path(path));
         self.state.begin(is_ingest);
         let (router, public_limits) = (self.router.clone(), self.public_limits.clone());
         let (state, peer) = (self.state.clone(), self.peer.clone());
         let passed_on = PassedOn(state.clone());
         Box::pin(async move {
-            let response = respond(router, &public_limits, &state, &peer, routed, request).await;
+            let request = Arrived {
+                request,
+                routed,
+                is_foreign,
+            };
+            let response = respond(router, &public_limits, &state, &peer, request).await;
             if let Some(code) = response.extensions().get::<ErrorCode>() {
                 public_limits.count_error(*code);
             }
@@ -59,14 +74,25 @@ impl HyperService<Request<Incoming>> for Service {
     }
 }
 
+/// A request, its target, and whether that is for a client of another product.
+struct Arrived {
+    request: Request<Incoming>,
+    routed: Routed,
+    is_foreign: bool,
+}
+
 async fn respond(
     router: Router,
     public_limits: &PublicLimits,
     state: &Arc<ConnectionState>,
     peer: &Peer,
-    routed: Routed,
-    request: Request<Incoming>,
+    arrived: Arrived,
 ) -> Response {
+    let Arrived {
+        request,
+        routed,
+        is_foreign,
+    } = arrived;
     let (mut head, body) = request.into_parts();
     if let Err(rejection) = caller::check_head(&head) {
         let mut response = rejection.into_response();
@@ -80,13 +106,19 @@ async fn respond(
         Routed::Redirect(to) => return Redirect::temporary(&to).into_response(),
     };
     let caller = public_limits.caller(peer, &head);
-    let has_key = auth::has_key(&head.headers);
+    // The keys of these clients are in pages, and none of ours.
+    let has_key = !is_foreign && auth::has_key(&head.headers);
     if has_key && let Err(rejection) = caller.check_key_attempts() {
         return rejection.into_response();
     }
     head.extensions.insert(caller.clone());
     let body = RequestBody {
         body,
+        max_bytes: if is_foreign {
+            content::MAX_WIRE_BYTES
+        } else {
+            MAX_WIRE_BYTES
+        },
         quota: caller.body_quota(),
         state: state.clone(),
     };

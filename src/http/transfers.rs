@@ -18,8 +18,9 @@ use super::jobs::{JobKind, JobResponse};
 use super::{App, HandlerResult, body};
 use crate::engine::{ExportRequest, is_bucket};
 use crate::error::{Error, ErrorCode, Result};
-use crate::import::Source;
-use crate::window::WindowRequest;
+use crate::import::{Foreign, Options, Source};
+use crate::sdk::Product;
+use crate::window::{NamedPeriod, WindowRequest};
 
 /// The body of a request to export the lake.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -27,7 +28,8 @@ use crate::window::WindowRequest;
 pub struct ExportBody {
     /// The address of a bucket or a part of it, such as `s3://BUCKET/PREFIX`.
     pub to: String,
-    /// The warehouse that will read it: `plain`, `bigquery` or `snowflake`.
+    /// The warehouse that will read it: `plain`, `bigquery` or `snowflake`; `delta`
+    /// writes tables.
     #[serde(rename = "for", default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     /// Only the last days.
@@ -39,6 +41,10 @@ pub struct ExportBody {
     /// Last day of the export.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<NaiveDate>,
+    /// A calendar period, instead of the other days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(inline)]
+    pub period: Option<NamedPeriod>,
     /// `last` writes only days that changed since the last export.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
@@ -53,6 +59,9 @@ pub struct ImportBody {
     /// The day of the newest event, to which all times are shifted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebase_to: Option<NaiveDate>,
+    /// The product whose files they are: `segment`, `posthog`, `mixpanel` or `umami`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
 }
 
 /// Starts a job that exports the lake to a bucket.
@@ -78,6 +87,7 @@ pub async fn export(Keyed(app): Keyed, headers: HeaderMap, body: Body) -> Handle
         days: body.days,
         from: body.from,
         to: body.until,
+        period: body.period,
         ..WindowRequest::default()
     };
     let request = ExportRequest {
@@ -114,8 +124,20 @@ pub async fn import(Keyed(app): Keyed, headers: HeaderMap, body: Body) -> Handle
         .into_iter()
         .map(|file| Source::File(file.into()))
         .collect();
+    let mapping = &app.public_limits.config().clients.mapping;
+    let from = body.from.map(|name| {
+        let product = Product::among(&Product::IMPORTED, &name).map_err(|message| {
+            Error::bad_input(ErrorCode::BadImport, format!("from: {message}"))
+        })?;
+        let mapping = mapping.clone();
+        Ok::<_, Error>(Foreign { product, mapping })
+    });
+    let options = Options {
+        rebase_to: body.rebase_to,
+        from: from.transpose()?,
+    };
     app.start_job(JobKind::Import, move |engine, progress| {
-        engine.import(&sources, body.rebase_to, Utc::now(), progress)
+        engine.import(&sources, &options, Utc::now(), progress)
     })
 }
 

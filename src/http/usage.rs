@@ -7,11 +7,11 @@ use chrono::Utc;
 
 use super::HandlerResult;
 use super::accept::accepted;
-use super::closed::{self, ClosedResult};
 use super::described::{Binary, Errors, FormatErrors, KeyErrors};
+use super::entity_tag::{self, EntityTag};
 use super::extract::Reader;
 use super::query_string::{WINDOW, parameters, window_of};
-use crate::engine::UsageAnswer;
+use crate::engine::{Cancel, Cost, Engine, UsageAnswer};
 use crate::error::{Error, ErrorCode, shown};
 use crate::metrics::usage::MAX_FEATURES;
 use crate::window::WindowRequest;
@@ -37,7 +37,6 @@ use crate::window::WindowRequest;
                 (Binary = "application/vnd.apache.parquet")
             )
         ),
-        (status = 304, description = "The client has the numbers."),
         Errors, KeyErrors, FormatErrors
     )
 )]
@@ -59,7 +58,15 @@ pub async fn usage(
     }
     let request = window_of(fields)?;
     let now = Utc::now();
-    let closed = ClosedResult::of(&app, &request, None, &query, format).await?;
+    if let Some(spark) = app.spark.clone() {
+        let usage = move |_: &Engine, cancel: &Cancel| {
+            let found = spark.usage(&request, features, now, &|| cancel.check())?;
+            format.encode(&found, &found.answer.numbers.rows())
+        };
+        let encoded = app.run_query(Cost::Events, usage).await?;
+        return Ok(entity_tag::respond(format, encoded));
+    }
+    let closed = EntityTag::of(&app, &request, &[], &query, format).await?;
     if let Some(known) = closed.as_ref().and_then(|closed| closed.if_known(&headers)) {
         return Ok(known);
     }
@@ -70,5 +77,5 @@ pub async fn usage(
             format.encode(&answer, &answer.numbers.rows())
         })
         .await?;
-    Ok(closed::respond(format, encoded, closed.as_ref()))
+    Ok(entity_tag::respond_tagged(format, encoded, closed))
 }

@@ -38,6 +38,14 @@ pub enum Fault {
     Record(String),
 }
 
+impl Fault {
+    /// The reason.
+    pub fn message(&self) -> &str {
+        let (Self::Foreign(message) | Self::Record(message)) = self;
+        message
+    }
+}
+
 impl AsRef<[u8]> for Chunk {
     fn as_ref(&self) -> &[u8] {
         &self.json

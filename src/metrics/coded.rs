@@ -1,11 +1,12 @@
 //! Events as codes: what filters say of the rows of a table.
 //!
 //! Compiled loops over integers and not expressions: a filter is computed once per value of the
-//! table, and what is left is a lookup per row.
+//! table, and what is left is a lookup per row. Only a condition on several properties, such as
+//! `any` of two, is combined for each row.
 
 use std::collections::BTreeMap;
 
-use super::filter::{Condition, Filter, Property};
+use super::filter::{Condition, Filter, Property, ValueTest};
 use super::source::Source;
 use crate::columns::{Slice, Table};
 use crate::error::{Error, Result};
@@ -17,7 +18,22 @@ pub struct FilterBits {
     pub columns: Vec<usize>,
     /// For each of them, by code, the filters that the value does not rule out.
     allowed: Vec<Vec<u32>>,
+    /// Conditions on several properties, each with the bits of its filters.
+    mixed: Vec<(Mixed, u32)>,
     all: u32,
+}
+
+/// A condition whose parts are on several columns.
+#[derive(Debug)]
+enum Mixed {
+    /// On the column at this place of [`FilterBits::columns`]: whether each code meets it.
+    Column(usize, Vec<bool>),
+    /// All of them.
+    All(Vec<Mixed>),
+    /// Any of them.
+    Any(Vec<Mixed>),
+    /// Not this one.
+    Not(Box<Mixed>),
 }
 
 impl FilterBits {
@@ -31,40 +47,59 @@ impl FilterBits {
     ) -> Result<Self> {
         let mut all = 0;
         let mut of_column: BTreeMap<usize, Vec<(&Condition, u32)>> = BTreeMap::new();
+        let mut mixed = Vec::new();
+        let mut checked = Vec::new();
         for (filter, bit) in filters {
             all |= bit;
+            checked.push(filter);
+            for property in filter.properties() {
+                of_column.entry(column_of(table, property)?).or_default();
+            }
             for condition in &filter.conditions {
-                let column = column_of(table, &condition.property)?;
-                of_column.entry(column).or_default().push((condition, bit));
+                match condition.property() {
+                    Some(property) => {
+                        let column = column_of(table, property)?;
+                        of_column.entry(column).or_default().push((condition, bit));
+                    }
+                    None => mixed.push((condition, bit)),
+                }
             }
         }
-        let mut bits = Self {
-            columns: Vec::new(),
-            allowed: Vec::new(),
-            all,
-        };
+        let mut columns = Columns::default();
+        let mut allowed = Vec::with_capacity(of_column.len());
         for (column, conditions) in of_column {
+            let values = table.values(column)?;
             let tests: Vec<_> = conditions
                 .into_iter()
                 .map(|(condition, bit)| (condition.on_value(), bit))
                 .collect();
-            let allowed = |value: Option<&str>| {
+            allowed.push(of_codes(&values, |value| {
                 let ruled_out = tests.iter().filter(|(test, _)| !test(value));
                 ruled_out.fold(all, |all, (_, bit)| all & !bit)
-            };
-            let values = table.values(column)?;
-            let values = values.iter().map(|value| Some(value.as_str()));
-            let values = std::iter::once(None).chain(values);
-            bits.columns.push(column);
-            bits.allowed.push(values.map(allowed).collect());
+            }));
+            columns.places.push(column);
+            if !mixed.is_empty() {
+                columns.values.push(values);
+            }
         }
+        let mixed = mixed
+            .into_iter()
+            .map(|(condition, bit)| Ok((columns.mixed(table, condition)?, bit)));
+        let bits = Self {
+            mixed: mixed.collect::<Result<_>>()?,
+            columns: columns.places,
+            allowed,
+            all,
+        };
+        checked.into_iter().try_for_each(Filter::check_time)?;
         Ok(bits)
     }
 
     /// Bytes in memory.
     pub fn bytes(&self) -> u64 {
         let values: usize = self.allowed.iter().map(Vec::len).sum();
-        (values * size_of::<u32>()) as u64
+        let mixed: usize = self.mixed.iter().map(|(mixed, _)| mixed.bytes()).sum();
+        (values * size_of::<u32>() + mixed) as u64
     }
 
     /// The bits of each row of a slice, which begins with the columns of the filters.
@@ -77,7 +112,101 @@ impl FilterBits {
                 });
             }
         }
+        for (mixed, bit) in &self.mixed {
+            for (bits, is_met) in bits.iter_mut().zip(mixed.of_rows(slice)) {
+                *bits &= if is_met { u32::MAX } else { !bit };
+            }
+        }
         bits
+    }
+}
+
+/// The results of a test for null and for each value of a column, by code.
+fn of_codes<T>(values: &[String], test: impl Fn(Option<&str>) -> T) -> Vec<T> {
+    let values = values.iter().map(|value| Some(value.as_str()));
+    std::iter::once(None).chain(values).map(test).collect()
+}
+
+/// The columns of some filters, with their values.
+#[derive(Default)]
+struct Columns {
+    places: Vec<usize>,
+    values: Vec<Vec<String>>,
+}
+
+impl Columns {
+    fn column(&self, table: &Table, property: &Property, test: &ValueTest) -> Result<Mixed> {
+        let column = column_of(table, property)?;
+        let place = self.places.iter().position(|place| *place == column);
+        let place = place.ok_or(Error::Busy("a table was opened without a column"))?;
+        let values = self.values.get(place).map_or(&[][..], Vec::as_slice);
+        Ok(Mixed::Column(place, of_codes(values, test)))
+    }
+
+    /// A condition on these columns.
+    fn mixed(&self, table: &Table, condition: &Condition) -> Result<Mixed> {
+        if let Some(property) = condition.property() {
+            return self.column(table, property, &condition.on_value());
+        }
+        Ok(match condition {
+            Condition::Of {
+                property,
+                predicate: _,
+            } => self.column(table, property, &condition.on_value())?,
+            Condition::Any(filters) => {
+                let filters = filters.iter().map(|filter| self.all(table, filter));
+                Mixed::Any(filters.collect::<Result<_>>()?)
+            }
+            Condition::Not(filter) => Mixed::Not(Box::new(self.all(table, filter)?)),
+        })
+    }
+
+    fn all(&self, table: &Table, filter: &Filter) -> Result<Mixed> {
+        let conditions = filter.conditions.iter();
+        let conditions = conditions.map(|condition| self.mixed(table, condition));
+        Ok(Mixed::All(conditions.collect::<Result<_>>()?))
+    }
+}
+
+impl Mixed {
+    /// True for each row of a slice that meets it.
+    fn of_rows(&self, slice: &Slice) -> Vec<bool> {
+        let join = |parts: &[Self], start: bool, join: fn(bool, bool) -> bool| {
+            let mut met = vec![start; slice.rows()];
+            for part in parts {
+                for (met, of_part) in met.iter_mut().zip(part.of_rows(slice)) {
+                    *met = join(*met, of_part);
+                }
+            }
+            met
+        };
+        match self {
+            Self::Column(place, is_met) => {
+                let mut met = vec![false; slice.rows()];
+                if let Some(codes) = slice.codes(*place) {
+                    codes.zip(&mut met, |met, code| {
+                        *met = is_met.get(code).copied().unwrap_or(false);
+                    });
+                }
+                met
+            }
+            Self::All(parts) => join(parts, true, |one, other| one & other),
+            Self::Any(parts) => join(parts, false, |one, other| one | other),
+            Self::Not(part) => {
+                let mut met = part.of_rows(slice);
+                met.iter_mut().for_each(|met| *met = !*met);
+                met
+            }
+        }
+    }
+
+    /// Bytes in memory.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Column(_, is_met) => is_met.len(),
+            Self::All(parts) | Self::Any(parts) => parts.iter().map(Self::bytes).sum(),
+            Self::Not(part) => part.bytes(),
+        }
     }
 }
 
@@ -197,6 +326,13 @@ mod tests {
             json!({"min":9_007_199_254_740_993_i64}),
             json!({"exists":true}),
             json!({"exists":false}),
+            json!({"contains":"QUOTED","ignore_case":true}),
+            json!({"suffix":"x"}),
+            json!({"matches":"^(b|1)$"}),
+            json!({"above":1,"below":101}),
+            json!({"not":[1,"b"]}),
+            json!({"not":{"exists":true}}),
+            json!({"all":[{"not":"1.0"},{"min":1}]}),
         ] {
             for property in ["v", "v.x", "w"] {
                 for metric in &metrics {
@@ -212,6 +348,23 @@ mod tests {
                 }
             }
         }
-        assert!(met > 20, "{met}");
+        // Conditions on several properties.
+        for filter in [
+            json!({"any":[{"metadata.v":1},{"feature":"f0"}]}),
+            json!({"not":{"metadata.v":{"exists":true},"feature":["f0","f1"]}}),
+            json!({"metadata.v":{"not":"b"},"any":[{"not":{"feature":"f2"}},{"metadata.w":1}]}),
+            json!({"any":[{}],"feature":"f1"}),
+            json!({"not":{}}),
+        ] {
+            for metric in &metrics {
+                let mut query = metric.clone();
+                query["filter"] = filter.clone();
+                let rows = source.rows(query);
+                met += usize::from(rows[0]["events"].as_u64().is_some_and(|events| events > 0));
+            }
+            let steps = json!([filter, {"feature":"f1"}]);
+            source.rows(json!({"metric":"funnel","steps":steps}));
+        }
+        assert!(met > 40, "{met}");
     }
 }

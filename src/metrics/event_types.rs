@@ -1,4 +1,5 @@
-//! Event types: events and distinct users per type. All three types have a row, in funnel order.
+//! Event types: events and distinct users per type. The three types of the funnel have a row each,
+//! in its order; those that a tracking plan declares and that occur follow by name.
 //!
 //! Anonymous events count as events and never as users. Definitions: `docs/metrics.md`, "Usage" and
 //! "Events".
@@ -12,7 +13,6 @@ use super::source::Source;
 use super::table::Table;
 use super::{Answer, Measure};
 use crate::error::Result;
-use crate::event::EventType;
 
 /// The parameters: none.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
@@ -28,9 +28,10 @@ impl Measure for EventTypes {
         let mut counts = source.counts(Key::EventType)?;
         let mut names: Vec<String> = Vec::new();
         let (mut events, mut users) = (Vec::new(), Vec::new());
-        for (event_type, code) in EventType::ALL.iter().zip(0..) {
+        let codes: Vec<u32> = counts.counts.keys().map(|(code, _)| *code).collect();
+        for (name, code) in source.names().listed_event_types(codes.into_iter()) {
             let count = counts.of_key(code);
-            names.push(event_type.name().to_owned());
+            names.push(name.to_owned());
             events.push(count.events);
             users.push(count.users.len());
         }
@@ -58,6 +59,8 @@ mod tests {
                 ("2024-03-01 00:00", "action", "ann", ""),
                 ("2024-03-03 23:59", "action", "", ""),
                 ("2024-03-03 23:59", "page_view", "bob", ""),
+                ("2024-03-03 23:59", "signup", "bob", ""),
+                ("2024-03-03 23:59", "refund", "", ""),
                 // Before and after the window.
                 ("2024-02-29 23:59", "conversion", "bob", ""),
                 ("2024-03-04 00:00", "conversion", "bob", ""),
@@ -68,6 +71,8 @@ mod tests {
             {"event_type":"page_view","events":1,"users":1},
             {"event_type":"action","events":3,"users":1},
             {"event_type":"conversion","events":0,"users":0},
+            {"event_type":"refund","events":1,"users":0},
+            {"event_type":"signup","events":1,"users":1},
         ]);
         assert_eq!(rows, expected);
     }

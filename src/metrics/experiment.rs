@@ -112,6 +112,10 @@ pub struct Comparison {
 }
 
 impl Measure for Experiment {
+    fn filters_mut(&mut self) -> Vec<&mut Filter> {
+        vec![&mut self.exposure, &mut self.goal]
+    }
+
     fn days_before(&self) -> u16 {
         0
     }
@@ -239,7 +243,7 @@ impl Experiment {
     }
 
     /// The rows, from the arms by name. The control is the first of them.
-    fn table(&self, mut arms: Vec<Arm>, multiple: u64) -> Table {
+    pub fn table(&self, mut arms: Vec<Arm>, multiple: u64) -> Table {
         for (variant, _) in self.weights.iter().flat_map(|weights| &weights.0) {
             if !arms.iter().any(|arm| arm.is_named(variant)) {
                 arms.push(Arm::unseen(variant));

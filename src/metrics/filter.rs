@@ -2,17 +2,29 @@
 //!
 //! A filter is a JSON object from property to condition:
 //! `{"event_type":"action","metadata.plan":["pro","team"]}`. The properties are `event_type`,
-//! `feature`, `url` and `metadata.<path>` ([`Path`]); a condition is a value, a list of values, or
-//! one of `{"prefix":"/docs"}`, `{"min":1,"max":5}` (numbers, both included, one may be missing)
-//! and `{"exists":true}`. A property that is missing or null meets only `{"exists":false}`; a list
-//! meets a condition when a member does.
+//! `feature`, `url`, `user_id` and `metadata.<path>` ([`Path`]). The key `any` has a list of
+//! filters of which at least one must hold, the key `not` a filter that must not hold.
+//!
+//! A condition ([`Predicate`]) is a value, a list of values, or one of `{"contains":"x"}`,
+//! `{"prefix":"x"}`, `{"suffix":"x"}`, `{"matches":"a|b"}`, each also with `"ignore_case":true`,
+//! `{"min":1,"max":5}` (both included), `{"above":1,"below":5}` (both excluded), `{"exists":true}`,
+//! `{"not":condition}` and `{"all":[conditions]}`. A property that is missing or null meets only
+//! `{"exists":false}` and negations; a list meets a condition when a member does.
 //!
 //! Numbers are compared by their exact values in whatever notation ([`Number`]), other values as
 //! strings: `true` equals the string `true`, and a number the string of its one notation. A string
 //! is in a range only if it is a JSON number. Definitions: `docs/metrics.md`, "Property values" and
 //! "Filters".
+//!
+//! The id of a user is compared as it was sent. Tables have codes instead, so that events are read
+//! from segments where a filter names `user_id`.
+//!
+//! [`Number`]: crate::event::number::Number
 
 pub mod described;
+pub mod pattern;
+pub mod predicate;
+mod system;
 
 use std::borrow::Cow;
 
@@ -20,35 +32,43 @@ use polars::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::event::number::{self, Number};
+use crate::error::{Error, ErrorCode, Result, shown};
 use crate::event::path::{self, Path};
 use crate::schema;
 
-/// Most conditions of a filter: each is computed for each event.
-const MAX_CONDITIONS: usize = 20;
-/// Most values of a condition.
-const MAX_VALUES: usize = 1_000;
+use predicate::Left;
+pub use predicate::{MAX_CONDITIONS, Predicate, scalar_string};
+
+/// The key of a list of filters of which at least one must hold.
+const ANY: &str = "any";
+/// The key of a filter that must not hold.
+const NOT: &str = "not";
 
 /// A condition on a value, `None` where it is missing.
-pub type ValueTest = Box<dyn Fn(Option<&str>) -> bool>;
-/// True if one of several values meets a condition.
-type AnyValue<'a> = dyn Fn(&dyn Fn(&str) -> bool) -> bool + 'a;
+pub type ValueTest = Box<dyn Fn(Option<&str>) -> bool + Send + Sync>;
 
 /// Conditions that must all hold. Every event meets a filter without conditions.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(try_from = "Map<String, Value>")]
 pub struct Filter {
-    /// The conditions, each on another property.
+    /// The conditions.
     pub conditions: Vec<Condition>,
 }
 
-/// A condition on a property.
+/// A condition on an event.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Condition {
-    /// The property.
-    pub property: Property,
-    /// The predicate that it must meet.
-    pub predicate: Predicate,
+pub enum Condition {
+    /// On a property.
+    Of {
+        /// The property.
+        property: Property,
+        /// The predicate that it must meet.
+        predicate: Predicate,
+    },
+    /// At least one of these filters must hold.
+    Any(Vec<Filter>),
+    /// This filter must not hold.
+    Not(Filter),
 }
 
 /// A property of an event.
@@ -61,34 +81,15 @@ pub enum Property {
     Feature,
     /// The URL.
     Url,
+    /// The id of the user, as it was sent.
+    UserId,
     /// The value at a path in the metadata.
     Metadata(String),
 }
 
-/// A predicate on the value of a property.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Predicate {
-    /// Equal to one of these strings.
-    OneOf(Vec<String>),
-    /// Begins with this string.
-    Prefix(String),
-    /// A number in this range.
-    Range(Range),
-    /// Present (`true`) or absent (`false`).
-    Exists(bool),
-}
-
-/// A range of numbers, both ends included.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Range {
-    /// Lower end.
-    min: Option<Number>,
-    /// Upper end.
-    max: Option<Number>,
-}
-
 impl Filter {
-    /// The filter as an expression that is never null.
+    /// The filter as an expression that is never null, over the columns of
+    /// [`Source::for_each_batch`](super::source::Source::for_each_batch).
     pub fn expr(&self) -> Expr {
         self.conditions
             .iter()
@@ -97,11 +98,24 @@ impl Filter {
             .unwrap_or(lit(true))
     }
 
+    /// The events with the columns of [`schema::lake`] that meet it; all if it has no conditions.
+    pub fn of_lake(&self, events: LazyFrame) -> LazyFrame {
+        if self.is_empty() {
+            return events;
+        }
+        let user = col(schema::USER_ID).alias(schema::USER);
+        let columns: Vec<Expr> = schema::lake().iter_names().cloned().map(col).collect();
+        events
+            .with_columns([user])
+            .filter(self.of_seen().expr())
+            .select(columns)
+    }
+
     /// Any of several filters as an expression: a single comparison if they all list values of one
     /// property.
     pub fn any<'a>(filters: impl Iterator<Item = &'a Self> + Clone) -> Expr {
         match Self::only_any(filters.clone()) {
-            Some((property, values)) => Condition {
+            Some((property, values)) => Condition::Of {
                 property: property.clone(),
                 predicate: Predicate::OneOf(values),
             }
@@ -143,7 +157,7 @@ impl Filter {
     pub fn only(&self) -> Option<(&Property, &[String])> {
         match self.conditions.as_slice() {
             [
-                Condition {
+                Condition::Of {
                     property,
                     predicate: Predicate::OneOf(values),
                 },
@@ -153,100 +167,229 @@ impl Filter {
     }
 
     /// The properties that it names.
-    pub fn properties(&self) -> impl Iterator<Item = &Property> {
-        self.conditions.iter().map(|condition| &condition.property)
+    pub fn properties(&self) -> Box<dyn Iterator<Item = &Property> + '_> {
+        Box::new(self.conditions.iter().flat_map(Condition::properties))
+    }
+
+    /// The property, if all conditions are on one.
+    pub fn property(&self) -> Option<&Property> {
+        only_one(self.properties())
     }
 
     /// True if columns are needed that are not among [`schema::COUNTED`].
     pub fn needs_details(&self) -> bool {
-        self.conditions
-            .iter()
-            .any(|condition| condition.property.is_detail())
+        self.properties().any(Property::is_detail)
     }
-}
 
-impl Condition {
-    fn expr(&self) -> Expr {
-        let predicate = self.predicate.clone();
-        if let Property::Metadata(path) = &self.property {
-            let predicate = predicate.of_metadata();
-            let path = Path::new(path);
-            let meets = move |object: &str| {
-                predicate.is_met(&|meets| path.any(object, &mut |value| meets(value)))
-            };
-            return boolean(col(schema::METADATA), meets);
-        }
-        let value = self.property.expr();
-        let met = match predicate {
-            Predicate::OneOf(strings) => match strings.as_slice() {
-                [string] => value.eq(lit(string.as_str())),
-                strings => {
-                    let strings = Series::new(PlSmallStr::EMPTY, strings);
-                    value.is_in(lit(strings).implode(false), false)
-                }
-            },
-            Predicate::Prefix(prefix) => value.str().starts_with(lit(prefix)),
-            Predicate::Range(range) => {
-                return boolean(value.cast(DataType::String), move |string| {
-                    range.has(string)
-                });
-            }
-            Predicate::Exists(true) => return value.is_not_null(),
-            Predicate::Exists(false) => return value.is_null(),
-        };
-        met.fill_null(lit(false))
-    }
-}
-
-impl Condition {
-    /// The condition on a value of its column in a table, which is JSON in metadata and a string
-    /// elsewhere, `None` where it is missing. The same as `Condition::expr`.
+    /// The filter on a value of the only property that it is on, as [`Condition::on_value`].
     pub fn on_value(&self) -> ValueTest {
-        let predicate = self.predicate.clone();
-        if matches!(self.property, Property::Metadata(_)) {
-            let predicate = predicate.of_metadata();
-            return Box::new(move |json| {
-                predicate.is_met(&|meets| {
-                    json.is_some_and(|json| path::any_of(json, &mut |value| meets(value)))
+        let tests: Vec<ValueTest> = self.conditions.iter().map(Condition::on_value).collect();
+        Box::new(move |value| tests.iter().all(|test| test(value)))
+    }
+
+    /// Checks that no regular expression was too slow so far.
+    ///
+    /// # Errors
+    /// `bad_query`, which names it.
+    pub fn check_time(&self) -> Result<()> {
+        let checked = self.conditions.iter().try_for_each(Condition::check_time);
+        checked.map_err(|message| Error::bad_input(ErrorCode::BadQuery, message))
+    }
+
+    fn parse(map: Map<String, Value>, left: &mut Left) -> Result<Self, String> {
+        let conditions = map.into_iter().map(|(name, value)| match name.as_str() {
+            ANY => left.nested(|left| parse_any(value, left)),
+            NOT => match value {
+                Value::Object(map) => left
+                    .nested(|left| Self::parse(map, left))
+                    .map(Condition::Not)
+                    .map_err(|message| format!("{NOT}.{message}")),
+                other => Err(format!("{NOT}: {}; allowed is a filter", start_of(&other))),
+            },
+            _ => {
+                let property = Property::try_from(name.clone())?;
+                let predicate = Predicate::parse(value, left)
+                    .map_err(|message| format!("{}: {message}", shown(&name)))?;
+                Ok(Condition::Of {
+                    property,
+                    predicate,
                 })
-            });
-        }
-        Box::new(move |value| match (&predicate, value) {
-            (Predicate::OneOf(strings), Some(value)) => {
-                strings.iter().any(|string| string == value)
             }
-            (Predicate::Prefix(prefix), Some(value)) => value.starts_with(prefix.as_str()),
-            (Predicate::Range(range), Some(value)) => range.has(value),
-            (Predicate::Exists(exists), value) => *exists == value.is_some(),
-            (_, None) => false,
+        });
+        Ok(Self {
+            conditions: conditions.collect::<Result<_, String>>()?,
         })
     }
 }
 
-/// A predicate on strings as an expression. Null is passed as `{}`: as metadata without values, and
-/// not a number.
-fn boolean(string: Expr, meets: impl Fn(&str) -> bool + Send + Sync + 'static) -> Expr {
+fn parse_any(value: Value, left: &mut Left) -> Result<Condition, String> {
+    let filters = match value {
+        Value::Array(filters) if !filters.is_empty() => filters,
+        other => {
+            return Err(format!(
+                "{ANY}: {}; allowed is a list of 1 to {MAX_CONDITIONS} filters",
+                start_of(&other)
+            ));
+        }
+    };
+    let filters = filters.into_iter().enumerate().map(|(at, one)| match one {
+        Value::Object(map) => {
+            if map.is_empty() {
+                // Otherwise a list of any length would have no conditions.
+                left.take_condition()?;
+            }
+            Filter::parse(map, left).map_err(|message| format!("{ANY}[{at}].{message}"))
+        }
+        other => Err(format!(
+            "{ANY}[{at}]: {}; allowed is a filter",
+            start_of(&other)
+        )),
+    });
+    Ok(Condition::Any(filters.collect::<Result<_, String>>()?))
+}
+
+/// The beginning of a JSON value, for messages.
+fn start_of(value: &Value) -> String {
+    shown(&value.to_string()).to_owned()
+}
+
+/// The property, if all of them are the same.
+fn only_one<'a>(mut properties: impl Iterator<Item = &'a Property>) -> Option<&'a Property> {
+    let first = properties.next()?;
+    properties.all(|other| other == first).then_some(first)
+}
+
+impl Condition {
+    fn expr(&self) -> Expr {
+        match self {
+            Self::Of {
+                property: Property::Metadata(path),
+                predicate,
+            } => {
+                let (predicate, path) = (predicate.clone().of_metadata(), Path::new(path));
+                let checked = predicate.clone();
+                let meets = move |object: Option<&str>| predicate.is_met_by_object(&path, object);
+                boolean(col(schema::METADATA), meets, checked)
+            }
+            Self::Of {
+                property,
+                predicate,
+            } => of_string(property.expr(), &predicate.clone().of_strings()),
+            Self::Any(filters) => {
+                let any = filters.iter().map(Filter::expr).reduce(Expr::or);
+                any.unwrap_or(lit(false))
+            }
+            Self::Not(filter) => filter.expr().not(),
+        }
+    }
+
+    /// The properties that it names.
+    fn properties(&self) -> Box<dyn Iterator<Item = &Property> + '_> {
+        match self {
+            Self::Of { property, .. } => Box::new(std::iter::once(property)),
+            Self::Any(filters) => Box::new(filters.iter().flat_map(Filter::properties)),
+            Self::Not(filter) => filter.properties(),
+        }
+    }
+
+    /// The property, if it is on one alone.
+    pub fn property(&self) -> Option<&Property> {
+        only_one(self.properties())
+    }
+
+    /// The condition on a value of the column of its only property in a table, which is JSON in
+    /// metadata and a string elsewhere, `None` where it is missing. The same as `Condition::expr`.
+    pub fn on_value(&self) -> ValueTest {
+        match self {
+            Self::Of {
+                property: Property::Metadata(_),
+                predicate,
+            } => {
+                let predicate = predicate.clone().of_metadata();
+                Box::new(move |json| predicate.is_met_by_json(json))
+            }
+            Self::Of { predicate, .. } => {
+                let predicate = predicate.clone().of_strings();
+                Box::new(move |value| predicate.is_met_by_string(value))
+            }
+            Self::Any(filters) => {
+                let tests: Vec<ValueTest> = filters.iter().map(Filter::on_value).collect();
+                Box::new(move |value| tests.iter().any(|test| test(value)))
+            }
+            Self::Not(filter) => {
+                let test = filter.on_value();
+                Box::new(move |value| !test(value))
+            }
+        }
+    }
+
+    fn check_time(&self) -> Result<(), String> {
+        match self {
+            Self::Of { predicate, .. } => predicate.check_time(),
+            Self::Any(filters) => filters
+                .iter()
+                .flat_map(|filter| &filter.conditions)
+                .try_for_each(Self::check_time),
+            Self::Not(filter) => filter.conditions.iter().try_for_each(Self::check_time),
+        }
+    }
+}
+
+/// A predicate on a column of strings as an expression that is never null. Comparisons that Polars
+/// has are its own, so that they are applied while the column is read.
+fn of_string(value: Expr, predicate: &Predicate) -> Expr {
+    let met = match predicate {
+        Predicate::OneOf(strings) => match strings.as_slice() {
+            [string] => value.eq(lit(string.as_str())),
+            strings => {
+                let strings = Series::new(PlSmallStr::EMPTY, strings);
+                value.is_in(lit(strings).implode(false), false)
+            }
+        },
+        Predicate::Prefix(prefix) => value.str().starts_with(lit(prefix.as_str())),
+        Predicate::Suffix(suffix) => value.str().ends_with(lit(suffix.as_str())),
+        Predicate::Exists(true) => return value.is_not_null(),
+        Predicate::Exists(false) => return value.is_null(),
+        Predicate::Not(inner) => return of_string(value, inner).not(),
+        Predicate::All(all) => {
+            let all = all.iter().map(|one| of_string(value.clone(), one));
+            return all.reduce(Expr::and).unwrap_or(lit(true));
+        }
+        Predicate::Contains(_) | Predicate::Matches(_) | Predicate::Range(_) => {
+            let (meets, checked) = (predicate.clone(), predicate.clone());
+            let meets = move |string: Option<&str>| meets.is_met_by_string(string);
+            return boolean(value.cast(DataType::String), meets, checked);
+        }
+    };
+    met.fill_null(lit(false))
+}
+
+/// A test of strings as an expression, which fails if a regular expression of the predicate is too
+/// slow. A closure over rows, because Polars is built without regular expressions, and has none
+/// that reads a path in metadata without parsing each object into a tree.
+fn boolean(
+    string: Expr,
+    meets: impl Fn(Option<&str>) -> bool + Send + Sync + 'static,
+    predicate: Predicate,
+) -> Expr {
     string.map(
         move |column| {
-            let met = column.str()?.iter();
-            let met: BooleanChunked = met
-                .map(|string| Some(meets(string.unwrap_or("{}"))))
-                .collect();
+            // The events of a user are neighbours, and many have the value of the one before.
+            let mut last = (None, meets(None));
+            let met = column.str()?.iter().map(|string| {
+                if last.0 != string {
+                    last = (string, meets(string));
+                }
+                Some(last.1)
+            });
+            let met: BooleanChunked = met.collect();
+            if let Err(message) = predicate.check_time() {
+                return Err(PolarsError::ComputeError(message.into()));
+            }
             Ok(met.with_name(column.name().clone()).into_column())
         },
         |_, field| Ok(Field::new(field.name().clone(), DataType::Boolean)),
     )
-}
-
-impl Range {
-    /// True if a string is a number in the range.
-    fn has(&self, string: &str) -> bool {
-        let Some(number) = Number::parse(string) else {
-            return false;
-        };
-        let is_above = self.min.as_ref().is_none_or(|min| number >= *min);
-        is_above && self.max.as_ref().is_none_or(|max| number <= *max)
-    }
 }
 
 impl Property {
@@ -256,16 +399,18 @@ impl Property {
             Self::EventType => col(schema::EVENT_TYPE),
             Self::Feature => col(schema::FEATURE),
             Self::Url => col(schema::URL),
+            Self::UserId => col(schema::USER),
             Self::Metadata(path) => value_at(path),
         }
     }
 
-    /// The name of its column in a table.
+    /// The name of its column in a table. There is none of the ids of users.
     pub fn column_name(&self) -> String {
         match self {
             Self::EventType => schema::EVENT_TYPE.into(),
             Self::Feature => schema::FEATURE.into(),
             Self::Url => schema::URL.into(),
+            Self::UserId => schema::USER_ID.into(),
             Self::Metadata(path) => format!("{}.{path}", schema::METADATA),
         }
     }
@@ -280,7 +425,7 @@ impl Property {
 
     /// True if its column is not among [`schema::COUNTED`].
     pub fn is_detail(&self) -> bool {
-        matches!(self, Self::Url | Self::Metadata(_))
+        matches!(self, Self::Url | Self::UserId | Self::Metadata(_))
     }
 }
 
@@ -309,11 +454,17 @@ impl TryFrom<String> for Property {
             "event_type" => Ok(Self::EventType),
             "feature" => Ok(Self::Feature),
             "url" => Ok(Self::Url),
+            "user_id" => Ok(Self::UserId),
+            "cohort" => Err(
+                "cohort is allowed at the top of the filter of a query alone, and not in a part of it, in a step or in \
+                 another filter"
+                    .into(),
+            ),
             other => match other.strip_prefix("metadata.") {
                 Some(path) => Ok(Self::Metadata(path.into())),
                 None => Err(format!(
-                    "{:?} is not a property; allowed are event_type, feature, url and metadata.<path>",
-                    start_of(&name)
+                    "{:?} is not a property; allowed are event_type, feature, url, user_id and metadata.<path>",
+                    shown(&name)
                 )),
             },
         }
@@ -324,141 +475,8 @@ impl TryFrom<Map<String, Value>> for Filter {
     type Error = String;
 
     fn try_from(map: Map<String, Value>) -> Result<Self, String> {
-        if map.len() > MAX_CONDITIONS {
-            return Err(format!(
-                "the filter has {} conditions; allowed are {MAX_CONDITIONS}",
-                map.len()
-            ));
-        }
-        let conditions = map.into_iter().map(|(name, value)| {
-            Ok(Condition {
-                predicate: Predicate::parse(value)
-                    .map_err(|message| format!("{name}: {message}"))?,
-                property: name.try_into()?,
-            })
-        });
-        Ok(Self {
-            conditions: conditions.collect::<Result<_, String>>()?,
-        })
+        Self::parse(map, &mut Left::default())
     }
-}
-
-impl Predicate {
-    /// The predicate for metadata, where a string that is a JSON number also equals that number.
-    fn of_metadata(self) -> Self {
-        match self {
-            Self::OneOf(mut strings) => {
-                let numbers = strings.iter().map(|string| number::canonical(string));
-                let numbers: Vec<_> = numbers.map(Cow::into_owned).collect();
-                strings.extend(numbers);
-                strings.sort_unstable();
-                strings.dedup();
-                Self::OneOf(strings)
-            }
-            other => other,
-        }
-    }
-
-    /// True if one of the values at a path in a metadata object meets it, for a predicate from
-    /// [`Predicate::of_metadata`]. `values` tells whether one of them, as JSON, meets a condition.
-    fn is_met(&self, values: &AnyValue<'_>) -> bool {
-        let any = |meets: &dyn Fn(&str) -> bool| {
-            values(&|value| path::string_of(value).is_some_and(|string| meets(&string)))
-        };
-        match self {
-            Self::OneOf(strings) => match strings.as_slice() {
-                [string] => any(&|value| value == string),
-                strings => any(&|value| {
-                    let found = strings.binary_search_by(|string| string.as_str().cmp(value));
-                    found.is_ok()
-                }),
-            },
-            Self::Prefix(prefix) => any(&|value| value.starts_with(prefix.as_str())),
-            Self::Range(range) => any(&|value| range.has(value)),
-            Self::Exists(exists) => any(&|_| true) == *exists,
-        }
-    }
-
-    fn parse(value: Value) -> Result<Self, String> {
-        /// A condition that is an object.
-        #[derive(Deserialize)]
-        #[serde(rename_all = "snake_case", deny_unknown_fields)]
-        struct Object {
-            prefix: Option<String>,
-            min: Option<serde_json::Number>,
-            max: Option<serde_json::Number>,
-            exists: Option<bool>,
-        }
-        const ALLOWED: &str = "allowed is a string, a number, true or false, a list of them, {\"prefix\":string}, \
-                               {\"min\":number,\"max\":number} or {\"exists\":true or false}";
-        match value {
-            Value::Array(values) if values.is_empty() || values.len() > MAX_VALUES => Err(format!(
-                "a list of {} values; allowed are 1 to {MAX_VALUES}",
-                values.len()
-            )),
-            Value::Array(values) => {
-                let strings = values.iter().map(scalar_string).collect::<Option<_>>();
-                Ok(Self::OneOf(strings.ok_or(ALLOWED)?))
-            }
-            Value::Object(_) => {
-                let found = start_of(&value.to_string()).to_owned();
-                let object: Object = serde_json::from_value(value)
-                    .map_err(|error| format!("{found}: {error}; {ALLOWED}"))?;
-                match object {
-                    Object {
-                        prefix: Some(prefix),
-                        min: None,
-                        max: None,
-                        exists: None,
-                    } => Ok(Self::Prefix(prefix)),
-                    Object {
-                        prefix: None,
-                        min: None,
-                        max: None,
-                        exists: Some(exists),
-                    } => Ok(Self::Exists(exists)),
-                    Object {
-                        prefix: None,
-                        min,
-                        max,
-                        exists: None,
-                    } if min.is_some() || max.is_some() => {
-                        let number = |number: Option<serde_json::Number>| {
-                            number.and_then(|number| Number::parse(&number.to_string()))
-                        };
-                        Ok(Self::Range(Range {
-                            min: number(min),
-                            max: number(max),
-                        }))
-                    }
-                    _ => Err(format!("{found}; {ALLOWED}")),
-                }
-            }
-            value => match scalar_string(&value) {
-                Some(string) => Ok(Self::OneOf(vec![string])),
-                None => Err(format!("{value}; {ALLOWED}")),
-            },
-        }
-    }
-}
-
-/// A scalar as the string that properties are compared by; `None` for null, lists and objects.
-pub(super) fn scalar_string(value: &Value) -> Option<String> {
-    match value {
-        Value::String(string) => Some(string.clone()),
-        Value::Number(number) => Some(number::canonical(&number.to_string()).into_owned()),
-        Value::Bool(_) => Some(value.to_string()),
-        _ => None,
-    }
-}
-
-/// The first 64 characters.
-fn start_of(string: &str) -> &str {
-    let end = string
-        .char_indices()
-        .nth(64)
-        .map_or(string.len(), |(at, _)| at);
-    string.get(..end).unwrap_or(string)
 }
 
 #[cfg(test)]
@@ -480,6 +498,7 @@ mod tests {
             schema::EVENT_TYPE => ["action", "action", "page_view", "conversion"],
             schema::FEATURE => [Some("cart"), Some("docs"), None, Some("cart")],
             schema::URL => [Some("/docs/a"), None, Some("/pricing"), Some("/docs")],
+            schema::USER => [Some("ann"), Some("bob"), None, Some("ann")],
             schema::METADATA => [
                 Some(r#"{"plan":"pro","n":10,"tags":["a","b"]}"#),
                 Some(r#"{"plan":"free","n":"1e1"}"#),
@@ -491,7 +510,7 @@ mod tests {
         let met = events
             .expect("columns")
             .lazy()
-            .select([filter.expr().alias("met")]);
+            .with_columns([filter.expr().alias("met")]);
         let met = met.collect().expect("a column");
         let met = met.column("met").and_then(|met| met.bool().cloned());
         let met = met.expect("booleans");
@@ -520,6 +539,62 @@ mod tests {
             (json!({"metadata.n":10.0}), vec![0]),
             (json!({"metadata.n":{"min":10,"max":11}}), vec![0, 1]),
             (json!({"metadata.n":{"min":10.5}}), vec![3]),
+            (json!({"metadata.n":{"above":10,"max":11.5}}), vec![3]),
+            (json!({"metadata.n":{"min":10,"below":11.5}}), vec![0, 1]),
+            // Parts of strings, with and without case; nested values have none.
+            (json!({"url":{"contains":"ocs"}}), vec![0, 3]),
+            (json!({"url":{"contains":"OCS"}}), vec![]),
+            (
+                json!({"url":{"contains":"OCS","ignore_case":true}}),
+                vec![0, 3],
+            ),
+            (json!({"url":{"suffix":"/a"}}), vec![0]),
+            (
+                json!({"url":{"suffix":"/DOCS","ignore_case":true}}),
+                vec![3],
+            ),
+            (json!({"url":{"prefix":"/P","ignore_case":true}}), vec![2]),
+            (json!({"url":{"matches":"^/(docs|pricing)$"}}), vec![2, 3]),
+            (json!({"url":{"contains":".","ignore_case":true}}), vec![]),
+            (
+                json!({"metadata.plan":{"matches":"^FR","ignore_case":true}}),
+                vec![1],
+            ),
+            (json!({"metadata.tags":{"contains":","}}), vec![]),
+            (json!({"metadata.tags":{"suffix":"b"}}), vec![0]),
+            // A missing property meets negations, and a list by none of its members.
+            (json!({"feature":{"not":"cart"}}), vec![1, 2]),
+            (json!({"feature":{"not":["cart","docs"]}}), vec![2]),
+            (json!({"metadata.tags":{"not":"a"}}), vec![1, 2, 3]),
+            (json!({"metadata.n":{"not":{"min":11}}}), vec![0, 1, 2]),
+            (json!({"url":{"not":{"contains":"docs"}}}), vec![1, 2]),
+            (json!({"url":{"not":{"exists":true}}}), vec![1]),
+            (
+                json!({"url":{"not":{"not":{"prefix":"/docs"}}}}),
+                vec![0, 3],
+            ),
+            (
+                json!({"url":{"all":[{"prefix":"/docs"},{"not":"/docs"}]}}),
+                vec![0],
+            ),
+            (json!({"metadata.tags":{"all":["a","b"]}}), vec![0]),
+            (json!({"user_id":"ann"}), vec![0, 3]),
+            (json!({"user_id":{"exists":false}}), vec![2]),
+            // One of several filters, and the negation of a filter.
+            (
+                json!({"any":[{"feature":"docs"},{"url":"/docs"}]}),
+                vec![1, 3],
+            ),
+            (json!({"any":[{}]}), vec![0, 1, 2, 3]),
+            (json!({"not":{}}), vec![]),
+            (
+                json!({"not":{"event_type":"action","feature":"cart"}}),
+                vec![1, 2, 3],
+            ),
+            (
+                json!({"event_type":"action","any":[{"not":{"url":{"exists":true}}},{"any":[{"user_id":"ann"}]}]}),
+                vec![0, 1],
+            ),
         ] {
             let expected: Vec<usize> = rows;
             assert_eq!(met(value.clone()), expected, "{value}");
@@ -546,6 +621,74 @@ mod tests {
             (json!({"feature":null}), "feature: null; allowed is"),
             (json!({"feature":[]}), "a list of 0 values"),
             (
+                json!({"feature":["a",null]}),
+                "feature: [\"a\",null]; allowed",
+            ),
+            (
+                json!({"any":[]}),
+                "any: []; allowed is a list of 1 to 50 filters",
+            ),
+            (json!({"any":{}}), "any: {}; allowed"),
+            (
+                json!({"any":[{"url":1},{"url":null}]}),
+                "any[1].url: null; allowed",
+            ),
+            (json!({"not":[]}), "not: []; allowed is a filter"),
+            (
+                json!({"not":{"any":[3]}}),
+                "not.any[0]: 3; allowed is a filter",
+            ),
+            (
+                json!({"not":{"cohort":"a"}}),
+                "not.cohort is allowed at the top",
+            ),
+            (json!({"url":{"not":{"not":null}}}), "url: not: not: null"),
+            (
+                json!({"url":{"not":"a","prefix":"b"}}),
+                "unknown field `not`",
+            ),
+            (
+                json!({"url":{"all":["a",{"min":"x"}]}}),
+                "url: all[1]: {\"min\":\"x\"}",
+            ),
+            (
+                json!({"url":{"ignore_case":true}}),
+                "url: {\"ignore_case\":true}; allowed",
+            ),
+            (
+                json!({"url":{"exists":true,"ignore_case":true}}),
+                "ignore_case",
+            ),
+            (json!({"url":{"matches":"("}}), "url: the expression \"(\""),
+            (
+                json!({"url":{"matches":"a".repeat(1_000_000)}}),
+                "has 1000000 characters; allowed are 2048",
+            ),
+            (
+                json!({"url":{"matches":"((((a{99}){99}){99}){99})"}}),
+                "too large",
+            ),
+            (
+                json!({"any":vec![json!({"url":"a"}); 51]}),
+                "any[50].url: the filter has more than 50 conditions",
+            ),
+            (
+                json!({"any":vec![json!({}); 51]}),
+                "more than 50 conditions",
+            ),
+            (
+                json!({"url":{"all":vec![json!("a"); 51]}}),
+                "url: all[50]: the filter has more than 50 conditions",
+            ),
+            (
+                deep(9, "not", json!({"url":"a"})),
+                "nested more than 8 deep",
+            ),
+            (
+                json!({"url":deep(9, "not", json!("a"))}),
+                "nested more than 8 deep",
+            ),
+            (
                 json!({"feature":{"min":1,"prefix":"a"}}),
                 "feature: {\"min\":1",
             ),
@@ -555,7 +698,36 @@ mod tests {
             ),
         ] {
             let message = filter(value.clone()).expect_err("a wrong filter");
-            assert!(message.contains(says), "{value}: {message}");
+            assert!(message.contains(says), "{says}: {message}");
+            assert!(message.len() < 1_000, "{message}");
         }
+        let allowed = deep(8, "not", json!({"url":"a"}));
+        assert!(filter(allowed).is_ok());
+    }
+
+    /// A value inside of so many objects.
+    fn deep(levels: usize, key: &str, value: Value) -> Value {
+        (0..levels).fold(value, |value, _| json!({ key: value }))
+    }
+
+    #[test]
+    fn the_only_property_of_a_filter_is_known_in_any_form() {
+        let of = |value: Value| filter(value).expect("a filter").property().cloned();
+        let (event_type, feature) = (Some(Property::EventType), Some(Property::Feature));
+        for (value, expected) in [
+            (json!({}), None),
+            (json!({"feature":{"not":"a"}}), feature.clone()),
+            (json!({"any":[{"feature":"a"},{"feature":"b"}]}), feature),
+            (
+                json!({"not":{"event_type":"a"},"event_type":"b"}),
+                event_type,
+            ),
+            (json!({"any":[{"feature":"a"},{"url":"b"}]}), None),
+        ] {
+            assert_eq!(of(value.clone()), expected, "{value}");
+        }
+        let odd = filter(json!({"any":[{"feature":"a"},{"not":{"feature":{"exists":true}}}]}));
+        let test = odd.expect("a filter").on_value();
+        assert!(test(Some("a")) && test(None) && !test(Some("b")));
     }
 }

@@ -11,12 +11,14 @@ use serde_json::{Value, json};
 use super::active_days::ActiveDays;
 use super::budget::{Budget, QueryMemory};
 use super::counts::{Counts, Key};
-use super::filter::Filter;
+use super::filter::{Filter, Property};
 use super::query::Query;
-use super::source::{Columns, Plan, Scan, Sink, Source, Work};
+use super::source::{
+    Columns, DayEvents, DayReader, DaySink, Kept, Plan, Scan, Sink, Source, Wanted, Work,
+};
 use super::{scan, usage};
 use crate::columns::{ANONYMOUS, InMemory, List, Projection, Table, Writer};
-use crate::daily::{Activities, Day};
+use crate::daily::{Activities, Day, day_of};
 use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
 use crate::schema;
@@ -73,6 +75,13 @@ impl FrameSource {
                 column(schema::FEATURE, &|row| present(row.0.3)),
                 column(schema::METADATA, &|row| present(row.1)),
                 column(schema::URL, &|_| None),
+                column(schema::EVENT_ID, &|_| None),
+                schema::timestamps(
+                    schema::RECEIVED_AT,
+                    rows.iter()
+                        .map(|row| time(row.0.0).timestamp_micros())
+                        .collect(),
+                ),
             ],
         );
         for (row, _) in rows {
@@ -188,6 +197,41 @@ impl FrameSource {
     }
 }
 
+/// The events of a day of a test, in parts of as many rows as its batches.
+struct FrameDay<'a> {
+    source: &'a FrameSource,
+    range_us: Range<i64>,
+}
+
+impl DayEvents for FrameDay<'_> {
+    fn parts(&self) -> usize {
+        self.source.events.height().div_ceil(self.source.batch_rows)
+    }
+
+    fn collect(&self, part: usize, plan: &Plan<'_>) -> Result<DataFrame> {
+        self.source.check_cancelled()?;
+        let rows = self.source.batch_rows;
+        let events = self.source.events.slice((part * rows) as i64, rows);
+        let ts = || col(schema::TS).to_physical();
+        let events = events
+            .lazy()
+            .filter(ts().gt_eq(lit(self.range_us.start)))
+            .filter(ts().lt(lit(self.range_us.end)))
+            .with_columns([col(schema::USER_ID).alias(schema::USER)])
+            .filter(self.source.filter.expr())
+            .select(lake_columns());
+        // A part of the log is in its order, and one of the lake is sorted by user.
+        let order = [col(schema::USER_ID), ts()];
+        let options = SortMultipleOptions::default().with_maintain_order(true);
+        Ok(plan(events.sort_by_exprs(order, options)).collect()?)
+    }
+}
+
+fn lake_columns() -> Vec<Expr> {
+    let lake = schema::lake();
+    lake.iter_names().cloned().map(col).collect()
+}
+
 impl Source for FrameSource {
     fn window(&self) -> &Window {
         &self.window
@@ -221,6 +265,23 @@ impl Source for FrameSource {
         scan::counts(self, key)
     }
 
+    fn day_counts(
+        &self,
+        _: Range<Day>,
+        _: &Filter,
+        _: Option<&Property>,
+        _: Wanted,
+        _: &mut DaySink<'_>,
+    ) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn known_from(&self, _: Kept) -> Option<NaiveDate> {
+        let times = self.events.column(schema::TS).ok()?.to_physical_repr();
+        let first = times.i64().ok()?.min()?;
+        NaiveDate::from_epoch_days(day_of(first))
+    }
+
     fn activities(&self) -> Result<Activities> {
         usage::scan(self)
     }
@@ -232,6 +293,7 @@ impl Source for FrameSource {
         sink: &mut Sink<'_>,
     ) -> Result<Vec<Table>> {
         let filter = self.filter.and(&scan.also);
+        let seen = filter.of_seen();
         let (tables, days) = match &scan.tables {
             Some(tables) if self.has_tables => {
                 self.tables(&scan.days, &tables.projection(&filter))?
@@ -247,9 +309,10 @@ impl Source for FrameSource {
             start += rows.height();
             let events = rows
                 .lazy()
+                .with_columns([col(schema::USER_ID).alias(schema::USER)])
                 .filter(Self::is_in(&scan.days))
                 .filter(in_tables.clone().not())
-                .filter(filter.expr());
+                .filter(seen.expr());
             let events = match scan.columns {
                 Columns::Codes => events.select(self.names.counted()),
                 _ => {
@@ -260,6 +323,22 @@ impl Source for FrameSource {
             sink(&plan(events).collect()?)?;
         }
         Ok(tables)
+    }
+
+    fn each_day_backwards(&self, range_us: Range<i64>, read: &mut DayReader<'_>) -> Result<()> {
+        let mut end_us = range_us.end;
+        while end_us > range_us.start {
+            let start_us = ((end_us - 1).div_euclid(DAY_US) * DAY_US).max(range_us.start);
+            let day = FrameDay {
+                source: self,
+                range_us: start_us..end_us,
+            };
+            if read(&day)?.is_break() {
+                break;
+            }
+            end_us = start_us;
+        }
+        Ok(())
     }
 
     fn apply(&self, frames: Vec<DataFrame>, plan: &Plan<'_>) -> Result<DataFrame> {

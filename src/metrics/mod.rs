@@ -12,6 +12,7 @@ mod coded;
 pub mod cohort;
 pub mod counts;
 pub mod event_types;
+pub mod events;
 pub mod experiment;
 pub mod feature_usage;
 pub mod filter;
@@ -26,12 +27,15 @@ pub mod query;
 pub mod retention;
 pub mod scan;
 pub mod sequence;
+pub mod sessions;
 mod sharded;
 pub mod source;
 pub mod stickiness;
 pub mod table;
 mod top;
+pub mod trends;
 pub mod usage;
+mod visits;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
@@ -39,13 +43,14 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::error::Result;
+use filter::Filter;
 use source::Source;
 use table::Table;
 
 /// Groups of a breakdown that have rows of their own.
-const MAX_GROUPS: usize = 25;
+pub const MAX_GROUPS: usize = 25;
 /// The name of all other groups.
-const OTHER: &str = "__other__";
+pub const OTHER: &str = "__other__";
 
 /// The parameters of a metric, as a request gives them, and its computation.
 pub trait Measure {
@@ -59,6 +64,11 @@ pub trait Measure {
 
     /// Days before the window that are counted in it.
     fn days_before(&self) -> u16;
+
+    /// The filters among the parameters.
+    fn filters_mut(&mut self) -> Vec<&mut Filter> {
+        Vec::new()
+    }
 
     /// Computes the metric at the time `now`.
     ///
@@ -104,6 +114,18 @@ pub struct Listed {
     pub sql: &'static str,
 }
 
+/// The SQL of measures that need a query of their own: the name of its file, and what it contains.
+pub const MORE_SQL: [(&str, &str); 2] = [
+    (
+        "trends_numbers",
+        include_str!("../../queries/trends_numbers.sql"),
+    ),
+    (
+        "trends_sessions",
+        include_str!("../../queries/trends_sessions.sql"),
+    ),
+];
+
 /// The list of metrics, from which come the enum, parsing, names, help and the SQL of exports.
 macro_rules! metrics {
     ($(#[doc = $about:literal] $name:ident: $Metric:ident,)*) => {
@@ -140,6 +162,13 @@ macro_rules! metrics {
                 }
             }
 
+            /// The filters among the parameters.
+            pub fn filters_mut(&mut self) -> Vec<&mut Filter> {
+                match self {
+                    $(Self::$Metric(metric) => metric.filters_mut(),)*
+                }
+            }
+
             /// The JSON Schema of the parameters of each metric.
             fn parameters() -> [(&'static str, RefOr<Schema>); COUNT] {
                 [$((stringify!($name), $name::$Metric::schema())),*]
@@ -168,6 +197,10 @@ metrics! {
     feature_usage: FeatureUsage,
     /// Events and users per event type.
     event_types: EventTypes,
+    /// A measure of series of events over time.
+    trends: Trends,
+    /// Sessions, their events and their length.
+    sessions: Sessions,
     /// New, returning, resurrecting and dormant users.
     lifecycle: Lifecycle,
     /// Users by the number of periods they were active in.
@@ -180,6 +213,8 @@ metrics! {
     paths: Paths,
     /// Conversion by variant, with its statistics.
     experiment: Experiment,
+    /// Single events, newest first.
+    events: Events,
 }
 
 impl Metric {
@@ -189,6 +224,11 @@ impl Metric {
     /// If stored data is damaged or the query is cancelled.
     pub fn run(&self, source: &dyn Source, now: DateTime<Utc>) -> Result<Answer> {
         self.measure().run(source, now)
+    }
+
+    /// True if the result has the ids of users, which a read key may not see.
+    pub fn shows_users(&self) -> bool {
+        matches!(self, Self::Events(_))
     }
 
     /// Days before the window that are counted in it.

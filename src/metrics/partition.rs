@@ -114,7 +114,7 @@ pub struct Input<'a> {
     pub max_items: usize,
 }
 
-/// Calls `visit` with the complete sequence of each user and what it found before in a range of
+/// Calls `visit` with each user, their complete sequence and what it found before in a range of
 /// users, which is `new` at first, on all cores; and `merge` with what it found in each range. At
 /// most `max_items` of the input are collected at once, unless one user has more.
 ///
@@ -125,7 +125,7 @@ pub fn for_each_user<C: Collect, F>(
     input: &Input<'_>,
     collection: &mut C,
     new: impl Fn() -> F + Sync,
-    visit: impl Fn(&[C::Item], &mut F) -> Result<()> + Sync,
+    visit: impl Fn(u32, &[C::Item], &mut F) -> Result<()> + Sync,
     merge: impl Fn(F) -> Result<()> + Sync,
 ) -> Result<()> {
     let source = input.source;
@@ -151,7 +151,8 @@ pub fn for_each_user<C: Collect, F>(
         source.in_parallel(ranges, &|users| {
             let mut found = new();
             if tables.is_empty() {
-                collected.for_each(users, source, |of_user| visit(of_user, &mut found))?;
+                let visit = |user, items: &[C::Item]| visit(user, items, &mut found);
+                collected.for_each(users, source, visit)?;
                 return merge(found);
             }
             let includes = |user: u32| source.includes_user(user);
@@ -165,7 +166,8 @@ pub fn for_each_user<C: Collect, F>(
             // Later in the log than all events of the same day in tables.
             items.extend_from(&collected, &users, source)?;
             charge.set(items_bytes(&items))?;
-            items.for_each(users, source, |of_user| visit(of_user, &mut found))?;
+            let visit = |user, items: &[C::Item]| visit(user, items, &mut found);
+            items.for_each(users, source, visit)?;
             merge(found)
         })?;
     }
@@ -342,7 +344,7 @@ mod tests {
             &input,
             &mut Times::default(),
             Vec::new,
-            |items, found: &mut Vec<usize>| {
+            |_, items, found: &mut Vec<usize>| {
                 assert!(items.is_sorted());
                 found.push(items.len());
                 Ok(())
@@ -398,7 +400,7 @@ mod tests {
             &input,
             &mut Times::default(),
             || 0,
-            |items, found: &mut usize| {
+            |_, items, found: &mut usize| {
                 *found += items.len();
                 Ok(())
             },

@@ -13,37 +13,27 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::ops::Range;
 
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
-use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
 use super::budget::Charge;
-use super::coded::{FilterBits, column_of};
 use super::filter::{Filter, Property};
 use super::local_dictionary::LocalDictionary;
-use super::partition::{self, Collect};
-use super::sequence::{Sequences, Timed};
 use super::sharded::ShardedMap;
-use super::source::{CancelChecks, Columns, Scan, Source, TableTimes};
+use super::source::{CancelChecks, Source};
 use super::table::Table;
+use super::visits::{NO_VALUE, Visit, Visits, Which, is_one_session};
 use super::{Answer, Measure, top};
-use crate::columns::{self, Rows};
 use crate::error::Result;
-use crate::schema;
 
-/// Inactivity that ends a session, in µs: 30 minutes, as everywhere in the field.
-const SESSION_GAP_US: i64 = 30 * 60 * 1_000_000;
 /// Longest path, in features.
 const MAX_DEPTH: usize = 20;
 /// Most rows of a step.
 const MAX_LIMIT: usize = 1_000;
-
-const START: &str = "start";
 
 /// The parameters.
 #[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
@@ -85,45 +75,6 @@ pub enum By {
     Session,
 }
 
-/// A feature view, or an event without a feature that keeps the session alive.
-#[derive(Debug, Clone, Copy)]
-struct Visit {
-    ts_us: i64,
-    /// Code of the feature, or [`NO_FEATURE`]: without a tag a visit takes a third less.
-    feature: u32,
-    is_start: bool,
-}
-
-/// Stands for the feature of events that have none.
-const NO_FEATURE: u32 = u32::MAX;
-/// The bit of events at which a path may begin.
-const BEGINS: u32 = 1;
-/// The bit of events that meet the filter of the query.
-const MET: u32 = 2;
-
-impl Timed for Visit {
-    fn ts_us(&self) -> i64 {
-        self.ts_us
-    }
-}
-
-/// The visits of users.
-struct Visits<'a> {
-    paths: &'a Paths,
-    /// The filter of the query.
-    filter: &'a Filter,
-    visits: Sequences<Visit>,
-    features: LocalDictionary,
-}
-
-/// The columns of a table for visits.
-struct VisitColumns {
-    bits: FilterBits,
-    column: usize,
-    /// The feature of each code.
-    features: Vec<u32>,
-}
-
 /// A complete path and its users.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct CompletePath {
@@ -131,7 +82,7 @@ struct CompletePath {
     users: u64,
 }
 
-/// Transitions and complete paths of all users, features as codes of [`Visits::features`].
+/// Transitions and complete paths of all users, features as codes of values of visits.
 #[derive(Debug, Default)]
 struct Transitions {
     counts: ShardedMap<(u8, u32, u32), Count>,
@@ -180,20 +131,24 @@ impl Measure for Paths {
         Ok(())
     }
 
+    fn filters_mut(&mut self) -> Vec<&mut Filter> {
+        self.start.iter_mut().collect()
+    }
+
     fn days_before(&self) -> u16 {
         0
     }
 
     fn run(&self, source: &dyn Source, _now: DateTime<Utc>) -> Result<Answer> {
-        let details = self.start.as_ref().is_some_and(Filter::needs_details);
-        let properties = self.start.iter().flat_map(Filter::properties).cloned();
-        let scan = Scan::of_window(source, Columns::with_details(details))
-            .with_tables(properties.chain([Property::Feature]), TableTimes::InOrder);
-        let mut visits = Visits {
-            paths: self,
-            filter: source.filter(),
-            visits: Sequences::default(),
-            features: LocalDictionary::default(),
+        let visits = Visits {
+            days: source.window().days_in_epoch(),
+            property: Some(&Property::Feature),
+            filters: self.start.iter().collect(),
+            which: match self.by {
+                By::User => Which::MetOrValued,
+                // Those without a feature keep a session alive.
+                By::Session => Which::All,
+            },
         };
         let new = || OfRange {
             found: Transitions::default(),
@@ -201,43 +156,20 @@ impl Measure for Paths {
             charge: source.budget().charge(),
         };
         let all = Mutex::new(new());
-        let input = partition::Input {
+        let features = visits.for_each_user(
             source,
-            scan: &scan,
-            plan: &|events| self.plan(events),
-            max_items: partition::max_items::<Visit>(source.budget()),
-        };
-        partition::for_each_user(
-            &input,
-            &mut visits,
             new,
-            |of_user, of_range| self.add_user(of_user, of_range),
+            |_, visits, of_range| self.add_user(visits, of_range),
             |of_range| all.lock().merge(of_range.found),
         )?;
         let OfRange { found, charge, .. } = all.into_inner();
         // The memory of the transitions is charged with that of the rows.
         drop(charge);
-        self.answer(&visits.features, found, source)
+        self.answer(&features, found, source)
     }
 }
 
 impl Paths {
-    /// User, `ts`, feature, and whether a path may begin, in the order of the events.
-    fn plan(&self, events: LazyFrame) -> LazyFrame {
-        let start = self.start.as_ref().map_or(lit(true), Filter::expr);
-        let known = col(schema::USER_ID).is_not_null();
-        let matters = match self.by {
-            By::User => known.and(col(schema::FEATURE).is_not_null().or(start.clone())),
-            By::Session => known,
-        };
-        events.filter(matters).select([
-            col(schema::USER_ID),
-            col(schema::TS).to_physical(),
-            col(schema::FEATURE).cast(DataType::String),
-            start.alias(START),
-        ])
-    }
-
     fn add_user(
         &self,
         visits: &[Visit],
@@ -249,9 +181,9 @@ impl Paths {
     ) -> Result<()> {
         let mut taken = HashSet::new();
         let mut complete: BTreeSet<Vec<u32>> = BTreeSet::new();
-        for session in
-            visits.chunk_by(|a, b| self.by == By::User || b.ts_us - a.ts_us <= SESSION_GAP_US)
-        {
+        let is_one_path =
+            |a: &Visit, b: &Visit| self.by == By::User || is_one_session(a.ts_us, b.ts_us);
+        for session in visits.chunk_by(is_one_path) {
             checks.step()?;
             into.uncharged += 1;
             if into.uncharged >= SESSIONS_PER_CHARGE {
@@ -260,9 +192,12 @@ impl Paths {
                 charge.set(into.bytes() + own as u64)?;
             }
             let mut path: Vec<u32> = Vec::with_capacity(self.depth);
-            let begun = session.iter().skip_while(|visit| !visit.is_start);
-            let features = begun.map(|visit| visit.feature);
-            for feature in features.filter(|&feature| feature != NO_FEATURE) {
+            let is_before = |visit: &&Visit| self.start.is_some() && visit.met == 0;
+            let features = session
+                .iter()
+                .skip_while(is_before)
+                .map(|visit| visit.value);
+            for feature in features.filter(|&feature| feature != NO_VALUE) {
                 if path.last() != Some(&feature) {
                     path.push(feature);
                 }
@@ -399,95 +334,6 @@ impl OfRange<'_> {
             self.found.uncharged = 0;
             self.charge.set(self.found.bytes())?;
         }
-        Ok(())
-    }
-}
-
-impl Collect for Visits<'_> {
-    type Item = Visit;
-    type Columns = VisitColumns;
-
-    fn open(&mut self, table: &columns::Table) -> Result<VisitColumns> {
-        let everywhere = Filter::default();
-        let start = self.paths.start.as_ref().unwrap_or(&everywhere);
-        let column = column_of(table, &Property::Feature)?;
-        let values = table.values(column)?;
-        let features = values.iter().map(|value| self.features.code(Some(value)));
-        Ok(VisitColumns {
-            bits: FilterBits::new(table, [(start, BEGINS), (self.filter, MET)])?,
-            column,
-            features: std::iter::once(NO_FEATURE).chain(features).collect(),
-        })
-    }
-
-    fn read_table(
-        &self,
-        table: &columns::Table,
-        columns: &VisitColumns,
-        users: Range<u32>,
-        includes: &dyn Fn(u32) -> bool,
-        into: &mut Sequences<Visit>,
-    ) -> Result<()> {
-        let bits = &columns.bits;
-        let wanted: Vec<usize> = bits
-            .columns
-            .iter()
-            .copied()
-            .chain([columns.column])
-            .collect();
-        let slice = table.slice(&Rows::Of(users), &wanted, true)?;
-        let met = bits.of_rows(&slice);
-        let codes = slice.codes(bits.columns.len());
-        let users = slice.runs().filter(|(user, _)| includes(*user));
-        let rows = users.flat_map(|(user, rows)| rows.map(move |row| (user, row)));
-        let items = rows.filter_map(|(user, row)| {
-            let met = met.get(row).copied().filter(|met| met & MET != 0)?;
-            let code = codes.map_or(0, |codes| codes.code(row));
-            let visit = Visit {
-                ts_us: slice.ts_us(row),
-                feature: columns.features.get(code).copied().unwrap_or(NO_FEATURE),
-                is_start: met & BEGINS != 0,
-            };
-            let matters =
-                self.paths.by == By::Session || visit.feature != NO_FEATURE || visit.is_start;
-            matters.then_some((user, visit))
-        });
-        into.extend(slice.rows(), items);
-        Ok(())
-    }
-
-    fn sequences(&mut self) -> &mut Sequences<Visit> {
-        &mut self.visits
-    }
-
-    fn string_bytes(&self) -> u64 {
-        self.features.bytes()
-    }
-
-    fn column_bytes(columns: &VisitColumns) -> u64 {
-        columns.bits.bytes() + size_of_val(columns.features.as_slice()) as u64
-    }
-
-    fn read(&mut self, frame: &DataFrame, includes: &dyn Fn(u32) -> bool) -> Result<()> {
-        let users = frame.column(schema::USER_ID)?.u32()?;
-        let times = frame.column(schema::TS)?.i64()?;
-        let names = frame.column(schema::FEATURE)?.str()?;
-        let starts = frame.column(START)?.bool()?;
-        let keys = users.iter().zip(times.iter());
-        let rows = keys.zip(names.iter().zip(starts.iter()));
-        let Self {
-            visits, features, ..
-        } = self;
-        let items = rows.filter_map(|((user, ts_us), (feature, is_start))| {
-            let user = user.filter(|&user| includes(user))?;
-            let visit = Visit {
-                ts_us: ts_us?,
-                feature: feature.map_or(NO_FEATURE, |feature| features.code(Some(feature))),
-                is_start: is_start.unwrap_or(false),
-            };
-            Some((user, visit))
-        });
-        visits.extend(frame.height(), items);
         Ok(())
     }
 }

@@ -14,11 +14,11 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::filter::Filter;
-use super::filter::described::QueryFilter;
+use super::filter::described::{MAX_COHORTS, QueryFilter};
 use super::table::Table;
 use super::{Metric, NAMES};
 use crate::error::{Error, ErrorCode, Result, first_chars, shown};
-use crate::window::{WindowMeta, WindowRequest, named_day};
+use crate::window::{NamedPeriod, WindowMeta, WindowRequest, named_day};
 
 /// A query.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,8 +29,17 @@ pub struct Query {
     pub window: WindowRequest,
     /// The filter of events.
     pub filter: Filter,
-    /// The name of the cohort that it is limited to.
-    pub cohort: Option<String>,
+    /// The cohorts that it is limited to, all of them.
+    pub cohorts: Vec<CohortCondition>,
+}
+
+/// A cohort that a query is limited to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CohortCondition {
+    /// The name of the cohort.
+    pub name: String,
+    /// True for its users; false for all others, and anonymous events.
+    pub is_in: bool,
 }
 
 /// The fields that every query has.
@@ -49,6 +58,9 @@ struct Common {
     /// Last day of the window, with `from`; today in the zone if absent.
     #[schema(format = Date)]
     to: Option<String>,
+    /// A calendar period of the zone, instead of the other fields of the window.
+    #[schema(inline)]
+    period: Option<NamedPeriod>,
     /// IANA name of the reporting zone; UTC if absent.
     #[schema(format = "iana-time-zone")]
     tz: Option<String>,
@@ -80,8 +92,10 @@ pub struct QueryAnswer {
     pub rows: Table,
 }
 
-const COMMON: [&str; 7] = ["metric", "days", "end", "from", "to", "tz", "filter"];
-/// The field of a filter that names a cohort.
+const COMMON: [&str; 8] = [
+    "metric", "days", "end", "from", "to", "period", "tz", "filter",
+];
+/// The field of a filter that names cohorts.
 const COHORT: &str = "cohort";
 
 impl Query {
@@ -94,6 +108,20 @@ impl Query {
             serde_json::from_slice(json)
                 .map_err(|error| bad(format!("the query is not a JSON object: {error}")))?,
         )
+    }
+
+    /// The query of the events of a window that meet a filter, which may name a cohort.
+    ///
+    /// # Errors
+    /// As [`Query::parse`].
+    pub fn of_events(window: WindowRequest, filter: Map<String, Value>) -> Result<Self> {
+        let mut query = Map::new();
+        query.insert("metric".into(), "events".into());
+        query.insert("filter".into(), filter.into());
+        Ok(Self {
+            window,
+            ..Self::of_object(query)?
+        })
     }
 
     /// Parses a query that is a JSON object already.
@@ -110,28 +138,57 @@ impl Query {
             .filter_map(|name| object.remove_entry(&name))
             .collect();
         let mut common: Common = fields(object)?;
-        let cohort = match common.filter.remove(COHORT) {
-            None => None,
-            Some(Value::String(name)) => Some(name),
-            Some(other) => {
-                return Err(bad(format!(
-                    "filter.cohort is {other}; allowed is the name of a cohort"
-                )));
-            }
-        };
+        let cohorts = cohort_conditions(common.filter.remove(COHORT))?;
+        let mut metric = parse_metric(&common.metric, own)?;
+        let filter = Filter::try_from(common.filter)
+            .map_err(|message| bad(format!("filter: {message}")))?
+            .of_seen_with(metric.filters_mut());
         Ok(Self {
-            metric: parse_metric(&common.metric, own)?,
+            metric,
             window: WindowRequest {
                 days: common.days,
                 end: day("end", ErrorCode::BadEnd, common.end.as_deref())?,
                 from: day("from", ErrorCode::BadWindow, common.from.as_deref())?,
                 to: day("to", ErrorCode::BadWindow, common.to.as_deref())?,
+                period: common.period,
                 tz: common.tz,
             },
-            filter: Filter::try_from(common.filter)
-                .map_err(|message| bad(format!("filter: {message}")))?,
-            cohort,
+            filter,
+            cohorts,
         })
+    }
+}
+
+/// Reads the cohorts of a filter: a name, `{"not":name}`, or a list of these.
+fn cohort_conditions(value: Option<Value>) -> Result<Vec<CohortCondition>> {
+    let wrong = |value: &Value| {
+        let value = value.to_string();
+        bad(format!(
+            "filter.cohort is {}; allowed is the name of a cohort, {{\"not\":name}}, or a list of 1 to \
+             {MAX_COHORTS} of these",
+            shown(&value)
+        ))
+    };
+    let one = |value: Value| {
+        let (inner, is_in) = match &value {
+            Value::Object(map) if map.len() == 1 => (map.get("not"), false),
+            other => (Some(other), true),
+        };
+        match inner {
+            Some(Value::String(name)) => Ok(CohortCondition {
+                name: name.clone(),
+                is_in,
+            }),
+            _ => Err(wrong(&value)),
+        }
+    };
+    match value {
+        None => Ok(Vec::new()),
+        Some(Value::Array(all)) if (1..=MAX_COHORTS).contains(&all.len()) => {
+            all.into_iter().map(one).collect()
+        }
+        Some(value @ Value::Array(_)) => Err(wrong(&value)),
+        Some(value) => Ok(vec![one(value)?]),
     }
 }
 

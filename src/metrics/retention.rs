@@ -13,7 +13,7 @@
 //! the period of a cohort, which then has fewer users than a complete one; it is null in the row
 //! `average`. Definitions: `docs/metrics.md`, "Retention".
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use roaring::RoaringBitmap;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -25,7 +25,7 @@ use super::table::{Table, Values};
 use super::{Answer, Measure};
 use crate::daily::Day;
 use crate::error::Result;
-use crate::window::Grain;
+use crate::window::{Grain, Period, Window};
 
 /// The parameters.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
@@ -84,39 +84,78 @@ struct Events {
 }
 
 impl Measure for Retention {
+    fn filters_mut(&mut self) -> Vec<&mut Filter> {
+        vec![&mut self.start, &mut self.return_]
+    }
+
     fn days_before(&self) -> u16 {
         0
     }
 
     fn run(&self, source: &dyn Source, now: DateTime<Utc>) -> Result<Answer> {
+        let events = self.events(source)?;
+        Ok(self.table(&events, source, now)?.into())
+    }
+}
+
+/// The users of each period of the window.
+struct Users {
+    /// Those of its cohort.
+    cohorts: Vec<RoaringBitmap>,
+    /// Those who returned in it.
+    returned: Vec<RoaringBitmap>,
+}
+
+impl Retention {
+    /// The users of a cell: those of the cohort of a period who returned so many periods later, or
+    /// those who did not. `None` if the window has no such cell.
+    ///
+    /// # Errors
+    /// If stored data is damaged or the query is cancelled.
+    pub fn users(
+        &self,
+        source: &dyn Source,
+        (cohort, later): (NaiveDate, u16),
+        returned: bool,
+    ) -> Result<Option<RoaringBitmap>> {
+        let periods = source.window().periods(self.grain);
+        let place = periods.iter().position(|period| period.first_day == cohort);
+        let Some(place) = place else { return Ok(None) };
+        let users = self.by_period(&self.events(source)?, source, &periods)?;
+        let cell = users.cohorts.get(place);
+        let cell = cell.zip(users.returned.get(place + usize::from(later)));
+        Ok(cell.map(|(cohort, later_users)| match (later, returned) {
+            (0, true) => cohort.clone(),
+            (0, false) => RoaringBitmap::new(),
+            (_, true) => cohort & later_users,
+            (_, false) => cohort - later_users,
+        }))
+    }
+
+    fn events(&self, source: &dyn Source) -> Result<Events> {
         let inside = source.window().days_in_epoch();
         let starts = if self.needs_history() {
             Day::MIN..inside.end
         } else {
             inside.clone()
         };
-        let events = Events {
+        Ok(Events {
             starts: source.active_days(starts, &self.start)?,
             returns: if self.start == self.return_ {
                 None
             } else {
                 Some(source.active_days(inside, &self.return_)?)
             },
-        };
-        Ok(self.table(&events, source, now)?.into())
+        })
     }
-}
 
-impl Retention {
     /// True if events before the window matter.
     fn needs_history(&self) -> bool {
         self.ever && self.cohort == CohortOf::First
     }
 
-    fn table(&self, events: &Events, source: &dyn Source, now: DateTime<Utc>) -> Result<Table> {
-        let window = source.window();
-        let inside = window.days_in_epoch();
-        let periods = window.periods(self.grain);
+    fn by_period(&self, events: &Events, source: &dyn Source, periods: &[Period]) -> Result<Users> {
+        let inside = source.window().days_in_epoch();
         let by_period = |active: &ActiveDays| {
             let users = periods.iter().map(|period| {
                 source.check_cancelled()?;
@@ -146,6 +185,35 @@ impl Retention {
                 users.clone_from(&later);
             }
         }
+        Ok(Users { cohorts, returned })
+    }
+
+    fn table(&self, events: &Events, source: &dyn Source, now: DateTime<Utc>) -> Result<Table> {
+        let window = source.window();
+        let periods = window.periods(self.grain);
+        let Users { cohorts, returned } = self.by_period(events, source, &periods)?;
+        self.table_of(window, now, &|cohort, back| {
+            source.check_cancelled()?;
+            let users = cohorts.get(cohort).zip(returned.get(back));
+            Ok(users.map_or(0, |(users, returned)| match cohort == back {
+                true => users.len(),
+                false => users.intersection_len(returned),
+            }))
+        })
+    }
+
+    /// The rows of a window from the users of each cell: those of the cohort of one period who
+    /// returned in another, or all of the cohort if both are the same.
+    ///
+    /// # Errors
+    /// The first one of `count`.
+    pub fn table_of(
+        &self,
+        window: &Window,
+        now: DateTime<Utc>,
+        count: &dyn Fn(usize, usize) -> Result<u64>,
+    ) -> Result<Table> {
+        let periods = window.periods(self.grain);
         // In a period that the window cuts off, or that is not over, users may still come back.
         let complete = periods
             .iter()
@@ -159,17 +227,14 @@ impl Retention {
         let width = wanted.min(periods.len());
         let mut sizes: Vec<u64> = Vec::new();
         let mut cells: Vec<Vec<Option<f64>>> = Vec::new();
-        for (place, cohort) in cohorts.iter().enumerate() {
-            source.check_cancelled()?;
-            let cell = |later: usize| match returned.get(place + later) {
-                _ if later == 0 => Some(cohort.len() as f64),
-                Some(users) if place + later < complete => {
-                    Some(cohort.intersection_len(users) as f64)
-                }
-                _ => None,
+        for place in 0..periods.len() {
+            let cell = |later: usize| {
+                let is_known = later == 0 || place + later < complete;
+                let users = is_known.then(|| count(place, place + later)).transpose()?;
+                Ok(users.map(|users| users as f64))
             };
-            sizes.push(cohort.len());
-            cells.push((0..width).map(cell).collect());
+            sizes.push(count(place, place)?);
+            cells.push((0..width).map(cell).collect::<Result<_>>()?);
         }
         let average = (0..width).map(|later| {
             let known = cells.iter().zip(&sizes).filter_map(|(row, &size)| {

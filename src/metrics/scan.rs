@@ -159,7 +159,7 @@ pub fn counts(source: &dyn Source, key: Key<'_>) -> Result<Counts> {
         Key::Feature { most, breakdown } => (Some(most), breakdown),
     };
     let code = |string: &str| match key {
-        Key::EventType => names.event_types.find(string),
+        Key::EventType => names.event_types.number(string).ok(),
         Key::Feature { .. } => Some(names.features.find(string).unwrap_or(REST_FEATURE)),
     };
     let details = breakdown.is_some_and(Property::is_detail);
@@ -371,28 +371,18 @@ impl EventCounts {
         code: impl Fn(&str) -> Option<u32>,
         checks: &mut CancelChecks<'_>,
     ) -> Result<()> {
-        let keys = frame.column(KEY)?.as_materialized_series().cat32()?;
-        let groups = frame.column(GROUP)?.str()?;
-        let users = frame.column(schema::USER_ID)?.u32()?;
-        let events = frame.column(EVENTS)?.i64()?;
+        let names = frame.column(KEY)?.as_materialized_series().cat32()?;
+        let names = names.get_mapping();
         let mut codes: HashMap<u32, Option<u32>> = HashMap::new();
-        let names = keys.physical().iter().zip(groups.iter());
-        for ((key, group), (user, events)) in names.zip(users.iter().zip(events.iter())) {
-            checks.step()?;
-            let (Some(key), Some(events)) = (key, events) else {
-                continue;
-            };
+        each_count(frame, source, checks, |key, group, _, events| {
             let feature = codes
                 .entry(key)
-                .or_insert_with(|| keys.get_mapping().cat_to_str(key).and_then(&code));
-            if let Some(feature) = *feature
-                && source.includes(user)
-            {
+                .or_insert_with(|| names.cat_to_str(key).and_then(&code));
+            if let Some(feature) = *feature {
                 let group = self.groups.code(group);
-                self.add(feature, group, events.unsigned_abs());
+                self.add(feature, group, events);
             }
-        }
-        Ok(())
+        })
     }
 
     /// Adds the events of each value of a table.
@@ -776,6 +766,30 @@ fn group_codes(strings: Expr, codes: HashMap<Option<String>, u32>, others: u32) 
     )
 }
 
+/// Calls `add` with key, group, user and events of each row of [`counts_plan`] whose user is one
+/// that the query is limited to.
+fn each_count(
+    frame: &DataFrame,
+    source: &dyn Source,
+    checks: &mut CancelChecks<'_>,
+    mut add: impl FnMut(u32, Option<&str>, Option<u32>, u64),
+) -> Result<()> {
+    let keys = frame.column(KEY)?.as_materialized_series().cat32()?;
+    let groups = frame.column(GROUP)?.str()?;
+    let users = frame.column(schema::USER_ID)?.u32()?;
+    let events = frame.column(EVENTS)?.i64()?;
+    let names = keys.physical().iter().zip(groups.iter());
+    for ((key, group), (user, events)) in names.zip(users.iter().zip(events.iter())) {
+        checks.step()?;
+        if let (Some(key), Some(events)) = (key, events)
+            && source.includes(user)
+        {
+            add(key, group, user, events.unsigned_abs());
+        }
+    }
+    Ok(())
+}
+
 fn read_counts(
     frame: &DataFrame,
     source: &dyn Source,
@@ -783,27 +797,17 @@ fn read_counts(
     into: &mut Counts,
     checks: &mut CancelChecks<'_>,
 ) -> Result<()> {
-    let keys = frame.column(KEY)?.as_materialized_series().cat32()?;
-    let groups = frame.column(GROUP)?.str()?;
-    let users = frame.column(schema::USER_ID)?.u32()?;
-    let events = frame.column(EVENTS)?.i64()?;
+    let names = frame.column(KEY)?.as_materialized_series().cat32()?;
     let mut found: HashMap<(u32, u32), (u64, Vec<u32>)> = HashMap::new();
-    let names = keys.physical().iter().zip(groups.iter());
-    for ((key, group), (user, events)) in names.zip(users.iter().zip(events.iter())) {
-        checks.step()?;
-        let (Some(key), Some(events)) = (key, events) else {
-            continue;
-        };
-        if source.includes(user) {
-            let group = into.groups.code(group);
-            let (sum, list) = found.entry((key, group)).or_default();
-            *sum += events.unsigned_abs();
-            list.extend(user);
-        }
-    }
+    each_count(frame, source, checks, |key, group, user, events| {
+        let group = into.groups.code(group);
+        let (sum, list) = found.entry((key, group)).or_default();
+        *sum += events;
+        list.extend(user);
+    })?;
     for ((key, group), (events, users)) in found {
         checks.step()?;
-        let Some(key) = keys.get_mapping().cat_to_str(key).and_then(&code) else {
+        let Some(key) = names.get_mapping().cat_to_str(key).and_then(&code) else {
             continue;
         };
         let users = daily::set(users);
@@ -838,7 +842,7 @@ fn counts_plan(events: LazyFrame, key: Key<'_>) -> LazyFrame {
 }
 
 /// Strings with codes of one frame: groups are found by codes faster than by strings.
-fn local_codes() -> DataType {
+pub fn local_codes() -> DataType {
     let categories = Categories::random(PlSmallStr::from_static(KEY), CategoricalPhysical::U32);
     let mapping = categories.mapping();
     DataType::Categorical(categories, mapping)

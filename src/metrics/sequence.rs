@@ -119,7 +119,7 @@ impl<T: Timed> Sequences<T> {
         Ok(())
     }
 
-    /// Calls `visit` with the items of each user of a range, in the order of time and, at one
+    /// Calls `visit` with each user of a range and their items, in the order of time and, at one
     /// timestamp, of the log.
     ///
     /// # Errors
@@ -129,7 +129,7 @@ impl<T: Timed> Sequences<T> {
         &self,
         range: Range<u32>,
         source: &dyn Source,
-        mut visit: impl FnMut(&[T]) -> Result<()>,
+        mut visit: impl FnMut(u32, &[T]) -> Result<()>,
     ) -> Result<()> {
         let Some(&any) = self.parts.first().and_then(|part| part.items.first()) else {
             return Ok(());
@@ -169,11 +169,11 @@ impl<T: Timed> Sequences<T> {
             }
         }
         let mut start = 0;
-        for end in ends {
+        for (user, end) in (range.start..).zip(ends) {
             let end = end as usize;
             if let Some(of_user) = sorted.get_mut(start..end).filter(|items| !items.is_empty()) {
                 sort_by_time(of_user, source)?;
-                visit(of_user)?;
+                visit(user, of_user)?;
             }
             start = end;
         }
@@ -231,7 +231,7 @@ mod tests {
     fn visited(sequences: &Sequences<(i64, char)>, range: Range<u32>) -> Vec<String> {
         let source = FrameSource::new("2024-03-01", 1, &[]);
         let mut visited = Vec::new();
-        let done = sequences.for_each(range, &source, |items| {
+        let done = sequences.for_each(range, &source, |_, items| {
             visited.push(items.iter().map(|item| item.1).collect());
             Ok(())
         });

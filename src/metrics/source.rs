@@ -3,16 +3,17 @@
 //! Two implementations: the engine's over the store, from daily states where these are enough and
 //! else from events, and the one of the unit tests over a frame of events (`frame.rs`).
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
+use chrono::NaiveDate;
 use polars::prelude::*;
 use roaring::RoaringBitmap;
 
 use super::active_days::ActiveDays;
 use super::budget::Budget;
-use super::counts::{Counts, Key};
+use super::counts::{Count, Counts, Key};
 use super::filter::{Filter, Property};
-use crate::columns::{Projection, Table};
+use crate::columns::{ANONYMOUS, Projection, Table};
 use crate::daily::{Activities, Day};
 use crate::dictionary::Dictionaries;
 use crate::error::Result;
@@ -22,6 +23,12 @@ use crate::window::Window;
 pub type Plan<'a> = dyn Fn(LazyFrame) -> LazyFrame + Sync + 'a;
 /// The receiver of what a plan returned for each batch.
 pub type Sink<'a> = dyn FnMut(&DataFrame) -> Result<()> + 'a;
+/// The reader of a day, which tells whether to go on.
+pub type DayReader<'a> = dyn FnMut(&dyn DayEvents) -> Result<ControlFlow<()>> + 'a;
+/// Events and users of a day by value.
+pub type DayCounts = Vec<(Option<String>, Count)>;
+/// The receiver of the counts of a day.
+pub type DaySink<'a> = dyn FnMut(Day, DayCounts) -> Result<()> + 'a;
 /// Work on one range of user codes.
 pub type Work<'a> = dyn Fn(Range<u32>) -> Result<()> + Sync + 'a;
 
@@ -33,7 +40,8 @@ pub trait Source: Sync {
     /// The filter of the query. Every method applies it already.
     fn filter(&self) -> &Filter;
 
-    /// The users that the query is limited to; `None` is all, anonymous events included.
+    /// The users that the query is limited to; `None` is all, anonymous events included. With the
+    /// code [`ANONYMOUS`] in it, anonymous events are included too.
     /// [`Source::for_each_batch`] does not apply it, all other methods do.
     fn cohort(&self) -> Option<&RoaringBitmap>;
 
@@ -54,6 +62,25 @@ pub trait Source: Sync {
     /// # Errors
     /// If stored data is damaged or the query is cancelled.
     fn counts(&self, key: Key<'_>) -> Result<Counts>;
+
+    /// Calls `sink` with the events and users of each of some days of the zone, in order, that meet
+    /// `also` too, by the value of `by`. False where daily states do not know them: then it may
+    /// have been called for some days. Days may lie before the window.
+    ///
+    /// # Errors
+    /// If stored data is damaged or the query is cancelled, and the first error of `sink`.
+    fn day_counts(
+        &self,
+        days: Range<Day>,
+        also: &Filter,
+        by: Option<&Property>,
+        wanted: Wanted,
+        sink: &mut DaySink<'_>,
+    ) -> Result<bool>;
+
+    /// The first day of the zone from which on all events are known: that of the first event ever,
+    /// unless what is kept begins later. None if there is no event.
+    fn known_from(&self, kept: Kept) -> Option<NaiveDate>;
 
     /// Totals of each day of the window, for a query without filter and cohort.
     ///
@@ -76,6 +103,13 @@ pub trait Source: Sync {
         plan: &Plan<'_>,
         sink: &mut Sink<'_>,
     ) -> Result<Vec<Table>>;
+
+    /// Calls `read` with each day of UTC that has events of a time range, in µs, the newest first,
+    /// until it breaks. Every acknowledged event is on one of them.
+    ///
+    /// # Errors
+    /// If stored data is damaged or the query is cancelled, and the first error of `read`.
+    fn each_day_backwards(&self, range_us: Range<i64>, read: &mut DayReader<'_>) -> Result<()>;
 
     /// Executes `plan` on the rows of some frames with the column of users.
     ///
@@ -104,13 +138,46 @@ pub trait Source: Sync {
         self.cohort().is_none_or(|cohort| cohort.contains(user))
     }
 
-    /// The same for the user of an event, where `None` is anonymous: in no cohort.
+    /// The same for the user of an event, where `None` is anonymous: in no cohort, and so in the
+    /// negation of each.
     fn includes(&self, user: Option<u32>) -> bool {
         match user {
             Some(user) => self.includes_user(user),
-            None => self.cohort().is_none(),
+            None => self.includes_user(ANONYMOUS),
         }
     }
+}
+
+/// The events of a day that meet the filter of the query and are of its cohort, in parts, in the
+/// order of the log.
+pub trait DayEvents {
+    /// Number of parts. The events of one user and timestamp in a part are in the order of the log,
+    /// and before those in the parts after it.
+    fn parts(&self) -> usize;
+
+    /// Executes `plan` on the events of a part, with the columns of [`crate::schema::lake`].
+    ///
+    /// # Errors
+    /// If stored data is damaged or the query is cancelled.
+    fn collect(&self, part: usize, plan: &Plan<'_>) -> Result<DataFrame>;
+}
+
+/// The counts of a day that are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Events; the users are empty.
+    Events,
+    /// Events and users.
+    Users,
+}
+
+/// Data that is kept for a time of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// Daily states.
+    States,
+    /// Events.
+    Events,
 }
 
 /// The events that a metric reads.
@@ -188,7 +255,7 @@ pub enum Columns {
     /// Those of [`crate::schema::COUNTED`]: users as codes, null if anonymous or without a code;
     /// event types and features as strings.
     Counted,
-    /// Metadata and URL as well.
+    /// Metadata, URL and the ids of users as strings ([`crate::schema::USER`]) as well.
     Details,
     /// Those of [`crate::schema::COUNTED`] as codes, as [`Dictionaries::counted`]: a user or
     /// feature without a code is the *rest*. For a scan without filter.
@@ -283,6 +350,11 @@ mod tests {
                 20,
             ),
             (json!({"metric":"event_types"}), 2),
+            (
+                json!({"metric":"trends","breakdown":"metadata.v","series":[{},{"measure":"users"}]}),
+                20,
+            ),
+            (json!({"metric":"sessions","breakdown":"metadata.v"}), 20),
             (json!({"metric":"lifecycle"}), 30),
             (json!({"metric":"stickiness"}), 30),
             (
@@ -295,6 +367,7 @@ mod tests {
                 json!({"metric":"experiment","exposure":{},"variant":"v","goal":{"feature":"f1"}}),
                 1,
             ),
+            (json!({"metric":"events"}), 2),
         ]
     }
 

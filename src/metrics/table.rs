@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use polars::prelude::*;
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use crate::error::Result;
 
@@ -39,6 +40,8 @@ pub enum Values {
     Number(Vec<Option<f64>>),
     /// Booleans.
     Flag(Vec<Option<bool>>),
+    /// JSON, which is a string where there is no nesting.
+    Json(Vec<Option<String>>),
     /// Lists of numbers, all of one length.
     Numbers(Vec<Vec<Option<f64>>>),
 }
@@ -109,7 +112,7 @@ impl Table {
         let columns = self.flat().into_iter().map(|(name, values)| {
             let name = PlSmallStr::from_string(name);
             match values.as_ref() {
-                Values::Text(values) => Column::new(name, values),
+                Values::Text(values) | Values::Json(values) => Column::new(name, values),
                 Values::Whole(values) => Column::new(name, values),
                 Values::Number(values) => Column::new(name, values),
                 Values::Flag(values) => Column::new(name, values),
@@ -123,7 +126,7 @@ impl Table {
 impl Values {
     fn len(&self) -> usize {
         match self {
-            Self::Text(values) => values.len(),
+            Self::Text(values) | Self::Json(values) => values.len(),
             Self::Whole(values) => values.len(),
             Self::Number(values) => values.len(),
             Self::Flag(values) => values.len(),
@@ -134,7 +137,9 @@ impl Values {
     /// The value of a row as it is printed in CSV and on a terminal; `None` is null.
     pub fn text(&self, row: usize) -> Option<Cow<'_, str>> {
         match self {
-            Self::Text(values) => values.get(row)?.as_deref().map(Cow::Borrowed),
+            Self::Text(values) | Self::Json(values) => {
+                values.get(row)?.as_deref().map(Cow::Borrowed)
+            }
             Self::Whole(values) => Some(Cow::Owned((*values.get(row)?)?.to_string())),
             Self::Number(values) => Some(Cow::Owned((*values.get(row)?)?.to_string())),
             Self::Flag(values) => Some(Cow::Owned((*values.get(row)?)?.to_string())),
@@ -265,6 +270,13 @@ impl Serialize for Cell<'_> {
         let Self(values, row) = *self;
         match values {
             Values::Text(values) => values.get(row).serialize(serializer),
+            Values::Json(values) => {
+                let value = values.get(row).and_then(Option::as_deref);
+                match value.map(serde_json::from_str::<&RawValue>) {
+                    Some(Ok(json)) => json.serialize(serializer),
+                    _ => value.serialize(serializer),
+                }
+            }
             Values::Whole(values) => values.get(row).serialize(serializer),
             Values::Flag(values) => values.get(row).serialize(serializer),
             Values::Number(values) => number(values.get(row).copied().flatten(), serializer),

@@ -29,7 +29,6 @@ use super::table::Table;
 use crate::daily::{Activities, Activity, Day, Week, day, week_of};
 use crate::dictionary::{Dictionaries, REST_FEATURE, REST_USER};
 use crate::error::Result;
-use crate::event::EventType;
 use crate::schema;
 
 /// Features that are listed, unless fewer are asked for: a response of two megabytes at most.
@@ -161,9 +160,8 @@ fn read(
             }
             continue;
         }
-        if let Some(of_type) = event_type.and_then(|code| of_day.event_types.get_mut(code as usize))
-        {
-            *of_type += events;
+        if let Some(event_type) = event_type {
+            *of_day.event_types.entry(event_type).or_default() += events;
         }
         if let Some(feature) = feature {
             *of_day.features.entry(feature).or_default() += events;
@@ -189,7 +187,8 @@ pub struct UsageNumbers {
     #[serde(serialize_with = "in_order")]
     #[schema(value_type = BTreeMap<String, u64>)]
     pub feature_usage: Vec<(String, u64)>,
-    /// Events per type, in funnel order.
+    /// Events per type: the three of the funnel, in its order, and then those that a tracking plan
+    /// declares and that occur, by name.
     #[serde(serialize_with = "in_order")]
     #[schema(value_type = BTreeMap<String, u64>)]
     pub funnel_steps: Vec<(String, u64)>,
@@ -266,8 +265,9 @@ pub struct UsageCounts {
     pub user_weeks: u64,
     /// Events per feature, most used first, ties by name; at most as many as asked for.
     pub features: Vec<(String, u64)>,
-    /// Events per type, in funnel order.
-    pub event_types: [u64; EventType::ALL.len()],
+    /// Events per type: the three of the funnel, in its order, and then the declared ones that
+    /// occur, by name.
+    pub event_types: Vec<(String, u64)>,
     /// Events of features and users that are not counted one by one.
     pub rest: Rest,
 }
@@ -302,7 +302,14 @@ impl UsageCounts {
         counts.user_weeks += users_of_week.values().map(RoaringBitmap::len).sum::<u64>();
         counts.events = all.events;
         counts.users = all.users.len();
-        counts.event_types = all.event_types;
+        let types = source
+            .names()
+            .listed_event_types(all.event_types.keys().copied());
+        let events = |code| all.event_types.get(&code).copied().unwrap_or(0);
+        let types = types.into_iter();
+        counts.event_types = types
+            .map(|(name, code)| (name.to_owned(), events(code)))
+            .collect();
         counts.rest.user_events = all.rest_user_events;
         counts.list_features(all.features.into_iter().collect(), source.names(), features);
         Ok(counts)
@@ -323,14 +330,12 @@ impl UsageCounts {
 
     /// The numbers, as the response has them.
     pub fn numbers(self) -> UsageNumbers {
-        let names = EventType::ALL.iter().map(|step| step.name().to_owned());
-        let funnel_steps = names.zip(self.event_types).collect();
         UsageNumbers {
             dau: average(self.user_days, self.days),
             wau: average(self.user_weeks, self.weeks),
             mau: self.users,
             feature_usage: self.features,
-            funnel_steps,
+            funnel_steps: self.event_types,
             total_events: self.events,
             rest: self.rest,
         }
@@ -373,6 +378,7 @@ mod tests {
                 // Saturday: an anonymous event. Sunday: no event. Monday: another week.
                 ("2024-03-02 10:00", "action", "", ""),
                 ("2024-03-04 10:00", "conversion", "ann", "blog"),
+                ("2024-03-04 11:00", "signup", "ann", "blog"),
                 // Before and after the window.
                 ("2024-02-29 23:59", "action", "eve", "save"),
                 ("2024-03-05 00:00", "action", "eve", "save"),
@@ -381,14 +387,19 @@ mod tests {
         source.batch_rows = 1;
         let counts = Usage { features: 2 }.run(&source).expect("usage");
         let expected = UsageCounts {
-            events: 6,
+            events: 7,
             days: 3,
             weeks: 2,
             users: 2,
             user_days: 3,
             user_weeks: 3,
-            features: vec![("home".into(), 3), ("blog".into(), 1)],
-            event_types: [3, 2, 1],
+            features: vec![("home".into(), 3), ("blog".into(), 2)],
+            event_types: vec![
+                ("page_view".into(), 3),
+                ("action".into(), 2),
+                ("conversion".into(), 1),
+                ("signup".into(), 1),
+            ],
             rest: Rest {
                 feature_events: 1,
                 user_events: 0,

@@ -5,7 +5,8 @@
 
 use std::sync::atomic::Ordering;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use crate::window::utc_string;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -13,7 +14,7 @@ use super::history::{History, Moment, Slot, difference, quantile};
 use super::{Gauges, Monitoring, Resources};
 
 /// Number of alerts.
-pub const ALERTS: usize = 9;
+pub const ALERTS: usize = 10;
 
 /// Seconds between two evaluations.
 const INTERVAL: i64 = 60;
@@ -29,6 +30,8 @@ const SLOW_ROLLUP: f64 = 60.0;
 const LATE_ROLLUP: f64 = 2.0 * 3_600.0;
 /// Seconds for which events may wait to be sealed.
 const SEAL_LAG: f64 = 3_600.0;
+/// Seconds for which the published tables may be behind.
+const TABLE_LAG: f64 = 3_600.0;
 /// Seconds of the window of rates.
 const RATE_WINDOW: i64 = 300;
 /// Seconds by which the free space is extrapolated.
@@ -219,6 +222,19 @@ static RULES: [Rule; ALERTS] = [
         read: |inputs| sampled(inputs).map(|gauges| Reading::above(gauges.seal_lag, SEAL_LAG)),
     },
     Rule {
+        name: "EchopilotTablesBehind",
+        severity: Severity::Ticket,
+        hold: 600,
+        condition: "the published tables are behind for more than an hour",
+        action: "GET /api/analytics/status has the last error in publication",
+        read: |inputs| {
+            let tables = sampled(inputs)?.tables;
+            Some(tables.map_or(Reading::NONE, |tables| {
+                Reading::above(tables.lag as f64, TABLE_LAG)
+            }))
+        },
+    },
+    Rule {
         name: "EchopilotDiskSoonFull",
         severity: Severity::Ticket,
         hold: 3_600,
@@ -406,7 +422,7 @@ impl Alerts {
                         is_firing: true, ..
                     }) => AlertState::Firing,
                 },
-                since: since.map(|since| since.to_rfc3339_opts(SecondsFormat::Secs, true)),
+                since: since.map(utc_string),
                 value: *value,
                 condition: rule.condition,
                 action: rule.action,

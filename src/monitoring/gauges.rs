@@ -3,7 +3,6 @@
 use chrono::NaiveDate;
 
 use super::process::Process;
-use crate::event::EventType;
 
 /// The windows of the active users of the last closed day, in days.
 pub const WINDOW_DAYS: [u16; 3] = [1, 7, 30];
@@ -37,12 +36,29 @@ pub struct Gauges {
     pub states: u64,
     /// Their bytes.
     pub state_bytes: u64,
+    /// Links between ids of users that hold, of sealed events.
+    pub links: u64,
+    /// Statements about ids that were rejected, of sealed events.
+    pub rejected_links: u64,
     /// Subscribers of live events.
     pub watchers: u64,
     /// Time of receipt of the newest event; 0 without one.
     pub last_event: f64,
     /// The limits of names and of a query.
     pub limits: Vec<Limit>,
+    /// The published tables; none if the server publishes none.
+    pub tables: Option<TableGauges>,
+}
+
+/// The tables that a server publishes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TableGauges {
+    /// The version of the table of events, once it is known.
+    pub version: Option<u64>,
+    /// Seconds for which they have not had what is sealed; 0 if they have it.
+    pub lag: u64,
+    /// Failures in a row.
+    pub failures: u32,
 }
 
 /// A limit, its use, and how often it was reached since the start.
@@ -88,12 +104,12 @@ pub struct Memory {
 }
 
 /// The numbers of the last closed day of UTC, equal to those of `usage`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClosedDay {
     /// The day.
     pub day: NaiveDate,
     /// Distinct users of the windows of [`WINDOW_DAYS`] that end with it.
     pub active_users: [u64; WINDOW_DAYS.len()],
     /// Events of the day by type.
-    pub events: [u64; EventType::ALL.len()],
+    pub events: Vec<(String, u64)>,
 }

@@ -58,14 +58,12 @@ impl Moment {
     /// The counters now.
     pub fn of(monitoring: &Monitoring, at: i64) -> Self {
         let batches = monitoring.batches.iter();
-        let events = monitoring
-            .events
-            .at(Family::Native, EventOutcome::Logged)
-            .into_iter();
-        let failed = monitoring
-            .batches
-            .at(Family::Native, BatchOutcome::Failed)
-            .into_iter();
+        let families = Family::ALL.into_iter();
+        let events = families
+            .clone()
+            .filter_map(|family| monitoring.events.at(family, EventOutcome::Logged));
+        let failed =
+            families.filter_map(|family| monitoring.batches.at(family, BatchOutcome::Failed));
         Self {
             at,
             batches: batches

@@ -15,11 +15,22 @@ pub trait Label: Copy {
 pub enum Family {
     /// Our own.
     Native,
+    /// That of Segment.
+    Segment,
+    /// That of `PostHog`.
+    PostHog,
+    /// That of Plausible.
+    Plausible,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Native, Self::Segment, Self::PostHog, Self::Plausible];
 }
 
 impl Label for Family {
     const NAME: &'static str = "family";
-    const VALUES: &'static [&'static str] = &["native"];
+    const VALUES: &'static [&'static str] = &["native", "segment", "posthog", "plausible"];
     fn place(self) -> usize {
         self as usize
     }
@@ -66,11 +77,14 @@ pub enum EventOutcome {
     Ignored,
     /// Invalid.
     Rejected,
+    /// Kept in the quarantine.
+    Quarantined,
 }
 
 impl Label for EventOutcome {
     const NAME: &'static str = "outcome";
-    const VALUES: &'static [&'static str] = &["logged", "duplicate", "ignored", "rejected"];
+    const VALUES: &'static [&'static str] =
+        &["logged", "duplicate", "ignored", "rejected", "quarantined"];
     fn place(self) -> usize {
         self as usize
     }
@@ -104,12 +118,15 @@ impl Label for QueryKind {
         "active_users",
         "feature_usage",
         "event_types",
+        "trends",
+        "sessions",
         "lifecycle",
         "stickiness",
         "funnel",
         "retention",
         "paths",
         "experiment",
+        "events",
     ];
     fn place(self) -> usize {
         self.0

@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 
 pub use alerts::{ALERTS, AlertChange, AlertState, AlertStatus, Alerts, SavedAlerts, Severity};
 pub use codes::Codes;
-pub use gauges::{ClosedDay, Gauges, Limit, Memory, Resources, WINDOW_DAYS, WINDOWS};
+pub use gauges::{ClosedDay, Gauges, Limit, Memory, Resources, TableGauges, WINDOW_DAYS, WINDOWS};
 pub use histogram::Histogram;
 pub use labels::{BatchOutcome, EventOutcome, Family, QueryKind, QueryOutcome, QuerySource};
 pub use page::{PageFormat, page};
@@ -66,6 +66,8 @@ const BODY_BYTES: &[f64] = &[
 /// it is corrected.
 const SKEW_SECONDS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 3_600.0, 86_400.0];
 
+/// Codes of events that do not follow the tracking plan.
+const PLAN_CODES: &[&str] = &["plan_conversion", "plan_feature", "plan_metadata"];
 /// Codes of rejected events, which are listed from the start with 0.
 const REJECTIONS: &[&str] = &[
     "bad_event",
@@ -86,6 +88,8 @@ const JOBS: &[&str] = &[
     "erasure",
     "expiry",
     "making of daily states",
+    "messages",
+    "publication",
     "rollup",
     "scrub",
     "seal",
@@ -98,8 +102,14 @@ pub struct Monitoring {
     pub batches: Pairs<Family, BatchOutcome, AtomicU64>,
     /// Events.
     pub events: Pairs<Family, EventOutcome, AtomicU64>,
+    /// Events without a user that got the id of a daily visitor.
+    pub visitor_events: AtomicU64,
     /// Rejected events by code.
     pub rejections: Codes,
+    /// Stored events that do not follow the tracking plan, by code.
+    pub warned: Codes,
+    /// Events that the tracking plan quarantined, by code.
+    pub quarantined: Codes,
     /// Error responses by code.
     pub errors: Codes,
     /// From the last byte of a batch to its response.
@@ -137,7 +147,10 @@ impl Default for Monitoring {
         Self {
             batches: Pairs::new(AtomicU64::default),
             events: Pairs::new(AtomicU64::default),
+            visitor_events: AtomicU64::default(),
             rejections: Codes::new(REJECTIONS),
+            warned: Codes::new(PLAN_CODES),
+            quarantined: Codes::new(PLAN_CODES),
             errors: Codes::new(&[]),
             ingest: Histogram::of_seconds(INGEST_SECONDS),
             body: Histogram::of_bytes(BODY_BYTES),

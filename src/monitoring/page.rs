@@ -20,7 +20,6 @@ use super::histogram::{Histogram, Observed};
 use super::labels::Label;
 use super::pairs::Pairs;
 use super::{Codes, Gauges, Limit, Monitoring, Process, Resources, WINDOWS, alerts};
-use crate::event::EventType;
 
 /// Labels of a value.
 type Labels<'a> = &'a [(&'static str, &'static str)];
@@ -108,11 +107,28 @@ impl Page {
             "Events of batches that were stored or rejected event by event, by outcome.",
             &all.events,
         )?;
+        out.counter(
+            "echopilot_visitor_events",
+            "Events without a user that got the id of a daily visitor.",
+            all.visitor_events.load(Ordering::Relaxed),
+        )?;
         out.codes(
             "echopilot_ingest_rejections",
             "Rejected events, by code.",
             "code",
             &all.rejections,
+        )?;
+        out.codes(
+            "echopilot_plan_warnings",
+            "Stored events that do not follow the tracking plan, by code.",
+            "code",
+            &all.warned,
+        )?;
+        out.codes(
+            "echopilot_plan_quarantined",
+            "Events that the tracking plan quarantined, by code.",
+            "code",
+            &all.quarantined,
         )?;
         out.codes(
             "echopilot_http_errors",
@@ -267,6 +283,35 @@ impl Page {
             "Time at which the gauges of the store were sampled.",
             gauges.at,
         )?;
+        out.gauges(
+            "echopilot_links",
+            "What identity calls say of ids of users, by outcome: links, and rejected statements.",
+            "outcome",
+            [
+                ("linked", gauges.links),
+                ("rejected", gauges.rejected_links),
+            ],
+        )?;
+        let tables = gauges.tables.unwrap_or_default();
+        for (name, help, value) in [
+            (
+                "echopilot_table_version",
+                "Version of the table of events that is published or read; 0 without one.",
+                tables.version.unwrap_or(0),
+            ),
+            (
+                "echopilot_table_lag_seconds",
+                "Time for which the published tables have not had what is sealed; 0 if they have it.",
+                tables.lag,
+            ),
+            (
+                "echopilot_table_failures",
+                "Failures of the publication since it last succeeded.",
+                tables.failures.into(),
+            ),
+        ] {
+            out.gauge(name, help, value)?;
+        }
         if let Some(free) = resources.disk_free {
             out.gauge(
                 "echopilot_disk_free_bytes",
@@ -329,7 +374,7 @@ impl Page {
     }
 
     fn day(&self, out: &mut Out<'_>) -> FmtResult {
-        let Some(day) = self.resources.day else {
+        let Some(day) = &self.resources.day else {
             return Ok(());
         };
         let since = day.day.and_time(chrono::NaiveTime::MIN).and_utc();
@@ -344,12 +389,12 @@ impl Page {
             "window",
             WINDOWS.into_iter().zip(day.active_users),
         )?;
-        let types = EventType::ALL.map(EventType::name);
+        let events = day.events.iter();
         out.gauges(
             "echopilot_events_of_day",
             "Events of the last closed day of UTC.",
             "event_type",
-            types.into_iter().zip(day.events),
+            events.map(|(event_type, events)| (event_type.as_str(), *events)),
         )
     }
 }
@@ -386,12 +431,12 @@ impl Out<'_> {
             .encode_gauge(&value)
     }
 
-    fn gauges(
+    fn gauges<'v>(
         &mut self,
         name: &str,
         help: &str,
         label: &'static str,
-        values: impl IntoIterator<Item = (&'static str, u64)>,
+        values: impl IntoIterator<Item = (&'v str, u64)>,
     ) -> FmtResult {
         let mut gauges = self.family(name, help, MetricType::Gauge)?;
         for (value_of_label, value) in values {

@@ -161,8 +161,10 @@ impl Capture {
             let segment = Segment::new(root, meta.clone());
             (&meta.path, meta.bytes, meta.crc32c, Some(segment))
         });
+        let links = manifest.links.iter();
+        let links = links.map(|links| (&links.path, links.bytes, links.crc32c, None));
         let mut immutable = Vec::new();
-        for (path, bytes, crc32c, segment) in states.chain(segments) {
+        for (path, bytes, crc32c, segment) in links.chain(states).chain(segments) {
             let on_disk = root.join(path);
             let mut file = None;
             if descriptors > 0 {

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Days, NaiveDate, SecondsFormat, Utc};
+use chrono::{DateTime, Days, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
@@ -41,7 +41,7 @@ use super::lock::{Ordered, Rank};
 use super::version::expiry::{ExpiryMeta, MAX_STEP_DAYS};
 use crate::daily::{date, day_of};
 use crate::error::{Error, Result};
-use crate::window::{DAY_US, HOUR_US};
+use crate::window::{DAY_US, HOUR_US, utc_string};
 
 /// 2020-01-01: a clock before it was never set.
 const EARLIEST_US: i64 = 1_577_836_800_000_000;
@@ -377,8 +377,8 @@ impl State {
             "the clock says {}, and the newest event was received at {}{seen}, {way}; events are accepted when the clock is \
              right again; if it is right now, confirm it: POST /api/analytics/clock?confirm={day} with the dashboard key, or, \
              while no server runs, `echopilot expire --confirm-date {day}`",
-            utc_string(wall_us),
-            utc_string(newest_us),
+            time_of(wall_us),
+            time_of(newest_us),
         )))
     }
 
@@ -415,7 +415,7 @@ impl State {
             return wall_us;
         }
         if self.jump.take().is_some() {
-            info!("The clock is trusted again: {}", utc_string(wall_us));
+            info!("The clock is trusted again: {}", time_of(wall_us));
         }
         let steady = Steady {
             suspended: known,
@@ -446,8 +446,8 @@ impl State {
             None => {
                 warn!(
                     "The clock jumped from {} to {}; it is trusted once that has lasted {} minutes",
-                    utc_string(expected_us),
-                    utc_string(wall_us),
+                    time_of(expected_us),
+                    time_of(wall_us),
                     SETTLE.as_secs() / 60
                 );
                 self.jump = Some(Jump {
@@ -531,7 +531,7 @@ impl Steady {
 fn never(wall_us: i64) -> Error {
     Error::Clock(format!(
         "the clock says {}; it was never set; events are accepted when it is right",
-        utc_string(wall_us)
+        time_of(wall_us)
     ))
 }
 
@@ -539,11 +539,9 @@ fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// A time in UTC to the second, for messages.
-fn utc_string(us: i64) -> String {
-    DateTime::from_timestamp_micros(us)
-        .unwrap_or_default()
-        .to_rfc3339_opts(SecondsFormat::Secs, true)
+/// A time, for messages.
+fn time_of(us: i64) -> String {
+    utc_string(DateTime::from_timestamp_micros(us).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -60,6 +60,11 @@ impl ErasedUsers {
         }
     }
 
+    /// True if users were erased.
+    pub fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Acquire)
+    }
+
     /// The codes that erased users have in this process.
     pub fn numbers(&self) -> RoaringBitmap {
         self.read().numbers.clone()

@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use chrono::NaiveDate;
+use serde::de::DeserializeOwned;
+
+use super::files;
 use super::files::ownership::{self, Owner};
 use super::files::rotation::RotatedLog;
-use super::files::segment::{FORMAT, Segment};
+use super::files::segment::{FORMAT, LAKE_DIR, Segment};
 use super::files::shape::EVENT_LOG_FILE;
 use super::ingest::pseudonym::{self, Pseudonyms};
 use super::jobs::LATE_BYTES;
@@ -69,6 +73,63 @@ pub fn inspect(root: &Path) -> Result<Option<Inspected>> {
         log_bytes: log_bytes.sum(),
         newest_us: manifest.clock.map(|clock| clock.newest_us).max(of_segments),
     }))
+}
+
+/// The value of a small file of a data folder; the default if there is no such file.
+///
+/// # Errors
+/// If it cannot be read, and [`Error::Damaged`](crate::error::Error::Damaged) if it is not what was
+/// written.
+pub fn read_json<T: DeserializeOwned + Default>(path: &Path) -> Result<T> {
+    Ok(files::read_json(path)?.map_or_else(T::default, |(value, _)| value))
+}
+
+/// The segments of one committed version of the lake.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CommittedLake {
+    /// Number of the version; each commit has a greater one.
+    pub version: u64,
+    /// Day and path of each segment, relative to the folder of the lake, in the order of the log.
+    pub files: Vec<(NaiveDate, String)>,
+    /// Newest `received_at` of a sealed event, in µs.
+    pub newest_us: Option<i64>,
+    /// First day whose events are all kept; absent while none expired.
+    pub raw_from: Option<NaiveDate>,
+    /// Number of links between ids of users.
+    pub links: u64,
+    /// Ids of users are stored as pseudonyms.
+    pub has_user_key: bool,
+}
+
+impl CommittedLake {
+    /// The day of the oldest event.
+    pub fn first_day(&self) -> Option<NaiveDate> {
+        self.files.iter().map(|(day, _)| *day).min()
+    }
+}
+
+/// Reads the segments of the committed version of a data folder, for another program that reads
+/// them.
+///
+/// # Errors
+/// If the manifest is damaged or of a newer program.
+pub fn committed_lake(root: &Path) -> Result<CommittedLake> {
+    let manifest = Manifest::load(root)?;
+    let segments = manifest.segments.iter();
+    let newest_us = segments.clone().map(|meta| meta.last_received_at_us).max();
+    let files = segments.filter_map(|meta| {
+        let path = meta.path.strip_prefix(LAKE_DIR)?.strip_prefix('/')?;
+        let day = NaiveDate::from_epoch_days(Segment::new(root, meta.clone()).day())?;
+        Some((day, path.to_owned()))
+    });
+    Ok(CommittedLake {
+        version: manifest.sequence,
+        files: files.collect(),
+        newest_us,
+        raw_from: manifest.expiry.raw_from,
+        links: manifest.links.map_or(0, |links| links.links),
+        has_user_key: manifest.user_key.is_some(),
+    })
 }
 
 /// The fingerprint of the user key, if one is configured.

@@ -25,6 +25,8 @@ pub(super) enum Rank {
     RecentIds,
     /// Names admitted within the daily limits.
     Admission,
+    /// The file of held events.
+    Held,
     /// The published version and the tail.
     Published,
     /// Erased users.

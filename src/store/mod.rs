@@ -7,6 +7,7 @@
 //! - `version`: the committed state as one immutable value, and the transaction that replaces it.
 //! - `read`: queries read a snapshot of version and tail; no lock is held meanwhile.
 //! - `files`: one kind of file each, which know neither a job nor the manifest.
+//! - `held`: events that a tracking plan keeps out of the log, in a file of their own.
 //! - `capture`, `inspect`: the files of one moment, for a backup, and what a start would find, both
 //!   read without the lock of the folder.
 //!
@@ -14,15 +15,16 @@
 //! A thread takes locks in this order only, which `lock` checks in builds with debug assertions: 1
 //! the permit to erase (compaction and indexing only try it) → 2 the transaction → 3 the state of
 //! single jobs (retired day folders, expired ids, position of the scrub) → 4 recent event ids → 5
-//! admission of names → 6 the published version and the tail (for microseconds: never across I/O,
-//! never while a large frame is built) → 7 erased users → 8 leaves. A seal waits for the writer
-//! thread inside a transaction, therefore the writer thread takes 4 to 8 only. Scrub takes no
-//! transaction: it reads a version, whose files stay readable.
+//! admission of names → 6 the file of held events → 7 the published version and the tail (for
+//! microseconds: never across I/O, never while a large frame is built) → 8 erased users → 9
+//! leaves. A seal waits for the writer thread inside a transaction, therefore the writer thread
+//! takes 4 to 9 only. Scrub takes no transaction: it reads a version, whose files stay readable.
 
 pub mod capture;
 mod clock;
 mod erased;
 pub mod files;
+mod held;
 mod ingest;
 pub mod inspect;
 mod jobs;
@@ -43,12 +45,14 @@ use crate::dictionary::Dictionaries;
 use crate::error::{Error, ErrorCode, Result};
 use crate::monitoring::Monitoring;
 use files::folder::{Folder, Purpose};
+use held::HeldEvents;
 use ingest::Ingest;
 use jobs::Jobs;
 use read::Reader;
 use version::VersionControl;
 
 pub use clock::Received;
+pub use files::held_file::HeldEvent;
 pub use files::identity::is_displaced;
 pub use files::ownership::{FOLDERS, MARK_FILE, Mark};
 pub use files::recovery::Recovered;
@@ -56,18 +60,22 @@ pub use files::rows::write_lines;
 pub use files::segment::LAKE_DIR;
 pub use files::shape::{ALERTS_FILE, ERASURES_FILE, EVENT_LOG_FILE, MANIFEST_FILE};
 pub use files::{audit, folder, scan};
+pub use held::{
+    HeldBatch, HeldCounts, HeldReply, HeldSize, Hold, Keep, MAX_HELD_BYTES, no_space, read_held,
+};
 pub use ingest::admission::{NameUse, RestCounts};
 pub use ingest::batch::{BatchBuilder, WriteBatch};
 pub use ingest::live::{Commit, Subscription};
 pub use ingest::rate::Accepted;
 pub use ingest::writer::{Reply, Stored};
 pub use jobs::{
-    CompactionScope, Erased, ErasureLimit, Expired, Part, Rebuilt, RepeatedErasures, SealUrgency,
-    Sealed, Verified, repeat_erasures, verify, verify_with,
+    CompactionScope, Compactions, Erased, ErasureLimit, Expired, Part, Rebuilt, RepeatedErasures,
+    SealUrgency, Sealed, SharedTableMeta, Verified, repeat_erasures, verify, verify_with,
 };
 pub use read::{
-    Batch, Columns, DayParts, ExportPartMeta, LogOrder, SealedDay, StoreSize, Tables, rewrite,
-    rewrite_without,
+    Batch, Columns, DayOfEvents, DayPart, DayParts, ExportPartMeta, JoinedDay, LogOrder, PartKey,
+    SealedDay, SealedSegment, SealedVersion, StoreSize, SystemEvents, Tables, ValuePart, ValuesOf,
+    count_of, read_day, rewrite, rewrite_without,
 };
 pub(crate) use version::Manifest;
 pub use version::{Clock, ExpiryMeta, ExpiryPolicy};
@@ -76,6 +84,7 @@ pub use version::{Clock, ExpiryMeta, ExpiryPolicy};
 pub struct Store {
     // Fields are dropped in order: the writer ends before the folder is unlocked.
     ingest: Ingest,
+    held: HeldEvents,
     reader: Reader,
     versions: Arc<VersionControl>,
     jobs: Jobs,
@@ -122,7 +131,7 @@ impl Store {
         ids
     }
 
-    /// The ids of a user who is named in a request.
+    /// The ids of a user who is named in a request, with all that are linked to it.
     ///
     /// # Errors
     /// `user_key_needed` if no user has this id, and there are pseudonyms whose key was not given:
@@ -140,7 +149,18 @@ impl Store {
                  of the key with --user-key-file, or use the hash as the id",
             ));
         }
-        Ok(self.stored_ids(user))
+        let mut ids = self.stored_ids(user);
+        if let Some(canonical) = self.canonical() {
+            let codes = ids.iter().filter_map(|id| users.find(id));
+            let codes = codes.flat_map(|code| canonical.ids_of(code));
+            let linked = codes
+                .filter_map(|code| users.text(code))
+                .collect::<Vec<_>>();
+            ids.extend(linked);
+            ids.sort_unstable();
+            ids.dedup();
+        }
+        Ok(ids)
     }
 
     /// Result of reading the log back at the start.

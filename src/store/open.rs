@@ -26,7 +26,8 @@ use crate::store::files::recovery::{self, Recovered};
 use crate::store::files::rotation::{RotatedLog, WaitingLogs, id_of};
 use crate::store::files::segment;
 use crate::store::files::shape::{EVENT_LOG_FILE, MANIFEST_FILE};
-use crate::store::files::{columns, day_folder, dictionary, event_ids, states};
+use crate::store::files::{columns, day_folder, dictionary, event_ids, links, states};
+use crate::store::held::HeldEvents;
 use crate::store::ingest::admission::{Admission, RestCounts};
 use crate::store::ingest::batch::{BatchBuilder, WriteBatch};
 use crate::store::ingest::dedup::{RecentIds, SharedIds};
@@ -52,7 +53,8 @@ pub fn open(
     let is_writable = folder.access() == Access::ReadWrite;
     let manifest = Manifest::load(folder.path())?;
     pseudonym::check(&manifest, pseudonyms.as_ref(), folder.path())?;
-    let version = Version::of(folder.path(), manifest);
+    let mut version = Version::of(folder.path(), manifest);
+    version.load_links(folder.path())?;
     if is_writable {
         RotatedLog::finish_rotation(folder.path(), version.sequence)?;
         day_folder::finish(&folder, &version.by_day())?;
@@ -79,6 +81,9 @@ pub fn open(
     jobs::add_missing_states(&versions, &folder, &names, config.names.features)?;
     if is_writable {
         commit_user_key(&versions, &folder, &maker)?;
+        if let Err(error) = jobs::add_missing_links(&versions, &folder, &names, &erased) {
+            warn!("Users with several ids count once for each until the next start: {error}");
+        }
         match jobs::add_zones(&versions, &folder) {
             // Users whose erasure is in progress have codes in memory.
             Ok(()) if !erased.has_pending() => renumber_users(&versions, &folder, &names)?,
@@ -116,6 +121,7 @@ pub fn open(
         published.log_since = has_events.then(Instant::now);
         published.waiting = waiting;
     }
+    let held = HeldEvents::open(&folder, &maker, &recent, config.durability, now)?;
     let live = Arc::new(Live::default());
     let monitoring = Arc::new(Monitoring::default());
     let recent = SharedIds::new(recent);
@@ -138,6 +144,7 @@ pub fn open(
             clock,
             max_tail_events: MAX_TAIL_EVENTS,
         },
+        held,
         reader: Reader::new(versions.clone(), names),
         versions,
         jobs: Jobs::new(config.column_share),
@@ -218,6 +225,7 @@ fn remove_leftovers(folder: &Folder, version: &Version) -> Result<()> {
     RotatedLog::remove_through(folder.path(), version.sealed_through)?;
     let live: Vec<_> = version.segment_metas().cloned().collect();
     event_ids::remove_others(folder, version.event_ids.as_ref())?;
+    links::remove_others(folder, version.links.meta.as_ref())?;
     columns::remove_others(folder, &live)?;
     states::remove_others(folder, &version.state_paths())
 }

@@ -6,6 +6,7 @@ use super::*;
 use crate::config::{Durability, NameLimits};
 use crate::event::{Event, EventType};
 use crate::monitoring::{self, PageFormat};
+use crate::store::files::rows::LakeRows;
 use crate::zones::Zones;
 
 fn store(dir: &Path) -> Result<Store> {
@@ -182,5 +183,68 @@ fn a_scrape_takes_no_lock_that_ingest_waits_for() -> Result<()> {
     let page = page.expect("no lock is waited for");
     assert!(page.contains("\nechopilot_unsealed_events 1\n"), "{page}");
     assert!(page.contains("\nechopilot_sync_duration_seconds_count 1\n"));
+    Ok(())
+}
+
+/// A day of a table: users with the seconds of the day at which they were active.
+fn day_of_table(rows: &[(&str, i64)]) -> Result<JoinedDay> {
+    let mut events = LakeRows::for_lines(0);
+    for &(user, second) in rows {
+        events.push(&Event {
+            ts_us: second * 1_000_000,
+            event_type: EventType::Action,
+            user_id: Some(user.into()),
+            feature: Some("a feature".into()),
+            metadata: "{}".into(),
+            url: None,
+            event_id: None,
+            received_at_us: second * 1_000_000,
+        });
+    }
+    JoinedDay::of(vec![events.finish()?])
+}
+
+#[test]
+fn a_day_of_a_table_is_replaced_as_a_whole() -> Result<()> {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let day = chrono::NaiveDate::from_epoch_days(0).expect("a day");
+    // Events and users of the day.
+    let counts = |store: &Store| -> Result<Vec<(u64, u64)>> {
+        let days = store.days(chrono_tz::Tz::UTC, &(0..2))?.into_iter();
+        let parts = days.map(|parts| parts.activities(store.names()));
+        let mut counts = Vec::new();
+        for activities in parts {
+            for activity in activities? {
+                counts.push((activity.events, activity.users.len()));
+            }
+        }
+        Ok(counts)
+    };
+    let mut opened = store(dir.path())?;
+    assert!(!opened.is_copy() && !opened.has_own_events());
+    for (rows, files, expected) in [
+        (&[("ann", 1), ("bob", 2)][..], "one", vec![(2, 2)]),
+        (&[("ann", 1), ("ann", 3), ("cyd", 4)], "two", vec![(3, 2)]),
+        (&[("ann", 1), ("ann", 3), ("cyd", 4)], "three", vec![(3, 2)]),
+        (&[], "", vec![]),
+        (&[("dan", 5)], "four", vec![(1, 1)]),
+    ] {
+        opened.replace_day(day, &day_of_table(rows)?, files.into())?;
+        for _ in 0..2 {
+            assert_eq!(counts(&opened)?, expected, "{files:?}");
+            assert_eq!(opened.followed_days()[&day], files);
+            let events: usize = opened
+                .sealed_events(day)?
+                .iter()
+                .map(|of| of.height())
+                .sum();
+            assert_eq!(events, rows.len());
+            drop(opened);
+            opened = store(dir.path())?;
+        }
+    }
+    assert!(opened.is_copy() && !opened.has_own_events());
+    append(&opened)?;
+    assert!(opened.has_own_events());
     Ok(())
 }

@@ -37,6 +37,16 @@ declare global {
     endpoint?: string;
     /** The user, as with `setUserId`. */
     userId?: string | null;
+    /**
+     * A random id for a visitor without a user: kept for the tab (`session`) or in the browser (`persistent`); default off.
+     * Never for a visitor with Global Privacy Control or Do Not Track, or who opted out, which deletes it.
+     */
+    visitors?: 'off' | 'session' | 'persistent';
+    /**
+     * The first page view of a visit has `utm_*` and `ref` of the query string, the origin of the referrer, the language, and
+     * the classes of device and viewport; default on.
+     */
+    campaigns?: boolean | 'on' | 'off';
     /** Automatic page views; default on. */
     pageViews?: boolean | 'on' | 'off';
     /** Clicks and submitted forms, by `data-track` and `data-action`; default on. */
@@ -47,6 +57,22 @@ declare global {
     replaceState?: boolean | 'on' | 'off';
     /** A visitor whose browser sends Global Privacy Control or Do Not Track: `anonymous` (default), or not counted at all. */
     gpc?: 'anonymous' | 'off';
+    /** Links to other sites, as `outbound_link`; default off. These load a second file, `telemetry-web.js`. */
+    webOutbound?: boolean | 'on' | 'off';
+    /** Links to files, as `download`; default off. */
+    webDownloads?: boolean | 'on' | 'off';
+    /** Submitted forms without `data-track`, by their `name` or `id`; default off. */
+    webForms?: boolean | 'on' | 'off';
+    /** Pages with status 404, as `not_found`; default off. */
+    webNotFound?: boolean | 'on' | 'off';
+    /** The parts of a page that were seen, as `scroll` with 25, 50, 75 and 100 percent; default off. */
+    webScroll?: boolean | 'on' | 'off';
+    /** Seconds for which a page was visible and used, as `engagement`; default off. */
+    webEngagement?: boolean | 'on' | 'off';
+    /** Web Vitals, as `web_vital`; default off. They load a third file, `telemetry-vitals.js`. */
+    webVitals?: boolean | 'on' | 'off';
+    /** Uncaught errors, as `error` with their message and place; default off. */
+    webErrors?: boolean | 'on' | 'off';
   }
 
   interface EchoPilotClient {

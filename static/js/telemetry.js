@@ -6,7 +6,7 @@
  * (request, page, browser, network, server), nothing is lost and nothing is counted twice.
  *
  * It never throws into the page, never prevents an action of the visitor, never reads input, and keeps no id of a visitor
- * until the page sets one. The server sends `telemetry.min.js`, which `make client` makes from this file.
+ * unless the page sets one or asks for it. The server sends `telemetry.min.js`, which `make client` makes from this file.
  */
 (() => {
   'use strict';
@@ -49,6 +49,8 @@
 
   const USER_KEY = 'echopilot_user';
   const OPT_OUT_KEY = 'echopilot_opt_out';
+  // The random id of a visitor, by the setting: in the storage of the tab, or in that of the browser.
+  const VISITOR_KEYS = { session: 'echopilot_session', persistent: 'echopilot_visitor' };
 
   const stub = window.EchoPilot;
   // A second copy of this script in a page would count everything twice. The queue of a stub is an array, ours is not.
@@ -63,8 +65,10 @@
   const ownUrl = () => (new Error().stack.match(/https?:\/\/\S+?(?=:\d+:\d+)/) || [''])[0];
   const source = (document.currentScript || {}).src || ownUrl();
   const script = document.currentScript || [...document.scripts].find((other) => other.src && other.src === source);
+  const base = source.includes(SCRIPT_PATH) ? source.split(SCRIPT_PATH)[0] : '';
   const settings = {
-    endpoint: (source.includes(SCRIPT_PATH) ? source.split(SCRIPT_PATH)[0] : '') + INGEST_PATH,
+    endpoint: base + INGEST_PATH,
+    campaigns: 'on',
     pageViews: 'on',
     clicks: 'on',
     hash: 'off',
@@ -86,25 +90,29 @@
     }
     if ('userId' in settings) setUserId(settings.userId);
     delete settings.userId;
+    // A second file has the rest, such as `webErrors`. Every policy that allows this script allows to import it, also one
+    // with trusted types.
+    if (Object.keys(settings).some((name) => /^web[A-Z]/.test(name) && isOn(name))) {
+      import(`${base}${SCRIPT_PATH.slice(0, -3)}-web.js`).then((file) => file.default(settings, track, path), warn);
+    }
   }
 
   // Privacy: visitors that are not counted, and those that stay anonymous.
 
-  const signal = navigator.globalPrivacyControl || (navigator.doNotTrack || window.doNotTrack) === '1';
-  const isBot =
-    navigator.webdriver ||
-    /bot|crawl|spider|headless/i.test(navigator.userAgent) ||
-    window.Cypress ||
-    window._phantom ||
-    window.__nightmare;
+  const signal = navigator.globalPrivacyControl || navigator.doNotTrack === '1';
+  const isBot = navigator.webdriver || /bot|crawl|spider|headless/i.test(navigator.userAgent) || window.Cypress;
   // Values that could not be written to the shared storage; they apply to this page only.
   const unwritten = new Map();
-  if (signal) remember(USER_KEY, null);
+  const storageOf = (key) => (key === VISITOR_KEYS.session ? sessionStorage : localStorage);
+  if (signal) {
+    remember(USER_KEY, null);
+    forgetVisitor();
+  }
 
   // Read each time: another tab may have changed it.
   function recall(key) {
     try {
-      return unwritten.has(key) ? unwritten.get(key) : localStorage.getItem(key);
+      return unwritten.has(key) ? unwritten.get(key) : storageOf(key).getItem(key);
     } catch {
       return null;
     }
@@ -113,8 +121,8 @@
   function remember(key, value) {
     try {
       unwritten.delete(key);
-      if (value) localStorage.setItem(key, value);
-      else localStorage.removeItem(key);
+      if (value) storageOf(key).setItem(key, value);
+      else storageOf(key).removeItem(key);
     } catch {
       unwritten.set(key, value);
     }
@@ -123,19 +131,36 @@
   const isSilent = () => recall(OPT_OUT_KEY) || (signal && !isOn('gpc'));
 
   function setUserId(id) {
-    remember(USER_KEY, signal || isSilent() || id == null || id === '' ? null : String(id));
+    remember(USER_KEY, signal || isSilent() || id == null ? null : String(id));
+  }
+
+  function forgetVisitor(kept) {
+    Object.values(VISITOR_KEYS).forEach((key) => key === kept || remember(key, null));
+  }
+
+  // The id of a visitor without a user, made by the first event. With another setting an earlier one is deleted.
+  function visitorId() {
+    const key = VISITOR_KEYS[settings.visitors];
+    forgetVisitor(key);
+    if (key && !recall(key)) remember(key, `visitor-${randomHex(16)}`);
+    return key && recall(key);
   }
 
   // A value of another tab is newer than one that this page could not write. An opt-out there applies here too.
   function changedElsewhere({ key }) {
     unwritten.delete(key);
-    if (isSilent()) queue.clear();
+    if (isSilent()) silence();
+  }
+
+  function silence() {
+    queue.clear();
+    forgetVisitor();
   }
 
   function optOut() {
     remember(OPT_OUT_KEY, '1');
     setUserId(null);
-    queue.clear();
+    silence();
     leftKeys().forEach((key) => remember(key, null));
     return transact('readwrite', (events) => events.clear()).catch(() => {});
   }
@@ -162,12 +187,11 @@
     // The counter has 12 bits; the next millisecond is borrowed when they are used up.
     lastMs = ms + (sameMs >> 12);
     sameMs &= 4095;
-    const random = crypto.getRandomValues(new Uint8Array(8));
-    random[0] = 128 | (random[0] & 63);
-    const tail = [...random].map((byte) => hex(byte, 2)).join('');
-    return `${idTime(lastMs)}-7${hex(sameMs, 3)}-${tail.slice(0, 4)}-${tail.slice(4)}`;
+    // The first digit after the counter is the variant.
+    return `${idTime(lastMs)}-7${hex(sameMs, 3)}-a${randomHex(8).replace(/^.(...)/, '$1-')}`;
   }
 
+  const randomHex = (bytes) => [...crypto.getRandomValues(new Uint8Array(bytes))].map((byte) => hex(byte, 2)).join('');
   const hex = (number, digits) => number.toString(16).padStart(digits, '0');
   const idTime = (ms) => hex(ms, 12).replace(/^.{8}/, '$&-');
   const byteLength = (text) => new TextEncoder().encode(text).length;
@@ -187,29 +211,32 @@
       const value = JSON.parse(JSON.stringify(given) || null);
       if (value !== null) read = typeof value === 'object' && !Array.isArray(value) ? value : { value };
       const sizes = Object.keys(read).map((key) => [byteLength(JSON.stringify([key, read[key]])), key]);
-      let size = sizes.reduce((sum, [bytes]) => sum + bytes, 0);
-      if (size > MAX_METADATA_BYTES) warn('metadata was cut: it has', size, 'bytes');
-      // The largest values are removed first, as the server does.
-      for (const [bytes, key] of sizes.sort(([a], [b]) => b - a)) {
-        if (size <= MAX_METADATA_BYTES) break;
-        size -= bytes;
-        delete read[key];
-        read.cut = true;
-      }
+      let size = 0;
+      // The largest values are left out, as the server does.
+      sizes
+        .sort(([a], [b]) => a - b)
+        .forEach(([bytes, key]) => {
+          size += bytes;
+          if (size <= MAX_METADATA_BYTES) return;
+          warn('metadata was cut:', key);
+          delete read[key];
+          read.cut = true;
+        });
     } catch (error) {
-      warn('metadata without a JSON form was left out:', error);
+      warn('metadata was left out:', error);
     }
-    return isBot ? { ...read, bot: true } : read;
+    if (isBot) read.bot = true;
+    return read;
   }
 
-  function track(type, feature, metadata) {
+  function track(type, feature, metadata, of = path()) {
     if (isSilent()) return;
     const event = {
       event_type: type,
-      user_id: (!signal && recall(USER_KEY)) || undefined,
+      user_id: signal ? undefined : recall(USER_KEY) || visitorId(),
       feature: feature == null ? undefined : cut(String(feature), MAX_FEATURE_LENGTH),
       ts: new Date().toISOString(),
-      url: cut(path(), MAX_URL_LENGTH),
+      url: cut(of, MAX_URL_LENGTH),
       event_id: makeId(),
       metadata: readMetadata(metadata),
     };
@@ -217,8 +244,14 @@
     const bytes = byteLength(json);
     const record = { id: event.event_id, json, until: 0, stored: NOT_STORED };
     queue.set(record.id, record);
-    // Created by the page's own handler of its end, after ours.
-    if (isEnding) writeLeft([record]);
+    // Created by a handler of the page's end that runs after ours, as one does that was added later.
+    if (isEnding) {
+      if (!failures && beaconBytes + bytes <= MAX_KEEPALIVE_BYTES && sendBeacon(bodyOf([record]))) {
+        beaconBytes += bytes;
+        record.until = Date.now() + LEASE_MS;
+      }
+      writeLeft([record]);
+    }
     saveSoon();
     waitingSince = waitingSince || now();
     waitingEvents += 1;
@@ -379,8 +412,8 @@
       // Only the copies in memory are left.
     }
     const all = [...stored, ...[...queue.values()].filter(isInMemoryAlone)];
-    const records = new Map(all.map((record) => [record.id, record]));
-    return [...records.values()].filter(isFree).sort((a, b) => (a.id < b.id ? -1 : 1));
+    const byId = new Map(all.map((record) => [record.id, record]));
+    return [...byId.values()].filter(isFree).sort((a, b) => (a.id < b.id ? -1 : 1));
   }
 
   // Keeps the newest events; the oldest of them gets the number of lost ones.
@@ -477,17 +510,13 @@
 
   function firstBatch(records) {
     let bytes = 0;
-    const end = records.findIndex(({ json }, index) => {
+    return records.filter(({ json }, index) => {
       bytes += byteLength(json) + 1;
-      return index && (index >= batchLimit || bytes > MAX_BATCH_BYTES);
+      return !index || (index < batchLimit && bytes <= MAX_BATCH_BYTES);
     });
-    return end < 0 ? records : records.slice(0, end);
   }
 
-  const bodyOf = (records) => {
-    const events = records.map(({ json }) => json).join();
-    return `{"sent_at":"${new Date().toISOString()}","events":[${events}]}`;
-  };
+  const bodyOf = (records) => `{"sent_at":"${new Date().toISOString()}","events":[${records.map(({ json }) => json)}]}`;
 
   // Sends a batch; returns true to go on with the next one.
   async function deliver(records) {
@@ -503,13 +532,12 @@
     let retryAfter = null;
     try {
       // As plain text, because for other types a browser sends a preflight request to another site first.
-      const { signal: stop } = abort;
       const response = await fetch(settings.endpoint, {
         method: 'POST',
         body,
         keepalive,
         credentials: 'omit',
-        signal: stop,
+        signal: abort.signal,
       });
       status = response.status;
       retryAfter = response.headers.get('Retry-After');
@@ -528,12 +556,12 @@
       batchLimit = records.length >> 1;
     } else if (isTooLarge || isFinal) {
       failures = retryAt = 0;
-      if (!result.ok || result.rejected) warn('the server rejected', result);
+      if (!result.ok || result.rejected) warn('was rejected:', result);
       await forget(records);
     } else {
       failures += 1;
       // Seconds, or a date.
-      const told = Number.isNaN(Number(retryAfter)) ? Date.parse(retryAfter) - Date.now() : retryAfter * 1000;
+      const told = retryAfter * 1000 || Date.parse(retryAfter) - Date.now();
       const pause = Math.max(0, Math.min(told || 0, MAX_RETRY_AFTER_MS));
       toldToWaitUntil = now() + pause;
       retryAt = toldToWaitUntil + Math.random() * Math.min(BACKOFF_MS * 2 ** (failures - 1), MAX_BACKOFF_MS);
@@ -550,7 +578,7 @@
     const isEnd = type === 'pagehide';
     if (isEnd) begin();
     if (isSilent() || document.prerendering) return;
-    const leased = isEnd ? [...inFlight.values()].filter(Boolean) : [];
+    const leased = [...inFlight.values()].filter((record) => isEnd && record);
     const time = Date.now();
     let rest = [...queue.values()].filter(({ id, until }) => until <= time && !inFlight.get(id));
     while (rest.length && now() >= toldToWaitUntil) {
@@ -592,6 +620,7 @@
   // Page views.
 
   let hasBegun = false;
+  let hasLanded = false;
   let lastPlace;
 
   // The path, decoded. Escapes that are not UTF-8, and those of characters with a meaning in a path, stay.
@@ -607,9 +636,28 @@
 
   function page(feature) {
     lastPlace = place();
-    const origin = (document.referrer.match(/^https?:\/\/[^/]+/) || '')[0];
-    const metadata = origin && origin !== location.origin ? { referrer: origin } : {};
-    track('page_view', feature || path().replace(/^\/+|\/+$/g, '') || '/', metadata);
+    track('page_view', feature || path().replace(/^\/+|\/+$/g, '') || '/', landing());
+  }
+
+  // Where a visit comes from and what it is made with, for its first page view. Of the query string only the campaign.
+  function landing() {
+    const referrer = document.referrer.split('/', 3).join('/') || undefined;
+    if (hasLanded || !isOn('campaigns') || referrer === location.origin) return {};
+    hasLanded = true;
+    const found = {
+      referrer,
+      language: navigator.language,
+      device: matchMedia('(pointer:coarse)').matches
+        ? Math.min(screen.width, screen.height) < 640
+          ? 'mobile'
+          : 'tablet'
+        : 'desktop',
+      viewport: innerWidth < 640 ? 'small' : innerWidth < 1024 ? 'medium' : 'large',
+    };
+    new URLSearchParams(location.search).forEach((value, key) => {
+      if (value && /^(utm_\w+|ref)$/.test(key)) found[key] = cut(value, MAX_FEATURE_LENGTH);
+    });
+    return found;
   }
 
   // The first page view: when the page is visible, and its own scripts had the chance to set the user.
@@ -632,35 +680,46 @@
       navigation.addEventListener('currententrychange', ({ navigationType: type }) => type && moved(type));
       return;
     }
-    const wrap = (name, type) => {
+    ['push', 'replace'].forEach((type) => {
+      const name = `${type}State`;
       const original = history[name];
       history[name] = function wrapped(...values) {
         const result = original.apply(this, values);
         moved(type);
         return result;
       };
-    };
-    wrap('pushState', 'push');
-    wrap('replaceState', 'replace');
-    addEventListener('popstate', () => moved('traverse'));
+    });
+    addEventListener('popstate', moved);
   }
+
+  // The elements and the name of the last act.
+  let last = [];
+  const isNamed = ({ dataset }) => dataset.track || dataset.action;
+  // The browser reports no click on a disabled control, but it may report one on an element inside. A disabled fieldset also
+  // has links, which work.
+  const isDisabled = (element) => element.matches(':disabled:not(fieldset),[aria-disabled=true]');
 
   // Clicks and submitted forms: one event for each, named after the nearest element with a name.
   function act(event) {
-    const { type, target, button } = event;
+    const { type, target, button, submitter } = event;
+    const nodes = event.composedPath();
+    // A submission is not seen outside of the form's shadow tree. It follows a focus or click inside.
+    nodes.forEach((node) => node.nodeType > 9 && node.addEventListener('submit', act, true));
     // Of the other mouse buttons only the middle one opens a link.
-    if (!isOn('clicks') || (type === 'auxclick' && button !== 1)) return;
-    const elements = event.composedPath().filter((node) => node.dataset);
-    const label = elements.find((node) => node.control);
+    if (!isOn('clicks') || type === 'focusin' || (type === 'auxclick' && button !== 1)) return;
+    const elements = nodes.filter((node) => node.dataset);
     // A click on a label is followed by one on the control inside it.
-    if (label && label.contains(label.control) && !elements.includes(label.control)) return;
-    const named = elements.findIndex(({ dataset }) => dataset.track || dataset.action);
-    const isForm = elements[named] && elements[named].tagName === 'FORM';
+    if (elements.some((node) => node.control && node.contains(node.control) && !elements.includes(node.control)))
+      return;
+    const named = elements.find((element) => isNamed(element) || isDisabled(element));
     // A form counts when it is submitted, not at each click in it.
-    if (named < 0 || (type === 'submit' ? elements[named] !== target : isForm)) return;
-    const { track: name, action } = elements[named].dataset;
-    const outer = elements.slice(named).find(({ dataset }) => dataset.track);
-    const feature = name || (outer ? outer.dataset.track : action);
+    if (!named || isDisabled(named) || (type === 'submit' ? named !== target : named.tagName === 'FORM')) return;
+    const { action } = named.dataset;
+    const outer = elements.slice(elements.indexOf(named)).find(({ dataset }) => dataset.track);
+    const feature = (outer || named).dataset.track || action;
+    // The click on a button and the submission that it causes are one act, unless they have two names.
+    if (last.includes(submitter) && last.includes(feature)) return;
+    last = [...elements, feature];
     track('action', feature, { action: action || (type === 'submit' ? type : 'click') });
   }
 
@@ -673,7 +732,7 @@
   enter();
   if (script) init(script.dataset);
   followHistory();
-  ['click', 'auxclick', 'submit'].forEach((type) => addEventListener(type, act, true));
+  ['focusin', 'click', 'auxclick', 'submit'].forEach((type) => addEventListener(type, act, true));
   addEventListener('storage', changedElsewhere);
   addEventListener('pagehide', leave);
   addEventListener('pageshow', ({ persisted }) => {
@@ -708,7 +767,7 @@
       const [name, ...values] = call;
       return calls[name](...values);
     } catch (error) {
-      warn('a call was left out:', call, error);
+      warn('was left out:', call, error);
     }
   };
   const api = { q: { push: (...waiting) => waiting.forEach(make) } };

@@ -1,13 +1,32 @@
 // Clicks: one event for each action, and no effect that the visitor notices.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { openBrowser, tag, until, visit, world } from './harness.mjs';
+import { SCENES } from './acts.mjs';
+import { openBrowser, sharedWorld, tag, until, visit, world } from './harness.mjs';
 
 let browser;
+let shared;
 before(async () => {
-  browser = await openBrowser();
+  [browser, shared] = await Promise.all([openBrowser(), sharedWorld()]);
 });
-after(() => browser.close());
+after(async () => {
+  await browser.close();
+  await shared.stop();
+});
+
+for (const [place, { title, html, perform, expected }] of SCENES.entries()) {
+  test(title, async (t) => {
+    const context = await browser.newContext();
+    t.after(() => context.close());
+    const at = `/scene-${place}/`;
+    const page = await visit(context, shared.site.page(at, `${tag('data-page-views="off"')}${html(shared.site, at)}`));
+    await perform(page);
+    const acts = (await shared.eventsOf(at, expected.length, page)).map(
+      ({ feature, metadata }) => `${feature} ${metadata.action}`,
+    );
+    assert.deepEqual(acts, expected);
+  });
+}
 
 /** Opens a page with this body. `acted` waits for actions, written as `feature action`. */
 async function clickable(t, body) {

@@ -29,17 +29,23 @@ test('a steady series of events is sent after five seconds, and after one second
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/', tag('data-page-views="off"')));
   const began = performance.now();
-  const made = await page.evaluate(
+  // On a busy machine the page may stand still for a second, after which events are sent.
+  const { made, pauses } = await page.evaluate(
     () =>
       new Promise((resolve) => {
         const start = performance.now();
+        let last = start;
         let count = 0;
+        let still = 0;
         const timer = setInterval(() => {
           EchoPilot.track('action', 'tick');
           count += 1;
-          if (performance.now() - start < 12_000) return;
+          const now = performance.now();
+          if (now - last > 800) still += 1;
+          last = now;
+          if (now - start < 12_000) return;
           clearInterval(timer);
-          resolve(count);
+          resolve({ made: count, pauses: still });
         }, 100);
       }),
   );
@@ -50,7 +56,7 @@ test('a steady series of events is sent after five seconds, and after one second
   assert.ok(second.at < ended, 'the second while events still came');
   const last = site.batches.at(-1);
   assert.ok(last.at - ended > -1_000 && last.at - ended < 3_000, `the last after ${last.at - ended} ms`);
-  assert.ok(site.batches.length <= 4, `${site.batches.length} batches`);
+  assert.ok(site.batches.length <= 4 + pauses, `${site.batches.length} batches, ${pauses} pauses`);
 });
 
 test('a quick series is one batch', async (t) => {

@@ -25,7 +25,7 @@ export const KEY = 'a-key-for-the-tests';
 /** Longest wait for anything that should happen soon, in ms. */
 export const PATIENCE_MS = Number(process.env.ECHOPILOT_TEST_PATIENCE ?? 30_000);
 
-/** A file to serve instead of the script in the binary, for quick changes of the client. */
+/** A file to serve instead of the script in the binary, for quick changes of the client; the other minified files are in its folder. */
 const SCRIPT_FILE = process.env.ECHOPILOT_TEST_SCRIPT;
 
 /** Waits until `look` returns a truthy value, and returns that. */
@@ -185,9 +185,11 @@ export class Site {
       response.end();
       return;
     }
-    if (SCRIPT_FILE && pathname === '/static/js/telemetry.js') {
+    const script = SCRIPT_FILE && pathname.match(/^\/static\/js\/telemetry(-\w+)?\.js$/);
+    if (script) {
       const headers = { 'Content-Type': 'text/javascript', 'Access-Control-Allow-Origin': '*' };
-      response.writeHead(200, headers).end(await readFile(SCRIPT_FILE));
+      const beside = `${path.dirname(SCRIPT_FILE)}/telemetry${script[1]}.min.js`;
+      response.writeHead(200, headers).end(await readFile(script[1] ? beside : SCRIPT_FILE));
       return;
     }
     const pass = () => this.pass(request, body);
@@ -263,6 +265,28 @@ export async function world(t, browser, options = {}) {
     await server.stop();
   });
   return { server, site, context };
+}
+
+/** Starts a server and a site that all tests of a file share, each with pages below its own path. */
+export async function sharedWorld(settings) {
+  const server = await Server.start({ settings });
+  const site = await Site.start(server);
+  /** The events of the pages below a path, in their order, once there are so many; no more may follow. */
+  const eventsOf = async (prefix, count, ...pages) => {
+    for (const page of pages) await page.evaluate(() => EchoPilot.flush());
+    let events = [];
+    await until(`${count} events of ${prefix}`, async () => {
+      events = (await server.events()).filter(({ url }) => url.startsWith(prefix));
+      return events.length >= count;
+    }).catch((error) => assert.fail(`${error.message}: ${JSON.stringify(events)}`));
+    assert.equal(events.length, count, JSON.stringify(events));
+    return events;
+  };
+  const stop = async () => {
+    await site.stop();
+    await server.stop();
+  };
+  return { server, site, eventsOf, stop };
 }
 
 /** Makes a folder that is removed after the test. */

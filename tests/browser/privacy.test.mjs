@@ -14,6 +14,10 @@ const remembered = (page) =>
   page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie]));
 const NOTHING = '[{},{},""]';
 
+/** Waits until a tab reads `value`: the browser tells its other tabs of a change some time after it was made. */
+const sees = (tab, key, value) =>
+  tab.waitForFunction(([name, expected]) => localStorage.getItem(name) === expected, [key, value]);
+
 test('a visitor is anonymous, and nothing is stored about them', async (t) => {
   const { server, site, context } = await world(t, browser);
   const page = await visit(context, site.page('/'));
@@ -127,6 +131,7 @@ test('a visitor who opts out is deleted and not counted, here and in other tabs,
   assert.deepEqual(await stored(page), [], 'unsent events are deleted');
   assert.ok(!(await remembered(page)).includes('"u"'));
   site.intercept = null;
+  await sees(other, 'echopilot_opt_out', '1');
   for (const tab of [page, other]) {
     await tab.evaluate(() => EchoPilot.setUserId('u'));
     await act(tab, 5);
@@ -158,10 +163,13 @@ test('a user that one tab sets applies in all tabs', async (t) => {
   };
   assert.deepEqual(await users('logged in'), ['ann', 'ann']);
   await other.evaluate(() => EchoPilot.setUserId(null));
+  await sees(page, 'echopilot_user', null);
   assert.deepEqual(await users('logged out'), [null, null]);
   await other.evaluate(() => EchoPilot.setUserId('bob'));
+  await sees(page, 'echopilot_user', 'bob');
   assert.deepEqual(await users('another user'), ['bob', 'bob']);
   await page.evaluate(() => EchoPilot.setUserId('ann'));
+  await sees(other, 'echopilot_user', 'ann');
   assert.deepEqual(await users('the first again'), ['ann', 'ann']);
 });
 
@@ -194,6 +202,7 @@ for (const where of ['in storage', 'in memory'])
     await other.evaluate(() => window.told);
     await act(other, 3, 'opted out');
     await page.evaluate(() => EchoPilot.optIn());
+    await sees(other, 'echopilot_opt_out', null);
     site.intercept = null;
     await act(other, 1, 'after');
     await server.counts(1, other, page);
@@ -216,7 +225,7 @@ test('a user that cannot be stored applies to the page, until another tab change
   });
   await server.counts(1, page);
   await other.evaluate(() => EchoPilot.setUserId('bob'));
-  await page.waitForFunction(() => localStorage.getItem('echopilot_user') === 'bob');
+  await sees(page, 'echopilot_user', 'bob');
   await until('the news', async () => {
     await page.evaluate(() => EchoPilot.track('action', 'later'));
     await page.evaluate(() => EchoPilot.flush());

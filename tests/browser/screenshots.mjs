@@ -1,9 +1,15 @@
-// Takes screenshots of every view for review: node screenshots.mjs FOLDER [VIEW...]
+// Takes screenshots of every view for review: node screenshots.mjs FOLDER [VIEW...]; or those of the README: --readme
 import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
-import { command, open, VIEWS, visitor } from './dashboard.mjs';
+import { fileURLToPath } from 'node:url';
+import { command, getJson, open, VIEWS, visitor } from './dashboard.mjs';
 import { openBrowser, Server } from './harness.mjs';
 
+/** The pictures of the README: view, colours and size. */
+const README = [
+  ['overview', 'light', [1300, 1858]],
+  ['retention', 'dark', [1240, 830]],
+];
 const SIZES = { phone: [390, 844], laptop: [1366, 860], wide: [1920, 1080] };
 const OWN = {
   funnel: {
@@ -25,28 +31,32 @@ const OWN = {
   },
 };
 
-const [, , folder, ...chosen] = process.argv;
-await mkdir(folder, { recursive: true });
 const prepare = (data) =>
   command(data, 'demo', '--events', '300000', '--days', '120', '--users', '3000', '--features', '24');
 const [browser, server] = await Promise.all([openBrowser(), Server.start({ prepare })]);
-for (const [size, [width, height]] of Object.entries(SIZES)) {
-  for (const colorScheme of ['light', 'dark']) {
-    const context = await visitor(browser, {
-      colorScheme,
-      viewport: { width, height },
-      reducedMotion: 'reduce',
-    });
-    for (const view of chosen.length ? chosen : VIEWS) {
-      const page = await open(context, server, view, OWN[view]);
-      await page.screenshot({
-        path: path.join(folder, `${view}-${size}-${colorScheme}.png`),
-        fullPage: size === 'phone',
-      });
-      await page.close();
-    }
-    await context.close();
+
+async function shoot(view, colorScheme, [width, height], { file, fullPage, given = OWN[view] }) {
+  const context = await visitor(browser, { colorScheme, viewport: { width, height }, reducedMotion: 'reduce' });
+  const page = await open(context, server, view, given);
+  await page.screenshot({ path: file, fullPage });
+  await context.close();
+}
+
+const [, , folder, ...chosen] = process.argv;
+if (folder === '--readme') {
+  const { last_day: end } = await getJson(server, '/api/analytics/status');
+  for (const [view, colorScheme, size] of README) {
+    const file = fileURLToPath(new URL(`../../static/readme/${view}.png`, import.meta.url));
+    await shoot(view, colorScheme, size, { file, given: { ...OWN[view], end } });
   }
+} else {
+  await mkdir(folder, { recursive: true });
+  for (const [size, dimensions] of Object.entries(SIZES))
+    for (const colorScheme of ['light', 'dark'])
+      for (const view of chosen.length ? chosen : VIEWS) {
+        const file = path.join(folder, `${view}-${size}-${colorScheme}.png`);
+        await shoot(view, colorScheme, dimensions, { file, fullPage: size === 'phone' });
+      }
 }
 await browser.close();
 await server.stop();

@@ -7,6 +7,7 @@ EchoPilot.track('conversion', null);
 EchoPilot.page('somewhere');
 EchoPilot.setUserId(null);
 EchoPilot.init({ endpoint: '/echo', pageViews: false, hash: 'on', gpc: 'off' });
+EchoPilot.init({ visitors: 'session', campaigns: false, webErrors: true, webVitals: 'on', webNotFound: 'off' });
 const sent: Promise<void> = EchoPilot.flush();
 void sent.then(() => EchoPilot.optOut()).then(() => EchoPilot.optIn());
 window.EchoPilot ||= { q: [] };
@@ -21,5 +22,7 @@ EchoPilot.track('action', 'x', 'text');
 EchoPilot.setUserId(7);
 // @ts-expect-error: no such setting
 EchoPilot.init({ endpint: '/echo' });
+// @ts-expect-error: daily visitors are a setting of the server
+EchoPilot.init({ visitors: 'daily' });
 // @ts-expect-error: the client is made by the script
 EchoPilot = undefined;

@@ -6,22 +6,26 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Instant;
 
 use chrono::{Days, Utc};
+use echopilot_analytics::metrics::NAMES;
 use serde_json::{Value, json};
 
+use crate::delta::results_of_metrics;
 use crate::harness::{
     PATIENCE, echopilot, folder, incompressible, numbers_below, printed, run, run_json,
+    unsealed_demo,
 };
 use crate::oracle::{python, python_command};
 
 /// A running S3 server, stopped when dropped.
-struct S3 {
+pub struct S3 {
     child: Child,
     _lives_while_open: ChildStdin,
     url: String,
 }
 
 impl S3 {
-    fn start(fail_every: u32) -> Self {
+    /// Starts it. Each request with a number that this one divides fails.
+    pub fn start(fail_every: u32) -> Self {
         let mut child = python_command()
             .args(["tests/oracle/s3_server.py", &fail_every.to_string()])
             .stdin(Stdio::piped())
@@ -38,7 +42,8 @@ impl S3 {
         }
     }
 
-    fn command(&self, data: &Path) -> Command {
+    /// A command with the credentials of the server.
+    pub fn command(&self, data: &Path) -> Command {
         let mut command = echopilot(data);
         command
             .env("AWS_ENDPOINT_URL", &self.url)
@@ -102,6 +107,16 @@ impl S3 {
         python(&["tests/oracle/s3_reader.py", &self.url])
     }
 
+    /// The names of all objects.
+    pub fn objects(&self) -> Vec<String> {
+        let list = "import boto3, json, sys\n\
+            s3 = boto3.client('s3', endpoint_url=sys.argv[1], region_name='us-east-1', \
+            aws_access_key_id='test', aws_secret_access_key='test')\n\
+            pages = s3.get_paginator('list_objects_v2').paginate(Bucket='lake')\n\
+            print(json.dumps([found['Key'] for page in pages for found in page.get('Contents', [])]))";
+        serde_json::from_value(python(&["-c", list, &self.url])).unwrap()
+    }
+
     /// Controls after how many requests the server fails, and reads its state.
     fn control(&self, command: &str) -> Value {
         let mut answer = ureq::get(format!("{}/{command}", self.url)).call().unwrap();
@@ -163,6 +178,8 @@ fn an_export_to_a_bucket_has_every_event_and_only_changes_are_sent_again() {
         "our/events/export.json",
         "our/events/daily_rollups/part-00000-",
         "our/events/daily_features/part-00000-",
+        "our/events/daily_event_types/part-00000-",
+        "our/events/links/part-00000-",
         "our/events/snowflake/load.sql",
     ] {
         let is_there = objects.iter().any(|name| name.starts_with(expected));
@@ -190,6 +207,92 @@ fn an_export_to_a_bucket_has_every_event_and_only_changes_are_sent_again() {
         (&json!(3), &json!(0))
     );
     assert_eq!(s3.read()["users"], json!([["ann", 3], ["late", 1]]));
+}
+
+/// Reads the table in the bucket, with the arguments of `tests/oracle/delta.py` for `{}`.
+pub fn read_table(s3: &S3, arguments: &[&str]) -> Value {
+    let mut reader = python_command();
+    reader
+        .env("ECHOPILOT_TEST_S3", &s3.url)
+        .arg("tests/oracle/delta.py");
+    reader.args(arguments.iter().map(|argument| match *argument {
+        "{}" => TABLE,
+        argument => argument,
+    }));
+    serde_json::from_slice(&printed(&mut reader)).unwrap()
+}
+
+/// The place of the tables.
+pub const TABLE: &str = "s3://lake/our/tables";
+
+#[test]
+fn every_metric_over_a_table_in_a_bucket_is_that_of_the_engine() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    unsealed_demo(&data, 600, 9, 1);
+    let s3 = S3::start(1 << 30);
+    let mut publish = s3.command(&data);
+    publish.args(["export", "--for", "delta", "--to", TABLE]);
+    printed(&mut publish);
+    let results = results_of_metrics(&data);
+    let compared = read_table(&s3, &["queries", "{}", results.path().to_str().unwrap()]);
+    // In ClickHouse, DataFusion, Polars and Sail.
+    assert_eq!(compared, json!(4 * NAMES.len()));
+}
+
+#[test]
+fn a_table_whose_publication_was_killed_is_readable_and_the_next_one_completes_it() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    import(&data, dir.path(), &[1, 2, 3], &["ann", "bob"]);
+    // Every fifth request fails, and is retried.
+    let s3 = S3::start(5);
+    let publish = || {
+        let mut command = s3.command(&data);
+        command.args(["export", "--for", "delta", "--to", TABLE]);
+        command
+    };
+    let publish_now = || -> Value { serde_json::from_slice(&printed(&mut publish())).unwrap() };
+    assert_eq!(publish_now()["events"], 6);
+    assert!(s3.saw("failed") >= 3);
+    let mut expected: u64 = 6;
+    let mut points = 0;
+    for at in (1..).step_by(7) {
+        import(&data, dir.path(), &[1 + at % 3], &[&format!("late-{at}")]);
+        let done = s3.kill_at(at as usize, publish());
+        let found = read_table(&s3, &["count", "{}"]).as_u64().unwrap();
+        assert!(
+            [expected, expected + 1].contains(&found),
+            "at {at}: {found} of {expected}"
+        );
+        publish_now();
+        expected += 1;
+        assert_eq!(
+            read_table(&s3, &["count", "{}"]),
+            json!(expected),
+            "at {at}"
+        );
+        if done {
+            break;
+        }
+        points += 1;
+    }
+    assert!(points >= 3, "{points}");
+    let lake = data.join("events");
+    let rows = read_table(&s3, &["rows", "{}", lake.to_str().unwrap()]);
+    assert_eq!(rows, json!(expected));
+    // Nothing that an interrupted publication wrote is left.
+    let objects: Vec<String> = s3.objects();
+    let is_data = |name: &&String| name.starts_with("our/tables/events/dt=");
+    let log = objects
+        .iter()
+        .filter(|name| name.starts_with("our/tables/events/_delta_log/"));
+    assert_eq!(
+        objects.iter().filter(is_data).count() as u64,
+        expected - 3,
+        "{objects:?}"
+    );
+    assert_eq!(log.count(), points + 2, "one commit for each change");
 }
 
 #[test]
@@ -224,7 +327,7 @@ fn an_export_killed_at_any_request_is_the_old_or_the_new_one_by_its_list() {
         let objects = found["objects"].to_string();
         assert_eq!(
             objects.matches(".parquet").count(),
-            3 + 2,
+            3 + 4,
             "at {at}: {objects}"
         );
         assert!(!objects.contains(".echopilot-tmp"), "at {at}: {objects}");

@@ -44,11 +44,21 @@ fn header<'a>(response: &'a Response<ureq::Body>, name: &str) -> Vec<&'a str> {
 fn pages_of_any_site_may_use_and_cache_the_script() {
     let dir = folder();
     let server = Server::start(dir.path());
-    for path in ["/static/js/telemetry.js", "/echo.js", "/echo.js?v=1"] {
+    let script = "text/javascript; charset=utf-8";
+    for (path, content_type) in [
+        ("/static/js/telemetry.js", script),
+        ("/echo.js", script),
+        ("/echo.js?v=1", script),
+        ("/static/js/telemetry-web.js", script),
+        ("/echo-web.js", script),
+        ("/static/js/telemetry-vitals.js", script),
+        ("/echo-vitals.js", script),
+        ("/static/js/telemetry.d.ts", "text/plain; charset=utf-8"),
+    ] {
         let response = get(&server, path, &[]);
-        assert_eq!(response.status(), 200);
+        assert_eq!(response.status(), 200, "{path}");
         for (name, value) in [
-            ("content-type", "text/javascript; charset=utf-8"),
+            ("content-type", content_type),
             ("access-control-allow-origin", "*"),
             ("cross-origin-resource-policy", "cross-origin"),
             ("x-content-type-options", "nosniff"),
@@ -128,8 +138,13 @@ fn the_neutral_path_accepts_events_and_its_script_has_no_other_path() {
     let server = Server::start_as(command);
     let script = String::from_utf8(body(get(&server, "/a/pulse.js", &[]))).unwrap();
     assert!(script.contains("/a/pulse.js"));
+    let web = String::from_utf8(body(get(&server, "/a/pulse-web.js", &[]))).unwrap();
+    assert!(web.contains("import(\"./pulse-vitals.js\")"), "{web}");
+    let vitals = String::from_utf8(body(get(&server, "/a/pulse-vitals.js", &[]))).unwrap();
     for word in ["analytics", "telemetry", "/static"] {
-        assert!(!script.contains(word), "{word}");
+        for file in [&script, &web, &vitals] {
+            assert!(!file.contains(word), "{word}");
+        }
     }
     let own = String::from_utf8(body(get(&server, "/static/js/telemetry.js", &[]))).unwrap();
     assert!(own.contains("/static/js/telemetry.js") && own.contains("/api/analytics/event"));

@@ -92,7 +92,7 @@ fn the_page_may_run_only_its_own_scripts() {
         // Relative to the page, which may have any path behind a proxy.
         let names = html.split('"').filter(|name| name.contains("static/"));
         let names: Vec<&str> = names.collect();
-        assert_eq!(names.len(), 4, "{html}");
+        assert_eq!(names.len(), 6, "{html}");
         for name in names {
             let below = match path {
                 "/demo/" => name.strip_prefix("../"),
@@ -121,6 +121,49 @@ fn the_page_may_run_only_its_own_scripts() {
         .call()
         .unwrap();
     assert_eq!(again.status(), 304);
+}
+
+#[test]
+fn a_wrong_path_is_a_page_for_a_person_and_json_for_a_program() {
+    let dir = folder();
+    let server = Server::start(dir.path());
+    let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    let ask = |path: &str, accept: &str| {
+        let url = format!("{}{path}", server.url);
+        agent().get(url).header("accept", accept).call().unwrap()
+    };
+    for (path, root) in [
+        ("/nothing", "./"),
+        ("/nothing/", "../"),
+        ("/api/analytics/nothing", "../../"),
+        ("/static/a/b<script>", "../../"),
+    ] {
+        let page = ask(&path.replace('<', "%3C").replace('>', "%3E"), browser);
+        assert_eq!(page.status(), 404, "{path}");
+        assert_eq!(header(&page, "content-type"), ["text/html; charset=utf-8"]);
+        assert_eq!(header(&page, "cache-control"), ["no-store"]);
+        assert!(header(&page, "content-security-policy")[0].contains("default-src 'none'"));
+        let html = page.into_body().read_to_string().unwrap();
+        assert!(html.contains(&format!("href=\"{root}\"")), "{path}: {html}");
+        assert!(!html.contains("script"), "{html}");
+    }
+    for accept in [
+        "*/*",
+        "application/json",
+        "application/json, text/html;q=0.9",
+    ] {
+        let answer = ask("/nothing", accept);
+        assert_eq!(answer.status(), 404);
+        assert_eq!(header(&answer, "content-type"), ["application/json"]);
+    }
+    // What exists is not affected.
+    assert_eq!(ask("/api/analytics/status", browser).status(), 401);
+    let sent = agent()
+        .post(format!("{}/nothing", server.url))
+        .header("accept", browser)
+        .send_empty()
+        .unwrap();
+    assert_eq!(header(&sent, "content-type"), ["application/json"]);
 }
 
 #[test]

@@ -272,7 +272,13 @@ fn listed_events(to: &Path) -> Option<u64> {
 
 /// The names of the files in the folders of the tables.
 fn table_files(to: &Path) -> Vec<String> {
-    let tables = ["events", "daily_rollups", "daily_features"];
+    let tables = [
+        "events",
+        "daily_rollups",
+        "daily_features",
+        "daily_event_types",
+        "links",
+    ];
     let found = tables
         .iter()
         .flat_map(|table| contents(&to.join(table)).into_keys());
@@ -312,7 +318,7 @@ fn an_export_killed_at_any_call_is_the_old_or_the_new_one_by_its_list() {
             assert_eq!(listed_events(to), Some(401), "{kind} at {at}, again");
             // Exactly the listed files exist, and no name was used twice.
             let files = table_files(to);
-            assert_eq!(files.len(), 5, "{kind} at {at}: {files:?}");
+            assert_eq!(files.len(), 7, "{kind} at {at}: {files:?}");
             assert!(
                 !files.iter().any(|name| old_files.contains(name)) || !done,
                 "{kind} at {at}"
@@ -340,7 +346,7 @@ fn an_export_killed_at_any_call_is_the_old_or_the_new_one_by_its_list() {
             );
         }
         export(&data, &to, &["--since", "last"]);
-        assert_eq!((listed_events(&to), table_files(&to).len()), (Some(401), 5));
+        assert_eq!((listed_events(&to), table_files(&to).len()), (Some(401), 7));
         if done {
             break;
         }
@@ -423,6 +429,9 @@ fn an_export_in_the_layout_of_an_earlier_version_is_replaced_by_the_next_one() {
         let old = to.join(format!("daily_rollups/{old}.parquet"));
         std::fs::rename(file, old).unwrap();
     }
+    for new in ["daily_event_types", "links"] {
+        std::fs::remove_dir_all(to.join(new)).unwrap();
+    }
     std::fs::write(
         &path,
         serde_json::to_string_pretty(&json!({"days": days})).unwrap() + "\n",
@@ -436,13 +445,87 @@ fn an_export_in_the_layout_of_an_earlier_version_is_replaced_by_the_next_one() {
     );
     assert_eq!(listed_events(&to), Some(201));
     let files = table_files(&to);
-    assert_eq!(files.len(), 6, "{files:?}");
+    assert_eq!(files.len(), 8, "{files:?}");
     // Also the day that only the export has.
     let is_old = |name: &&String| name.ends_with("part-00000.parquet");
     assert_eq!(files.iter().find(is_old), None);
-    for table in ["daily_rollups", "daily_features"] {
+    let tables = [
+        "daily_rollups",
+        "daily_features",
+        "daily_event_types",
+        "links",
+    ];
+    for table in tables {
         assert_eq!(contents(&to.join(table)).len(), 1, "{table}");
     }
+}
+
+#[test]
+fn declared_event_types_are_rows_of_a_table_whose_columns_stay_the_same() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    let to = dir.path().join("out");
+    let plan = dir.path().join("plan.json");
+    let file = dir.path().join("events.ndjson");
+    let day = |days_ago| Utc::now().date_naive() - Days::new(days_ago);
+    let import = |days_ago: u64, types: &[&str]| {
+        let events = types.iter().map(|event_type| {
+            let ts = format!("{}T10:00:00Z", day(days_ago));
+            json!({"event_type": event_type, "user_id": "ann", "ts": ts}).to_string() + "\n"
+        });
+        std::fs::write(&file, events.collect::<String>()).unwrap();
+        run_json(&data, &["import", file.to_str().unwrap()]);
+        run_json(&data, &["rollup"]);
+    };
+    import(3, &["page_view", "page_view"]);
+    export(&data, &to, &[]);
+    let read = || {
+        python(
+            "import sys, json, glob, duckdb, pyarrow.parquet as pq\n\
+             out = sys.argv[1]\n\
+             types = duckdb.execute(f\"select day::varchar, event_type, events from '{out}/daily_event_types/*.parquet' order by day, file_row_number\").fetchall()\n\
+             days = duckdb.execute(f\"select day::varchar, page_view, action, conversion from '{out}/daily_rollups/*.parquet' order by day\").fetchall()\n\
+             schemas = [[str(field.type) for field in pq.read_schema(path)] for path in glob.glob(out + '/daily_event_types/*')]\n\
+             names = [pq.read_schema(path).names for path in glob.glob(out + '/daily_rollups/*')]\n\
+             print(json.dumps([types, days, schemas, names]))\n",
+            &[to.to_str().unwrap()],
+        )
+    };
+    let before = read();
+    let first = day(3).to_string();
+    assert_eq!(
+        before[0].as_array().unwrap()[..3],
+        [
+            json!([first, "page_view", 2]),
+            json!([first, "action", 0]),
+            json!([first, "conversion", 0])
+        ]
+    );
+    // The plan declares types when the export exists already.
+    let declared = json!({"event_types":[{"name":"signup"},{"name":"a new one"}]});
+    std::fs::write(&plan, declared.to_string()).unwrap();
+    run_json(&data, &["plan", "set", plan.to_str().unwrap()]);
+    import(1, &["signup", "signup", "a new one", "action"]);
+    export(&data, &to, &["--since", "last"]);
+    let after = read();
+    let last = day(1).to_string();
+    let rows: Vec<&Value> = after[0].as_array().unwrap().iter().collect();
+    assert_eq!(
+        rows[rows.len() - 5..],
+        [
+            &json!([last, "page_view", 2]),
+            &json!([last, "action", 1]),
+            &json!([last, "conversion", 0]),
+            &json!([last, "a new one", 1]),
+            &json!([last, "signup", 2]),
+        ]
+    );
+    let days = after[1].as_array().unwrap();
+    assert_eq!(days[days.len() - 1], json!([last, 2, 1, 0]));
+    // One file each, with the columns of before.
+    assert_eq!((&after[2], &after[3]), (&before[2], &before[3]));
+    assert_eq!(after[2].as_array().unwrap().len(), 1);
+    assert_eq!(run_json(&data, &["verify"])["damage"], json!([]));
 }
 
 #[test]

@@ -373,6 +373,9 @@ fn a_full_disk_rejects_whole_batches_and_recovers_by_itself() {
     assert_eq!(server.usage("")["total_events"], accepted);
     let (status, health) = server.get_with("/health/ready", &[]);
     assert_eq!((status, &health["error"]), (503, &json!("disk_full")));
+    // Clients of other products send again after 503 and no other status.
+    let track = json!({"type": "track", "event": "f", "userId": "u"});
+    assert_eq!(server.ask_with("/v1/track", &track, &[]).0, 503);
     std::fs::remove_file(&filler).unwrap();
     let freed = Instant::now();
     while server.get_with("/health/ready", &[]).0 != 200 {

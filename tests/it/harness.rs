@@ -249,13 +249,18 @@ impl Server {
 
     /// Sends JSON with these headers.
     pub fn ask_with(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> (u16, Vec<u8>) {
+        self.ask_text(path, body.to_string(), headers)
+    }
+
+    /// Sends a string with these headers.
+    pub fn ask_text(&self, path: &str, body: String, headers: &[(&str, &str)]) -> (u16, Vec<u8>) {
         let mut request = agent()
             .post(format!("{}{path}", self.url))
             .header("content-type", "application/json");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let mut response = request.send(body.to_string()).expect("a response");
+        let mut response = request.send(body).expect("a response");
         let mut bytes = Vec::new();
         response
             .body_mut()
@@ -312,6 +317,23 @@ impl Server {
     pub fn wait(&mut self) -> ExitStatus {
         while self.next_line().is_some() {}
         self.child.wait().expect("the process ends")
+    }
+
+    /// Waits until the server has traced a line with this string. False if it ends before.
+    pub fn sees(&mut self, text: &str) -> bool {
+        while !self.traced.iter().any(|line| line.contains(text)) {
+            if self.next_line().is_none() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Stops the server if it still runs. False if it was killed.
+    pub fn ends_well(mut self) -> bool {
+        let term = ["-TERM", &self.child.id().to_string()];
+        let _ = Command::new("kill").args(term).status();
+        self.wait().success()
     }
 
     /// Kills the process; returns what it wrote to stderr.
@@ -506,4 +528,14 @@ pub fn incompressible(digits: usize, below: &mut impl FnMut(u64) -> u64) -> Stri
     (0..digits / 7)
         .map(|_| format!("{:07x}", below(1 << 28)))
         .collect()
+}
+
+/// Starts a server that must fail to start and say why.
+pub fn refused(mut command: Command, says: &str) {
+    let output = command
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains(says), "{said}");
 }

@@ -36,6 +36,7 @@ fn load(
                     other => panic!("{other:?}"),
                 }
             }
+            Ok(())
         },
         |(), of_part| stored.push(of_part.logged),
     )? {}

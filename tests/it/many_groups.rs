@@ -89,6 +89,14 @@ fn queries(events: &[Event]) -> Vec<(Value, [u32; 2], Vec<Value>)> {
             feature_usage(actions),
         ),
         (
+            query(
+                json!({"metric": "trends", "breakdown": "metadata.v", "limit": 2,
+                "filter": {"event_type": "action"}, "series": [{}, {"measure": "sessions"}]}),
+            ),
+            [1, 64],
+            trends(actions),
+        ),
+        (
             query(json!({"metric": "funnel", "steps": steps, "breakdown": "metadata.v"})),
             [1, 16],
             funnel(actions),
@@ -143,6 +151,28 @@ fn feature_usage(events: &[Event]) -> Vec<Value> {
     rows.collect()
 }
 
+/// Two groups, the missing one and the rest. Each event is a session: those of a user are 83
+/// minutes apart.
+fn trends(events: &[Event]) -> Vec<Value> {
+    let mut of_group: BTreeMap<&Option<String>, u64> = BTreeMap::new();
+    for event in events {
+        *of_group.entry(&event.value).or_default() += 1;
+    }
+    let missing = of_group.remove(&None::<String>).unwrap();
+    let greatest = greatest(&of_group);
+    let [one, two] = [0, 1].map(|place| (&greatest[place], of_group[&greatest[place]]));
+    let rest = events.len() as u64 - missing - one.1 - two.1;
+    let of_series = |series: &str| {
+        [
+            json!([series, one.0, "value", one.1]),
+            json!([series, two.0, "value", two.1]),
+            json!([series, null, "missing", missing]),
+            json!([series, null, "rest", rest]),
+        ]
+    };
+    [of_series("A"), of_series("B")].concat()
+}
+
 /// Everybody completes it, in the group of the event of `f0`.
 fn funnel(events: &[Event]) -> Vec<Value> {
     let entries = &events[..USERS];
@@ -170,11 +200,13 @@ fn paths(events: &[Event]) -> Vec<Value> {
         .collect()
 }
 
-/// The rows of a response, those of a funnel without rates and times.
+/// The rows of a response, those of a funnel without rates and times, and those of trends without
+/// periods.
 fn rows(response: &Value) -> Vec<Value> {
     let rows = response["rows"].as_array().unwrap().iter();
     rows.map(|row| match response["metric"].as_str() {
         Some("funnel") => json!([row["breakdown"], row["step"], row["users"]]),
+        Some("trends") => json!([row["series"], row["breakdown"], row["kind"], row["value"]]),
         _ => row.clone(),
     })
     .collect()

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use echopilot_analytics::engine::{Cancel, Engine};
 use echopilot_analytics::export::Format;
 use echopilot_analytics::metrics::query::Query;
-use echopilot_analytics::metrics::{LIST, NAMES};
+use echopilot_analytics::metrics::{LIST, MORE_SQL, NAMES};
 use echopilot_analytics::store::CompactionScope;
 use echopilot_analytics::window::WindowRequest;
 use serde_json::{Value, json};
@@ -21,12 +21,28 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// The names of all SQL files: of each metric, and of measures that have one of their own.
+pub fn forms() -> Vec<&'static str> {
+    NAMES
+        .into_iter()
+        .chain(MORE_SQL.map(|(name, _)| name))
+        .collect()
+}
+
+/// The names of the golden tables without SQL, whose requests are in files.
+const WITHOUT_SQL: [&str; 3] = ["trends_days", "trends_hours", "trends_months"];
+
 /// The request in the first line of a metric's SQL.
 pub fn request_of(metric: &str) -> Value {
     let sql = std::fs::read_to_string(sql_file(metric)).expect("the metric has its SQL");
     let line = sql.lines().next().unwrap().strip_prefix("-- ").unwrap();
     let request: Value = serde_json::from_str(line).expect("line 1 is the request");
-    assert_eq!(request["metric"], metric);
+    let of = request["metric"].as_str().unwrap();
+    assert!(
+        metric
+            .strip_prefix(of)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    );
     request
 }
 
@@ -87,8 +103,11 @@ fn assert_same(metric: &str, found: &[u8], expected: &[u8]) {
 
 #[test]
 fn every_metric_has_its_three_forms() {
+    for form in forms() {
+        request_of(form);
+        assert!(golden_file(form).exists(), "tests/golden/{form}.csv");
+    }
     for metric in NAMES {
-        assert_eq!(request_of(metric)["metric"], metric);
         assert!(golden_file(metric).exists(), "tests/golden/{metric}.csv");
         let file = root().join(format!("src/metrics/{metric}.rs"));
         let folder = root().join(format!("src/metrics/{metric}/mod.rs"));
@@ -99,8 +118,9 @@ fn every_metric_has_its_three_forms() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|found| found == extension) {
                 let name = path.file_stem().unwrap().to_str().unwrap();
+                let is_without_sql = extension == "csv" && WITHOUT_SQL.contains(&name);
                 assert!(
-                    NAMES.contains(&name),
+                    forms().contains(&name) || is_without_sql,
                     "{} belongs to no metric",
                     path.display()
                 );
@@ -146,7 +166,13 @@ fn a_history_counted_by_hand_gives_the_numbers_that_were_counted() {
     let dir = folder();
     let now = golden_now();
     let check = |engine: &Engine| {
-        for metric in NAMES {
+        for name in WITHOUT_SQL {
+            let expected = std::fs::read(golden_file(name)).unwrap();
+            let request = golden_file(name).with_extension("json");
+            let request = serde_json::from_slice(&std::fs::read(request).unwrap()).unwrap();
+            assert_same(name, &ask(engine, &request, now), &expected);
+        }
+        for metric in forms() {
             let expected = std::fs::read(golden_file(metric)).unwrap();
             let mut request = request_of(metric);
             assert_same(metric, &ask(engine, &request, now), &expected);
@@ -192,7 +218,7 @@ fn compare_with_sql(data: &Path, days: &[i64]) {
     run_json(data, &["seal"]);
     let lake = data.join("events");
     let yesterday = (Utc::now() - chrono::TimeDelta::days(1)).date_naive();
-    for metric in NAMES {
+    for metric in forms() {
         for days in days {
             let mut request = request_of(metric);
             request["days"] = json!(days);
@@ -249,7 +275,12 @@ fn crowded_history(events: u64, seed: u64) -> String {
             "event_type": event_type,
             "user_id": match user { 0 => json!("undefined"), 1 => json!(null), user => json!(format!("u{user}")) },
             "feature": if feature.is_empty() { json!(null) } else { json!(feature) },
-            "metadata": match below(4) { 0 => json!({}), _ => json!({"platform": platform}) },
+            "metadata": match below(4) {
+                0 => json!({}),
+                1 => json!({"platform": platform, "price": below(400) as f64 / 8.0 - 10.0}),
+                2 => json!({"platform": platform, "price": format!("{}", below(9))}),
+                _ => json!({"platform": platform, "price": (["free", "1e1", ".5"][below(3) as usize])}),
+            },
             "event_id": format!("id-{id}"),
         });
         lines.push_str(&event.to_string());
@@ -272,7 +303,10 @@ fn a_random_history_full_of_ties_gives_the_numbers_of_the_sql_in_duckdb() {
 
 #[test]
 fn every_query_translates_to_the_dialects_of_the_warehouses() {
-    let files = NAMES.map(|metric| sql_file(metric).to_str().unwrap().to_owned());
+    let files: Vec<String> = forms()
+        .into_iter()
+        .map(|form| sql_file(form).to_str().unwrap().to_owned())
+        .collect();
     let arguments: Vec<&str> = ["translate"]
         .into_iter()
         .chain(files.iter().map(String::as_str))
@@ -294,6 +328,50 @@ fn partial(engine: &Engine, mut request: Value, tz: &str, now: DateTime<Utc>) ->
     rows.filter(|row| row["partial"] == true)
         .map(|row| text(row.get("period").unwrap_or(&row["cohort"])))
         .collect()
+}
+
+#[test]
+fn lifecycle_has_the_active_users_of_every_period_that_is_not_cut() {
+    let dir = folder();
+    let now: DateTime<Utc> = "2024-03-04T09:00:00Z".parse().unwrap();
+    let opened = engine(dir.path(), now);
+    let first = "2023-12-20T20:00:00Z".parse::<DateTime<Utc>>().unwrap();
+    for day in 0..75 {
+        let ts = (first + chrono::Days::new(day)).to_rfc3339();
+        // Some come each week, some leave for a while, and each day has users of its own.
+        let users = (0..20).filter(|user| (day / (user + 1)) % 3 == 0 || day % 7 == *user);
+        let users = users
+            .map(|user| format!("{user}"))
+            .chain([format!("only {day}")]);
+        let event = |user| json!({"ts": ts, "event_type": "action", "user_id": user});
+        ingest(&opened, &users.map(event).collect::<Vec<_>>(), now);
+    }
+    let rows = |metric: &str, grain: &str| {
+        let query = json!({"metric": metric, "grain": grain, "days": 60, "end": "2024-03-01"});
+        let query = Query::parse(query.to_string().as_bytes()).unwrap();
+        let answer = opened.query(&query, now, &Cancel::default()).unwrap();
+        serde_json::to_value(answer).unwrap()["rows"].clone()
+    };
+    for (grain, users, complete) in [
+        ("day", "dau", 60),
+        ("week", "users", 7),
+        ("month", "users", 1),
+    ] {
+        let (active, sources) = (rows("active_users", grain), rows("lifecycle", grain));
+        let pairs = active
+            .as_array()
+            .unwrap()
+            .iter()
+            .zip(sources.as_array().unwrap());
+        let whole: Vec<_> = pairs.filter(|(row, _)| row["partial"] == false).collect();
+        assert_eq!(whole.len(), complete, "{grain}");
+        for (active, sources) in whole {
+            let of = |name: &str| sources[name].as_i64().unwrap();
+            let sum = of("new") + of("returning") + of("resurrecting");
+            assert_eq!(active["period"], sources["period"], "{grain}");
+            assert_eq!(active[users], sum, "{grain} {active} {sources}");
+        }
+    }
 }
 
 #[test]

@@ -417,7 +417,7 @@ fn ops(name: &str) -> PathBuf {
 #[test]
 fn the_rules_are_valid_and_pass_their_tests() {
     let said = promtool(&["check", "rules", ops("alerts.yml").to_str().unwrap()], "");
-    assert!(said.contains("SUCCESS: 11 rules found"), "{said}");
+    assert!(said.contains("SUCCESS: 12 rules found"), "{said}");
     promtool(
         &["test", "rules", ops("alerts_test.yml").to_str().unwrap()],
         "",
@@ -608,11 +608,11 @@ fn an_alert_is_a_warning_of_a_ready_server_and_survives_a_restart() {
     assert_eq!(ready["warnings"].as_array().unwrap().len(), 1);
     let (_, status) = server.get("/api/analytics/status");
     let alerts = status["alerts"].as_array().unwrap();
-    assert_eq!(alerts.len(), 9);
+    assert_eq!(alerts.len(), 10);
     let states = alerts.iter().map(|alert| &alert["state"]);
     assert_eq!(
         states.filter(|state| **state == "ok").count(),
-        8,
+        9,
         "{status}"
     );
     let alert = alerts
@@ -755,7 +755,7 @@ fn prometheus_scrapes_the_page_and_evaluates_the_rules() {
         let rules = rules();
         let rules = rules.as_array();
         rules.is_some_and(|rules| {
-            rules.len() == 11 && rules.iter().all(|rule| rule["health"] == "ok")
+            rules.len() == 12 && rules.iter().all(|rule| rule["health"] == "ok")
         })
     });
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::Path;
+use std::process::Output;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -108,6 +109,8 @@ fn each_operation_exists_takes_no_other_method_and_needs_the_key_as_documented()
     for path in paths {
         // A wrong key comes before anything else that is wrong.
         let target = path.replace("{id}", "a%FF").replace("{name}", "a");
+        let target = target.replace("{link}", "a").replace("{key}", "a");
+        let target = target.replace("{call}", "track");
         let target = format!("{target}?days=0&confirm=x");
         for method in METHODS {
             let (status, _, body) = send(&server, method, &target, &[], Some(&json!("{")));
@@ -179,9 +182,16 @@ fn mask(value: &mut Value) {
     match value {
         Value::Object(object) => {
             // Of a job the id and the progress vary, and of an entry of the audit log the id and
-            // the hashes of users, which a key of the store makes.
+            // the hashes of users, which a key of the store makes. A share link is random, the key
+            // of signatures follows from that of the store, and alerts are evaluated meanwhile.
             for (of, stable) in [
                 ("started_by", &["ok", "kind", "started_by"][..]),
+                (
+                    "created_by",
+                    &["report", "created_at", "expires_at", "origins"],
+                ),
+                ("signing_key", &["ok", "alerts"]),
+                ("evaluated_through", &[]),
                 ("run", &["action", "by", "outcome", "subject"]),
             ] {
                 if object.contains_key(of) {
@@ -312,6 +322,8 @@ fn the_document_lists_every_error_code_once() {
 
 /// Seconds of the search for requests whose response is not as documented.
 const SEARCH_SECONDS: &str = "30";
+/// An error of CPython 3.11, now and then, when two threads parse at once; its issue 106905.
+const INTERPRETER_ERROR: &str = "AST constructor recursion depth mismatch";
 
 #[test]
 fn generated_requests_get_only_documented_responses() {
@@ -321,22 +333,27 @@ fn generated_requests_get_only_documented_responses() {
     let (status, _, body) = send(&server, "post", "/api/analytics/demo", &key, None);
     assert_eq!(status, 200, "{body}");
     let settings = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemathesis");
-    let mut search = python_command();
-    let search = search
-        .current_dir(dir.path())
-        .env("PYTHONPATH", &settings)
-        .env("SCHEMATHESIS_HOOKS", "hooks")
-        .args(["-m", "schemathesis.cli", "--config-file"])
-        .arg(settings.join("schemathesis.toml"))
-        .args(["run", &format!("{}/openapi.json", server.url)])
-        .args(["--header", &format!("X-Dash-Key: {KEY}")])
-        // Live events never end; files are as they are.
-        .args(["--exclude-operation-id", "live", "--exclude-tag", "files"])
-        .args(["--max-time", SEARCH_SECONDS, "--workers", "2"])
-        .args(["--seed", "1", "--generation-database", "none"])
-        .args(["--continue-on-failure", "--no-color"])
-        .output()
-        .expect("Python starts");
+    let search = || {
+        python_command()
+            .current_dir(dir.path())
+            .env("PYTHONPATH", &settings)
+            .env("SCHEMATHESIS_HOOKS", "hooks")
+            .args(["-m", "schemathesis.cli", "--config-file"])
+            .arg(settings.join("schemathesis.toml"))
+            .args(["run", &format!("{}/openapi.json", server.url)])
+            .args(["--header", &format!("X-Dash-Key: {KEY}")])
+            // Live events never end; files are as they are.
+            .args(["--exclude-operation-id", "live", "--exclude-tag", "files"])
+            .args(["--max-time", SEARCH_SECONDS, "--workers", "2"])
+            .args(["--seed", "1", "--generation-database", "none"])
+            .args(["--continue-on-failure", "--no-color"])
+            .output()
+            .expect("Python starts")
+    };
+    let mut search = std::iter::repeat_with(search).take(3);
+    let is_complete =
+        |search: &Output| !String::from_utf8_lossy(&search.stdout).contains(INTERPRETER_ERROR);
+    let search = search.find(is_complete).expect("Python works");
     assert!(
         search.status.success(),
         "{}{}",

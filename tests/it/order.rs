@@ -91,7 +91,10 @@ fn load(engine: &Engine, events: &[Event<'_>]) {
     let mut parts = [()].into_iter();
     let stored = engine.store().load(
         || Ok(parts.next().map(|()| [0_u8; 0])),
-        |_, part| events.iter().for_each(|event| part.push(event)),
+        |_, part| {
+            events.iter().for_each(|event| part.push(event));
+            Ok(())
+        },
         |(), _| {},
     );
     assert!(stored.unwrap());

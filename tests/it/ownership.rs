@@ -714,6 +714,8 @@ fn an_export_removes_and_overwrites_only_what_an_export_of_this_store_wrote() {
         "duckdb/README.md",
         "daily_rollups",
         "daily_features",
+        "daily_event_types",
+        "links",
         "events",
         "duckdb",
     ] {
@@ -752,6 +754,8 @@ fn an_export_removes_and_overwrites_only_what_an_export_of_this_store_wrote() {
         "events",
         "daily_rollups",
         "daily_features",
+        "daily_event_types",
+        "links",
         ".echopilot-tmp",
     ] {
         let to = dir.path().join(format!("linked-{name}"));

@@ -168,11 +168,12 @@ fn licences_of_others_are_in_an_installation() {
         "mimalloc ",
         "echarts ",
         "zrender ",
+        "web-vitals ",
     ] {
         assert!(licences.contains(&format!("\n  {name}")), "{name}");
     }
     // Neither tests nor builds are part of the program.
-    for name in ["proptest ", "esbuild "] {
+    for name in ["proptest ", "esbuild ", "terser "] {
         assert!(!licences.contains(&format!("\n  {name}")), "{name}");
     }
     assert!(licences.contains("Permission is hereby granted, free of charge"));

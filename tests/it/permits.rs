@@ -150,3 +150,19 @@ fn jobs_are_bounded_and_do_not_delay_queries() {
     drop(erasures);
     let _released = store.release();
 }
+
+#[test]
+fn several_queries_of_a_request_take_one_permit_and_end_with_their_client() {
+    let store = HeldStore::new();
+    let mut server = Server::start(&store.data);
+    let scan = json!({"metric":"event_types","days":30,"filter":{"metadata.plan":"pro"}});
+    let state = json!({"metric":"active_users","days":30});
+    let body = json!({"queries": [state, scan, scan, scan]}).to_string();
+    let stream = send(&server, "POST /api/analytics/queries", &body);
+    until("a query runs", || limit(&server, "queries").1 > 0);
+    assert_eq!(limit(&server, "queries"), (4, 1, 0));
+    stream.shutdown(Shutdown::Both).unwrap();
+    server.wait_for_lines("Cancelled a query: its client disconnected", 1);
+    let _released = store.release();
+    until("the permit is free", || limit(&server, "queries").1 == 0);
+}

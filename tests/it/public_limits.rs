@@ -133,9 +133,9 @@ fn clients_that_send_requests_and_read_nothing_take_little_memory() {
         format!("GET /api/analytics/status HTTP/1.1\r\nHost: x\r\nX-Dash-Key: {KEY}\r\n\r\n");
     let body = events(1).to_string();
     let requests = [
-        "GET /static/charts.js HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+        "GET /static/charts-core.js HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
         // Its response has no body and is ready before the body of the request is read.
-        "HEAD /static/charts.js HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx".to_owned(),
+        "HEAD /static/charts-core.js HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx".to_owned(),
         "GET /static/dashboard.js HTTP/1.1\r\nHost: x\r\nIf-None-Match: *\r\n\r\n".to_owned(),
         "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
         keyed,
@@ -164,7 +164,7 @@ fn clients_that_send_requests_and_read_nothing_take_little_memory() {
 fn an_unread_response_closes_its_connection() {
     let dir = folder();
     let server = serve(dir.path(), &[("WRITE_TIMEOUT_MS", "300")]);
-    let requests = "GET /static/charts.js HTTP/1.1\r\nHost: x\r\n\r\n".repeat(700);
+    let requests = "GET /static/charts-core.js HTTP/1.1\r\nHost: x\r\n\r\n".repeat(700);
     let _open = flood(&server, 5, requests.as_bytes());
     until("the connections end", || {
         limit(&server, "connections").1 == 1
@@ -356,7 +356,7 @@ fn every_route_rejects_in_the_common_shape() {
         ("GET", "http://x/nothing", 404, "not_found"),
         ("OPTIONS", "/api/analytics/usage", 405, "method_not_allowed"),
         ("BREW", "/health/live", 405, "method_not_allowed"),
-        ("PUT", "/static/charts.js", 405, "method_not_allowed"),
+        ("PUT", "/static/charts-core.js", 405, "method_not_allowed"),
         ("PUT", "/static/js/telemetry.js", 405, "method_not_allowed"),
         ("POST", "/", 405, "method_not_allowed"),
         ("POST", "/demo", 405, "method_not_allowed"),

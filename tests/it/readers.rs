@@ -104,7 +104,12 @@ fn every_file_is_read_filtered_and_joined_by_old_and_new_arrow_readers() {
             .into_iter()
             .map(|path| ("feature", path)),
     );
-    assert_eq!((answers, events, files.len()), (6, 12, 14));
+    files.extend(
+        parquet_files(&to.join("daily_event_types"))
+            .into_iter()
+            .map(|path| ("event_type", path)),
+    );
+    assert_eq!((answers, events, files.len()), (6, 12, 15));
     let found = read_by_all(&files);
     for (file, (_, path)) in found.iter().zip(&files).take(events).skip(4) {
         assert_eq!(file["types"], lake_types(), "{}", path.display());
@@ -124,6 +129,10 @@ fn every_file_is_read_filtered_and_joined_by_old_and_new_arrow_readers() {
     assert_eq!(
         found[13]["types"],
         json!({"day":"date32[day]","feature":"string","events":"int64"})
+    );
+    assert_eq!(
+        found[14]["types"],
+        json!({"day":"date32[day]","event_type":"string","events":"int64"})
     );
 }
 

@@ -843,6 +843,7 @@ fn many_segments(dir: &Path, days: i64, per_day: i64) {
                         received_at_us: ts_us,
                     });
                 }
+                Ok(())
             },
             |(), _| {},
         )

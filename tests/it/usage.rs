@@ -205,7 +205,7 @@ fn a_wrong_request_names_what_is_allowed() {
         ("?end=2026-02-29", "bad_end", "2026-02-29"),
         ("?end=0001-01-01", "bad_end", "0001-01-01"),
         ("?tz=Mars", "bad_tz", "Mars"),
-        ("?day=5", "bad_query", "days, end, from, to, tz"),
+        ("?day=5", "bad_query", "days, end, from, to, period, tz"),
         ("?days=5&days=6", "bad_query", "duplicate"),
     ] {
         let (status, body) = server.get(&format!("/api/analytics/usage{query}"));

@@ -23,11 +23,14 @@ import sys
 EPOCH = datetime.date(1970, 1, 1)
 QUERIES = pathlib.Path(__file__).parents[2] / "queries"
 VIEWS = QUERIES / "views"
-DIALECTS = ("bigquery", "snowflake", "spark", "clickhouse")
+DIALECTS = ("bigquery", "snowflake", "spark", "databricks", "clickhouse", "trino")
 TYPES = {"DATE": datetime.date, "BIGINT": int, "TEXT": str}
 SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 # Columns of strings. A cell of any other column is a number if it can be read as one.
-STRINGS = {"period", "cohort", "feature", "event_type", "from", "to", "variant"}
+STRINGS = {
+    *("period", "previous_period", "cohort", "feature", "event_type", "from", "to", "variant"),
+    *("series", "breakdown", "kind", "ts", "user_id", "url", "event_id"),
+}
 
 
 class Query:
@@ -35,6 +38,7 @@ class Query:
 
     def __init__(self, path):
         content = pathlib.Path(path).read_text()
+        self.name = pathlib.Path(path).stem
         self.request = json.loads(content.splitlines()[0].removeprefix("-- "))
         self.types = dict(re.findall(r"^-- param (\w+) (\w+) \w", content, re.M))
         self.sql = "\n".join(line for line in content.splitlines() if not line.lstrip().startswith("--"))
@@ -56,13 +60,25 @@ class Query:
         import duckdb
 
         db = duckdb.connect()
-        view = (VIEWS / "duckdb.sql").read_text()
-        for hole, value in {"lake": lake, "variant": self.request.get("variant", "variant")}.items():
+        view = with_links((VIEWS / "duckdb.sql").read_text(), lake)
+        amounts = [
+            series["of"].removeprefix("metadata.") for series in self.request.get("series", []) if "of" in series
+        ]
+        holes = {"lake": lake, "variant": self.request.get("variant", "variant"), "amount": [*amounts, "amount"][0]}
+        for hole, value in holes.items():
             view = view.replace(f"{{{hole}}}", str(value).replace("'", "''"))
         db.execute(view)
         result = db.execute(re.sub(r":(\w+)", r"$\1", self.sql), self.values())
         names = [column[0] for column in result.description]
         return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+def with_links(view, lake):
+    """Returns the views over a lake; without a table of links next to it they have none."""
+    if lake is not None and list((pathlib.Path(lake).parent / "links").glob("*.parquet")):
+        return view
+    none = "(select null::varchar as alias, null::varchar as user_id limit 0)"
+    return view.replace("read_parquet('{lake}/../links/*.parquet')", none)
 
 
 def parameters(request):
@@ -72,6 +88,7 @@ def parameters(request):
     values = {
         "from_day": first,
         "to_day": last,
+        "eve_day": first - datetime.timedelta(days=1),
         "lookback_day": first - datetime.timedelta(days=29),
         "from_num": day_num(first),
         "to_num": day_num(last),
@@ -79,7 +96,11 @@ def parameters(request):
         "to_week": week_num(last),
         "max_rows": request.get("limit", 100),
         "depth": request.get("depth", 5),
+        "max_groups": request.get("limit", 10),
     }
+    for series in request.get("series", []):
+        if "filter" in series:
+            values["series_event_type"] = only(series["filter"], "event_type")
     steps = [only(step, "feature") for step in request.get("steps", [])]
     if len(set(steps)) < len(steps):
         sys.exit("steps of one feature: the query needs different ones")
@@ -114,6 +135,11 @@ def date(num):
     return (EPOCH + datetime.timedelta(days=num)).isoformat()
 
 
+def timestamp(ts_us):
+    time = datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=ts_us)
+    return time.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 def ratio(part, whole):
     return part / whole if whole else 0
 
@@ -134,6 +160,87 @@ def feature_usage(rows, _):
 
 def event_types(rows, _):
     return [{"event_type": row["event_type"], "events": row["occurrences"], "users": row["users"]} for row in rows]
+
+
+def trends(rows, _):
+    """Makes a row of each series, and one of their quotient, from a row of the query."""
+
+    def series(name, value):
+        return [
+            {
+                "series": name,
+                "period": date(row["week_num"]),
+                "breakdown": row["group_name"] if row["kind"] == "value" else None,
+                "kind": row["kind"],
+                "value": value(row["occurrences_of_week"], row["users_of_week"]),
+            }
+            for row in rows
+        ]
+
+    return [
+        *series("A", lambda events, _: events),
+        *series("B", lambda _, users: users),
+        *series("formula", lambda events, users: events / users if users else None),
+    ]
+
+
+def trends_numbers(rows, request):
+    """Makes a row of each measure and week; a week without numbers has no row in the query."""
+    weeks = {row["week_num"]: row for row in rows}
+    window = parameters(request)
+    values = {
+        "sum": lambda row: row["total"],
+        "mean": lambda row: row["total"] / row["amounts"],
+        "min": lambda row: row["least"],
+        "max": lambda row: row["greatest"],
+        "median": lambda row: row["median_2"] / 2,
+        "p90": lambda row: row["p90_10"] / 10,
+        "p95": lambda row: row["p95_20"] / 20,
+        "p99": lambda row: row["p99_100"] / 100,
+    }
+    return [
+        {
+            "series": chr(ord("A") + place),
+            "period": date(week),
+            "value": float(values[series["measure"]](weeks[week]))
+            if week in weeks
+            else (0.0 if series["measure"] == "sum" else None),
+        }
+        for place, series in enumerate(request["series"])
+        for week in range(window["from_week"], window["to_week"] + 1, 7)
+    ]
+
+
+def trends_sessions(rows, _):
+    return [
+        {
+            "series": "A",
+            "period": date(row["week_num"]),
+            "breakdown": row["group_name"] if row["kind"] == "value" else None,
+            "kind": row["kind"],
+            "value": row["session_count"],
+        }
+        for row in rows
+    ]
+
+
+def sessions(rows, _):
+    table = []
+    for row in rows:
+        count = row["session_count"]
+        table.append(
+            {
+                "period": date(row["first_week"]),
+                "sessions": count,
+                "users": row["users"],
+                "events": row["visit_count"],
+                "bounces": row["bounce_count"],
+                "seconds_mean": row["sum_us"] / (count * 1_000_000) if count else None,
+                "seconds_median": row["median_2us"] / 2_000_000 if count else None,
+                "seconds_p90": row["p90_10us"] / 10_000_000 if count else None,
+            }
+        )
+    return table
 
 
 def lifecycle(rows, _):
@@ -211,18 +318,35 @@ def experiment(rows, _):
     ]
 
 
+def events(rows, _):
+    """Makes the time a string and the metadata an object; the query does not return the time of receipt."""
+    return [
+        {
+            "ts": timestamp(row["ts_us"]),
+            **pick(row, "event_type", "user_id", "feature", "url", "event_id"),
+            "metadata": json.loads(row["metadata"]),
+        }
+        for row in rows
+    ]
+
+
 METRICS = {
     metric.__name__: metric
     for metric in (
         active_users,
         feature_usage,
         event_types,
+        trends,
+        trends_numbers,
+        trends_sessions,
+        sessions,
         lifecycle,
         stickiness,
         funnel,
         retention,
         paths,
         experiment,
+        events,
     )
 }
 
@@ -235,7 +359,9 @@ def flat(row):
     """Returns a row of the engine's JSON with the columns of its CSV."""
     cells = {}
     for name, value in row.items():
-        if isinstance(value, dict):
+        if name == "metadata":
+            cells[name] = value
+        elif isinstance(value, dict):
             cells |= {f"{name}_{inner}": cell for inner, cell in value.items()}
         elif name == "cells":
             cells |= {f"cell_{number}": cell for number, cell in enumerate(value)}
@@ -279,7 +405,7 @@ def same(number, found):
 
 def compare_rows(query, lake, found):
     """Prints the differences; returns the exit code."""
-    metric = METRICS[query.request["metric"]]
+    metric = METRICS[query.name]
     lines = list(differences(metric(query.run(lake), query.request), found))
     print("\n".join(lines) or f"{metric.__name__}: {len(found)} rows are equal")
     return 1 if lines else 0
@@ -371,12 +497,13 @@ def view_columns(dialect):
     def columns(of):
         sql = (VIEWS / f"{of}.sql").read_text()
         sql = "\n".join(line for line in sql.splitlines() if not line.startswith("--"))
-        sql = re.sub(r"\{source\}|\{dataset\}\.", lambda hole: "lake" if hole[0] == "{source}" else "", sql)
+        sql = re.sub(r"\{source\}|\{table\}|\{dataset\}\.", lambda hole: "" if hole[0] == "{dataset}." else "lake", sql)
         found = {}
         for statement in sql.split(";"):
-            if re.search(r"create or replace (temporary )?view (events|numbers)", statement):
+            # The view events has all columns of all_events.
+            if re.search(r"create or replace (temporary )?view (all_events|numbers)", statement):
                 view = parse_one(statement, read=of)
-                found[view.find(exp.Table).name] = view.expression.named_selects
+                found[view.find(exp.Table).name.removeprefix("all_")] = view.expression.named_selects
         return found
 
     if columns(dialect) != columns("duckdb"):

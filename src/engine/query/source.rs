@@ -16,20 +16,23 @@ use roaring::RoaringBitmap;
 
 use super::Cancel;
 use super::states::{AggregateFilter, States};
-use crate::columns::Table;
-use crate::daily::{Activities, Day};
+use crate::columns::{ANONYMOUS, Table};
+use crate::daily::{Activities, Day, day_of};
 use crate::dictionary::Dictionaries;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::metrics::active_days::ActiveDays;
 use crate::metrics::budget::Budget;
 use crate::metrics::counts::{Counts, Key};
-use crate::metrics::filter::Filter;
-use crate::metrics::source::{Columns, Plan, Scan, Sink, Source, TableTimes, Work};
+use crate::metrics::filter::{Filter, Property, pattern};
+use crate::metrics::source::{
+    Columns, DayEvents, DayReader, DaySink, Kept, Plan, Scan, Sink, Source, TableTimes, Wanted,
+    Work,
+};
 use crate::metrics::{scan, usage};
 use crate::monitoring::QuerySource;
 use crate::schema;
-use crate::store::{self, LogOrder, Tables, pipeline};
+use crate::store::{self, LogOrder, SystemEvents, Tables, pipeline};
 use crate::window::{self, Window};
 
 /// The data of one query.
@@ -83,6 +86,28 @@ impl<'a> StoreSource<'a> {
         })
     }
 
+    /// `daily` if users of more than one day of UTC are counted, with `days_before` days before the
+    /// window, and some of them are daily visitors: they count once a day.
+    ///
+    /// # Errors
+    /// If states are damaged.
+    pub(in crate::engine) fn visitors(&self, days_before: u16) -> Result<Option<&'static str>> {
+        let store = &self.engine.store;
+        let users = &store.names().users;
+        let range_us = self.window.range_us();
+        let first = day_of(range_us.start).saturating_sub(Day::from(days_before));
+        let days = first..day_of(range_us.end - 1) + 1;
+        if days.len() < 2 || !users.has_visitors() {
+            return Ok(None);
+        }
+        let active = store.activities(Tz::UTC, days)?;
+        let of_weeks = active.weeks.values().map(|week| &week.whole);
+        let of_days = active.days.values().flatten().map(AsRef::as_ref);
+        let mut all = of_weeks.chain(of_days);
+        let has_visitors = all.any(|activity| users.has_visitors_among(&activity.users));
+        Ok(has_visitors.then_some("daily"))
+    }
+
     /// The data that was read so far.
     pub(in crate::engine) fn read(&self) -> QuerySource {
         match self.read.load(Ordering::Relaxed) {
@@ -96,6 +121,39 @@ impl<'a> StoreSource<'a> {
     /// known.
     pub(super) fn history_from(&self) -> Option<NaiveDate> {
         self.history_from.get().copied()
+    }
+
+    /// Executes a plan over events, which ends when the query is cancelled.
+    ///
+    /// # Errors
+    /// If it fails or is cancelled.
+    pub(in crate::engine) fn collect(&self, events: LazyFrame) -> Result<DataFrame> {
+        collect(cancellable(events, self.cancel), self.cancel)
+    }
+
+    /// The events, with the columns of [`schema::lake`], that meet the filter and are of the
+    /// cohort.
+    pub(in crate::engine) fn limited(&self, mut events: LazyFrame) -> LazyFrame {
+        if let Some(cohort) = self.cohort.clone() {
+            let codes = self
+                .engine
+                .store
+                .names()
+                .users
+                .numbers(col(schema::USER_ID), None);
+            let is_included = codes.map(
+                move |column| {
+                    let codes = column.u32()?.iter();
+                    let is_included: BooleanChunked = codes
+                        .map(|code| cohort.contains(code.unwrap_or(ANONYMOUS)))
+                        .collect();
+                    Ok(is_included.with_name(column.name().clone()).into_column())
+                },
+                |_, field| Ok(Field::new(field.name().clone(), DataType::Boolean)),
+            );
+            events = events.filter(is_included);
+        }
+        self.filter.of_lake(events)
     }
 
     fn states(&self) -> States<'_> {
@@ -139,6 +197,33 @@ impl<'a> StoreSource<'a> {
     }
 }
 
+/// The events of a day of the store.
+struct StoreDay<'a> {
+    source: &'a StoreSource<'a>,
+    events: store::DayOfEvents,
+}
+
+impl DayEvents for StoreDay<'_> {
+    fn parts(&self) -> usize {
+        self.events.parts()
+    }
+
+    fn collect(&self, part: usize, plan: &Plan<'_>) -> Result<DataFrame> {
+        let cancel = self.source.cancel;
+        cancel.check()?;
+        let events = cancellable(self.events.part(part)?, cancel);
+        collect(plan(self.source.limited(events)), cancel)
+    }
+}
+
+/// The filter to read events by, and whether `system` events are among them.
+fn seen(filter: Filter) -> (Filter, SystemEvents) {
+    match filter.names_system() {
+        true => (filter.of_seen(), SystemEvents::Included),
+        false => (filter, SystemEvents::Hidden),
+    }
+}
+
 /// The rows, with a check for cancellation in each piece that Polars works on.
 fn cancellable(rows: LazyFrame, cancel: &Cancel) -> LazyFrame {
     let cancel = cancel.clone();
@@ -157,6 +242,10 @@ fn collect(plan: LazyFrame, cancel: &Cancel) -> Result<DataFrame> {
     let collected = plan.collect_with_engine(polars::prelude::Engine::Streaming);
     // A cancelled query fails inside the engine.
     cancel.check()?;
+    let collected = collected.map_err(|error| match pattern::too_slow(&error) {
+        Some(too_slow) => too_slow,
+        None => error.into(),
+    });
     Ok(collected?.unwrap_single())
 }
 
@@ -230,6 +319,36 @@ impl Source for StoreSource<'_> {
         }
     }
 
+    fn day_counts(
+        &self,
+        days: Range<Day>,
+        also: &Filter,
+        by: Option<&Property>,
+        wanted: Wanted,
+        sink: &mut DaySink<'_>,
+    ) -> Result<bool> {
+        let filter = self.filter.and(also);
+        let known = AggregateFilter::of(&filter)
+            .filter(|known| known.knows_groups(by))
+            .filter(|_| self.cohort.is_none() && self.has_states(&days));
+        match known {
+            Some(known) => self.states().day_counts(&days, &known, by, wanted, sink),
+            None => Ok(false),
+        }
+    }
+
+    fn known_from(&self, kept: Kept) -> Option<NaiveDate> {
+        let (store, tz) = (&self.engine.store, self.window.tz());
+        let expiry = store.expiry();
+        let of_zone = |day| window::first_day_from(day, tz);
+        let kept_from = match kept {
+            Kept::States => expiry.states_from.max(store.first_complete_day(tz)),
+            Kept::Events => expiry.raw_from.map(of_zone),
+        };
+        let noon = store.first_day()?.and_hms_opt(12, 0, 0)?.and_utc();
+        Some(noon.with_timezone(&tz).date_naive()).max(kept_from)
+    }
+
     fn activities(&self) -> Result<Activities> {
         debug_assert!(self.filter.is_empty() && self.cohort.is_none());
         let days = self.window.days_in_epoch();
@@ -246,12 +365,17 @@ impl Source for StoreSource<'_> {
         plan: &Plan<'_>,
         sink: &mut Sink<'_>,
     ) -> Result<Vec<Table>> {
-        self.read_events.store(true, Ordering::Relaxed);
-        let range_us = match NaiveDate::from_epoch_days(scan.days.start) {
-            Some(first) => self.window.starting(first).range_us(),
-            None => i64::MIN..self.window.range_us().end,
+        if scan.days.end > self.window.days_in_epoch().start {
+            self.read_events.store(true, Ordering::Relaxed);
+        }
+        let day_us = |day| {
+            let day = NaiveDate::from_epoch_days(day)?;
+            Some(window::day_us(day, self.window.tz()))
         };
-        let filter = self.filter.and(&scan.also);
+        let start_us = day_us(scan.days.start).map_or(i64::MIN, |us| us.start);
+        let end_us = day_us(scan.days.end - 1).map_or(i64::MAX, |us| us.end);
+        let range_us = start_us..end_us;
+        let (filter, system) = seen(self.filter.and(&scan.also));
         let columns = match scan.columns {
             _ if filter.needs_details() => store::Columns::All,
             Columns::Details => store::Columns::All,
@@ -273,7 +397,8 @@ impl Source for StoreSource<'_> {
             check: &check,
         });
         let store = &self.engine.store;
-        let (tables, batches) = store.tables_and_batches(range_us, columns, tables.as_ref())?;
+        let (tables, batches) =
+            store.tables_and_batches(range_us, columns, system, tables.as_ref())?;
         let read = if batches.iter().any(store::Batch::reads_segments) {
             QuerySource::Lake
         } else {
@@ -296,6 +421,27 @@ impl Source for StoreSource<'_> {
             |result| sink(&result?),
         )?;
         Ok(tables)
+    }
+
+    fn each_day_backwards(&self, range_us: Range<i64>, read: &mut DayReader<'_>) -> Result<()> {
+        self.read_events.store(true, Ordering::Relaxed);
+        let (_, system) = seen(self.filter.clone());
+        for events in self.engine.store.days_backwards(range_us, system)? {
+            self.cancel.check()?;
+            let read_from = match events.reads_segments() {
+                true => QuerySource::Lake,
+                false => QuerySource::Columns,
+            };
+            self.read.fetch_max(read_from as u8, Ordering::Relaxed);
+            let day = StoreDay {
+                source: self,
+                events,
+            };
+            if read(&day)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn apply(&self, frames: Vec<DataFrame>, plan: &Plan<'_>) -> Result<DataFrame> {

@@ -4,191 +4,257 @@
 //! Few events need it, so the object is parsed again, member by member.
 
 use std::borrow::Cow;
+use std::collections::BinaryHeap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
-use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{MAX_BYTES, MAX_DEPTH, MAX_KEYS, check_number, duplicate_key};
 use crate::event::text::{self, Escapes};
 
-/// The member that marks reduced metadata.
-const MARK: (&str, &str) = ("cut", "true");
+/// The key of the member that marks reduced metadata.
+const MARK: &str = "cut";
+/// The member itself, with the bracket after it.
+const MARK_AND_END: &str = "\"cut\":true}";
 
-/// A member of the object, canonical.
+/// A member of the object. In the order of its fields the last one is removed first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Member {
-    /// The key as JSON, with quotes.
-    key: String,
-    value: Value,
-}
-
-/// A value, canonical.
-struct Value {
-    json: String,
-    /// Number of keys in it, at all depths together.
+    /// Number of keys with its own, at all depths together.
     keys: usize,
-}
-
-impl Member {
-    /// Length in bytes with its colon and a comma.
-    fn bytes(&self) -> usize {
-        self.key.len() + self.value.json.len() + 2
-    }
-
-    /// Number of keys with its own.
-    fn keys(&self) -> usize {
-        self.value.keys + 1
-    }
+    /// Length in bytes of key, colon and value.
+    bytes: usize,
+    /// Its place among the members.
+    place: usize,
+    /// Key, colon and value as canonical JSON; empty if the member alone exceeds the limit.
+    json: String,
 }
 
 /// Rewrites a valid object that exceeds a limit as compact JSON within the limits, with the mark.
+///
+/// Members that have to be removed are not held, so that an object of millions of members takes
+/// little more memory than itself.
 pub fn within_limits(json: &str) -> Result<String, String> {
-    let mark = Member {
-        key: format!("\"{}\"", MARK.0),
-        value: Value {
-            json: MARK.1.into(),
-            keys: 0,
-        },
-    };
-    let mut members = members(json, 1)?;
-    members.retain(|member| member.key != mark.key);
-    let mut keys = mark.keys() + members.iter().map(Member::keys).sum::<usize>();
-    // The last member has no comma, and the brackets take two.
-    let mut bytes = 1 + mark.bytes() + members.iter().map(Member::bytes).sum::<usize>();
-    let mut by_size: Vec<usize> = (0..members.len()).collect();
+    let mut kept: BinaryHeap<Member> = BinaryHeap::new();
+    // The mark has one.
+    let mut keys = 1;
+    let mut seen = Seen::default();
+    let mut place = 0;
+    each(json, |key, value| {
+        let key = seen.key(key)?;
+        if key == MARK {
+            return Ok(());
+        }
+        let mut written = Written::default();
+        written.push(&encoded(&key));
+        written.push(":");
+        let member = Member {
+            keys: 1 + write(value, 2, &mut written)?,
+            bytes: written.bytes,
+            place,
+            json: written.json,
+        };
+        place += 1;
+        keys += member.keys;
+        kept.push(member);
+        // What follows only adds keys: the members with most of them cannot stay.
+        while keys > MAX_KEYS
+            && let Some(largest) = kept.pop()
+        {
+            keys -= largest.keys;
+        }
+        Ok(())
+    })?;
+    seen.check(json)?;
+    let mut members = kept.into_vec();
+    // Each has a comma after it.
+    let bytes = members.iter().map(|member| member.bytes + 1);
+    let mut bytes = "{".len() + bytes.sum::<usize>() + MARK_AND_END.len();
     // Of equal members the last is removed first.
-    by_size.sort_by_key(|&place| {
-        let member = members.get(place);
-        member.map(|member| (member.bytes(), place))
-    });
-    let mut by_keys = by_size.clone();
-    by_keys.sort_by_key(|&place| members.get(place).map(Member::keys));
-    let mut is_kept = vec![true; members.len()];
-    while keys > MAX_KEYS || bytes > MAX_BYTES {
-        let largest = if keys > MAX_KEYS {
-            by_keys.pop()
-        } else {
-            by_size.pop()
-        };
-        let Some(place) = largest else {
-            break;
-        };
-        let kept = is_kept.get_mut(place).map(std::mem::take);
-        if let (Some(true), Some(member)) = (kept, members.get(place)) {
-            keys -= member.keys();
-            bytes -= member.bytes();
-        }
+    members.sort_unstable_by_key(|member| (member.bytes, member.place));
+    while bytes > MAX_BYTES
+        && let Some(largest) = members.pop()
+    {
+        bytes -= largest.bytes + 1;
     }
-    let kept = members.into_iter().zip(is_kept);
-    let kept = kept.filter_map(|(member, is_kept)| is_kept.then_some(member));
-    Ok(object(kept.chain([mark])))
-}
-
-fn object(members: impl Iterator<Item = Member>) -> String {
-    let mut json = String::from("{");
+    members.sort_unstable_by_key(|member| member.place);
+    let mut out = String::with_capacity(bytes);
+    out.push('{');
     for member in members {
-        if json.len() > 1 {
-            json.push(',');
-        }
-        json.push_str(&member.key);
-        json.push(':');
-        json.push_str(&member.value.json);
+        out.push_str(&member.json);
+        out.push(',');
     }
-    json.push('}');
-    json
+    out.push_str(MARK_AND_END);
+    Ok(out)
 }
 
-/// The members of an object at this depth, without those that are too deep.
-fn members(json: &str, depth: usize) -> Result<Vec<Member>, String> {
-    let read = |error: serde_json::Error| error.to_string();
-    let mut deserializer = serde_json::Deserializer::from_str(json);
-    let raw = deserializer.deserialize_map(Members).map_err(read)?;
-    let mut keys: Vec<&str> = raw.iter().map(|(key, _)| key.as_str()).collect();
-    keys.sort_unstable();
-    if let Some(key) = keys.windows(2).find_map(|pair| match pair {
-        [a, b] if a == b => Some(*a),
-        _ => None,
-    }) {
-        return Err(duplicate_key(key));
-    }
-    let mut members = Vec::with_capacity(raw.len());
-    for (key, value) in &raw {
-        if let Some(value) = rewrite(value, depth + 1)? {
-            let key = encoded(key);
-            members.push(Member { key, value });
-        }
-    }
-    Ok(members)
+/// JSON up to the limit of metadata. Of longer JSON only the length is known, because it is
+/// removed.
+#[derive(Default)]
+struct Written {
+    json: String,
+    bytes: usize,
 }
 
-/// Rewrites a value as canonical JSON. `None` if it is too deep.
-fn rewrite(json: &str, depth: usize) -> Result<Option<Value>, String> {
-    let plain = |json: String| Value { json, keys: 0 };
-    Ok(match json.as_bytes().first() {
-        Some(b'{' | b'[') if depth > MAX_DEPTH => None,
+impl Written {
+    fn push(&mut self, json: &str) {
+        self.bytes += json.len();
+        if self.bytes <= MAX_BYTES {
+            self.json.push_str(json);
+        } else {
+            self.json = String::new();
+        }
+    }
+}
+
+/// The keys of an object, by a hash: millions of keys would take several times as much memory as
+/// the object. Two keys with one hash count as equal.
+#[derive(Default)]
+struct Seen(Vec<u64>);
+
+impl Seen {
+    /// Decodes a key, and adds it.
+    fn key<'a>(&mut self, json: &'a str) -> Result<Cow<'a, str>, String> {
+        let key = text::decode(json, Escapes::of(json)).ok_or("metadata has an invalid key")?;
+        self.0.push(hash_of(&key));
+        Ok(key)
+    }
+
+    /// Checks the keys of the object that is `json`.
+    fn check(mut self, json: &str) -> Result<(), String> {
+        self.0.sort_unstable();
+        let duplicate = self.0.windows(2).find_map(|pair| match pair {
+            [a, b] if a == b => Some(*a),
+            _ => None,
+        });
+        let Some(duplicate) = duplicate else {
+            return Ok(());
+        };
+        each(json, |key, _| {
+            let key = Self::default().key(key)?;
+            match hash_of(&key) == duplicate {
+                true => Err(duplicate_key(&key)),
+                false => Ok(()),
+            }
+        })
+    }
+}
+
+fn hash_of(key: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Writes a value at this depth as canonical JSON, without what is too deep in it; returns the
+/// number of keys in it.
+fn write(json: &str, depth: usize, out: &mut Written) -> Result<usize, String> {
+    let mut keys = 0;
+    let mut comma = "";
+    match json.as_bytes().first() {
         Some(b'{') => {
-            let members = members(json, depth)?;
-            Some(Value {
-                keys: members.iter().map(Member::keys).sum(),
-                json: object(members.into_iter()),
-            })
+            let mut seen = Seen::default();
+            out.push("{");
+            each(json, |key, value| {
+                let key = seen.key(key)?;
+                if !is_too_deep(value, depth + 1) {
+                    out.push(std::mem::replace(&mut comma, ","));
+                    out.push(&encoded(&key));
+                    out.push(":");
+                    keys += 1 + write(value, depth + 1, out)?;
+                }
+                Ok(())
+            })?;
+            seen.check(json)?;
+            out.push("}");
         }
         Some(b'[') => {
-            let elements: Vec<&RawValue> =
-                serde_json::from_str(json).map_err(|error| error.to_string())?;
-            let mut array = plain("[".into());
-            for element in elements {
-                let Some(element) = rewrite(element.get(), depth + 1)? else {
-                    continue;
-                };
-                if array.json.len() > 1 {
-                    array.json.push(',');
+            out.push("[");
+            each(json, |_, element| {
+                if !is_too_deep(element, depth + 1) {
+                    out.push(std::mem::replace(&mut comma, ","));
+                    keys += write(element, depth + 1, out)?;
                 }
-                array.json.push_str(&element.json);
-                array.keys += element.keys;
-            }
-            array.json.push(']');
-            Some(array)
+                Ok(())
+            })?;
+            out.push("]");
         }
         Some(b'"') => {
             let string = text::decode(json, Escapes::of(json));
-            let string = string.ok_or("metadata has an invalid string")?;
-            Some(plain(encoded(&string)))
+            out.push(&encoded(&string.ok_or("metadata has an invalid string")?));
         }
-        Some(b't' | b'f' | b'n') => Some(plain(json.into())),
+        Some(b't' | b'f' | b'n') => out.push(json),
         _ => {
             check_number(json)?;
-            Some(plain(json.into()))
+            out.push(json);
         }
-    })
+    }
+    Ok(keys)
+}
+
+/// True for an object or an array below the deepest level.
+fn is_too_deep(json: &str, depth: usize) -> bool {
+    depth > MAX_DEPTH && json.starts_with(['{', '['])
 }
 
 fn encoded(string: &str) -> String {
     let mut json = Vec::with_capacity(string.len() + 2);
     text::encode(string, &mut json);
     // The encoder writes UTF-8 only.
-    String::from_utf8_lossy(&json).into_owned()
+    String::from_utf8(json).unwrap_or_default()
 }
 
-/// Deserialises an object as its decoded keys and the JSON of its values.
-struct Members;
+/// Calls `take` with key and value of each member of an object, or with an empty key and each
+/// element of an array, as JSON, until it fails.
+fn each<'a>(
+    json: &'a str,
+    take: impl FnMut(&'a str, &'a str) -> Result<(), String>,
+) -> Result<(), String> {
+    let mut failed = None;
+    let taken = serde_json::Deserializer::from_str(json).deserialize_any(Each {
+        take,
+        failed: &mut failed,
+    });
+    taken.map_err(|error| failed.unwrap_or_else(|| error.to_string()))
+}
 
-impl<'de> Visitor<'de> for Members {
-    type Value = Vec<(String, &'de str)>;
+struct Each<'f, F> {
+    take: F,
+    /// The error of `take`, to which serde would add a position.
+    failed: &'f mut Option<String>,
+}
+
+impl<'de, F: FnMut(&'de str, &'de str) -> Result<(), String>> Each<'_, F> {
+    fn call<E: Error>(&mut self, key: &'de str, value: &'de str) -> Result<(), E> {
+        (self.take)(key, value).map_err(|message| {
+            *self.failed = Some(message);
+            E::custom("it is rejected")
+        })
+    }
+}
+
+impl<'de, F: FnMut(&'de str, &'de str) -> Result<(), String>> Visitor<'de> for Each<'_, F> {
+    type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an object")
+        formatter.write_str("an object or an array")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::new();
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<&RawValue>()? {
-            let key: Option<Cow<'_, str>> = text::decode(key.get(), Escapes::of(key.get()));
-            let key = key.ok_or_else(|| A::Error::custom("metadata has an invalid key"))?;
-            let value = map.next_value::<&RawValue>()?.get();
-            members.push((key.into_owned(), value));
+            let value = map.next_value::<&RawValue>()?;
+            self.call(key.get(), value.get())?;
         }
-        Ok(members)
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut array: A) -> Result<(), A::Error> {
+        while let Some(element) = array.next_element::<&RawValue>()? {
+            self.call("", element.get())?;
+        }
+        Ok(())
     }
 }
 
@@ -266,6 +332,36 @@ mod tests {
         assert!(found.starts_with(r#"{"k0":0,"k1":0,"#), "{found}");
         assert!(found.ends_with(r#","cut":true}"#), "{found}");
         assert_eq!(found.matches(':').count(), MAX_KEYS);
+    }
+
+    #[test]
+    fn of_very_many_members_the_first_small_ones_are_kept() {
+        let members = |count: usize| {
+            let members = (0..count).map(|n| format!("\"k{n:06}\":{}", 1_000_000 + n));
+            members.collect::<Vec<_>>().join(",")
+        };
+        let many = members(200_000);
+        let expected = format!("{{{},\"a\":1,\"cut\":true}}", members(MAX_KEYS - 2));
+        assert_eq!(cut(&format!("{{{many},\"a\":1}}")), expected);
+        // Those in a value count, and the value is removed.
+        let json = format!("{{\"o\":{{{many}}},\"a\":[{{\"b\":1}}]}}");
+        assert_eq!(cut(&json), r#"{"a":[{"b":1}],"cut":true}"#);
+        // Members that are removed are valid too.
+        for (more, says) in [
+            (
+                "\"k199999\":1",
+                "metadata has the duplicate key \"k199999\"",
+            ),
+            (
+                "\"a\":{\"b\":1,\"b\":2}",
+                "metadata has the duplicate key \"b\"",
+            ),
+            ("\"a\":1e999", "metadata has the number 1e999, out of range"),
+        ] {
+            let json = format!("{{{many},{more}}}");
+            let message = canonical(&json, Escapes::None).expect_err(more);
+            assert_eq!(message, says);
+        }
     }
 
     #[test]

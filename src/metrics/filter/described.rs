@@ -4,27 +4,43 @@ use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, OneOfBuilder, 
 use utoipa::openapi::{ObjectBuilder, Ref, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::{Filter, MAX_CONDITIONS, MAX_VALUES, Predicate, Property};
+use super::predicate::{MAX_SEARCHED_CHARS, MAX_VALUES};
+use super::{Filter, MAX_CONDITIONS, Predicate, Property};
 
+/// Most cohorts of a query: each is computed first.
+pub const MAX_COHORTS: usize = 10;
 /// The names of properties.
-const PROPERTY: &str = r"^(event_type|feature|url)$|^metadata\.";
+const PROPERTY: &str = r"^(event_type|feature|url|user_id)$|^metadata\.";
+/// Those and the keys of parts of a filter.
+const KEY: &str = r"^(any|not|event_type|feature|url|user_id)$|^metadata\.";
 /// Those and the name that limits a query to a cohort.
-const PROPERTY_OR_COHORT: &str = r"^(cohort|event_type|feature|url)$|^metadata\.";
+const KEY_OR_COHORT: &str = r"^(any|cohort|not|event_type|feature|url|user_id)$|^metadata\.";
 
 fn object(names: &str) -> ObjectBuilder {
     let names = ObjectBuilder::new()
         .schema_type(Type::String)
         .pattern(Some(names));
+    let filter = || Ref::from_schema_name(Filter::name());
+    let any = ArrayBuilder::new()
+        .items(filter())
+        .min_items(Some(1))
+        .max_items(Some(MAX_CONDITIONS))
+        .description(Some("At least one of these filters must hold."));
     ObjectBuilder::new()
         .schema_type(Type::Object)
         .property_names(Some(names))
+        .property("any", any)
+        .property("not", filter())
         .additional_properties(Some(Ref::from_schema_name(Predicate::name())))
 }
 
 impl PartialSchema for Filter {
     fn schema() -> RefOr<Schema> {
-        object(PROPERTY)
-            .description(Some("Conditions that must all hold, by property."))
+        object(KEY)
+            .description(Some(
+                "Conditions that must all hold, by property; `any`, filters of which at least one \
+                 must hold; `not`, a filter that must not hold.",
+            ))
             .max_properties(Some(MAX_CONDITIONS))
             .into()
     }
@@ -33,20 +49,34 @@ impl PartialSchema for Filter {
 impl ToSchema for Filter {
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
         schemas.push((Predicate::name().into_owned(), Predicate::schema()));
+        schemas.push((Self::name().into_owned(), Self::schema()));
     }
 }
 
-/// The filter of a query, which may also name a cohort.
+/// The filter of a query, which may also name cohorts.
 pub struct QueryFilter;
 
 impl PartialSchema for QueryFilter {
     fn schema() -> RefOr<Schema> {
-        let cohort = ObjectBuilder::new()
-            .schema_type(Type::String)
-            .description(Some("The name of a cohort."));
-        object(PROPERTY_OR_COHORT)
+        let name = || ObjectBuilder::new().schema_type(Type::String);
+        let not = || {
+            ObjectBuilder::new()
+                .schema_type(Type::Object)
+                .property("not", name())
+                .required("not")
+                .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+        };
+        let one = || OneOfBuilder::new().item(name()).item(not());
+        let several = ArrayBuilder::new()
+            .items(one())
+            .min_items(Some(1))
+            .max_items(Some(MAX_COHORTS));
+        let cohort = one().item(several).description(Some(
+            "The name of a cohort, `not` with the name of one, or several of these that all hold.",
+        ));
+        object(KEY_OR_COHORT)
             .description(Some(
-                "Conditions that must all hold, by property, and a cohort.",
+                "Conditions that must all hold, by property, and cohorts.",
             ))
             .property("cohort", cohort)
             .into()
@@ -62,6 +92,7 @@ impl ToSchema for QueryFilter {
 impl PartialSchema for Predicate {
     fn schema() -> RefOr<Schema> {
         let typed = |type_: Type| ObjectBuilder::new().schema_type(type_);
+        let condition = || Ref::from_schema_name(Self::name());
         let scalar = || {
             let types = vec![Type::String, Type::Number, Type::Boolean];
             ObjectBuilder::new().schema_type(SchemaType::Array(types))
@@ -70,25 +101,39 @@ impl PartialSchema for Predicate {
             .items(scalar().build())
             .min_items(Some(1))
             .max_items(Some(MAX_VALUES));
+        let all = ArrayBuilder::new()
+            .items(condition())
+            .min_items(Some(1))
+            .max_items(Some(MAX_CONDITIONS));
         let object = || {
             typed(Type::Object).additional_properties(Some(AdditionalProperties::FreeForm(false)))
         };
+        let search = |name: &str| {
+            let searched = typed(Type::String).max_length(Some(MAX_SEARCHED_CHARS));
+            object()
+                .property(name, searched)
+                .property("ignore_case", typed(Type::Boolean))
+                .required(name)
+        };
         OneOfBuilder::new()
             .description(Some(
-                "A value, a list of values, the start of a string, a range of numbers with both \
-                 ends included, or whether the property is there.",
+                "A value; a list of values; a string that the value contains, begins with or ends \
+                 with, or a regular expression that a part of it matches; a range of numbers (`min` \
+                 and `max` included, `above` and `below` excluded); whether the property is there; \
+                 a condition that must not hold; or several that must all hold.",
             ))
             .item(scalar())
             .item(values)
-            .item(
-                object()
-                    .property("prefix", typed(Type::String))
-                    .required("prefix"),
-            )
+            .item(search("contains"))
+            .item(search("prefix"))
+            .item(search("suffix"))
+            .item(search("matches"))
             .item(
                 object()
                     .property("min", typed(Type::Number))
                     .property("max", typed(Type::Number))
+                    .property("above", typed(Type::Number))
+                    .property("below", typed(Type::Number))
                     .min_properties(Some(1)),
             )
             .item(
@@ -96,6 +141,8 @@ impl PartialSchema for Predicate {
                     .property("exists", typed(Type::Boolean))
                     .required("exists"),
             )
+            .item(object().property("not", condition()).required("not"))
+            .item(object().property("all", all).required("all"))
             .into()
     }
 }

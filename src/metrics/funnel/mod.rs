@@ -24,6 +24,7 @@ use std::ops::Range;
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use polars::prelude::*;
+use roaring::RoaringBitmap;
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -39,8 +40,9 @@ use crate::columns::{ANONYMOUS, Rows, Table};
 use crate::error::{Result, shown};
 use crate::schema;
 use crate::window::DAY_US;
-use attempt::{Between, Order, Rules, StepEvent};
+use attempt::{Attempt, Between, Order, Rules, StepEvent};
 use steps::{MAX_EXCLUSIONS, MAX_STEPS, StepMask};
+pub use tally::quantile;
 use tally::{Attempts, Tally};
 
 /// Conversion window of a query that names none, in µs.
@@ -171,42 +173,26 @@ impl Measure for Funnel {
         0
     }
 
+    fn filters_mut(&mut self) -> Vec<&mut Filter> {
+        let excluded = self.exclude.iter_mut();
+        let excluded = excluded.map(|exclusion| &mut exclusion.filter);
+        self.steps.iter_mut().chain(excluded).collect()
+    }
+
     fn run(&self, source: &dyn Source, _now: DateTime<Utc>) -> Result<Answer> {
-        let properties = self.filters().flat_map(Filter::properties);
-        let properties = properties.chain(&self.breakdown).cloned();
-        let scan = Scan::of_window(source, Columns::with_details(self.needs_details()))
-            .with_tables(properties, TableTimes::InOrder);
-        let rules = self.rules();
-        let mut events = StepEvents {
-            funnel: self,
-            filter: source.filter(),
-            events: Sequences::default(),
-            groups: LocalDictionary::default(),
-        };
         let tally = Mutex::new((Tally::default(), source.budget().charge()));
-        let input = partition::Input {
+        let groups = self.for_each_best(
             source,
-            scan: &scan,
-            plan: &|events| self.plan(events),
-            max_items: partition::max_items::<StepEvent>(source.budget()),
-        };
-        partition::for_each_user(
-            &input,
-            &mut events,
-            || (Attempts::default(), CancelChecks::new(source)),
-            |of_user, (found, checks)| {
-                if let Some(attempt) = rules.best(of_user, &mut || checks.step())? {
-                    found.add(&attempt);
-                }
-                Ok(())
-            },
-            |(found, _)| {
+            GroupBy::Breakdown,
+            Attempts::default,
+            |attempt, found| found.add(&attempt),
+            |found| {
                 let (tally, charge) = &mut *tally.lock();
                 tally.push(found);
                 charge.set(tally.bytes())
             },
         )?;
-        let breakdown = self.breakdown.as_ref().map(|_| &events.groups);
+        let breakdown = self.breakdown.as_ref().map(|_| &groups);
         let (tally, _charge) = tally.into_inner();
         let answer = Answer::from(tally.table(self.steps.len(), breakdown, source)?);
         Ok(if self.exclude.is_empty() {
@@ -225,7 +211,7 @@ impl Funnel {
     }
 
     /// The filters of the steps and then of the exclusions.
-    fn filters(&self) -> impl Iterator<Item = &Filter> + Clone {
+    pub fn filters(&self) -> impl Iterator<Item = &Filter> + Clone {
         let excluded = self.exclude.iter().map(|exclusion| &exclusion.filter);
         self.steps.iter().chain(excluded)
     }
@@ -249,6 +235,78 @@ impl Funnel {
             order: self.order,
             exclusions: exclusions.collect(),
         }
+    }
+
+    /// The users whose best attempt reached so many steps.
+    ///
+    /// # Errors
+    /// If stored data is damaged or the query is cancelled, and `too_many_groups` if the users do
+    /// not fit into its memory.
+    pub fn users(&self, source: &dyn Source, reached: &Range<usize>) -> Result<RoaringBitmap> {
+        let all = Mutex::new((Vec::new(), source.budget().charge()));
+        self.for_each_best(
+            source,
+            GroupBy::User,
+            Vec::new,
+            |attempt, found| {
+                if reached.contains(&attempt.times_us.len()) {
+                    found.push(attempt.group);
+                }
+            },
+            |found| {
+                let (all, charge) = &mut *all.lock();
+                all.extend::<Vec<u32>>(found);
+                charge.set((all.capacity() * size_of::<u32>()) as u64)
+            },
+        )?;
+        Ok(crate::daily::set(all.into_inner().0))
+    }
+
+    /// Calls `visit` with the best attempt of each user who entered, and `merge` with what was
+    /// found in each range of users. Returns the groups of the attempts.
+    fn for_each_best<F>(
+        &self,
+        source: &dyn Source,
+        group_by: GroupBy,
+        new: impl Fn() -> F + Sync,
+        visit: impl Fn(Attempt, &mut F) + Sync,
+        merge: impl Fn(F) -> Result<()> + Sync,
+    ) -> Result<LocalDictionary> {
+        let properties = self.filters().flat_map(Filter::properties);
+        let properties = properties.chain(&self.breakdown).cloned();
+        let scan = Scan {
+            // The funnel of a cohort has no query, whose filter would see them.
+            also: Filter::of_all_seen(self.filters()),
+            ..Scan::of_window(source, Columns::with_details(self.needs_details()))
+        };
+        let scan = scan.with_tables(properties, TableTimes::InOrder);
+        let rules = self.rules();
+        let mut events = StepEvents {
+            funnel: self,
+            filter: source.filter(),
+            group_by,
+            events: Sequences::default(),
+            groups: LocalDictionary::default(),
+        };
+        let input = partition::Input {
+            source,
+            scan: &scan,
+            plan: &|events| self.plan(events),
+            max_items: partition::max_items::<StepEvent>(source.budget()),
+        };
+        partition::for_each_user(
+            &input,
+            &mut events,
+            || (new(), CancelChecks::new(source)),
+            |_, of_user, (found, checks)| {
+                if let Some(attempt) = rules.best(of_user, &mut || checks.step())? {
+                    visit(attempt, found);
+                }
+                Ok(())
+            },
+            |(found, _)| merge(found),
+        )?;
+        Ok(events.groups)
     }
 
     /// User, `ts`, step bitmask and group, in the order of the events.
@@ -281,11 +339,21 @@ impl Funnel {
     }
 }
 
+/// The groups of step events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GroupBy {
+    /// The values of the breakdown, if there is one.
+    Breakdown,
+    /// The user, whose attempt is then known by its group.
+    User,
+}
+
 /// The step events of users.
 struct StepEvents<'a> {
     funnel: &'a Funnel,
     /// The filter of the query.
     filter: &'a Filter,
+    group_by: GroupBy,
     events: Sequences<StepEvent>,
     groups: LocalDictionary,
 }
@@ -385,7 +453,10 @@ impl Collect for StepEvents<'_> {
             let event = StepEvent {
                 ts_us: slice.ts_us(row),
                 steps: met & !MET,
-                group: group_of(row).unwrap_or(0),
+                group: match self.group_by {
+                    GroupBy::Breakdown => group_of(row).unwrap_or(0),
+                    GroupBy::User => user,
+                },
             };
             Some((user, event))
         });
@@ -402,14 +473,22 @@ impl Collect for StepEvents<'_> {
             Err(_) => None,
         };
         let rows = users.iter().zip(times.iter()).zip(steps.iter());
-        let Self { events, groups, .. } = self;
+        let Self {
+            events,
+            groups,
+            group_by,
+            ..
+        } = self;
         let items = rows.filter_map(|((user, ts_us), steps)| {
             let name = names.as_mut().map(|names| names.next().flatten());
             let user = user.filter(|&user| includes(user))?;
             let event = StepEvent {
                 ts_us: ts_us?,
                 steps: steps?,
-                group: name.map_or(0, |name| groups.code(name)),
+                group: match group_by {
+                    GroupBy::Breakdown => name.map_or(0, |name| groups.code(name)),
+                    GroupBy::User => user,
+                },
             };
             Some((user, event))
         });

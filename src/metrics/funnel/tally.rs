@@ -251,7 +251,7 @@ impl Times {
 
 /// A quantile of durations, interpolated between its neighbours, in seconds. Changes the order of
 /// the durations.
-fn quantile(times_us: &mut [i64], share: f64) -> Option<f64> {
+pub fn quantile(times_us: &mut [i64], share: f64) -> Option<f64> {
     let position = share * times_us.len().checked_sub(1)? as f64;
     let (_, &mut below, greater) = times_us.select_nth_unstable(position.floor() as usize);
     let above = greater.iter().min().copied().unwrap_or(below);

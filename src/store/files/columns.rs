@@ -1,5 +1,5 @@
 //! Files of [columns](crate::columns): the events of a segment as integers, which queries read
-//! instead of it. They are written in the background.
+//! instead of it, except `system` events. They are written in the background.
 //!
 //! Nothing depends on them. The manifest does not list them; a file belongs to a segment by its
 //! name and the checksum in it. If it is missing or damaged, the segment is read, and the file is
@@ -22,7 +22,9 @@ use super::shape;
 use crate::columns::{ANONYMOUS, Block, Content, List, Projection, Table, Writer, without_columns};
 use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
+use crate::event::SYSTEM_NAME;
 use crate::leb128::CUT;
+use crate::links::canonical::Canonical;
 use crate::schema;
 use crate::store::files;
 use crate::window::DAY_US;
@@ -62,9 +64,10 @@ pub fn write(
     segment: &Arc<Segment>,
     names: &Dictionaries,
     share: u8,
+    canonical: Option<&Canonical>,
 ) -> Result<PathBuf> {
     let temp = folder.temp(&file_name(&segment.meta))?;
-    files::write_synced(&temp, &encode(segment, names, share, &temp)?)?;
+    files::write_synced(&temp, &encode(segment, names, (share, canonical), &temp)?)?;
     Ok(temp)
 }
 
@@ -77,7 +80,12 @@ pub fn publish(folder: &Folder, temp: &Path, segment: &Segment) -> Result<()> {
     files::publish(temp, &path_of(segment))
 }
 
-fn encode(segment: &Arc<Segment>, names: &Dictionaries, share: u8, temp: &Path) -> Result<Vec<u8>> {
+fn encode(
+    segment: &Arc<Segment>,
+    names: &Dictionaries,
+    (share, canonical): (u8, Option<&Canonical>),
+    temp: &Path,
+) -> Result<Vec<u8>> {
     // The checksum is verified again: Polars does not notice damage, and it would pass into the
     // columns.
     segment.verify_again()?;
@@ -106,7 +114,31 @@ fn encode(segment: &Arc<Segment>, names: &Dictionaries, share: u8, temp: &Path) 
     if !coded.iter().zip(anonymous.iter()).all(has_code) {
         return Ok(without_columns(checksum));
     }
-    let users: Vec<u32> = coded.iter().map(|user| user.unwrap_or(ANONYMOUS)).collect();
+    let is_seen = match segment.meta.system {
+        0 => None,
+        _ => Some(
+            core.column(schema::EVENT_TYPE)?
+                .str()?
+                .not_equal(SYSTEM_NAME),
+        ),
+    };
+    let core = match &is_seen {
+        None => core,
+        Some(is_seen) => core.filter(is_seen)?,
+    };
+    let coded = core.column(schema::USER_ID)?.u32()?;
+    let users = coded.iter().map(|user| user.unwrap_or(ANONYMOUS));
+    let mut epoch = None;
+    let users = users.map(
+        |id| match canonical.map(|canonical| (canonical, canonical.of(id))) {
+            Some((canonical, user)) if user != id => {
+                epoch = canonical.epoch();
+                user
+            }
+            _ => id,
+        },
+    );
+    let users: Vec<u32> = users.collect();
     let start_us = i64::from(segment.day()) * DAY_US;
     let times_us = core.column(schema::TS)?.i64()?.iter();
     let times_us: Vec<u64> = times_us
@@ -114,41 +146,69 @@ fn encode(segment: &Arc<Segment>, names: &Dictionaries, share: u8, temp: &Path) 
         .collect();
     let budget = segment.meta.bytes as usize / 100 * usize::from(share);
     let mut writer = Writer::new(&users, &times_us, budget);
+    writer.set_epoch(epoch);
     writer.add_names(
         core.column(schema::EVENT_TYPE)?.str()?,
         core.column(schema::FEATURE)?.str()?,
     );
-    for first_row in (0..users.len()).step_by(DETAILS_ROWS) {
-        let rows = first_row..first_row + DETAILS_ROWS;
+    let mut first_row = 0;
+    for start in (0..segment.meta.rows as usize).step_by(DETAILS_ROWS) {
         let details = [schema::METADATA, schema::URL];
-        let details = segment::read_alone(segment, Some(&details), rows)?;
+        let details = segment::read_alone(segment, Some(&details), start..start + DETAILS_ROWS)?;
+        let details = match &is_seen {
+            None => details,
+            Some(is_seen) => details.filter(&is_seen.slice(start as i64, details.height()))?,
+        };
         writer.add_details(
-            first_row as u32,
+            first_row,
             details.column(schema::METADATA)?.str()?,
             details.column(schema::URL)?.str()?,
         );
+        first_row += details.height() as u32;
     }
     writer.finish(checksum).map_err(Error::io("encode", temp))
 }
 
-/// The columns of a segment, if the file has those that are wanted. None if the segment must be
-/// read itself.
-pub fn open(segment: &Arc<Segment>, wanted: &Projection) -> Option<Table> {
+/// The columns of a segment, if the file has those that are wanted, and users in the place of all
+/// their aliases. None if the segment must be read itself.
+pub fn open(
+    segment: &Arc<Segment>,
+    wanted: &Projection,
+    canonical: Option<&Canonical>,
+) -> Option<Table> {
     let file = ColumnsFile::open(segment)?;
-    let opened = file.table(wanted).inspect_err(|message| {
-        let path = file.path.display();
-        warn!("{path}: {message}; the segment is read instead, and the columns are written again");
-    });
-    match opened {
-        Ok(list) => Some(Table::new(Box::new(file), list?)),
-        Err(_) => {
-            if folder::access_of(segment.root()) == Access::ReadWrite {
-                // If it cannot be removed, the next query tries to read it again.
-                let _ = files::remove(&file.path);
-            }
-            None
-        }
-    }
+    let list = file.or_removed(file.table(wanted))?;
+    let is_linked = file.is_linked(&list, canonical).map(|is| is.then_some(()));
+    file.or_removed(is_linked)?;
+    Some(Table::new(Box::new(file), list))
+}
+
+/// True if the columns of a segment are missing, or have other users than they should have.
+pub fn is_due(segment: &Arc<Segment>, canonical: Option<&Canonical>) -> bool {
+    let file = ColumnsFile::open(segment).filter(|file| file.path.exists());
+    let Some(file) = file else {
+        return true;
+    };
+    let list = List::read(&file, segment.meta.crc32c, segment.day());
+    // A damaged file is removed once it is read, and a segment without columns stays without.
+    let Ok(Some(list)) = list else {
+        return false;
+    };
+    file.is_linked(&list, canonical) == Ok(false)
+}
+
+/// A description of the events of a segment from the file of its columns. None if there is no
+/// file, or it does not say it.
+pub fn described<T>(
+    segment: &Arc<Segment>,
+    read: impl FnOnce(&List, &dyn Content) -> Result<Option<T>, String>,
+) -> Option<T> {
+    let file = ColumnsFile::open(segment)?;
+    let list = List::read(&file, segment.meta.crc32c, segment.day());
+    file.or_removed(list.and_then(|list| match list {
+        Some(list) => read(&list, &file),
+        None => Ok(None),
+    }))
 }
 
 /// Checks the columns of a segment, if there are any.
@@ -168,7 +228,7 @@ pub fn verify(segment: &Arc<Segment>) -> Result<(), String> {
 }
 
 /// Maps the columns of a segment into memory for its readers, because the file is about to be
-/// removed.
+/// removed or replaced.
 pub fn keep(segment: &Segment) {
     let path = path_of(segment);
     let Ok(file) = File::open(&path) else {
@@ -177,7 +237,7 @@ pub fn keep(segment: &Segment) {
     if let Ok(id) = FileId::of(&file, &path)
         && let Ok(content) = segment::mapped(file)
     {
-        segment.columns.kept.get_or_init(|| (id, content));
+        *segment.columns.kept.lock() = Some((id, content));
     }
 }
 
@@ -218,12 +278,27 @@ impl ColumnsFile {
         let path = path_of(segment);
         let id = match File::open(&path) {
             Ok(file) => FileId::of(&file, &path).ok()?,
-            Err(_) => segment.columns.kept.get()?.0,
+            Err(_) => segment.columns.kept.lock().as_ref()?.0,
         };
         Some(Self {
             segment: segment.clone(),
             path,
             id,
+        })
+    }
+
+    /// Returns the part of the file that was read; removes the file if it is damaged.
+    fn or_removed<T>(&self, read: Result<Option<T>, String>) -> Option<T> {
+        read.unwrap_or_else(|message| {
+            let path = self.path.display();
+            warn!(
+                "{path}: {message}; the segment is read instead, and the columns are written again"
+            );
+            if folder::access_of(self.segment.root()) == Access::ReadWrite {
+                // If it cannot be removed, the next query tries to read it again.
+                let _ = files::remove(&self.path);
+            }
+            None
         })
     }
 
@@ -246,6 +321,29 @@ impl ColumnsFile {
             }
         }
         Ok(Some(list))
+    }
+
+    /// True if the file has users in the place of all their aliases, and of no other ids.
+    fn is_linked(&self, list: &List, canonical: Option<&Canonical>) -> Result<bool, String> {
+        if let Some(epoch) = list.epoch(self)?
+            && canonical.and_then(Canonical::epoch) != Some(epoch)
+        {
+            return Ok(false);
+        }
+        let Some(canonical) = canonical else {
+            return Ok(true);
+        };
+        let known = self.segment.columns.users.lock().clone();
+        let known = known.filter(|(id, _)| *id == self.id);
+        let users = match known {
+            Some((_, users)) => users,
+            None => {
+                let users = Arc::new(list.users(self)?);
+                *self.segment.columns.users.lock() = Some((self.id, users.clone()));
+                users
+            }
+        };
+        Ok(!canonical.has_aliases_among(&users))
     }
 
     fn is_verified(&self, block: &Block) -> bool {
@@ -276,7 +374,7 @@ impl Content for ColumnsFile {
             });
             return read.collect();
         }
-        let kept = self.segment.columns.kept.get();
+        let kept = self.segment.columns.kept.lock().clone();
         let (_, kept) = kept
             .filter(|(id, _)| *id == self.id)
             .ok_or("they were replaced; try again")?;
@@ -325,7 +423,7 @@ mod tests {
         }
         let meta = write_days(&folder, "00000001-0000", &Sorted::new(events.finish()?)?)?;
         let segment = Arc::new(Segment::new(folder.path(), meta[0].clone()));
-        let temp = write(&folder, &segment, &names, 60)?;
+        let temp = write(&folder, &segment, &names, 60, None)?;
         publish(&folder, &temp, &segment)?;
         Ok((dir, folder, segment))
     }
@@ -345,8 +443,8 @@ mod tests {
     #[test]
     fn a_reader_goes_on_when_the_files_are_removed() -> Result<()> {
         let (_dir, folder, segment) = written(&[Some("v"), None, Some("u")])?;
-        let table = open(&segment, &wanted(&["feature"])).expect("columns");
-        assert!(open(&segment, &wanted(&["metadata.other"])).is_none());
+        let table = open(&segment, &wanted(&["feature"]), None).expect("columns");
+        assert!(open(&segment, &wanted(&["metadata.other"]), None).is_none());
         let users = users_of(&table)?;
         assert_eq!(users, [0, 1, ANONYMOUS]);
         keep(&segment);
@@ -356,7 +454,7 @@ mod tests {
         assert!(!path_of(&segment).exists());
         assert_eq!(users_of(&table)?, users);
         assert_eq!(
-            users_of(&open(&segment, &wanted(&[])).expect("kept"))?,
+            users_of(&open(&segment, &wanted(&[]), None).expect("kept"))?,
             users
         );
         Ok(())
@@ -367,13 +465,16 @@ mod tests {
         let (_dir, _folder, segment) = written(&[Some("u"), Some("v")])?;
         let path = path_of(&segment);
         let valid = std::fs::read(&path).expect("read");
-        let table = open(&segment, &wanted(&[])).expect("columns");
+        let table = open(&segment, &wanted(&[]), None).expect("columns");
         for at in [0, 9, 13, 17, 21, valid.len() - 1] {
             let mut damaged = valid.clone();
             damaged[at] ^= 1;
             std::fs::write(&path, &damaged).expect("written");
             assert!(verify(&segment).is_err(), "{at}");
-            assert!(open(&segment, &wanted(&["event_type", "feature"])).is_none() || path.exists());
+            assert!(
+                open(&segment, &wanted(&["event_type", "feature"]), None).is_none()
+                    || path.exists()
+            );
             if at < HEAD {
                 assert!(!path.exists(), "{at}");
             }
@@ -391,7 +492,7 @@ mod tests {
     #[test]
     fn a_segment_with_a_user_without_a_code_is_read_itself() -> Result<()> {
         let (_dir, _folder, segment) = written(&[Some("u"), Some("?new")])?;
-        assert!(open(&segment, &wanted(&[])).is_none());
+        assert!(open(&segment, &wanted(&[]), None).is_none());
         assert!(
             path_of(&segment).exists(),
             "it is not written again and again"

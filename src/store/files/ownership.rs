@@ -11,8 +11,8 @@ use tracing::warn;
 
 use super::log_kind::{self, LogKind};
 use super::shape::{
-    self, ALERTS_FILE, AUDIT_FILE, ERASURES_FILE, EVENT_LOG_FILE, MANIFEST_FILE, NEXT_LOG_FILE,
-    OLD_AUDIT_FILE, QUARANTINE_FILE,
+    self, ALERTS_FILE, AUDIT_FILE, ERASURES_FILE, EVENT_LOG_FILE, HELD_EVENTS_FILE, MANIFEST_FILE,
+    NEXT_LOG_FILE, OLD_AUDIT_FILE, PUBLICATION_FILE, QUARANTINE_FILE,
 };
 use crate::checksum;
 use crate::error::{Error, ErrorCode, Result};
@@ -44,11 +44,12 @@ const IGNORED: [&str; 7] = [
 ];
 
 /// Our folders.
-pub const FOLDERS: [&str; 9] = [
+pub const FOLDERS: [&str; 10] = [
     shape::TEMP_DIR,
     "events",
     "states",
     "ids",
+    "links",
     "columns",
     "postings",
     "sealing",
@@ -59,24 +60,50 @@ pub const FOLDERS: [&str; 9] = [
 /// The rollup log.
 pub const ROLLUP_LOG: &str = "analytics.ndjson";
 /// Our files that contain one JSON value with a checksum.
-pub const SMALL_FILES: [&str; 4] = [ERASURES_FILE, COHORTS, ROLLUP_SOURCES, ALERTS_FILE];
+pub const SMALL_FILES: [&str; 11] = [
+    ERASURES_FILE,
+    PUBLICATION_FILE,
+    COHORTS,
+    PLAN,
+    ROLLUP_SOURCES,
+    ALERTS_FILE,
+    REPORTS,
+    SHARE_LINKS,
+    ANNOTATIONS,
+    USER_ALERTS,
+    USER_ALERTS_STATE,
+];
 const COHORTS: &str = "cohorts.json";
+const REPORTS: &str = "reports.json";
+const SHARE_LINKS: &str = "share_links.json";
+const ANNOTATIONS: &str = "annotations.json";
+const USER_ALERTS: &str = "alerts.json";
+const USER_ALERTS_STATE: &str = "alerts_state.json";
+const PLAN: &str = "plan.json";
 const ROLLUP_SOURCES: &str = "rollup_sources.json";
 
 /// Our files, other than the dictionary.
-pub const FILES: [&str; 13] = [
+pub const FILES: [&str; 21] = [
     MARK_FILE,
     MANIFEST_FILE,
     EVENT_LOG_FILE,
     NEXT_LOG_FILE,
     ROLLUP_LOG,
     QUARANTINE_FILE,
+    HELD_EVENTS_FILE,
     AUDIT_FILE,
     OLD_AUDIT_FILE,
     ERASURES_FILE,
     COHORTS,
+    PLAN,
     ROLLUP_SOURCES,
     ALERTS_FILE,
+    REPORTS,
+    SHARE_LINKS,
+    ANNOTATIONS,
+    USER_ALERTS,
+    USER_ALERTS_STATE,
+    PUBLICATION_FILE,
     "holder",
 ];
 
@@ -294,12 +321,13 @@ fn is_fresh(root: &Path) -> bool {
 pub fn report_strangers(root: &Path) -> Result<()> {
     let mut foreign = Vec::new();
     type IsOurs = fn(&str) -> bool;
-    let folders: [(&str, IsOurs); 8] = [
+    let folders: [(&str, IsOurs); 9] = [
         ("events", shape::is_day_folder),
         ("states", shape::is_state),
         ("columns", shape::is_columns),
         ("postings", shape::is_postings),
         ("ids", shape::is_event_ids),
+        ("links", shape::is_links),
         ("sealing", |name| shape::rotated_log(name).is_some()),
         ("compacting", |name| shape::prepared_day(name).is_some()),
         ("damaged", shape::is_segment_of_day),

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::folder::Folder;
@@ -15,6 +15,7 @@ use crate::checksum::{self, LineCheck};
 use crate::error::{Error, Result};
 use crate::event::lines;
 use crate::store::files;
+use crate::window::utc_string;
 
 /// A damaged piece of a log.
 pub struct Piece {
@@ -60,7 +61,7 @@ pub fn keep(folder: &Folder, file: &str, pieces: &[Piece], now: DateTime<Utc>) -
         let raw = String::from_utf8_lossy(&piece.bytes);
         let is_utf8 = matches!(raw, std::borrow::Cow::Borrowed(_));
         let line = Line {
-            found_at: now.to_rfc3339_opts(SecondsFormat::Secs, true),
+            found_at: utc_string(now),
             file,
             offset: piece.offset,
             bytes: piece.bytes.len() as u64,

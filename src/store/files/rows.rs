@@ -91,7 +91,7 @@ pub fn write_lines(events: &DataFrame, out: &mut Vec<u8>) -> Result<()> {
     let (features, metadata) = (strings(schema::FEATURE)?, strings(schema::METADATA)?);
     let (urls, ids) = (strings(schema::URL)?, strings(schema::EVENT_ID)?);
     for row in 0..events.height() {
-        let Some(event_type) = event_types.get(row).and_then(EventType::from_name) else {
+        let Some(event_type) = event_types.get(row).and_then(EventType::stored) else {
             continue;
         };
         let event = Event {

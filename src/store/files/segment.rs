@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use chrono::NaiveDate;
 use parking_lot::Mutex;
 use polars::prelude::*;
+use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
@@ -24,6 +25,7 @@ use crate::columns::Block;
 use crate::daily::{Day, date, day_of};
 use crate::digest::{DigestMap, Digester};
 use crate::error::{Error, Result};
+use crate::event::SYSTEM_NAME;
 use crate::parquet;
 use crate::schema;
 use crate::store::files;
@@ -68,12 +70,31 @@ pub struct SegmentMeta {
     /// views, which many readers cannot use.
     #[serde(default)]
     pub format: u32,
+    /// Those of the events that are `system` events.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub system: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl SegmentMeta {
     /// The day of its events.
     fn day(&self) -> Day {
         day_of(self.first_ts_us)
+    }
+
+    /// The number of its events in the order of the log: those that are sealed later have greater
+    /// ones, and one that replaces others has that of the first. 0 for other names.
+    pub fn place_number(&self) -> u64 {
+        let name = Path::new(&self.path).file_name().and_then(OsStr::to_str);
+        let parts = name.and_then(shape::segment_parts);
+        parts.map_or(0, |(number, ..)| number.parse().unwrap_or(0))
     }
 
     /// File name for it, or for a file that belongs to it, outside of the lake.
@@ -108,8 +129,10 @@ pub struct Segment {
 pub(super) struct ColumnsState {
     /// The blocks that were verified, and their file.
     pub verified: Mutex<Option<(FileId, HashSet<Block>)>>,
-    /// The content, once the file is about to be removed.
-    pub kept: OnceLock<(FileId, ScanSources)>,
+    /// The content, once the file is about to be removed or replaced.
+    pub kept: Mutex<Option<(FileId, ScanSources)>>,
+    /// The users of the file, which are read where there are links between ids.
+    pub users: Mutex<Option<(FileId, Arc<RoaringBitmap>)>>,
 }
 
 /// Identity of a file, which changes when the file is replaced or written to.
@@ -165,6 +188,11 @@ impl Segment {
     /// The day of its events.
     pub fn day(&self) -> Day {
         self.meta.day()
+    }
+
+    /// As [`SegmentMeta::place_number`].
+    pub fn place_number(&self) -> u64 {
+        self.meta.place_number()
     }
 
     /// Verifies the checksum of the file, because Polars does not notice most damage of a Parquet
@@ -720,7 +748,15 @@ fn write_sorted(temp: &Path, path: String, mut events: DataFrame) -> Result<Segm
         last_ts_us,
         last_received_at_us,
         format: FORMAT,
+        system: system_events(&events)?,
     })
+}
+
+/// Number of `system` events.
+fn system_events(events: &DataFrame) -> Result<u64> {
+    let event_types = events.column(schema::EVENT_TYPE)?.str()?;
+    let is_system = |event_type: &Option<&str>| *event_type == Some(SYSTEM_NAME);
+    Ok(event_types.iter().filter(is_system).count() as u64)
 }
 
 /// The least and the greatest timestamp of a column, in µs.
@@ -926,6 +962,7 @@ mod tests {
             last_ts_us: DAY_US,
             last_received_at_us: DAY_US,
             format: FORMAT,
+            system: 0,
         };
         for (name, expected) in [
             ("00000012-0003", "00000012-0003-00000017"),

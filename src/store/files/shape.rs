@@ -15,6 +15,8 @@ pub const NEXT_LOG_FILE: &str = "analytics_events.next.ndjson";
 pub const MANIFEST_FILE: &str = "manifest.json";
 /// Damaged pieces of logs.
 pub const QUARANTINE_FILE: &str = "quarantine.ndjson";
+/// Held events: those that a tracking plan quarantines.
+pub const HELD_EVENTS_FILE: &str = "held_events.ndjson";
 /// The audit log.
 pub const AUDIT_FILE: &str = "audit.ndjson";
 /// The audit log before it was full.
@@ -23,6 +25,10 @@ pub const OLD_AUDIT_FILE: &str = "audit.old.ndjson";
 pub const ERASURES_FILE: &str = "erasures.json";
 /// The state of the engine's own alerts.
 pub const ALERTS_FILE: &str = "engine_alerts.json";
+/// The table that the store shares with other servers.
+pub const PUBLICATION_FILE: &str = "publication.json";
+/// The table of links between ids.
+pub const LINKS_TABLE: &str = "links.parquet";
 /// Folder in which day folders are prepared.
 pub const COMPACTING_DIR: &str = "compacting";
 
@@ -121,6 +127,22 @@ pub fn is_event_ids(name: &str) -> bool {
     parts.is_some_and(|(date, number)| day(date).is_some() && is_number(number))
 }
 
+/// The name of a file of links between ids: `00000012.links`.
+pub fn links(number: u64) -> String {
+    format!("{number:08}.links")
+}
+
+/// The number in the name of a file of links between ids.
+pub fn links_number(name: &str) -> Option<u64> {
+    let number = name.strip_suffix(".links");
+    number.filter(|number| is_number(number))?.parse().ok()
+}
+
+/// True for a file of links between ids, or the table of them.
+pub fn is_links(name: &str) -> bool {
+    name == LINKS_TABLE || links_number(name).is_some()
+}
+
 /// The number of a rotated log, which is waiting for its seal: `00000012.ndjson`.
 pub fn rotated_log(name: &str) -> Option<u64> {
     let stem = name
@@ -157,6 +179,7 @@ pub fn is_unfinished(name: &str) -> bool {
         || is_columns(name)
         || is_day_folder(name)
         || is_dictionary(name)
+        || is_links(name)
         || ["erasures.json", "quarantine.ndjson", "analytics.ndjson"].contains(&name)
 }
 
@@ -205,6 +228,8 @@ mod tests {
             assert_eq!(rotated_log(name), None, "{name}");
         }
         assert!(is_event_ids("2026-11-26-00000012.ids") && !is_event_ids("my.ids"));
+        assert_eq!(links_number(&links(12)), Some(12));
+        assert!(is_links("links.parquet") && !is_links("my.links"));
         let date = day("2026-11-26").expect("a day");
         for (tz, name) in [
             (Tz::UTC, "2026-11-26-00000012.state"),

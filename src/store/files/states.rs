@@ -8,14 +8,16 @@ use std::sync::{Arc, OnceLock};
 
 use chrono::NaiveDate;
 use chrono_tz::Tz;
+use parking_lot::Mutex;
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
 use super::shape;
-use crate::daily::{self, Activity, DailyState, Day, date};
+use crate::daily::{self, Activity, DailyState, Day, Members, MembersOf, date};
 use crate::dictionary::{Dictionaries, REST_FEATURE};
 use crate::error::{Error, Result};
+use crate::links::canonical::{Canonical, LinkedActivity};
 use crate::store::files;
 use crate::store::pipeline;
 use crate::window;
@@ -59,7 +61,7 @@ pub struct StateMeta {
     pub bytes: u64,
     /// CRC-32C of the file.
     pub crc32c: u32,
-    /// Events of the day.
+    /// Events of the day, `system` events included.
     pub events: u64,
     /// The time range of the day in µs, by the rules that its zone had when the state was made;
     /// absent for UTC.
@@ -74,6 +76,8 @@ pub struct StateFile {
     pub meta: StateMeta,
     path: PathBuf,
     activity: OnceLock<Arc<Activity>>,
+    /// The same with users in the place of their aliases, as of the last reader.
+    linked: Mutex<Option<LinkedActivity>>,
     /// The file's bytes once it is replaced, for readers that still have this state.
     replaced: OnceLock<Vec<u8>>,
 }
@@ -85,6 +89,7 @@ impl StateFile {
             path: root.join(&meta.path),
             meta,
             activity: OnceLock::new(),
+            linked: Mutex::new(None),
             replaced: OnceLock::new(),
         }
     }
@@ -97,6 +102,20 @@ impl StateFile {
         let read = self.activity_once(names)?;
         // Another reader may have been first; both read the same.
         Ok(self.activity.get_or_init(|| read).clone())
+    }
+
+    /// Users and events of the day with users in the place of their aliases; kept in memory.
+    ///
+    /// # Errors
+    /// As [`StateFile::activity`].
+    pub fn linked(&self, names: &Dictionaries, canonical: &Canonical) -> Result<LinkedActivity> {
+        let known = self.linked.lock().clone();
+        if let Some(known) = known.filter(|known| canonical.is_current(known)) {
+            return Ok(known);
+        }
+        let linked = canonical.activity(&self.activity(names)?);
+        *self.linked.lock() = Some(linked.clone());
+        Ok(linked)
     }
 
     /// Users and events of the day, if they are kept in memory.
@@ -134,6 +153,20 @@ impl StateFile {
     /// [`Error::Damaged`] if the file is not what was written.
     pub fn state(&self, names: &Dictionaries) -> Result<DailyState> {
         daily::decode(&self.verified_bytes()?, names).map_err(|message| self.damaged(message))
+    }
+
+    /// The event types or features that are wanted, with their users.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the file is not what was written.
+    pub fn members(
+        &self,
+        names: &Dictionaries,
+        of: MembersOf,
+        is_wanted: impl Fn(u32) -> bool,
+    ) -> Result<Vec<Members>> {
+        daily::decode_members(&self.verified_bytes()?, names, of, is_wanted)
+            .map_err(|message| self.damaged(message))
     }
 
     /// The file's bytes.
@@ -201,7 +234,7 @@ pub fn write(
                 path,
                 bytes: bytes.len() as u64,
                 crc32c: crc32c::crc32c(&bytes),
-                events: state.activity.events,
+                events: state.activity.stored_events(),
                 span_us: (tz != Tz::UTC).then(|| window::day_us(day, tz)),
             };
             Ok((tz, meta))

@@ -33,7 +33,9 @@ use crate::daily::{Day, day_of};
 use crate::dictionary::{Dictionaries, Lookup, REST_FEATURE, REST_USER};
 use crate::digest::{Digest, DigestSet, Digester};
 use crate::error::Result;
+use crate::event::identity::Identity;
 use crate::event::path;
+use crate::links::Statement;
 use crate::schema;
 use crate::store::files::rotation::LogId;
 use crate::store::lock::{Guard, Ordered, Rank};
@@ -108,6 +110,26 @@ pub(in crate::store) struct Admitted {
     days: HashMap<Day, RoaringBitmap>,
     new_users: NewUsers,
     metadata_keys: MetadataKeys,
+}
+
+/// An identity call that is not admitted yet.
+pub(in crate::store) struct Said {
+    pub ts_us: i64,
+    pub received_at_us: i64,
+    pub user: String,
+    pub identity: Identity<String>,
+}
+
+/// The statement of an event about its user and another id, by their codes. Ids beyond the limit of
+/// new users have none.
+fn statement(ts_us: i64, user: Option<u32>, id: Identity<u32>) -> Option<Statement> {
+    let alias = match id {
+        Identity::Nothing => return None,
+        Identity::Known | Identity::Alias(REST_USER) => None,
+        Identity::Alias(code) => Some(code),
+    };
+    let user = user.filter(|&user| user != REST_USER)?;
+    Some(Statement { ts_us, user, alias })
 }
 
 /// The metadata keys that were admitted on the newest day.
@@ -248,12 +270,35 @@ impl Admission {
         };
         self.count(beyond);
         rest.add(beyond);
+        let id = match row.identity {
+            Identity::Nothing => Identity::Nothing,
+            Identity::Known => Identity::Known,
+            Identity::Alias(Name::Known(code)) => Identity::Alias(code),
+            Identity::Alias(name) => {
+                let id = name.string(unnamed);
+                Identity::Alias(self.user(admitted, id, row.received_at_us))
+            }
+        };
         Row {
             ts_us: row.ts_us,
             event_type: row.event_type,
             user,
             feature,
+            statement: statement(row.ts_us, user, id),
         }
+    }
+
+    /// Admits the ids that an identity call of a user names, and returns what it says.
+    pub fn admit_identity(&self, said: &Said) -> Option<Statement> {
+        let mut admitted = self.lock();
+        let mut code = |id: &str| self.user(&mut admitted, id, said.received_at_us);
+        let user = code(&said.user);
+        let id = match &said.identity {
+            Identity::Nothing => Identity::Nothing,
+            Identity::Known => Identity::Known,
+            Identity::Alias(id) => Identity::Alias(code(id)),
+        };
+        statement(said.ts_us, Some(user), id)
     }
 
     /// Admits events that are about to be stored, with the columns of [`schema::lake`]. Returns the
@@ -272,8 +317,10 @@ impl Admission {
         let event_types = events.column(schema::EVENT_TYPE)?.str()?;
         let event_types = self.names.event_types.lookup(event_types);
         let event_types = event_types.map(|found| match found {
+            Lookup::Null => None,
             Lookup::Known(code) => Some(code),
-            Lookup::Null | Lookup::Unknown(_) => None,
+            // It fails when all codes of 32 bits are assigned.
+            Lookup::Unknown(name) => self.names.event_types.number(name).ok(),
         });
         let users = self
             .names

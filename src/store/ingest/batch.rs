@@ -6,6 +6,8 @@ use std::borrow::Cow;
 use super::pseudonym::Pseudonyms;
 use crate::dictionary::Dictionaries;
 use crate::digest::{Digest, Digester};
+use crate::event::identity::{self, Identity, identity_of};
+use crate::event::visitor::is_visitor_id;
 use crate::event::{self, Event, EventType, path};
 use crate::store::erased::ErasedUsers;
 
@@ -48,7 +50,8 @@ pub(in crate::store) struct BatchRow {
     pub line_end: usize,
     pub ts_us: i64,
     pub received_at_us: i64,
-    pub event_type: EventType,
+    /// Code of the event type in [`Dictionaries`].
+    pub event_type: u32,
     /// `None` for an anonymous event.
     pub user: Option<Name>,
     pub feature: Option<Name>,
@@ -56,6 +59,8 @@ pub(in crate::store) struct BatchRow {
     pub key: Option<Digest>,
     /// The start of its metadata keys among those of the batch, and their number.
     pub metadata_keys: (usize, u8),
+    /// Its statement about the ids of its user.
+    pub identity: Identity<Name>,
 }
 
 impl Name {
@@ -80,7 +85,8 @@ impl BatchBuilder {
     }
 
     /// The event as it is stored, under the pseudonym of its user if there are pseudonyms; `None`
-    /// if its user is erased.
+    /// if its user is erased. Other ids of the user, which an identity call names, are treated
+    /// alike.
     pub(in crate::store) fn unless_erased<'a, 'e>(
         &self,
         event: &'a Event<'e>,
@@ -88,22 +94,41 @@ impl BatchBuilder {
         let Some(user) = event.user_id.as_deref() else {
             return Some(Cow::Borrowed(event));
         };
+        let user = self.stored_id(user)?;
+        let is_other = self.pseudonyms.is_some() || self.gate.is_used();
+        let metadata = if is_other && event.event_type == EventType::System {
+            identity::with_other_ids(event, |id| self.stored_id(id).map(Cow::into_owned))
+        } else {
+            None
+        };
+        if self.pseudonyms.is_none() && metadata.is_none() {
+            return Some(Cow::Borrowed(event));
+        }
+        let user_id = Some(Cow::Owned(user.into_owned()));
+        let mut stored = Event {
+            user_id,
+            ..event.clone()
+        };
+        if let Some(metadata) = metadata {
+            stored.metadata = metadata.into();
+        }
+        Some(Cow::Owned(stored))
+    }
+
+    /// The id under which a user is stored: the pseudonym if there are pseudonyms; `None` if the
+    /// user is erased.
+    fn stored_id<'i>(&self, user: &'i str) -> Option<Cow<'i, str>> {
         let is_erased = |user: &str| self.gate.is_erased(user, &self.names.users);
         if is_erased(user) {
             return None;
         }
         let Some(pseudonyms) = &self.pseudonyms else {
-            return Some(Cow::Borrowed(event));
+            return Some(Cow::Borrowed(user));
         };
         // The user may have been erased by the clear id, before pseudonyms were switched on, or by
         // the pseudonym, after that.
         let pseudonym = pseudonyms.of(user);
-        (!is_erased(&pseudonym)).then(|| {
-            Cow::Owned(Event {
-                user_id: Some(pseudonym.into()),
-                ..event.clone()
-            })
-        })
+        (!is_erased(&pseudonym)).then(|| pseudonym.into())
     }
 
     /// Adds an event whose line is in the log already.
@@ -114,7 +139,7 @@ impl BatchBuilder {
             line_end: batch.lines.len(),
             ts_us: event.ts_us,
             received_at_us: event.received_at_us,
-            event_type: event.event_type,
+            event_type: self.names.event_type(event.event_type),
             user: user.map(|id| name(self.names.users.find(id), id, &mut batch.unnamed)),
             feature: feature.map(|feature| {
                 let code = self.names.features.find(feature);
@@ -122,6 +147,14 @@ impl BatchBuilder {
             }),
             key: self.key(event),
             metadata_keys: self.metadata_keys(event, &mut batch.metadata_keys),
+            identity: match identity_of(event) {
+                Identity::Nothing => Identity::Nothing,
+                Identity::Known => Identity::Known,
+                Identity::Alias(id) => {
+                    let code = self.names.users.find(&id);
+                    Identity::Alias(name(code, &id, &mut batch.unnamed))
+                }
+            },
         };
         batch.rows.push(row);
     }
@@ -141,13 +174,15 @@ impl BatchBuilder {
     }
 
     /// The digest by which a re-send of a stored event is recognized. Two events are the same if
-    /// they have the same id, type and user; all anonymous events count as one user.
+    /// they have the same id, type and user; all anonymous events count as one user. So do those of
+    /// daily visitors: a client that sends an event again may have another address by then.
     pub(in crate::store) fn key_of(
         &self,
         id: &str,
         event_type: &str,
         user: Option<&str>,
     ) -> Digest {
+        let user = user.filter(|user| !is_visitor_id(user));
         // An event that was stored before pseudonyms were switched on is re-sent with one.
         let pseudonym = self
             .pseudonyms
@@ -173,6 +208,11 @@ fn name(code: Option<u32>, string: &str, unnamed: &mut String) -> Name {
 }
 
 impl WriteBatch {
+    /// Bytes of its lines.
+    pub fn bytes(&self) -> usize {
+        self.lines.len()
+    }
+
     /// The digests of the metadata keys of one of its events.
     pub(in crate::store) fn metadata_keys_of(&self, row: &BatchRow) -> &[Digest] {
         let (start, count) = row.metadata_keys;
@@ -208,6 +248,7 @@ impl WriteBatch {
 mod tests {
     use super::*;
     use crate::error::Result;
+    use crate::event::EventType;
 
     fn event(user: Option<&'static str>, feature: Option<&'static str>) -> Event<'static> {
         Event {
@@ -268,6 +309,13 @@ mod tests {
         let maker = maker()?;
         let key = maker.key_of("id", "action", Some("u"));
         assert_eq!(maker.key(&event(Some("u"), Some("any"))), Some(key));
+        let visitors = ["~AZaz09-_AZaz09-_", "~0000000000000000"];
+        for visitor in visitors {
+            assert_eq!(
+                maker.key(&event(Some(visitor), None)),
+                maker.key(&event(None, None))
+            );
+        }
         for other in [
             maker.key_of("id2", "action", Some("u")),
             maker.key_of("id", "page_view", Some("u")),

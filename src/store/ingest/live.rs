@@ -2,7 +2,7 @@
 //!
 //! Without subscribers a commit reads one counter. With subscribers, the newest lines of each
 //! commit are copied; a subscriber that is too slow misses commits, and gets the number of all
-//! events.
+//! events. `system` events are neither sent nor counted.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::broadcast::{self, Receiver, Sender};
 
 use crate::error::{Error, Result};
-use crate::event::{lines, read_line};
+use crate::event::{self, EventType, SYSTEM_NAME, event_type_of, lines, read_line};
 use crate::store::files::shape::EVENT_LOG_FILE;
 use crate::store::lock::{Ordered, Rank};
 
@@ -63,8 +63,19 @@ impl Live {
         if self.subscribers.load(Ordering::Acquire) == 0 {
             return;
         }
+        let hidden = event::lines(lines).filter(|line| is_system(line)).count();
+        if hidden == accepted {
+            return;
+        }
         if let Some(commits) = self.commits.lock().as_ref() {
-            let lines = newest(lines).into();
+            let lines = match hidden {
+                0 => newest(lines).into(),
+                _ => {
+                    let seen = event::lines(lines).filter(|line| !is_system(line));
+                    newest(&seen.collect::<Vec<_>>().concat()).into()
+                }
+            };
+            let accepted = accepted.saturating_sub(hidden);
             // The last subscriber may be gone by now.
             let _ = commits.send(Commit { accepted, lines });
         }
@@ -140,6 +151,11 @@ impl Drop for Subscription {
     }
 }
 
+/// True if a line is that of a `system` event.
+fn is_system(line: &[u8]) -> bool {
+    event_type_of(line) == Some(SYSTEM_NAME.as_bytes())
+}
+
 /// The last lines within the limits.
 fn newest(lines: &[u8]) -> &[u8] {
     let mut start = lines.len();
@@ -166,7 +182,8 @@ pub(in crate::store) fn newest_of_log(file: &File, end: u64) -> Result<Commit> {
         .map_err(Error::io("read", EVENT_LOG_FILE.as_ref()))?;
     let valid = lines(&bytes).filter(|line| {
         line.strip_suffix(b"\n")
-            .is_some_and(|line| read_line(line).is_ok())
+            .and_then(|line| read_line(line).ok())
+            .is_some_and(|event| event.event_type != EventType::System)
     });
     let valid = valid.collect::<Vec<_>>().concat();
     let newest = newest(&valid);
@@ -212,6 +229,31 @@ mod tests {
         drop(watch);
         assert_eq!(live.subscribers(), 0);
         assert!(matches!(live.subscribe(), Err(Error::Cancelled(_))));
+        Ok(())
+    }
+
+    #[test]
+    fn system_events_are_neither_sent_nor_counted() -> Result<()> {
+        let line = |event_type: &str| {
+            format!(
+                "{{\"ts\":\"2024-03-01T00:00:00Z\",\"event_type\":\"{event_type}\",\"user_id\":null}}\n"
+            )
+        };
+        let live = Arc::new(Live::default());
+        let mut watch = live.subscribe()?;
+        let [system, action] = [line("system"), line("action")];
+        live.show(2, format!("{system}{system}").as_bytes());
+        live.show(2, format!("{action}{system}").as_bytes());
+        live.show(1, line("systems").as_bytes());
+        live.end();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .map_err(Error::system("start a runtime"))?;
+        let first = runtime.block_on(watch.next());
+        let seen = first.map(|first| watch.gather(first));
+        let seen = seen.map(|commit| (commit.accepted, commit.lines.to_vec()));
+        let expected = format!("{action}{}", line("systems")).into_bytes();
+        assert_eq!(seen, Some((2, expected)));
         Ok(())
     }
 

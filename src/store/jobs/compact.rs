@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use polars::prelude::DataFrame;
 use tracing::info;
 
+use super::published::SharedTableMeta;
 use super::seal::LATE_BYTES;
 use crate::daily::{Day, date};
 use crate::error::{Error, Result};
@@ -117,10 +118,33 @@ fn joined(run: &[&SegmentMeta], now_us: i64, effort: CompactionScope) -> Option<
     (fits >= enough).then_some(fits)
 }
 
+/// The same, of segments that do not all become one: those that are published in a shared table
+/// stay apart from the others.
+fn plan_apart(
+    day: &[&SegmentMeta],
+    shared: &SharedTableMeta,
+    now_us: i64,
+    effort: CompactionScope,
+) -> Option<Range<usize>> {
+    let mut start = 0;
+    for group in day.chunk_by(|first, second| !shared.are_apart(first, second)) {
+        if let Some(run) = plan(group, now_us, effort) {
+            return Some(start + run.start..start + run.end);
+        }
+        start += group.len();
+    }
+    None
+}
+
 /// The days that have segments to compact.
-pub fn due_days(version: &Version, now_us: i64, effort: CompactionScope) -> Vec<Day> {
+pub fn due_days(
+    version: &Version,
+    shared: &SharedTableMeta,
+    now_us: i64,
+    effort: CompactionScope,
+) -> Vec<Day> {
     let days = version.by_day().into_iter();
-    days.filter(|(_, of_day)| plan(of_day, now_us, effort).is_some())
+    days.filter(|(_, of_day)| plan_apart(of_day, shared, now_us, effort).is_some())
         .map(|(day, _)| day)
         .collect()
 }
@@ -177,7 +201,9 @@ impl Store {
     #[cfg(test)]
     pub(in crate::store) fn compact_without_index(&self, now: DateTime<Utc>) -> Result<()> {
         let now_us = now.timestamp_micros();
-        for day in due_days(&self.versions.version(), now_us, CompactionScope::Full) {
+        let shared = self.shared_table()?;
+        let version = self.versions.version();
+        for day in due_days(&version, &shared, now_us, CompactionScope::Full) {
             self.compact_day(day, now_us, CompactionScope::Full)?;
         }
         Ok(())
@@ -205,6 +231,7 @@ impl Store {
         if !self.jobs.retired.lock().begin()? {
             return Ok(());
         }
+        let _running = self.jobs.compacting.clone();
         let mut failed = None;
         let now_us = now.timestamp_micros();
         for day in misordered_days(&self.versions.version()) {
@@ -212,7 +239,8 @@ impl Store {
                 failed = failed.or(Some(error));
             }
         }
-        let due = due_days(&self.versions.version(), now_us, effort);
+        let shared = self.shared_table()?;
+        let due = due_days(&self.versions.version(), &shared, now_us, effort);
         progress.set_total(due.len() as u64);
         for day in due {
             progress.check()?;
@@ -234,7 +262,7 @@ impl Store {
             }
             progress.add(1);
         }
-        if let Err(error) = self.index(now_us) {
+        if let Err(error) = self.index(now_us, effort) {
             failed = failed.or(Some(error));
         }
         if let Err(error) = self.tidy_event_ids(now_us, effort) {
@@ -256,7 +284,8 @@ impl Store {
         let transaction = self.begin()?;
         let of_day = transaction.base().segments_of(day);
         let meta: Vec<&SegmentMeta> = of_day.iter().map(|segment| &segment.meta).collect();
-        let Some(run) = plan(&meta, now_us, effort) else {
+        // What was published meanwhile stays apart too: it is recorded in a transaction.
+        let Some(run) = plan_apart(&meta, &self.shared_table()?, now_us, effort) else {
             return Ok(Compacted::Nothing);
         };
         if !day_folder::is_clean(&self.folder, day, meta.into_iter())? {
@@ -361,6 +390,7 @@ mod tests {
             last_ts_us: 0,
             last_received_at_us: 0,
             format: FORMAT,
+            system: 0,
         }
     }
 
@@ -395,6 +425,35 @@ mod tests {
         assert_eq!(plan_of(&[FULL_ROWS, 10], quiet), None);
         assert_eq!(plan_of(&[10, 10, FULL_ROWS, 10], quiet), Some(0..2));
         assert_eq!(plan_of(&[FULL_ROWS / 2 - 1; 4], quiet), Some(2..4));
+    }
+
+    #[test]
+    fn published_segments_are_not_joined_with_others() {
+        let day: Vec<SegmentMeta> = (1..=9)
+            .map(|number| SegmentMeta {
+                path: format!("events/dt=1970-01-01/{number:08}-0000.parquet"),
+                ..meta(10)
+            })
+            .collect();
+        let day: Vec<&SegmentMeta> = day.iter().collect();
+        let plan_of = |through: &[u64]| {
+            let shared = SharedTableMeta {
+                through: through.iter().copied().collect(),
+                ..SharedTableMeta::default()
+            };
+            plan_apart(&day, &shared, QUIET_US + 1, CompactionScope::Full)
+        };
+        for (through, expected) in [
+            (&[][..], Some(0..9)),
+            (&[0], Some(0..9)),
+            (&[9], Some(0..9)),
+            (&[7], Some(0..7)),
+            (&[1], Some(1..9)),
+            (&[1, 2, 8], Some(2..8)),
+            (&[1, 2, 3, 4, 5, 6, 7, 8], None),
+        ] {
+            assert_eq!(plan_of(through), expected, "{through:?}");
+        }
     }
 
     #[test]

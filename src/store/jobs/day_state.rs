@@ -49,7 +49,9 @@ impl DayEvents<'_> {
         let counted = daily::plan(events, self.zones).collect_with_engine(Engine::Streaming)?;
         let slices = daily::read(&counted.unwrap_single(), self.zones)?;
         let of_day = slices.parts(Place::UTC).filter(|(day, _)| *day == self.day);
-        let counted: u64 = of_day.map(|(_, state)| state.activity.events).sum();
+        let counted: u64 = of_day
+            .map(|(_, state)| state.activity.stored_events())
+            .sum();
         let rows: u64 = self.segments.iter().map(|segment| segment.meta.rows).sum();
         if self.without.is_empty() && counted != rows {
             return Err(Error::Damaged {

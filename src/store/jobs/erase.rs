@@ -4,10 +4,11 @@
 //!    forever: from then on no event of theirs is accepted. 2. The log is sealed. 3. Their events
 //!    are found; the daily states without them are the commit from which no query sees them. 4. The
 //!    segments with their events are written again without them, day by day. 5. Their ids leave the
-//!    dictionary; their codes are never given again. 6. The quarantine is cleaned, and the ids are
-//!    removed from `erasures.json`. After a crash that file lists what is still to do, and every
-//!    step may be repeated.
+//!    dictionary; their codes are never given again. 6. The quarantine and the held events
+//!    are cleaned, and the ids are removed from `erasures.json`. After a crash that file lists what
+//!    is still to do, and every step may be repeated.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -25,14 +26,16 @@ use crate::checksum::{self, Mismatch};
 use crate::daily::{self, Day, Place, Slices};
 use crate::dictionary::{Dictionaries, UserDictionary};
 use crate::error::{Error, Result};
+use crate::event;
+use crate::links::Links;
 use crate::schema;
 use crate::store::erased::{ErasedUsers, hash, mask_of};
 use crate::store::files::folder::Folder;
 use crate::store::files::rotation::RotatedLog;
 use crate::store::files::segment::{self, ALL_ROWS, Segment};
-use crate::store::files::shape::{ERASURES_FILE, EVENT_LOG_FILE, NEXT_LOG_FILE};
+use crate::store::files::shape::{ERASURES_FILE, EVENT_LOG_FILE, HELD_EVENTS_FILE, NEXT_LOG_FILE};
 use crate::store::files::states::{self, ZoneDay};
-use crate::store::files::{self, dictionary, mentions, recovery};
+use crate::store::files::{self, dictionary, held_file, mentions, recovery};
 use crate::store::version::{
     ALWAYS_US, DayChange, Manifest, Transaction, Unpublished, Version, changed_meanwhile,
 };
@@ -79,6 +82,17 @@ pub struct Erased {
     pub dictionary: usize,
     /// Pieces removed from the quarantine.
     pub quarantined: usize,
+    /// Held events removed: those that a tracking plan quarantined.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub held: usize,
+    /// Other ids of these users, whose events were removed as well. Absent without any.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub aliases: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 impl Erasures {
@@ -145,7 +159,7 @@ pub fn load_erased_users(
             // One that cannot be read must not stop the start.
             is_forgotten &= state
                 .activity_once(names)
-                .is_ok_and(|activity| activity.users.is_disjoint(&numbers));
+                .is_ok_and(|activity| !activity.has_any(&numbers));
         }
     }
     if is_forgotten {
@@ -242,6 +256,12 @@ fn ids_in(root: &Path) -> Result<Vec<String>> {
             ids.extend(event.user_id.as_deref().map(str::to_owned));
             Ok(())
         })?;
+    }
+    let held = root.join(HELD_EVENTS_FILE);
+    if files::is_file(&held)? {
+        let lines = std::fs::read(&held).map_err(Error::io("read", &held))?;
+        let held = event::lines(&lines).filter_map(held_file::read);
+        ids.extend(held.filter_map(|held| held.event.user_id.map(Cow::into_owned)));
     }
     let names = Dictionaries::new()?;
     dictionary::load(root, version.dictionary, &names.users)?;
@@ -445,9 +465,11 @@ impl Store {
             ..Erased::default()
         };
         erased.states = self.erase_in_states(&pending, &found)?;
+        self.write_links_table()?;
         erased.segments = self.rewrite_days(&pending, &found)?;
         erased.dictionary = self.erase_in_dictionary(&pending)?;
         erased.quarantined = mentions::remove(&self.folder, &pending)?;
+        erased.held = self.held.remove_users(&self.folder, &pending)?;
         self.jobs.retired.lock().remove_all()?;
         self.remove_other_columns()?;
         last(&pending)?;
@@ -503,7 +525,7 @@ impl Store {
                 // Users who left the state before a crash are not removed from it twice.
                 let is_known = |user: Option<u32>| {
                     user.zip(known.as_ref())
-                        .is_some_and(|(user, known)| known.users.contains(user))
+                        .is_some_and(|(user, known)| known.has(user))
                 };
                 let is_known: BooleanChunked =
                     numbers.iter().map(|user| Some(is_known(user))).collect();
@@ -554,15 +576,16 @@ impl Store {
                 };
                 let mut state = file.state(names)?;
                 // A state does not list the users beyond the limit: it is counted again.
-                if state.activity.rest_user_events > 0 && with_events.contains(&utc_day) {
+                let rest = state.activity.stored_rest_user_events();
+                if rest > 0 && with_events.contains(&utc_day) {
                     let counted = self.day_state(version, day, pending)?;
-                    if counted.activity.rest_user_events < state.activity.rest_user_events {
+                    if counted.activity.stored_rest_user_events() < rest {
                         with_rest.insert(utc_day);
                     }
                     return Ok(Some((day, counted)));
                 }
                 // Else it was done before a crash, or there is nothing to do.
-                if !state.activity.users.is_disjoint(&users) {
+                if state.activity.has_any(&users) {
                     state.remove(&users, removed_of_utc.get(&utc_day));
                     return Ok(Some((day, state)));
                 }
@@ -590,8 +613,15 @@ impl Store {
             };
             written += self.erase_in_zone(&mut transaction, from_zone)?;
         }
+        let known = transaction.base().links.links.clone();
+        let mut links = Links::clone(&known);
+        links.erase(&users);
+        let has_links = links != *known;
+        if has_links {
+            transaction.write_links(links)?;
+        }
         let erased = &self.ingest.maker.gate;
-        if written == 0 {
+        if written == 0 && !has_links {
             erased.hide(pending);
             // Old states stayed if their deletion failed.
             states::remove_others(&self.folder, &transaction.base().state_paths())?;
@@ -637,8 +667,7 @@ impl Store {
                 if has_rest && has_events_of(version, day) {
                     return Ok(Some((day, self.day_state(version, day, erasure.pending)?)));
                 }
-                let is_disjoint = file.activity_once(names)?.users.is_disjoint(users);
-                if removed.is_some() || !is_disjoint {
+                if removed.is_some() || file.activity_once(names)?.has_any(users) {
                     let mut state = file.state(names)?;
                     state.remove(users, removed);
                     return Ok(Some((day, state)));

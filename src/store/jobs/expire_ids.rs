@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use crate::daily::{DailyState, Day};
 use crate::error::{Error, Result};
+use crate::links::Links;
 use crate::schema;
 use crate::store::Store;
 use crate::store::files::dictionary::{self, DictionaryMeta};
@@ -65,6 +66,13 @@ impl Store {
         self.add_users_since(&version, &mut live)?;
         drop(version);
         let dictionary = transaction.base().dictionary;
+        let known = &transaction.base().links.links;
+        let mut links = Links::clone(known);
+        links.expire(&mut live);
+        if links != **known {
+            transaction.next.sequence += 1;
+            transaction.write_links(links)?;
+        }
         let gone = plan(dictionary.users, &live);
         let (meta, forgotten) = if gone.is_empty() {
             (dictionary, 0)
@@ -105,27 +113,34 @@ impl Store {
         for chunk in now.tail {
             let users = chunk.frame.column(schema::USER_ID)?.to_physical_repr();
             live.extend(users.u32()?.iter().flatten());
+            let said = chunk.statements.iter();
+            live.extend(
+                said.flat_map(|said| [Some(said.user), said.alias])
+                    .flatten(),
+            );
         }
         Ok(())
     }
 
     fn add_users(&self, state: &StateFile, live: &mut RoaringBitmap) -> Result<()> {
-        *live |= &state.activity_once(self.names())?.users;
+        *live |= state.activity_once(self.names())?.stored_users();
         Ok(())
     }
 
-    /// Gives returning users their lines back: the dictionary is written again with them, and holds
-    /// once it is committed. Returns their codes.
+    /// Gives returning users, of states or of links, their lines back: the dictionary is written
+    /// again with them, and holds once it is committed. Returns their codes.
     pub(super) fn restore_ids(
         &self,
         states: &BTreeMap<Day, DailyState>,
+        linked: &RoaringBitmap,
         meta: &mut DictionaryMeta,
     ) -> Result<RoaringBitmap> {
         let mut returned = RoaringBitmap::new();
         let expired = self.expired_ids();
         if !expired.numbers.is_empty() {
+            returned |= linked & &expired.numbers;
             for state in states.values() {
-                returned |= &state.activity.users & &expired.numbers;
+                returned |= state.activity.stored_users() & &expired.numbers;
             }
             returned -= self.ingest.maker.gate.ended();
         }

@@ -14,9 +14,12 @@ use crate::daily::{self, Day, Slices};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::event::Event;
+use crate::event::identity::{Identity, identity_of};
+use crate::links::Statement;
 use crate::store::files::event_ids::{self, Entry};
 use crate::store::files::rows::LakeRows;
 use crate::store::files::segment::{self, SegmentMeta, Sorted};
+use crate::store::ingest::admission::Said;
 use crate::store::ingest::batch::BatchBuilder;
 use crate::store::ingest::dedup::{Origin, SharedIds};
 use crate::store::lock::{Ordered, Rank};
@@ -33,6 +36,8 @@ pub struct Part {
     rows: LakeRows,
     /// Of events with an id: the row, the digest of the id, and the time of receipt.
     ids: Vec<(IdxSize, Digest, i64)>,
+    /// Identity calls, in order. Those of duplicates repeat others.
+    said: Vec<Said>,
     erased: usize,
 }
 
@@ -40,6 +45,7 @@ pub struct Part {
 struct Written {
     segments: Vec<SegmentMeta>,
     states: Slices,
+    statements: Vec<Statement>,
     stored: Stored,
 }
 
@@ -49,6 +55,7 @@ impl Part {
             maker,
             rows: LakeRows::for_lines(bytes),
             ids: Vec::new(),
+            said: Vec::new(),
             erased: 0,
         }
     }
@@ -63,11 +70,24 @@ impl Part {
             let row = self.rows.len() as IdxSize;
             self.ids.push((row, key, event.received_at_us));
         }
+        let identity = match identity_of(&event) {
+            Identity::Nothing => None,
+            Identity::Known => Some(Identity::Known),
+            Identity::Alias(id) => Some(Identity::Alias(id.into_owned())),
+        };
+        if let Some((identity, user)) = identity.zip(event.user_id.as_deref()) {
+            self.said.push(Said {
+                ts_us: event.ts_us,
+                received_at_us: event.received_at_us,
+                user: user.to_owned(),
+                identity,
+            });
+        }
         self.rows.push(&event);
     }
 
-    /// Removes duplicates, by their rows.
-    fn finish(self, duplicates: &[IdxSize]) -> Result<Sorted> {
+    /// The identity calls, and the events without duplicates, which are given by their rows.
+    fn finish(self, duplicates: &[IdxSize]) -> Result<(Vec<Said>, Sorted)> {
         let mut events = self.rows.finish()?;
         if !duplicates.is_empty() {
             let mut is_new = vec![true; events.height()];
@@ -78,7 +98,7 @@ impl Part {
             }
             events = events.filter(&BooleanChunked::new(PlSmallStr::EMPTY, is_new))?;
         }
-        Sorted::new(events)
+        Ok((self.said, Sorted::new(events)?))
     }
 }
 
@@ -144,11 +164,12 @@ impl Store {
     /// stored. No other job commits meanwhile. False at the end of the stream, with nothing stored.
     ///
     /// # Errors
-    /// Those of `next`, and if a file cannot be written; then nothing of the group is stored.
+    /// Those of `next` and `read`, and if a file cannot be written; then nothing of the group is
+    /// stored.
     pub fn load<P: AsRef<[u8]> + Send, R: Send>(
         &self,
         mut next: impl FnMut() -> Result<Option<P>> + Send,
-        read: impl Fn(P, &mut Part) -> R + Sync,
+        read: impl Fn(P, &mut Part) -> Result<R> + Sync,
         mut done: impl FnMut(R, Stored),
     ) -> Result<bool> {
         let transaction = self.begin()?;
@@ -158,6 +179,7 @@ impl Store {
         for (result, stored) in self.load_group(transaction, first, &mut next, read)? {
             done(result, stored);
         }
+        self.refresh_links_table();
         Ok(true)
     }
 
@@ -167,7 +189,7 @@ impl Store {
         mut transaction: Transaction<'_>,
         first: P,
         next: &mut (impl FnMut() -> Result<Option<P>> + Send),
-        read: impl Fn(P, &mut Part) -> R + Sync,
+        read: impl Fn(P, &mut Part) -> Result<R> + Sync,
     ) -> Result<Vec<(R, Stored)>> {
         let number = transaction.reserve_numbers(1)?;
         transaction.prepare_segments(number);
@@ -188,7 +210,7 @@ impl Store {
             },
             |(place, part, turn)| {
                 let mut events = Part::new(self.ingest.maker.clone(), part.as_ref().len());
-                let result = read(part, &mut events);
+                let result = read(part, &mut events)?;
                 let name = format!("{number:08}-{place:04}");
                 Ok((result, self.write_part(&name, events, turn, &taken)?))
             },
@@ -196,6 +218,7 @@ impl Store {
                 let (result, written) = written?;
                 sealing.segments.extend(written.segments);
                 sealing.states.merge(&written.states);
+                sealing.statements.extend(written.statements);
                 results.push((result, written.stored));
                 Ok(())
             },
@@ -218,12 +241,16 @@ impl Store {
     ) -> Result<Written> {
         let duplicates = turn.take(|| taken.take(&part));
         let erased = part.erased;
-        let sorted = part.finish(&duplicates)?;
+        let (said, sorted) = part.finish(&duplicates)?;
         let named = |day| self.versions.version().named_features(day, self.names());
         let (numbered, rest) = self.ingest.admission.admit_all(&sorted.events, &named)?;
         let zones = self.versions.zones();
         Ok(Written {
             states: daily::read(&daily::plan(numbered.lazy(), zones).collect()?, zones)?,
+            statements: said
+                .iter()
+                .filter_map(|said| self.ingest.admission.admit_identity(said))
+                .collect(),
             segments: segment::write_days(&self.folder, name, &sorted)?,
             stored: Stored {
                 logged: sorted.events.height(),

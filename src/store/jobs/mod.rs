@@ -8,14 +8,20 @@ mod erasure_permit;
 mod event_ids;
 mod expire;
 mod expire_ids;
+mod follow;
 mod index;
+mod links;
 mod load;
+mod published;
 mod rebuild;
 mod renumber;
 mod scrub;
 mod seal;
+mod settled;
 mod verify;
 mod zones;
+
+use std::sync::Arc;
 
 use chrono_tz::Tz;
 
@@ -37,12 +43,15 @@ pub(super) use erase::load_erased_users;
 pub use erase::{Erased, ErasureLimit, RepeatedErasures, repeat_erasures};
 pub(super) use event_ids::open_event_ids;
 pub use expire::Expired;
+pub(super) use links::add_missing_links;
 pub use load::Part;
+pub use published::SharedTableMeta;
 pub use rebuild::Rebuilt;
 pub(super) use rebuild::add_missing_states;
 pub(super) use renumber::{MIN_FREE, renumber_users};
 pub(super) use seal::LATE_BYTES;
 pub use seal::{SealUrgency, Sealed};
+pub use settled::Compactions;
 pub use verify::{Verified, verify, verify_with};
 pub(super) use zones::add_zones;
 
@@ -54,10 +63,14 @@ pub(super) struct Jobs {
     failed_seals: Ordered<FailedSeals>,
     retired: Ordered<RetiredDays>,
     expired_ids: Ordered<ExpiredIds>,
+    /// The links that the table next to the lake has, by their file.
+    links_table: Ordered<Option<String>>,
     /// Position of the file that was scrubbed last.
     scrubbed: Ordered<usize>,
     /// Most bytes of columns, in percent of the segments.
     column_share: u8,
+    /// Cloned by each compaction while it runs.
+    compacting: Arc<()>,
 }
 
 impl Jobs {
@@ -65,11 +78,13 @@ impl Jobs {
     pub fn new(column_share: u8) -> Self {
         Self {
             column_share,
+            compacting: Arc::default(),
             erasure: ErasurePermit::default(),
             offered: Ordered::new(Rank::Leaf, None),
             failed_seals: Ordered::new(Rank::Leaf, FailedSeals::default()),
             retired: Ordered::new(Rank::Job, RetiredDays::default()),
             expired_ids: Ordered::new(Rank::Job, ExpiredIds::default()),
+            links_table: Ordered::new(Rank::Job, None),
             scrubbed: Ordered::new(Rank::Job, 0),
         }
     }

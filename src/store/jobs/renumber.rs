@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
+use crate::links::Links;
 use crate::store::files::folder::Folder;
 use crate::store::files::{columns, dictionary};
 use crate::store::version::VersionControl;
@@ -63,6 +64,11 @@ pub fn renumber_users(
         }
         Ok(Some((day, state)))
     })?;
+    if transaction.base().links.meta.is_some() {
+        let mut links = Links::clone(&transaction.base().links.links);
+        links.renumber(&new_codes);
+        transaction.write_links(links)?;
+    }
     transaction.next.dictionary = dictionary::renumber(folder, transaction.base().dictionary)?;
     let meta = transaction.next.dictionary;
     let committed = transaction.commit(|_| {})?;

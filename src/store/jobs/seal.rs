@@ -22,6 +22,7 @@ use tracing::{error, info, warn};
 use crate::backoff::Backoff;
 use crate::daily::{DailyState, Day, Place, Slices, date, day_of};
 use crate::error::{Error, Result};
+use crate::links::Statement;
 use crate::store::files::event_ids::{self, Entry};
 use crate::store::files::folder::Folder;
 use crate::store::files::rotation::{LogId, RotatedLog};
@@ -136,6 +137,8 @@ pub struct Sealing {
     pub states: Slices,
     /// The event ids, by the day on which they were received.
     pub ids: BTreeMap<Day, Vec<Entry>>,
+    /// The statements of the events about ids, in the order of the log.
+    pub statements: Vec<Statement>,
 }
 
 /// The part of the tail whose events are sealed.
@@ -176,6 +179,7 @@ impl Store {
     pub fn seal(&self) -> Result<Sealed> {
         let started = Instant::now();
         let sealed = self.try_seal();
+        self.refresh_links_table();
         match &sealed {
             Ok(sealed) => {
                 self.jobs.failed_seals.lock().succeed();
@@ -257,14 +261,21 @@ impl Store {
                 segments: segments?,
                 states: states?,
                 ids: event_ids::by_day(ids.iter().flat_map(|ids| ids.iter())),
+                statements: Vec::new(),
             })
         });
+        let statements = chunks.iter().flat_map(|chunk| &chunk.statements);
+        let statements = statements.copied().collect();
         let log = SealedLog {
             id,
             mark: SealMark::of(&chunks),
         };
         drop(chunks);
-        let sealed = self.commit_segments(transaction, sealing?, Some(log))?;
+        let sealing = Sealing {
+            statements,
+            ..sealing?
+        };
+        let sealed = self.commit_segments(transaction, sealing, Some(log))?;
         self.ingest.admission.forget_log(id);
         Ok(sealed)
     }
@@ -284,11 +295,14 @@ impl Store {
             segments,
             states: slices,
             ids,
+            statements,
         } = sealing;
         let sealed = Sealed::of(&segments);
         let states = slices.of_utc();
         check_pair(self.folder.path(), &states, &segments)?;
+        let linked = self.add_links(&mut transaction, &statements)?;
         let until = states.values().filter_map(DailyState::greatest_user).max();
+        let until = until.max(linked.max());
         transaction.next.dictionary = dictionary::extend(
             &self.folder,
             transaction.base().dictionary,
@@ -296,7 +310,7 @@ impl Store {
             &self.ingest.maker.gate.ended(),
             until.map_or(0, |user| user + 1),
         )?;
-        let returned = self.restore_ids(&states, &mut transaction.next.dictionary)?;
+        let returned = self.restore_ids(&states, &linked, &mut transaction.next.dictionary)?;
         let states = states.into_iter();
         let mut states: Vec<_> = states
             .map(|(day, state)| (ZoneDay::utc(day), state))
@@ -529,7 +543,7 @@ fn check_pair(
 ) -> Result<()> {
     let in_memory: BTreeMap<Day, u64> = states
         .iter()
-        .map(|(&day, state)| (day, state.activity.events))
+        .map(|(&day, state)| (day, state.activity.stored_events()))
         .collect();
     let mut in_files: BTreeMap<Day, u64> = BTreeMap::new();
     for meta in written {

@@ -14,7 +14,7 @@ use crate::store::files::event_ids::IdFile;
 use crate::store::files::folder::{Folder, Purpose};
 use crate::store::files::scan::read_chunk;
 use crate::store::files::shape::{EVENT_LOG_FILE, QUARANTINE_FILE};
-use crate::store::files::{columns, dictionary, ownership, quarantine, recovery};
+use crate::store::files::{columns, dictionary, held_file, links, ownership, quarantine, recovery};
 use crate::store::version::{Manifest, Version};
 
 /// Result of a verification.
@@ -134,6 +134,7 @@ impl Verified {
             }
             progress.add(1);
         }
+        verified.check(links::load(folder.path(), version.links.meta.as_ref()).map(drop))?;
         for meta in version.event_ids.iter().flat_map(|ids| &ids.files) {
             let file = IdFile::open(folder.path(), meta.clone());
             verified.check(file.and_then(|file| file.verify()))?;
@@ -151,6 +152,7 @@ impl Verified {
                 .damage
                 .extend(quarantine::verify_lines(folder.path(), name)?.1);
         }
+        verified.damage.extend(held_file::verify(folder.path())?);
         Ok(verified)
     }
 

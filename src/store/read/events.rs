@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use polars::prelude::*;
 
-use super::Reader;
+use super::{Reader, SystemEvents};
 use crate::columns::{Projection, Table};
 use crate::dictionary::REST_USER;
 use crate::error::Result;
+use crate::links::canonical::Canonical;
 use crate::schema;
 use crate::store::files::columns;
 use crate::store::files::segment::{self, Segment};
@@ -28,7 +29,7 @@ const DETAILED_BATCH_ROWS: u64 = 1 << 20;
 pub enum Columns {
     /// The columns of [`schema::COUNTED`].
     Counted,
-    /// Metadata and URL as well.
+    /// Metadata, URL and the ids of users as [`schema::USER`] as well.
     All,
     /// Those of [`schema::COUNTED`] as codes, see [`crate::dictionary::Dictionaries::counted`].
     Codes,
@@ -105,6 +106,7 @@ impl Reader {
         &self,
         range_us: Range<i64>,
         columns: Columns,
+        system: SystemEvents,
         tables: Option<&Tables<'_>>,
     ) -> Result<(Vec<Table>, Vec<Batch>)> {
         let names = &self.names;
@@ -112,28 +114,39 @@ impl Reader {
         // By day; those of one day are in the order of the log.
         let mut segments = segments_in(&snapshot, &range_us);
         segments.sort_by_key(|segment| segment.day());
+        let canonical = snapshot.canonical.as_ref();
         let tables = match tables {
             // Hidden users are filtered by ids, and tables have codes.
             Some(tables) if snapshot.visible.is_none() => {
                 let found;
-                (found, segments) = tables.open(segments, &range_us)?;
+                (found, segments) = tables.open(segments, &range_us, system, canonical)?;
                 found
             }
             _ => Vec::new(),
         };
-        let selected = |user: Expr, string: fn(&'static str) -> Expr| {
+        // Users in the place of their aliases.
+        let linked = |codes: Expr| match canonical {
+            Some(canonical) => canonical.codes(codes),
+            None => codes,
+        };
+        let selected = |user: Expr, id: &'static str, string: fn(&'static str) -> Expr| {
             let mut selected = vec![
                 col(schema::TS),
                 string(schema::EVENT_TYPE),
-                user,
+                linked(user),
                 string(schema::FEATURE),
             ];
             if columns == Columns::All {
                 selected.extend([col(schema::METADATA), col(schema::URL)]);
+                let id = match canonical {
+                    Some(canonical) => canonical.ids(&names.users, col(id)),
+                    None => col(id),
+                };
+                selected.push(id.alias(schema::USER));
             }
             selected
         };
-        let visible = || snapshot.visible.clone();
+        let visible = |batch| system.of_segments(batch, snapshot.visible.clone());
         let mut batches = Vec::new();
         let mut rows = 0;
         let rows_at_once = match columns {
@@ -149,15 +162,18 @@ impl Reader {
         let mut same_batch = full;
         for batch in segments.chunk_by(|_, next| same_batch(next)) {
             let user = names.users.numbers(col(schema::USER_ID), None);
-            let condition = inside_of(batch, &range_us, visible());
+            let condition = inside_of(batch, &range_us, visible(batch));
             // String columns are projected unchanged, so that predicates are pushed down into the
             // Parquet reader.
             batches.push(Batch::Segments(SegmentsBatch {
                 segments: batch.to_vec(),
                 condition,
                 selected: match columns {
-                    Columns::Codes => names.counted().to_vec(),
-                    _ => selected(user, col),
+                    Columns::Codes => {
+                        let [ts, event_type, user, feature] = names.counted();
+                        vec![ts, event_type, linked(user), feature]
+                    }
+                    _ => selected(user, schema::USER_ID, col),
                 },
             }));
         }
@@ -167,12 +183,13 @@ impl Reader {
                 Columns::Counted => chunk.counted()?.lazy(),
                 Columns::Codes => chunk.frame.clone().lazy(),
             };
-            let events = frame.filter(inside(&range_us, snapshot.visible_tail.clone()));
+            let visible = system.of_tail(chunk.has_system, snapshot.visible_tail.clone());
+            let events = frame.filter(inside(&range_us, visible));
             if columns == Columns::Codes {
                 batches.push(Batch::Events(events.select([
                     col(schema::TS),
                     col(schema::EVENT_TYPE).to_physical(),
-                    col(schema::USER_ID),
+                    linked(col(schema::USER_ID)),
                     col(schema::FEATURE).to_physical(),
                 ])));
                 continue;
@@ -181,9 +198,12 @@ impl Reader {
             let user = when(user.clone().neq(lit(REST_USER)))
                 .then(user)
                 .otherwise(lit(NULL));
-            batches.push(Batch::Events(
-                events.select(selected(user, |name| col(name).cast(DataType::String))),
-            ));
+            let string = |name| col(name).cast(DataType::String);
+            batches.push(Batch::Events(events.select(selected(
+                user,
+                schema::USER,
+                string,
+            ))));
         }
         Ok((tables, batches))
     }
@@ -211,14 +231,18 @@ impl Tables<'_> {
         &self,
         segments: Vec<Arc<Segment>>,
         range_us: &Range<i64>,
+        system: SystemEvents,
+        canonical: Option<&Arc<Canonical>>,
     ) -> Result<(Vec<Table>, Vec<Arc<Segment>>)> {
         let (mut tables, mut others) = (Vec::new(), Vec::new());
         let mut days = segments.chunk_by(|a, b| a.day() == b.day());
         let open = |of_day: &[Arc<Segment>]| {
             let opened = of_day.iter().map(|segment| {
                 (self.check)()?;
-                let table =
-                    is_inside(segment, range_us).then(|| columns::open(segment, self.projection));
+                // Columns have no `system` events.
+                let has_all = segment.meta.system == 0 || system == SystemEvents::Hidden;
+                let table = (has_all && is_inside(segment, range_us))
+                    .then(|| columns::open(segment, self.projection, canonical.map(Arc::as_ref)));
                 Ok((segment.clone(), table.flatten()))
             });
             opened.collect::<Result<Vec<_>>>()
@@ -247,7 +271,7 @@ impl Tables<'_> {
 }
 
 /// The segments that may have events of a time range.
-fn segments_in(snapshot: &Snapshot, range_us: &Range<i64>) -> Vec<Arc<Segment>> {
+pub(super) fn segments_in(snapshot: &Snapshot, range_us: &Range<i64>) -> Vec<Arc<Segment>> {
     let segments = snapshot.version.segments.iter();
     let segments = segments.filter(|segment| segment.overlaps(range_us));
     segments.cloned().collect()
@@ -281,7 +305,7 @@ fn parts(
 }
 
 /// Selects the visible events whose `ts` lies in a range.
-fn inside(range_us: &Range<i64>, visible: Option<Expr>) -> Expr {
+pub(super) fn inside(range_us: &Range<i64>, visible: Option<Expr>) -> Expr {
     let timestamp = |us: i64| lit(us).cast(schema::timestamp());
     let inside = col(schema::TS)
         .gt_eq(timestamp(range_us.start))

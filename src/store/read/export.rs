@@ -1,6 +1,7 @@
 //! Export: the sealed events of each day in one version, to be written elsewhere.
 
 use std::fs::File;
+use std::hash::{Hash as _, Hasher as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::store::Store;
 use crate::store::erased::is_any;
 use crate::store::files::output::Output;
 use crate::store::files::segment::{self, FORMAT, Segment, Sorted};
-use crate::store::version::ALWAYS_US;
+use crate::store::version::{ALWAYS_US, Version};
 use crate::window::Window;
 
 /// Rows of a row group of a joined file, which are in memory at once: as many as of a segment.
@@ -115,6 +116,83 @@ impl Store {
     }
 }
 
+/// The segments of a committed version. They stay readable while this exists.
+pub struct SealedVersion {
+    /// Greatest number in the name of a file that was ever live.
+    pub sequence: u64,
+    /// Its segments, in the order of the log.
+    pub segments: Vec<SealedSegment>,
+    /// First day whose events are all kept; absent while none expired.
+    pub raw_from: Option<NaiveDate>,
+}
+
+/// A segment of a version.
+pub struct SealedSegment(Arc<Segment>);
+
+impl SealedVersion {
+    /// The published version.
+    pub(in crate::store) fn of(version: &Version) -> Self {
+        let segments = version.segments.iter().cloned();
+        Self {
+            sequence: version.sequence,
+            segments: segments.map(SealedSegment).collect(),
+            raw_from: version.expiry.raw_from,
+        }
+    }
+
+    /// Identifies its content.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        for SealedSegment(segment) in &self.segments {
+            (&segment.meta.path, segment.meta.crc32c).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+}
+
+impl SealedSegment {
+    /// The day of its events.
+    pub fn day(&self) -> NaiveDate {
+        date(self.0.day())
+    }
+
+    /// A name for its content: those of the segments of a day sort in the order of the log.
+    pub fn name(&self) -> String {
+        let path = Path::new(&self.0.meta.path);
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        format!("{stem}-{:08x}", self.0.meta.crc32c)
+    }
+
+    /// The number of its events in the order of the log: those that are sealed later have greater
+    /// ones, and one that replaces others has that of the first.
+    pub fn number(&self) -> u64 {
+        self.0.place_number()
+    }
+
+    /// Events.
+    pub fn rows(&self) -> u64 {
+        self.0.meta.rows
+    }
+
+    /// Least and greatest `ts`, in µs.
+    pub fn span_us(&self) -> (i64, i64) {
+        (self.0.meta.first_ts_us, self.0.meta.last_ts_us)
+    }
+
+    /// The length of a copy; `None` if it is written again, because its format is an earlier one.
+    pub fn bytes(&self) -> Option<u64> {
+        (self.0.meta.format == FORMAT).then_some(self.0.meta.bytes)
+    }
+
+    /// Writes a copy that every program can read, durably.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the segment is, and if the copy cannot be written.
+    pub fn write(&self, path: &Path) -> Result<ExportPartMeta> {
+        Part(std::slice::from_ref(&self.0), None).write(path)
+    }
+}
+
 impl SealedDay {
     /// Identifies its content.
     pub fn sources(&self) -> Vec<String> {
@@ -201,6 +279,19 @@ pub fn rewrite_without(path: &Path, temp: &Path, users: &[&str]) -> Result<Optio
     write(kept, temp).map(Some)
 }
 
+/// The number of events of such a file that are of some users.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn count_of(path: &Path, users: &[&str]) -> Result<u64> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let ids = ParquetReader::new(file)
+        .with_columns(Some(vec![schema::USER_ID.to_owned()]))
+        .finish()?;
+    let theirs = ids.lazy().filter(is_any(users)).collect()?;
+    Ok(theirs.height() as u64)
+}
+
 /// Writes the events of such a file to `temp`, durably, as files are written now.
 ///
 /// # Errors
@@ -214,7 +305,11 @@ fn read(path: &Path) -> Result<DataFrame> {
     Ok(ParquetReader::new(file).finish()?)
 }
 
-fn write(mut events: DataFrame, temp: &Path) -> Result<ExportPartMeta> {
+/// Writes events as a Parquet file, durably.
+///
+/// # Errors
+/// If it cannot be written.
+pub(super) fn write(mut events: DataFrame, temp: &Path) -> Result<ExportPartMeta> {
     let file = File::create(temp).map_err(Error::io("create", temp))?;
     Output::new(file, temp).write(|out| {
         parquet::writer(out, events.schema())?

@@ -36,6 +36,8 @@ impl Store {
                 .count() as u64,
             states: version.all_states().count() as u64,
             state_bytes: version.all_states().map(|state| state.meta.bytes).sum(),
+            links: version.links.links.len(),
+            rejected_links: version.links.links.rejected(),
             watchers: self.subscribers() as u64,
             last_event: self
                 .ingest
@@ -60,7 +62,7 @@ impl Store {
         Memory {
             tail,
             event_ids,
-            dictionary: self.names().users.memory_bytes(),
+            dictionary: self.names().users.memory_bytes() + version.links.links.memory_bytes(),
             states: days + weeks,
         }
     }

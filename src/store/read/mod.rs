@@ -1,11 +1,15 @@
 //! Reading: everything is read from a snapshot of version and tail, and no lock is held meanwhile.
 
+mod days;
 mod events;
 mod export;
 mod gauges;
+mod join;
 mod size;
 mod states;
+mod system;
 mod user;
+mod values;
 mod week_cache;
 
 use std::collections::BTreeMap;
@@ -25,10 +29,16 @@ use crate::error::{Error, Result};
 use crate::window;
 use week_cache::WeekCache;
 
+pub use days::DayOfEvents;
 pub use events::{Batch, Columns, LogOrder, Tables};
-pub use export::{ExportPartMeta, SealedDay, rewrite, rewrite_without};
+pub use export::{
+    ExportPartMeta, SealedDay, SealedSegment, SealedVersion, count_of, rewrite, rewrite_without,
+};
+pub use join::{DayPart, JoinedDay, read_day};
 pub use size::StoreSize;
 pub use states::DayParts;
+pub use system::SystemEvents;
+pub use values::{PartKey, ValuePart, ValuesOf};
 
 /// Reads published events and states.
 pub(super) struct Reader {
@@ -56,11 +66,13 @@ impl Store {
     /// # Errors
     /// [`Error::Damaged`] if a segment that is needed, or the log, is.
     pub fn batches(&self, range_us: Range<i64>, columns: Columns) -> Result<Vec<Batch>> {
-        Ok(self.reader.batches(range_us, columns, None)?.1)
+        let system = SystemEvents::Included;
+        Ok(self.reader.batches(range_us, columns, system, None)?.1)
     }
 
     /// The events of a time range, in µs, as far as possible as tables of codes, and the others in
-    /// batches as [`Store::batches`]. Each acknowledged event is in one of them.
+    /// batches as [`Store::batches`]. Each acknowledged event is in one of them, except `system`
+    /// events if these are hidden.
     ///
     /// # Errors
     /// As [`Store::batches`], and the first error of `tables.check`.
@@ -68,9 +80,10 @@ impl Store {
         &self,
         range_us: Range<i64>,
         columns: Columns,
+        system: SystemEvents,
         tables: Option<&Tables<'_>>,
     ) -> Result<(Vec<Table>, Vec<Batch>)> {
-        self.reader.batches(range_us, columns, tables)
+        self.reader.batches(range_us, columns, system, tables)
     }
 
     /// The events of a time range, in µs, with the columns of [`crate::schema::lake`], by day, each
@@ -83,6 +96,27 @@ impl Store {
         range_us: Range<i64>,
     ) -> Result<impl Iterator<Item = Result<LazyFrame>> + use<>> {
         self.reader.whole_range(range_us)
+    }
+
+    /// The days of UTC with events of a time range, in µs, the newest first.
+    ///
+    /// # Errors
+    /// If the engine cannot build the events that are not sealed.
+    pub fn days_backwards(
+        &self,
+        range_us: Range<i64>,
+        system: SystemEvents,
+    ) -> Result<Vec<DayOfEvents>> {
+        self.reader.days_backwards(range_us, system)
+    }
+
+    /// The parts of the events of a range of days of UTC, in µs, in which values are counted, the
+    /// newest first. Every acknowledged event except `system` events is in one of them.
+    ///
+    /// # Errors
+    /// If the engine cannot build the events that are not sealed.
+    pub fn value_parts(&self, range_us: Range<i64>) -> Result<Vec<ValuePart>> {
+        self.reader.value_parts(range_us)
     }
 
     /// True if daily states are enough for a range of days of a zone.

@@ -7,9 +7,12 @@ use std::sync::Arc;
 use chrono_tz::Tz;
 
 use super::Reader;
-use crate::daily::{Activities, Activity, DailyState, Day, Place, Week, date, days_of, week_of};
+use crate::daily::{
+    Activities, Activity, DailyState, Day, Members, MembersOf, Place, Week, date, days_of, week_of,
+};
 use crate::dictionary::Dictionaries;
 use crate::error::Result;
+use crate::links::canonical::Canonical;
 use crate::store::files::states::{StateFile, StateMeta};
 use crate::store::version::tail::Chunk;
 use crate::window::DAY_US;
@@ -20,28 +23,59 @@ pub struct DayParts {
     pub day: Day,
     sealed: Option<Arc<StateFile>>,
     unsealed: Vec<Arc<DailyState>>,
+    canonical: Option<Arc<Canonical>>,
 }
 
 impl DayParts {
-    fn of(day: Day) -> Self {
+    fn of(day: Day, canonical: &Option<Arc<Canonical>>) -> Self {
         Self {
             day,
             sealed: None,
             unsealed: Vec::new(),
+            canonical: canonical.clone(),
         }
     }
 
-    /// Users and events. The part of a file that is read is kept in memory.
+    /// Users and events, with users in the place of their aliases. The part of a file that is read
+    /// is kept in memory.
     ///
     /// # Errors
     /// [`crate::error::Error::Damaged`] if the state is.
     pub fn activities(&self, names: &Dictionaries) -> Result<Vec<Arc<Activity>>> {
-        let sealed = self.sealed.iter().map(|state| state.activity(names));
-        let unsealed = self.unsealed.iter().map(|state| Ok(state.activity.clone()));
+        let canonical = self.canonical.as_deref();
+        let sealed = self.sealed.iter();
+        let sealed = sealed.map(|state| activity_of(state, names, canonical));
+        let unsealed = self.unsealed.iter();
+        let unsealed = unsealed.map(|state| Ok(linked(&state.activity, canonical)));
         sealed.chain(unsealed).collect()
     }
 
-    /// All of the states.
+    /// The event types or features that are wanted, with their users in the place of aliases; one
+    /// that is in several parts is several times among them.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Damaged`] if the state is.
+    pub fn members(
+        &self,
+        names: &Dictionaries,
+        of: MembersOf,
+        is_wanted: impl Fn(u32) -> bool,
+    ) -> Result<Vec<Members>> {
+        let mut found = match &self.sealed {
+            Some(state) => state.members(names, of, &is_wanted)?,
+            None => Vec::new(),
+        };
+        let unsealed = self.unsealed.iter();
+        found.extend(unsealed.flat_map(|state| state.members(of, &is_wanted)));
+        if let Some(canonical) = &self.canonical {
+            for members in &mut found {
+                canonical.apply_sorted(&mut members.users);
+            }
+        }
+        Ok(found)
+    }
+
+    /// All of the states, with users in the place of their aliases.
     ///
     /// # Errors
     /// [`crate::error::Error::Damaged`] if the state is.
@@ -50,9 +84,32 @@ impl DayParts {
             .sealed
             .iter()
             .map(|state| Ok(Arc::new(state.state(names)?)));
-        sealed
-            .chain(self.unsealed.iter().cloned().map(Ok))
-            .collect()
+        let states = sealed.chain(self.unsealed.iter().cloned().map(Ok));
+        let states = states.map(|state: Result<Arc<DailyState>>| match &self.canonical {
+            Some(canonical) => Ok(canonical.state(&state?)),
+            None => state,
+        });
+        states.collect()
+    }
+}
+
+/// Users and events of a sealed day, with users in the place of their aliases.
+fn activity_of(
+    state: &StateFile,
+    names: &Dictionaries,
+    canonical: Option<&Canonical>,
+) -> Result<Arc<Activity>> {
+    match canonical {
+        Some(canonical) => Ok(state.linked(names, canonical)?.activity),
+        None => state.activity(names),
+    }
+}
+
+/// The same of events in memory.
+fn linked(activity: &Arc<Activity>, canonical: Option<&Canonical>) -> Arc<Activity> {
+    match canonical {
+        Some(canonical) => canonical.activity(activity).activity,
+        None => activity.clone(),
     }
 }
 
@@ -87,15 +144,20 @@ impl Reader {
     /// If the engine cannot count the events that are not sealed.
     pub fn days(&self, tz: Tz, days: &Range<Day>) -> Result<Vec<DayParts>> {
         let snapshot = self.versions.snapshot(&range_of(days))?;
+        let canonical = &snapshot.canonical;
         let mut found: BTreeMap<Day, DayParts> = BTreeMap::new();
         let sealed = snapshot.version.states_of(tz).into_iter();
         for (&day, state) in sealed.flat_map(|states| states.range(days.clone())) {
-            let parts = found.entry(day).or_insert_with(|| DayParts::of(day));
+            let parts = found
+                .entry(day)
+                .or_insert_with(|| DayParts::of(day, canonical));
             parts.sealed = Some(state.clone());
         }
         for chunk in &snapshot.tail {
             for (day, state) in self.unsealed(chunk, tz, days)? {
-                let parts = found.entry(day).or_insert_with(|| DayParts::of(day));
+                let parts = found
+                    .entry(day)
+                    .or_insert_with(|| DayParts::of(day, canonical));
                 parts.unsealed.push(state.clone());
             }
         }
@@ -117,8 +179,8 @@ impl Reader {
     }
 
     /// The revision of each day of UTC of a range that has events: a string that changes when they
-    /// do. No file is read. Events that move from the log to segments get a new revision; a
-    /// compaction changes none.
+    /// do, or links of their users. No file is read without links. Events that move from the log to
+    /// segments get a new revision; a compaction changes none.
     ///
     /// # Errors
     /// If the engine cannot count the events that are not sealed.
@@ -134,19 +196,27 @@ impl Reader {
                 crc32c,
                 ..
             } = state.meta;
-            revisions.insert(day, format!("{events}-{bytes}-{crc32c:08x}"));
+            let mut revision = format!("{events}-{bytes}-{crc32c:08x}");
+            if let Some(canonical) = &snapshot.canonical {
+                revision += &state.linked(&self.names, canonical)?.digest;
+            }
+            revisions.insert(day, revision);
         }
-        let mut unsealed: BTreeMap<Day, u64> = BTreeMap::new();
+        let mut unsealed: BTreeMap<Day, (u64, String)> = BTreeMap::new();
         for chunk in &snapshot.tail {
             for (day, state) in self.unsealed(chunk, Tz::UTC, days)? {
-                *unsealed.entry(day).or_default() += state.activity.events;
+                let (events, links) = unsealed.entry(day).or_default();
+                *events += state.activity.stored_events();
+                if let Some(canonical) = &snapshot.canonical {
+                    *links += &canonical.activity(&state.activity).digest;
+                }
             }
         }
-        for (day, events) in unsealed {
+        for (day, (events, links)) in unsealed {
             revisions
                 .entry(day)
                 .or_default()
-                .push_str(&format!("+{events}"));
+                .push_str(&format!("+{events}{links}"));
         }
         Ok(revisions)
     }
@@ -158,14 +228,17 @@ impl Reader {
     pub fn activities(&self, tz: Tz, days: Range<Day>) -> Result<Activities> {
         let names = &self.names;
         let snapshot = self.versions.snapshot(&range_of(&days))?;
+        let canonical = snapshot.canonical.as_deref();
         let states = snapshot.version.states_of(tz).into_iter();
         let states = states.flat_map(|states| states.range(days.clone()));
         let states: Vec<_> = states.map(|(&day, state)| (day, state.clone())).collect();
         let mut activities = Activities::default();
         for chunk in &snapshot.tail {
             for (day, state) in self.unsealed(chunk, tz, &days)? {
-                let parts = activities.days.entry(day).or_default();
-                parts.push(state.activity.clone());
+                if state.activity.events > 0 {
+                    let parts = activities.days.entry(day).or_default();
+                    parts.push(linked(&state.activity, canonical));
+                }
             }
         }
         let unsealed: BTreeSet<Week> = activities.days.keys().copied().map(week_of).collect();
@@ -180,11 +253,15 @@ impl Reader {
                 continue;
             }
             for (day, state) in of_week {
-                let parts = activities.days.entry(*day).or_default();
-                parts.push(state.activity(names)?);
+                let activity = activity_of(state, names, canonical)?;
+                // There may be `system` events alone.
+                if activity.events > 0 {
+                    activities.days.entry(*day).or_default().push(activity);
+                }
             }
         }
-        activities.weeks = self.weeks.activity(tz, &complete_weeks, names)?;
+        activities.weeks = self.weeks.activity(tz, &complete_weeks, names, canonical)?;
+        activities.weeks.retain(|_, week| week.days > 0);
         Ok(activities)
     }
 }

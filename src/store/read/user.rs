@@ -16,7 +16,6 @@ use polars::prelude::*;
 
 use crate::daily::{Day, day_of};
 use crate::error::{Error, Result};
-use crate::store::Store;
 use crate::store::erased::is_any;
 use crate::store::files::mentions;
 use crate::store::files::rows::write_lines;
@@ -24,6 +23,7 @@ use crate::store::files::segment::{self, Segment};
 use crate::store::files::shape::{EVENT_LOG_FILE, QUARANTINE_FILE};
 use crate::store::version::ALWAYS_US;
 use crate::store::version::tail::Chunk;
+use crate::store::{Store, read_held};
 use crate::{event, schema};
 
 /// Events in memory: some ten MB if each has a few kB of metadata.
@@ -124,7 +124,21 @@ impl Store {
             })?;
         }
         self.quarantined(&ids, &mut out)?;
+        self.held_of(&ids, &mut out)?;
         sink(out)
+    }
+
+    /// Appends the held events of the user, each with the reason.
+    fn held_of(&self, ids: &[&str], out: &mut Vec<u8>) -> Result<()> {
+        let lines = self.held_lines()?;
+        for line in event::lines(&lines) {
+            let held = read_held(line);
+            let user = held.and_then(|held| held.event.user_id);
+            if user.is_some_and(|user| ids.contains(&&*user)) {
+                out.extend_from_slice(line);
+            }
+        }
+        Ok(())
     }
 
     /// Appends the lines of the quarantine that mention an id.

@@ -9,6 +9,7 @@ use chrono_tz::Tz;
 use crate::daily::{Day, Week, WeekActivity};
 use crate::dictionary::Dictionaries;
 use crate::error::Result;
+use crate::links::canonical::Canonical;
 use crate::store::files::states::StateFile;
 use crate::store::lock::{Ordered, Rank};
 use crate::store::pipeline;
@@ -30,13 +31,23 @@ struct KeptWeek {
     /// Names of the states' files, which are never used twice.
     files: Vec<String>,
     activity: Arc<WeekActivity>,
+    /// The epoch of the users; none if they may differ for every reader.
+    epoch: Option<u64>,
 }
 
 impl KeptWeek {
-    fn count(states: DaysOfWeek<'_>, names: &Dictionaries) -> Result<Self> {
+    fn count(
+        states: DaysOfWeek<'_>,
+        names: &Dictionaries,
+        canonical: Option<&Canonical>,
+    ) -> Result<Self> {
         let mut activity = WeekActivity::default();
         for (_, state) in states {
-            activity.add(state.activity_once(names)?.as_ref());
+            let mut of_day = state.activity_once(names)?;
+            if let Some(canonical) = canonical {
+                of_day = canonical.activity(&of_day).activity;
+            }
+            activity.add(&of_day);
         }
         Ok(Self {
             files: states
@@ -44,14 +55,24 @@ impl KeptWeek {
                 .map(|(_, state)| state.meta.path.clone())
                 .collect(),
             activity: Arc::new(activity),
+            epoch: epoch_of(canonical),
         })
     }
 
-    /// True if it was counted from these.
-    fn is_of(&self, states: DaysOfWeek<'_>) -> bool {
+    /// True if it was counted from these, with the same users in the place of aliases.
+    fn is_of(&self, states: DaysOfWeek<'_>, canonical: Option<&Canonical>) -> bool {
+        let users = &self.activity.whole.users;
         let files = states.iter().map(|(_, state)| &state.meta.path);
-        self.files.iter().eq(files)
+        self.epoch.is_some()
+            && self.epoch == epoch_of(canonical)
+            && !canonical.is_some_and(|canonical| canonical.has_aliases_among(users))
+            && self.files.iter().eq(files)
     }
+}
+
+/// The epoch of the users, which is that of no links before the first one.
+fn epoch_of(canonical: Option<&Canonical>) -> Option<u64> {
+    canonical.map_or(Some(0), Canonical::epoch)
 }
 
 impl WeekCache {
@@ -70,13 +91,17 @@ impl WeekCache {
         tz: Tz,
         weeks: &[(Week, DaysOfWeek<'_>)],
         names: &Dictionaries,
+        canonical: Option<&Canonical>,
     ) -> Result<BTreeMap<Week, Arc<WeekActivity>>> {
         let mut found = BTreeMap::new();
         let mut missing = Vec::new();
         {
             let kept = self.0.lock();
             for &(week, states) in weeks {
-                match kept.get(&(tz, week)).filter(|kept| kept.is_of(states)) {
+                match kept
+                    .get(&(tz, week))
+                    .filter(|kept| kept.is_of(states, canonical))
+                {
                     Some(kept) => drop(found.insert(week, kept.activity.clone())),
                     None => missing.push((week, states)),
                 }
@@ -85,7 +110,7 @@ impl WeekCache {
         let mut missing = missing.into_iter();
         pipeline::ordered(
             || Ok(missing.next()),
-            |(week, states)| Ok((week, KeptWeek::count(states, names)?)),
+            |(week, states)| Ok((week, KeptWeek::count(states, names, canonical)?)),
             |counted: Result<(Week, KeptWeek)>| {
                 let (week, counted) = counted?;
                 found.insert(week, counted.activity.clone());

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
 use chrono_tz::Tz;
+use polars::prelude::BooleanChunked;
 
 use super::{ALWAYS_US, Clock, ExpiryPolicy, VersionControl};
 use crate::config::{Durability, NameLimits, StoreConfig};
@@ -14,13 +15,14 @@ use crate::daily::{Day, day_of};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventType, Outcome};
 use crate::progress::Progress;
+use crate::schema;
 use crate::store::files::faults::{self, Failing};
 use crate::store::files::rotation::RotatedLog;
 use crate::store::files::states::ZoneDay;
-use crate::store::files::{columns, shape};
+use crate::store::files::{columns, links, shape};
 use crate::store::ingest::dedup::WINDOW_US;
 use crate::store::jobs::renumber_users;
-use crate::store::{CompactionScope, Store, WriteBatch, files, write_lines};
+use crate::store::{CompactionScope, JoinedDay, Store, WriteBatch, files, write_lines};
 
 impl VersionControl {
     /// True after a commit whose outcome is unknown.
@@ -41,17 +43,20 @@ enum Job {
     Rebuild,
     BuildZone,
     Renumber,
+    ReplaceDay,
 }
 
 /// The jobs, each with operations that must have failed once: in addition to the replacement of the
 /// manifest, those before and after the commit.
-const JOBS: [(Job, &[&str]); 10] = [
+const JOBS: [(Job, &[&str]); 11] = [
     (
         Job::Seal,
         &[
             "rename events/",
             "write states/",
             "create ids/",
+            "write links/",
+            "remove links/",
             "open users.ndjson",
             "remove states/",
             "remove sealing/",
@@ -91,10 +96,15 @@ const JOBS: [(Job, &[&str]); 10] = [
         Job::Renumber,
         &[
             "write states/",
+            "write links/",
             "rename users-2.ndjson",
             "remove users-1.ndjson",
             "remove columns/",
         ],
+    ),
+    (
+        Job::ReplaceDay,
+        &["rename compacting/", "exchange events/", "write states/"],
     ),
 ];
 
@@ -142,17 +152,28 @@ fn open_with(dir: &Path, zones: &str) -> Result<Store> {
     Store::open(&config, "the test", now())
 }
 
+/// The users whose events are identity calls, with the ids that these name.
+const ALIASES: [(&str, &str); 2] = [("zoe", "dora"), ("yan", "eve")];
+
 /// An event of a user, some days ago.
 fn event(user: &str, days: i64) -> Event<'_> {
     // One and the same day of UTC, and two days of the zone.
     let hours = if user == "anna" { 0 } else { 2 };
     let ts = now() - TimeDelta::days(days) - TimeDelta::hours(hours);
+    let alias = ALIASES.iter().find(|(known, _)| *known == user);
+    let (event_type, feature, metadata) = match alias {
+        Some((_, alias)) => {
+            let metadata = format!(r#"{{"previous_id":"{alias}"}}"#);
+            (EventType::System, "identify", metadata)
+        }
+        None => (EventType::Action, "a feature", "{}".to_owned()),
+    };
     Event {
         ts_us: ts.timestamp_micros(),
-        event_type: EventType::Action,
+        event_type,
         user_id: Some(user.into()),
-        feature: Some("a feature".into()),
-        metadata: "{}".into(),
+        feature: Some(feature.into()),
+        metadata: metadata.into(),
         url: None,
         event_id: Some(format!("{user} {days}").into()),
         // Long enough ago that the day is quiet.
@@ -178,15 +199,18 @@ impl Job {
         };
         append(&store, &[("anna", 1), ("ben", 1), ("carl", OLD_DAYS)])?;
         store.seal()?;
-        append(&store, &[("dora", 1), ("anna", 2), ("ben", 2)])?;
+        append(&store, &[("dora", 1), ("anna", 2), ("ben", 2), ("zoe", 1)])?;
         store.seal()?;
         match self {
-            Self::Seal => append(&store, &[("eve", 1), ("eve", 0)])?,
+            Self::Seal => append(&store, &[("eve", 1), ("eve", 0), ("yan", 0)])?,
             Self::Index => store.compact_without_index(now())?,
             Self::ExpireIds | Self::Renumber => {
                 if self == Self::Renumber {
                     // Most users are old ones, and the index has columns.
-                    append(&store, &["f", "g", "h", "i"].map(|user| (user, OLD_DAYS)))?;
+                    append(
+                        &store,
+                        &["f", "g", "h", "i", "j"].map(|user| (user, OLD_DAYS)),
+                    )?;
                     append(&store, &[("last", 1)])?;
                     store.seal()?;
                     store.compact(now(), CompactionScope::Full)?;
@@ -242,6 +266,7 @@ impl Job {
                             part.push(&event("anna", i64::from(day) + 3));
                             part.push(&event("frank", i64::from(day)));
                         }
+                        Ok(())
                     },
                     |(), _| {},
                 )? {}
@@ -257,6 +282,17 @@ impl Job {
             Self::Rebuild => store.rebuild(&Progress::default()).map(drop),
             Self::BuildZone => store.build_zones(),
             Self::Renumber => renumber_users(&store.versions, &store.folder, store.names(), 0),
+            Self::ReplaceDay => {
+                let day = (now() - TimeDelta::days(1)).date_naive();
+                let mut frames = store.sealed_events(day)?;
+                for frame in &mut frames {
+                    let users = frame.column(schema::USER_ID)?.str()?;
+                    let others = users.iter().map(|user| Some(user != Some("dora")));
+                    let others: BooleanChunked = others.collect();
+                    *frame = frame.filter(&others)?;
+                }
+                store.replace_day(day, &JoinedDay::of(frames)?, "files".into())
+            }
         }
     }
 
@@ -288,7 +324,8 @@ fn answers(store: &Store, job: Job) -> Result<Answers> {
     let lines = String::from_utf8(lines).expect("UTF-8");
     let mut events: Vec<String> = lines.lines().map(str::to_owned).collect();
     events.sort_unstable();
-    for line in &events {
+    let is_call = |line: &&String| line.contains("identify");
+    for line in events.iter().filter(|line| !is_call(line)) {
         let event = crate::event::read_event(line.as_bytes()).expect("an event");
         let event = match event.validate(now().timestamp_micros(), 0) {
             Outcome::Accepted(event, _) => event,
@@ -353,6 +390,14 @@ fn unknown_files(store: &Store) -> Result<Vec<PathBuf>> {
     let version = store.versions.version();
     let mut known: BTreeSet<PathBuf> = version.segment_paths().into_iter().collect();
     known.extend(version.state_paths().iter().map(|path| root.join(path)));
+    known.extend(
+        version
+            .links
+            .meta
+            .iter()
+            .map(|links| root.join(&links.path)),
+    );
+    known.insert(links::table_path(root));
     let ids = version.event_ids.iter().flat_map(|ids| &ids.files);
     known.extend(ids.map(|file| root.join(&file.path)));
     known.extend(

@@ -1,8 +1,10 @@
 //! The manifest: a [`Version`] as the file `manifest.json`. Replacing it is the commit of every
 //! job.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
 use super::Version;
@@ -15,6 +17,7 @@ use crate::store::clock::ClockMeta;
 use crate::store::files::dictionary::DictionaryMeta;
 use crate::store::files::event_ids::EventIdsMeta;
 use crate::store::files::folder::Folder;
+use crate::store::files::links::LinksMeta;
 use crate::store::files::segment::SegmentMeta;
 use crate::store::files::shape::MANIFEST_FILE;
 use crate::store::files::states::StateMeta;
@@ -66,6 +69,12 @@ pub struct Manifest {
     /// See [`Version::event_ids`].
     #[serde(default)]
     pub event_ids: Option<EventIdsMeta>,
+    /// See [`Version::followed`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub followed: BTreeMap<NaiveDate, String>,
+    /// See [`Version::links`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<LinksMeta>,
 }
 
 impl Default for Manifest {
@@ -83,6 +92,8 @@ impl Default for Manifest {
             clock: None,
             user_key: None,
             event_ids: None,
+            followed: BTreeMap::new(),
+            links: None,
         }
     }
 }
@@ -104,6 +115,8 @@ impl Manifest {
             clock: version.clock,
             user_key: version.user_key.clone(),
             event_ids: version.event_ids.clone(),
+            followed: version.followed.clone(),
+            links: version.links.meta.clone(),
         }
     }
 
@@ -144,7 +157,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Paths of the immutable files that a backup has: segments and states.
+    /// Paths of the immutable files that a backup has: segments, states and links.
     pub fn paths(&self) -> impl Iterator<Item = &String> {
         let of_zones = self.zones.iter().flat_map(|zone| &zone.states);
         let states = self.states.iter().chain(of_zones).map(|state| &state.path);
@@ -152,6 +165,7 @@ impl Manifest {
             .iter()
             .map(|segment| &segment.path)
             .chain(states)
+            .chain(self.links.as_ref().map(|links| &links.path))
     }
 
     /// The content of the file.

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use chrono::NaiveDate;
 use chrono_tz::Tz;
 use polars::prelude::Expr;
 use roaring::RoaringBitmap;
@@ -26,9 +27,12 @@ use super::lock::{Guard, Ordered, Rank};
 use crate::daily::{Day, OtherZones};
 use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
+use crate::links::Links;
+use crate::links::canonical::Canonical;
 use crate::store::files::dictionary::DictionaryMeta;
 use crate::store::files::event_ids::EventIdsMeta;
 use crate::store::files::folder::Folder;
+use crate::store::files::links::{self as links_files, LinksMeta};
 use crate::store::files::rotation::WaitingLogs;
 use crate::store::files::segment::{Segment, SegmentMeta};
 use crate::store::files::states::{StateFile, StateMeta, ZoneDay};
@@ -65,6 +69,20 @@ pub struct Version {
     /// The ids of the events in the segments; absent before the first seal, and in a manifest of an
     /// earlier version.
     pub event_ids: Option<EventIdsMeta>,
+    /// The days that are copies of days of a table, each with a digest of the names of the files
+    /// that it is made of.
+    pub followed: BTreeMap<NaiveDate, String>,
+    /// The links between ids that events in the segments say.
+    pub links: SealedLinks,
+}
+
+/// Committed links between ids.
+#[derive(Debug, Clone, Default)]
+pub struct SealedLinks {
+    /// Their file; absent before the first one.
+    pub meta: Option<LinksMeta>,
+    /// The links, once [`Version::load_links`] has read the file.
+    pub links: Arc<Links>,
 }
 
 impl Version {
@@ -89,7 +107,21 @@ impl Version {
             clock: manifest.clock,
             user_key: manifest.user_key,
             event_ids: manifest.event_ids,
+            followed: manifest.followed,
+            links: SealedLinks {
+                meta: manifest.links,
+                links: Arc::default(),
+            },
         }
+    }
+
+    /// Reads the links between ids.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if they are not what was written.
+    pub fn load_links(&mut self, root: &Path) -> Result<()> {
+        self.links.links = Arc::new(links_files::load(root, self.links.meta.as_ref())?);
+        Ok(())
     }
 
     /// Events in the live segments.
@@ -198,7 +230,7 @@ impl Version {
         for (&day, state) in &self.states {
             let activity = state.activity(names)?;
             // A state does not list the users beyond the limit.
-            if activity.rest_user_events > 0 || !activity.users.is_disjoint(users) {
+            if activity.stored_rest_user_events() > 0 || activity.has_any(users) {
                 days.insert(day);
             }
         }
@@ -222,6 +254,7 @@ impl Version {
                 last_ts_us: ts_us,
                 last_received_at_us: ts_us,
                 format: crate::store::files::segment::FORMAT,
+                system: 0,
             });
         }
         for &day in states {
@@ -294,6 +327,15 @@ pub struct VersionControl {
     published: Ordered<Published>,
     /// The failed commit whose outcome is unknown: after it nothing more is committed.
     poisoned: OnceLock<String>,
+    /// The users of ids, as the last reader computed them.
+    canonical: Ordered<Option<KnownUsers>>,
+}
+
+/// The users of ids, and what they were computed from.
+struct KnownUsers {
+    sealed: Arc<Links>,
+    statement_changes: u64,
+    canonical: Arc<Canonical>,
 }
 
 impl VersionControl {
@@ -317,6 +359,7 @@ impl VersionControl {
             transactions: Ordered::new(Rank::Transaction, ()),
             published: Ordered::new(Rank::Published, published),
             poisoned: OnceLock::new(),
+            canonical: Ordered::new(Rank::Leaf, None),
         }
     }
 
@@ -357,12 +400,44 @@ impl VersionControl {
     /// If the engine cannot build the open chunk.
     pub fn snapshot(&self, range_us: &Range<i64>) -> Result<Snapshot> {
         let published = self.published.lock();
-        Ok(Snapshot {
+        let mut snapshot = Snapshot {
             version: published.version.clone(),
             tail: published.tail.snapshot(range_us)?,
             visible: published.erased.visible(),
             visible_tail: published.erased.visible_numbers(),
-        })
+            canonical: None,
+        };
+        snapshot.canonical = self.canonical_of(published);
+        Ok(snapshot)
+    }
+
+    /// The users of ids; none if there are no links.
+    pub fn canonical(&self) -> Option<Arc<Canonical>> {
+        self.canonical_of(self.published.lock())
+    }
+
+    /// The users of ids as of a published state, which is unlocked before they are computed.
+    fn canonical_of(&self, published: Guard<'_, Published>) -> Option<Arc<Canonical>> {
+        let sealed = published.version.links.links.clone();
+        if sealed.is_empty() && !published.tail.has_statements() {
+            return None;
+        }
+        let statement_changes = published.tail.statement_changes();
+        let is_known = |known: &&KnownUsers| {
+            Arc::ptr_eq(&known.sealed, &sealed) && known.statement_changes == statement_changes
+        };
+        if let Some(known) = self.canonical.lock().as_ref().filter(is_known) {
+            return Some(known.canonical.clone());
+        }
+        let statements = published.tail.statements();
+        drop(published);
+        let canonical = Arc::new(Canonical::new(&sealed, &statements));
+        *self.canonical.lock() = Some(KnownUsers {
+            sealed,
+            statement_changes,
+            canonical: canonical.clone(),
+        });
+        Some(canonical)
     }
 }
 
@@ -376,6 +451,8 @@ pub struct Snapshot {
     pub visible: Option<Expr>,
     /// The same for the frames of the tail: an expression on codes.
     pub visible_tail: Option<Expr>,
+    /// The users of ids; none if there are no links.
+    pub canonical: Option<Arc<Canonical>>,
 }
 
 /// Adds a segment of these files to a version. The file is not opened.

@@ -12,8 +12,9 @@ use polars::prelude::*;
 
 use super::row::Row;
 use crate::daily::{self, OtherZones, Slices};
-use crate::dictionary::{Dictionaries, REST_FEATURE};
+use crate::dictionary::{Dictionaries, REST_FEATURE, SYSTEM_TYPE};
 use crate::error::{Error, Result};
+use crate::links::Statement;
 use crate::schema;
 use crate::store::files::rotation::id_of;
 use crate::store::files::rows::LakeRows;
@@ -35,6 +36,8 @@ pub struct Tail {
     /// The span of the full chunks.
     full_span: Option<Span>,
     open: OpenChunk,
+    /// Number of times that the statements about ids changed.
+    statement_changes: u64,
 }
 
 /// The oldest part of the tail: the events of the oldest log.
@@ -60,6 +63,10 @@ pub struct Chunk {
     pub frame: DataFrame,
     /// True if a feature is beyond the limit of its day.
     has_rest_features: bool,
+    /// True if some of the events are `system` events.
+    pub has_system: bool,
+    /// The statements of the events about ids, in their order.
+    pub statements: Vec<Statement>,
     span: Span,
     part: LogPart,
     zones: OtherZones,
@@ -134,6 +141,7 @@ struct OpenChunk {
     event_types: Vec<Option<u32>>,
     users: Vec<Option<u32>>,
     features: Vec<Option<u32>>,
+    statements: Vec<Statement>,
 }
 
 impl Tail {
@@ -146,7 +154,25 @@ impl Tail {
             full_events: 0,
             full_span: None,
             open: OpenChunk::default(),
+            statement_changes: 0,
         }
+    }
+
+    /// Number of times that the result of [`Tail::statements`] changed.
+    pub fn statement_changes(&self) -> u64 {
+        self.statement_changes
+    }
+
+    /// The statements of the events about ids, in their order.
+    pub fn statements(&self) -> Vec<Statement> {
+        let full = self.full.iter().flat_map(|chunk| &chunk.statements);
+        full.chain(&self.open.statements).copied().collect()
+    }
+
+    /// True if the events say something of ids.
+    pub fn has_statements(&self) -> bool {
+        let mut full = self.full.iter();
+        !self.open.statements.is_empty() || full.any(|chunk| !chunk.statements.is_empty())
     }
 
     /// Number of events.
@@ -168,9 +194,11 @@ impl Tail {
             Some(open) => open.bytes.end = part.bytes.end,
             none => *none = Some(part),
         }
+        let before = self.open.statements.len();
         for row in rows {
             self.open.push(row);
         }
+        self.statement_changes += u64::from(self.open.statements.len() > before);
         if self.open.ts_us.len() >= CHUNK_ROWS {
             self.close_chunk()?;
         }
@@ -255,6 +283,7 @@ impl Tail {
         let kept = self.full.split_off(mark.chunks.min(self.full.len()));
         let sealed = std::mem::replace(&mut self.full, kept);
         self.count_full();
+        self.statement_changes += 1;
         sealed
     }
 
@@ -271,6 +300,21 @@ impl Chunk {
     /// The part of the log with its events.
     pub(in crate::store) fn part(&self) -> &LogPart {
         &self.part
+    }
+
+    /// True if it may have events of a time range.
+    pub fn overlaps(&self, range_us: &Range<i64>) -> bool {
+        self.span.overlaps(range_us)
+    }
+
+    /// The least and the greatest `ts` of its events, in µs.
+    pub fn span_us(&self) -> (i64, i64) {
+        (self.span.first_us, self.span.last_us)
+    }
+
+    /// True if all of its events lie in a time range.
+    pub fn is_inside(&self, range_us: &Range<i64>) -> bool {
+        range_us.start <= self.span.first_us && self.span.last_us < range_us.end
     }
 
     /// All columns of [`schema::lake`], read from the log.
@@ -312,12 +356,13 @@ impl Chunk {
         Ok(frame)
     }
 
-    /// The columns of [`Chunk::counted`], metadata and URL.
+    /// The columns of [`Chunk::counted`], metadata, URL and the ids of users.
     ///
     /// # Errors
     /// [`Error::Damaged`] if the log is not what was written.
     pub fn with_details(&self) -> Result<DataFrame> {
-        let details = self.details()?.select([schema::METADATA, schema::URL])?;
+        let details = [schema::METADATA, schema::URL, schema::USER];
+        let details = self.details()?.select(details)?;
         Ok(self.counted()?.hstack(details.columns())?)
     }
 
@@ -326,9 +371,10 @@ impl Chunk {
         if let Some(details) = self.details.get() {
             return Ok(details);
         }
-        let mut columns = vec![schema::METADATA, schema::URL];
+        let mut columns = vec![schema::METADATA, schema::URL, schema::USER_ID];
         columns.extend(self.has_rest_features.then_some(schema::FEATURE));
-        let details = self.whole()?.select(columns)?;
+        let mut details = self.whole()?.select(columns)?;
+        details.rename(schema::USER_ID, schema::USER.into())?;
         // Another reader may have been first; both read the same.
         Ok(self.details.get_or_init(|| details))
     }
@@ -353,9 +399,10 @@ impl OpenChunk {
         let at = Span::of(row.ts_us);
         self.span = Some(self.span.map_or(at, |span| span.union(at)));
         self.ts_us.push(row.ts_us);
-        self.event_types.push(Some(row.event_type as u32));
+        self.event_types.push(Some(row.event_type));
         self.users.push(row.user);
         self.features.push(row.feature);
+        self.statements.extend(row.statement);
     }
 
     /// A chunk of the events so far; none if there are none.
@@ -366,6 +413,8 @@ impl OpenChunk {
         Ok(Some(Chunk {
             frame: self.frame(names)?,
             has_rest_features: self.features.contains(&Some(REST_FEATURE)),
+            has_system: self.event_types.contains(&Some(SYSTEM_TYPE)),
+            statements: self.statements.clone(),
             span,
             part,
             zones: zones.clone(),
@@ -399,6 +448,7 @@ impl OpenChunk {
         self.event_types.clear();
         self.users.clear();
         self.features.clear();
+        self.statements.clear();
     }
 }
 
@@ -442,9 +492,10 @@ mod tests {
             self.file.write_all_at(&lines, self.end).expect("written");
             let rows = ts_us.iter().map(|&ts_us| Row {
                 ts_us,
-                event_type: EventType::Action,
+                event_type: 1,
                 user: None,
                 feature: None,
+                statement: None,
             });
             let start = self.end;
             self.end += lines.len() as u64;

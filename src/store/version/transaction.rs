@@ -18,15 +18,17 @@ use std::sync::Arc;
 use tracing::{error, warn};
 
 use super::manifest::Manifest;
-use super::{Published, Version, VersionControl, segment_of};
+use super::{Published, SealedLinks, Version, VersionControl, segment_of};
 use crate::daily::{DailyState, Day};
 use crate::dictionary::Dictionaries;
 use crate::error::{Error, Result};
+use crate::links::Links;
 use crate::store::files::columns;
 use crate::store::files::day_folder::PreparedDay;
 use crate::store::files::dictionary;
 use crate::store::files::event_ids::{self, Entry, IdFile};
 use crate::store::files::folder::Folder;
+use crate::store::files::links as links_files;
 use crate::store::files::rotation::RotatedLog;
 use crate::store::files::segment::{self, Segment, SegmentMeta};
 use crate::store::files::states::{self, ZoneDay};
@@ -45,6 +47,7 @@ pub struct Transaction<'a> {
     lake_number: Option<u64>,
     has_written_states: bool,
     has_written_ids: bool,
+    has_written_links: bool,
     /// The files that were prepared are live, or may be.
     is_settled: bool,
     guard: Option<Guard<'a, ()>>,
@@ -114,6 +117,7 @@ impl<'a> Transaction<'a> {
             lake_number: None,
             has_written_states: false,
             has_written_ids: false,
+            has_written_links: false,
             is_settled: false,
             guard: Some(guard),
         }
@@ -188,6 +192,25 @@ impl<'a> Transaction<'a> {
     ) -> Result<Arc<IdFile>> {
         self.has_written_ids = true;
         event_ids::write(self.folder, self.next.sequence, day, new, others).map(Arc::new)
+    }
+
+    /// Writes the links between ids, which take the place of all before.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write_links(&mut self, links: Links) -> Result<()> {
+        self.has_written_links = true;
+        let meta = links_files::write(self.folder, self.next.sequence, &links)?;
+        // The transaction has a number of its own by now.
+        debug_assert_ne!(
+            self.base.links.meta.as_ref().map(|live| &live.path),
+            Some(&meta.path)
+        );
+        self.next.links = SealedLinks {
+            meta: Some(meta),
+            links: Arc::new(links),
+        };
+        Ok(())
     }
 
     /// Prepares a folder with other segments of a day, which takes the place of the one in the lake
@@ -315,6 +338,10 @@ impl<'a> Transaction<'a> {
                 next.event_ids.as_ref(),
             ));
         }
+        if next.links.meta != base.links.meta {
+            let live = next.links.meta.as_ref();
+            removed = removed.and(links_files::remove_others(self.folder, live));
+        }
         if self.day.is_some() {
             // The old folder has the segments that are gone, and indexing removes their columns.
             return removed;
@@ -358,6 +385,10 @@ impl<'a> Transaction<'a> {
         if self.has_written_ids {
             let live = self.base.event_ids.as_ref();
             removed = removed.and(event_ids::remove_others(self.folder, live));
+        }
+        if self.has_written_links {
+            let live = self.base.links.meta.as_ref();
+            removed = removed.and(links_files::remove_others(self.folder, live));
         }
         removed
     }

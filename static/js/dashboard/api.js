@@ -1,4 +1,5 @@
 // Requests to the server. The key is only in the header and in this tab's session storage.
+import { FAILURE } from './texts.js';
 
 const KEY = 'echopilot.key';
 /** Requests at a time: the server runs four queries, and a browser opens six connections, one of them for live events. */
@@ -17,6 +18,7 @@ try {
 }
 
 export const hasKey = () => Boolean(key);
+export const heldKey = () => key;
 
 export function setKey(value) {
   key = value;
@@ -34,6 +36,16 @@ export class Failure extends Error {
     super(message);
     Object.assign(this, { status, code });
   }
+}
+
+/** The token of a share link, in place of the key. */
+let token = null;
+
+/** True for the page of a share link. */
+export const hasToken = () => token !== null;
+
+export function setToken(value) {
+  token = value;
 }
 
 let running = 0;
@@ -64,20 +76,16 @@ async function send(path, options = {}) {
       ...options,
       cache: 'no-store',
       credentials: 'omit',
-      headers: { ...options.headers, 'X-Dash-Key': key ?? '' },
+      headers: { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : { 'X-Dash-Key': key ?? '' }) },
     });
   } catch (error) {
     if (error.name === 'AbortError') throw error;
-    throw new Failure(0, 'no_response', 'The server does not respond. Is it running?');
+    throw new Failure(0, 'no_response', FAILURE.noResponse);
   }
   if (response.ok) return response;
   const error = await response.json().catch(() => ({}));
-  if (response.status === 401) document.dispatchEvent(new CustomEvent('key-rejected'));
-  throw new Failure(
-    response.status,
-    error.error ?? 'failed',
-    error.message ?? `The server responded with status ${response.status}.`,
-  );
+  if (response.status === 401 && !token) document.dispatchEvent(new CustomEvent('key-rejected'));
+  throw new Failure(response.status, error.error ?? 'failed', error.message ?? FAILURE.status(response.status));
 }
 
 async function limited(signal, work) {
@@ -89,9 +97,61 @@ async function limited(signal, work) {
   }
 }
 
-/** Sends a request to `/query`. */
-export function query(request, signal) {
+/** The queries since `recordQueries`, as JSON. */
+let recorded = new Set();
+
+/** Begins a new record of queries. */
+export function recordQueries() {
+  recorded = new Set();
+}
+
+/** The different queries of the record. */
+export const recordedQueries = () => [...recorded].map((text) => JSON.parse(text));
+
+/**
+ * Sends a query. Those of one `group` that are asked at the same time are one request, which has each of them once. A
+ * query that is asked only for some days, and not with the view each time, is not recorded.
+ */
+export function query(request, signal, { group, isRecorded = true } = {}) {
+  if (isRecorded) recorded.add(JSON.stringify(request));
+  if (group) return grouped(request, signal, group);
   return limited(signal, async () => (await post('query', request, signal)).json());
+}
+
+/** Limit of the queries of a request. */
+const MOST_QUERIES = 20;
+/** Errors of the server itself; the others are of the query. */
+const SERVER_ERRORS = new Set(['busy', 'clock', 'damaged', 'disk_full', 'internal', 'log_stopped']);
+
+/** By signal and name, the queries that are sent when all panels have asked. */
+const groups = new WeakMap();
+
+async function grouped(request, signal, name) {
+  if (!groups.has(signal)) groups.set(signal, new Map());
+  const ofSignal = groups.get(signal);
+  if (!ofSignal.has(name)) {
+    const texts = [];
+    const answers = Promise.resolve().then(() => {
+      if (ofSignal.get(name)?.texts === texts) ofSignal.delete(name);
+      return limited(signal, () => several(texts, signal));
+    });
+    ofSignal.set(name, { texts, answers });
+  }
+  const { texts, answers } = ofSignal.get(name);
+  const text = JSON.stringify(request);
+  if (!texts.includes(text)) texts.push(text);
+  const place = texts.indexOf(text);
+  if (texts.length === MOST_QUERIES) ofSignal.delete(name);
+  const answer = (await answers)[place];
+  if (answer.ok) return answer;
+  throw new Failure(SERVER_ERRORS.has(answer.error) ? 503 : 400, answer.error, answer.message);
+}
+
+/** The results of queries; each may be the body of an error. */
+async function several(texts, signal) {
+  const queries = texts.map((text) => JSON.parse(text));
+  if (queries.length === 1) return [await (await post('query', queries[0], signal)).json()];
+  return (await (await post('queries', { queries }, signal)).json()).answers;
 }
 
 /** The same, as a CSV file for a spreadsheet. */
@@ -110,14 +170,21 @@ const post = (path, body, signal, accept = 'application/json') =>
 /** Sends a GET request. */
 export const get = (path, signal) => limited(signal, async () => (await send(`${BASE}/${path}`, { signal })).json());
 
-export const usage = ({ days, end, tz }, signal) => get(usagePath({ days, end, tz }), signal);
+/** Sends a request of another method, with a body if there is one, and returns the response as JSON. */
+export const change = async (method, path, body) =>
+  (
+    await send(`${BASE}/${path}`, {
+      method,
+      ...(body !== undefined && { body: JSON.stringify(body), headers: { 'Content-Type': 'application/json' } }),
+    })
+  ).json();
 
-export function usagePath({ days, end, tz }) {
-  const asked = new URLSearchParams({ days });
-  if (end) asked.set('end', end);
-  if (tz && tz !== 'UTC') asked.set('tz', tz);
-  return `usage?${asked}`;
-}
+/** Sends a GET request, and returns the response as it comes. */
+export const getStream = (path, signal) => send(`${BASE}/${path}`, { signal });
+
+/** Starts the export of the events of a window, as in a request; the response is the file. */
+export const openExport = (window, format, signal) =>
+  send(`${BASE}/export?${new URLSearchParams({ ...window, format })}`, { signal });
 
 export const saveCohort = async (cohort) => (await post('cohorts', cohort)).json();
 export const removeCohort = async (name) =>

@@ -1,35 +1,28 @@
-// Apache ECharts with the parts and colours of the page. A separate file, which loads while the first numbers are fetched.
-import { BarChart, CustomChart, HeatmapChart, LineChart, SankeyChart, ScatterChart } from 'echarts/charts';
-import {
-  AriaComponent,
-  GridComponent,
-  LegendComponent,
-  MarkAreaComponent,
-  MarkLineComponent,
-  TooltipComponent,
-  VisualMapComponent,
-} from 'echarts/components';
+// Apache ECharts with the colours of the page and the parts that the overview draws; `more-charts.js` has the others. It is
+// loaded while the first numbers are fetched.
+// The modules themselves: from the list of all modules everything that any file uses would be here.
+
 import { getInstanceByDom, init, use } from 'echarts/core';
-import { LabelLayout } from 'echarts/features';
+import { install as bar } from 'echarts/lib/chart/bar/install.js';
+import { install as line } from 'echarts/lib/chart/line/install.js';
+import { install as aria } from 'echarts/lib/component/aria/install.js';
+import { install as grid } from 'echarts/lib/component/grid/install.js';
+import { install as legend } from 'echarts/lib/component/legend/install.js';
+import { install as markArea } from 'echarts/lib/component/marker/installMarkArea.js';
+import { install as markLine } from 'echarts/lib/component/marker/installMarkLine.js';
+import { install as tooltip } from 'echarts/lib/component/tooltip/install.js';
 import { CanvasRenderer } from 'echarts/renderers';
 
-use([
-  BarChart,
-  CustomChart,
-  HeatmapChart,
-  LineChart,
-  SankeyChart,
-  ScatterChart,
-  AriaComponent,
-  GridComponent,
-  LegendComponent,
-  MarkAreaComponent,
-  MarkLineComponent,
-  TooltipComponent,
-  VisualMapComponent,
-  LabelLayout,
-  CanvasRenderer,
-]);
+use([bar, line, aria, grid, legend, markArea, markLine, tooltip, CanvasRenderer]);
+
+/** The types of series that are in this file. */
+const TYPES = new Set(['bar', 'line']);
+
+/** Loads what a chart needs in addition. */
+export async function prepare(option) {
+  const { series } = option(colours());
+  if ([series].flat().some(({ type }) => !TYPES.has(type))) await import('./more-charts.js');
+}
 
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif';
 
@@ -123,12 +116,14 @@ function base(option, look) {
   };
 }
 
-/** Draws into an element that has a size, and replaces its content. */
-export function draw(element, option, onclick) {
+/** Draws into an element that has a size, and replaces its content; for a print at once, and as it is in the end. */
+export function draw(element, option, onclick, isPrint = false) {
   const look = colours();
   const chart = getInstanceByDom(element) ?? init(element);
-  chart.setOption(base(option(look), look), { notMerge: true });
+  const whole = base(option(look), look);
+  chart.setOption(isPrint ? { ...whole, animation: false } : whole, { notMerge: true });
   chart.resize();
+  if (isPrint) chart.getZr().refreshImmediately();
   chart.off('click');
   if (onclick) chart.on('click', onclick);
   if (!element.dataset.watched) {
@@ -139,10 +134,28 @@ export function draw(element, option, onclick) {
 
 export const dispose = (element) => getInstanceByDom(element)?.dispose();
 
-/** Renders a chart with its title as a picture of twice the resolution of the screen. */
-export async function picture(option, { title, note, width, height }) {
+/** Splits a string into lines that fit a width, with the font of a context. */
+function wrapped(context, text, width) {
+  const lines = [];
+  let line = '';
+  for (const word of text.split(' ')) {
+    const longer = line ? `${line} ${word}` : word;
+    if (line && context.measureText(longer).width > width) {
+      lines.push(line);
+      line = word;
+    } else line = longer;
+  }
+  return [...lines, line];
+}
+
+/** Renders a chart with its title, and lines that say what it is of, as a picture of twice the resolution of the screen. */
+export async function picture(option, { title, lines, width, height }) {
   const look = colours();
-  const top = 56;
+  const canvas = document.createElement('canvas');
+  const context = canvas.getContext('2d');
+  context.font = `12px ${FONT}`;
+  const notes = lines.flatMap((line) => wrapped(context, line, width));
+  const top = 40 + notes.length * 16;
   const space = document.createElement('div');
   space.className = 'offscreen';
   space.style.width = `${width}px`;
@@ -151,10 +164,8 @@ export async function picture(option, { title, note, width, height }) {
   const chart = init(space, null, { devicePixelRatio: 2 });
   chart.setOption({ ...base(option(look), look), animation: false });
   const drawn = chart.renderToCanvas({ pixelRatio: 2, backgroundColor: look.card });
-  const canvas = document.createElement('canvas');
   canvas.width = (width + 32) * 2;
   canvas.height = (height + top + 16) * 2;
-  const context = canvas.getContext('2d');
   context.scale(2, 2);
   context.fillStyle = look.card;
   context.fillRect(0, 0, canvas.width, canvas.height);
@@ -163,7 +174,7 @@ export async function picture(option, { title, note, width, height }) {
   context.fillText(title, 16, 28);
   context.fillStyle = look.muted;
   context.font = `12px ${FONT}`;
-  context.fillText(note, 16, 46);
+  for (const [place, note] of notes.entries()) context.fillText(note, 16, 46 + place * 16);
   context.drawImage(drawn, 16, top, width, height);
   chart.dispose();
   space.remove();

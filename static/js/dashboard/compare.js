@@ -1,32 +1,30 @@
 // Spans that can be compared: of equal length, of days that are over, and not older than the store.
 import { addDays, dayIn, daysBetween, isDay } from './format.js';
+import { periodBefore } from './window.js';
 
-/** Days of an ISO week. */
+/** Days of a week. */
 const WEEK = 7;
+/** Limit of the parts of a trend. */
+const PARTS = 10;
 
 /**
  * The days of a window that are over at the time `ts`, and the same days of the window before. A day that is not over has
- * no counterpart there. `null` if none is over.
+ * no counterpart there. The window before a calendar period is the calendar period before: the whole of it, or as many of
+ * its days as are over of this one. `null` if none is over.
  */
-export function closedDays({ from, to, days, tz }, ts) {
+export function closedDays({ from, to, days, tz }, ts, period = null) {
   const yesterday = addDays(dayIn(tz, ts), -1);
   const last = [to, yesterday].sort()[0];
   const closed = daysBetween(from, last) + 1;
   if (closed < 1) return null;
+  const whole = period && periodBefore(period, from);
+  if (whole) {
+    const end = whole.isWhole ? whole.to : [whole.to, addDays(whole.from, closed - 1)].sort()[0];
+    const before = span(end, daysBetween(whole.from, end) + 1);
+    return { isWhole: closed === days, now: span(last, closed), before };
+  }
   return { isWhole: closed === days, now: span(last, closed), before: span(addDays(last, -days), closed) };
 }
-
-/** The whole ISO weeks within some days, and as many before them. `null` if there is none. */
-export function wholeWeeks({ from, end }) {
-  const monday = addDays(from, (WEEK - weekday(from)) % WEEK);
-  const weeks = Math.floor((daysBetween(monday, end) + 1) / WEEK);
-  if (weeks < 1) return null;
-  const days = weeks * WEEK;
-  return { weeks, now: span(addDays(monday, days - 1), days), before: span(addDays(monday, -1), days) };
-}
-
-/** Days since Monday. */
-const weekday = (day) => (new Date(`${day}T00:00:00Z`).getUTCDay() + WEEK - 1) % WEEK;
 
 const span = (end, days) => ({ from: addDays(end, 1 - days), end, days });
 
@@ -46,3 +44,16 @@ export function isSeen(before, firstDay, tz) {
 
 /** The relative change; `null` if there was nothing before. */
 export const relative = (now, before) => (before ? now / before - 1 : null);
+
+/**
+ * The sums of values by day in equal parts, of which the last ends with the last day. The parts are complete weeks, or days:
+ * others would go up and down with the weekends.
+ */
+export function parts(values) {
+  const { length } = values;
+  const days = length < 2 * WEEK ? 1 : WEEK * Math.ceil(length / (WEEK * PARTS));
+  const first = length % days;
+  return Array.from({ length: Math.floor(length / days) }, (_, part) =>
+    values.slice(first + part * days, first + (part + 1) * days).reduce((sum, value) => sum + value, 0),
+  );
+}

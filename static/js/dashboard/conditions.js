@@ -1,7 +1,10 @@
 // Editors of filters: conditions on the properties of events, with the known features to choose from.
 
 import { query } from './api.js';
+import { declaredFeatures, eventTypes, moreTypes } from './declared.js';
 import { field, fill, h, icon, id, plain, select, toast } from './dom.js';
+import { EVENT, FILTER } from './texts.js';
+import { shown, suggestingInput, valuePicker } from './values.js';
 
 /** Limit of the suggested features. */
 const OFFERED = 500;
@@ -31,9 +34,10 @@ async function offer() {
   const list = document.getElementById(listId);
   if (!list || list.dataset.filled) return;
   list.dataset.filled = 'true';
+  const [known, declared] = await Promise.all([knownFeatures(), declaredFeatures()]);
   fill(
     list,
-    (await knownFeatures()).map((feature) => h('option', { value: feature })),
+    [...new Set([...known, ...declared])].map((feature) => h('option', { value: feature })),
   );
 }
 
@@ -46,165 +50,308 @@ export function featureInput(value, onchange, props = {}) {
     maxlength: 200,
     autocomplete: 'off',
     spellcheck: 'false',
-    placeholder: 'any feature',
+    placeholder: EVENT.anyFeature,
     ...props,
     onfocus: offer,
     onchange: (event) => onchange(event.target.value),
   });
 }
 
-export const EVENT_TYPES = [
-  ['', 'any event'],
-  ['page_view', 'page view'],
-  ['action', 'action'],
-  ['conversion', 'conversion'],
-];
+/** The event types of every store, with their names. */
+const EVENT_TYPES = [['', FILTER.any], ...Object.entries(FILTER.types)];
 
-/** A value for display, in quotes if its ends would not be visible. */
-const shown = (value) =>
-  typeof value === 'string' && (value === '' || value !== value.trim())
-    ? `“${value}”`
-    : typeof value === 'object'
-      ? JSON.stringify(value)
-      : String(value);
+const typeName = (type) => (Object.hasOwn(FILTER.types, type) ? FILTER.types[type] : String(type));
+
+const METADATA = 'metadata.';
+/** The keys of a filter whose values are filters. */
+const ANY = 'any';
+const NOT = 'not';
+const COHORT = 'cohort';
+/** The tests that search in strings, and can ignore case. */
+const SEARCHES = ['contains', 'prefix', 'suffix', 'matches'];
+
+const isObject = (value) => value !== null && typeof value === 'object' && !Array.isArray(value);
+const isScalar = (value) => value !== null && typeof value !== 'object';
+const isValues = (test) => (Array.isArray(test) ? test.length > 0 && test.every(isScalar) : isScalar(test));
 
 /** The kind of a test; `other` if the editor has no controls for it. */
 function kindOf(test) {
-  if (Array.isArray(test)) return test.every((value) => typeof value !== 'object') ? 'is' : 'other';
-  if (test === null || typeof test !== 'object') return 'is';
-  const names = Object.keys(test);
-  if (names.length === 1 && names[0] === 'prefix') return 'prefix';
-  if (names.length === 1 && names[0] === 'exists') return test.exists ? 'there' : 'missing';
-  return names.length > 0 && names.every((name) => ['min', 'max'].includes(name)) ? 'range' : 'other';
+  if (isValues(test)) return 'is';
+  if (!isObject(test)) return 'other';
+  const names = Object.keys(test).filter((name) => name !== 'ignore_case');
+  const [name] = names;
+  if (names.length === 1) {
+    if (SEARCHES.includes(name) && typeof test[name] === 'string') return name;
+    if ('ignore_case' in test) return 'other';
+    if (name === 'exists') return test.exists ? 'there' : 'missing';
+    if (name === 'above' || name === 'below') return name;
+    if (name === 'not') {
+      if (isValues(test.not)) return 'isnt';
+      return kindOf(test.not) === 'contains' ? 'lacks' : 'other';
+    }
+  }
+  const isRange = names.length > 0 && names.every((limit) => ['min', 'max'].includes(limit));
+  return isRange && !('ignore_case' in test) ? 'range' : 'other';
 }
+
+/** The single tests of a property: those of a list under `all`, or the only one. */
+const testsOf = (test) =>
+  isObject(test) && Object.keys(test).length === 1 && Array.isArray(test.all) && test.all.length > 1
+    ? test.all.flatMap(testsOf)
+    : [test];
+
+const joined = (tests) => (tests.length === 1 ? tests[0] : { all: tests });
+
+const nameOfProperty = (property) =>
+  property.startsWith(METADATA) ? property.slice(METADATA.length) : property.replace('_', ' ');
+
+/** A test in words. */
+function wordsOf(property, test) {
+  const { says } = FILTER;
+  const write = (value) => shown(property === 'event_type' && typeof value === 'string' ? typeName(value) : value);
+  const words = {
+    is: () => says.is([test].flat().map(write)),
+    isnt: () => says.isnt([test.not].flat().map(write)),
+    lacks: () => says.lacks(shown(test.not.contains)),
+    range: () => says.range(test.min, test.max),
+    above: () => says.above(test.above),
+    below: () => says.below(test.below),
+    there: () => says.there,
+    missing: () => says.missing,
+    other: () => shown(test),
+  };
+  const kind = kindOf(test);
+  return SEARCHES.includes(kind) ? says[kind](shown(test[kind])) : words[kind]();
+}
+
+/** Cohorts in words: the name of each, or `{not: name}`. */
+export const cohortWords = (cohorts) =>
+  [cohorts]
+    .flat()
+    .map((one) => (typeof one === 'string' ? one : FILTER.says.notIn(shown(one?.not))))
+    .join(FILTER.says.and);
 
 /** A condition in words. */
 export function describe(property, test) {
-  const name = property.startsWith('metadata.') ? property.slice(9) : property.replace('_', ' ');
-  return `${name} ${{
-    is: () => `is ${[test].flat().map(shown).join(' or ')}`,
-    prefix: () => `begins with ${shown(test.prefix)}`,
-    there: () => 'exists',
-    missing: () => 'is missing',
-    range: () => `is ${test.min ?? '…'} to ${test.max ?? '…'}`,
-    other: () => shown(test),
-  }[kindOf(test)]()}`;
+  const { says } = FILTER;
+  const group = (filter) => (isObject(filter) ? describeFilter(filter) : shown(filter));
+  if (property === ANY && Array.isArray(test)) return `(${test.map(group).join(says.orElse)})`;
+  if (property === NOT && isObject(test)) return says.not(group(test));
+  if (property === COHORT) return says.cohort(cohortWords(test));
+  return testsOf(test)
+    .map((one) => `${nameOfProperty(property)} ${wordsOf(property, one)}`)
+    .join(says.and);
 }
 
 /** A filter in words. */
 export function describeFilter(filter) {
   const all = Object.entries(filter);
-  return all.length ? all.map(([property, test]) => describe(property, test)).join(' and ') : 'any event';
+  return all.length ? all.map(([property, test]) => describe(property, test)).join(FILTER.says.and) : FILTER.any;
 }
 
-const PROPERTIES = [
-  ['event_type', 'Event type'],
-  ['feature', 'Feature'],
-  ['url', 'URL'],
-  ['metadata', 'Metadata…'],
-];
-const TESTS = [
-  ['is', 'is one of'],
-  ['prefix', 'begins with'],
-  ['range', 'is between'],
-  ['there', 'exists'],
-  ['missing', 'is missing'],
-];
+/** A step in few words: `reports (action), plan is pro`. */
+export function stepName(filter) {
+  const { event_type: type, feature, ...rest } = filter;
+  const isText = (value) => value === undefined || typeof value === 'string';
+  if (!isText(type) || !isText(feature) || (!type && !feature)) return describeFilter(filter);
+  const name = feature ? `${shown(feature)}${type ? ` (${typeName(type)})` : ''}` : EVENT.any(typeName(type));
+  return [name, ...Object.entries(rest).map(([property, test]) => describe(property, test))].join(', ');
+}
 
-/** A value to edit. Without a change it stays what it was: a number, or a string that an input cannot hold. */
-const entry = (value) => ({ text: String(value), value });
-const typed = (text) => ({ text, value: text });
-const blank = () => ({ text: '', value: undefined });
+/** The conditions of a filter one by one: `[words, filter without it]`. */
+export function singly(filter) {
+  return Object.entries(filter).flatMap(([property, test]) => {
+    const { [property]: _, ...rest } = filter;
+    const tests = property === ANY || property === NOT ? [test] : testsOf(test);
+    return tests.map((one, place) => [
+      describe(property, one),
+      tests.length === 1 ? rest : { ...filter, [property]: joined(tests.filter((_, at) => at !== place)) },
+    ]);
+  });
+}
 
-function parts(property, test) {
-  const isMetadata = property.startsWith('metadata.');
+/** The filter of events that meet both filters; `null` if it cannot be written. */
+export function bothHold(one, other) {
+  const isApart = Object.keys(other).every((property) => !(property in one));
+  if (isApart) return { ...one, ...other };
+  if (!(ANY in one)) return { ...one, [ANY]: [other] };
+  return NOT in one ? null : { ...one, [NOT]: { [NOT]: other } };
+}
+
+/** A row of the editor for a test of a property. Without a change it stays what it was. */
+function rowOf(property, test) {
+  const isMetadata = property.startsWith(METADATA);
   const kind = kindOf(test);
+  const inner = kind === 'isnt' || kind === 'lacks' ? test.not : test;
   return {
     property: isMetadata ? 'metadata' : property,
-    key: isMetadata ? property.slice(9) : '',
+    key: isMetadata ? property.slice(METADATA.length) : '',
     test: kind,
-    values: kind === 'is' ? [test].flat().map(entry) : [blank()],
-    prefix: kind === 'prefix' ? entry(test.prefix) : blank(),
+    values: kind === 'is' || kind === 'isnt' ? [inner].flat() : [],
+    text: SEARCHES.includes(kind) ? test[kind] : kind === 'lacks' ? inner.contains : undefined,
+    ignoreCase: isObject(inner) && inner.ignore_case === true,
     min: test?.min ?? '',
     max: test?.max ?? '',
+    limit: test?.above ?? test?.below ?? '',
     other: kind === 'other' ? test : null,
   };
 }
 
-const fresh = () => ({ ...parts('feature', ''), values: [blank()] });
+const fresh = () => ({ ...rowOf('feature', { exists: true }), test: 'is' });
+const rowsOf = (filter) =>
+  Object.entries(filter).flatMap(([property, test]) => testsOf(test).map((one) => rowOf(property, one)));
+/** True for a filter whose conditions all are on properties, which alternatives are in the editor. */
+const isFlat = (filter) => isObject(filter) && !(ANY in filter) && !(NOT in filter);
 
-const nameOf = ({ property, key }) => (property === 'metadata' ? `metadata.${key}` : property);
+const nameOf = ({ property, key }) => (property === 'metadata' ? `${METADATA}${key}` : property);
 
 /** A condition for the server: `test`, or the `problem` with it. */
-function checked({ property, key, test, values, prefix, min, max, other }) {
-  if (property === 'metadata' && !key) return { problem: 'Enter the key of the metadata.' };
+function checked({ property, key, test, picker, text, ignoreCase, min, max, limit, other }) {
+  const { problems } = FILTER;
+  if (property === 'metadata' && !key) return { problem: problems.key };
   if (test === 'other') return { test: other };
   if (test === 'there' || test === 'missing') return { test: { exists: test === 'there' } };
-  if (test === 'prefix')
-    return prefix.value === undefined ? { problem: 'Enter the beginning.' } : { test: { prefix: prefix.value } };
+  if (SEARCHES.includes(test) || test === 'lacks') {
+    if (text === undefined) return { problem: problems.text };
+    const search = { [test === 'lacks' ? 'contains' : test]: text, ...(ignoreCase && { ignore_case: true }) };
+    return { test: test === 'lacks' ? { not: search } : search };
+  }
+  if (test === 'above' || test === 'below')
+    return limit === '' ? { problem: problems.limit } : { test: { [test]: Number(limit) } };
   if (test === 'range') {
     const limits = {};
     if (min !== '') limits.min = Number(min);
     if (max !== '') limits.max = Number(max);
-    if (!Object.keys(limits).length) return { problem: 'Enter a minimum or a maximum.' };
-    return limits.min > limits.max ? { problem: 'The minimum is greater than the maximum.' } : { test: limits };
+    if (!Object.keys(limits).length) return { problem: problems.limits };
+    return limits.min > limits.max ? { problem: problems.order } : { test: limits };
   }
-  const entered = values.filter(({ value }) => value !== undefined).map(({ value }) => value);
-  if (!entered.length) return { problem: 'Enter a value, or remove the condition.' };
-  return { test: entered.length === 1 ? entered[0] : entered };
+  const entered = picker.values();
+  if (!entered.length) return { problem: problems.value };
+  const values = entered.length === 1 ? entered[0] : entered;
+  return { test: test === 'isnt' ? { not: values } : values };
 }
 
-/** Rows that edit a filter. `value()` returns the filter, or `null` if a row has a problem, which the row then shows. */
+/** The filter of some rows; `null` if one has a problem, which the row then has too. */
+function filterOf(rows) {
+  const found = new Map();
+  for (const row of rows) {
+    delete row.problem;
+    const { test, problem } = checked(row);
+    const name = nameOf(row);
+    if (problem) row.problem = problem;
+    else found.set(name, [...(found.get(name) ?? []), test]);
+  }
+  if (rows.some((row) => row.problem)) return null;
+  return Object.fromEntries([...found].map(([name, tests]) => [name, joined(tests)]));
+}
+
+const link = (text, label, onclick) =>
+  h('button', { type: 'button', class: 'link', 'aria-label': label, onclick }, icon('plus'), text);
+
+/**
+ * Editor of a filter: conditions that all must hold, and alternatives of which at least one must. `value()` returns the
+ * filter, or `null` if a condition has a problem, which is then shown. What the editor has no controls for is kept.
+ */
 export function conditionEditor(filter) {
-  const rows = Object.entries(filter).map(([property, test]) => parts(property, test));
+  const { [ANY]: any, [NOT]: not, ...flat } = filter;
+  const isEditable = Array.isArray(any) && any.length > 0 && any.every(isFlat);
+  const kept = { ...(any !== undefined && !isEditable && { [ANY]: any }), ...(not !== undefined && { [NOT]: not }) };
+  const rows = rowsOf(flat);
+  const alternatives = isEditable ? any.map(rowsOf) : [];
   // The row that is offered is not a condition until the user changes it.
-  const offered = rows.length ? null : fresh();
+  const offered = Object.keys(filter).length ? null : fresh();
   if (offered) rows.push(offered);
-  const isUntouched = (row) => row === offered && JSON.stringify(row) === JSON.stringify(fresh());
+  const isUntouched = (row) =>
+    row === offered &&
+    row.picker.values().length === 0 &&
+    ['property', 'key', 'test'].every((name) => row[name] === fresh()[name]);
   const element = h('div', { class: 'conditions' });
+  const list = (of, label, onempty) =>
+    of.map((row, place) =>
+      editRow(row, label(place + 1), show, () => {
+        of.splice(place, 1);
+        if (!of.length) onempty?.();
+        show();
+      }),
+    );
   const show = (focus) => {
+    for (const row of [...rows, ...alternatives.flat()]) keep(row);
     fill(
       element,
-      rows.map((row, place) =>
-        editRow(row, `Condition ${place + 1}`, show, () => {
-          rows.splice(place, 1);
+      list(rows, FILTER.condition),
+      Object.entries(kept).map(([property, test]) =>
+        h(
+          'div',
+          { class: 'condition' },
+          h('bdi', { text: plain(describe(property, test)) }),
+          h(
+            'button',
+            {
+              type: 'button',
+              class: 'tool',
+              'aria-label': FILTER.remove(plain(describe(property, test))),
+              onclick: () => {
+                delete kept[property];
+                show();
+              },
+            },
+            icon('close'),
+          ),
+        ),
+      ),
+      link(FILTER.add, null, () => {
+        rows.push(fresh());
+        show(`[aria-label="${FILTER.of(FILTER.condition(rows.length), 'property')}"]`);
+      }),
+      alternatives.length > 0 &&
+        h(
+          'fieldset',
+          { class: 'alternatives' },
+          h('legend', { text: FILTER.anyTitle }),
+          alternatives.map((alternative, place) => [
+            place > 0 && h('span', { class: 'hint', text: FILTER.or }),
+            list(
+              alternative,
+              (at) => FILTER.alternative(place + 1, at),
+              () => alternatives.splice(place, 1),
+            ),
+            link(FILTER.and, FILTER.andAlso(place + 1), () => {
+              alternative.push(fresh());
+              show();
+            }),
+          ]),
+          link(FILTER.addAlternative, null, () => {
+            alternatives.push([fresh()]);
+            show();
+          }),
+        ),
+      !alternatives.length &&
+        !(ANY in kept) &&
+        link(FILTER.addAny, null, () => {
+          alternatives.push([fresh()], [fresh()]);
           show();
         }),
-      ),
-      h(
-        'button',
-        {
-          type: 'button',
-          class: 'link',
-          onclick: () => {
-            rows.push(fresh());
-            show();
-          },
-        },
-        icon('plus'),
-        'Add a condition',
-      ),
     );
     if (focus) element.querySelector(focus)?.focus();
   };
   show();
   const value = () => {
-    const found = new Map();
-    for (const row of rows) {
-      delete row.problem;
-      if (isUntouched(row)) continue;
-      const { test, problem } = checked(row);
-      const name = nameOf(row);
-      if (problem) row.problem = problem;
-      else if (found.has(name))
-        row.problem = `There is already a condition on ${name}. Combine the two: a property can have only one.`;
-      else found.set(name, test);
-    }
-    const isWrong = rows.some((row) => row.problem);
+    const all = filterOf(rows.filter((row) => !isUntouched(row)));
+    const each = alternatives.map(filterOf);
+    const isWrong = all === null || each.includes(null);
     if (isWrong || element.querySelector('.condition .note')) show('.condition:has(.note) :is(input, select)');
-    return isWrong ? null : Object.fromEntries(found);
+    return isWrong ? null : { ...all, ...(each.length && { [ANY]: each }), ...kept };
   };
   return { element, value };
+}
+
+/** Values to suggest where the server suggests none, and those of the plan. */
+const KNOWN = { feature: knownFeatures };
+const DECLARED = { event_type: eventTypes, feature: declaredFeatures };
+
+/** Keeps what was picked in a row before it is drawn again. */
+function keep(row) {
+  if (row.picker) row.values = row.picker.values();
 }
 
 function editRow(row, label, show, remove) {
@@ -212,100 +359,138 @@ function editRow(row, label, show, remove) {
     row[name] = value;
     if (redraw) show();
   };
-  const text = (name, props = {}) =>
+  const input = (name, props = {}) =>
     h('input', {
       type: 'text',
-      value: row[name],
+      value: row[name] ?? '',
       autocomplete: 'off',
       spellcheck: 'false',
       ...props,
-      oninput: (event) => set(name)(event.target.value),
+      oninput: ({ target }) => set(name)(target.value),
     });
-  const one = (held, change, props) => {
-    const input = {
-      value: held.text,
-      ...props,
-      oninput: ({ target }) => change(target.value === '' ? blank() : typed(target.value)),
-    };
-    return row.property === 'feature'
-      ? featureInput(held.text, () => {}, input)
-      : h('input', { type: 'text', autocomplete: 'off', spellcheck: 'false', ...input });
+  const property = () => nameOf(row);
+  row.picker = valuePicker({
+    label,
+    property,
+    values: row.values,
+    placeholder: FILTER.value,
+    another: FILTER.another,
+    otherwise: KNOWN[row.property],
+    also: DECLARED[row.property],
+    ...(row.property === 'event_type' && { name: typeName }),
+  });
+  const number = (name, word) =>
+    input(name, { type: 'number', step: 'any', 'aria-label': FILTER.of(label, word), placeholder: word });
+  const search = () => {
+    const { input: text, list } = suggestingInput({
+      property,
+      otherwise: KNOWN[row.property],
+      also: DECLARED[row.property],
+      choose: set('text'),
+      value: row.text ?? '',
+      'aria-label': FILTER.of(label, 'value'),
+      placeholder: FILTER.tests[row.test],
+      oninput: ({ target }) => set('text')(target.value === '' ? undefined : target.value),
+    });
+    return h(
+      'div',
+      { class: 'of-value' },
+      text,
+      list,
+      h(
+        'label',
+        { class: 'check' },
+        h('input', {
+          type: 'checkbox',
+          checked: row.ignoreCase,
+          onchange: ({ target }) => set('ignoreCase')(target.checked),
+        }),
+        FILTER.ignoreCase,
+      ),
+    );
   };
-  const values = () => [
-    row.values.map((held, place) => {
-      const name = `${label}: value${place ? ` ${place + 1}` : ''}`;
-      const change = (next) => {
-        row.values[place] = next;
-      };
-      if (row.property === 'event_type') {
-        const known = EVENT_TYPES.some(([type]) => type === held.text)
-          ? EVENT_TYPES
-          : [...EVENT_TYPES, [held.text, held.text]];
-        return select(
-          known.map(([type, title]) => [type, type ? title : 'choose…']),
-          held.text,
-          (type) => change(type ? typed(type) : blank()),
-          { 'aria-label': name },
-        );
-      }
-      return one(held, change, { 'aria-label': name, placeholder: place ? 'or this value' : 'value' });
-    }),
-    h(
-      'button',
-      {
-        type: 'button',
-        class: 'link',
-        'aria-label': `${label}: or another value`,
-        onclick: () => {
-          row.values.push(blank());
-          show(`[aria-label="${label}: value ${row.values.length}"]`);
-        },
-      },
-      icon('plus'),
-      'or',
-    ),
-  ];
   const value = () => {
     if (row.test === 'there' || row.test === 'missing') return null;
     if (row.test === 'other') return h('code', { text: plain(JSON.stringify(row.other)) });
     if (row.test === 'range')
-      return ['least', 'greatest'].map((word, place) =>
-        text(place ? 'max' : 'min', {
-          type: 'number',
-          step: 'any',
-          'aria-label': `${label}: ${word}`,
-          placeholder: word,
-        }),
-      );
-    if (row.test === 'prefix')
-      return one(
-        row.prefix,
-        (next) => {
-          row.prefix = next;
-        },
-        { 'aria-label': `${label}: value`, placeholder: 'begins with' },
-      );
-    return values();
+      return h('div', { class: 'of-value' }, number('min', FILTER.least), number('max', FILTER.greatest));
+    if (row.test === 'above' || row.test === 'below')
+      return h('div', { class: 'of-value' }, number('limit', FILTER.limit));
+    return SEARCHES.includes(row.test) || row.test === 'lacks' ? search() : row.picker.element;
   };
-  const properties = PROPERTIES.some(([name]) => name === row.property)
-    ? PROPERTIES
-    : [...PROPERTIES, [row.property, row.property]];
+  const keyInput = () => {
+    const { input: key, list } = suggestingInput({
+      property: () => 'metadata',
+      choose: (chosen) => {
+        row.key = String(chosen).replace(/^metadata\./, '');
+        key.value = row.key;
+      },
+      value: row.key,
+      'aria-label': FILTER.of(label, FILTER.keyOf),
+      placeholder: FILTER.key,
+      oninput: ({ target }) => set('key')(target.value.replace(/^metadata\./, '')),
+    });
+    return [key, list];
+  };
+  const properties = Object.entries(FILTER.properties);
+  const { other, ...known } = FILTER.tests;
   return h(
     'div',
     { class: 'condition', role: 'group', 'aria-label': label },
-    select(properties, row.property, set('property', true), { 'aria-label': `${label}: property` }),
-    row.property === 'metadata' && text('key', { 'aria-label': `${label}: key of the metadata`, placeholder: 'key' }),
-    select(row.other === null ? TESTS : [...TESTS, ['other', 'unchanged']], row.test, set('test', true), {
-      'aria-label': `${label}: test`,
+    select(
+      row.property in FILTER.properties ? properties : [...properties, [row.property, row.property]],
+      row.property,
+      set('property', true),
+      { 'aria-label': FILTER.of(label, 'property') },
+    ),
+    row.property === 'metadata' && keyInput(),
+    select(Object.entries(row.other === null ? known : { ...known, other }), row.test, set('test', true), {
+      'aria-label': FILTER.of(label, 'test'),
     }),
     value(),
     h(
       'button',
-      { type: 'button', class: 'tool', 'aria-label': `Remove ${label.toLowerCase()}`, onclick: remove },
+      { type: 'button', class: 'tool', 'aria-label': FILTER.remove(label.toLowerCase()), onclick: remove },
       icon('close'),
     ),
     row.problem && h('p', { class: 'note bad', role: 'alert' }, icon('alert'), row.problem),
   );
+}
+
+/** Opens the editor of a filter in a dialog; `onchange` gets the changed filter. */
+export function editFilter(title, filter, onchange) {
+  const editor = conditionEditor(filter);
+  const dialog = h(
+    'dialog',
+    { class: 'dialog', 'aria-label': title, onclose: () => dialog.remove() },
+    h(
+      'header',
+      {},
+      h('h2', { text: title }),
+      h(
+        'button',
+        { type: 'button', class: 'tool', 'aria-label': FILTER.close, onclick: () => dialog.close() },
+        icon('close'),
+      ),
+    ),
+    h(
+      'form',
+      {
+        class: 'form',
+        onsubmit: (event) => {
+          event.preventDefault();
+          const next = editor.value();
+          if (!next) return;
+          dialog.close();
+          onchange(next);
+        },
+      },
+      editor.element,
+      h('div', { class: 'row' }, h('button', { class: 'button primary' }, FILTER.apply)),
+    ),
+  );
+  document.body.append(dialog);
+  dialog.showModal();
 }
 
 /** An editor of a step, a start or a goal: event type, feature, and one condition on the metadata. */
@@ -326,7 +511,7 @@ export function eventEditor(label, filter, onchange) {
     // A condition needs both its key and its value.
     if ((name === 'key' && now.value === '') || (name === 'value' && !now.key)) return;
     if (`metadata.${now.key}` in rest) {
-      toast(`There is already a condition on metadata.${now.key}: nothing was changed.`);
+      toast(EVENT.taken(`metadata.${now.key}`));
       return;
     }
     // In the same order, so that the same condition on the metadata is shown again.
@@ -349,7 +534,7 @@ export function eventEditor(label, filter, onchange) {
   const details = h(
     'details',
     { class: 'more', open: hasMetadata },
-    h('summary', { 'aria-label': `${label}: metadata` }, hasMetadata ? 'metadata' : '+ metadata'),
+    h('summary', { 'aria-label': FILTER.of(label, EVENT.metadata) }, hasMetadata ? EVENT.metadata : EVENT.moreMetadata),
     h(
       'div',
       { class: 'pair' },
@@ -357,17 +542,17 @@ export function eventEditor(label, filter, onchange) {
         id: keyId,
         type: 'text',
         value: now.key,
-        placeholder: 'key',
-        'aria-label': `${label}: key of the metadata`,
+        placeholder: FILTER.key,
+        'aria-label': FILTER.of(label, FILTER.keyOf),
         onchange: (event) => set('key')(event.target.value),
       }),
-      h('span', { 'aria-hidden': 'true', text: 'is' }),
+      h('span', { 'aria-hidden': 'true', text: EVENT.is }),
       h('input', {
         id: valueId,
         type: 'text',
         value: typeof now.value === 'object' ? '' : String(now.value),
-        placeholder: typeof now.value === 'object' ? plain(describe(metadata[0], now.value)) : 'value',
-        'aria-label': `${label}: value of the metadata`,
+        placeholder: typeof now.value === 'object' ? plain(describe(metadata[0], now.value)) : FILTER.value,
+        'aria-label': FILTER.of(label, EVENT.valueOf),
         onchange: (event) => set('value')(event.target.value),
       }),
     ),
@@ -376,16 +561,37 @@ export function eventEditor(label, filter, onchange) {
   const isText = typeof now.feature !== 'object';
   const types = EVENT_TYPES.some(([type]) => type === now.event_type)
     ? EVENT_TYPES
-    : [...EVENT_TYPES, [String(now.event_type), plain(describe('event_type', now.event_type))]];
+    : [
+        ...EVENT_TYPES,
+        [
+          String(now.event_type),
+          plain(typeof now.event_type === 'string' ? now.event_type : describe('event_type', now.event_type)),
+        ],
+      ];
+  const type = select(types, now.event_type, set('event_type'), { 'aria-label': FILTER.of(label, EVENT.type) });
+  moreTypes().then((more) => {
+    const isNew = (name) => ![...type.options].some(({ value }) => value === name);
+    type.append(...more.filter(isNew).map((name) => h('option', { value: name }, plain(name))));
+  });
   return h(
     'div',
     { class: 'event-editor', role: 'group', 'aria-label': label },
-    select(types, now.event_type, set('event_type'), { 'aria-label': `${label}: event type` }),
+    type,
     featureInput(isText ? now.feature : '', set('feature'), {
-      'aria-label': `${label}: feature`,
+      'aria-label': FILTER.of(label, EVENT.feature),
       ...(!isText && { placeholder: plain(describe('feature', now.feature)) }),
     }),
     details,
+    h(
+      'button',
+      {
+        type: 'button',
+        class: 'link',
+        'aria-label': FILTER.of(label, EVENT.allConditions),
+        onclick: () => editFilter(label, filter, onchange),
+      },
+      EVENT.all,
+    ),
   );
 }
 
@@ -395,27 +601,17 @@ export function breakdownEditor(value, onchange) {
   const key = h('input', {
     type: 'text',
     value: isMetadata ? value.slice(9) : '',
-    placeholder: 'key',
-    'aria-label': 'Key of the metadata to break down by',
+    placeholder: FILTER.key,
+    'aria-label': EVENT.breakdownKey,
     onchange: (event) => event.target.value && onchange(`metadata.${event.target.value}`),
   });
   key.hidden = !isMetadata;
-  const choice = select(
-    [
-      ['', 'No breakdown'],
-      ['event_type', 'Event type'],
-      ['feature', 'Feature'],
-      ['url', 'URL'],
-      ['metadata', 'Metadata…'],
-    ],
-    isMetadata ? 'metadata' : (value ?? ''),
-    (next) => {
-      key.hidden = next !== 'metadata';
-      if (next === 'metadata') key.focus();
-      else onchange(next || null);
-    },
-  );
-  const shown = field('Breakdown', choice);
+  const choice = select(EVENT.breakdowns, isMetadata ? 'metadata' : (value ?? ''), (next) => {
+    key.hidden = next !== 'metadata';
+    if (next === 'metadata') key.focus();
+    else onchange(next || null);
+  });
+  const shown = field(EVENT.breakdown, choice);
   shown.append(key);
   return shown;
 }

@@ -1,10 +1,10 @@
 // Formats numbers, days and times, in the one language of the page.
+import { GRAIN, LANGUAGE } from './texts.js';
 
-const LANGUAGE = 'en';
 const whole = new Intl.NumberFormat(LANGUAGE, { maximumFractionDigits: 0 });
 const tenth = new Intl.NumberFormat(LANGUAGE, { maximumFractionDigits: 1 });
 const exact = new Intl.NumberFormat(LANGUAGE, { maximumFractionDigits: 6 });
-const compact = new Intl.NumberFormat(LANGUAGE, { notation: 'compact', maximumFractionDigits: 1 });
+const compact = new Intl.NumberFormat(LANGUAGE, { notation: 'compact', maximumSignificantDigits: 3 });
 const day = new Intl.DateTimeFormat(LANGUAGE, { day: 'numeric', month: 'short', timeZone: 'UTC' });
 const dayAndYear = new Intl.DateTimeFormat(LANGUAGE, {
   day: 'numeric',
@@ -25,7 +25,10 @@ export const NONE = '–';
 const there = (value) => value !== null && value !== undefined && !Number.isNaN(value);
 
 export const count = (value) => (there(value) ? whole.format(value) : NONE);
-export const average = (value) => (there(value) ? tenth.format(value) : NONE);
+/** A mean: with a tenth where that matters. */
+export const average = (value) => (there(value) ? (Math.abs(value) < 100 ? tenth : whole).format(value) : NONE);
+/** A number of things: `1 user`, `2 users`. */
+export const counted = (value, one, many = `${one}s`) => `${count(value)} ${value === 1 ? one : many}`;
 export const number = (value) => (there(value) ? exact.format(value) : NONE);
 export const brief = (value) => (there(value) ? compact.format(value) : NONE);
 
@@ -54,12 +57,15 @@ export const longDay = (text) => weekday.format(date(text));
 export function period(text, grain = 'day') {
   if (!isDay(text)) return text;
   if (grain === 'month') return month.format(date(text));
-  return grain === 'week' ? `Week of ${shortDay(text)}` : shortDay(text);
+  return grain === 'week' ? GRAIN.weekOf(shortDay(text)) : shortDay(text);
 }
 
 /** Both ends of a range of days. */
-export const range = (from, to) =>
-  from === to ? dayAndYear.format(date(from)) : `${shortDay(from)} – ${dayAndYear.format(date(to))}`;
+export function range(from, to) {
+  if (from === to) return dayAndYear.format(date(from));
+  const isOneYear = from.slice(0, 4) === to.slice(0, 4);
+  return `${(isOneYear ? day : dayAndYear).format(date(from))} – ${dayAndYear.format(date(to))}`;
+}
 
 export function addDays(text, days) {
   const moved = date(text);

@@ -1,21 +1,30 @@
 // The bar above every view: days, zone, filter and cohort.
 
-import { get, isDemo, removeCohort, saveCohort } from './api.js';
-import { conditionEditor, describe, describeFilter } from './conditions.js';
+import { isDemo } from './api.js';
+import { cohortChoice } from './cohorts.js';
+import { cohortWords, conditionEditor, describeFilter, singly } from './conditions.js';
 import { field, fill, h, icon, id, named, plain, select } from './dom.js';
-import { range } from './format.js';
-import { reportingZones } from './state.js';
-
-const PRESETS = [
-  [7, '7 days'],
-  [30, '30 days'],
-  [90, '90 days'],
-  [180, '180 days'],
-  [365, '1 year'],
-];
+import { exportButton } from './export.js';
+import { addDays, counted, dayIn, isDay, range, shortDay } from './format.js';
+import {
+  between,
+  calendar,
+  cohortsOf,
+  joinedCohorts,
+  keptFrom,
+  lastDays,
+  rememberZone,
+  reportingZones,
+  safeZone,
+  scope,
+  windowOf,
+} from './state.js';
+import { COHORT, FILTER, PICKER, WINDOW } from './texts.js';
+import { PERIODS } from './window.js';
 
 /** A button that opens something below it. */
-function popover(label, { symbol, name, active, content, onopen }) {
+function popover(label, { symbol, pick, active, content, onopen }) {
+  const name = PICKER[pick];
   const panel = h('div', { class: 'popover', popover: 'auto', id: id('popover'), role: 'dialog', 'aria-label': name });
   const button = h(
     'button',
@@ -24,7 +33,7 @@ function popover(label, { symbol, name, active, content, onopen }) {
       class: `pick${active ? ' active' : ''}`,
       popovertarget: panel.id,
       'aria-haspopup': 'dialog',
-      'data-pick': name.toLowerCase(),
+      'data-pick': pick,
     },
     icon(symbol),
     h('span', { class: 'unseen', text: `${name}: ` }),
@@ -51,263 +60,199 @@ function popover(label, { symbol, name, active, content, onopen }) {
   return h('div', { class: 'pick-box' }, button, panel);
 }
 
-/** The bar for a state; `change` is called with the changed parts. */
-export function picker(state, change, known) {
-  const { days, end, tz, filter, cohort } = state;
-  const preset = !end && PRESETS.find(([length]) => length === days);
-  const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
-  const rangePick = popover(
-    preset ? `Last ${preset[1]}` : `${days} ${days === 1 ? 'day' : 'days'}${end ? ` to ${end}` : ''}`,
-    {
-      symbol: 'calendar',
-      name: 'Days',
-      content: (close) => {
-        const length = h('input', { type: 'number', min: 1, max: 365, value: days, required: true });
-        const last = h('input', { type: 'date', value: end ?? '', max: '9999-12-31' });
-        return [
-          h(
-            'div',
-            { class: 'presets' },
-            PRESETS.map(([count, text]) =>
-              h(
-                'button',
-                {
-                  type: 'button',
-                  class: 'preset',
-                  'aria-pressed': String(Boolean(preset) && count === days),
-                  onclick: () => {
-                    close();
-                    change({ days: count, end: null });
-                  },
-                },
-                `Last ${text}`,
-              ),
-            ),
-          ),
-          h(
-            'form',
-            {
-              class: 'form',
-              onsubmit: (event) => {
-                event.preventDefault();
-                close();
-                change({ days: Number(length.value), end: last.value || null });
-              },
-            },
-            field('Number of days', length, '1 to 365'),
-            field('Last day', last, 'Empty: today'),
-            h('button', { class: 'button primary' }, 'Show'),
-          ),
-        ];
+/** The days of a state in words. */
+function daysText({ days, end, period, from, to }) {
+  if (period) return WINDOW.periods[period];
+  if (from) return to && isDay(from) && isDay(to) ? range(from, to) : `${from} – ${to ?? ''}`;
+  const preset = !end && WINDOW.presets.find(([length]) => length === days);
+  return preset ? WINDOW.last(preset[1]) : PICKER.length(counted(days, 'day'), end);
+}
+
+/** The choice of days: the last ones, a calendar period, or the days between two. */
+function daysChoice(state, choose) {
+  const { days, end, period, from, to } = state;
+  const isLast = !period && !from;
+  const choice = (text, isChosen, patch) =>
+    h(
+      'button',
+      { type: 'button', class: 'preset', 'aria-pressed': String(isChosen), onclick: () => choose(patch) },
+      text,
+    );
+  const date = (value, props) => h('input', { type: 'date', value: value ?? '', max: '9999-12-31', ...props });
+  const length = h('input', { type: 'number', min: 1, max: 365, value: days, required: true });
+  const last = date(isLast ? end : null);
+  const shownEnd = end && isDay(end) ? end : dayIn('UTC', Date.now());
+  const first = date(from ?? addDays(shownEnd, 1 - Math.min(Math.max(days, 1), 365)), { required: true });
+  const until = date(to ?? shownEnd, { required: true });
+  const submit = (patch) => (event) => {
+    event.preventDefault();
+    choose(patch());
+  };
+  return [
+    h(
+      'div',
+      { class: 'presets two' },
+      h(
+        'div',
+        {},
+        WINDOW.presets.map(([count, text]) =>
+          choice(WINDOW.last(text), isLast && !end && count === days, lastDays(count)),
+        ),
+      ),
+      h(
+        'div',
+        { class: 'periods' },
+        PERIODS.map((name) => choice(WINDOW.periods[name], name === period, calendar(name))),
+      ),
+    ),
+    h(
+      'form',
+      {
+        class: 'form',
+        onsubmit: submit(() => between(...[first.value, until.value].sort())),
       },
-    },
-  );
+      h('div', { class: 'pair' }, field(WINDOW.from, first), field(WINDOW.to, until)),
+      h('button', { class: 'button primary' }, WINDOW.show),
+    ),
+    h(
+      'form',
+      { class: 'form', onsubmit: submit(() => lastDays(Number(length.value), last.value || null)) },
+      h(
+        'div',
+        { class: 'pair top' },
+        field(WINDOW.days, length, PICKER.lengths),
+        field(WINDOW.end, last, WINDOW.endHint),
+      ),
+      h('button', { class: 'button' }, WINDOW.showDays),
+    ),
+  ];
+}
+
+/** The bar for a state, of which live events have the zone only; `change` is called with the changed parts. */
+export function picker(state, change, { isZoneOnly } = {}) {
+  const { tz, filter } = state;
+  const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const rangePick = popover(daysText(state), {
+    symbol: 'calendar',
+    pick: 'days',
+    content: (close) =>
+      daysChoice(state, (patch) => {
+        close();
+        change(patch);
+      }),
+  });
   const reporting = reportingZones();
   const zones = [...new Set([...reporting, 'UTC', own, tz, ...Intl.supportedValuesOf('timeZone')])];
   const zonePick = popover(tz.replaceAll('_', ' '), {
     symbol: 'globe',
-    name: 'Zone',
+    pick: 'zone',
     active: tz !== reporting[0],
     content: (close) =>
       h(
         'div',
         { class: 'form' },
         field(
-          'Days begin at midnight of',
+          WINDOW.zone,
           select(
-            zones.map((zone) => [zone, zone === own && zone !== 'UTC' ? `${zone} (yours)` : zone]),
+            zones.map((zone) => [zone, zone === own && zone !== 'UTC' ? WINDOW.yours(zone) : zone]),
             tz,
             (zone) => {
               close();
+              rememberZone(zone);
               change({ tz: zone });
             },
           ),
-          `${[...new Set([...reporting, 'UTC'])].join(', ')}: the fastest, counted in advance.`,
+          WINDOW.counted([...new Set([...reporting, 'UTC'])].join(', ')),
         ),
+        keptFrom() && h('p', { class: 'hint', text: WINDOW.others(shortDay(keptFrom())) }),
       ),
   });
-  const conditions = Object.entries(filter);
-  const filterPick = popover(
-    conditions.length ? `${conditions.length} ${conditions.length === 1 ? 'condition' : 'conditions'}` : 'All events',
-    {
-      symbol: 'filter',
-      name: 'Filter',
-      active: conditions.length > 0,
-      content: (close) => {
-        const editor = conditionEditor(filter);
-        return h(
-          'form',
-          {
-            class: 'form',
-            onsubmit: (event) => {
-              event.preventDefault();
-              const next = editor.value();
-              if (!next) return;
-              close();
-              change({ filter: next });
-            },
-          },
-          h('p', { class: 'hint', text: 'Only events that meet all conditions are counted.' }),
-          editor.element,
-          h(
-            'div',
-            { class: 'row' },
-            h('button', { class: 'button primary' }, 'Apply'),
-            conditions.length > 0 &&
-              h(
-                'button',
-                {
-                  type: 'button',
-                  class: 'button',
-                  onclick: () => {
-                    close();
-                    change({ filter: {} });
-                  },
-                },
-                'Remove all',
-              ),
-          ),
-        );
-      },
-    },
-  );
-  const cohortPick = popover(cohort ? named(cohort) : 'All users', {
-    symbol: 'users',
-    name: 'Cohort',
-    active: Boolean(cohort),
-    content: (close) =>
-      cohorts(cohort, (name) => {
-        close();
-        change({ cohort: name });
-      }),
-  });
-  const chips = conditions.map(([property, test]) =>
-    h(
-      'span',
-      { class: 'chip' },
-      h('bdi', { text: plain(describe(property, test)) }),
-      h(
-        'button',
+  if (isZoneOnly) return h('div', { class: 'picker' }, zonePick);
+  const conditions = singly(filter);
+  const filterPick = popover(conditions.length ? PICKER.conditions(conditions.length) : PICKER.all, {
+    symbol: 'filter',
+    pick: 'filter',
+    active: conditions.length > 0,
+    content: (close) => {
+      const editor = conditionEditor(filter);
+      return h(
+        'form',
         {
-          type: 'button',
-          'aria-label': `Remove the condition ${plain(describe(property, test))}`,
-          onclick: () => {
-            const { [property]: _, ...rest } = filter;
-            change({ filter: rest });
+          class: 'form',
+          onsubmit: (event) => {
+            event.preventDefault();
+            const next = editor.value();
+            if (!next) return;
+            close();
+            change({ filter: next });
           },
         },
-        icon('close'),
-      ),
-    ),
-  );
-  return h(
-    'div',
-    { class: 'picker' },
-    rangePick,
-    zonePick,
-    filterPick,
-    cohortPick,
-    chips,
-    known && h('span', { class: 'known' }, known),
-  );
-}
-
-export const shownRange = (window) => window && `${range(window.from, window.to)}`;
-
-function cohorts(chosen, choose) {
-  const list = h('div', { class: 'presets' }, h('p', { class: 'hint', text: 'Loading…' }));
-  const problem = h('p', { class: 'note bad', role: 'alert', hidden: true });
-  const show = (found) =>
-    fill(
-      list,
-      h(
-        'button',
-        { type: 'button', class: 'preset', 'aria-pressed': String(!chosen), onclick: () => choose(null) },
-        'All users',
-      ),
-      found.map((cohort) =>
+        h('p', { class: 'hint', text: FILTER.hint }),
+        editor.element,
         h(
           'div',
           { class: 'row' },
-          h(
-            'button',
-            {
-              type: 'button',
-              class: 'preset',
-              'aria-pressed': String(cohort.name === chosen),
-              onclick: () => choose(cohort.name),
-            },
-            named(cohort.name),
-            h(
-              'small',
-              {},
-              h('bdi', {
-                text: plain(
-                  cohort.did
-                    ? `${describeFilter(cohort.did.filter)}, ${cohort.did.at_least}× or more`
-                    : `${cohort.users.length} users`,
-                ),
-              }),
-            ),
-          ),
-          !isDemo &&
+          h('button', { class: 'button primary' }, FILTER.apply),
+          conditions.length > 0 &&
             h(
               'button',
               {
                 type: 'button',
-                class: 'tool',
-                'aria-label': `Delete the cohort ${plain(cohort.name)}`,
-                onclick: () =>
-                  removeCohort(cohort.name).then((answer) => {
-                    if (cohort.name === chosen) choose(null);
-                    else show(answer.cohorts);
-                  }, failed),
+                class: 'button',
+                onclick: () => {
+                  close();
+                  change({ filter: {} });
+                },
               },
-              icon('close'),
+              FILTER.removeAll,
             ),
         ),
-      ),
-      !found.length && h('p', { class: 'hint', text: 'No cohorts yet.' }),
+      );
+    },
+  });
+  const cohorts = cohortsOf(state);
+  const setCohorts = (list) => change({ cohort: joinedCohorts(list) });
+  const cohortPick = popover(cohorts.length ? named(cohortWords(cohorts)) : COHORT.all, {
+    symbol: 'users',
+    pick: 'cohort',
+    active: cohorts.length > 0,
+    content: (close) =>
+      cohortChoice(cohorts, daysOf(state), (list) => {
+        close();
+        setCohorts(list);
+      }),
+  });
+  const chip = (words, label, onclick) =>
+    h(
+      'span',
+      { class: 'chip' },
+      h('bdi', { text: plain(words), title: plain(words) }),
+      h('button', { type: 'button', 'aria-label': label, onclick }, icon('close')),
     );
-  const failed = (error) => {
-    problem.hidden = false;
-    problem.textContent = error.message;
-  };
-  get('cohorts').then((answer) => show(answer.cohorts), failed);
-  const name = h('input', { type: 'text', maxlength: 100, required: true, placeholder: 'for example buyers' });
-  const times = h('input', { type: 'number', min: 1, value: 1, required: true });
-  const editor = conditionEditor({});
-  return [
-    list,
-    problem,
-    !isDemo &&
-      h(
-        'details',
-        { class: 'more' },
-        h('summary', {}, 'New cohort'),
-        h(
-          'form',
-          {
-            class: 'form',
-            onsubmit: (event) => {
-              event.preventDefault();
-              const wanted = editor.value();
-              if (wanted)
-                saveCohort({ name: name.value, did: { filter: wanted, at_least: Number(times.value) } }).then(
-                  () => choose(name.value),
-                  failed,
-                );
-            },
-          },
-          field('Name', name),
-          h('p', {
-            class: 'hint',
-            text: 'Users with at least this number of events in the selected days that meet all conditions:',
-          }),
-          editor.element,
-          field('Events', times),
-          h('button', { class: 'button primary' }, 'Save'),
-        ),
-      ),
-  ];
+  const chips = conditions.map(([words, rest]) =>
+    chip(words, PICKER.drop(plain(words)), () => change({ filter: rest })),
+  );
+  // One cohort is in its button.
+  const several = cohorts.length > 1 ? cohorts : [];
+  chips.push(
+    ...several.map((one, place) => {
+      const words = cohortWords(one);
+      return chip(words, COHORT.drop(plain(words)), () => setCohorts(cohorts.toSpliced(place, 1)));
+    }),
+  );
+  return h('div', { class: 'picker' }, rangePick, zonePick, filterPick, cohortPick, chips, !isDemo && exported(state));
+}
+
+/** The first and last day of a state. */
+function daysOf({ days, end, tz }) {
+  const to = end && isDay(end) ? end : dayIn(safeZone(tz), Date.now());
+  return { from: addDays(to, 1 - Math.min(Math.max(days, 1), 365)), to };
+}
+
+/** The button that exports the events of the days. */
+function exported(state) {
+  const { tz } = state;
+  const window = { ...windowOf(state), ...(tz !== 'UTC' && { tz }) };
+  const { filter } = scope(state);
+  return exportButton({ ...daysOf(state), zone: tz, window, filter, words: filter && describeFilter(filter) });
 }

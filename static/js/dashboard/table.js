@@ -1,64 +1,11 @@
 // The table of every chart: all values of the result, which can be sorted.
 import { h, plain } from './dom.js';
 import { average, bytes, change, count, duration, isDay, longDay, number, percent } from './format.js';
+import { TABLE } from './texts.js';
 
 /** Rows that are shown; the CSV has all. */
 const MOST = 500;
 
-const LABELS = {
-  period: 'Period',
-  dau: 'Daily',
-  wau: '7 days',
-  mau: '30 days',
-  stickiness: 'Daily / 30 days',
-  partial: 'Incomplete',
-  value: 'Value',
-  compared: 'Days that are over',
-  before: 'Before',
-  change: 'Change',
-  users: 'Users',
-  events: 'Events',
-  feature: 'Feature',
-  event_type: 'Event type',
-  new: 'New',
-  returning: 'Returning',
-  resurrecting: 'Resurrecting',
-  dormant: 'Dormant',
-  periods: 'Periods active',
-  cumulative: 'At least this many',
-  step: 'Step',
-  conversion_from_first: 'Of step 1',
-  conversion_from_previous: 'Of the previous step',
-  drop_off: 'Lost',
-  breakdown: 'Group',
-  cohort: 'Cohort',
-  size: 'Size',
-  from: 'From',
-  to: 'To',
-  sessions: 'Sessions',
-  variant: 'Variant',
-  exposed: 'Exposed',
-  converted: 'Converted',
-  rate: 'Rate',
-  lift: 'Lift',
-  p_value: 'p',
-  chance_to_win: 'Chance to win',
-  verdict: 'Result',
-  alert: 'Alert',
-  condition: 'Condition',
-  state: 'State',
-  severity: 'Severity',
-  since: 'Since',
-  current: 'Current value',
-  'interval.low': 'Interval from',
-  'interval.high': 'Interval to',
-  'seconds_from_first.mean': 'From step 1, mean',
-  'seconds_from_first.median': 'From step 1, median',
-  'seconds_from_first.p90': 'From step 1, 90%',
-  'seconds_from_previous.mean': 'From the previous step, mean',
-  'seconds_from_previous.median': 'From the previous step, median',
-  'seconds_from_previous.p90': 'From the previous step, 90%',
-};
 const SHARES = new Set([
   'stickiness',
   'conversion_from_first',
@@ -81,8 +28,8 @@ export function flat(row, prefix = '') {
 
 /** Formats a value of a column. */
 export function written(name, value) {
-  if (value === null || value === undefined) return name === 'breakdown' || name === 'feature' ? '(none)' : '–';
-  if (typeof value === 'boolean') return value ? 'yes' : 'no';
+  if (value === null || value === undefined) return name === 'breakdown' || name === 'feature' ? TABLE.none : '–';
+  if (typeof value === 'boolean') return value ? TABLE.yes : TABLE.no;
   if (typeof value === 'number') {
     if (name === 'change') return change(value);
     if (SHARES.has(name)) return percent(value);
@@ -136,7 +83,8 @@ export function table(rows, caption) {
     heading.setAttribute('aria-sort', descending ? 'descending' : 'ascending');
   };
   const headings = names.map((name) => {
-    const text = LABELS[name] ?? name.replace(/^cell_(\d+)$/, (_, place) => `+${place}`).replaceAll('_', ' ');
+    const words = name.replace(/^cell_(\d+)$/, (_, place) => `+${place}`).replaceAll('_', ' ');
+    const text = Object.hasOwn(TABLE.columns, name) ? TABLE.columns[name] : plain(words);
     const heading = h('th', { scope: 'col', class: isNumber(name) ? 'number' : null });
     heading.append(h('button', { type: 'button', class: 'sort', onclick: () => sort(name, heading) }, text));
     return heading;
@@ -147,7 +95,7 @@ export function table(rows, caption) {
     'div',
     { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': caption },
     h('table', {}, h('caption', { class: 'unseen', text: caption }), h('thead', {}, h('tr', {}, headings)), body),
-    left > 0 && h('p', { class: 'hint', text: `${count(left)} more rows are in the CSV.` }),
+    left > 0 && h('p', { class: 'hint', text: TABLE.more(count(left)) }),
   );
 }
 

@@ -1,10 +1,11 @@
 // The screens before the first query: the key, and an empty store.
 import { get, hasKey, isDemo, listen, makeDemo, ROOT, setKey } from './api.js';
-import { fill, h, icon, toast } from './dom.js';
+import { fill, h, icon, logo, toast } from './dom.js';
 import { naming, snippet as tag } from './snippet.js';
+import { FRAME, WELCOME } from './texts.js';
 
-/** Asks for the key until the server accepts it. */
-export function askKey(message) {
+/** Asks for the key until the server accepts it, or until `late` resolves to one, which another tab has. */
+export function askKey(message, late) {
   return new Promise((resolve) => {
     const problem = h('p', { class: 'note bad', role: 'alert', hidden: !message }, message ?? '');
     const input = h('input', {
@@ -16,10 +17,27 @@ export function askKey(message) {
       spellcheck: 'false',
       'aria-describedby': 'key-hint',
     });
-    const button = h('button', { class: 'button primary' }, 'Open the dashboard');
+    const button = h('button', { class: 'button primary' }, WELCOME.open);
+    let isAccepted = false;
+    const accept = (status) => {
+      isAccepted = true;
+      dialog.close();
+      dialog.remove();
+      resolve(status);
+    };
     const dialog = h(
       'dialog',
-      { class: 'dialog key-dialog', 'aria-labelledby': 'key-title', oncancel: (event) => event.preventDefault() },
+      {
+        class: 'dialog key-dialog',
+        'aria-labelledby': 'key-title',
+        oncancel: (event) => event.preventDefault(),
+        // A browser closes it with the second Escape, whatever the page says.
+        onclose: () => {
+          if (isAccepted) return;
+          dialog.showModal();
+          input.focus();
+        },
+      },
       h(
         'form',
         {
@@ -29,42 +47,37 @@ export function askKey(message) {
             button.disabled = true;
             setKey(input.value.trim());
             try {
-              const status = await get('status');
-              dialog.close();
-              dialog.remove();
-              resolve(status);
+              accept(await get('status'));
             } catch (error) {
               // The folder of the demo may not exist yet, although the key is right.
               if (error.status === 404 && isDemo) {
-                dialog.close();
-                dialog.remove();
-                resolve(null);
+                accept(null);
                 return;
               }
               setKey(null);
               problem.hidden = false;
-              problem.textContent = error.status === 401 ? 'This key is not valid.' : error.message;
+              problem.textContent = error.status === 401 ? WELCOME.wrongKey : error.message;
               input.select();
             } finally {
               button.disabled = false;
             }
           },
         },
-        h('img', { src: `${ROOT}static/icon.svg`, alt: '', width: 44, height: 44 }),
-        h('h1', { id: 'key-title', text: 'EchoPilot Analytics' }),
+        logo(44),
+        h('h1', { id: 'key-title', text: WELCOME.title }),
         h(
           'div',
           { class: 'field' },
-          h('label', { for: 'key', text: 'Dashboard key' }),
+          h('label', { for: 'key', text: WELCOME.key }),
           input,
           h(
             'small',
             { id: 'key-hint' },
-            'It is in the file ',
+            WELCOME.keyHint[0],
             h('code', { text: 'dash_key' }),
-            ' of the data folder, or the value of ',
+            WELCOME.keyHint[1],
             h('code', { text: 'ECHOPILOT_DASH_KEY' }),
-            '. It is kept until this tab is closed.',
+            WELCOME.keyHint[2],
           ),
         ),
         problem,
@@ -74,16 +87,23 @@ export function askKey(message) {
     document.body.append(dialog);
     dialog.showModal();
     input.focus();
+    late
+      ?.then(async (key) => {
+        if (isAccepted) return;
+        setKey(key);
+        accept(await get('status'));
+      })
+      .catch(() => setKey(null));
   });
 }
 
 /** Fetches the status of the store; asks for the key first if there is none. */
-export async function enter() {
-  if (!hasKey()) return askKey();
+export async function enter(late) {
+  if (!hasKey()) return askKey(undefined, late);
   try {
     return await get('status');
   } catch (error) {
-    if (error.status === 401) return askKey('The key of this tab is no longer valid.');
+    if (error.status === 401) return askKey(FRAME.keyRejected);
     throw error;
   }
 }
@@ -97,7 +117,7 @@ export function empty(signal, first) {
     'p',
     { class: 'live-status', 'data-live': 'on', role: 'status' },
     h('i', { class: 'dot' }),
-    h('span', { text: 'Waiting for the first event…' }),
+    h('span', { text: WELCOME.waiting }),
   );
   const snippet = (text) =>
     h(
@@ -111,12 +131,12 @@ export function empty(signal, first) {
           class: 'button',
           onclick: () =>
             navigator.clipboard.writeText(text).then(
-              () => toast('Copied'),
-              () => toast('Select the text to copy it.'),
+              () => toast(WELCOME.copied),
+              () => toast(WELCOME.notCopied),
             ),
         },
         icon('copy'),
-        'Copy',
+        WELCOME.copy,
       ),
     );
   const demo = h(
@@ -127,18 +147,18 @@ export function empty(signal, first) {
       'data-action': 'demo',
       onclick: async () => {
         demo.disabled = true;
-        fill(demo, 'Generating a history…');
+        fill(demo, WELCOME.generating);
         try {
           await makeDemo();
           location.assign(`${ROOT}demo/${location.hash}`);
         } catch (error) {
           toast(error.message);
           demo.disabled = false;
-          fill(demo, 'Open the demo');
+          fill(demo, WELCOME.demo);
         }
       },
     },
-    'Open the demo',
+    WELCOME.demo,
   );
   listen('live', signal, (_, { accepted }) => {
     if (accepted > 0) first();
@@ -146,34 +166,34 @@ export function empty(signal, first) {
   return h(
     'div',
     { class: 'welcome' },
-    h('h1', { text: 'No events yet' }),
+    h('h1', { text: WELCOME.none }),
     status,
     h(
       'section',
       { class: 'panel' },
-      h('h2', { text: 'From a page' }),
+      h('h2', { text: WELCOME.page }),
       h('p', {
         class: 'hint',
-        text: 'Put this into the head of your pages. It counts page views, and clicks on elements with data-track.',
+        text: WELCOME.pageHint,
       }),
       snippet(tag(`${location.origin}${ROOT}static/js/telemetry.js`)),
-      h('p', { class: 'hint', text: 'Users are counted only if the page sets the user:' }),
+      h('p', { class: 'hint', text: WELCOME.users }),
       snippet(naming),
     ),
     h(
       'section',
       { class: 'panel' },
-      h('h2', { text: 'From a terminal' }),
-      h('p', { class: 'hint', text: 'Events need no key. The response confirms that the event is on disk.' }),
+      h('h2', { text: WELCOME.terminal }),
+      h('p', { class: 'hint', text: WELCOME.terminalHint }),
       snippet(event()),
     ),
     h(
       'section',
       { class: 'panel' },
-      h('h2', { text: 'Or try the demo first' }),
+      h('h2', { text: WELCOME.tryDemo }),
       h('p', {
         class: 'hint',
-        text: 'Four months of synthetic history in a separate folder. It never mixes with your events.',
+        text: WELCOME.demoHint,
       }),
       demo,
     ),

@@ -13,5 +13,7 @@ pub mod event;
 pub mod inflate;
 #[path = "../../../src/store/files/scan.rs"]
 pub mod scan;
+#[path = "../../../src/sdk/mod.rs"]
+pub mod sdk;
 #[path = "../../../src/window.rs"]
 pub mod window;

@@ -3,29 +3,30 @@ import { get } from '../api.js';
 import { h, icon } from '../dom.js';
 import { brief, bytes, clock, count, dayIn, duration, longDay, number, shortDay } from '../format.js';
 import { tip } from '../panel.js';
+import { ENGINE } from '../texts.js';
 
 const EVERY_MS = 5_000;
 
 export function engine(context) {
   const { state, panel } = context;
   const overview = panel({
-    title: 'State of the engine',
+    title: ENGINE.status,
     name: 'status',
     height: 260,
     ask: (signal) => askStatus(state.tz, signal),
   });
   const alerts = panel({
-    title: 'Alerts',
+    title: ENGINE.alerts,
     name: 'alerts',
     height: 100,
-    help: 'Evaluated by the server once a minute, as the rules for Prometheus',
+    help: ENGINE.alertsHelp,
     ask: (signal) => askAlerts(state.tz, signal),
   });
   const rate = panel({
-    title: 'Accepted per minute',
+    title: ENGINE.rate,
     name: 'rate',
     height: 260,
-    help: 'Each of the last 60 minutes',
+    help: ENGINE.rateHelp,
     ask: askRate,
   });
   const start = (signal) => {
@@ -40,8 +41,8 @@ export function engine(context) {
     signal.addEventListener('abort', () => clearInterval(tick));
   };
   return {
-    title: 'Engine',
-    lead: 'Are events accepted, and how far behind are the lake and the rollups?',
+    title: ENGINE.title,
+    lead: ENGINE.lead,
     element: h('div', { class: 'grid' }, overview.element, alerts.element, rate.element),
     panels: [overview, alerts, rate],
     start,
@@ -50,8 +51,8 @@ export function engine(context) {
 
 /** A reporting zone and the days that are counted in advance. */
 const zoneText = ({ zone, complete, covered_from: from }) => {
-  if (!complete) return `${zone} (being counted)`;
-  return from ? `${zone} (from ${from})` : zone;
+  if (!complete) return ENGINE.counting(zone);
+  return from ? ENGINE.from(zone, from) : zone;
 };
 
 async function askStatus(tz, signal) {
@@ -62,80 +63,71 @@ async function askStatus(tz, signal) {
   const cards = [
     [
       'writable',
-      'Events',
-      status.writable ? 'accepted' : 'rejected',
-      status.writable ? 'The disk is writable' : 'The disk is not writable: see /health/ready',
+      status.writable ? ENGINE.accepted : ENGINE.rejected,
+      status.writable ? ENGINE.writable : ENGINE.notWritable,
       status.writable ? 'good' : 'bad',
     ],
     [
       'last_minute',
-      'Last minute',
       count(accepted.last_minute),
-      `${count(accepted.since_start)} since the start`,
+      ENGINE.sinceStart(count(accepted.since_start)),
       null,
       accepted.last_minute,
     ],
     [
       'waiting',
-      'Waiting to be sealed',
       count(waiting.events),
-      waiting.since
-        ? `The oldest since ${clock(waiting.since, tz)}, ${duration(waiting.seconds)}`
-        : 'The lake is up to date',
+      waiting.since ? ENGINE.oldest(clock(waiting.since, tz), duration(waiting.seconds)) : ENGINE.upToDate,
       null,
       waiting.events,
     ],
     [
       'rollup',
-      'Last rollup',
-      rollup.last_day ? shortDay(rollup.last_day) : 'none yet',
-      isBehind ? `${longDay(rollup.due_day)} is due` : 'Nothing is due',
+      rollup.last_day ? shortDay(rollup.last_day) : ENGINE.noRollup,
+      isBehind ? ENGINE.due(longDay(rollup.due_day)) : ENGINE.nothingDue,
       isBehind ? 'warn' : 'good',
     ],
     [
       'events',
-      'Stored events',
       brief(store.sealed_events + store.log_events),
-      `${count(store.sealed_events + store.log_events)} in ${count(store.segments)} segments and the log`,
+      ENGINE.segments(count(store.sealed_events + store.log_events), count(store.segments)),
       null,
       store.sealed_events + store.log_events,
     ],
     [
       'bytes',
-      'On disk',
       bytes(onDisk),
-      store.sealed_events
-        ? `${(store.sealed_bytes / store.sealed_events).toFixed(1)} bytes an event in the lake`
-        : 'log, lake, daily states, columns and event ids',
+      store.sealed_events ? ENGINE.bytesOfEvent((store.sealed_bytes / store.sealed_events).toFixed(1)) : ENGINE.stored,
       null,
       onDisk,
     ],
   ];
+  const texts = ENGINE.rows;
   const rows = [
-    ['Version', status.version],
-    ['Open since', status.opened_at],
-    ['Events accepted', status.writable],
-    ['Accepted in the last minute', accepted.last_minute],
-    ['Accepted since the start', accepted.since_start],
-    ['Events waiting to be sealed', waiting.events],
-    ['Waiting since', waiting.since],
-    ['Events in segments', store.sealed_events],
-    ['Segments', store.segments],
-    ['Bytes of segments', store.sealed_bytes],
-    ['Daily states', store.states],
-    ['Bytes of daily states', store.state_bytes],
-    ['Bytes of columns', store.column_bytes],
-    ['Event ids of the last 7 days, in segments', store.event_ids],
-    ['Bytes of event ids', store.event_id_bytes],
-    ['Bytes of the open log', store.log_bytes],
-    ['First day', status.first_day],
-    ['Newest day', status.last_day],
-    ['All events kept from', status.raw_from ?? 'the first day'],
-    ['Daily states kept from', status.states_from ?? 'the first day'],
-    ['Reporting zones', status.zones.map(zoneText).join('; ')],
-    ['Last rollup', rollup.last_day],
-    ['Rollup due', rollup.due_day],
-    ['Live subscribers', status.watchers],
+    [texts.version, status.version],
+    [texts.opened, status.opened_at],
+    [texts.writable, status.writable],
+    [texts.minute, accepted.last_minute],
+    [texts.start, accepted.since_start],
+    [texts.waiting, waiting.events],
+    [texts.since, waiting.since],
+    [texts.sealed, store.sealed_events],
+    [texts.segments, store.segments],
+    [texts.segmentBytes, store.sealed_bytes],
+    [texts.states, store.states],
+    [texts.stateBytes, store.state_bytes],
+    [texts.columnBytes, store.column_bytes],
+    [texts.ids, store.event_ids],
+    [texts.idBytes, store.event_id_bytes],
+    [texts.logBytes, store.log_bytes],
+    [texts.first, status.first_day],
+    [texts.newest, status.last_day],
+    [texts.events, status.raw_from ?? ENGINE.firstDay],
+    [texts.statesFrom, status.states_from ?? ENGINE.firstDay],
+    [texts.zones, status.zones.map(zoneText).join('; ')],
+    [texts.rollup, rollup.last_day],
+    [texts.due, rollup.due_day],
+    [texts.live, status.watchers],
   ].map(([what, value]) => ({ what, value: typeof value === 'number' ? number(value) : value }));
   return {
     rows,
@@ -144,11 +136,11 @@ async function askStatus(tz, signal) {
       h(
         'div',
         { class: 'cards six' },
-        cards.map(([name, title, value, hint, tone, exact]) =>
+        cards.map(([name, value, hint, tone, exact]) =>
           h(
             'div',
             { class: `card${tone ? ` ${tone}` : ''}`, 'data-card': name, 'data-value': exact },
-            h('h3', { text: title }),
+            h('h3', { text: ENGINE.cards[name] }),
             h('strong', { class: 'figure-number', text: value }),
             h('p', { class: 'hint', text: hint }),
           ),
@@ -163,7 +155,7 @@ async function askAlerts(tz, signal) {
   const rows = alerts.map(({ name, condition, state, severity, since, value }) => ({
     alert: name,
     condition,
-    state: STATES[state],
+    state: ENGINE.states[state],
     severity,
     since: since ?? null,
     current: value ?? null,
@@ -179,21 +171,15 @@ async function askAlerts(tz, signal) {
         'div',
         { class: 'alerts', 'data-quiet': quiet },
         active.map((alert) => alertElement(alert, tz)),
-        h(
-          'p',
-          { class: 'hint' },
-          quiet === alerts.length ? `All ${quiet} alerts are quiet.` : `The other ${quiet} alerts are quiet.`,
-        ),
+        h('p', { class: 'hint' }, quiet === alerts.length ? ENGINE.allQuiet(quiet) : ENGINE.othersQuiet(quiet)),
       ),
   };
 }
 
-const STATES = { ok: 'quiet', pending: 'pending', firing: 'fires' };
-
 function alertElement({ name, condition, action, state, severity, since }, tz) {
   const urgent = severity === 'page' ? 'bad' : 'warn';
   const start = `${shortDay(dayIn(tz, since))}, ${clock(since, tz)}`;
-  const time = state === 'firing' ? `Since ${start}.` : `Since ${start}, and does not fire yet.`;
+  const time = state === 'firing' ? ENGINE.since(start) : ENGINE.pending(start);
   return h(
     'div',
     { class: `alert ${state === 'firing' ? urgent : 'soft'}`, 'data-alert': name, 'data-state': state },
@@ -213,11 +199,11 @@ const sentence = (text) => text.replace(/^[a-z]/, (letter) => letter.toUpperCase
 async function askRate(signal) {
   const status = await get('status', signal);
   const { per_minute: minutes } = status.accepted;
-  const rows = minutes.map((events, place) => ({ 'minutes ago': minutes.length - 1 - place, events }));
+  const rows = minutes.map((events, place) => ({ minutes_ago: minutes.length - 1 - place, events }));
   return {
     rows,
     request: { path: 'status' },
-    label: `${minutes.at(-1)} in the last minute, at most ${Math.max(...minutes)}.`,
+    label: ENGINE.rateLabel(minutes.at(-1), Math.max(...minutes)),
     option: (look) => ({
       animation: false,
       grid: { top: 12 },
@@ -225,14 +211,14 @@ async function askRate(signal) {
         trigger: 'axis',
         axisPointer: { type: 'shadow' },
         formatter: ([{ dataIndex }]) =>
-          tip(ago(rows[dataIndex]['minutes ago']), [['Events', count(rows[dataIndex].events)]]),
+          tip(ago(rows[dataIndex].minutes_ago), [[ENGINE.events, count(rows[dataIndex].events)]]),
       },
       xAxis: {
         type: 'category',
-        data: rows.map((row) => row['minutes ago']),
+        data: rows.map((row) => row.minutes_ago),
         axisLabel: {
           interval: (place) => (minutes.length - 1 - place) % 10 === 0,
-          formatter: (place) => (place === '0' ? 'now' : `-${place} min`),
+          formatter: (place) => (place === '0' ? ENGINE.now : ENGINE.minutes(place)),
         },
       },
       yAxis: { type: 'value', minInterval: 1, axisLabel: { formatter: brief } },
@@ -248,4 +234,4 @@ async function askRate(signal) {
   };
 }
 
-const ago = (minutes) => (minutes === 0 ? 'The last minute' : `${minutes} minutes ago`);
+const ago = (minutes) => (minutes === 0 ? ENGINE.lastMinute : ENGINE.ago(minutes));

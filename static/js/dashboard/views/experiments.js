@@ -1,17 +1,14 @@
 // Experiments: which variant converts better, and how certain is that?
 import { Failure, query } from '../api.js';
-import { eventEditor } from '../conditions.js';
+import { eventEditor, stepName } from '../conditions.js';
 import { field, h, named, plain, short } from '../dom.js';
-import { change, count, percent } from '../format.js';
+import { change, count, counted, percent } from '../format.js';
 import { form, NOT_SET, tip } from '../panel.js';
+import { EXPERIMENT } from '../texts.js';
 
 /** The p-value of the sample ratio below which the assignment is not credible. */
 const BROKEN = 0.001;
-const RESULTS = {
-  better: ['good', 'Better'],
-  worse: ['bad', 'Worse'],
-  no_difference: ['flat', 'No difference shown'],
-};
+const LOOKS = { better: 'good', worse: 'bad', no_difference: 'flat' };
 
 export function experiments(context) {
   const { state, scope, panel } = context;
@@ -19,7 +16,7 @@ export function experiments(context) {
   const set = (patch) => context.own({ ...state.own, ...patch });
   const isReady = own.variant && Object.keys(own.exposure).length && Object.keys(own.goal).length;
   const result = panel({
-    title: 'Result',
+    title: EXPERIMENT.result,
     name: 'experiment',
     isAboutUsers: true,
     height: 260,
@@ -36,7 +33,7 @@ export function experiments(context) {
       ...props,
     });
   const choices = form(
-    'Experiment',
+    EXPERIMENT.form,
     own.variant ? plain(own.variant) : NOT_SET,
     h(
       'div',
@@ -44,23 +41,23 @@ export function experiments(context) {
       h(
         'div',
         { class: 'field' },
-        h('span', { class: 'label', text: 'Exposure event' }),
-        eventEditor('Exposure', own.exposure, (exposure) => set({ exposure })),
+        h('span', { class: 'label', text: EXPERIMENT.exposureEvent }),
+        eventEditor(EXPERIMENT.exposure, own.exposure, (exposure) => set({ exposure })),
       ),
-      field('Metadata key of the variant', text('variant', { placeholder: 'for example variant' })),
+      field(EXPERIMENT.variantKey, text('variant', { placeholder: EXPERIMENT.variantExample })),
       h(
         'div',
         { class: 'field' },
-        h('span', { class: 'label', text: 'Goal event' }),
-        eventEditor('Goal', own.goal, (goal) => set({ goal })),
+        h('span', { class: 'label', text: EXPERIMENT.goalEvent }),
+        eventEditor(EXPERIMENT.goal, own.goal, (goal) => set({ goal })),
       ),
-      field('Control', text('control', { placeholder: 'the first by name' })),
-      field('Shares of users', text('shares', { placeholder: 'equal, or control:9, new:1' })),
+      field(EXPERIMENT.control, text('control', { placeholder: EXPERIMENT.controlHint })),
+      field(EXPERIMENT.shares, text('shares', { placeholder: EXPERIMENT.sharesHint })),
     ),
   );
   return {
-    title: 'Experiments',
-    lead: 'Which variant is better, and how certain is that?',
+    title: EXPERIMENT.title,
+    lead: EXPERIMENT.lead,
     element: h('div', { class: 'grid' }, choices, result.element),
     panels: [result],
   };
@@ -69,10 +66,7 @@ export function experiments(context) {
 const notYet = () => ({
   rows: [],
   isEmpty: true,
-  empty: {
-    title: 'Choose the events',
-    text: 'Choose the event with which users see a variant, the key of its metadata that holds the variant, and the goal. A user of several variants is counted in none and reported.',
-  },
+  empty: EXPERIMENT.choose,
 });
 
 /** The weights of `control:9, new:1`, each behind the last colon. */
@@ -80,8 +74,7 @@ function weights(shares) {
   return Object.fromEntries(
     shares.split(',').map((share) => {
       const [, variant, weight] = share.match(/^\s*(.*\S)\s*:\s*([\d.]+)\s*$/) || [];
-      if (!variant)
-        throw new Failure(400, 'bad_shares', `“${share.trim()}” is not a share. Write shares as control:9, new:1.`);
+      if (!variant) throw new Failure(400, 'bad_shares', EXPERIMENT.noShare(share.trim()));
       return [variant, Number(weight)];
     }),
   );
@@ -105,40 +98,34 @@ async function ask(scope, own, signal) {
   const [control] = arms;
   const compared = arms.filter((row) => row.lift !== null);
   const notes = [];
-  if (ratio?.p_value !== null && ratio?.p_value < BROKEN) {
+  const isBroken = typeof ratio?.p_value === 'number' && ratio.p_value < BROKEN;
+  if (isBroken) {
     const chance = ratio.p_value < 0.0001 ? '< 0.0001' : ratio.p_value.toFixed(4);
-    const finding = own.shares
-      ? `The arms are far from their shares (p ${chance}). The`
-      : `The arms are of unequal size (p ${chance} for equal shares). If they are not meant to be equal, enter their shares; otherwise the`;
-    notes.push(['bad', `${finding} assignment is broken and the results are not valid.`, 'sample-ratio']);
+    notes.push(['bad', (own.shares ? EXPERIMENT.farFromShares : EXPERIMENT.unequal)(chance), 'sample-ratio']);
   }
-  if (multiple?.exposed)
-    notes.push(['soft', `${count(multiple.exposed)} users saw several variants and are counted in none.`, 'multiple']);
-  if (compared.some((row) => row.verdict === null))
-    notes.push(['soft', 'No result below 50 exposed or 5 converted users in an arm.', 'too-few']);
+  if (multiple?.exposed) notes.push(['soft', EXPERIMENT.several(counted(multiple.exposed, 'user')), 'multiple']);
+  if (compared.some((row) => row.verdict === null)) notes.push(['soft', EXPERIMENT.tooFew, 'too-few']);
   const reach =
     Math.max(...compared.flatMap((row) => [Math.abs(row.interval.low), Math.abs(row.interval.high)]), 0.05) * 1.1;
   return {
     answer,
     rows,
     request: { path: 'query', body },
+    about: [
+      EXPERIMENT.aboutExposure(plain(stepName(own.exposure)), plain(own.variant)),
+      EXPERIMENT.aboutGoal(plain(stepName(own.goal))),
+    ],
     notes,
     isEmpty: arms.length === 0,
-    empty: {
-      title: 'No user was exposed',
-      text: 'No event of these days is an exposure that names a variant under that key.',
-    },
+    empty: multiple?.exposed ? EXPERIMENT.allSeveral : EXPERIMENT.noUser,
     label: compared
-      .map(
-        (row) =>
-          `${plain(row.variant)} against ${plain(control.variant)}: ${change(row.lift)}, interval ${change(row.interval.low)} to ${change(row.interval.high)}`,
-      )
+      .map((row) => EXPERIMENT.label(plain(row.variant), plain(control.variant), change(row.lift), intervalOf(row)))
       .join('. '),
     above: h(
       'div',
       { class: 'arms' },
       arms.map((row, place) => {
-        const result = RESULTS[row.verdict];
+        const result = !isBroken && LOOKS[row.verdict];
         return h(
           'article',
           { class: 'arm', 'data-variant': plain(row.variant), 'data-rate': row.rate },
@@ -146,19 +133,19 @@ async function ask(scope, own, signal) {
             'h3',
             {},
             named(row.variant),
-            place === 0 && h('span', { class: 'tag', text: 'control' }),
-            result && h('span', { class: `tag ${result[0]}`, text: result[1] }),
+            place === 0 && h('span', { class: 'tag', text: EXPERIMENT.isControl }),
+            result && h('span', { class: `tag ${result}`, text: EXPERIMENT.results[row.verdict] }),
           ),
           h('strong', { class: 'figure-number', text: percent(row.rate, 2) }),
-          h('p', { class: 'hint', text: `${count(row.converted)} of ${count(row.exposed)} users` }),
+          h('p', { class: 'hint', text: EXPERIMENT.part(count(row.converted), counted(row.exposed, 'user')) }),
           row.lift !== null &&
             h(
               'dl',
               {},
-              pair('Lift', change(row.lift)),
-              pair('95% interval', `${change(row.interval.low)} to ${change(row.interval.high)}`),
+              pair(EXPERIMENT.lift, change(row.lift)),
+              pair(EXPERIMENT.interval, intervalOf(row)),
               pair('p', row.p_value < 0.0001 ? '< 0.0001' : row.p_value.toFixed(4)),
-              pair('Chance to win', percent(row.chance_to_win)),
+              pair(EXPERIMENT.chance, percent(row.chance_to_win)),
             ),
         );
       }),
@@ -172,9 +159,9 @@ async function ask(scope, own, signal) {
             formatter: ({ dataIndex }) => {
               const row = compared[dataIndex];
               return tip(plain(row.variant), [
-                ['Lift', change(row.lift)],
-                ['95% interval', `${change(row.interval.low)} to ${change(row.interval.high)}`],
-                ['Chance to win', percent(row.chance_to_win)],
+                [EXPERIMENT.lift, change(row.lift)],
+                [EXPERIMENT.interval, intervalOf(row)],
+                [EXPERIMENT.chance, percent(row.chance_to_win)],
               ]);
             },
           },
@@ -187,7 +174,7 @@ async function ask(scope, own, signal) {
               showMaxLabel: false,
               formatter: (share) => change(share).replace('.0%', '%'),
             },
-            name: 'Lift',
+            name: EXPERIMENT.lift,
             nameLocation: 'middle',
             nameGap: 26,
           },
@@ -241,10 +228,10 @@ async function ask(scope, own, signal) {
           ],
         })
       : undefined,
-    ...(compared.length
-      ? {}
-      : { element: () => h('p', { class: 'hint', text: 'There is one variant only: nothing to compare it with.' }) }),
+    ...(compared.length ? {} : { element: () => h('p', { class: 'hint', text: EXPERIMENT.oneVariant }) }),
   };
 }
+
+const intervalOf = ({ interval }) => EXPERIMENT.between(change(interval.low), change(interval.high));
 
 const pair = (name, value) => h('div', {}, h('dt', { text: name }), h('dd', { text: value }));

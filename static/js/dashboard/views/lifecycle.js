@@ -2,41 +2,33 @@
 import { query } from '../api.js';
 import { h, segments } from '../dom.js';
 import { average, brief, count, period } from '../format.js';
-import { cutNotes, cutText, marks, tip } from '../panel.js';
+import { cutNotes, cutText, known, marks, tip } from '../panel.js';
 import { grainFor } from '../state.js';
+import { GRAIN, LIFECYCLE } from '../texts.js';
 
 const PARTS = [
-  ['returning', 'Returning', 0, 'Active now and in the period before'],
-  ['resurrecting', 'Resurrecting', 4, 'Active now, not in the period before, but earlier'],
-  ['new', 'New', 2, 'First event ever'],
-  ['dormant', 'Dormant', 7, 'Active in the period before, not now'],
-];
+  ['returning', 0],
+  ['resurrecting', 4],
+  ['new', 2],
+  ['dormant', 7],
+].map(([name, colour]) => [name, LIFECYCLE.parts[name][0], colour, LIFECYCLE.parts[name][1]]);
 
 export function lifecycle(context) {
   const { state, scope, panel } = context;
   const grain = state.own.grain ?? grainFor(state.days, 45);
   const bars = panel({
-    title: 'Lifecycle',
+    title: LIFECYCLE.title,
     name: 'lifecycle',
     isAboutUsers: true,
     height: 420,
     tall: true,
-    help: 'New + returning + resurrecting are the active users; dormant ones are below the line',
-    controls: segments(
-      'Length of a period',
-      [
-        ['day', 'Day'],
-        ['week', 'Week'],
-        ['month', 'Month'],
-      ],
-      grain,
-      (next) => context.own({ grain: next }),
-    ),
+    help: LIFECYCLE.help,
+    controls: segments(GRAIN.label, GRAIN.options, grain, (next) => context.own({ grain: next })),
     ask: (signal) => ask(scope, grain, signal),
   });
   return {
-    title: 'Lifecycle',
-    lead: 'Is the product gaining people, or only replacing those it loses?',
+    title: LIFECYCLE.title,
+    lead: LIFECYCLE.lead,
     element: h('div', { class: 'grid' }, bars.element),
     panels: [bars],
   };
@@ -46,32 +38,37 @@ async function ask(scope, grain, signal) {
   const body = { metric: 'lifecycle', grain, ...scope };
   const answer = await query(body, signal);
   const { rows } = answer;
-  const sum = (name, from = rows) => from.reduce((total, row) => total + row[name], 0);
-  const closed = rows.filter((row) => !row.partial);
-  const lost = -sum('dormant', closed);
-  const won = sum('new', closed) + sum('resurrecting', closed);
+  // A user can be in several periods, so a sum over them is not a number of people. Expired and incomplete ones are left out.
+  const isKnown = known(answer);
+  const closed = rows.filter((row) => !row.partial && isKnown(row));
+  const sum = (name) => closed.reduce((total, row) => total + row[name], 0);
+  const lost = -sum('dormant');
+  const won = sum('new') + sum('resurrecting');
   const figures = [
-    ...PARTS.map(([name, title, colour, hint]) => ({
-      name,
-      title,
-      value: count(Math.abs(sum(name))),
-      number: sum(name),
-      colour,
-      hint,
-    })),
+    ...PARTS.map(([name, title, colour, hint]) => {
+      const mean = closed.length ? sum(name) / closed.length : null;
+      return {
+        name,
+        title: LIFECYCLE.per(title, grain),
+        value: average(mean === null ? null : Math.abs(mean)),
+        number: mean,
+        colour,
+        hint: LIFECYCLE.mean(hint, grain),
+      };
+    }),
     {
       name: 'ratio',
-      title: 'Gained per lost',
+      title: LIFECYCLE.ratio,
       value: lost ? average(won / lost) : '–',
       number: lost ? won / lost : null,
-      hint: '(New + resurrecting) / dormant, complete periods',
+      hint: LIFECYCLE.ratioHint,
     },
   ];
   return {
     answer,
     rows,
     request: { path: 'query', body },
-    notes: cutNotes(rows, grain, 'pale'),
+    notes: cutNotes(rows, grain, LIFECYCLE.drawn),
     isEmpty: rows.every((row) => PARTS.every(([name]) => row[name] === 0)),
     label: figures.map(({ title, value }) => `${title}: ${value}`).join(', '),
     above: h(
@@ -108,7 +105,7 @@ async function ask(scope, grain, signal) {
             period(row.period, grain),
             [
               ...PARTS.map(([name, title, colour]) => [title, count(row[name]), look.series[colour]]),
-              ['Active users', count(row.new + row.returning + row.resurrecting)],
+              [LIFECYCLE.active, count(row.new + row.returning + row.resurrecting)],
             ],
             cutText(row.period, answer, row.partial),
           );
@@ -120,7 +117,7 @@ async function ask(scope, grain, signal) {
         axisLabel: { formatter: (day) => period(day, grain === 'month' ? grain : 'day') },
         axisLine: { onZero: true },
       },
-      yAxis: { type: 'value', axisLabel: { formatter: brief } },
+      yAxis: { type: 'value', minInterval: 1, axisLabel: { formatter: brief } },
       series: PARTS.map(([name, title, colour], place) => ({
         name: title,
         type: 'bar',
@@ -129,7 +126,7 @@ async function ask(scope, grain, signal) {
         barMaxWidth: 56,
         itemStyle: { color: look.series[colour] },
         data: rows.map((row) => ({
-          value: row[name],
+          value: isKnown(row) ? row[name] : null,
           itemStyle: row.partial
             ? { opacity: 0.45, borderColor: look.series[colour], borderType: 'dashed', borderWidth: 1 }
             : undefined,

@@ -1,159 +1,185 @@
-// Overview: active users, their events, and the change against the days before.
-import { query, usage, usagePath } from '../api.js';
-import { closedDays, isSeen, relative, wholeWeeks } from '../compare.js';
-import { h, named, segments, short, svg } from '../dom.js';
-import { addDays, average, brief, change, count, percent, period, range } from '../format.js';
-import { cutNotes, cutText, marks, tip, unnamedTitle } from '../panel.js';
+// Overview: users and events of the window, over time and against the days before. Its numbers are those of `trends` and a
+// few other metrics, in two requests: the quick queries are in the first one. All queries depend on the state alone, so that
+// a saved report has all of them.
+import { isDemo, query } from '../api.js';
+import { isStart, isYoung, showStart } from '../checklist.js';
+import { closedDays, isSeen, parts, relative } from '../compare.js';
+import { chart, linesOf, notesOf } from '../components/series.js';
+import { h, named, plain, segments, short, svg } from '../dom.js';
+import { addDays, average, brief, change, count, dayIn, percent, period, range } from '../format.js';
+import { cardsOutline, cutNotes, cutText, known, marks, tip, unnamedTitle } from '../panel.js';
 import { naming } from '../snippet.js';
-import { grainFor, isAll, isCounted } from '../state.js';
+import { grainFor, isAll } from '../state.js';
+import { GRAIN, OVERVIEW, PANEL } from '../texts.js';
 
-/** Limit of the points of a trend. */
-const PARTS = 10;
-const WEEK = 7;
+/** Limit of the listed features. */
 const TOP = 10;
-/** Limit of the features of other days, among which the shown ones are searched. */
-const WIDE = 1_000;
+/** Days from the first to the last day of a week. */
+const LAST_OF_WEEK = 6;
+/** The queries that the first numbers need, and the others. */
+const FIRST = { group: 'first' };
+const REST = { group: 'rest' };
+/** Queries about days of this date: a saved report does not have them. */
+const DATED = { group: 'dated', isRecorded: false };
 
 export function overview(context) {
   const { state, scope, panel } = context;
+  const start = h('section', { class: 'panel tall', 'aria-label': OVERVIEW.start, hidden: true });
   const numbers = panel({
-    title: 'Active users',
+    title: OVERVIEW.usage.title,
     name: 'usage',
     height: 132,
-    help: 'Changes are relative to the same number of days before',
+    outline: cardsOutline,
+    help: OVERVIEW.usage.help,
     ask: (signal) => askNumbers(context, signal),
   });
   numbers.element.classList.add('cards-panel');
   const grain = state.own.grain ?? grainFor(state.days, 366);
   const overTime = panel({
-    title: 'Active users over time',
+    title: OVERVIEW.overTime.title,
     name: 'active-users',
     height: 320,
     tall: true,
-    controls: segments(
-      'Length of a period',
-      [
-        ['day', 'Day'],
-        ['week', 'Week'],
-        ['month', 'Month'],
-      ],
-      grain,
-      (next) => context.own({ grain: next }),
-    ),
+    controls: segments(GRAIN.label, GRAIN.options, grain, (next) => context.own({ grain: next })),
     isAboutUsers: true,
     ask: (signal) => askOverTime(scope, grain, signal),
   });
+  const trend = panel({
+    title: OVERVIEW.trend.title,
+    name: 'trend',
+    height: 260,
+    tall: true,
+    help: OVERVIEW.trend.help,
+    ask: (signal) => askTrend(scope, grain, signal),
+  });
   const features = panel({
-    title: 'Top features',
+    title: OVERVIEW.features.title,
     name: 'features',
-    height: 380,
-    help: 'Events, their trend over the days that are over, and the change',
+    height: 460,
+    help: OVERVIEW.features.help,
     ask: (signal) => askFeatures(context, signal),
   });
   const types = panel({
-    title: 'Events by type',
+    title: OVERVIEW.types.title,
     name: 'event-types',
-    height: 440,
-    ask: (signal) => askTypes(scope, signal),
+    height: 400,
+    ask: (signal) => askTypes(context, signal),
   });
+  // A saved report has no first steps; its panels have other names.
+  const isPage = numbers.name === 'usage' && !isDemo && isAll(state);
+  if (isPage && isStart(context.firstDay, dayIn('UTC', Date.now()))) {
+    const found = {};
+    context.onFound = (more) => {
+      Object.assign(found, more);
+      if ('users' in found && 'conversions' in found) showStart(start, found);
+    };
+  }
   return {
-    title: 'Overview',
-    lead: 'Who uses the product, and what they do.',
-    element: h('div', { class: 'grid overview' }, numbers.element, overTime.element, features.element, types.element),
-    panels: [numbers, overTime, features, types],
+    title: OVERVIEW.title,
+    lead: OVERVIEW.lead,
+    element: h(
+      'div',
+      { class: 'grid overview' },
+      start,
+      numbers.element,
+      overTime.element,
+      trend.element,
+      features.element,
+      types.element,
+    ),
+    panels: [numbers, overTime, trend, features, types],
   };
 }
 
-/** True if no event of a result has expired: only then it can be compared. */
-const isKnown = ({ answer }) => answer.covered_from <= answer.window.from;
-const asked = (scope, { days, end }) => ({ ...scope, days, end });
-const days = ({ from, end }) => range(from, end);
+/** Events and users over time, and of the days before. */
+const eventsAndUsers = (scope, grain) => ({
+  metric: 'trends',
+  series: [{ measure: 'events' }, { measure: 'users' }],
+  grain,
+  compare: 'previous',
+  ...scope,
+});
+const activeUsers = (scope, grain) => ({ metric: 'active_users', grain, ...scope });
+
+/** The series of a result as pairs of rows, one for each period: its events, and its users. */
+function pairsOf({ rows }) {
+  const [events, users] = ['A', 'B'].map((letter) => rows.filter(({ series }) => series === letter));
+  return events.map((row, place) => [row, users[place]]);
+}
+
+/** The average of the users of a period over the periods with events; `key` is `value`, or `previous` for those before. */
+function usersPerPeriod(pairs, key) {
+  const some = pairs.filter(([events]) => events[key] > 0);
+  return some.length ? some.reduce((sum, [, users]) => sum + users[key], 0) / some.length : 0;
+}
+
+/** The numbers of a result of `trends` by day: those of its window, or with `previous` those of the days before. */
+function figuresOf(answer, key = 'value') {
+  const [events, users] = answer.totals;
+  return { dau: usersPerPeriod(pairsOf(answer), key), mau: users[key], events: events[key] };
+}
 
 async function askNumbers(context, signal) {
-  const { state, scope } = context;
-  const all = isAll(state);
-  const read = all
-    ? ({ days: length, end }) => usage({ ...state, days: length, end }, signal).then(fromUsage)
-    : (part) => fromQueries(part, signal);
-  const [now, daily] = await Promise.all([read(scope), query({ metric: 'active_users', ...scope }, signal)]);
-  const { window, ts } = now.answer;
-  const span = closedDays(window, ts);
-  const [compared, weekly] = await Promise.all([
-    compareDays(context, read, now, span),
-    compareWeeks(context, span, signal),
-  ]);
-  const closed = daily.rows.filter((row) => !row.partial);
+  const { scope } = context;
+  const texts = OVERVIEW.usage;
+  const body = eventsAndUsers(scope, 'day');
+  const [byDay, byWeek, active] = await Promise.all(
+    [body, eventsAndUsers(scope, 'week'), activeUsers(scope, 'day')].map((one) => query(one, signal, FIRST)),
+  );
+  const { window } = byDay;
+  const now = figuresOf(byDay);
+  const weeks = pairsOf(byWeek);
+  context.onFound?.({ users: now.mau });
+  const compared = await compareDays(context, byDay, now, signal);
+  const { pair } = compared;
+  const of = (name) => pair && { now: pair.now[name], before: pair.before[name], text: compared.text };
+  const closed = active.rows.filter((row) => !row.partial);
   const last = closed.at(-1);
   const trend = (name) => closed.map((row) => row[name]);
-  const { pair } = compared;
-  const of = (name) =>
-    pair && { now: pair.now[name], before: pair.before[name], text: `${days(span.now)} against ${days(span.before)}` };
   const cards = [
-    {
-      name: 'dau',
-      title: 'Daily active users',
-      hint: 'Average per day with data',
-      value: now.dau,
-      compared: of('dau'),
-      write: average,
-      trend: trend('dau'),
-    },
+    { name: 'dau', value: now.dau, compared: of('dau'), write: average, trend: trend('dau') },
     {
       name: 'wau',
-      title: 'Weekly active users',
-      hint: `Average per week with data${now.hasCutWeeks ? ', incomplete ones included' : ''}`,
-      value: now.wau,
-      compared: pair && weekly,
+      hint: texts.cards.wau.hint(weeks.some(([events]) => events.partial && events.value > 0)),
+      value: usersPerPeriod(weeks, 'value'),
+      compared: pair && compareWeeks(context, weeks),
       write: average,
       trend: trend('wau'),
     },
     {
       name: 'mau',
-      title: `Users in ${state.days} ${state.days === 1 ? 'day' : 'days'}`,
-      hint: 'Distinct users of the window (MAU)',
+      title: texts.cards.mau.title(window.days),
       value: now.mau,
       compared: of('mau'),
       write: count,
       trend: trend('mau'),
     },
-    {
-      name: 'events',
-      title: 'Events',
-      hint: 'All accepted events',
-      value: now.events,
-      compared: of('events'),
-      write: count,
-    },
+    { name: 'events', value: now.events, compared: of('events'), write: count },
     {
       name: 'stickiness',
-      title: 'Stickiness',
-      hint: last ? `Daily / 30-day users, ${period(last.period)}` : 'Daily / 30-day users',
+      hint: texts.cards.stickiness.hint(last && period(last.period)),
       value: last?.stickiness,
       write: percent,
       trend: trend('stickiness'),
       fixed: true,
     },
-  ];
-  const request = all ? { path: usagePath(state) } : { path: 'query', body: { metric: 'active_users', ...scope } };
+  ].map((one) => ({ ...texts.cards[one.name], ...one }));
   const notes = [];
-  if (now.events > 0 && now.mau === 0)
-    notes.push([
-      'warn',
-      `${unnamedTitle(now.events)}: users are counted only where events have a user_id. Call ${naming.replace(/;.*/, '')} in your pages.`,
-      'unnamed',
-    ]);
-  if (!pair) notes.push(['soft', `No comparison: ${compared.because}.`, 'no-comparison']);
-  else if (!span.isWhole)
-    notes.push([
-      'soft',
-      `Changes compare ${days(span.now)} with ${days(span.before)}: days that are not over are left out.`,
-      'compared',
-    ]);
+  const call = naming.replace(/;.*/, '');
+  if (now.events > 0 && now.mau === 0) notes.push(['warn', texts.unnamed(unnamedTitle(now.events), call), 'unnamed']);
+  const anonymous = await askAnonymous(context, now, signal);
+  if (anonymous > 0) notes.push(['soft', texts.someUnnamed(count(anonymous), count(now.events), call), 'some-unnamed']);
+  if (byDay.visitors === 'daily' && window.days > 1) notes.push(['soft', texts.daily, 'daily-visitors']);
+  if (now.events > 0) {
+    if (!pair) notes.push(['soft', texts.notCompared(compared.because), 'no-comparison']);
+    else if (compared.note) notes.push(['soft', compared.note, 'compared']);
+  }
   return {
-    answer: now.answer,
-    request: all ? request : undefined,
+    answer: byDay,
+    request: { path: 'query', body },
     isEmpty: now.events === 0,
     notes,
+    isOwnCsv: true,
     rows: cards
       .filter((card) => !card.fixed)
       .map((card) => ({
@@ -167,65 +193,83 @@ async function askNumbers(context, signal) {
   };
 }
 
-/** The numbers of the days that are over, and of the same days before; or `because`, the reason why there are none. */
-async function compareDays({ state, scope, firstDay }, read, now, span) {
-  if (!span) return { because: 'no day of the window is over' };
-  if (!isSeen(span.before, firstDay, state.tz))
-    return { because: `the first event is of ${range(firstDay, firstDay)}, so the days before it cannot be compared` };
-  const [closed, before] = await Promise.all([
-    span.isWhole ? now : read(asked(scope, span.now)),
-    read(asked(scope, span.before)),
-  ]);
-  if (!isKnown(before)) return { because: 'events of the days before have expired' };
-  return before.events > 0 ? { pair: { now: closed, before } } : { because: 'nothing happened in the days before' };
+/** The number of events without a user: of a store that is young, where it is quick to count and often a mistake. */
+async function askAnonymous({ scope, firstDay, isEmbedded }, now, signal) {
+  if (isEmbedded || now.mau === 0 || !isYoung(firstDay, dayIn('UTC', Date.now()))) return 0;
+  const series = [{ measure: 'events', filter: { user_id: { exists: false } } }];
+  try {
+    const answer = await query({ metric: 'trends', series, ...scope }, signal, DATED);
+    return answer.totals[0].value;
+  } catch (error) {
+    // A read key may not filter by user.
+    if (signal.aborted || error.status === 0) throw error;
+    return 0;
+  }
 }
 
-/** Users per week: the average of the complete weeks of the window, and of as many weeks before. */
-async function compareWeeks({ state, scope, firstDay }, span, signal) {
-  const weeks = span && wholeWeeks(span.now);
-  if (!weeks || !isSeen(weeks.before, firstDay, state.tz)) return null;
-  const read = async (part) => {
-    const answer = await query({ metric: 'active_users', grain: 'week', ...asked(scope, part) }, signal);
-    return { answer, users: answer.rows.reduce((sum, row) => sum + row.users, 0) / weeks.weeks };
-  };
-  const [now, before] = await Promise.all([read(weeks.now), read(weeks.before)]);
-  if (!isKnown(before) || before.users === 0) return null;
+/**
+ * The numbers of the window and of the days before, of a running day only those of the same hours; or `because`, the reason
+ * why there are none.
+ */
+async function compareDays(context, byDay, now, signal) {
+  const { state, firstDay } = context;
+  const { because, text } = OVERVIEW.usage;
+  const { window, compared } = byDay;
+  if (!isSeen(compared, firstDay, state.tz)) return { because: because.first(range(firstDay, firstDay)) };
+  if (!compared.known_from || compared.known_from > compared.from) return { because: because.expired };
+  const before = figuresOf(byDay, 'previous');
+  // The hours of a day are known from its events, which expire before its numbers.
+  if (before.events === null || isIdle(byDay)) {
+    const closed = await compareClosed(context, byDay, signal);
+    if (closed.pair || before.events === null) return closed;
+  }
+  if (before.events === 0) return { because: because.nothing };
+  const spans = [range(window.from, window.to), range(compared.from, compared.to)];
   return {
-    now: now.users,
-    before: before.users,
-    text: `${weeks.weeks} complete ${weeks.weeks === 1 ? 'week' : 'weeks'}, ${days(weeks.now)} against ${days(weeks.before)}`,
+    pair: { now, before },
+    text: text(...spans),
+    note: window.partial && OVERVIEW.usage.sameHours(...spans),
   };
 }
 
-const fromUsage = (answer) => ({
-  answer,
-  dau: answer.dau,
-  wau: answer.wau,
-  mau: answer.mau,
-  events: answer.total_events,
-  hasCutWeeks: answer.partial_weeks.length > 0,
-});
+/** True if nothing has happened on the day that is not over, as in a store that is filled at night. */
+const isIdle = ({ window, rows }) => window.partial && rows.every((row) => !row.partial || row.value === 0);
 
-/** The same numbers with a filter or a cohort, by other metrics. Days and weeks without users count as without data. */
-async function fromQueries(scope, signal) {
-  const ask = (request) => query({ ...request, ...scope }, signal);
-  const [daily, weeks, sticky, types] = await Promise.all([
-    ask({ metric: 'active_users' }),
-    ask({ metric: 'active_users', grain: 'week' }),
-    ask({ metric: 'stickiness' }),
-    ask({ metric: 'event_types' }),
-  ]);
-  const mean = (values) => {
-    const some = values.filter((value) => value > 0);
-    return some.length ? some.reduce((a, b) => a + b, 0) / some.length : 0;
-  };
+/** The same for the days that are over. */
+async function compareClosed({ state, scope }, { window, ts }, signal) {
+  const { because, text, closed } = OVERVIEW.usage;
+  const span = closedDays(window, ts, state.period);
+  if (!span) return { because: because.running };
+  const { period: _, from: __, to: ___, days: ____, end: _____, ...rest } = scope;
+  const read = ({ days, end }) => query({ ...eventsAndUsers(rest, 'day'), compare: null, days, end }, signal, DATED);
+  try {
+    const [now, before] = await Promise.all([read(span.now), read(span.before)]);
+    if (before.covered_from > before.window.from) return { because: because.expired };
+    const pair = { now: figuresOf(now), before: figuresOf(before) };
+    if (pair.before.events === 0) return { because: because.nothing };
+    const spans = [span.now, span.before].map(({ from, end }) => range(from, end));
+    return { pair, text: text(...spans), note: closed(...spans) };
+  } catch (error) {
+    // A share link has only the queries of its report.
+    if (signal.aborted || error.status === 0) throw error;
+    return { because: because.expired };
+  }
+}
+
+/** Users per week: the average of the complete weeks of the window, and of as many before. */
+function compareWeeks({ state, firstDay }, weeks) {
+  const whole = weeks.filter(
+    ([events, users]) =>
+      !events.partial && users.previous !== null && isSeen({ from: events.previous_period }, firstDay, state.tz),
+  );
+  const mean = (key) => whole.reduce((sum, [, users]) => sum + users[key], 0) / whole.length;
+  if (!whole.length || !mean('previous')) return null;
+  const [[first], [last]] = [whole[0], whole.at(-1)];
+  const weeksOf = (key) => range(first[key], addDays(last[key], LAST_OF_WEEK));
   return {
-    answer: types,
-    dau: mean(daily.rows.map((row) => row.dau)),
-    wau: mean(weeks.rows.map((row) => row.users)),
-    mau: sticky.rows[0]?.cumulative ?? 0,
-    events: types.rows.reduce((sum, row) => sum + row.events, 0),
-    hasCutWeeks: weeks.rows.some((row) => row.partial),
+    now: mean('value'),
+    before: mean('previous'),
+    text: OVERVIEW.usage.weeks(whole.length, weeksOf('period'), weeksOf('previous_period')),
   };
 }
 
@@ -246,11 +290,11 @@ function card({ name, title, hint, value, compared, write, trend }) {
           {
             class: `delta ${direction}`,
             'data-delta': difference,
-            title: `${write(compared.now)} against ${write(compared.before)}: ${compared.text}`,
+            title: OVERVIEW.usage.difference(write(compared.now), write(compared.before), compared.text),
           },
           h('span', { 'aria-hidden': 'true', text: { up: '▲ ', down: '▼ ', flat: '' }[direction] }),
           change(difference),
-          h('span', { class: 'unseen', text: ' against the days before' }),
+          h('span', { class: 'unseen', text: OVERVIEW.usage.before }),
         ),
     ),
     h('p', { class: 'hint', text: hint }),
@@ -275,25 +319,28 @@ export function spark(values, className = 'spark') {
   );
 }
 
-const LINES = [
-  ['mau', '30 days'],
-  ['wau', '7 days'],
-  ['dau', 'Daily'],
-];
+const LINES = ['mau', 'wau', 'dau'].map((name) => [name, OVERVIEW.overTime.lines[name]]);
 
 async function askOverTime(scope, grain, signal) {
-  const body = { metric: 'active_users', grain, ...scope };
-  const answer = await query(body, signal);
+  const body = activeUsers(scope, grain);
+  const answer = await query(body, signal, FIRST);
+  const texts = OVERVIEW.overTime;
   const { rows } = answer;
-  const lines = grain === 'day' ? LINES : [['users', grain === 'week' ? 'Users of the week' : 'Users of the month']];
+  const lines = grain === 'day' ? LINES : [['users', texts.lines[grain] ?? texts.lines.week]];
   const last = rows.at(-1);
   return {
     answer,
     rows,
     request: { path: 'query', body },
     isEmpty: !rows.some((row) => lines.some(([name]) => row[name] > 0)),
-    notes: cutNotes(rows, grain, 'dashed'),
-    label: `${rows.length} periods, from ${rows[0]?.period} to ${last?.period}; at the end ${lines.map(([name, title]) => `${title}: ${last?.[name]}`).join(', ')}. ${rows.filter((row) => row.partial).length} of them are incomplete.`,
+    notes: cutNotes(rows, grain, PANEL.drawn.dashed),
+    label: texts.label({
+      periods: rows.length,
+      from: rows[0]?.period,
+      to: last?.period,
+      last: lines.map(([name, title]) => `${title}: ${last?.[name]}`).join(', '),
+      incomplete: rows.filter((row) => row.partial).length,
+    }),
     option: (look) => ({
       legend: lines.length > 1 ? { data: lines.map(([, title]) => title).reverse() } : undefined,
       grid: { top: lines.length > 1 ? 40 : 16, right: 16 },
@@ -305,7 +352,7 @@ async function askOverTime(scope, grain, signal) {
             period(row.period, grain),
             [...lines].reverse().map(([name, title]) => [title, count(row[name]), colourOf(look, name)]),
             [
-              row.stickiness !== undefined && `Stickiness ${percent(row.stickiness)}`,
+              row.stickiness !== undefined && texts.stickiness(percent(row.stickiness)),
               cutText(row.period, answer, row.partial),
             ]
               .filter(Boolean)
@@ -325,7 +372,10 @@ async function askOverTime(scope, grain, signal) {
         const isDaily = name === 'dau' || name === 'users';
         const style = { type: 'line', name: title, symbolSize: 5, itemStyle: { color: colour } };
         const { complete, cut } = completeAndCut(rows);
-        const pick = ([from, to]) => rows.map((row, at) => (at >= from && at <= to ? row[name] : null));
+        // What has expired is a gap, not a zero.
+        const isKnownRow = known(answer);
+        const pick = ([from, to]) =>
+          rows.map((row, at) => (at >= from && at <= to && isKnownRow(row) ? row[name] : null));
         return [
           {
             ...style,
@@ -366,39 +416,69 @@ function completeAndCut(rows) {
 
 const colourOf = (look, name) => look.series[{ dau: 0, users: 0, wau: 1, mau: 2 }[name] ?? 0];
 
-async function askFeatures({ state, scope, firstDay }, signal) {
+async function askTrend(scope, grain, signal) {
+  const body = eventsAndUsers(scope, grain);
+  const answer = await query(body, signal, FIRST);
+  const own = { ...body, type: 'line' };
+  // Of a new store nothing is known before; the numbers above say so.
+  const isCompared = answer.rows.some(({ previous }) => previous !== null);
+  const shown = isCompared ? answer : { ...answer, compared: undefined };
+  const lines = linesOf(shown, own);
+  return {
+    answer,
+    rows: answer.rows.map(({ breakdown: _, kind: __, ...row }) => row),
+    request: { path: 'query', body },
+    isEmpty: !answer.rows.some(({ value, previous }) => value || previous),
+    notes: notesOf(shown, own),
+    label: OVERVIEW.trend.label(lines.map(({ name, total }) => `${name}: ${count(total)}`).join(', ')),
+    option: (look) => chart(look, { lines, answer: shown, grain, type: 'line' }),
+  };
+}
+
+/** The filter with the condition that a property has a value. */
+export function narrowed(filter, property, value) {
+  const given = filter[property];
+  const isObject = given !== null && typeof given === 'object' && !Array.isArray(given);
+  return { ...filter, [property]: isObject ? { all: [...(given.all ?? [given]), value] } : value };
+}
+
+async function askFeatures(context, signal) {
+  const { state, scope, firstDay, href } = context;
   const body = { metric: 'feature_usage', limit: TOP, ...scope };
-  const answer = await query(body, signal);
-  const { rows, window } = answer;
-  const span = closedDays(window, answer.ts);
-  const wide = (part) => query({ ...asked(body, part), limit: WIDE }, signal);
-  const isComparable = span && isSeen(span.before, firstDay, state.tz) && rows.length > 0;
-  const [closed, before] = isComparable
-    ? await Promise.all([span.isWhole ? answer : wide(span.now), wide(span.before)])
-    : [];
-  const comparable = isComparable && isKnown({ answer: before }) && before.rows.length > 0;
-  const eventsOf = (found) => new Map(found.rows.map((row) => [row.feature, row.events]));
-  const [later, earlier] = comparable ? [eventsOf(closed), eventsOf(before)] : [];
-  const isCheap = isAll(state) && isCounted(state.tz) && rows.length > 0;
-  const trends = isCheap && span ? await trendsOf(scope, span.now, signal) : [];
+  const overTime = { metric: 'trends', breakdown: 'feature', limit: TOP, compare: 'previous', ...scope };
+  const [answer, trends] = await Promise.all([
+    query(body, signal, REST),
+    // The list is there also where this is not.
+    query(overTime, signal, REST).catch((error) => {
+      if (signal.aborted) throw error;
+    }),
+  ]);
+  const { rows } = answer;
+  const { of, isComparable } = changesOf(trends, (days) => isSeen(days, firstDay, state.tz));
   const most = Math.max(...rows.map((row) => row.events), 1);
-  const found = rows.map((row) => ({
-    ...row,
-    change: comparable ? relative(later.get(row.feature) ?? 0, earlier.get(row.feature) ?? 0) : null,
-  }));
+  const found = rows.map((row) => ({ ...row, change: of.get(row.feature)?.change ?? null }));
+  const hasTrends = [...of.values()].some(({ trend }) => trend.length > 1);
   const line = (row) => {
     const fill = h('i', { class: 'meter' });
     fill.style.width = `${(row.events / most) * 100}%`;
-    const isNew = comparable && !earlier.has(row.feature);
+    const { trend = [], before } = of.get(row.feature) ?? {};
+    const name = named(row.feature);
     return h(
       'li',
       { 'data-feature-events': row.events },
-      h('div', { class: 'rank-name' }, named(row.feature), h('small', { text: `${count(row.users)} users` })),
+      h(
+        'div',
+        { class: 'rank-name' },
+        href
+          ? h('a', { class: 'rank-link', href: href({ filter: narrowed(state.filter, 'feature', row.feature) }) }, name)
+          : name,
+        h('small', { text: OVERVIEW.features.users(count(row.users)) }),
+      ),
       h('div', { class: 'rank-bar' }, fill),
-      trends.length > 1 ? spark(trends.map((part) => part.get(row.feature) ?? 0)) : h('span'),
+      trend.length > 1 ? spark(trend) : h('span'),
       h('strong', { class: 'rank-number', text: count(row.events) }),
       row.change === null
-        ? h('span', { class: 'delta flat', text: isNew ? 'new' : '' })
+        ? h('span', { class: 'delta flat', text: isComparable && before === 0 ? OVERVIEW.features.isNew : '' })
         : h('span', {
             class: `delta ${row.change > 0 ? 'up' : row.change < 0 ? 'down' : 'flat'}`,
             text: change(row.change),
@@ -408,9 +488,11 @@ async function askFeatures({ state, scope, firstDay }, signal) {
   return {
     answer,
     rows: found,
+    // The server's file has no change.
+    isOwnCsv: true,
     request: { path: 'query', body },
     isEmpty: rows.length === 0,
-    element: () => h('ol', { class: `rank${trends.length > 1 ? ' with-trend' : ''}` }, found.map(line)),
+    element: () => h('ol', { class: `rank${hasTrends ? ' with-trend' : ''}` }, found.map(line)),
     height: 380,
     picture: (look) => ({
       grid: { left: 8, right: 60 },
@@ -433,61 +515,88 @@ async function askFeatures({ state, scope, firstDay }, signal) {
   };
 }
 
-/** Events of the features in equal parts of a span. The parts read each day once, so that ten cost as much as one. */
-async function trendsOf(scope, { days: all, end }, signal) {
-  // Complete weeks, or days: other parts would go up and down with the weekends.
-  const length = all < 2 * WEEK ? 1 : WEEK * Math.ceil(all / (WEEK * PARTS));
-  const parts = Math.floor(all / length);
-  const ends = Array.from({ length: parts }, (_, part) => addDays(end, -length * (parts - 1 - part)));
-  const answers = await Promise.all(
-    ends.map((last) => query({ ...scope, metric: 'feature_usage', limit: WIDE, days: length, end: last }, signal)),
+/**
+ * From events by day and feature, for each feature: its `change` against the days `before`, of a running day only the same
+ * hours, and its `trend` over the days that are over.
+ */
+function changesOf(trends, isSeenDays) {
+  const of = new Map();
+  if (!trends) return { of, isComparable: false };
+  const { rows, totals, window, compared, covered_from: from } = trends;
+  const isKnown = compared.known_from && compared.known_from <= compared.from && isSeenDays(compared);
+  const isComparable = isKnown && rows.some(({ previous }) => previous > 0);
+  const days = Map.groupBy(
+    rows.filter((row) => row.kind === 'value' && !row.partial),
+    (row) => row.breakdown,
   );
-  return answers.map(({ rows }) => new Map(rows.map((row) => [row.feature, row.events])));
+  for (const { breakdown, kind, value, previous } of totals) {
+    if (kind !== 'value') continue;
+    const closed = days.get(breakdown) ?? [];
+    const sum = (key) => closed.reduce((all, row) => all + row[key], 0);
+    const isOfClosed = previous === null || isIdle(trends);
+    const [now, before] = isOfClosed ? [sum('value'), sum('previous')] : [value, previous];
+    of.set(breakdown, {
+      before,
+      change: isComparable ? relative(now, before) : null,
+      trend: from <= window.from ? parts(closed.map((row) => row.value)) : [],
+    });
+  }
+  return { of, isComparable };
 }
 
-const TYPE_NAMES = { page_view: 'Page views', action: 'Actions', conversion: 'Conversions' };
+const typeTitle = (type) => OVERVIEW.types.names[type] ?? plain(type);
 
-async function askTypes(scope, signal) {
+async function askTypes(context, signal) {
+  const { state, scope, go } = context;
+  const texts = OVERVIEW.types;
   const body = { metric: 'event_types', ...scope };
-  const answer = await query(body, signal);
+  const answer = await query(body, signal, REST);
   const { rows } = answer;
   const total = rows.reduce((sum, row) => sum + row.events, 0);
+  context.onFound?.({ conversions: rows.find((row) => row.event_type === 'conversion')?.events ?? 0 });
   return {
     answer,
     rows,
     request: { path: 'query', body },
     isEmpty: total === 0,
-    label: rows.map((row) => `${TYPE_NAMES[row.event_type]}: ${row.events} events, ${row.users} users`).join('; '),
+    label: rows.map((row) => texts.label(typeTitle(row.event_type), row.events, row.users)).join('; '),
+    onclick:
+      go && (({ dataIndex }) => go({ filter: narrowed(state.filter, 'event_type', rows[dataIndex].event_type) })),
     option: (look) => ({
-      legend: { data: ['Events', 'Users'] },
+      legend: { data: ['events', 'users'], formatter: (name) => texts.legend[name] },
       grid: { top: 44, right: 12 },
       tooltip: {
         trigger: 'axis',
         axisPointer: { type: 'shadow' },
         formatter: ([{ dataIndex }]) => {
           const row = rows[dataIndex];
-          return tip(TYPE_NAMES[row.event_type], [
-            ['Events', count(row.events), look.series[0]],
-            ['Users', count(row.users), look.series[3]],
-            ['Share of events', percent(row.events / total)],
+          return tip(typeTitle(row.event_type), [
+            [texts.events, count(row.events), look.series[0]],
+            [texts.users, count(row.users), look.series[3]],
+            [texts.share, percent(row.events / total)],
           ]);
         },
       },
       xAxis: {
         type: 'category',
-        data: rows.map((row) => TYPE_NAMES[row.event_type]),
+        data: rows.map((row) => short(typeTitle(row.event_type), 18)),
         axisLabel: { interval: 0, color: look.ink },
       },
-      yAxis: { type: 'value', axisLabel: { formatter: brief } },
+      // Events are many times more than users, which would be invisible on the same axis.
+      yAxis: [
+        { type: 'value', minInterval: 1, axisLabel: { formatter: brief } },
+        { type: 'value', minInterval: 1, axisLabel: { formatter: brief }, splitLine: { show: false } },
+      ],
       series: [
-        ['Events', 'events', 0],
-        ['Users', 'users', 3],
-      ].map(([name, key, colour]) => ({
+        ['events', 0],
+        ['users', 3],
+      ].map(([name, colour], axis) => ({
         name,
+        yAxisIndex: axis,
         type: 'bar',
         barMaxWidth: 46,
         barGap: '12%',
-        data: rows.map((row) => row[key]),
+        data: rows.map((row) => row[name]),
         itemStyle: { color: look.series[colour], borderRadius: [4, 4, 0, 0] },
         label: { show: true, position: 'top', color: look.muted, fontSize: 11, formatter: ({ value }) => brief(value) },
       })),

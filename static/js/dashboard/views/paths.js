@@ -1,50 +1,44 @@
 // Paths: the features that users go to next.
 import { query } from '../api.js';
-import { eventEditor } from '../conditions.js';
+import { eventEditor, stepName } from '../conditions.js';
 import { field, h, named, plain, select, short } from '../dom.js';
-import { count, percent } from '../format.js';
+import { count, counted, percent } from '../format.js';
 import { form, tip } from '../panel.js';
+import { PATHS } from '../texts.js';
 
 export function paths(context) {
   const { state, scope, panel } = context;
-  const own = { by: 'user', depth: 5, limit: 15, start: {}, ...state.own };
+  const own = { by: 'session', depth: 5, limit: 15, start: {}, ...state.own };
   const set = (patch) => context.own({ ...state.own, ...patch });
   const flow = panel({
-    title: 'Paths',
+    title: PATHS.title,
     name: 'paths',
     isAboutUsers: true,
     height: 480,
     tall: true,
-    help: 'Transitions between features; repeats of one feature count once',
+    help: PATHS.help,
     ask: (signal) => ask(scope, own, set, signal),
   });
   const whole = panel({
-    title: 'Most common paths',
+    title: PATHS.whole,
     name: 'whole-paths',
     isAboutUsers: true,
     height: 300,
     ask: async (signal) => askWhole(await query(question(scope, own), signal), own),
   });
   const choices = form(
-    'Selection',
-    `${own.depth} features of a ${own.by}`,
+    PATHS.selection,
+    PATHS.summary(own.depth, own.by),
     h(
       'div',
       { class: 'fields wide' },
       field(
-        'A path is of',
-        select(
-          [
-            ['user', 'a user'],
-            ['session', 'a session'],
-          ],
-          own.by,
-          (by) => set({ by }),
-        ),
-        own.by === 'session' ? 'A session ends after 30 minutes without an event' : null,
+        PATHS.of,
+        select(PATHS.by, own.by, (by) => set({ by })),
+        own.by === 'session' ? PATHS.session : null,
       ),
       field(
-        'Features of a path',
+        PATHS.depth,
         select(
           [2, 3, 4, 5, 6, 7, 8, 9, 10].map((depth) => [depth, depth]),
           own.depth,
@@ -52,9 +46,9 @@ export function paths(context) {
         ),
       ),
       field(
-        'Transitions of a step',
+        PATHS.limit,
         select(
-          [5, 10, 15, 25, 50].map((limit) => [limit, `the ${limit} most used`]),
+          [5, 10, 15, 25, 50].map((limit) => [limit, PATHS.mostUsed(limit)]),
           own.limit,
           (limit) => set({ limit: Number(limit) }),
         ),
@@ -62,18 +56,23 @@ export function paths(context) {
       h(
         'div',
         { class: 'field' },
-        h('span', { class: 'label', text: 'Begins with' }),
-        eventEditor('Start', own.start, (start) => set({ start })),
+        h('span', { class: 'label', text: PATHS.begins }),
+        eventEditor(PATHS.start, own.start, (start) => set({ start })),
       ),
     ),
   );
   return {
-    title: 'Paths',
-    lead: 'What do people do next?',
+    title: PATHS.title,
+    lead: PATHS.lead,
     element: h('div', { class: 'grid' }, choices, flow.element, whole.element),
     panels: [flow, whole],
   };
 }
+
+const aboutOf = ({ by, start }) => [
+  PATHS.about(by),
+  ...(Object.keys(start).length ? [PATHS.aboutStart(plain(stepName(start)))] : []),
+];
 
 const question = (scope, own) => ({
   metric: 'paths',
@@ -111,12 +110,14 @@ async function ask(scope, own, set, signal) {
     answer,
     rows,
     request: { path: 'query', body },
+    about: aboutOf(own),
     isEmpty: rows.length === 0,
-    empty: { title: 'No paths', text: 'No known user went from one feature to another in these days.' },
-    notes: [
-      ['soft', `The ${own.limit} most used transitions of each step are drawn; the others are left out.`, 'limit'],
-    ],
-    label: `${rows.length} transitions. The most used first step: ${rows[0] ? `${plain(rows[0].from)} to ${plain(rows[0].to)}, ${rows[0][key]} ${key}` : 'none'}.`,
+    empty: PATHS.empty,
+    notes: [['soft', PATHS.drawn(own.limit), 'limit']],
+    label: PATHS.label(
+      rows.length,
+      rows[0] && PATHS.first(plain(rows[0].from), plain(rows[0].to), rows[0][key], PATHS[key].toLowerCase()),
+    ),
     height: Math.max(360, Math.min(most * 44, 900)),
     minWidth: depths * 150,
     onclick: ({ dataType, data }) => dataType === 'node' && set({ start: { feature: data.feature } }),
@@ -128,12 +129,12 @@ async function ask(scope, own, set, signal) {
           dataType === 'node'
             ? tip(
                 plain(data.feature),
-                [[`At step ${data.step}`, `${count(value)} ${key}`, data.itemStyle.color]],
-                'Click: paths that begin here',
+                [[PATHS.atStep(data.step), counted(value, PATHS.one[key.slice(0, -1)]), data.itemStyle.color]],
+                PATHS.click,
               )
             : tip(`${plain(data.from)} → ${plain(data.to)}`, [
-                [key === 'users' ? 'Users' : 'Sessions', count(data.value)],
-                ['Step', `${data.step} → ${data.step + 1}`],
+                [PATHS[key], count(data.value)],
+                [PATHS.step, `${data.step} → ${data.step + 1}`],
               ]),
       },
       series: [
@@ -163,7 +164,8 @@ async function ask(scope, own, set, signal) {
             feature,
             step,
             depth: step - 1,
-            itemStyle: { color: look.series[order.get(feature) % look.series.length], borderWidth: 0 },
+            // The most used features have a colour of their own, all others the last one.
+            itemStyle: { color: look.series[Math.min(order.get(feature), look.series.length - 1)], borderWidth: 0 },
           })),
           links: rows.map((row) => ({
             source: node(row.step, row.from),
@@ -184,12 +186,13 @@ function askWhole(answer, own) {
   const most = Math.max(...found.map((path) => path.users), 1);
   const total = found.reduce((sum, path) => sum + path.users, 0);
   return {
-    answer: { window: answer.window, covered_from: answer.window.from },
+    answer: { ts: answer.ts, window: answer.window, covered_from: answer.window.from },
+    about: aboutOf(own),
     isEmpty: found.length === 0,
     rows: found.map(({ path, users }) => ({
       users,
       ...Object.fromEntries(
-        Array.from({ length: own.depth }, (_, place) => [`feature ${place + 1}`, path[place] ?? null]),
+        Array.from({ length: own.depth }, (_, place) => [PATHS.feature(place + 1), path[place] ?? null]),
       ),
     })),
     element: () =>
@@ -205,10 +208,14 @@ function askWhole(answer, own) {
             h(
               'div',
               { class: 'path' },
-              path.map((feature) => named(feature, 'path-part')),
+              path.map((feature, place) => [
+                place > 0 && h('span', { class: 'path-arrow', 'aria-hidden': 'true', text: '→' }),
+                named(feature, 'path-part'),
+              ]),
             ),
             h('div', { class: 'rank-bar' }, fill),
-            h('strong', { class: 'rank-number', text: count(users), title: percent(users / total) }),
+            h('strong', { class: 'rank-number', text: count(users) }),
+            h('span', { class: 'rank-share hint', text: percent(users / total) }),
           );
         }),
       ),

@@ -3,40 +3,32 @@ import { query } from '../api.js';
 import { h, segments } from '../dom.js';
 import { brief, count, percent, period } from '../format.js';
 import { cutNotes, marks, tip } from '../panel.js';
+import { GRAIN, STICKINESS } from '../texts.js';
 
 export function stickiness(context) {
   const { state, scope, panel } = context;
   const grain = state.own.grain ?? 'day';
   const histogram = panel({
-    title: 'Days active',
+    title: STICKINESS.histogram,
     name: 'stickiness',
     isAboutUsers: true,
     height: 340,
     tall: true,
-    help: 'Users by the number of periods of the window in which they were active',
-    controls: segments(
-      'Length of a period',
-      [
-        ['day', 'Day'],
-        ['week', 'Week'],
-        ['month', 'Month'],
-      ],
-      grain,
-      (next) => context.own({ grain: next }),
-    ),
+    help: STICKINESS.histogramHelp,
+    controls: segments(GRAIN.label, GRAIN.options, grain, (next) => context.own({ grain: next })),
     ask: (signal) => askHistogram(scope, grain, signal),
   });
   const ratio = panel({
-    title: 'Daily / 30-day users',
+    title: STICKINESS.ratio,
     name: 'stickiness-ratio',
     isAboutUsers: true,
     height: 260,
-    help: 'The share of the users of 30 days who came on the day',
+    help: STICKINESS.ratioHelp,
     ask: (signal) => askRatio(scope, signal),
   });
   return {
-    title: 'Stickiness',
-    lead: 'How often do people come back?',
+    title: STICKINESS.title,
+    lead: STICKINESS.lead,
     element: h('div', { class: 'grid' }, histogram.element, ratio.element),
     panels: [histogram, ratio],
   };
@@ -47,8 +39,6 @@ async function askHistogram(scope, grain, signal) {
   const answer = await query(body, signal);
   const { rows } = answer;
   const all = rows[0]?.cumulative ?? 0;
-  const unit = { day: 'day', week: 'week', month: 'month' }[grain];
-  const named = (n) => `${n} ${unit}${n === 1 ? '' : 's'}`;
   const once = rows[0]?.users ?? 0;
   return {
     answer,
@@ -58,27 +48,27 @@ async function askHistogram(scope, grain, signal) {
     notes: cutNotes(
       answer.partial_periods.map((first) => ({ period: first, partial: true })),
       grain,
-      'counted with their days in the window',
+      STICKINESS.counted,
     ),
-    label: `${all} users; ${once} of them were active in one ${unit} only.`,
+    label: STICKINESS.label(all, once, grain),
     option: (look) => ({
-      legend: { data: ['Exactly', 'At least'] },
+      legend: { data: [STICKINESS.exactly, STICKINESS.atLeast] },
       grid: { top: 44 },
       tooltip: {
         trigger: 'axis',
         axisPointer: { type: 'shadow' },
         formatter: ([{ dataIndex }]) => {
           const row = rows[dataIndex];
-          return tip(named(row.periods), [
-            ['Exactly', `${count(row.users)} · ${percent(row.users / all)}`, look.series[0]],
-            ['At least', `${count(row.cumulative)} · ${percent(row.cumulative / all)}`, look.series[1]],
+          return tip(STICKINESS.periods(row.periods, grain), [
+            [STICKINESS.exactly, `${count(row.users)} · ${percent(row.users / all)}`, look.series[0]],
+            [STICKINESS.atLeast, `${count(row.cumulative)} · ${percent(row.cumulative / all)}`, look.series[1]],
           ]);
         },
       },
       xAxis: {
         type: 'category',
         data: rows.map((row) => row.periods),
-        axisLabel: { formatter: (n) => (n === '1' ? `1 ${unit}` : n) },
+        axisLabel: { formatter: (n) => (n === '1' ? STICKINESS.periods(1, grain) : n) },
       },
       yAxis: [
         { type: 'value', minInterval: 1, axisLabel: { formatter: brief } },
@@ -92,14 +82,14 @@ async function askHistogram(scope, grain, signal) {
       ],
       series: [
         {
-          name: 'Exactly',
+          name: STICKINESS.exactly,
           type: 'bar',
           data: rows.map((row) => row.users),
           barMaxWidth: 44,
           itemStyle: { color: look.series[0], borderRadius: [3, 3, 0, 0] },
         },
         {
-          name: 'At least',
+          name: STICKINESS.atLeast,
           type: 'line',
           yAxisIndex: 1,
           showSymbol: rows.length < 3,
@@ -129,7 +119,7 @@ async function askRatio(scope, signal) {
     rows,
     request: { path: 'query', body },
     isEmpty: rows.every((row) => row.mau === 0),
-    label: `On average ${percent(mean)}.`,
+    label: closed.length ? STICKINESS.average(percent(mean)) : STICKINESS.none,
     option: (look) => ({
       grid: { top: 20 },
       tooltip: {
@@ -139,11 +129,11 @@ async function askRatio(scope, signal) {
           return tip(
             period(row.period),
             [
-              ['Stickiness', percent(row.stickiness), look.series[0]],
-              ['Daily', count(row.dau)],
-              ['30 days', count(row.mau)],
+              [STICKINESS.title, percent(row.stickiness), look.series[0]],
+              [STICKINESS.daily, count(row.dau)],
+              [STICKINESS.monthly, count(row.mau)],
             ],
-            row.partial && 'Not over',
+            row.partial && STICKINESS.running,
           );
         },
       },
@@ -162,13 +152,15 @@ async function askRatio(scope, signal) {
           lineStyle: { width: 2, color: look.series[0] },
           itemStyle: { color: look.series[0] },
           areaStyle: { color: look.series[0], opacity: 0.1 },
-          markLine: {
-            silent: true,
-            symbol: 'none',
-            lineStyle: { color: look.muted, type: 'dashed' },
-            label: { formatter: `mean ${percent(mean)}`, color: look.muted, position: 'insideStartTop' },
-            data: [{ yAxis: mean }],
-          },
+          ...(closed.length && {
+            markLine: {
+              silent: true,
+              symbol: 'none',
+              lineStyle: { color: look.muted, type: 'dashed' },
+              label: { formatter: STICKINESS.mean(percent(mean)), color: look.muted, position: 'insideStartTop' },
+              data: [{ yAxis: mean }],
+            },
+          }),
           ...marks(rows, answer, look),
         },
       ],

@@ -1,0 +1,31 @@
+-- Not run on Databricks; it is the view of Spark. {lake} is a folder, s3://bucket/prefix, gs://bucket/prefix or a volume.
+create or replace temporary view all_events as
+select
+  ts,
+  event_type,
+  user_id,
+  feature,
+  metadata,
+  url,
+  event_id,
+  received_at,
+  dt as day,
+  unix_micros(ts) as ts_us,
+  unix_date(dt) as day_num,
+  unix_date(dt) - (unix_date(dt) + 3) % 7 as week_num,
+  row_number() over (partition by dt, user_id, ts order by _metadata.file_path, _metadata.row_index) - 1 as position,
+  get_json_object(metadata, '$[\'{variant}\']') as variant,
+  case
+    when get_json_object(metadata, '$[\'{amount}\']') rlike '^-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][+-]?[0-9]+)?$'
+      then cast(get_json_object(metadata, '$[\'{amount}\']') as double)
+  end as amount
+from parquet.`{lake}`;
+
+create or replace temporary view events as
+select *
+from all_events
+where event_type <> 'system';
+
+create or replace temporary view numbers as
+select id as number
+from range(366);

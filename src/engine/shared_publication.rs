@@ -1,0 +1,141 @@
+//! A server that publishes to a table of several servers (`serve --publish TO --server-id ID`): its
+//! own events, the erasures that any of them is asked for, and the joining of days that are over.
+
+use std::collections::BTreeSet;
+
+use chrono::Utc;
+use tracing::info;
+
+use super::Engine;
+use super::publication::{Done, ErasedHere, SharedTarget, StoreState};
+use super::tables::now_ms;
+use crate::error::{Error, ErrorCode, Result};
+use crate::export::delta::data_file;
+use crate::export::delta::erasures;
+use crate::export::delta::shared::{ServerFile, SharedTable};
+use crate::export::destination::Destination;
+use crate::export::layout::RunId;
+
+/// Erasures that were applied to a table.
+#[derive(Default)]
+struct Applied {
+    /// Time at which the last file with erased events is deleted, in ms since 1970.
+    erased_go_at: Option<i64>,
+    /// Servers that have not applied one yet.
+    erasing: Vec<String>,
+}
+
+impl Engine {
+    /// Publishes what is sealed, applies erasures, and joins days that are over.
+    ///
+    /// # Errors
+    /// As [`SharedTable::open`], [`SharedTable::publish`] and
+    /// [`Store::note_published`](crate::store::Store::note_published), and if an erasure fails.
+    pub(super) fn publish_shared(
+        &self,
+        to: &Destination,
+        target: &SharedTarget,
+        table: &mut SharedTable,
+        state: StoreState,
+        erasures: Option<u64>,
+    ) -> Result<()> {
+        let through = table.open(to, now_ms())?;
+        self.store.note_published(through.0)?;
+        let Some(version) = self.store.version_to_share()? else {
+            return Ok(());
+        };
+        let files = version.segments.iter().map(|segment| ServerFile {
+            number: segment.number(),
+            file: data_file(segment),
+        });
+        let files: Vec<ServerFile<'_>> = files.collect();
+        let mut events = table.publish(to, &files, version.raw_from, now_ms())?;
+        self.store.note_published(table.through()?.0)?;
+        let applied = self.apply_erasures(to, target, table)?;
+        let after = target.join_after.as_millis();
+        let days = table.join_days(to, i64::try_from(after).unwrap_or(i64::MAX), now_ms)?;
+        if days > 0 {
+            info!(days, "Joined the files of {days} days of the table");
+        }
+        events.version = table.version();
+        events.erased_go_at = applied.erased_go_at;
+        self.note_publication(Done {
+            store: (version.fingerprint(), state.1),
+            added: events.added,
+            events,
+            erasures,
+            erasing: applied.erasing,
+        });
+        table.tidy(to, now_ms())
+    }
+
+    /// Erases the users whom any server was asked to erase, here and in the files that are this
+    /// server's.
+    fn apply_erasures(
+        &self,
+        to: &Destination,
+        target: &SharedTarget,
+        table: &mut SharedTable,
+    ) -> Result<Applied> {
+        let mut applied = Applied::default();
+        let servers = table.servers();
+        for mut record in erasures::open(to)? {
+            // A request erases them here, and its receipt says what was removed.
+            if self.is_erasing(&record.id) {
+                continue;
+            }
+            if !record.done.contains(&target.server) {
+                let now = Utc::now();
+                let ids = self.all_ids_of(&record.users)?;
+                let only_here = ids.iter().filter(|id| !record.users.contains(id));
+                let only_here: Vec<String> = only_here.cloned().collect();
+                if !only_here.is_empty() {
+                    // The other servers may have events of aliases that this one alone knows.
+                    erasures::record(to, &RunId::new()?, &only_here)?;
+                }
+                let erased = self.erase_here(&record.users, now)?.erased;
+                let users: Vec<&str> = ids.iter().map(String::as_str).collect();
+                let outcome = table.erase(to, &users, now_ms())?;
+                applied.erased_go_at = applied.erased_go_at.max(outcome.erased_go_at);
+                if erased.events > 0 {
+                    self.record_finished_erasure(users.len(), erased.events, now);
+                }
+            }
+            erasures::done(to, &mut record, &target.server, &servers)?;
+            let waiting = servers.difference(&record.done).cloned();
+            applied.erasing.extend(waiting);
+        }
+        applied.erasing.sort_unstable();
+        applied.erasing.dedup();
+        Ok(applied)
+    }
+
+    /// Records all ids of users next to the table to which several servers publish, before a
+    /// request erases them here: each server erases them then, also if this one stops at once. None
+    /// without such a table.
+    ///
+    /// # Errors
+    /// If the table cannot be reached, and `shared_table` if this process does not publish to it.
+    pub(super) fn record_erasure(&self, ids: &[String]) -> Result<Option<ErasedHere<'_>>> {
+        let Some(to) = self.shared_target() else {
+            let known = self.store.shared_table()?;
+            if known.server.is_empty() {
+                return Ok(None);
+            }
+            let message = format!(
+                "the events of this data folder are also in the table of several servers at {}; nothing was erased. Start \
+                 its server with --publish and --server-id {}, and repeat the request there",
+                known.to, known.server
+            );
+            return Err(Error::bad_input(ErrorCode::SharedTable, message));
+        };
+        // The ids by which they are stored: pseudonyms where there are pseudonyms.
+        let stored = ids.iter().filter_map(|id| self.store.stored_ids(id).pop());
+        let stored: BTreeSet<String> = stored.collect();
+        let stored: Vec<String> = stored.into_iter().collect();
+        let id = RunId::new()?;
+        let erased = self.erased_here(id.as_str());
+        erasures::record(to, &id, &stored)?;
+        Ok(Some(erased))
+    }
+}

@@ -1,0 +1,405 @@
+//! Events of the clients of other products, mapped to our own.
+//!
+//! Pure, like [`crate::event`]: bytes in, valid events or rejections out, no file and no clock.
+//! What a client says about a person is not part of an event: neither its address nor its browser,
+//! and no traits such as a name or an e-mail address.
+
+mod batch;
+pub mod content;
+mod draft;
+mod fields;
+mod mixpanel;
+mod object;
+mod page;
+mod plausible;
+mod posthog;
+mod segment;
+mod umami;
+
+use std::borrow::Cow;
+use std::str::FromStr;
+
+pub use batch::{Batch, MAX_BATCH_EVENTS, is_listed, read};
+pub use draft::{Context, Received};
+pub use fields::Traits;
+
+use crate::error::shown;
+use crate::event::{Event, EventType, Outcome};
+use object::{Object, text_of};
+
+/// A product whose clients send events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Product {
+    /// Segment, whose protocol the clients of `RudderStack` speak too.
+    Segment,
+    /// `PostHog`.
+    PostHog,
+    /// Plausible.
+    Plausible,
+    /// Mixpanel, whose files are imported.
+    Mixpanel,
+    /// Umami, whose files are imported.
+    Umami,
+}
+
+impl Product {
+    /// The products whose clients can send events to the server.
+    pub const SERVED: [Self; 3] = [Self::Segment, Self::PostHog, Self::Plausible];
+    /// The products whose files can be imported.
+    pub const IMPORTED: [Self; 4] = [Self::Segment, Self::PostHog, Self::Mixpanel, Self::Umami];
+
+    /// The name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Segment => "segment",
+            Self::PostHog => "posthog",
+            Self::Plausible => "plausible",
+            Self::Mixpanel => "mixpanel",
+            Self::Umami => "umami",
+        }
+    }
+
+    /// The product of this name among some.
+    ///
+    /// # Errors
+    /// A sentence with the names that are allowed.
+    pub fn among(products: &[Self], name: &str) -> Result<Self, String> {
+        let found = products.iter().find(|one| one.name() == name);
+        found.copied().ok_or_else(|| {
+            let names: Vec<&str> = products.iter().map(|one| one.name()).collect();
+            format!("{name:?} is not one of {}", names.join(", "))
+        })
+    }
+}
+
+/// The products whose clients can send events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served(Vec<Product>);
+
+impl Served {
+    /// True if clients of this product can send events.
+    pub fn has(&self, product: Product) -> bool {
+        self.0.contains(&product)
+    }
+}
+
+impl FromStr for Served {
+    type Err = String;
+
+    fn from_str(value: &str) -> Result<Self, String> {
+        if value.trim() == "none" {
+            return Ok(Self(Vec::new()));
+        }
+        let names = value.split(',').map(str::trim);
+        let found = names.map(|name| Product::among(&Product::SERVED, name));
+        found
+            .collect::<Result<_, _>>()
+            .map(Self)
+            .map_err(|message| format!("{message}, or none"))
+    }
+}
+
+/// The messages of a list, for a file; `None` if it is none.
+pub fn elements(json: &str) -> Option<Vec<&str>> {
+    object::Elements::read(json, usize::MAX).map(|elements| elements.kept)
+}
+
+/// Checks that a message has the shape of a product's, for a file: of a request it is known.
+///
+/// # Errors
+/// A sentence with what is missing, and the names of the members that it has.
+pub fn check_shape(product: Product, json: &str) -> Result<(), String> {
+    let Some(message) = Object::read(json) else {
+        let json = shown(json);
+        return Err(format!("the record is {json}; allowed is an object"));
+    };
+    let objects = with_objects(&message);
+    let message = match &objects {
+        Some(json) => Object::read(json).unwrap_or_default(),
+        None => message,
+    };
+    let is_object = |name: &str| message.get(name).is_some_and(|json| json.starts_with('{'));
+    let (has_shape, expected) = match product {
+        Product::Segment => {
+            let kind = message.text("type");
+            let is_call = kind.is_some_and(|kind| segment::CALLS.contains(&&*kind));
+            (is_call, "type, which is a call such as track or page")
+        }
+        Product::PostHog => {
+            let has_user = message.get("distinct_id").is_some()
+                || message.object("properties").get("distinct_id").is_some();
+            let has_event = message.text("event").is_some();
+            (has_event && has_user, "event and distinct_id")
+        }
+        Product::Mixpanel => {
+            let has_event = message.text("event").is_some();
+            (has_event && is_object("properties"), "event and properties")
+        }
+        Product::Umami => {
+            let is_row =
+                message.name("event_type").is_some() && message.get("created_at").is_some();
+            let is_sent = message.text("type").is_some() && is_object("payload");
+            (
+                is_row || is_sent,
+                "event_type and created_at, or type and payload",
+            )
+        }
+        Product::Plausible => (true, ""),
+    };
+    if has_shape {
+        return Ok(());
+    }
+    let names: Vec<&str> = message
+        .members()
+        .map(|(name, _)| &**name)
+        .take(SHOWN_NAMES)
+        .collect();
+    let names = names.join(", ");
+    Err(format!(
+        "the record has {}; needed are {expected}",
+        shown(&names)
+    ))
+}
+
+/// Names of members that a message shows.
+const SHOWN_NAMES: usize = 12;
+
+/// Members of a message that some programs send as a string of JSON.
+const OBJECTS: [&str; 6] = ["properties", "p", "props", "traits", "context", "data"];
+
+/// Maps one message of a client. `call` is the name of its kind where the message has none.
+pub fn map<'a>(
+    product: Product,
+    json: &'a str,
+    call: Option<&'a str>,
+    context: &Context<'_>,
+    received: Received<'a>,
+) -> Outcome<'a> {
+    let Some(message) = Object::read(json) else {
+        return draft::not_an_object(json);
+    };
+    match with_objects(&message) {
+        None => map_message(product, &message, call, context, received),
+        Some(json) => {
+            let message = Object::read(&json).unwrap_or_default();
+            owned(map_message(product, &message, call, context, received))
+        }
+    }
+}
+
+fn map_message<'a>(
+    product: Product,
+    message: &Object<'a>,
+    call: Option<&'a str>,
+    context: &Context<'_>,
+    received: Received<'a>,
+) -> Outcome<'a> {
+    let draft = match product {
+        Product::Segment => segment::draft(message, call, context),
+        Product::PostHog => posthog::draft(message, context),
+        Product::Plausible => plausible::draft(message, context),
+        Product::Mixpanel => mixpanel::draft(message, context),
+        Product::Umami => umami::draft(message, context),
+    };
+    match draft {
+        Ok(draft) => draft.finish(context, received),
+        Err((code, message)) => Outcome::Rejected(code, message),
+    }
+}
+
+/// An outcome that does not borrow from the message.
+fn owned(outcome: Outcome<'_>) -> Outcome<'static> {
+    let owned = |text: Option<Cow<'_, str>>| text.map(|text| Cow::Owned(text.into_owned()));
+    match outcome {
+        Outcome::Accepted(event, notes) => {
+            let event = Event {
+                ts_us: event.ts_us,
+                event_type: match event.event_type {
+                    EventType::PageView => EventType::PageView,
+                    EventType::Conversion => EventType::Conversion,
+                    EventType::System => EventType::System,
+                    // No message becomes an event of a declared type.
+                    EventType::Action | EventType::Declared(_) => EventType::Action,
+                },
+                user_id: owned(event.user_id),
+                feature: owned(event.feature),
+                metadata: Cow::Owned(event.metadata.into_owned()),
+                url: owned(event.url),
+                event_id: owned(event.event_id),
+                received_at_us: event.received_at_us,
+            };
+            Outcome::Accepted(event, notes)
+        }
+        Outcome::TooOld => Outcome::TooOld,
+        Outcome::Rejected(code, message) => Outcome::Rejected(code, message),
+    }
+}
+
+/// The message with objects where it has strings of JSON. `None` if it has none of these.
+fn with_objects(message: &Object<'_>) -> Option<String> {
+    let is_text = |name: &&str| message.get(name).is_some_and(|json| json.starts_with('"'));
+    let names: Vec<&str> = OBJECTS.into_iter().filter(is_text).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let mut out = String::from("{");
+    for (name, json) in message.members() {
+        let text = names.contains(&&**name).then(|| text_of(json));
+        let text = text.flatten();
+        let text = text.filter(|text| Object::read(text).is_some());
+        if out.len() > 1 {
+            out.push(',');
+        }
+        // A string as JSON is valid.
+        out.push_str(&serde_json::to_string(name).unwrap_or_default());
+        out.push(':');
+        out.push_str(text.as_deref().unwrap_or(json));
+    }
+    out.push('}');
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+    use proptest::sample::select;
+    use serde_json::{Map, Value};
+
+    use super::*;
+    use crate::event::{read_line, write_line};
+
+    /// 2026-11-26T12:00:00Z
+    const NOW_US: i64 = 1_795_694_400_000_000;
+    const PRODUCTS: [Product; 5] = [
+        Product::Segment,
+        Product::PostHog,
+        Product::Plausible,
+        Product::Mixpanel,
+        Product::Umami,
+    ];
+    /// Names that the mappers look for.
+    const KEYS: [&str; 44] = [
+        "batch",
+        "type",
+        "event",
+        "userId",
+        "anonymousId",
+        "previousId",
+        "groupId",
+        "messageId",
+        "timestamp",
+        "originalTimestamp",
+        "sentAt",
+        "sent_at",
+        "properties",
+        "traits",
+        "context",
+        "page",
+        "campaign",
+        "url",
+        "referrer",
+        "name",
+        "category",
+        "uuid",
+        "distinct_id",
+        "$set",
+        "$groups",
+        "$elements",
+        "$elements_chain",
+        "$el_text",
+        "$current_url",
+        "$device_id",
+        "$pathname",
+        "$session_id",
+        "offset",
+        "n",
+        "u",
+        "d",
+        "p",
+        "$",
+        "payload",
+        "event_type",
+        "created_at",
+        "url_path",
+        "cut",
+        "time",
+    ];
+    const TEXTS: [&str; 16] = [
+        "track",
+        "page",
+        "screen",
+        "identify",
+        "alias",
+        "group",
+        "$pageview",
+        "$autocapture",
+        "$identify",
+        "pageview",
+        "engagement",
+        "2",
+        "https://a@b.example/c/?utm_source=d#e",
+        "2026-11-20T10:00:00.000Z",
+        "{\"a\":{\"b\":1}}",
+        "text=\"x\"",
+    ];
+
+    fn json() -> impl Strategy<Value = Value> {
+        let text = prop_oneof![select(&TEXTS[..]).prop_map(str::to_owned), any::<String>()];
+        let key = prop_oneof![3 => select(&KEYS[..]).prop_map(str::to_owned), 1 => ".{0,9}"];
+        let leaf = prop_oneof![
+            1 => Just(Value::Null),
+            1 => any::<bool>().prop_map(Value::from),
+            1 => any::<i64>().prop_map(Value::from),
+            1 => any::<f64>().prop_map(Value::from),
+            4 => text.prop_map(Value::from),
+        ];
+        leaf.prop_recursive(6, 96, 12, move |inner| {
+            prop_oneof![
+                1 => vec(inner.clone(), 0..6).prop_map(Value::from),
+                3 => btree_map(key.clone(), inner, 0..12)
+                    .prop_map(|members| Value::from(Map::from_iter(members))),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_message_is_rejected_or_becomes_an_event_that_reads_back(value in json()) {
+            let json = value.to_string();
+            let context = Context {
+                is_conversion: &|name| name.len() > 3,
+                traits: Traits::Drop,
+            };
+            for product in PRODUCTS {
+                let Ok(batch) = read(product, &json) else {
+                    continue;
+                };
+                batch.has_key(|key| key == "k");
+                let received = Received {
+                    at_us: NOW_US,
+                    latest_us: NOW_US,
+                    corrects_clock: true,
+                    sent_at: batch.sent_at,
+                };
+                for message in batch.messages {
+                    let outcome = map(product, message, Some("track"), &context, received);
+                    let Outcome::Accepted(event, _) = outcome else {
+                        continue;
+                    };
+                    let mut line = Vec::new();
+                    write_line(&event, &mut line);
+                    prop_assert_eq!(line.pop(), Some(b'\n'));
+                    prop_assert_eq!(read_line(&line), Ok(event));
+                }
+            }
+        }
+
+        #[test]
+        fn any_body_is_decoded_or_rejected(body in vec(any::<u8>(), 0..400)) {
+            if let Ok(json) = content::decode(&body, None) {
+                prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(&json).is_ok());
+            }
+        }
+    }
+}

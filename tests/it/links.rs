@@ -1,0 +1,534 @@
+//! Links between ids: an identity call makes an id an alias of a user, and every metric counts both
+//! as one user, whatever the order of arrival.
+//!
+//! Two stores get the same history: one as clients send it, the other with the ids that count,
+//! which a model finds from all identity calls. Their results are the same at every stage.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use echopilot_analytics::engine::{
+    COMMAND_LINE, Cancel, Engine, RollupScope, UserLinksAnswer, UserLinksRequest,
+};
+use echopilot_analytics::metrics::cohort::Cohort;
+use echopilot_analytics::metrics::query::Query;
+use echopilot_analytics::monitoring::{self, PageFormat};
+use echopilot_analytics::plan::Plan;
+use echopilot_analytics::progress::Progress;
+use echopilot_analytics::store::CompactionScope;
+use echopilot_analytics::window::WindowRequest;
+use serde_json::{Value, json};
+
+use crate::harness::{
+    KEY, Server, at_time, echopilot, folder, ingest, numbers_below, run, run_json, store_config,
+};
+use crate::metrics::run_queries;
+
+const DAYS: i64 = 12;
+/// A zone with the days of UTC and without states.
+const WITHOUT_STATES: &str = "Africa/Abidjan";
+
+fn now() -> DateTime<Utc> {
+    "2026-03-05T12:34:56Z".parse().unwrap()
+}
+
+fn open(dir: &Path) -> Engine {
+    let mut config = store_config(dir);
+    config.zones = "UTC,Europe/Berlin".parse().unwrap();
+    config.limit_erasure_percent = 100;
+    let engine = Engine::open(&config, "the test", now()).unwrap();
+    let plan = Plan::parse(br#"{"event_types":[{"name":"system"}]}"#).unwrap();
+    engine.by(COMMAND_LINE, now()).set_plan(plan).unwrap();
+    for cohort in [
+        json!({"name":"buyers","did":{"filter":{"event_type":"conversion"},"at_least":2}}),
+        json!({"name":"some","users":["u1","u2"]}),
+    ] {
+        let cohort = Cohort::parse(cohort.to_string().as_bytes()).unwrap();
+        engine.set_cohort(cohort).unwrap();
+    }
+    engine
+}
+
+/// An event at a second of its own.
+fn event(second: i64, event_type: &str, user: &str, feature: &str) -> Value {
+    let ts = now() - TimeDelta::seconds(second);
+    json!({"ts": ts.to_rfc3339(), "event_type": event_type, "user_id": user, "feature": feature,
+        "metadata": {"kind": event_type, "arm": format!("a{}", second % 2)}})
+}
+
+fn identify(second: i64, user: &str, alias: &str) -> Value {
+    let mut event = event(second, "system", user, "identify");
+    event["metadata"] = json!({"previous_id": alias});
+    event
+}
+
+/// Events of visitors and users in any order, with identity calls that contradict each other.
+fn history(seed: u64, count: usize) -> Vec<Value> {
+    let mut below = numbers_below(seed);
+    let id = |number: u64| match number {
+        0..5 => format!("u{number}"),
+        _ => format!("a{number:02}"),
+    };
+    let mut seconds = BTreeSet::new();
+    let mut events = Vec::new();
+    while events.len() < count {
+        let second = below(DAYS.unsigned_abs() * 86_400 - 50_000) as i64;
+        if !seconds.insert(second) {
+            continue;
+        }
+        let types = ["page_view", "action", "conversion"];
+        events.push(match below(8) {
+            // Mostly a user and a visitor; now and then a visitor is named as a user.
+            0 => {
+                let user = if below(12) == 0 { below(20) } else { below(5) };
+                identify(second, &id(user), &id(3 + below(17)))
+            }
+            _ => {
+                let event_type = types[below(3) as usize];
+                let feature = format!("f{}", below(4));
+                event(second, event_type, &id(below(20)), &feature)
+            }
+        });
+    }
+    // The history begins with an event that both see.
+    events.push(event(DAYS * 86_400 - 49_000, "page_view", "u0", "f0"));
+    events
+}
+
+fn text<'a>(event: &'a Value, field: &str) -> &'a str {
+    event[field].as_str().unwrap()
+}
+
+/// The links by their definition.
+fn links_of(events: &[Value]) -> BTreeMap<String, String> {
+    let mut calls: Vec<&Value> = events
+        .iter()
+        .filter(|event| event["event_type"] == "system")
+        .collect();
+    let users: BTreeSet<&str> = calls.iter().map(|call| text(call, "user_id")).collect();
+    calls.sort_by_key(|call| text(call, "ts").to_owned());
+    let mut links = BTreeMap::new();
+    for call in calls {
+        let alias = text(&call["metadata"], "previous_id");
+        if !users.contains(alias) {
+            let user = || text(call, "user_id").to_owned();
+            links.entry(alias.to_owned()).or_insert_with(user);
+        }
+    }
+    links
+}
+
+/// The events with the ids that count, without identity calls.
+fn counted(events: &[Value], links: &BTreeMap<String, String>) -> Vec<Value> {
+    let seen = events
+        .iter()
+        .filter(|event| event["event_type"] != "system");
+    let linked = seen.map(|event| {
+        let mut event = event.clone();
+        if let Some(user) = links.get(text(&event, "user_id")) {
+            event["user_id"] = json!(user);
+        }
+        event
+    });
+    linked.collect()
+}
+
+fn send(engine: &Engine, events: &[Value]) {
+    for some in events.chunks(100) {
+        assert_eq!(ingest(engine, some, now()).logged, some.len());
+    }
+}
+
+fn queries() -> Vec<Value> {
+    let steps = json!([{"feature":"f0"},{"feature":["f1","f2"]},{"feature":"f3"}]);
+    vec![
+        json!({"metric":"active_users"}),
+        json!({"metric":"active_users","grain":"week"}),
+        json!({"metric":"active_users","filter":{"event_type":["action","conversion"]}}),
+        json!({"metric":"active_users","filter":{"feature":"f1"}}),
+        json!({"metric":"active_users","filter":{"metadata.arm":"a1"}}),
+        json!({"metric":"active_users","filter":{"user_id":["u1","u3","a09"]}}),
+        json!({"metric":"active_users","filter":{"cohort":"buyers"}}),
+        json!({"metric":"active_users","filter":{"cohort":{"not":"some"}}}),
+        json!({"metric":"feature_usage"}),
+        json!({"metric":"feature_usage","breakdown":"metadata.kind"}),
+        json!({"metric":"event_types"}),
+        json!({"metric":"event_types","filter":{"cohort":"some"}}),
+        json!({"metric":"trends","compare":"previous","rolling":3,
+            "series":[{"measure":"users"},{"measure":"sessions"},{"measure":"events_per_user"}]}),
+        json!({"metric":"trends","grain":"hour","breakdown":"feature","series":[{"measure":"users"}]}),
+        json!({"metric":"sessions"}),
+        json!({"metric":"lifecycle"}),
+        json!({"metric":"stickiness"}),
+        json!({"metric":"funnel","steps":steps}),
+        json!({"metric":"funnel","steps":steps,"order":"strict"}),
+        json!({"metric":"funnel","steps":steps,"order":"any","breakdown":"metadata.kind"}),
+        json!({"metric":"retention","ever":true}),
+        json!({"metric":"retention","cohort":"recurring","start":{"feature":"f1"}}),
+        json!({"metric":"paths"}),
+        json!({"metric":"experiment","exposure":{"feature":"f1"},"variant":"arm","goal":{"feature":"f2"}}),
+        json!({"metric":"events","limit":50}),
+        json!({"metric":"events","limit":50,"filter":{"user_id":"u2"}}),
+    ]
+}
+
+fn answer(engine: &Engine, query: &Value, tz: &str) -> Value {
+    let mut query = query.clone();
+    query["days"] = json!(DAYS);
+    query["tz"] = json!(tz);
+    let parsed = Query::parse(query.to_string().as_bytes()).unwrap();
+    let answer = engine.query(&parsed, now(), &Cancel::default());
+    let answer = answer.unwrap_or_else(|error| panic!("{query}: {error}"));
+    let mut answer = serde_json::to_value(answer).unwrap();
+    // The cursor is a place in the log.
+    answer.as_object_mut().unwrap().remove("next");
+    answer
+}
+
+fn usage(engine: &Engine, tz: &str) -> Value {
+    let request = WindowRequest {
+        days: Some(DAYS),
+        tz: Some(tz.into()),
+        ..WindowRequest::default()
+    };
+    json!(engine.usage(&request, now()).unwrap())
+}
+
+/// Checks that a store counts as another one.
+fn check(linked: &Engine, model: &Engine, stage: &str) {
+    for tz in ["UTC", "Europe/Berlin", WITHOUT_STATES] {
+        assert_eq!(usage(linked, tz), usage(model, tz), "{stage}, {tz}");
+        for query in queries() {
+            let [found, expected] = [linked, model].map(|engine| answer(engine, &query, tz));
+            assert_eq!(found, expected, "{stage}, {tz}: {query}");
+        }
+    }
+}
+
+/// Number of funnels that were computed from columns alone.
+fn from_columns(engine: &Engine) -> u64 {
+    let page = monitoring::page(engine.monitoring(), Vec::new(), 0, PageFormat::Text);
+    let mut counts = page.lines().filter_map(|line| {
+        let labels = line.strip_prefix("echopilot_query_duration_seconds_count{")?;
+        let is_it = labels.contains("\"funnel\"") && labels.contains("\"columns\"");
+        labels.rsplit(' ').next()?.parse().ok().filter(|_| is_it)
+    });
+    counts.next().unwrap_or(0)
+}
+
+fn list(engine: &Engine) -> UserLinksAnswer {
+    engine.user_links(&UserLinksRequest::default()).unwrap()
+}
+
+fn held(answer: &UserLinksAnswer) -> BTreeMap<String, String> {
+    let holding = answer.links.iter().filter(|link| link.rejected.is_none());
+    holding
+        .map(|link| (link.alias.clone(), link.user_id.clone()))
+        .collect()
+}
+
+/// Exchanges events at random.
+fn shuffled(mut events: Vec<Value>, seed: u64) -> Vec<Value> {
+    let mut below = numbers_below(seed);
+    for place in (1..events.len()).rev() {
+        events.swap(place, below(place as u64 + 1) as usize);
+    }
+    events
+}
+
+fn lines_of(engine: &Engine, user: &str) -> usize {
+    let mut lines = Vec::new();
+    let listed = engine.user_events(user, |part| {
+        lines.extend(part);
+        Ok(())
+    });
+    listed.unwrap();
+    lines.iter().filter(|&&byte| byte == b'\n').count()
+}
+
+#[test]
+fn every_metric_counts_the_users_that_a_model_finds_at_every_stage() {
+    for seed in [11] {
+        let dir = folder();
+        let stores = || ["linked", "model"].map(|name| open(&dir.path().join(name)));
+        let [mut linked, mut model] = stores();
+        let mut history = shuffled(history(seed, 700), seed);
+        let ts = |place: &usize| text(&history[*place], "ts").to_owned();
+        let oldest = (0..history.len()).min_by_key(ts).unwrap();
+        history.swap(0, oldest);
+        let links = links_of(&history);
+        assert!(links.len() > 8, "{links:?}");
+        let (first, later) = history.split_at(400);
+        let links_of_first = links_of(first);
+        {
+            let early = open(&dir.path().join("early"));
+            send(&early, &counted(first, &links_of_first));
+            send(&linked, first);
+            check(&linked, &early, "unsealed");
+            linked.seal(now()).unwrap();
+            early.seal(now()).unwrap();
+            check(&linked, &early, "sealed");
+            let tomorrow = now() + TimeDelta::days(1);
+            linked.compact(tomorrow, CompactionScope::Full).unwrap();
+            check(&linked, &early, "with columns");
+        }
+        linked.rollup(RollupScope::Closed, now()).unwrap();
+        send(&linked, later);
+        send(&model, &counted(&history, &links));
+        check(
+            &linked,
+            &model,
+            "partly sealed, with links that change those before",
+        );
+        assert_eq!(held(&list(&linked)), links);
+        for engine in [&linked, &model] {
+            engine.seal(now()).unwrap();
+        }
+        check(&linked, &model, "sealed again");
+        for engine in [&linked, &model] {
+            engine.rollup(RollupScope::Closed, now()).unwrap();
+            let tomorrow = now() + TimeDelta::days(1);
+            engine.compact(tomorrow, CompactionScope::Full).unwrap();
+        }
+        let before = from_columns(&linked);
+        check(&linked, &model, "compacted, with columns");
+        assert!(
+            from_columns(&linked) > before,
+            "columns are not written again"
+        );
+        let rollups = |store: &str| std::fs::read(dir.path().join(store).join("analytics.ndjson"));
+        assert_eq!(rollups("linked").unwrap(), rollups("model").unwrap());
+        drop((linked, model));
+        [linked, model] = stores();
+        check(&linked, &model, "opened again");
+        assert_eq!(held(&list(&linked)), links);
+        assert_eq!(linked.rebuild().unwrap().changed, 0);
+        check(&linked, &model, "rebuilt");
+        let (alias, user) = links.first_key_value().unwrap();
+        let of_user = counted(&history, &links);
+        let of_user = of_user.iter().filter(|event| event["user_id"] == **user);
+        let calls = history.iter().filter(|event| {
+            event["event_type"] == "system"
+                && (event["user_id"] == **user || links.get(text(event, "user_id")) == Some(user))
+        });
+        assert_eq!(lines_of(&linked, alias), of_user.count() + calls.count());
+        assert_eq!(lines_of(&linked, user), lines_of(&linked, alias));
+        for (engine, id) in [(&linked, alias), (&model, user)] {
+            let by = engine.by(COMMAND_LINE, now());
+            by.erase(std::slice::from_ref(id), None, &Progress::default())
+                .unwrap();
+        }
+        check(&linked, &model, "erased");
+        let left = held(&list(&linked));
+        assert!(left.values().all(|of| of != user) && left.len() < links.len());
+        assert_eq!(lines_of(&linked, user), 0);
+        let verified = linked.verify(&Progress::default()).unwrap();
+        assert!(verified.damage.is_empty(), "{:?}", verified.damage);
+        drop((linked, model));
+        [linked, model] = stores();
+        check(&linked, &model, "erased and opened again");
+    }
+}
+
+#[test]
+fn a_removed_link_ends_in_all_numbers_and_stays_away() {
+    let dir = folder();
+    let linked = open(&dir.path().join("linked"));
+    let mut history = history(5, 400);
+    let links = links_of(&history);
+    send(&linked, &history);
+    linked.seal(now()).unwrap();
+    let tomorrow = now() + TimeDelta::days(1);
+    linked.compact(tomorrow, CompactionScope::Full).unwrap();
+    let (alias, _) = links.last_key_value().unwrap();
+    let by = linked.by(COMMAND_LINE, now());
+    by.remove_user_link(alias).unwrap();
+    assert!(by.remove_user_link(alias).is_err());
+    // The same call again says nothing new.
+    let call = history
+        .iter()
+        .find(|event| event["metadata"]["previous_id"] == **alias);
+    send(&linked, &[call.unwrap().clone()]);
+    let mut left = links.clone();
+    left.remove(alias);
+    assert_eq!(held(&list(&linked)), left);
+    history.retain(|event| event["metadata"]["previous_id"] != **alias);
+    let model = open(&dir.path().join("model"));
+    send(&model, &counted(&history, &left));
+    check(&linked, &model, "removed");
+    linked.compact(tomorrow, CompactionScope::Full).unwrap();
+    check(&linked, &model, "removed, with columns");
+    drop(linked);
+    let linked = open(&dir.path().join("linked"));
+    check(&linked, &model, "removed, and opened again");
+}
+
+/// A request of a client of `PostHog`.
+fn capture(server: &Server, id: &str, event: &str, user: &str, properties: Value) {
+    let mut properties = properties;
+    properties["distinct_id"] = json!(user);
+    properties["$device_id"] = json!("device-1");
+    let body = json!({"uuid": id, "event": event, "properties": properties,
+        "timestamp": format!("2026-03-05T10:00:{:02}Z", id.len())});
+    let body = json!({"api_key": "phc_1", "batch": [body]}).to_string();
+    let (status, answer) = server.ask_text("/batch", body, &[]);
+    assert_eq!(status, 200, "{answer:?}");
+}
+
+#[test]
+fn a_visit_with_a_sign_up_is_one_user_before_and_after_everything() {
+    let dir = folder();
+    let start = || {
+        let mut command = echopilot(dir.path());
+        at_time(&mut command, "2026-03-05 10:30:00");
+        command.env("ECHOPILOT_CONVERSIONS", "purchase");
+        Server::start_as(command)
+    };
+    let one_user = |server: &Server, stage: &str| {
+        let usage = server.usage("?days=1");
+        assert_eq!(
+            (&usage["mau"], &usage["dau"]),
+            (&json!(1), &json!(1.0)),
+            "{stage}: {usage}"
+        );
+        let steps = json!([{"feature":"pricing"},{"feature":"sign-up"},{"feature":"purchase"}]);
+        let query = json!({"metric":"funnel","steps":steps,"days":1});
+        let (status, answer) = server.ask("/api/analytics/query", &query);
+        assert_eq!(status, 200, "{answer}");
+        let users = answer["rows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| &row["users"]);
+        assert!(
+            users.eq([&json!(1), &json!(1), &json!(1)]),
+            "{stage}: {answer}"
+        );
+    };
+    let server = start();
+    let page = json!({"$current_url": "https://shop.example/pricing"});
+    capture(&server, "1", "$pageview", "anon-1", page);
+    capture(&server, "22", "sign-up", "anon-1", json!({}));
+    capture(
+        &server,
+        "333",
+        "$identify",
+        "user-1",
+        json!({"$anon_distinct_id": "anon-1"}),
+    );
+    capture(
+        &server,
+        "4444",
+        "purchase",
+        "user-1",
+        json!({"$is_identified": true}),
+    );
+    one_user(&server, "in the log");
+    let (status, listed) = server.get("/api/analytics/links");
+    assert_eq!(status, 200, "{listed}");
+    let expected = json!([{"alias":"anon-1","user_id":"user-1","since":"2026-03-05T10:00:03Z"}]);
+    assert_eq!(listed["links"], expected);
+    assert_eq!(
+        (&listed["total"], &listed["next"]),
+        (&json!(1), &Value::Null)
+    );
+    server.kill();
+    let server = start();
+    one_user(&server, "killed and started again");
+    server.stop();
+    let run_at = |arguments: &[&str]| {
+        let mut command = echopilot(dir.path());
+        at_time(&mut command, "2026-03-05 10:30:00");
+        let done = command.args(arguments).output().unwrap();
+        assert!(done.status.success(), "{arguments:?}: {done:?}");
+        done.stdout
+    };
+    run_at(&["seal"]);
+    let server = start();
+    one_user(&server, "sealed");
+    server.stop();
+    run_at(&["rebuild"]);
+    let server = start();
+    one_user(&server, "rebuilt");
+    let (status, page) = server.get_bytes("/metrics", &[("x-dash-key", KEY)]);
+    let page = String::from_utf8(page).unwrap();
+    assert_eq!(status, 200);
+    assert!(
+        page.contains("\nechopilot_links{outcome=\"linked\"} 1\n"),
+        "{page}"
+    );
+    // DuckDB over lake and links counts the same.
+    let lake = dir.path().join("events");
+    let active = [
+        "run",
+        lake.to_str().unwrap(),
+        "queries/active_users.sql",
+        "--days",
+        "1",
+        "--end",
+        "2026-03-05",
+    ];
+    let rows: Value = serde_json::from_slice(&run_queries(&active).stdout).unwrap();
+    assert_eq!(rows[0]["dau"], 1, "{rows}");
+    let listed: Value = serde_json::from_slice(&run_at(&["links", "list"])).unwrap();
+    assert_eq!(listed["links"], expected);
+    let (status, gone) = server.delete("/api/analytics/links/anon-1");
+    assert_eq!((status, &gone["alias"]), (200, &json!("anon-1")));
+    assert_eq!(server.delete("/api/analytics/links/anon-1").0, 404);
+    let usage = server.usage("?days=1");
+    assert_eq!(usage["mau"], 2, "{usage}");
+}
+
+#[test]
+fn sql_over_lake_and_links_counts_as_the_engine_does() {
+    let dir = folder();
+    let engine = open(dir.path());
+    let history = history(8, 500);
+    send(&engine, &history);
+    engine.seal(now()).unwrap();
+    let lake = dir.path().join("events");
+    let lake = lake.to_str().unwrap();
+    let (days, end) = (DAYS.to_string(), now().date_naive().to_string());
+    for metric in ["active_users", "event_types"] {
+        let sql = format!("queries/{metric}.sql");
+        let printed = run_queries(&["run", lake, &sql, "--days", &days, "--end", &end]);
+        let rows = String::from_utf8(printed.stdout).unwrap();
+        let rows: Value = serde_json::from_str(&rows.replace("occurrences", "events")).unwrap();
+        let expected = answer(&engine, &json!({"metric": metric}), "UTC");
+        let counts = |rows: &Value| -> Vec<Vec<Value>> {
+            let fields = ["dau", "wau", "mau", "event_type", "events", "users"];
+            let rows = rows.as_array().unwrap().iter();
+            rows.map(|row| fields.map(|field| row[field].clone()).to_vec())
+                .collect()
+        };
+        assert_eq!(counts(&rows), counts(&expected["rows"]), "{metric}");
+    }
+    let links = links_of(&history);
+    let ids = counted(&history, &links);
+    let ids: BTreeSet<&str> = ids.iter().map(|event| text(event, "user_id")).collect();
+    let usage = usage(&engine, "UTC");
+    assert_eq!(usage["mau"], ids.len(), "{usage}");
+}
+
+#[test]
+fn an_old_folder_and_one_without_identity_calls_have_no_links() {
+    let dir = folder();
+    let engine = open(dir.path());
+    send(&engine, &[event(5, "action", "u1", "f1")]);
+    engine.seal(now()).unwrap();
+    let answer = list(&engine);
+    assert_eq!(
+        (answer.links.len(), answer.total, answer.rejected),
+        (0, 0, 0)
+    );
+    let wrong = UserLinksRequest {
+        limit: Some(0),
+        ..UserLinksRequest::default()
+    };
+    assert!(engine.user_links(&wrong).is_err());
+    drop(engine);
+    assert!(dir.path().join("links/links.parquet").exists());
+    assert_eq!(run_json(dir.path(), &["links", "list"])["total"], 0);
+    assert!(!run(dir.path(), &["links", "remove", "u1"]).status.success());
+}
