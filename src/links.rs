@@ -117,6 +117,11 @@ impl Links {
         self.aliases.len()
     }
 
+    /// Number of times that links were removed or got another user.
+    pub fn removals(&self) -> u64 {
+        self.undone
+    }
+
     /// Number of statements that do not hold. Those that repeat one count once.
     pub fn rejected(&self) -> u64 {
         let users = self.first.len() as u64 - self.aliases.len();
@@ -224,6 +229,7 @@ impl Links {
 
     /// Keeps what is about some ids. The others have no data any more.
     fn retain(&mut self, codes: &RoaringBitmap) {
+        let before = self.aliases.len();
         let both = |alias: u32, user: u32| codes.contains(alias) && codes.contains(user);
         self.first.retain(|&alias, first| both(alias, first.user));
         self.later.retain(|&(alias, user), _| both(alias, user));
@@ -235,14 +241,12 @@ impl Links {
             .iter()
             .filter(|alias| first.contains_key(alias))
             .collect();
+        self.undone += u64::from(self.aliases.len() < before);
     }
 
     /// Removes everything about some ids, all of whose data is removed.
     pub fn erase(&mut self, codes: &RoaringBitmap) {
-        let left = &self.aliases - codes;
         self.retain(&(self.codes() - codes));
-        // The others are erased with all that was computed of them.
-        self.undone += u64::from(!left.is_subset(&self.aliases));
     }
 
     /// Removes everything about persons of whose ids none is `live`, and adds all ids of the others

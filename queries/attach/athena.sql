@@ -15,3 +15,7 @@ tblproperties ('table_type' = 'DELTA');
 create external table if not exists daily_event_types
 location '{place}/daily_event_types/'
 tblproperties ('table_type' = 'DELTA');
+
+create external table if not exists links
+location '{place}/links/'
+tblproperties ('table_type' = 'DELTA');

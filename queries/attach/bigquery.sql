@@ -27,3 +27,10 @@ options (
   format = 'DELTA_LAKE',
   uris = ['{place}/daily_event_types']
 );
+
+create external table if not exists {dataset}.links
+with connection {connection}
+options (
+  format = 'DELTA_LAKE',
+  uris = ['{place}/links']
+);

@@ -6,3 +6,5 @@ create table if not exists daily_rollups using delta location '{place}/daily_rol
 create table if not exists daily_features using delta location '{place}/daily_features';
 
 create table if not exists daily_event_types using delta location '{place}/daily_event_types';
+
+create table if not exists links using delta location '{place}/links';

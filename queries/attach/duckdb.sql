@@ -18,3 +18,7 @@ from delta_scan('{place}/daily_features');
 create or replace view daily_event_types as
 select *
 from delta_scan('{place}/daily_event_types');
+
+create or replace view links as
+select *
+from delta_scan('{place}/links');

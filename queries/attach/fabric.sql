@@ -1,11 +1,11 @@
--- Microsoft Fabric: make shortcuts in a lakehouse to {place}/events as the table lake, to {place}/daily_rollups,
--- {place}/daily_features and {place}/daily_event_types, then run this in its SQL endpoint. Not run: it needs an account. There
--- are no row numbers of files, so events of one user at one microsecond have no order.
+-- Microsoft Fabric: make shortcuts in a lakehouse to {place}/events as the table lake, to {place}/links,
+-- {place}/daily_rollups, {place}/daily_features and {place}/daily_event_types, then run this in its SQL endpoint. Not run: it
+-- needs an account. There are no row numbers of files, so events of one user at one microsecond have no order.
 create or alter view all_events as
 select
   ts,
   event_type,
-  user_id,
+  coalesce(links.user_id, sent.user_id) as user_id,
   feature,
   metadata,
   url,
@@ -26,7 +26,8 @@ select
       and json_value(metadata, '$."{amount}"') not like '-0[0-9]%'
       then try_cast(json_value(metadata, '$."{amount}"') as float)
   end as amount
-from lake;
+from lake as sent
+left join links on links.alias = sent.user_id;
 
 go
 

@@ -36,3 +36,9 @@ create or replace iceberg table daily_event_types
   catalog = 'echopilot_delta'
   base_location = 'daily_event_types'
   auto_refresh = true;
+
+create or replace iceberg table links
+  external_volume = 'echopilot'
+  catalog = 'echopilot_delta'
+  base_location = 'links'
+  auto_refresh = true;

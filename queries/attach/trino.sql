@@ -9,3 +9,5 @@ call {catalog}.system.register_table(schema_name => 'default', table_name => 'da
 call {catalog}.system.register_table(schema_name => 'default', table_name => 'daily_features', table_location => '{place}/daily_features');
 
 call {catalog}.system.register_table(schema_name => 'default', table_name => 'daily_event_types', table_location => '{place}/daily_event_types');
+
+call {catalog}.system.register_table(schema_name => 'default', table_name => 'links', table_location => '{place}/links');

@@ -1,4 +1,5 @@
--- Not run: it needs a project. The lake is copied to gs://{bucket}/{prefix}; {dataset} is the data set of the queries.
+-- Not run: it needs a project. The lake is copied to gs://{bucket}/{prefix} and the links of an export to
+-- gs://{bucket}/{links}; {dataset} is the data set of the queries. An id that is an alias counts as its user.
 -- BigQuery has no row numbers of files, so events of one user at one microsecond have no order.
 create external table {dataset}.lake (
   ts timestamp,
@@ -17,11 +18,21 @@ options (
   hive_partition_uri_prefix = 'gs://{bucket}/{prefix}'
 );
 
+create external table {dataset}.links (
+  alias string,
+  user_id string,
+  since timestamp
+)
+options (
+  format = 'PARQUET',
+  uris = ['gs://{bucket}/{links}/*']
+);
+
 create or replace view {dataset}.all_events as
 select
   ts,
   event_type,
-  user_id,
+  coalesce(links.user_id, sent.user_id) as user_id,
   feature,
   metadata,
   url,
@@ -37,7 +48,8 @@ select
     when regexp_contains(json_value(metadata, '$."{amount}"'), '^-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][+-]?[0-9]+)?$')
       then safe_cast(json_value(metadata, '$."{amount}"') as float64)
   end as amount
-from {dataset}.lake;
+from {dataset}.lake as sent
+left join {dataset}.links as links on links.alias = sent.user_id;
 
 create or replace view {dataset}.events as
 select *

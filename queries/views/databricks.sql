@@ -1,9 +1,10 @@
--- Not run on Databricks; it is the view of Spark. {lake} is a folder, s3://bucket/prefix, gs://bucket/prefix or a volume.
+-- Not run on Databricks; it is the view of Spark. {lake} is a folder, s3://bucket/prefix, gs://bucket/prefix or a volume, with
+-- the folder links next to it: an id that is an alias counts as its user.
 create or replace temporary view all_events as
 select
   ts,
   event_type,
-  user_id,
+  coalesce(links.user_id, sent.user_id) as user_id,
   feature,
   metadata,
   url,
@@ -13,13 +14,17 @@ select
   unix_micros(ts) as ts_us,
   unix_date(dt) as day_num,
   unix_date(dt) - (unix_date(dt) + 3) % 7 as week_num,
-  row_number() over (partition by dt, user_id, ts order by _metadata.file_path, _metadata.row_index) - 1 as position,
+  row_number() over (partition by dt, coalesce(links.user_id, sent.user_id), ts order by file_path, row_index) - 1 as position,
   get_json_object(metadata, '$[\'{variant}\']') as variant,
   case
     when get_json_object(metadata, '$[\'{amount}\']') rlike '^-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][+-]?[0-9]+)?$'
       then cast(get_json_object(metadata, '$[\'{amount}\']') as double)
   end as amount
-from parquet.`{lake}`;
+from (
+  select *, _metadata.file_path as file_path, _metadata.row_index as row_index
+  from parquet.`{lake}`
+) as sent
+left join parquet.`{lake}/../links/*.parquet` as links on links.alias = sent.user_id;
 
 create or replace temporary view events as
 select *

@@ -1,10 +1,11 @@
--- Not run: it needs a server, and a Hive table {table} over the lake with the columns of the lake and the partition dt.
+-- Not run: it needs a server, and two Hive tables: {table} over the lake with the columns of the lake and the partition dt, and
+-- {links} over the links next to it with the columns alias, user_id and since. An id that is an alias counts as its user.
 -- Trino has no row numbers of files, so events of one user at one microsecond have no order.
 create or replace view all_events as
 select
   ts,
   event_type,
-  user_id,
+  coalesce(links.user_id, sent.user_id) as user_id,
   feature,
   metadata,
   url,
@@ -20,7 +21,8 @@ select
     when regexp_like(json_extract_scalar(metadata, '$["{amount}"]'), '^-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][+-]?[0-9]+)?$')
       then try_cast(json_extract_scalar(metadata, '$["{amount}"]') as double)
   end as amount
-from {table};
+from {table} as sent
+left join {links} as links on links.alias = sent.user_id;
 
 create or replace view events as
 select *

@@ -144,7 +144,8 @@ impl Engine {
     /// The rollup tables and the links of an export.
     fn rollup_tables(&self) -> Result<Rollups> {
         let rollups = Rollups::read(&rollup::read(self.store.folder())?)?;
-        Ok(rollups.with_links(self.store.links_table()?))
+        let version = self.store.sealed_version();
+        Ok(rollups.with_links(self.store.links_table(&version)?))
     }
 
     /// Removes erased users from the exports in the data folder. Returns the number of exports.

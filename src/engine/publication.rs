@@ -310,10 +310,15 @@ impl Engine {
         let tables = work.tables.get_or_insert_with(|| Tables::new(mark));
         let published =
             self.publish_tables(tables, &target.to, &version, &target.place, &mut |_| Ok(()))?;
+        let erased_go_at = published.iter().filter_map(|(_, table)| table.erased_go_at);
+        let erased_go_at = erased_go_at.max();
         self.note_publication(Done {
             store: (version.fingerprint(), state.1),
             added: published.iter().map(|(_, table)| table.added).sum(),
-            events: published.into_iter().next().unwrap_or_default().1,
+            events: Outcome {
+                erased_go_at,
+                ..published.into_iter().next().unwrap_or_default().1
+            },
             erasures,
             erasing: Vec::new(),
         });

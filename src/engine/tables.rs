@@ -137,6 +137,7 @@ impl Engine {
         progress: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<Published> {
         let rollups = Rollups::read(&rollup::read(self.store.folder())?)?;
+        let rollups = rollups.with_links(self.store.links_table(version)?);
         let source = Source {
             version,
             small: rollups.tables(),

@@ -4,6 +4,7 @@
 use super::destination::Destination;
 use crate::error::Result;
 use crate::metrics;
+use crate::sql::Dialect;
 
 /// The warehouse that reads an export.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -22,9 +23,6 @@ pub enum Warehouse {
 }
 
 const CONTRACT: &str = include_str!("../../queries/README.md");
-const BIGQUERY_EXTERNAL: &str = include_str!("../../queries/views/bigquery.sql");
-const SNOWFLAKE_EXTERNAL: &str = include_str!("../../queries/views/snowflake.sql");
-const DUCKDB_VIEWS: &str = include_str!("../../queries/views/duckdb.sql");
 
 impl Warehouse {
     /// All warehouses whose export is files; tables have a log instead ([`super::delta`]).
@@ -43,7 +41,7 @@ impl Warehouse {
     /// Its files, each with its path in the export folder.
     pub fn files(self) -> Vec<(String, String)> {
         let mut files: Vec<(String, String)> = match self {
-            Self::Plain | Self::Delta => vec![("views.sql".into(), DUCKDB_VIEWS.into())],
+            Self::Plain | Self::Delta => vec![("views.sql".into(), Dialect::DuckDb.views().into())],
             Self::Bigquery => vec![
                 (
                     "table.sql".into(),
@@ -53,8 +51,11 @@ impl Warehouse {
                     "load.sh".into(),
                     include_str!("../../queries/warehouse/bigquery/load.sh").into(),
                 ),
-                ("external.sql".into(), BIGQUERY_EXTERNAL.into()),
-                ("views.sql".into(), views_of(BIGQUERY_EXTERNAL)),
+                ("external.sql".into(), Dialect::BigQuery.views().into()),
+                (
+                    "views.sql".into(),
+                    Dialect::BigQuery.views_over_tables().into(),
+                ),
             ],
             Self::Snowflake => vec![
                 (
@@ -65,8 +66,11 @@ impl Warehouse {
                     "load.sql".into(),
                     include_str!("../../queries/warehouse/snowflake/load.sql").into(),
                 ),
-                ("external.sql".into(), SNOWFLAKE_EXTERNAL.into()),
-                ("views.sql".into(), views_of(SNOWFLAKE_EXTERNAL)),
+                ("external.sql".into(), Dialect::Snowflake.views().into()),
+                (
+                    "views.sql".into(),
+                    Dialect::Snowflake.views_over_tables().into(),
+                ),
             ],
         };
         files.push(("README.md".into(), CONTRACT.into()));
@@ -144,16 +148,6 @@ impl Warehouse {
     }
 }
 
-/// The statements after the first one, which creates the external table. A loaded table has the
-/// same columns.
-fn views_of(external: &str) -> String {
-    external
-        .split_once(";\n")
-        .map_or(external, |(_, views)| views)
-        .trim_start()
-        .to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,10 +173,12 @@ mod tests {
     }
 
     #[test]
-    fn views_of_a_loaded_table_are_the_statements_after_the_external_table() {
-        let external = "create external table t\n  (a int);\n\ncreate view v as select 1;\n";
-        assert_eq!(views_of(external), "create view v as select 1;\n");
-        assert_eq!(views_of("create view v"), "create view v");
+    fn views_of_a_loaded_table_make_no_tables() {
+        for dialect in [Dialect::BigQuery, Dialect::Snowflake] {
+            let views = dialect.views_over_tables();
+            assert!(views.starts_with("create or replace view "), "{views}");
+            assert!(!views.contains(" table "), "{views}");
+        }
     }
 
     #[test]

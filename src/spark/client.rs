@@ -20,7 +20,7 @@ use super::messages::{
     Literal, LiteralKind, Plan, Project, Read, Relation, RelationKind, Sql, SubqueryAlias,
     UserContext, WithRelations,
 };
-use super::{Address, RemoteConfig, rows};
+use super::{Address, Files, RemoteConfig, rows};
 use crate::error::{Error, Result, first_chars};
 use crate::sql::answer::{Cell, Rows};
 use crate::sql::{Dialect, Statement, Value, renamed};
@@ -47,6 +47,13 @@ const INTERRUPT: &str = "/spark.connect.SparkConnectService/Interrupt";
 /// The columns of the lake, for a read that lists files.
 const LAKE_SCHEMA: &str = "ts timestamp, event_type string, user_id string, feature string, metadata string, url string, \
      event_id string, received_at timestamp, dt date";
+/// The columns of the table of links.
+const LINKS_SCHEMA: &str = "alias string, user_id string, since timestamp";
+/// The table without links.
+const NO_LINKS: &str =
+    "select cast(null as string) as alias, cast(null as string) as user_id where false";
+/// The columns of files in the SQL of the views.
+const FILE_COLUMNS: &str = "*, _metadata.file_path as file_path, _metadata.row_index as row_index";
 /// The number of processes that run tasks: each of many tasks says its machine and process.
 const WORKERS_SQL: &str = "select count(distinct place) as workers from (select \
      concat(java_method('java.net.InetAddress', 'getLocalHost'), ' ', \
@@ -96,18 +103,17 @@ impl Client {
         &self.address
     }
 
-    /// Runs a statement over some files of the lake.
+    /// Runs a statement over some files.
     ///
     /// # Errors
     /// [`Error::Remote`], and that of `check`.
     pub fn run(
         &self,
         statement: &Statement,
-        lake: &str,
-        files: Vec<String>,
+        files: &Files<'_>,
         check: &(dyn Fn() -> Result<()> + Sync),
     ) -> Result<Rows> {
-        self.execute(plan(statement, lake, files), check)
+        self.execute(plan(statement, files), check)
     }
 
     /// The version of Spark.
@@ -315,42 +321,35 @@ async fn unwanted(check: &(dyn Fn() -> Result<()> + Sync)) -> Error {
 }
 
 /// The names of the views and of what they read.
-const VIEWS: [&str; 4] = ["lake", "all_events", "events", "numbers"];
+const VIEWS: [&str; 5] = ["lake", "links", "all_events", "events", "numbers"];
+/// The sources of the views in their SQL, and their names here.
+const SOURCES: [(&str, &str); 2] = [
+    ("parquet.`{lake}`", "lake"),
+    ("parquet.`{lake}/../links/*.parquet`", "links"),
+];
 
 /// The plan of a statement: its SQL over the views, which are over the files. Spark makes the views
 /// in the session for the time of the request, and requests run at the same time, so that they have
 /// names of their own.
-fn plan(statement: &Statement, lake: &str, files: Vec<String>) -> Plan {
+fn plan(statement: &Statement, files: &Files<'_>) -> Plan {
     let suffix = format!("_{}", new_id().replace('-', ""));
     let own = |sql: &str| renamed(sql, &VIEWS, &suffix);
-    let read = relation(RelationKind::Read(Read {
-        source: Some(DataSource {
-            format: Some("parquet".into()),
-            schema: Some(LAKE_SCHEMA.into()),
-            options: HashMap::from([("basePath".into(), lake.to_owned())]),
-            paths: files,
-        }),
-    }));
+    let lake = read(LAKE_SCHEMA, Some(files.lake), files.segments.clone());
     // The view cannot name hidden columns of a relation that it refers to.
     let columns = [
         "*",
         "_metadata.file_path as file_path",
         "_metadata.row_index as row_index",
     ];
-    let expressions = columns.map(|column| Expression {
-        literal: None,
-        text: Some(ExpressionString {
-            expression: column.into(),
-        }),
-    });
-    let read = relation(RelationKind::Project(Box::new(Project {
-        input: Some(Box::new(read)),
-        expressions: expressions.to_vec(),
-    })));
-    let views = Statement::views(Dialect::Spark, None);
-    let views = views
-        .replace("parquet.`{lake}`", "lake")
-        .replace("_metadata.", "");
+    let lake = project(lake, &columns);
+    let links = match &files.links {
+        Some(links) => read(LINKS_SCHEMA, None, vec![links.clone()]),
+        None => sql(NO_LINKS.into(), HashMap::new()),
+    };
+    let mut views = Statement::views(Dialect::Spark, None).replace(FILE_COLUMNS, "*");
+    for (source, name) in SOURCES {
+        views = views.replace(source, name);
+    }
     let views = views.split(';').filter_map(|view| {
         let (before, body) = view.split_once(" as\n")?;
         let name = before.split_whitespace().last()?;
@@ -372,11 +371,38 @@ fn plan(statement: &Statement, lake: &str, files: Vec<String>) -> Plan {
     Plan {
         root: Some(relation(RelationKind::With(Box::new(WithRelations {
             root: Some(Box::new(root)),
-            references: std::iter::once(alias(&own("lake"), read))
+            references: [alias(&own("lake"), lake), alias(&own("links"), links)]
+                .into_iter()
                 .chain(views)
                 .collect(),
         })))),
     }
+}
+
+/// The rows of Parquet files. `base` is the folder of their partitions.
+fn read(schema: &str, base: Option<&str>, paths: Vec<String>) -> Relation {
+    let base = base.map(|base| ("basePath".to_owned(), base.to_owned()));
+    relation(RelationKind::Read(Read {
+        source: Some(DataSource {
+            format: Some("parquet".into()),
+            schema: Some(schema.into()),
+            options: base.into_iter().collect(),
+            paths,
+        }),
+    }))
+}
+
+fn project(input: Relation, columns: &[&str]) -> Relation {
+    let expressions = columns.iter().map(|&column| Expression {
+        literal: None,
+        text: Some(ExpressionString {
+            expression: column.into(),
+        }),
+    });
+    relation(RelationKind::Project(Box::new(Project {
+        input: Some(Box::new(input)),
+        expressions: expressions.collect(),
+    })))
 }
 
 fn relation(kind: RelationKind) -> Relation {

@@ -12,6 +12,7 @@ mod messages;
 mod rows;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Days, Utc};
 use serde::Serialize;
@@ -33,6 +34,10 @@ use crate::window::{self, Grain, Window, WindowRequest, utc_string};
 
 /// The way in which daily visitors count, in responses.
 const DAILY: &str = "daily";
+/// Time for which the table of links of a version is waited for.
+const LINKS_PATIENCE: Duration = Duration::from_secs(10);
+/// Interval at which it is looked for.
+const POLL: Duration = Duration::from_millis(20);
 
 /// A cluster that computes queries over the lake of a data folder.
 pub struct Spark {
@@ -57,6 +62,16 @@ pub struct FromCluster<T> {
     pub sealed_through: Option<String>,
     /// Files that were read.
     pub files: usize,
+}
+
+/// The files of a statement, as the cluster sees them.
+struct Files<'a> {
+    /// The folder of the partitions.
+    lake: &'a str,
+    /// The events.
+    segments: Vec<String>,
+    /// The table of links between ids; none without links.
+    links: Option<String>,
 }
 
 /// The version and number of files of a statement.
@@ -145,7 +160,7 @@ impl Spark {
         check: &(dyn Fn() -> Result<()> + Sync),
     ) -> Result<FromCluster<QueryAnswer>> {
         let window = query.window.resolve(now)?;
-        let lake = committed_lake(&self.root)?;
+        let lake = self.committed_lake(check)?;
         let cohorts = match query.cohorts.is_empty() {
             true => Cohorts::default(),
             false => Cohorts::of_folder(&self.root)?,
@@ -201,7 +216,7 @@ impl Spark {
         Engine::check_features(features)?;
         let window = request.resolve(now)?;
         let statement = Statement::of_usage(&window, Dialect::Spark)?;
-        let lake = committed_lake(&self.root)?;
+        let lake = self.committed_lake(check)?;
         let (rows, has_visitors, from) = self.run(&statement, utc_days(&window, 0), lake, check)?;
         let counted = answer::usage(&rows, features).map_err(|error| self.wrong(error))?;
         let answer = UsageAnswer {
@@ -222,6 +237,23 @@ impl Spark {
         Ok(from.with(answer))
     }
 
+    /// The committed version of the lake, whose table of links is written a moment after it.
+    fn committed_lake(&self, check: &(dyn Fn() -> Result<()> + Sync)) -> Result<CommittedLake> {
+        let began = Instant::now();
+        loop {
+            let lake = committed_lake(&self.root)?;
+            let links = lake.links.as_ref().map(|links| self.root.join(links));
+            if links.is_none_or(|links| links.exists()) {
+                return Ok(lake);
+            }
+            if began.elapsed() > LINKS_PATIENCE {
+                return Err(Error::Busy("the table of links is not written yet"));
+            }
+            check()?;
+            std::thread::sleep(POLL);
+        }
+    }
+
     /// Runs a statement and its check at the same time over the files of its days. Returns the
     /// rows, and whether daily visitors are counted on more than one of so many days of UTC: they
     /// count once a day.
@@ -232,29 +264,30 @@ impl Spark {
         lake: CommittedLake,
         check: &(dyn Fn() -> Result<()> + Sync),
     ) -> Result<(Rows, bool, ReadFrom)> {
-        if lake.links > 0 {
-            let message = "users have several ids, and the views of a cluster have ids as they were sent; use --engine \
-                           embedded";
-            return Err(Error::bad_input(ErrorCode::NotPortable, message));
-        }
         let (first, last) = statement.days;
         let is_read = |day| first.is_none_or(|first| first <= day) && day <= last;
         let files = lake.files.iter().filter(|(day, _)| is_read(*day));
-        let files: Vec<String> = files
-            .map(|(_, file)| format!("{}/{file}", self.lake))
-            .collect();
+        let segments = files.map(|(_, file)| format!("{}/{file}", self.lake));
+        // The folder of the lake and that of the links are next to each other.
+        let root = self.lake.rsplit_once('/').map_or("", |(root, _)| root);
+        let links = lake.links.as_ref();
+        let files = Files {
+            lake: &self.lake,
+            segments: segments.collect(),
+            links: links.map(|links| format!("{root}/{links}")),
+        };
         let from = ReadFrom {
-            files: files.len(),
+            files: files.segments.len(),
             lake,
         };
         if utc_days < 2 && statement.check.properties.is_empty() {
-            let rows = self.client.run(statement, &self.lake, files, check)?;
+            let rows = self.client.run(statement, &files, check)?;
             return Ok((rows, false, from));
         }
         let checked = statement.of_check();
         let (rows, found) = std::thread::scope(|scope| {
-            let found = scope.spawn(|| self.client.run(&checked, &self.lake, files.clone(), check));
-            let rows = self.client.run(statement, &self.lake, files.clone(), check);
+            let found = scope.spawn(|| self.client.run(&checked, &files, check));
+            let rows = self.client.run(statement, &files, check);
             let found = found
                 .join()
                 .unwrap_or_else(|_| Err(Error::Query("the check of a query ended early".into())));

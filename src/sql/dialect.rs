@@ -40,6 +40,14 @@ impl Dialect {
         }
     }
 
+    /// The views alone, without the statements before them that make tables of files.
+    pub fn views_over_tables(self) -> &'static str {
+        let views = self.views();
+        let (head, _) = views.split_once("all_events as\n").unwrap_or_default();
+        let start = head.rfind("create or replace").unwrap_or_default();
+        views.get(start..).unwrap_or_default()
+    }
+
     /// True if parameters have no names, so that each use has a value of its own.
     pub fn is_positional(self) -> bool {
         self == Self::Trino

@@ -95,8 +95,9 @@ pub struct CommittedLake {
     pub newest_us: Option<i64>,
     /// First day whose events are all kept; absent while none expired.
     pub raw_from: Option<NaiveDate>,
-    /// Number of links between ids of users.
-    pub links: u64,
+    /// Path of the table of links between ids of users, relative to the data folder; none without
+    /// links. It is written a moment after the version is committed.
+    pub links: Option<String>,
     /// Ids of users are stored as pseudonyms.
     pub has_user_key: bool,
 }
@@ -127,7 +128,10 @@ pub fn committed_lake(root: &Path) -> Result<CommittedLake> {
         files: files.collect(),
         newest_us,
         raw_from: manifest.expiry.raw_from,
-        links: manifest.links.map_or(0, |links| links.links),
+        links: manifest
+            .links
+            .filter(|links| links.links > 0)
+            .map(|links| links.table()),
         has_user_key: manifest.user_key.is_some(),
     })
 }

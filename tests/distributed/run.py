@@ -33,6 +33,8 @@ HOSTILE = [
     "Cart",
     "10.0",
 ]
+# Calls that link ids of the users; those after the first contradict it.
+LINKS = [(f"{name}-{alias}", f"{name}-{alias + 20 + more}") for more in (0, 1) for name in HOSTILE for alias in (1, 2, 5)]
 ZONES = ["UTC", "Europe/Berlin", "America/St_Johns", "Pacific/Apia", "Asia/Kathmandu"]
 
 
@@ -61,6 +63,14 @@ def hostile_events(count, days, seed):
             "event_id": f"id-{number}",
         }
         yield json.dumps({name: value for name, value in event.items() if value is not None})
+
+
+def identity_calls():
+    """Yields lines of messages of Segment that say that two ids are of one user."""
+    now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+    for number, (alias, user) in enumerate(LINKS):
+        ts = now + datetime.timedelta(seconds=number)
+        yield json.dumps({"type": "identify", "anonymousId": alias, "userId": user, "timestamp": ts.isoformat()})
 
 
 def queries(seed):
@@ -198,8 +208,10 @@ def main():
         folder = pathlib.Path(folder)
         hostile, demo = folder / "hostile", folder / "demo"
         (folder / "events.ndjson").write_text("\n".join(hostile_events(4_000, 50, 1)))
+        (folder / "calls.ndjson").write_text("\n".join(identity_calls()))
         for command in (
             ["import", str(folder / "events.ndjson"), "--data-dir", str(hostile)],
+            ["import", "--from", "segment", str(folder / "calls.ndjson"), "--data-dir", str(hostile)],
             ["demo", "--events", "30000", "--days", "60", "--users", "800", "--data-dir", str(demo)],
         ):
             subprocess.run([arguments.program, *command], check=True, capture_output=True)

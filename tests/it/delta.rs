@@ -1,5 +1,6 @@
 //! The lake as open Delta tables, read by engines that others wrote.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
@@ -74,15 +75,41 @@ fn contains(dir: &Path, bytes: &str) -> bool {
     })
 }
 
+/// Users of the demo who get a second id.
+const LINKED: u64 = 8;
+
+/// Links pairs of users of a store, as a client of Segment does. `file` is for its messages.
+fn link_some_users(data: &Path, file: &Path) {
+    let events = run_json(
+        data,
+        &["query", r#"{"metric":"events","days":9,"limit":500}"#],
+    );
+    let rows = events["rows"].as_array().unwrap().iter();
+    let users: BTreeSet<&str> = rows.filter_map(|row| row["user_id"].as_str()).collect();
+    let users: Vec<&str> = users.into_iter().take(2 * LINKED as usize).collect();
+    assert_eq!(users.len() as u64, 2 * LINKED);
+    let ts = Utc::now() - chrono::TimeDelta::hours(1);
+    let calls = users.chunks(2).map(|ids| {
+        json!({"type":"identify","anonymousId":ids[0],"userId":ids[1],"timestamp":ts.to_rfc3339()})
+            .to_string()
+    });
+    std::fs::write(file, calls.collect::<Vec<_>>().join("\n")).unwrap();
+    run_json(
+        data,
+        &["import", "--from", "segment", file.to_str().unwrap()],
+    );
+}
+
 #[test]
 fn every_reader_and_query_finds_in_the_table_what_is_in_the_store() {
     let dir = folder();
     let data = dir.path().join("data");
     let to = dir.path().join("it's a lake");
     unsealed_demo(&data, 3_000, 9, 1);
+    link_some_users(&data, &dir.path().join("calls.ndjson"));
     run_json(&data, &["rollup"]);
     let published = publish(&data, &to);
-    assert_eq!(published["events"], 3_000, "{published}");
+    assert_eq!(published["events"], 3_000 + LINKED, "{published}");
     let names: Vec<&Value> = published["tables"]
         .as_array()
         .unwrap()
@@ -95,7 +122,8 @@ fn every_reader_and_query_finds_in_the_table_what_is_in_the_store() {
             "events",
             "daily_rollups",
             "daily_features",
-            "daily_event_types"
+            "daily_event_types",
+            "links"
         ]
     );
     let again = publish(&data, &to);
@@ -103,7 +131,7 @@ fn every_reader_and_query_finds_in_the_table_what_is_in_the_store() {
     // A quote in a path cannot be read by every function of the readers.
     let place = dir.path().join("lake");
     std::fs::rename(&to, &place).unwrap();
-    assert_eq!(read_by_all(&place, &data), 3_000);
+    assert_eq!(read_by_all(&place, &data), 3_000 + LINKED);
     let published = publish(&data, &place);
     assert_eq!(published["files"], 0, "a moved table is the same");
 

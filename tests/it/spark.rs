@@ -425,7 +425,7 @@ fn a_query_reads_the_files_of_its_window_and_returns_the_same_fields() {
     // references, subquery_alias, alias.
     let names = |request: &Received| fields_at(&request.2[5..], &[3, 1, 41, 2, 16, 2]);
     let (first, last) = (names(&requests[0]), names(requests.last().unwrap()));
-    assert_eq!((first.len(), last.len()), (4, 4));
+    assert_eq!((first.len(), last.len()), (5, 5));
     assert!(first.iter().all(|name| !last.contains(name)));
     let one_day = [QUERY.replace("\"days\":3", "\"days\":1")];
     let mut command = on_cluster(&data, cluster.address);
@@ -435,6 +435,44 @@ fn a_query_reads_the_files_of_its_window_and_returns_the_same_fields() {
         .unwrap();
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(found["files"], json!(1));
+}
+
+#[test]
+fn a_query_reads_the_links_of_its_version_and_they_count() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    sealed(&data);
+    let file = dir.path().join("calls.ndjson");
+    let call = json!({"type":"identify","anonymousId":"ann","userId":"bob","timestamp":"2026-11-19T11:00:00Z"});
+    std::fs::write(&file, call.to_string()).unwrap();
+    let mut import = echopilot(&data);
+    at_time(&mut import, "2026-11-19 11:30:00");
+    import.args(["import", "--from", "segment"]).arg(&file);
+    assert!(import.output().unwrap().status.success());
+    let cluster = Cluster::start(complete());
+    let options = ["--remote-lake", "s3a://bucket/events"];
+    let output = query(&data, cluster.address, &options);
+    assert!(output.status.success(), "{output:?}");
+    let request = &cluster.requests("ExecutePlan")[0];
+    // The path to the table of links, which is not projected: plan, root, with_relations,
+    // references, subquery_alias, input, read, data_source, paths.
+    let path = [3, 1, 41, 2, 16, 1, 2, 2, 4];
+    let links = fields_at(&request.2[5..], &path);
+    let names: Vec<String> = std::fs::read_dir(data.join("links"))
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".links.table"))
+        .collect();
+    let expected = format!("s3a://bucket/links/{}", names[0]);
+    assert_eq!((names.len(), links), (1, vec![expected.into_bytes()]));
+
+    // The table of a version follows its commit.
+    std::fs::remove_file(data.join("links").join(&names[0])).unwrap();
+    let output = query(&data, cluster.address, &options);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("table of links"), "{error}");
+    run_json(&data, &["seal"]);
+    assert!(query(&data, cluster.address, &options).status.success());
 }
 
 #[test]

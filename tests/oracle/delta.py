@@ -143,9 +143,9 @@ def duckdb_engine(place, variant):
     import duckdb
     from deltalake import DeltaTable
 
-    files = DeltaTable(f"{place}/events").file_uris()
-    view = queries.with_links((queries.VIEWS / "duckdb.sql").read_text(), None)
-    view = view.replace("'{lake}/dt=*/*.parquet'", repr(files))
+    view = (queries.VIEWS / "duckdb.sql").read_text()
+    for table, files in {"events": "'{lake}/dt=*/*.parquet'", "links": "'{lake}/../links/*.parquet'"}.items():
+        view = view.replace(files, repr(DeltaTable(f"{place}/{table}").file_uris()))
     view = view.replace("{variant}", variant).replace("{amount}", "amount")
     db = duckdb.connect()
     db.execute(view)
@@ -200,7 +200,8 @@ def chdb_engine(place, variant):
 # The views in DataFusion, which has no functions of JSON and no row numbers of files: enough for `demo`.
 DATAFUSION_VIEWS = """all_events as (
   select
-    *,
+    lake.*,
+    coalesce(links.user_id, lake.sent_id) as user_id,
     dt as day,
     arrow_cast(arrow_cast(ts, 'Timestamp(Microsecond, Some("UTC"))'), 'Int64') as ts_us,
     arrow_cast(arrow_cast(dt, 'Int32'), 'Int64') as day_num,
@@ -208,7 +209,8 @@ DATAFUSION_VIEWS = """all_events as (
     arrow_cast(0, 'Int64') as position,
     regexp_match(metadata, '"{variant}":"([^"]*)"')[1] as variant,
     arrow_cast(regexp_match(metadata, '"amount":(-?[0-9.]+)')[1], 'Float64') as amount
-  from lake
+  from (select * except (user_id), user_id as sent_id from lake) as lake
+  left join links on links.alias = lake.sent_id
 ),
 events as (select * from all_events where event_type <> 'system'),
 numbers as (select value as number from generate_series(0, 365)),
@@ -231,8 +233,10 @@ def polars_engine(place, variant):
     """Polars, with the columns of the views as expressions; it has no row numbers of files."""
     import polars
 
-    lake = polars.scan_delta(f"{place}/events", storage_options=options(place))
+    lake, links = (polars.scan_delta(f"{place}/{table}", storage_options=options(place)) for table in ("events", "links"))
+    lake = lake.join(links.select(user_id="alias", linked="user_id"), on="user_id", how="left", maintain_order="left")
     lake = lake.filter(polars.col("event_type") != "system").with_columns(
+        user_id=polars.coalesce("linked", "user_id"),
         day=polars.col("dt"),
         ts_us=polars.col("ts").dt.epoch("us"),
         day_num=polars.col("dt").dt.epoch("d").cast(polars.Int64),
@@ -255,13 +259,14 @@ def datafusion_engine(place, variant):
     import pyarrow
     from deltalake import DeltaTable, QueryBuilder
 
-    table = f"{place}/events"
-    lake = QueryBuilder().register("lake", DeltaTable(table, storage_options=options(table)))
+    engine = QueryBuilder()
+    for name, table in {"lake": "events", "links": "links"}.items():
+        engine.register(name, DeltaTable(f"{place}/{table}", storage_options=options(place)))
 
     def run(query):
         sql = with_literals(query)
         sql = "with " + DATAFUSION_VIEWS.replace("{variant}", variant) + sql.removeprefix("with ")
-        return pyarrow.table(lake.execute(sql).read_all()).to_pylist()
+        return pyarrow.table(engine.execute(sql).read_all()).to_pylist()
 
     return run
 
@@ -269,8 +274,11 @@ def datafusion_engine(place, variant):
 def sail_engine(place, variant):
     """Sail with the views of Spark, but for the row numbers of files, which it does not have."""
     views = (queries.VIEWS / "spark.sql").read_text()
-    views = re.sub(r"row_number\(\) over \(.*_metadata.*\) - 1 as position", "0 as position", views)
-    views = views.replace("parquet.`{lake}`", f"delta.`{place}/events`").replace("{amount}", "amount")
+    views = re.sub(r"row_number\(\) over \(.*row_index\) - 1 as position", "0 as position", views)
+    views = re.sub(r"\*, _metadata.*as row_index", "*", views)
+    for source, table in {"{lake}": "events", "{lake}/../links/*.parquet": "links"}.items():
+        views = views.replace(f"parquet.`{source}`", f"delta.`{place}/{table}`")
+    views = views.replace("{amount}", "amount")
     views = "\n".join(line for line in views.splitlines() if not line.startswith("--"))
     for view in views.replace("{variant}", variant).split(";"):
         if view.strip():

@@ -497,7 +497,8 @@ def view_columns(dialect):
     def columns(of):
         sql = (VIEWS / f"{of}.sql").read_text()
         sql = "\n".join(line for line in sql.splitlines() if not line.startswith("--"))
-        sql = re.sub(r"\{source\}|\{table\}|\{dataset\}\.", lambda hole: "" if hole[0] == "{dataset}." else "lake", sql)
+        tables = {"{source}": "lake", "{table}": "lake", "{links}": "links", "{dataset}.": ""}
+        sql = re.sub(r"\{(source|table|links|dataset)\}\.?", lambda hole: tables[hole[0]], sql)
         found = {}
         for statement in sql.split(";"):
             # The view events has all columns of all_events.

@@ -1,4 +1,4 @@
--- The table that load.sh fills. {dataset} is your data set. Afterwards run views.sql, and the queries.
+-- The tables that load.sh fills. {dataset} is your data set. Afterwards run views.sql, and the queries.
 create table if not exists {dataset}.lake (
   ts timestamp,
   event_type string,
@@ -12,3 +12,9 @@ create table if not exists {dataset}.lake (
 )
 partition by dt
 cluster by user_id;
+
+create table if not exists {dataset}.links (
+  alias string,
+  user_id string,
+  since timestamp
+);

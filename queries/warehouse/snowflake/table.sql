@@ -1,4 +1,4 @@
--- The table that load.sql fills, and the file format and stage that it reads. {url} and {integration} are those of your account.
+-- The tables that load.sql fills, and the file format and stage that it reads. {url} and {integration} are those of your account.
 create table if not exists lake (
   dt date,
   file_name varchar,
@@ -13,3 +13,9 @@ create table if not exists lake (
   received_at timestamp_ntz
 )
 cluster by (dt);
+
+create table if not exists links (
+  alias varchar,
+  user_id varchar,
+  since timestamp_ntz
+);

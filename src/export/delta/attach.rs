@@ -21,8 +21,9 @@ struct Engine {
     name: &'static str,
     /// Its statements, up to the views.
     tables: &'static str,
-    /// The dialect of the views, and the table that they read; none if its statements have them.
-    views: Option<(Dialect, &'static str)>,
+    /// The dialect of the views, and what stands in the place of some of their parts; none if its
+    /// statements have them.
+    views: Option<(Dialect, &'static [(&'static str, &'static str)])>,
     form: Form,
 }
 
@@ -30,19 +31,25 @@ const ENGINES: [Engine; 9] = [
     Engine {
         name: "duckdb",
         tables: include_str!("../../../queries/attach/duckdb.sql"),
-        views: Some((Dialect::DuckDb, LAKE)),
+        views: Some((Dialect::DuckDb, &[])),
         form: |place| Some(place.text.to_owned()),
     },
     Engine {
         name: "clickhouse",
         tables: include_str!("../../../queries/attach/clickhouse.sql"),
-        views: Some((Dialect::ClickHouse, "{events}")),
+        views: Some((Dialect::ClickHouse, &[("{source}", "{events}")])),
         form: |place| Some(place.text.to_owned()),
     },
     Engine {
         name: "spark",
         tables: include_str!("../../../queries/attach/spark.sql"),
-        views: Some((Dialect::Spark, "delta.`{place}/events`")),
+        views: Some((
+            Dialect::Spark,
+            &[
+                (SPARK_LAKE, "delta.`{place}/events`"),
+                (SPARK_LINKS, "delta.`{place}/links`"),
+            ],
+        )),
         form: |place| match place.bucket {
             Some(_) => place.in_hadoop("s3a"),
             None => Some(place.text.to_owned()),
@@ -51,19 +58,26 @@ const ENGINES: [Engine; 9] = [
     Engine {
         name: "databricks",
         tables: include_str!("../../../queries/attach/databricks.sql"),
-        views: Some((Dialect::Databricks, LAKE)),
+        views: Some((
+            Dialect::Databricks,
+            &[
+                (SPARK_LAKE, "lake"),
+                (SPARK_LINKS, "links"),
+                ("temporary view", "view"),
+            ],
+        )),
         form: |place| place.in_hadoop("s3"),
     },
     Engine {
         name: "bigquery",
         tables: include_str!("../../../queries/attach/bigquery.sql"),
-        views: Some((Dialect::BigQuery, "{dataset}.lake")),
+        views: Some((Dialect::BigQuery, &[])),
         form: |place| (place.scheme() == Some("gs")).then(|| place.text.to_owned()),
     },
     Engine {
         name: "snowflake",
         tables: include_str!("../../../queries/attach/snowflake.sql"),
-        views: Some((Dialect::Snowflake, LAKE)),
+        views: Some((Dialect::Snowflake, &[(FILE_ROWS, "0")])),
         form: |place| {
             let (_, rest) = place.bucket?;
             Some(match place.scheme()? {
@@ -76,13 +90,13 @@ const ENGINES: [Engine; 9] = [
     Engine {
         name: "athena",
         tables: include_str!("../../../queries/attach/athena.sql"),
-        views: Some((Dialect::Trino, LAKE)),
+        views: Some((Dialect::Trino, &HIVE_TABLES)),
         form: |place| (place.scheme() == Some("s3")).then(|| place.text.to_owned()),
     },
     Engine {
         name: "trino",
         tables: include_str!("../../../queries/attach/trino.sql"),
-        views: Some((Dialect::Trino, LAKE)),
+        views: Some((Dialect::Trino, &HIVE_TABLES)),
         form: |place| place.in_hadoop("s3"),
     },
     Engine {
@@ -93,39 +107,27 @@ const ENGINES: [Engine; 9] = [
     },
 ];
 
-/// The table of events, as most statements name it.
-const LAKE: &str = "lake";
+/// The events and links in the views of Spark.
+const SPARK_LAKE: &str = "parquet.`{lake}`";
+const SPARK_LINKS: &str = "parquet.`{lake}/../links/*.parquet`";
+/// The tables of the views of Trino.
+const HIVE_TABLES: [(&str, &str); 2] = [("{table}", "lake"), ("{links}", "links")];
 /// The columns with which the views of Snowflake number the rows of files, which its tables of
 /// other formats do not have.
-const FILE_ROWS: &str =
-    "row_number() over (partition by dt, user_id, ts order by file_name, file_row) - 1";
+const FILE_ROWS: &str = "row_number() over (partition by dt, coalesce(links.user_id, sent.user_id), ts \
+                         order by file_name, file_row) - 1";
 
 impl Engine {
-    /// All its statements.
+    /// All its statements: those of the tables, and the views over them.
     fn statements(&self) -> String {
-        match self.views {
-            None => self.tables.to_owned(),
-            Some((dialect, source)) => {
-                format!("{}\n{}", self.tables, views_over(dialect.views(), source))
-            }
+        let Some((dialect, others)) = self.views else {
+            return self.tables.to_owned();
+        };
+        let mut views = dialect.views_over_tables().to_owned();
+        for (part, other) in others {
+            views = views.replace(part, other);
         }
-    }
-}
-
-/// The views of an engine over another source of events.
-fn views_over(views: &str, source: &str) -> String {
-    let head = views
-        .split_once("all_events as\n")
-        .map_or("", |(head, _)| head);
-    let start = head.rfind("create or replace").unwrap_or_default();
-    let views = views.get(start..).unwrap_or_default();
-    let (columns, rest) = views.split_once("\nfrom ").unwrap_or((views, ""));
-    let (_, others) = rest.split_once(';').unwrap_or_default();
-    let columns = columns.replace(FILE_ROWS, "0");
-    let views = format!("{columns}\nfrom {source};{others}");
-    match source {
-        LAKE => views.replace("temporary view", "view"),
-        _ => views,
+        format!("{}\n{views}", self.tables)
     }
 }
 
@@ -253,10 +255,14 @@ mod tests {
                 "numbers as\nselect ",
                 "{place}/daily_rollups",
                 "{place}/daily_event_types",
+                "{place}/links",
+                " on links.alias = sent.user_id;",
             ] {
                 let part = match name {
-                    "clickhouse" => part.replace("{place}/daily_", "{daily_"),
-                    "snowflake" => part.replace("{place}/daily_", "base_location = 'daily_"),
+                    "clickhouse" => part
+                        .replace("{place}/", "{")
+                        .replace("user_id;", "user_id\n"),
+                    "snowflake" => part.replace("{place}/", "base_location = '"),
                     _ => part.to_owned(),
                 };
                 assert!(sql.contains(&part), "{name}: {part}\n{sql}");
@@ -267,6 +273,7 @@ mod tests {
                 "parquet.`",
                 "{source}",
                 "{table}",
+                "{lake}",
                 "file_row)",
             ];
             let source = sources.iter().find(|source| views.contains(**source));

@@ -1,5 +1,5 @@
-//! The lake as open tables: `events` and the tables of daily rollups as Delta tables of protocol
-//! 1/2 without features, which every engine that knows Delta reads.
+//! The lake as open tables: `events`, `links` and the tables of daily rollups as Delta tables of
+//! protocol 1/2 without features, which every engine that knows Delta reads.
 //!
 //! | module | contents |
 //! |---|---|
@@ -35,7 +35,7 @@ use std::collections::BTreeMap;
 use polars::prelude::DataFrame;
 
 use super::destination::{self, Destination};
-use super::layout::EVENTS_DIR;
+use super::layout::{EVENTS_DIR, LINKS_DIR};
 use crate::error::Result;
 use crate::parquet;
 use crate::schema;
@@ -117,9 +117,13 @@ impl Tables {
                 continue;
             };
             let (bytes, meta) = encoded(rows)?;
+            let name = format!("{:08x}", meta.crc32c);
             let file = DataFile {
                 day: None,
-                name: format!("{:08x}", meta.crc32c),
+                name: match *dir {
+                    LINKS_DIR => table::removals_name(source.version.link_removals(), &name),
+                    _ => name,
+                },
                 rows: meta.rows,
                 span_us: None,
                 bytes: Some(meta.bytes),

@@ -511,16 +511,22 @@ impl<'s, 'c> Plan<'s, 'c> {
             *rows.entry(place.clone()).or_default() += rows_of(add);
             match wanted.contains(&(parsed.day, parsed.name)) {
                 true => drop(has.insert((parsed.day, parsed.name))),
-                false => gone.push((add, parsed.day, place)),
+                false => gone.push((add, parsed, place)),
             }
         }
         let is_kept = |place: &Option<Place>| {
             let now = place.as_ref().and_then(|place| places.get(place));
             now.is_some() && now == rows.get(place)
         };
-        let gone = gone.into_iter().map(|(add, day, place)| Gone {
+        let gone = gone.into_iter().map(|(add, parsed, place)| Gone {
             add,
-            has_lost_rows: day.is_some() && !is_kept(&place),
+            has_lost_rows: match parsed.day {
+                Some(_) => !is_kept(&place),
+                None => !content
+                    .files
+                    .iter()
+                    .any(|file| has_all_rows(&file.name, parsed.name)),
+            },
         });
         let is_new = |file: &&DataFile<'_>| !has.contains(&(file.day, file.name.as_str()));
         Self {
@@ -528,6 +534,19 @@ impl<'s, 'c> Plan<'s, 'c> {
             new: content.files.iter().filter(is_new).collect(),
         }
     }
+}
+
+/// The name of the file of a table whose rows are about users, with the number of times that rows
+/// were removed from it.
+pub(super) fn removals_name(removals: u64, name: &str) -> String {
+    format!("{removals:08}-{name}")
+}
+
+/// True if the file of a table has all rows of the one before it: none was removed, or the table is
+/// about no users.
+fn has_all_rows(new: &str, old: &str) -> bool {
+    let removals = |name: &str| Some(name.split_once('-')?.0.to_owned());
+    removals(new) == removals(old)
 }
 
 /// The place of a file in the order of the log. A file that replaces others has that of the first.

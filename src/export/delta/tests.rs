@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use super::action::Metadata;
 use super::log::{COMMITS_PER_CHECKPOINT, Snapshot};
-use super::table::{Content, DataFile, Outcome, Table};
+use super::table::{
+    Content, DataFile, KEPT_AFTER_ERASURE_MS, Outcome, Table, data_files, removals_name,
+};
 use super::test_place::{DAY, HOUR_MS, NOW, TABLE, bucket, folder};
 use crate::error::{Error, ErrorCode, Result};
 use crate::export::destination::{Created, Destination, write_synced};
@@ -83,6 +85,37 @@ fn existing(to: &Destination) -> Result<usize> {
 
 const OLD: [(&str, u64); 2] = [("00000001-0000-aaaaaaaa", 5), ("00000002-0000-bbbbbbbb", 3)];
 const NEW: [(&str, u64); 2] = [("00000002-0000-bbbbbbbb", 3), ("00000003-0000-cccccccc", 4)];
+
+#[test]
+fn the_old_file_of_a_table_of_users_goes_soon_once_rows_were_removed() -> Result<()> {
+    let place = folder();
+    let to = &place.to;
+    let mut table = Table::of_one_file("links", STORE);
+    let lake = schema::lake();
+    let mut publish = |name: String, now: i64| {
+        let content = Content {
+            schema: &lake,
+            files: vec![DataFile {
+                day: None,
+                span_us: None,
+                ..file(&name, 3)
+            }],
+            sequence: 7,
+        };
+        let outcome = table.publish(to, &content, now, &mut |_| Ok(()))?;
+        Ok::<_, Error>((outcome.removed, outcome.erased_go_at))
+    };
+    let new = publish(removals_name(0, "aaaaaaaa"), NOW)?;
+    let more = publish(removals_name(0, "bbbbbbbb"), NOW + 1)?;
+    let erased = publish(removals_name(1, "cccccccc"), NOW + 2)?;
+    let gone_at = NOW + 2 + KEPT_AFTER_ERASURE_MS;
+    assert_eq!((new, more), ((0, None), (1, None)));
+    assert_eq!(erased, (1, Some(gone_at)));
+    // The first file has ids of the erased users, too.
+    table.tidy(to, gone_at)?;
+    assert_eq!(data_files(to, "links")?.len(), 1);
+    Ok(())
+}
 
 #[test]
 fn a_publication_is_one_commit_and_a_repeated_one_is_none() -> Result<()> {

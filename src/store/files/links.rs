@@ -1,9 +1,12 @@
 //! The files of links between ids: the links as the store reads them, which the manifest names, and
 //! a table of them for other programs, which lies next to the lake.
 //!
-//! The first is immutable and written again when links change. The table follows from it.
+//! The first is immutable and written again when links change. The table follows from it, under a
+//! name of its own for those who read one committed version, and under one that stays the same.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -20,6 +23,9 @@ use crate::store::files;
 
 /// Their folder in the data folder.
 const DIR: &str = "links";
+/// Time for which the table of an earlier version is kept: a query of another program that reads it
+/// may take that long.
+const KEPT: Duration = Duration::from_secs(180);
 
 /// Metadata of the links in the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +38,13 @@ pub struct LinksMeta {
     pub crc32c: u32,
     /// Number of links that hold.
     pub links: u64,
+}
+
+impl LinksMeta {
+    /// Path of the table of these links below the data folder. It is written after their commit.
+    pub fn table(&self) -> String {
+        format!("{}{}", self.path, shape::LINKS_TABLE_SUFFIX)
+    }
 }
 
 /// Reads the links; none before there were any.
@@ -79,28 +92,65 @@ pub fn write(folder: &Folder, number: u64, links: &Links) -> Result<LinksMeta> {
 /// # Errors
 /// If the folder cannot be listed or changed.
 pub fn remove_others(folder: &Folder, live: Option<&LinksMeta>) -> Result<()> {
+    let live = live.map(|live| folder.path().join(&live.path));
     for path in files::list(&folder.path().join(DIR))? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let is_live = live.is_some_and(|live| folder.path().join(&live.path) == path);
-        if shape::links_number(&name).is_some() && !is_live {
+        if shape::links_number(&name_of(&path)).is_some() && Some(&path) != live.as_ref() {
             files::remove(&path)?;
         }
     }
     Ok(())
 }
 
-/// Path of the table.
+/// The tables of earlier versions that are removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OldTables {
+    /// All: they may have ids of erased users.
+    All,
+    /// Those that no reader needs any more.
+    Unneeded,
+}
+
+/// Removes tables of links that are not live.
+///
+/// # Errors
+/// If the folder cannot be listed or changed.
+pub fn remove_old_tables(
+    folder: &Folder,
+    live: Option<&LinksMeta>,
+    which: OldTables,
+) -> Result<()> {
+    let live = live.map(|live| folder.path().join(live.table()));
+    for path in files::list(&folder.path().join(DIR))? {
+        if !shape::is_table_of_links(&name_of(&path)) || Some(&path) == live.as_ref() {
+            continue;
+        }
+        let written = path.metadata().and_then(|found| found.modified()).ok();
+        // A time in the future has no age.
+        let age = written.and_then(|written| written.elapsed().ok());
+        if which == OldTables::All || age.is_none_or(|age| age > KEPT) {
+            files::remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn name_of(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// Path of the newest table.
 pub fn table_path(root: &Path) -> PathBuf {
     root.join(DIR).join(shape::LINKS_TABLE)
 }
 
-/// True if the table was written after these links; none are older than any table.
-pub fn is_table_newer(root: &Path, meta: Option<&LinksMeta>) -> bool {
-    let written = |path: &Path| path.metadata().and_then(|found| found.modified()).ok();
-    let links = meta.map(|meta| written(&root.join(&meta.path)));
-    match (written(&table_path(root)), links) {
-        (Some(table), Some(links)) => links.is_some_and(|links| links < table),
-        (table, _) => table.is_some(),
+/// True if the newest table is that of these links.
+pub fn is_table_current(root: &Path, meta: Option<&LinksMeta>) -> bool {
+    let file = |path: &Path| path.metadata().map(|found| (found.dev(), found.ino())).ok();
+    let newest = file(&table_path(root));
+    match meta {
+        Some(meta) => newest.is_some() && newest == file(&root.join(meta.table())),
+        None => newest.is_some(),
     }
 }
 
@@ -129,11 +179,17 @@ pub fn table(links: &Links, users: &UserDictionary) -> Result<DataFrame> {
     Ok(DataFrame::new(rows.len(), columns)?)
 }
 
-/// Replaces the table, atomically and durably.
+/// Writes the table of committed links, and replaces the newest one by it, each atomically and
+/// durably.
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn write_table(folder: &Folder, links: &Links, users: &UserDictionary) -> Result<()> {
+pub fn write_table(
+    folder: &Folder,
+    meta: Option<&LinksMeta>,
+    links: &Links,
+    users: &UserDictionary,
+) -> Result<()> {
     let mut table = table(links, users)?;
     let temp = folder.temp(shape::LINKS_TABLE)?;
     files::or_remove(&temp, || {
@@ -142,6 +198,11 @@ pub fn write_table(folder: &Folder, links: &Links, users: &UserDictionary) -> Re
             Ok(())
         })?;
         files::make(&folder.path().join(DIR))?;
+        if let Some(meta) = meta {
+            let of_version = folder.path().join(meta.table());
+            files::publish(&temp, &of_version)?;
+            std::fs::hard_link(&of_version, &temp).map_err(Error::io("link", &of_version))?;
+        }
         files::publish(&temp, &table_path(folder.path()))
     })
 }

@@ -27,7 +27,7 @@ pub const ERASURES_FILE: &str = "erasures.json";
 pub const ALERTS_FILE: &str = "engine_alerts.json";
 /// The table that the store shares with other servers.
 pub const PUBLICATION_FILE: &str = "publication.json";
-/// The table of links between ids.
+/// The newest table of links between ids.
 pub const LINKS_TABLE: &str = "links.parquet";
 /// Folder in which day folders are prepared.
 pub const COMPACTING_DIR: &str = "compacting";
@@ -138,9 +138,18 @@ pub fn links_number(name: &str) -> Option<u64> {
     number.filter(|number| is_number(number))?.parse().ok()
 }
 
-/// True for a file of links between ids, or the table of them.
+/// The suffix of the table of a file of links: `00000012.links.table`.
+pub const LINKS_TABLE_SUFFIX: &str = ".table";
+
+/// True for the table of a file of links.
+pub fn is_table_of_links(name: &str) -> bool {
+    let links = name.strip_suffix(LINKS_TABLE_SUFFIX);
+    links.is_some_and(|links| links_number(links).is_some())
+}
+
+/// True for a file of links between ids, or a table of them.
 pub fn is_links(name: &str) -> bool {
-    name == LINKS_TABLE || links_number(name).is_some()
+    name == LINKS_TABLE || links_number(name).is_some() || is_table_of_links(name)
 }
 
 /// The number of a rotated log, which is waiting for its seal: `00000012.ndjson`.

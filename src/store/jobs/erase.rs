@@ -31,6 +31,7 @@ use crate::links::Links;
 use crate::schema;
 use crate::store::erased::{ErasedUsers, hash, mask_of};
 use crate::store::files::folder::Folder;
+use crate::store::files::links::OldTables;
 use crate::store::files::rotation::RotatedLog;
 use crate::store::files::segment::{self, ALL_ROWS, Segment};
 use crate::store::files::shape::{ERASURES_FILE, EVENT_LOG_FILE, HELD_EVENTS_FILE, NEXT_LOG_FILE};
@@ -465,7 +466,7 @@ impl Store {
             ..Erased::default()
         };
         erased.states = self.erase_in_states(&pending, &found)?;
-        self.write_links_table()?;
+        self.write_links_table(OldTables::All)?;
         erased.segments = self.rewrite_days(&pending, &found)?;
         erased.dictionary = self.erase_in_dictionary(&pending)?;
         erased.quarantined = mentions::remove(&self.folder, &pending)?;

@@ -15,12 +15,13 @@ use crate::event::{Event, EventType, SYSTEM_NAME};
 use crate::links::canonical::Canonical;
 use crate::links::{Links, Statement};
 use crate::schema;
-use crate::store::Store;
 use crate::store::erased::ErasedUsers;
 use crate::store::files::folder::Folder;
+use crate::store::files::links::OldTables;
 use crate::store::files::segment::{self, ALL_ROWS};
 use crate::store::files::{dictionary, links};
 use crate::store::version::{Transaction, VersionControl};
+use crate::store::{SealedVersion, Store};
 
 /// Adds the links that sealed events of a store say which was written before there were any.
 ///
@@ -197,39 +198,41 @@ impl Store {
         Ok(true)
     }
 
-    /// The links of sealed events as a table of aliases, users and times.
+    /// The links of a version as a table of aliases, users and times.
     ///
     /// # Errors
     /// If the table cannot be built.
-    pub fn links_table(&self) -> Result<DataFrame> {
-        links::table(&self.versions.version().links.links, &self.names().users)
+    pub fn links_table(&self, version: &SealedVersion) -> Result<DataFrame> {
+        links::table(&version.links.links, &self.names().users)
     }
 
     /// Brings the table next to the lake up to date. If that fails, the next seal does it.
     pub(super) fn refresh_links_table(&self) {
-        if let Err(error) = self.write_links_table() {
+        if let Err(error) = self.write_links_table(OldTables::Unneeded) {
             warn!("The table of links for other programs is not up to date: {error}");
         }
     }
 
-    /// Writes the table next to the lake, if the links have changed.
+    /// Writes the table next to the lake, if the links have changed, and removes old ones.
     ///
     /// # Errors
-    /// If it cannot be written.
-    pub(super) fn write_links_table(&self) -> Result<()> {
+    /// If it cannot be written or an old one cannot be removed.
+    pub(super) fn write_links_table(&self, old: OldTables) -> Result<()> {
         let mut written = self.jobs.links_table.lock();
         let version = self.versions.version();
-        let file = version.links.meta.as_ref();
-        let file = file.map_or(NO_FILE, |meta| meta.path.as_str());
+        let meta = version.links.meta.as_ref();
+        let file = meta.map_or(NO_FILE, |meta| meta.path.as_str());
+        links::remove_old_tables(&self.folder, meta, old)?;
         let is_needed = !version.segments.is_empty() || file != NO_FILE;
         let is_current = match written.as_deref() {
             Some(known) => known == file && links::table_path(self.folder.path()).exists(),
-            None => links::is_table_newer(self.folder.path(), version.links.meta.as_ref()),
+            None => links::is_table_current(self.folder.path(), meta),
         };
         if !is_needed || is_current {
             return Ok(());
         }
-        links::write_table(&self.folder, &version.links.links, &self.names().users)?;
+        let users = &self.names().users;
+        links::write_table(&self.folder, meta, &version.links.links, users)?;
         *written = Some(file.to_owned());
         Ok(())
     }

@@ -34,8 +34,13 @@ impl Store {
         Ok(Some(SealedVersion::of(&self.versions.version())))
     }
 
+    /// The published version, also within a job.
+    pub fn sealed_version(&self) -> SealedVersion {
+        SealedVersion::of(&self.versions.version())
+    }
+
     /// Identifies the published version.
     pub fn sealed_fingerprint(&self) -> u64 {
-        SealedVersion::of(&self.versions.version()).fingerprint()
+        self.sealed_version().fingerprint()
     }
 }

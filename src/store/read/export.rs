@@ -18,7 +18,7 @@ use crate::store::Store;
 use crate::store::erased::is_any;
 use crate::store::files::output::Output;
 use crate::store::files::segment::{self, FORMAT, Segment, Sorted};
-use crate::store::version::{ALWAYS_US, Version};
+use crate::store::version::{ALWAYS_US, SealedLinks, Version};
 use crate::window::Window;
 
 /// Rows of a row group of a joined file, which are in memory at once: as many as of a segment.
@@ -124,6 +124,8 @@ pub struct SealedVersion {
     pub segments: Vec<SealedSegment>,
     /// First day whose events are all kept; absent while none expired.
     pub raw_from: Option<NaiveDate>,
+    /// Its links between ids.
+    pub(in crate::store) links: SealedLinks,
 }
 
 /// A segment of a version.
@@ -137,6 +139,7 @@ impl SealedVersion {
             sequence: version.sequence,
             segments: segments.map(SealedSegment).collect(),
             raw_from: version.expiry.raw_from,
+            links: version.links.clone(),
         }
     }
 
@@ -146,7 +149,14 @@ impl SealedVersion {
         for SealedSegment(segment) in &self.segments {
             (&segment.meta.path, segment.meta.crc32c).hash(&mut hasher);
         }
+        let links = self.links.meta.as_ref();
+        links.map(|links| &links.path).hash(&mut hasher);
         hasher.finish()
+    }
+
+    /// Number of times that links were removed, of this version and those before it.
+    pub fn link_removals(&self) -> u64 {
+        self.links.links.removals()
     }
 }
 

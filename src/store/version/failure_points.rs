@@ -398,6 +398,8 @@ fn unknown_files(store: &Store) -> Result<Vec<PathBuf>> {
             .map(|links| root.join(&links.path)),
     );
     known.insert(links::table_path(root));
+    let links = version.links.meta.iter();
+    known.extend(links.map(|links| root.join(links.table())));
     let ids = version.event_ids.iter().flat_map(|ids| &ids.files);
     known.extend(ids.map(|file| root.join(&file.path)));
     known.extend(
