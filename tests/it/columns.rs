@@ -17,8 +17,10 @@ fn store(data: &Path) {
     run_json(data, &["seal"]);
 }
 
+/// The same time throughout a test: results in hours are compared.
 fn now() -> DateTime<Utc> {
-    Utc::now()
+    thread_local!(static NOW: DateTime<Utc> = Utc::now());
+    NOW.with(|now| *now)
 }
 
 /// Queries that read columns.

@@ -1,5 +1,6 @@
 //! Starts the program in its own folder, and sends it requests.
 
+use std::cell::Cell;
 use std::hint::black_box;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveTime, Utc};
+use chrono::{DateTime, NaiveTime, Timelike, Utc};
 use echopilot_analytics::config::{Durability, NameLimits, StoreConfig};
 use echopilot_analytics::demo::Demo;
 use echopilot_analytics::engine::{Engine, IngestAnswer};
@@ -20,9 +21,27 @@ pub const KEY: &str = "a-key-for-the-tests";
 /// Longest wait for anything that should happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A temporary folder.
+/// A temporary folder. The first of a test waits while the day is about to change.
 pub fn folder() -> TempDir {
+    thread_local!(static IS_FIRST: Cell<bool> = const { Cell::new(true) });
+    if IS_FIRST.replace(false) {
+        wait_for_the_day();
+    }
     tempfile::tempdir().expect("a temporary folder")
+}
+
+/// Waits while a test could still run when the day ends in UTC, or when the daily rollup begins at
+/// 03:15: the test and its server would not mean the same day, or other days would be rolled up.
+/// Events of the first minute of a day are still to come when it begins.
+fn wait_for_the_day() {
+    let is_near = || {
+        let now = Utc::now();
+        let minute = now.hour() * 60 + now.minute();
+        minute < 1 || (185..196).contains(&minute) || minute >= 1_430
+    };
+    while is_near() {
+        std::thread::park_timeout(Duration::from_secs(1));
+    }
 }
 
 /// The program without settings of the environment.
