@@ -428,12 +428,12 @@ fn a_mark_in_the_future_of_an_earlier_version_is_corrected() {
 }
 
 /// A clock that a process reads from a file, which changes while the process runs.
-struct FakeClock {
+pub struct FakeClock {
     file: PathBuf,
 }
 
 impl FakeClock {
-    fn new(dir: &Path) -> Self {
+    pub fn new(dir: &Path) -> Self {
         let clock = Self {
             file: dir.join("clock"),
         };
@@ -441,7 +441,7 @@ impl FakeClock {
         clock
     }
 
-    fn set(&self, clock: &str) {
+    pub fn set(&self, clock: &str) {
         let next = self.file.with_extension("next");
         std::fs::write(&next, clock).unwrap();
         std::fs::rename(next, &self.file).unwrap();
@@ -455,7 +455,7 @@ impl FakeClock {
             .env("FAKETIME_NO_CACHE", "1");
     }
 
-    fn server(&self, data: &Path) -> Server {
+    pub fn server(&self, data: &Path) -> Server {
         let mut command = echopilot(data);
         self.run(&mut command);
         Server::start_as(command)

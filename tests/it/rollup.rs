@@ -11,9 +11,9 @@ use echopilot_analytics::window::WindowRequest;
 use polars::prelude::*;
 use serde_json::{Value, json};
 
-use crate::harness::{
-    KEY, Server, at_time, batch, echopilot, engine, folder, ingest, run, run_json,
-};
+use crate::clock::FakeClock;
+use crate::harness::{Server, at_time, batch, echopilot, engine, folder, ingest, run, run_json};
+use crate::public_limits::until;
 
 fn today() -> NaiveDate {
     Utc::now().date_naive()
@@ -167,16 +167,25 @@ fn the_schedule_wakes_the_rollup_at_a_quarter_past_three() {
         "{\"ts\":\"2030-01-01T12:00:00Z\",\"event_type\":\"action\"}\n",
     )
     .unwrap();
-    let mut import = echopilot(dir.path());
-    at_time(&mut import, "@2030-01-02 03:14:00");
-    assert!(import.arg("import").arg(&file).status().unwrap().success());
-    let mut command = echopilot(dir.path());
-    at_time(&mut command, "@2030-01-02 03:14:56");
-    let mut server = Server::start_as(command);
+    for arguments in [&["import", file.to_str().unwrap()][..], &["seal"]] {
+        let mut command = echopilot(dir.path());
+        at_time(&mut command, "@2030-01-01 13:00:00");
+        assert!(command.args(arguments).status().unwrap().success());
+    }
+    let clock = FakeClock::new(elsewhere.path());
+    clock.set("2030-01-02 03:14:59");
+    let mut server = clock.server(dir.path());
+    // After the rollup, the day is noted.
+    until("the schedule has run once", || {
+        let manifest = std::fs::read(dir.path().join("manifest.json")).unwrap();
+        let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+        manifest["expiry"]["looked_on"] == "2030-01-02"
+    });
     assert!(
         lines(dir.path()).is_empty(),
         "the day is closed and not yet due"
     );
+    clock.set("2030-01-02 03:15:00");
     server.wait_for("Rolled up 1 days");
     assert_eq!(days(&lines(dir.path())), ["2030-01-01"]);
     // A start at 03:16 after a night off.
@@ -553,33 +562,35 @@ fn the_route_the_command_and_the_schedule_correct_alike() {
         .map(|days| (today() - Days::new(days)).to_string())
         .into();
     assert_eq!(users(), [1, 2, 2]);
-    let server = Server::start(dir.path());
+    // A start is a run of the schedule.
+    let import_and_start = |user: &str| {
+        let file = folder();
+        let file = file.path().join("late");
+        let line = late(user)["events"][0].to_string();
+        std::fs::write(&file, format!("{line}\n")).unwrap();
+        run_json(dir.path(), &["import", file.to_str().unwrap()]);
+        let mut command = echopilot(dir.path());
+        command.args(["--rollup-at", "00:00"]);
+        let mut server = Server::start_as(command);
+        server.wait_for("Corrected the rollups of 2 days");
+        server
+    };
+    let server = import_and_start("zero");
+    assert_eq!(users(), [1, 3, 3]);
     server.post(&late("one"));
     let (status, answer) = server.ask(
         &format!("/api/analytics/rollup?day={}", corrected[0]),
         &json!({}),
     );
     assert_eq!((status, &answer["days"]), (200, &json!(corrected)));
-    assert_eq!(users(), [1, 3, 3]);
+    assert_eq!(users(), [1, 4, 4]);
     server.post(&late("two"));
     assert_eq!(server.rollup().1["days"], json!(corrected));
     server.post(&late("three"));
     server.kill();
     let day = ["rollup", "--day", &corrected[1]];
     assert_eq!(run_json(dir.path(), &day)["days"], json!(corrected));
-    assert_eq!(users(), [1, 5, 5]);
-    // A start is a run of the schedule.
-    let file = folder();
-    let line = late("four")["events"][0].to_string();
-    std::fs::write(file.path().join("late"), format!("{line}\n")).unwrap();
-    run_json(
-        dir.path(),
-        &["import", file.path().join("late").to_str().unwrap()],
-    );
-    let mut command = echopilot(dir.path());
-    command.args(["--rollup-at", "00:00"]);
-    let mut server = Server::start_with_its_key(command.env("ECHOPILOT_DASH_KEY", KEY));
-    server.wait_for("Corrected the rollups of 2 days");
-    server.stop();
     assert_eq!(users(), [1, 6, 6]);
+    import_and_start("four").stop();
+    assert_eq!(users(), [1, 7, 7]);
 }
