@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use crate::faults::with_fault;
 use crate::harness::{
-    KEY, PATIENCE, Server, at_time, batch, echopilot, engine, event, folder, ingest, run, run_json,
+    KEY, PATIENCE, Server, at_time, batch, echopilot, engine, event, folder, free_port, ingest,
+    run, run_json,
 };
 
 const ALERTS: &str = "/api/analytics/alerts";
@@ -638,9 +639,7 @@ fn a_wrong_setting_stops_the_start_and_prints_no_password() {
 fn a_killed_server_continues_where_it_was() {
     let dir = folder();
     // Nothing listens there: the message waits.
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/x", closed.local_addr().unwrap());
-    drop(closed);
+    let url = format!("http://127.0.0.1:{}/x", free_port());
     let start = |data: &Path| {
         let mut command = echopilot(data);
         at_time(&mut command, "@2026-11-05 12:00:00");

@@ -3,8 +3,10 @@
 use std::cell::Cell;
 use std::hint::black_box;
 use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -18,8 +20,8 @@ use tempfile::TempDir;
 
 /// The dashboard key of all test servers.
 pub const KEY: &str = "a-key-for-the-tests";
-/// Longest wait for anything that should happen at once.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for anything that should happen soon.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A temporary folder. The first of a test waits while the day is about to change.
 pub fn folder() -> TempDir {
@@ -42,6 +44,17 @@ fn wait_for_the_day() {
     while is_near() {
         std::thread::park_timeout(Duration::from_secs(1));
     }
+}
+
+/// A port without a listener, which no connection and no other test of this process gets either:
+/// it is below those that the system gives.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let of_process = std::process::id() as u16 % 10_000;
+    std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed))
+        .map(|next| 20_000 + of_process + next % 2_000)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }
 
 /// The program without settings of the environment.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -12,7 +12,9 @@ use echopilot_analytics::metrics::query::Query;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{KEY, Server, batch, echopilot, engine, event, folder, ingest, log_path, run};
+use crate::harness::{
+    KEY, Server, batch, echopilot, engine, event, folder, free_port, ingest, log_path, run,
+};
 use crate::public_limits::until;
 
 /// The samples of a page, by name and labels as they are on the page.
@@ -681,9 +683,7 @@ struct Prometheus {
 impl Prometheus {
     /// Scrapes a server each second, and evaluates the rules.
     fn start(server: &Server) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
+        let port = free_port();
         let folder = folder();
         let (rules, target) = (
             ops("alerts.yml"),

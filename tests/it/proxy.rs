@@ -1,7 +1,7 @@
 //! The server behind nginx and Caddy, with the files of `deploy/`, and behind a plain nginx.
 
 use std::io::{BufRead, BufReader};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{KEY, PATIENCE, Server, batch, echopilot, event, folder, printed};
+use crate::harness::{KEY, PATIENCE, Server, batch, echopilot, event, folder, free_port, printed};
 
 /// Largest body that the server accepts.
 const MAX_BODY_BYTES: usize = 2 << 20;
@@ -120,12 +120,6 @@ impl Delivered {
         };
         proxy
     }
-}
-
-/// A port that was free when it was asked for.
-fn free_port() -> u16 {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    free.local_addr().unwrap().port()
 }
 
 /// The address of a server without `http://`.

@@ -6,7 +6,8 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    KEY, Server, batch, echopilot, event, folder, import, printed, run, run_json, unsealed_demo,
+    KEY, Server, batch, echopilot, event, folder, free_port, import, printed, run, run_json,
+    unsealed_demo,
 };
 
 /// A command and its exit code.
@@ -214,9 +215,7 @@ fn a_server_that_cannot_be_asked_is_named_and_nothing_is_changed() {
         changed[field] = json!(value);
         format!("{line}\n{changed}\n")
     };
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let free = format!("http://{}", closed.local_addr().unwrap());
-    drop(closed);
+    let free = format!("http://127.0.0.1:{}", free_port());
     let wrong_key = "0".repeat(64);
     for (content, says) in [
         (with("key", &wrong_key), "does not accept the key"),

@@ -24,7 +24,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use crate::harness::{KEY, Server, at_time, echopilot, event, folder, post_to, run_json};
+use crate::harness::{
+    KEY, Server, at_time, echopilot, event, folder, free_port, post_to, run_json,
+};
 
 const QUERY: &str = r#"{"metric":"event_types","days":3,"filter":{"feature":{"not":"it's"}}}"#;
 
@@ -571,7 +573,7 @@ fn a_port_without_grpc_and_one_without_a_server_are_named() {
     let dir = folder();
     let data = dir.path().join("data");
     sealed(&data);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", free_port())).unwrap();
     let address = listener.local_addr().unwrap();
     let web = std::thread::spawn(move || {
         // That of the query, and that of its check.
@@ -645,10 +647,7 @@ fn a_server_responds_503_without_its_cluster_and_still_accepts_events() {
     let dir = folder();
     let data = dir.path().join("data");
     sealed(&data);
-    let nobody = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let nobody = format!("127.0.0.1:{}", free_port());
     let mut command = echopilot(&data);
     command.env("ECHOPILOT_ENGINE", "spark");
     command.env("ECHOPILOT_REMOTE", format!("sc://{nobody}"));
