@@ -21,9 +21,11 @@ use echopilot_analytics::window::WindowRequest;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    KEY, Server, at_time, echopilot, folder, ingest, numbers_below, run, run_json, store_config,
+    Server, at_time, echopilot, folder, ingest, numbers_below, run, run_json, store_config,
 };
 use crate::metrics::run_queries;
+use crate::monitoring::Page;
+use crate::public_limits::until;
 
 const DAYS: i64 = 12;
 /// A zone with the days of UTC and without states.
@@ -451,13 +453,9 @@ fn a_visit_with_a_sign_up_is_one_user_before_and_after_everything() {
     run_at(&["rebuild"]);
     let server = start();
     one_user(&server, "rebuilt");
-    let (status, page) = server.get_bytes("/metrics", &[("x-dash-key", KEY)]);
-    let page = String::from_utf8(page).unwrap();
-    assert_eq!(status, 200);
-    assert!(
-        page.contains("\nechopilot_links{outcome=\"linked\"} 1\n"),
-        "{page}"
-    );
+    until("the links are sampled", || {
+        Page::of(&server).value("echopilot_links{outcome=\"linked\"}") == 1.0
+    });
     // DuckDB over lake and links counts the same.
     let lake = dir.path().join("events");
     let active = [
