@@ -55,14 +55,15 @@ impl Hooks {
                 let Some(request) = read_request(&connection) else {
                     continue;
                 };
+                // Before the response: what the client knows to be delivered can be read here.
+                if sender.send(request).is_err() {
+                    return;
+                }
                 // The client may have ended.
                 let _ = write!(
                     &connection,
                     "HTTP/1.1 {status}\r\nlocation: /other\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
                 );
-                if sender.send(request).is_err() {
-                    return;
-                }
             }
         });
         Self { url, received }
