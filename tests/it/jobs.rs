@@ -249,8 +249,10 @@ fn queued_and_running_jobs_are_cancelled_and_change_nothing() {
     let server = Server::start(&data);
     let key = command_line_key(&data);
     let pipes = ["first", "second"].map(|name| pipe(dir.path(), name));
-    // Each waits until its file is written.
+    // Each waits until its file is written, from here on: opening waits for the reader.
     let imports = pipes.each_ref().map(|pipe| import(&server, &key, pipe));
+    let open = |pipe| OpenOptions::new().write(true).open(pipe).unwrap();
+    let [cancelled, read] = pipes.each_ref().map(open);
     for location in &imports {
         wait(&server, location, |job| job["state"] == "running");
     }
@@ -267,10 +269,10 @@ fn queued_and_running_jobs_are_cancelled_and_change_nothing() {
         }
     }
     let line = event("action", "ann", "home").to_string();
-    for pipe in &pipes {
-        let mut pipe = OpenOptions::new().write(true).open(pipe).unwrap();
-        writeln!(pipe, "{line}").unwrap();
-    }
+    // It may have ended already.
+    let _ = writeln!(&cancelled, "{line}");
+    writeln!(&read, "{line}").unwrap();
+    drop((cancelled, read));
     for (location, state) in [
         (&imports[0], "cancelled"),
         (&imports[1], "done"),
