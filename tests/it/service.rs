@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
+use std::sync::mpsc::channel;
 
 use serde_json::{Value, json};
 
@@ -130,12 +131,17 @@ fn the_service_manager_learns_of_start_life_and_stop() {
     let dir = folder();
     let path = dir.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let next = || {
+    // Read all the time: the system holds few reports, and a report waits for its place.
+    let (sender, reports) = channel();
+    std::thread::spawn(move || {
         let mut message = [0; 1_024];
-        let length = socket.recv(&mut message).expect("a report");
-        text(message[..length].to_vec())
-    };
+        while let Ok(length) = socket.recv(&mut message) {
+            if sender.send(text(message[..length].to_vec())).is_err() {
+                return;
+            }
+        }
+    });
+    let next = || reports.recv_timeout(PATIENCE).expect("a report");
     let mut command = echopilot(&dir.path().join("data"));
     command
         .env("NOTIFY_SOCKET", &path)
@@ -146,13 +152,11 @@ fn the_service_manager_learns_of_start_life_and_stop() {
     assert_eq!(next(), "WATCHDOG=1\n");
     assert_eq!(next(), "WATCHDOG=1\n");
     server.stop();
-    let rest: Vec<String> = std::iter::from_fn(|| {
-        socket.set_nonblocking(true).unwrap();
-        let mut message = [0; 1_024];
-        let length = socket.recv(&mut message).ok()?;
-        Some(text(message[..length].to_vec()))
-    })
-    .collect();
+    let last = UnixDatagram::unbound().unwrap();
+    last.send_to(b"the end", &path).unwrap();
+    let rest: Vec<String> = std::iter::from_fn(|| Some(next()))
+        .take_while(|report| report != "the end")
+        .collect();
     assert_eq!(
         rest.iter().filter(|one| *one == "STOPPING=1\n").count(),
         1,
