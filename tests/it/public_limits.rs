@@ -998,11 +998,10 @@ fn a_second_signal_ends_the_process_at_once() {
     let mut server = serve(dir.path(), &[]);
     assert_eq!(server.post(&events(10)).0, 200);
     let mut half = connect(&server);
-    half.write_all(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+    half.write_all(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n")
         .unwrap();
-    until("the request is open", || {
-        limit(&server, "connections").1 == 2
-    });
+    half.write_all(&[b' '; 60 << 10]).unwrap();
+    until("its body is read", || limit(&server, "client_kib").1 >= 60);
     server.signal("TERM");
     server.wait_for("Stopping");
     server.signal("INT");
