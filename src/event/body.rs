@@ -616,7 +616,7 @@ mod tests {
                 drop(read_batch(body.as_bytes()));
             }
         }
-        assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
+        assert!(started.elapsed().as_secs() < 240, "{:?}", started.elapsed());
     }
 
     #[test]

@@ -136,7 +136,7 @@ fn the_debian_package_installs_starts_upgrades_and_goes() {
 
 /// Script that runs under systemd; each line that it prints is compared.
 const UNDER_SYSTEMD: &str = r#"
-until_true() { timeout 60 sh -c "until $1; do sleep 0.05; done"; }
+until_true() { timeout 120 sh -c "until $1; do sleep 0.05; done"; }
 ask() { curl -s "$@" -H "X-Dash-Key: $(cat /var/lib/echopilot/dash_key)"; }
 dpkg -i /opt/echopilot.deb >&2
 echo "installed: $(systemctl is-active echopilot), $(systemctl is-enabled echopilot)"
@@ -190,7 +190,7 @@ fn the_service_runs_restarts_and_goes_under_systemd() {
     std::fs::create_dir_all(here("opt")).unwrap();
     std::fs::copy(build(dir.path(), "1.0"), here("opt/echopilot.deb")).unwrap();
     std::fs::write(here("opt/script"), UNDER_SYSTEMD).unwrap();
-    let unit = "[Unit]\nAfter=basic.target\n[Service]\nType=oneshot\nTimeoutStartSec=3min\n\
+    let unit = "[Unit]\nAfter=basic.target\n[Service]\nType=oneshot\nTimeoutStartSec=8min\n\
                 ExecStart=/bin/sh /opt/script\nStandardOutput=file:/opt/printed\n\
                 StandardError=file:/opt/errors\nExecStopPost=systemctl poweroff --force --force\n";
     std::fs::write(here("etc/systemd/system/script.service"), unit).unwrap();
@@ -201,7 +201,7 @@ fn the_service_runs_restarts_and_goes_under_systemd() {
     }
     let name = format!("echopilot-test-{}", std::process::id());
     let booted = Command::new("timeout")
-        .args(["300", "systemd-nspawn", "--boot", "--quiet"])
+        .args(["600", "systemd-nspawn", "--boot", "--quiet"])
         .args(["--register=no", "--keep-unit", "--private-network"])
         .arg(format!("--machine={name}"))
         .arg("--directory")

@@ -147,7 +147,7 @@ fn a_stop_under_load_loses_no_acknowledged_event() {
     });
     let stopping = Instant::now();
     assert!(server.wait().success());
-    assert!(stopping.elapsed() < Duration::from_secs(10));
+    assert!(stopping.elapsed() < Duration::from_secs(20));
     let usage = run_json(dir.path(), &["usage", "--days", "1"]);
     let stored = usage["total_events"].as_u64().unwrap();
     // A batch whose response was cut off may be stored; an acknowledged one must be.

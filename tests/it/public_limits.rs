@@ -152,9 +152,8 @@ fn clients_that_send_requests_and_read_nothing_take_little_memory() {
         let open = flood(&server, 200, flooded.as_bytes());
         let asked = Instant::now();
         assert_eq!(server.get_with("/health/live", &[]).0, 200);
-        // Debug builds on a busy machine are slow; a server that copies responses into memory takes
-        // much longer.
-        assert!(asked.elapsed() < Duration::from_secs(5));
+        // A busy machine is slow; a server that copies responses into memory never responds.
+        assert!(asked.elapsed() < Duration::from_secs(30));
         assert!(server.peak_mb() < MOST_MB, "{} MB", server.peak_mb());
         drop(open);
     }
@@ -163,7 +162,7 @@ fn clients_that_send_requests_and_read_nothing_take_little_memory() {
 #[test]
 fn an_unread_response_closes_its_connection() {
     let dir = folder();
-    let server = serve(dir.path(), &[("WRITE_TIMEOUT_MS", "300")]);
+    let server = serve(dir.path(), &[("WRITE_TIMEOUT_MS", "4000")]);
     let requests = "GET /static/charts-core.js HTTP/1.1\r\nHost: x\r\n\r\n".repeat(700);
     let _open = flood(&server, 5, requests.as_bytes());
     until("the connections end", || {
@@ -174,7 +173,7 @@ fn an_unread_response_closes_its_connection() {
     slow.write_all(requests.as_bytes()).unwrap();
     let mut buffer = [0; 64 << 10];
     let start = Instant::now();
-    while start.elapsed() < Duration::from_millis(1_500) {
+    while start.elapsed() < Duration::from_millis(6_000) {
         slow.read_exact(&mut buffer).unwrap();
         std::thread::park_timeout(Duration::from_millis(20));
     }
@@ -205,7 +204,7 @@ fn an_export_waits_for_its_reader_and_ends_without_one() {
         drop(reader);
         let left = Instant::now();
         until("the export ends", || limit(&server, "exports").1 == 0);
-        assert!(left.elapsed() < Duration::from_secs(20), "{format}");
+        assert!(left.elapsed() < Duration::from_secs(40), "{format}");
         assert!(
             server.peak_mb() < MOST_MB,
             "{format}: {} MB",
@@ -456,7 +455,7 @@ fn thousands_of_idle_connections_do_not_block_others() {
     });
     let asked = Instant::now();
     assert_eq!(server.post(&events(10)).0, 200);
-    assert!(asked.elapsed() < Duration::from_secs(5));
+    assert!(asked.elapsed() < Duration::from_secs(30));
     assert!(server.peak_mb() < MOST_MB, "{} MB", server.peak_mb());
     drop(idle);
 }
@@ -964,7 +963,7 @@ fn a_stop_under_full_load_takes_seconds_and_loses_nothing() {
             .sum();
         (accepted, took)
     });
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
     drop((half, export));
     let stored = run_json(&data, &["usage", "--days", "9"])["total_events"]
         .as_u64()

@@ -174,7 +174,7 @@ mod tests {
             let message = Pattern::new(expression, Case::Exact).expect_err("rejected");
             assert!(message.contains(says), "{message}");
             assert!(message.len() < 300, "{message}");
-            assert!(started.elapsed() < Duration::from_secs(5), "{says}");
+            assert!(started.elapsed() < Duration::from_secs(30), "{says}");
         }
     }
 
