@@ -182,6 +182,21 @@ export async function settled(page) {
   return page;
 }
 
+/**
+ * Compares a page with the server, and once more after a reload if they differ: with time, an hour ends, and an event of
+ * an earlier period comes to the hours that are compared with those of a running one.
+ */
+export async function compared(page, comparison) {
+  try {
+    return await comparison();
+  } catch (error) {
+    if (!(error instanceof assert.AssertionError)) throw error;
+    await page.reload();
+    await settled(page);
+    return comparison();
+  }
+}
+
 export async function open(context, server, view, given, base) {
   const page = await context.newPage();
   await page.goto(address(server, view, given, base));

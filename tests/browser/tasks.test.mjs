@@ -7,6 +7,7 @@ import {
   address,
   ask,
   assertTable,
+  compared,
   fill,
   flat,
   getJson,
@@ -109,13 +110,14 @@ function task(name, most, work) {
   });
 }
 
-const shows = async (page, name, question) => {
-  const shown = (await requestOf(page, name)).question;
-  for (const [field, value] of Object.entries(question)) assert.deepEqual(shown[field], value, field);
-  const answer = await ask(server, shown);
-  assertTable(await tableOf(page, name), answer.rows, name);
-  return answer;
-};
+const shows = (page, name, question) =>
+  compared(page, async () => {
+    const shown = (await requestOf(page, name)).question;
+    for (const [field, value] of Object.entries(question)) assert.deepEqual(shown[field], value, field);
+    const answer = await ask(server, shown);
+    assertTable(await tableOf(page, name), answer.rows, name);
+    return answer;
+  });
 
 /** The numbers of the cells of rows. */
 const numbersOf = (rows) => rows.map((cells) => cells.filter((cell) => typeof cell === 'number'));
@@ -252,8 +254,9 @@ task('compare this quarter with the last one', 4, async (page, actor) => {
   await actor.choose('Compare with', 'previous');
   await page.waitForURL(/previous/);
   await settled(page);
-  const { compared, rows } = await shows(page, 'trends', { period: 'this_quarter', compare: 'previous' });
-  assert.equal(compared.from.slice(8), '01', 'the quarter before begins with a month');
+  const answer = await shows(page, 'trends', { period: 'this_quarter', compare: 'previous' });
+  const { rows } = answer;
+  assert.equal(answer.compared.from.slice(8), '01', 'the quarter before begins with a month');
   // The hours of the running day are compared with a day whose events have expired, for most quarters.
   const isUnknown = rows.some((row) => row.partial && row.previous === null);
   assert.equal(await page.locator('[data-note="running"]').count(), isUnknown ? 1 : 0);

@@ -5,6 +5,7 @@ import {
   ask,
   assertAccessibleInBoth,
   assertTable,
+  compared,
   demoServer,
   enterAs,
   open,
@@ -54,9 +55,11 @@ for (const [given, expected] of [
     for (const [name, value] of Object.entries(expected)) assert.deepEqual(question[name], value, name);
     assert.equal(question.days, given.days ?? 30);
     assert.deepEqual(question.filter, given.filter);
-    const { rows } = await ask(server, question);
-    assert.ok(rows.length > 0);
-    assertTable(await tableOf(page, 'trends'), rows, 'trends');
+    await compared(page, async () => {
+      const { rows } = await ask(server, question);
+      assert.ok(rows.length > 0);
+      assertTable(await tableOf(page, 'trends'), rows, 'trends');
+    });
     assert.deepEqual(await page.evaluate(() => window.violations), []);
   });
 }
@@ -66,32 +69,38 @@ test('numbers and totals are those of the window, not sums of its periods', asyn
   const q = { series: [{ measure: 'users' }], breakdown: 'metadata.plan', compare: 'previous' };
   const page = await open(context, server, 'trends', { q: { ...q, type: 'number' } });
   const { question } = await requestOf(page, 'trends');
-  const { totals, rows } = await ask(server, question);
   const shown = (name) =>
     page
       .locator(`[data-line] [${name}]`)
       .evaluateAll((found, key) => found.map((one) => Number(one.getAttribute(key))), name);
-  assert.deepEqual(
-    await shown('data-value'),
-    totals.map(({ value }) => value),
-  );
-  assert.deepEqual(
-    await shown('data-delta'),
-    totals.filter(({ previous }) => previous).map(({ value, previous }) => value / previous - 1),
-  );
+  const { totals, rows } = await compared(page, async () => {
+    const answer = await ask(server, question);
+    assert.deepEqual(
+      await shown('data-value'),
+      answer.totals.map(({ value }) => value),
+    );
+    assert.deepEqual(
+      await shown('data-delta'),
+      answer.totals.filter(({ previous }) => previous).map(({ value, previous }) => value / previous - 1),
+    );
+    return answer;
+  });
   const sum = rows.filter((row) => row.breakdown === totals[0].breakdown).reduce((all, { value }) => all + value, 0);
   assert.ok(totals[0].value < sum, 'users of several days are counted once');
   await page.getByLabel('Kind of chart').selectOption('table');
   await settled(page);
-  const cells = await panel(page, 'trends')
-    .locator('tbody tr')
-    .evaluateAll((found) =>
-      found.map((row) => [...row.querySelectorAll('[data-value]')].map((one) => Number(one.dataset.value))),
+  await compared(page, async () => {
+    const cells = await panel(page, 'trends')
+      .locator('tbody tr')
+      .evaluateAll((found) =>
+        found.map((row) => [...row.querySelectorAll('[data-value]')].map((one) => Number(one.dataset.value))),
+      );
+    const answer = await ask(server, question);
+    assert.deepEqual(
+      cells.map(([value, previous]) => [value, previous]),
+      answer.totals.map(({ value, previous }) => [value, previous]),
     );
-  assert.deepEqual(
-    cells.map(([value, previous]) => [value, previous]),
-    totals.map(({ value, previous }) => [value, previous]),
-  );
+  });
 });
 
 /** The series of the chart on the screen, without its colours. */
@@ -115,24 +124,29 @@ test('what is not over is dashed or pale, and the comparison is a line of its ow
   const context = await enter(t);
   const q = { compare: 'previous', grain: 'week' };
   const page = await open(context, server, 'trends', { days: 30, q });
-  const { rows, compared } = await ask(server, (await requestOf(page, 'trends')).question);
-  const lines = await drawn(page);
-  const cut = rows.flatMap((row, place) => (row.partial ? [place] : []));
-  assert.ok(cut.length > 0);
-  for (const place of cut) assert.equal(lines[0].data[place], null, 'the solid line ends before it');
-  for (const place of cut)
-    assert.ok(
-      lines.some(({ dashes, data }) => dashes && data[place] === rows[place].value),
-      `period ${place} is dashed`,
+  const { question } = await requestOf(page, 'trends');
+  const answer = await compared(page, async () => {
+    const asked = await ask(server, question);
+    const { rows } = asked;
+    const lines = await drawn(page);
+    const cut = rows.flatMap((row, place) => (row.partial ? [place] : []));
+    assert.ok(cut.length > 0);
+    for (const place of cut) assert.equal(lines[0].data[place], null, 'the solid line ends before it');
+    for (const place of cut)
+      assert.ok(
+        lines.some(({ dashes, data }) => dashes && data[place] === rows[place].value),
+        `period ${place} is dashed`,
+      );
+    assert.deepEqual(
+      lines.at(-1).data,
+      rows.map(({ previous }) => previous),
     );
-  assert.deepEqual(
-    lines.at(-1).data,
-    rows.map(({ previous }) => previous),
-  );
+    return asked;
+  });
   const notes = await panel(page, 'trends').locator('.notes').innerText();
   assert.match(notes, /Compared with .*dotted/);
   assert.match(notes, /Incomplete and dashed: Week of/);
-  assert.ok(compared.from < rows[0].period);
+  assert.ok(answer.compared.from < answer.rows[0].period);
   // A tip names the period, that it is not over, and the number before.
   const canvas = await page.locator('[data-panel="trends"] canvas').first().boundingBox();
   await page.mouse.move(canvas.x + canvas.width - 60, canvas.y + canvas.height / 2);
@@ -141,7 +155,7 @@ test('what is not over is dashed or pale, and the comparison is a line of its ow
   assert.match(tip, /Week of .*Not over|The window begins/s);
   const bars = await open(context, server, 'trends', { days: 30, q: { ...q, type: 'bar' } });
   const [now, before] = await drawn(bars);
-  assert.equal(now.pale, cut.length);
+  assert.equal(now.pale, answer.rows.filter((row) => row.partial).length);
   assert.deepEqual([now.type, before.type], ['bar', 'bar']);
 });
 
