@@ -398,7 +398,7 @@ test('the choices at the top are in the address, and another browser shows them 
   await page.getByLabel('Number of days').fill('10');
   await page.getByLabel('Up to').fill('2026-01-01');
   await page.getByRole('button', { name: 'Show', exact: true }).click();
-  assert.match(page.url(), /days=10&end=2026-01-01/);
+  await page.waitForURL(/days=10&end=2026-01-01/);
   await page.locator('[data-pick="days"]').click();
   await page.getByRole('button', { name: 'Last 7 days' }).click();
   await page.locator('[data-pick="zone"]').click();
@@ -432,7 +432,7 @@ test('the choices at the top are in the address, and another browser shows them 
   await settled(page);
   await chips.getByRole('button').click();
   await settled(page);
-  assert.ok(!page.url().includes('filter'));
+  await page.waitForURL((url) => !url.href.includes('filter'));
 });
 
 test('a value with a comma or blanks at its ends survives opening and applying a filter', async (t) => {
