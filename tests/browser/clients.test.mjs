@@ -9,7 +9,7 @@ import { after, before, test } from 'node:test';
 import RudderStack from '@rudderstack/rudder-sdk-node';
 import { Analytics as Segment } from '@segment/analytics-node';
 import { PostHog } from 'posthog-node';
-import { KEY, openBrowser, Server, until } from './harness.mjs';
+import { KEY, openBrowser, PATIENCE_MS, Server, until } from './harness.mjs';
 
 const PYTHON = process.env.ECHOPILOT_TEST_PYTHON ?? path.resolve('../../.venv/bin/python');
 const EVENTS = 100;
@@ -136,7 +136,7 @@ const SERVERS = {
   'Segment for Node': async (url) => {
     const client = new Segment({ writeKey: 'site', host: url, flushAt: EVENTS_A_BATCH, flushInterval: 100 });
     each((n) => client.track({ userId: 'u', event: 'act', properties: { n } }));
-    await client.closeAndFlush({ timeout: 25_000 });
+    await client.closeAndFlush({ timeout: PATIENCE_MS });
   },
   'RudderStack for Node': async (url) => {
     const client = new RudderStack('site', { dataPlaneUrl: url, flushAt: EVENTS_A_BATCH, flushInterval: 100 });
@@ -152,7 +152,7 @@ const SERVERS = {
       fetchRetryDelay: 300,
     });
     each((n) => client.capture({ distinctId: 'u', event: 'act', properties: { n } }));
-    await client.shutdown(25_000);
+    await client.shutdown(PATIENCE_MS);
   },
   'PostHog for Python': (url) =>
     python(

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import puppeteer from 'puppeteer-core';
 import { SCENES } from './acts.mjs';
-import { PATIENCE_MS, sharedWorld, tag } from './harness.mjs';
+import { LAUNCH_MS, PATIENCE_MS, sharedWorld, tag } from './harness.mjs';
 
 const FIREFOX = process.env.FIREFOX ?? '/usr/bin/firefox-esr';
 
@@ -11,7 +11,7 @@ let browser;
 let world;
 before(async () => {
   [browser, world] = await Promise.all([
-    puppeteer.launch({ browser: 'firefox', executablePath: FIREFOX, headless: true }),
+    puppeteer.launch({ browser: 'firefox', executablePath: FIREFOX, headless: true, timeout: LAUNCH_MS }),
     sharedWorld(),
   ]);
 });

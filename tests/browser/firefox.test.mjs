@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import puppeteer from 'puppeteer-core';
 import { ask, assertTable, demoServer, getJson, ownFile, post } from './dashboard.mjs';
-import { KEY, PATIENCE_MS, until } from './harness.mjs';
+import { KEY, LAUNCH_MS, PATIENCE_MS, until } from './harness.mjs';
 
 const FIREFOX = process.env.FIREFOX ?? '/usr/bin/firefox-esr';
 
@@ -11,7 +11,7 @@ let browser;
 let server;
 before(async () => {
   [browser, server] = await Promise.all([
-    puppeteer.launch({ browser: 'firefox', executablePath: FIREFOX, headless: true }),
+    puppeteer.launch({ browser: 'firefox', executablePath: FIREFOX, headless: true, timeout: LAUNCH_MS }),
     demoServer(),
   ]);
 });

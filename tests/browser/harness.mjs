@@ -23,7 +23,7 @@ const FLAGS = [
 ];
 export const KEY = 'a-key-for-the-tests';
 /** Longest wait for anything that should happen soon, in ms. */
-export const PATIENCE_MS = Number(process.env.ECHOPILOT_TEST_PATIENCE ?? 30_000);
+export const PATIENCE_MS = Number(process.env.ECHOPILOT_TEST_PATIENCE ?? 60_000);
 
 /** A file to serve instead of the script in the binary, for quick changes of the client; the other minified files are in its folder. */
 const SCRIPT_FILE = process.env.ECHOPILOT_TEST_SCRIPT;
@@ -35,9 +35,45 @@ export async function until(what, look) {
     const seen = await look();
     if (seen) return seen;
     assert.ok(performance.now() < deadline, `${what} did not happen in time`);
-    await new Promise((resolve) => {
-      setTimeout(resolve, 20);
+    await sleep(20);
+  }
+}
+
+const sleep = (ms) =>
+  new Promise((resolve) => {
+    setTimeout(resolve, ms);
+  });
+
+/**
+ * Waits, before the first test of a file, while its tests could still run when the day ends in UTC, or when the daily
+ * rollup begins at 03:15: a test, its server and its pages would not mean the same day. The first minute of a day is
+ * too short for some events.
+ */
+const dayLasts = (async () => {
+  for (;;) {
+    const minute = Math.floor(Date.now() / 60_000) % 1_440;
+    const isNear = minute < 1 || (minute >= 180 && minute < 196) || minute >= 1_425;
+    if (!isNear) return;
+    await sleep(1_000);
+  }
+})();
+
+let nextPort = 0;
+
+/**
+ * A port for a server that may be started again: below those that the system gives to connections, of which one could
+ * take it meanwhile.
+ */
+async function freePort() {
+  for (;;) {
+    const port = 10_000 + ((process.pid * 50 + nextPort) % 10_000);
+    nextPort += 1;
+    const probe = http.createServer();
+    const isFree = await new Promise((resolve) => {
+      probe.once('error', () => resolve(false));
+      probe.listen(port, '127.0.0.1', () => probe.close(() => resolve(true)));
     });
+    if (isFree) return port;
   }
 }
 
@@ -49,11 +85,12 @@ async function temporaryFolder() {
 export class Server {
   /** `prepare` fills the folder first; `settings` are environment variables. */
   static async start({ prepare, settings } = {}) {
+    await dayLasts;
     const server = new Server();
     server.settings = settings;
     server.folder = await temporaryFolder();
     await prepare?.(server.folder);
-    await server.up('127.0.0.1:0');
+    await server.up(`127.0.0.1:${await freePort()}`);
     return server;
   }
 
@@ -232,14 +269,31 @@ async function readAll(stream) {
 export const tag = (attributes = '', from = '') =>
   `<script src="${from}/static/js/telemetry.js" ${attributes}></script>`;
 
+/** Longest start of a browser, in ms. */
+export const LAUNCH_MS = 4 * PATIENCE_MS;
+
+/** A browser whose pages wait as long as the tests do. */
+function patient(browser) {
+  const { newContext } = browser;
+  browser.newContext = async (options) => {
+    const context = await newContext.call(browser, options);
+    context.setDefaultTimeout(PATIENCE_MS);
+    return context;
+  };
+  return browser;
+}
+
 /** Starts a browser for one file of tests. */
 export async function openBrowser() {
-  return chromium.launch({ executablePath: CHROMIUM, args: FLAGS });
+  return patient(await chromium.launch({ executablePath: CHROMIUM, args: FLAGS, timeout: LAUNCH_MS }));
 }
 
 /** Starts a browser with its own profile folder, so that it can be killed and started again. */
 export async function openProfile(folder) {
-  return chromium.launchPersistentContext(folder, { executablePath: CHROMIUM, args: FLAGS });
+  const options = { executablePath: CHROMIUM, args: FLAGS, timeout: LAUNCH_MS };
+  const context = await chromium.launchPersistentContext(folder, options);
+  context.setDefaultTimeout(PATIENCE_MS);
+  return context;
 }
 
 /** Starts a browser without remote control, which disables some features. Its pages run by themselves. */
