@@ -97,7 +97,7 @@ impl Engine {
                 let users: Vec<&str> = ids.iter().map(String::as_str).collect();
                 let outcome = table.erase(to, &users, now_ms())?;
                 applied.erased_go_at = applied.erased_go_at.max(outcome.erased_go_at);
-                if erased.events > 0 {
+                if erased.events > 0 || erased.identity_calls > 0 {
                     self.record_finished_erasure(users.len(), erased.events, now);
                 }
             }

@@ -59,12 +59,25 @@ pub fn identity_of<'a>(event: &'a Event<'_>) -> Identity<Cow<'a, str>> {
     }
 }
 
-/// The metadata of an event with other ids in the place of those that it names: `replace` returns
-/// the id to store, or none if it must not be stored. None if the event names no other id.
-pub fn with_other_ids(
-    event: &Event<'_>,
-    replace: impl Fn(&str) -> Option<String>,
-) -> Option<String> {
+/// The ids that a `system` event with this feature names in its metadata, whether or not they can
+/// be aliases; none if it is not an identity call.
+pub fn named_ids<'m>(call: &str, metadata: &'m str) -> impl Iterator<Item = Cow<'m, str>> {
+    let metadata = if CALLS.contains(&call) { metadata } else { "" };
+    path::entries(metadata)
+        .filter(move |(key, _)| is_alias_key(key, call))
+        .filter_map(|(_, value)| path::string_of(value))
+}
+
+/// The ids that an event names as those of its user, apart from the id that it was sent with.
+pub fn other_ids<'a>(event: &'a Event<'_>) -> impl Iterator<Item = Cow<'a, str>> {
+    let is_system = event.event_type == EventType::System;
+    let call = event.feature.as_deref().filter(|_| is_system);
+    named_ids(call.unwrap_or_default(), &event.metadata)
+}
+
+/// The metadata of an event with other ids in the place of those that it names. None if it names
+/// no other id.
+pub fn with_other_ids(event: &Event<'_>, replace: impl Fn(&str) -> String) -> Option<String> {
     let call = event.feature.as_deref().unwrap_or_default();
     if event.event_type != EventType::System || !CALLS.contains(&call) {
         return None;
@@ -75,20 +88,13 @@ pub fn with_other_ids(
     }
     let mut object = Vec::with_capacity(event.metadata.len());
     for (key, value) in path::entries(&event.metadata) {
-        let start = object.len();
-        object.push(if start == 0 { b'{' } else { b',' });
+        object.push(if object.is_empty() { b'{' } else { b',' });
         object.extend_from_slice(key.as_bytes());
         object.push(b':');
         match path::string_of(value).filter(|_| is_id(key)) {
             None => object.extend_from_slice(value.as_bytes()),
-            Some(id) => match replace(&id) {
-                Some(id) => text::encode(&id, &mut object),
-                None => object.truncate(start),
-            },
+            Some(id) => text::encode(&replace(&id), &mut object),
         }
-    }
-    if object.is_empty() {
-        object.push(b'{');
     }
     object.push(b'}');
     // It consists of pieces of a string.
@@ -150,17 +156,34 @@ mod tests {
     }
 
     #[test]
-    fn ids_in_metadata_are_replaced_or_left_out() {
-        let of = |feature, metadata, id: Option<&str>| {
-            with_other_ids(&call(feature, metadata), |_| id.map(str::to_owned))
-        };
-        let two = r#"{"previous_id":"b","plan":"a"}"#;
-        let replaced = r#"{"previous_id":"\"c","plan":"a"}"#;
-        assert_eq!(of("identify", two, Some("\"c")).as_deref(), Some(replaced));
-        let without = of("identify", two, None);
-        assert_eq!(without.as_deref(), Some(r#"{"plan":"a"}"#));
-        let one = of("$create_alias", r#"{"alias":"b"}"#, None);
-        assert_eq!(one.as_deref(), Some("{}"));
-        assert_eq!(of("identify", r#"{"plan":"a"}"#, None), None);
+    fn ids_in_metadata_are_replaced() {
+        let of = |metadata| with_other_ids(&call("identify", metadata), |id| format!("\"{id}"));
+        let replaced = of(r#"{"previous_id":"b","plan":"a"}"#);
+        let expected = r#"{"previous_id":"\"b","plan":"a"}"#;
+        assert_eq!(replaced.as_deref(), Some(expected));
+        assert_eq!(of(r#"{"plan":"a"}"#), None);
+    }
+
+    #[test]
+    fn an_identity_call_also_names_ids_that_cannot_be_aliases() {
+        for (feature, metadata, expected) in [
+            ("identify", r#"{"previous_id":"b","plan":"a"}"#, &["b"][..]),
+            (
+                "$create_alias",
+                r#"{"alias":"b","previous_id":"u"}"#,
+                &["b", "u"],
+            ),
+            ("$identify", r#"{"previous_id":12}"#, &["12"]),
+            ("group", r#"{"previous_id":"null"}"#, &["null"]),
+            ("identify", r#"{"previous_id":null}"#, &[]),
+            ("identify", r#"{"alias":"b"}"#, &[]),
+            ("$pageleave", r#"{"previous_id":"b"}"#, &[]),
+        ] {
+            let mut event = call(feature, metadata);
+            let found: Vec<_> = other_ids(&event).collect();
+            assert_eq!(found, expected, "{feature} {metadata}");
+            event.event_type = EventType::Action;
+            assert_eq!(other_ids(&event).count(), 0);
+        }
     }
 }

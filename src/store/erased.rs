@@ -12,6 +12,8 @@ use roaring::RoaringBitmap;
 use super::lock::{OrderedRw, Rank, ReadGuard, WriteGuard};
 use crate::dictionary::UserDictionary;
 use crate::error::Result;
+use crate::event::SYSTEM_NAME;
+use crate::event::identity::named_ids;
 use crate::schema;
 
 /// The erased users, shared by all who add or read events.
@@ -88,15 +90,18 @@ impl ErasedUsers {
         state.hidden.clear();
     }
 
-    /// Hides the events of users who are no longer in the states, if there are any: an expression
-    /// on ids.
-    pub fn visible(&self) -> Option<Expr> {
+    /// Hides the events of users who are no longer in the states, and the identity calls that name
+    /// them, if there are any.
+    pub fn visible(&self) -> Option<Visible> {
         let state = self.read();
         let hidden: Vec<&str> = state.hidden.iter().map(String::as_str).collect();
-        (!hidden.is_empty()).then(|| is_any(&hidden).not())
+        (!hidden.is_empty()).then(|| Visible {
+            users: is_any(&hidden).not(),
+            calls: names_any(&hidden).not(),
+        })
     }
 
-    /// The same as an expression on codes.
+    /// Hides the events of these users by an expression on codes. No event of the log names them.
     pub fn visible_numbers(&self) -> Option<Expr> {
         let state = self.read();
         (!state.hidden.is_empty()).then(|| {
@@ -145,6 +150,75 @@ impl ErasedUsers {
         self.is_used.store(state.key.is_some(), Ordering::Release);
         Ok(())
     }
+}
+
+/// Hides what an erasure in progress removes: conditions on events with the columns of
+/// [`schema::lake`].
+#[derive(Debug, Clone)]
+pub struct Visible {
+    /// Hides the events of the users.
+    pub users: Expr,
+    /// Hides the identity calls that name them, which only `system` events are.
+    calls: Expr,
+}
+
+impl Visible {
+    /// Hides both.
+    pub fn all(self) -> Expr {
+        self.users.and(self.calls)
+    }
+}
+
+/// Selects the events of some users, and the identity calls of others that name them.
+pub(super) fn is_about(users: &[&str]) -> Expr {
+    is_any(users).or(names_any(users))
+}
+
+/// Selects the identity calls that name some users.
+fn names_any(users: &[&str]) -> Expr {
+    let users: HashSet<String> = users.iter().map(|&user| user.to_owned()).collect();
+    let [event_type, feature, metadata] = NAMING.map(col);
+    event_type.map_many(
+        move |columns| {
+            let [types, features, metadata] = columns else {
+                return Err(PolarsError::ColumnNotFound("of an identity call".into()));
+            };
+            let columns = [types.str()?, features.str()?, metadata.str()?];
+            Ok(naming(|id| users.contains(id), columns).into_column())
+        },
+        &[feature, metadata],
+        |_, fields| {
+            let name = fields.first().map(|field| field.name().clone());
+            Ok(Field::new(name.unwrap_or_default(), DataType::Boolean))
+        },
+    )
+}
+
+/// The columns that say which ids an identity call names.
+const NAMING: [&str; 3] = [schema::EVENT_TYPE, schema::FEATURE, schema::METADATA];
+
+/// The rows of events that are identity calls which name some users.
+///
+/// # Errors
+/// If a column is missing.
+pub(super) fn mask_of_calls(users: &HashSet<&str>, events: &DataFrame) -> Result<BooleanChunked> {
+    let [event_type, feature, metadata] = NAMING.map(|name| events.column(name)?.str());
+    let columns = [event_type?, feature?, metadata?];
+    Ok(naming(|id| users.contains(id), columns))
+}
+
+fn naming(
+    is_wanted: impl Fn(&str) -> bool,
+    [types, features, metadata]: [&StringChunked; 3],
+) -> BooleanChunked {
+    let rows = types.iter().zip(features.iter()).zip(metadata.iter());
+    let is_naming = |((event_type, feature), metadata): ((_, Option<&str>), Option<&str>)| {
+        event_type == Some(SYSTEM_NAME)
+            && named_ids(feature.unwrap_or_default(), metadata.unwrap_or_default())
+                .any(|id| is_wanted(&id))
+    };
+    let found: BooleanChunked = rows.map(|row| Some(is_naming(row))).collect();
+    found.with_name(PlSmallStr::from_static(schema::EVENT_TYPE))
 }
 
 /// Selects the events of some users.

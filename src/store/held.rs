@@ -6,6 +6,7 @@
 //! confused with the quarantine of damaged pieces of logs.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -23,7 +24,7 @@ use super::lock::{Ordered, Rank};
 use crate::config::Durability;
 use crate::digest::{Digest, DigestSet};
 use crate::error::{Error, Result};
-use crate::event::{self, Event, EventCode};
+use crate::event::{self, Event, EventCode, identity};
 
 /// Most bytes of held events: a day of a busy site whose plan is wrong. They are read into memory
 /// as a whole.
@@ -47,7 +48,8 @@ pub struct HeldBatch {
 struct HeldRow {
     line_end: usize,
     key: Digest,
-    user: Option<String>,
+    /// Its user, and the ids that an identity call names.
+    ids: Vec<String>,
 }
 
 /// The outcome of adding an event to those that are to be held.
@@ -59,7 +61,7 @@ pub enum Hold {
     Stored,
     /// It is held already.
     Held,
-    /// Its user is erased.
+    /// Its user is erased, or one whom an identity call names.
     Erased,
     /// There are too many held events.
     Full,
@@ -259,11 +261,14 @@ impl HeldEvents {
         Ok(removed)
     }
 
-    /// Removes the events of these users. Returns how many.
+    /// Removes the events of these users, and the identity calls that name one. Returns how many.
     pub fn remove_users(&self, folder: &Folder, users: &[&str]) -> Result<usize> {
-        self.rewrite(folder, |held, _| match held.event.user_id.as_deref() {
-            Some(user) if users.contains(&user) => Keep::No,
-            _ => Keep::AsIs,
+        let users: HashSet<&str> = users.iter().copied().collect();
+        self.rewrite(folder, |held, _| {
+            match ids_of(&held.event).any(|id| users.contains(&*id)) {
+                true => Keep::No,
+                false => Keep::AsIs,
+            }
         })
     }
 }
@@ -356,10 +361,10 @@ impl Shared {
             let line = batch.lines.get(line_start..row.line_end);
             line_start = row.line_end;
             let users = &self.maker.names.users;
-            let user = row.user.as_deref();
+            let mut ids = row.ids.iter();
             // Users may have been erased since the batch was built; an erasure that begins now
             // waits for the file.
-            if user.is_some_and(|user| self.maker.gate.is_erased(user, users)) {
+            if ids.any(|id| self.maker.gate.is_erased(id, users)) {
                 counts.erased += 1;
             } else if self.keys.lock().insert(row.key) {
                 lines.extend_from_slice(line.unwrap_or_default());
@@ -427,7 +432,7 @@ impl Store {
         batch.rows.push(HeldRow {
             line_end: batch.lines.len(),
             key,
-            user: event.user_id.map(Cow::into_owned),
+            ids: ids_of(&event).map(Cow::into_owned).collect(),
         });
         Hold::Added
     }
@@ -475,6 +480,12 @@ impl Store {
 /// Parses the line of a held event.
 pub fn read_held(line: &[u8]) -> Option<HeldEvent<'_>> {
     held_file::read(line)
+}
+
+/// The id of the user of an event, and the ids that an identity call names.
+fn ids_of<'a>(event: &'a Event<'_>) -> impl Iterator<Item = Cow<'a, str>> {
+    let user = event.user_id.as_deref().map(Cow::Borrowed);
+    user.into_iter().chain(identity::other_ids(event))
 }
 
 /// A random id for an event that has none.

@@ -6,7 +6,9 @@ use super::*;
 use crate::config::{Durability, NameLimits};
 use crate::event::{Event, EventType};
 use crate::monitoring::{self, PageFormat};
+use crate::progress::Progress;
 use crate::store::files::rows::LakeRows;
+use crate::store::version::ALWAYS_US;
 use crate::zones::Zones;
 
 fn store(dir: &Path) -> Result<Store> {
@@ -246,5 +248,84 @@ fn a_day_of_a_table_is_replaced_as_a_whole() -> Result<()> {
     assert!(opened.is_copy() && !opened.has_own_events());
     append(&opened)?;
     assert!(opened.has_own_events());
+    Ok(())
+}
+
+/// An identity call, some seconds after a time.
+fn identify(user: &'static str, alias: &str, second: i64) -> Event<'static> {
+    Event {
+        ts_us: 1_000_000_000_000_000 + second * 1_000_000,
+        event_type: EventType::System,
+        user_id: Some(user.into()),
+        feature: Some("identify".into()),
+        metadata: format!(r#"{{"previous_id":"{alias}"}}"#).into(),
+        url: None,
+        event_id: None,
+        received_at_us: 1_000_000_000_000_000,
+    }
+}
+
+fn append_all(store: &Store, events: &[Event<'_>]) -> Result<()> {
+    let mut batch = WriteBatch::default();
+    for event in events {
+        store.batch_builder().push(&mut batch, event);
+    }
+    let reply = store.append(batch)?.blocking_recv();
+    reply.expect("a reply").map(drop)
+}
+
+#[test]
+fn an_id_that_only_a_call_of_another_user_names_is_erased_again_after_a_restore() -> Result<()> {
+    let newer = {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        store(dir.path())?.erase(&["ghost".into()], |_| Ok(()))?;
+        std::fs::read(dir.path().join(ERASURES_FILE)).expect("a list")
+    };
+    for is_sealed in [false, true] {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        {
+            let store = store(dir.path())?;
+            append_all(&store, &[identify("ann", "ghost", 0)])?;
+            if is_sealed {
+                store.seal()?;
+            }
+        }
+        let repeated = repeat_erasures(dir.path(), &newer)?;
+        assert_eq!(repeated.users, ["ghost"], "sealed: {is_sealed}");
+        let store = store(dir.path())?;
+        let erased = store.finish_erasures(|_| Ok(()))?.expect("an erasure");
+        assert_eq!((erased.events, erased.identity_calls), (0, 1));
+        assert_eq!(store.whole(ALWAYS_US)?.count(), 0);
+        assert!(store.finish_erasures(|_| Ok(()))?.is_none());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_damaged_segment_delays_the_calls_of_its_day_and_no_others() -> Result<()> {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let opened = store(dir.path())?;
+    let call = |second| identify("ann", "ghost", second);
+    append_all(&opened, &[call(0), call(100_000)])?;
+    opened.seal()?;
+    append(&opened)?;
+    opened.seal()?;
+    let version = opened.versions.version();
+    let damaged = version
+        .segments
+        .iter()
+        .find(|segment| segment.meta.system == 0);
+    let damaged = damaged.expect("a segment without calls").path();
+    let bytes = std::fs::read(&damaged).expect("a segment");
+    std::fs::write(&damaged, "damaged").expect("written");
+    assert!(opened.erase(&["ghost".into()], |_| Ok(())).is_err());
+    assert_eq!(opened.versions.version().segments.len(), 2);
+    drop(opened);
+    std::fs::write(&damaged, bytes).expect("restored");
+    let opened = store(dir.path())?;
+    let erased = opened.finish_erasures(|_| Ok(()))?.expect("an erasure");
+    assert_eq!((erased.identity_calls, erased.segments), (1, 1));
+    assert_eq!(opened.versions.version().segments.len(), 1);
+    assert_eq!(opened.rebuild(&Progress::default())?.changed, 0);
     Ok(())
 }

@@ -59,6 +59,27 @@ fn store() -> tempfile::TempDir {
     dir
 }
 
+/// Adds identity calls of another user that name the target, which is known as a user before: no
+/// link comes of them. They are in segments and in the log.
+fn add_calls(data: &Path) {
+    let dir = folder();
+    let [plan, file] = ["plan", "events"].map(|name| dir.path().join(name));
+    std::fs::write(&plan, r#"{"event_types":[{"name":"system"}]}"#).unwrap();
+    run_json(data, &["plan", "set", plan.to_str().unwrap()]);
+    let call = |second: u64, user: &str, metadata: Value| {
+        let day = Utc::now().date_naive() - Days::new(2);
+        json!({"ts": format!("{day}T02:00:{second:02}Z"), "event_type": "system", "user_id": user,
+            "feature": "identify", "metadata": metadata, "event_id": format!("call-{second}")})
+    };
+    let naming = |second| call(second, "dan", json!({"previous_id": TARGET}));
+    let sealed = [call(0, TARGET, json!({})), naming(1)];
+    std::fs::write(&file, sealed.map(|call| call.to_string()).join("\n")).unwrap();
+    run_json(data, &["import", file.to_str().unwrap()]);
+    let server = Server::start(data);
+    server.post(&batch([naming(2)]));
+    server.kill();
+}
+
 fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -71,8 +92,8 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The files that contain a string, after decompression of Parquet files and states.
-fn files_with(dir: &Path, text: &str) -> Vec<PathBuf> {
+/// The files that contain a string, those of Parquet in any column.
+pub fn files_with(dir: &Path, text: &str) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = files(dir)
         .into_iter()
         .filter(|path| {
@@ -83,7 +104,7 @@ fn files_with(dir: &Path, text: &str) -> Vec<PathBuf> {
         .collect();
     let script = "import sys, duckdb\n\
         rows = duckdb.execute(\"select distinct filename from read_parquet(?, filename=true, hive_partitioning=false, union_by_name=true) \
-        where user_id = ?\", [sys.argv[1] + '/**/*.parquet', sys.argv[2]]).fetchall()\n\
+        as one where contains(cast(one as varchar), ?)\", [sys.argv[1] + '/**/*.parquet', sys.argv[2]]).fetchall()\n\
         print('\\n'.join(row[0] for row in rows))\n";
     if files(dir)
         .iter()
@@ -221,6 +242,7 @@ fn an_erased_user_is_in_no_byte_of_the_data_folder_and_stays_away() {
     let expected = counted_without(&[TARGET]);
     let dir = store();
     let data = dir.path().join("data");
+    add_calls(&data);
     let log = data.join("analytics_events.ndjson");
     let mut bytes = std::fs::read(&log).unwrap();
     bytes.extend_from_slice(format!("{{\"ts\":\"2026-01-01\",\"user_id\":\"{TARGET}").as_bytes());
@@ -243,8 +265,9 @@ fn an_erased_user_is_in_no_byte_of_the_data_folder_and_stays_away() {
     for (field, value) in [
         ("users", 1),
         ("users_found", 1),
-        ("events", 30),
+        ("events", 31),
         ("days", 5),
+        ("identity_calls", 2),
         ("states", 5),
         ("dictionary", 1),
         ("quarantined", 1),
@@ -406,6 +429,7 @@ fn user_key_file_stores_only_pseudonyms_and_users_are_found_by_their_id() {
 #[test]
 fn erasure_killed_at_any_call_continues_and_ends() {
     let origin = store();
+    add_calls(&origin.path().join("data"));
     let with = counted(
         &copy(&origin.path().join("data"))
             .path()

@@ -5,12 +5,13 @@
 //! which a model finds from all identity calls. Their results are the same at every stage.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use echopilot_analytics::engine::{
-    COMMAND_LINE, Cancel, Engine, RollupScope, UserLinksAnswer, UserLinksRequest,
+    COMMAND_LINE, Cancel, Engine, ExportRequest, RollupScope, UserLinksAnswer, UserLinksRequest,
 };
+use echopilot_analytics::export::warehouse::Warehouse;
 use echopilot_analytics::metrics::cohort::Cohort;
 use echopilot_analytics::metrics::query::Query;
 use echopilot_analytics::monitoring::{self, PageFormat};
@@ -20,6 +21,7 @@ use echopilot_analytics::store::CompactionScope;
 use echopilot_analytics::window::WindowRequest;
 use serde_json::{Value, json};
 
+use crate::erasure::files_with;
 use crate::harness::{
     Server, at_time, echopilot, folder, ingest, numbers_below, run, run_json, store_config,
 };
@@ -364,6 +366,164 @@ fn a_removed_link_ends_in_all_numbers_and_stays_away() {
     drop(linked);
     let linked = open(&dir.path().join("linked"));
     check(&linked, &model, "removed, and opened again");
+}
+
+/// The stages of the events of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Unsealed,
+    Sealed,
+    /// With columns, and an export in the data folder.
+    Compacted,
+}
+
+fn open_at(dir: &Path, key: Option<&Path>) -> Engine {
+    let mut config = store_config(dir);
+    config.zones = "UTC,Europe/Berlin".parse().unwrap();
+    config.limit_erasure_percent = 100;
+    config.user_key_file = key.map(Path::to_owned);
+    let engine = Engine::open(&config, "the test", now()).unwrap();
+    set_plan(&engine, json!({"name": "system"}));
+    engine
+}
+
+fn set_plan(engine: &Engine, event_type: Value) {
+    let plan = json!({"event_types": [event_type]}).to_string();
+    let plan = Plan::parse(plan.as_bytes()).unwrap();
+    engine.by(COMMAND_LINE, now()).set_plan(plan).unwrap();
+}
+
+fn erase(engine: &Engine, id: &str) -> Value {
+    let by = engine.by(COMMAND_LINE, now());
+    let receipt = by.erase(&[id.to_owned()], None, &Progress::default());
+    json!(receipt.unwrap())
+}
+
+fn export_into(engine: &Engine, to: &Path) {
+    let request = ExportRequest {
+        to: to.to_str().unwrap().to_owned(),
+        target: Warehouse::Plain,
+        window: None,
+        since: None,
+    };
+    engine
+        .export(&request, now(), &Progress::default())
+        .unwrap();
+}
+
+/// Events of others who stay, one of whom has an identity call on a day with none of theirs else.
+fn others() -> Vec<Value> {
+    let mut events = Vec::new();
+    for (place, user) in ["u1", "u2", "u3", "u4"].into_iter().enumerate() {
+        let second = place as i64;
+        events.push(event(100 + second, "action", user, "f1"));
+        events.push(event(100_000 + second, "page_view", user, "f2"));
+        events.push(identify(200 + second, user, &format!("a{second}")));
+    }
+    events.push(identify(300_000, "u1", "a0"));
+    events
+}
+
+#[test]
+fn an_erased_id_is_in_no_identity_call_of_another_user() {
+    let stages = [Stage::Unsealed, Stage::Sealed, Stage::Compacted];
+    for (stage, has_key) in stages
+        .into_iter()
+        .flat_map(|stage| [(stage, false), (stage, true)])
+    {
+        let place = format!("{stage:?}, user key: {has_key}");
+        let dir = folder();
+        let [data, key] = ["data", "key"].map(|name| dir.path().join(name));
+        std::fs::write(&key, "a key of more than sixteen bytes").unwrap();
+        let key = has_key.then_some(key.as_path());
+        let mut engine = open_at(&data, key);
+        let own = [
+            identify(600, "gone-user", "gone-visitor"),
+            event(601, "action", "gone-user", "f1"),
+            event(100_601, "page_view", "gone-visitor", "f2"),
+            event(602, "action", "gone-device", "f1"),
+        ];
+        let removed_link = identify(700, "u3", "gone-device");
+        let rejected = [
+            // An alias of another user, and a known user. The last one is all of its user's day.
+            identify(400, "u1", "gone-visitor"),
+            identify(401, "u2", "gone-user"),
+            identify(300_402, "u4", "gone-user"),
+        ];
+        send(&engine, &own);
+        let link = list(&engine).links.remove(0);
+        let mut ids = vec![link.alias, link.user_id];
+        send(&engine, std::slice::from_ref(&removed_link));
+        let new = list(&engine).links.into_iter().map(|link| link.alias);
+        ids.extend(new.filter(|alias| *alias != ids[0]).collect::<Vec<_>>());
+        let by = engine.by(COMMAND_LINE, now());
+        by.remove_user_link("gone-device").unwrap();
+        send(&engine, &rejected);
+        send(&engine, &others());
+        assert_eq!(list(&engine).rejected, 3, "{place}");
+        if stage != Stage::Unsealed {
+            engine.seal(now()).unwrap();
+        }
+        if stage == Stage::Compacted {
+            let tomorrow = now() + TimeDelta::days(1);
+            engine.compact(tomorrow, CompactionScope::Full).unwrap();
+            export_into(&engine, &data.join("out/lake"));
+        }
+        // Quarantined calls.
+        let strict = json!({"name": "system", "mode": "quarantine",
+            "metadata": {"required": ["declared"]}});
+        set_plan(&engine, strict);
+        let calls = [identify(800, "u1", "gone-user"), identify(801, "u1", "a0")];
+        assert_eq!(ingest(&engine, &calls, now()).quarantined, 2);
+        set_plan(&engine, json!({"name": "system"}));
+        for id in &ids {
+            assert!(!files_with(&data, id).is_empty(), "{place}: {id}");
+        }
+
+        let receipt = erase(&engine, "gone-visitor");
+        let counts = ["events", "aliases", "identity_calls", "held", "days"];
+        let found = counts.map(|count| receipt[count].as_u64().unwrap_or(0));
+        assert_eq!(found, [3, 1, 3, 1, 2], "{place}: {receipt}");
+        let receipt = erase(&engine, "gone-device");
+        let found = counts.map(|count| receipt[count].as_u64().unwrap_or(0));
+        assert_eq!(found, [1, 0, 1, 0, 1], "{place}: {receipt}");
+        // They are sent again, and do not come back.
+        let again: Vec<Value> = own
+            .into_iter()
+            .chain([removed_link])
+            .chain(rejected)
+            .collect();
+        let response = ingest(&engine, &again, now());
+        let answered = (response.logged, response.ignored);
+        assert_eq!(answered, (0, again.len()), "{place}");
+        engine.seal(now()).unwrap();
+
+        let model = open_at(&dir.path().join("model"), key);
+        send(&model, &others());
+        model.seal(now()).unwrap();
+        let calls = json!({"metric":"event_types","filter":{"event_type":"system"}});
+        let users = json!({"metric":"active_users"});
+        for reopened in [false, true] {
+            if reopened {
+                drop(engine);
+                engine = open_at(&data, key);
+            }
+            for (query, tz) in [(&calls, "UTC"), (&users, "UTC"), (&users, "Europe/Berlin")] {
+                let [found, expected] = [&engine, &model].map(|of| answer(of, query, tz));
+                assert_eq!(found, expected, "{place}: {query}");
+            }
+            let [found, expected] = [&engine, &model].map(|of| held(&list(of)));
+            assert_eq!(found, expected, "{place}");
+            for id in ids.iter().map(String::as_str).chain(["gone-"]) {
+                let found = files_with(&data, id);
+                assert_eq!(found, Vec::<PathBuf>::new(), "{place}: {id}");
+            }
+            let verified = engine.verify(&Progress::default()).unwrap();
+            assert!(verified.damage.is_empty(), "{place}: {:?}", verified.damage);
+        }
+        // The states are those of the events that are left.
+        assert_eq!(engine.rebuild().unwrap().changed, 0, "{place}");
+    }
 }
 
 /// A request of a client of `PostHog`.

@@ -25,6 +25,9 @@ const QUIET_MS: i64 = 10 * 60 * 1_000;
 /// An event: its user, its id, and the copy, by which the test knows it.
 type Row = (&'static str, &'static str, &'static str);
 
+/// The copy of an identity call, which names `ann`.
+const CALL: &str = "identify";
+
 /// Events that came in one after the other.
 fn frame(rows: &[Row]) -> Result<DataFrame> {
     let strings = |name: &'static str, of: fn(&Row) -> &'static str| {
@@ -37,10 +40,16 @@ fn frame(rows: &[Row]) -> Result<DataFrame> {
     let none = |name: &'static str| Column::full_null(name.into(), rows.len(), &DataType::String);
     let columns = vec![
         schema::timestamps(schema::TS, times.clone()),
-        strings(schema::EVENT_TYPE, |_| "action"),
+        strings(schema::EVENT_TYPE, |row| match row.2 {
+            CALL => "system",
+            _ => "action",
+        }),
         strings(schema::USER_ID, |row| row.0),
         strings(schema::FEATURE, |row| row.2),
-        strings(schema::METADATA, |_| "{}"),
+        strings(schema::METADATA, |row| match row.2 {
+            CALL => r#"{"previous_id":"ann"}"#,
+            _ => "{}",
+        }),
         none(schema::URL),
         strings(schema::EVENT_ID, |row| row.1),
         schema::timestamps(schema::RECEIVED_AT, times),
@@ -459,6 +468,32 @@ fn a_server_erases_in_its_own_files_and_in_joined_ones() -> Result<()> {
             .filter_map(|add| add.stats.as_deref())
             .collect();
         assert!(stats[0].contains("\"numRecords\":2"), "{stats:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_erasure_removes_identity_calls_of_others_from_own_and_joined_files() -> Result<()> {
+    for place in [folder(), bucket()] {
+        let to = &place.to;
+        let (mut a, mut b) = (server("a"), server("b"));
+        let calls = [("bob", "6", CALL), ("bob", "7", "a7")];
+        publish(&mut a, to, &[file(1, &calls)?, file(2, A1)?], NOW)?;
+        publish(&mut b, to, &[file(7, &[("cyd", "8", CALL)])?], NOW)?;
+        a.open(to, NOW)?;
+        assert_eq!(
+            a.erase(to, &["bob"], NOW)?.removed,
+            2,
+            "of all events of bob"
+        );
+        assert_eq!(found(to)?.0, ["a1", CALL]);
+        publish(&mut a, to, &[file(3, &calls)?], NOW)?;
+        assert_eq!(a.erase(to, &["ann"], NOW)?.removed, 2);
+        assert_eq!(found(to)?.0, ["a7", CALL], "the other server has one");
+        publish(&mut b, to, &[], NEXT_DAY)?;
+        assert_eq!(b.join_days(to, QUIET_MS, || NEXT_DAY)?, 1);
+        assert_eq!(b.erase(to, &["ann"], NEXT_DAY)?.removed, 1);
+        assert_eq!(found(to)?, (vec!["a7".to_owned()], 1));
     }
     Ok(())
 }

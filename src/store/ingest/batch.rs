@@ -8,7 +8,7 @@ use crate::dictionary::Dictionaries;
 use crate::digest::{Digest, Digester};
 use crate::event::identity::{self, Identity, identity_of};
 use crate::event::visitor::is_visitor_id;
-use crate::event::{self, Event, EventType, path};
+use crate::event::{self, Event, path};
 use crate::store::erased::ErasedUsers;
 
 /// Builds write batches; shared by everything that adds events to one store.
@@ -30,7 +30,8 @@ pub struct WriteBatch {
     pub(in crate::store) unnamed: String,
     /// Digests of the metadata keys of all events, event by event.
     pub(in crate::store) metadata_keys: Vec<Digest>,
-    /// Number of events that were left out because their users are erased.
+    /// Number of events that were left out because a user is erased: their own, or one whom an
+    /// identity call names.
     pub erased: usize,
 }
 
@@ -74,7 +75,7 @@ impl Name {
 }
 
 impl BatchBuilder {
-    /// Adds a new event, unless its user is erased.
+    /// Adds a new event, unless its user is erased, or an erased id is in it.
     pub fn push(&self, batch: &mut WriteBatch, event: &Event<'_>) {
         let Some(event) = self.unless_erased(event) else {
             batch.erased += 1;
@@ -86,27 +87,25 @@ impl BatchBuilder {
 
     /// The event as it is stored, under the pseudonym of its user if there are pseudonyms; `None`
     /// if its user is erased. Other ids of the user, which an identity call names, are treated
-    /// alike.
+    /// alike: a call that names an erased one says something about it alone.
     pub(in crate::store) fn unless_erased<'a, 'e>(
         &self,
         event: &'a Event<'e>,
     ) -> Option<Cow<'a, Event<'e>>> {
-        let Some(user) = event.user_id.as_deref() else {
+        let user = event.user_id.as_deref();
+        let mut others = identity::other_ids(event);
+        if user.is_some_and(|user| self.is_erased(user)) || others.any(|id| self.is_erased(&id)) {
+            return None;
+        }
+        let Some(pseudonyms) = &self.pseudonyms else {
             return Some(Cow::Borrowed(event));
         };
-        let user = self.stored_id(user)?;
-        let is_other = self.pseudonyms.is_some() || self.gate.is_used();
-        let metadata = if is_other && event.event_type == EventType::System {
-            identity::with_other_ids(event, |id| self.stored_id(id).map(Cow::into_owned))
-        } else {
-            None
-        };
-        if self.pseudonyms.is_none() && metadata.is_none() {
+        let metadata = identity::with_other_ids(event, |id| pseudonyms.of(id));
+        if user.is_none() && metadata.is_none() {
             return Some(Cow::Borrowed(event));
         }
-        let user_id = Some(Cow::Owned(user.into_owned()));
         let mut stored = Event {
-            user_id,
+            user_id: user.map(|user| pseudonyms.of(user).into()),
             ..event.clone()
         };
         if let Some(metadata) = metadata {
@@ -115,20 +114,13 @@ impl BatchBuilder {
         Some(Cow::Owned(stored))
     }
 
-    /// The id under which a user is stored: the pseudonym if there are pseudonyms; `None` if the
-    /// user is erased.
-    fn stored_id<'i>(&self, user: &'i str) -> Option<Cow<'i, str>> {
-        let is_erased = |user: &str| self.gate.is_erased(user, &self.names.users);
-        if is_erased(user) {
-            return None;
-        }
-        let Some(pseudonyms) = &self.pseudonyms else {
-            return Some(Cow::Borrowed(user));
-        };
-        // The user may have been erased by the clear id, before pseudonyms were switched on, or by
-        // the pseudonym, after that.
-        let pseudonym = pseudonyms.of(user);
-        (!is_erased(&pseudonym)).then(|| pseudonym.into())
+    /// True if an id is erased. It may have been erased by the clear id, before pseudonyms were
+    /// switched on, or by the pseudonym, after that.
+    fn is_erased(&self, id: &str) -> bool {
+        let is_erased = |id: &str| self.gate.is_erased(id, &self.names.users);
+        let pseudonyms = self.pseudonyms.as_ref();
+        self.gate.is_used()
+            && (is_erased(id) || pseudonyms.is_some_and(|all| is_erased(&all.of(id))))
     }
 
     /// Adds an event whose line is in the log already.
@@ -246,9 +238,14 @@ impl WriteBatch {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use ring::hmac;
+
     use super::*;
     use crate::error::Result;
     use crate::event::EventType;
+    use crate::store::erased::hash;
 
     fn event(user: Option<&'static str>, feature: Option<&'static str>) -> Event<'static> {
         Event {
@@ -300,6 +297,46 @@ mod tests {
         let keys = ["\"a\"", "\"b\""].map(|key| maker.keys.digest(key));
         for row in &batch.rows {
             assert_eq!(batch.metadata_keys_of(row), keys);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_identity_call_that_names_an_erased_id_is_left_out() -> Result<()> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let file = dir.path().join("key");
+        std::fs::write(&file, "0123456789abcdef").expect("written");
+        let pseudonyms = Pseudonyms::load(&file, &dir.path().join("data"))?;
+        for pseudonyms in [None, Some(pseudonyms)] {
+            let gone = match &pseudonyms {
+                Some(pseudonyms) => pseudonyms.of("gone"),
+                None => "gone".to_owned(),
+            };
+            let maker = BatchBuilder {
+                pseudonyms,
+                ..maker()?
+            };
+            let key = hmac::Key::new(hmac::HMAC_SHA256, b"a key");
+            let hashes = [hash(&key, &gone)].into();
+            let users = &maker.names.users;
+            maker
+                .gate
+                .set(Some(key), &hashes, &BTreeSet::new(), users)?;
+            for user in [Some("a"), None] {
+                let mut batch = WriteBatch::default();
+                for id in ["gone", "b"] {
+                    let call = Event {
+                        event_type: EventType::System,
+                        metadata: format!(r#"{{"previous_id":"{id}"}}"#).into(),
+                        ..event(user, Some("identify"))
+                    };
+                    maker.push(&mut batch, &call);
+                }
+                assert_eq!((batch.erased, batch.len()), (1, 1), "{user:?}");
+                let line = String::from_utf8_lossy(&batch.lines);
+                let is_clear = line.contains(r#""previous_id":"b""#);
+                assert_eq!(is_clear, maker.pseudonyms.is_none(), "{line}");
+            }
         }
         Ok(())
     }

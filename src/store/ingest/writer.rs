@@ -21,7 +21,10 @@ use super::dedup::{Origin, RecentIds, SharedIds};
 use super::event_log::{EventLog, NextLog};
 use super::live::Live;
 use super::rate::{Accepted, Rate};
+use crate::dictionary::{SYSTEM_TYPE, UserDictionary};
 use crate::error::{Error, Result};
+use crate::event;
+use crate::event::identity::other_ids;
 use crate::monitoring::Monitoring;
 use crate::store::erased::ErasedUsers;
 use crate::store::files::identity;
@@ -50,7 +53,7 @@ pub struct Stored {
     pub logged: usize,
     /// Events that had been stored before, by their id.
     pub duplicates: usize,
-    /// Events of erased users.
+    /// Events of erased users, and identity calls that name one.
     pub erased: usize,
     /// Stored events with a name beyond a limit.
     pub rest: RestCounts,
@@ -525,7 +528,8 @@ struct Kept {
     row: BatchRow,
 }
 
-/// Appends the new events of a batch to the group, without those of erased users and duplicates.
+/// Appends the new events of a batch to the group, without those of erased users, identity calls
+/// that name one, and duplicates.
 fn take_new(
     recent: &mut RecentIds,
     erased: &RoaringBitmap,
@@ -543,7 +547,9 @@ fn take_new(
             .unwrap_or_default();
         line_start = row.line_end;
         let user = admission.find_user(row, &batch.unnamed);
-        if user.is_some_and(|user| erased.contains(user)) {
+        if user.is_some_and(|user| erased.contains(user))
+            || names_erased(row, line, erased, &admission.names().users)
+        {
             stored.erased += 1;
             continue;
         }
@@ -562,6 +568,23 @@ fn take_new(
         }
     }
     stored
+}
+
+/// True if the line of an identity call names a user who was erased since the batch was built.
+fn names_erased(
+    row: &BatchRow,
+    line: &[u8],
+    erased: &RoaringBitmap,
+    users: &UserDictionary,
+) -> bool {
+    if row.event_type != SYSTEM_TYPE || erased.is_empty() {
+        return false;
+    }
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    event::read_line(line).is_ok_and(|event| {
+        let mut codes = other_ids(&event).filter_map(|id| users.find(&id));
+        codes.any(|code| erased.contains(code))
+    })
 }
 
 /// Sums up commits, so that a busy server traces them once a second and not once a request.
@@ -652,6 +675,13 @@ mod tests {
             pseudonyms: None,
         };
         let gone = maker.names.users.number("gone")?;
+        let call = |alias: &str| Event {
+            event_type: EventType::System,
+            feature: Some("$create_alias".into()),
+            // Only the last one can become an alias.
+            metadata: format!(r#"{{"alias":"{alias}","previous_id":"other"}}"#).into(),
+            ..event("a", None)
+        };
         let admission = Admission::new(&maker, NameLimits::default(), NewUsers::default());
         let until_us = Arc::new(AtomicI64::new(i64::MAX));
         let mut recent = RecentIds::new(Vec::new(), i64::MAX, until_us);
@@ -664,6 +694,8 @@ mod tests {
                     event("a", Some("1")),
                     event("gone", Some("2")),
                     event("a", None),
+                    call("gone"),
+                    call("b"),
                 ],
             ),
             batch(&maker, &[event("a", Some("1")), event("b", Some("1"))]),
@@ -686,13 +718,14 @@ mod tests {
             erased,
             rest: RestCounts::default(),
         };
-        assert_eq!(stored, [expected(2, 1, 1), expected(1, 1, 0)]);
+        assert_eq!(stored, [expected(3, 1, 2), expected(1, 1, 0)]);
         let of_batch: Vec<usize> = kept.iter().map(|kept| kept.batch).collect();
-        assert_eq!(of_batch, [0, 0, 1]);
+        assert_eq!(of_batch, [0, 0, 0, 1]);
         // The lines of the group are those of the kept events, in order.
         let alone = [
             event("a", Some("1")),
             event("a", None),
+            call("b"),
             event("b", Some("1")),
         ];
         assert_eq!(lines, batch(&maker, &alone).lines);

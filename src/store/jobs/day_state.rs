@@ -12,7 +12,7 @@ use crate::dictionary::{Dictionaries, Lookup};
 use crate::digest::{Digest, DigestMap, Digester};
 use crate::error::{Error, Result};
 use crate::schema;
-use crate::store::erased::is_any;
+use crate::store::erased::{is_about, is_any};
 use crate::store::files::segment::{self, Segment};
 use crate::store::ingest::admission::MAX_FEATURES;
 
@@ -30,7 +30,7 @@ pub struct DayEvents<'a> {
     pub named: RoaringBitmap,
     /// Features that the day may name. Up to this limit, those that were received first are added.
     pub max_features: u32,
-    /// Users whose events do not count.
+    /// Users whose events do not count, nor the identity calls that name them.
     pub without: &'a [&'a str],
 }
 
@@ -43,7 +43,9 @@ impl DayEvents<'_> {
         self.name_first_features()?;
         let mut events = segment::scan(self.segments)?;
         if !self.without.is_empty() {
-            events = events.filter(is_any(self.without).not());
+            let has_system = self.segments.iter().any(|segment| segment.meta.system > 0);
+            let theirs = if has_system { is_about } else { is_any };
+            events = events.filter(theirs(self.without).not());
         }
         let events = events.select(self.names.counted_among(&self.named));
         let counted = daily::plan(events, self.zones).collect_with_engine(Engine::Streaming)?;

@@ -1,8 +1,10 @@
-//! Erasure: all events of some users are removed everywhere, and stay away.
+//! Erasure: all events of some users are removed everywhere, and stay away. So are the identity
+//! calls of other users that name one of them: they say something about an erased id alone.
 //!
 //! 1. The users are recorded in `erasures.json`, durably, with a keyed hash each that is kept
-//!    forever: from then on no event of theirs is accepted. 2. The log is sealed. 3. Their events
-//!    are found; the daily states without them are the commit from which no query sees them. 4. The
+//!    forever: from then on no event of theirs, and no such call, is accepted. 2. The log is
+//!    sealed. 3. Their events and these calls are found, the calls in all segments with `system`
+//!    events; the daily states without them are the commit from which no query sees them. 4. The
 //!    segments with their events are written again without them, day by day. 5. Their ids leave the
 //!    dictionary; their codes are never given again. 6. The quarantine and the held events
 //!    are cleaned, and the ids are removed from `erasures.json`. After a crash that file lists what
@@ -21,15 +23,16 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 use utoipa::ToSchema;
 
+use super::links::CALL_COLUMNS;
 use super::seal::has_events_of;
 use crate::checksum::{self, Mismatch};
 use crate::daily::{self, Day, Place, Slices};
 use crate::dictionary::{Dictionaries, UserDictionary};
 use crate::error::{Error, Result};
-use crate::event;
+use crate::event::{self, SYSTEM_NAME, identity};
 use crate::links::Links;
 use crate::schema;
-use crate::store::erased::{ErasedUsers, hash, mask_of};
+use crate::store::erased::{ErasedUsers, hash, mask_of, mask_of_calls};
 use crate::store::files::folder::Folder;
 use crate::store::files::links::OldTables;
 use crate::store::files::rotation::RotatedLog;
@@ -43,6 +46,8 @@ use crate::store::version::{
 use crate::store::{Store, pipeline};
 use crate::window;
 
+/// Rows of which the metadata is in memory at once while calls are searched: a row group.
+const ROWS_AT_ONCE: usize = 131_072;
 /// Bytes of the key of the hashes.
 const KEY_BYTES: usize = 32;
 /// Fewer events are erased without confirmation: about those of one very busy person in a day.
@@ -75,6 +80,10 @@ pub struct Erased {
     pub events: u64,
     /// Days of these events.
     pub days: usize,
+    /// Identity calls of other users that named one of these users. They were removed as well, and
+    /// are not among `events`. Absent without any.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub identity_calls: usize,
     /// Segments written again.
     pub segments: usize,
     /// Daily states written again.
@@ -223,23 +232,23 @@ pub fn repeat_erasures(root: &Path, newer: &[u8]) -> Result<RepeatedErasures> {
     Ok(RepeatedErasures { users, unknown })
 }
 
-/// The ids of all users with events, each once.
+/// The ids of all users with events, and those that identity calls name, each once.
 fn ids_in(root: &Path) -> Result<Vec<String>> {
     let manifest = Manifest::load(root)?;
     let sealed_through = manifest.sealed_through;
     let version = Version::of(root, manifest);
     let mut ids = HashSet::new();
-    let mut add = |frame: DataFrame| {
-        let users = frame.column(schema::USER_ID)?.str()?;
-        ids.extend(users.iter().flatten().map(str::to_owned));
-        Ok::<(), Error>(())
-    };
     for segment in &version.segments {
         match segment.verify() {
             Ok(()) => {
                 let one = std::slice::from_ref(segment);
                 let users = segment::scan(one)?.select([col(schema::USER_ID)]);
-                add(users.unique(None, UniqueKeepStrategy::Any).collect()?)?;
+                let users = users.unique(None, UniqueKeepStrategy::Any).collect()?;
+                let users = users.column(schema::USER_ID)?.str()?;
+                ids.extend(users.iter().flatten().map(str::to_owned));
+                if segment.meta.system > 0 {
+                    ids.extend(named_in(segment)?);
+                }
             }
             // It was damaged when the backup was made, and is not in it.
             Err(Error::Damaged { .. }) => {}
@@ -255,14 +264,17 @@ fn ids_in(root: &Path) -> Result<Vec<String>> {
         }
         recovery::scan_part(&log, 0..u64::MAX, |event| {
             ids.extend(event.user_id.as_deref().map(str::to_owned));
+            ids.extend(identity::other_ids(event).map(Cow::into_owned));
             Ok(())
         })?;
     }
     let held = root.join(HELD_EVENTS_FILE);
     if files::is_file(&held)? {
         let lines = std::fs::read(&held).map_err(Error::io("read", &held))?;
-        let held = event::lines(&lines).filter_map(held_file::read);
-        ids.extend(held.filter_map(|held| held.event.user_id.map(Cow::into_owned)));
+        for held in event::lines(&lines).filter_map(held_file::read) {
+            ids.extend(identity::other_ids(&held.event).map(Cow::into_owned));
+            ids.extend(held.event.user_id.map(Cow::into_owned));
+        }
     }
     let names = Dictionaries::new()?;
     dictionary::load(root, version.dictionary, &names.users)?;
@@ -270,6 +282,21 @@ fn ids_in(root: &Path) -> Result<Vec<String>> {
     ids.extend(codes.filter_map(|code| names.users.text(code)));
     let mut ids: Vec<String> = ids.into_iter().collect();
     ids.sort_unstable();
+    Ok(ids)
+}
+
+/// The ids that the identity calls of a segment name.
+fn named_in(segment: &Segment) -> Result<Vec<String>> {
+    let events = segment::read_alone(segment, Some(&CALL_COLUMNS), ALL_ROWS)?;
+    let of_lake = |name| Ok::<_, Error>(events.column(name)?.str()?.iter());
+    let rows = of_lake(schema::EVENT_TYPE)?.zip(of_lake(schema::FEATURE)?);
+    let mut ids = Vec::new();
+    for ((event_type, call), metadata) in rows.zip(of_lake(schema::METADATA)?) {
+        if event_type == Some(SYSTEM_NAME) {
+            let (call, metadata) = (call.unwrap_or_default(), metadata.unwrap_or_default());
+            ids.extend(identity::named_ids(call, metadata).map(Cow::into_owned));
+        }
+    }
     Ok(ids)
 }
 
@@ -297,15 +324,19 @@ enum SearchScope {
     AllDays,
 }
 
-/// The events of some users in a segment.
+/// The events of some users in a segment, and the identity calls of others that name them.
 struct Found {
     segment: Arc<Segment>,
+    /// The events of the users.
     events: u64,
     users: RoaringBitmap,
     /// The share in the daily states of those of them who are in the state of the day.
     states: Slices,
-    /// The share of the others: they are beyond the limit of new users, or left before a crash.
+    /// The share of the others, who are beyond the limit of new users or left before a crash, and
+    /// that of the calls.
     rest: Slices,
+    /// The calls.
+    identity_calls: u64,
 }
 
 /// The share of erased users in the states of a reporting zone.
@@ -318,9 +349,9 @@ struct ZoneErasure<'a> {
     removed: &'a Slices,
     /// Their ids.
     pending: &'a [&'a str],
-    /// Days of UTC with events of theirs as users beyond the limit: days of the zone that they
-    /// overlap are counted again where all of their events are kept.
-    with_rest: &'a BTreeSet<Day>,
+    /// Days of UTC that were counted again: days of the zone that they overlap are too, where all
+    /// of their events are kept.
+    recounted: &'a BTreeSet<Day>,
 }
 
 impl Store {
@@ -462,7 +493,11 @@ impl Store {
             users: pending.len(),
             users_found: users.len() as usize,
             events: found.iter().map(|found| found.events).sum(),
-            days: days_of(&found).len(),
+            days: days_of(found.iter().filter(|found| found.events > 0)).len(),
+            identity_calls: found
+                .iter()
+                .map(|found| found.identity_calls as usize)
+                .sum(),
             ..Erased::default()
         };
         erased.states = self.erase_in_states(&pending, &found)?;
@@ -499,29 +534,42 @@ impl Store {
         numbers.collect()
     }
 
-    /// The segments with events of these users, and the error of a segment that could not be read.
+    /// The segments with events of these users or with identity calls that name them, and the error
+    /// of a segment that could not be read.
     fn find(&self, users: &[&str], scope: SearchScope) -> Result<(Vec<Found>, Option<Error>)> {
         let names = self.names();
         let version = self.versions.version();
-        let segments = match scope {
+        let of_users = match scope {
             SearchScope::DaysOfStates => version.segments_with(&self.numbers_of(users), names)?,
             SearchScope::AllDays => version.segments.clone(),
         };
-        let mut segments = segments.into_iter();
+        let of_users: HashSet<&str> = of_users.iter().map(|segment| &*segment.meta.path).collect();
+        let segments = version.segments.iter().map(|segment| {
+            let may_have_events = of_users.contains(&*segment.meta.path);
+            (segment.clone(), may_have_events)
+        });
+        let mut segments = segments
+            .filter(|(segment, may_have_events)| *may_have_events || segment.meta.system > 0);
         let mut found = Vec::new();
         let mut damaged = None;
         let wanted: HashSet<&str> = users.iter().copied().collect();
         pipeline::ordered_on(
             pipeline::background_threads(),
             || Ok(segments.next()),
-            |segment| {
+            |(segment, may_have_events)| {
                 let state = version.states.get(&segment.day());
                 let known = state.map(|state| state.activity(names)).transpose()?;
                 let named = state.map(|state| state.named_features(names));
-                let events = events_of(&wanted, &segment)?
-                    .lazy()
-                    .select(names.counted_among(&named.unwrap_or_default()))
-                    .collect()?;
+                let named = named.unwrap_or_default();
+                let coded = |events: DataFrame| {
+                    let events = events.lazy().select(names.counted_among(&named));
+                    events.collect()
+                };
+                let events = match may_have_events {
+                    true => coded(events_of(&wanted, &segment)?)?,
+                    false => coded(DataFrame::empty_with_schema(&schema::lake()))?,
+                };
+                let calls = coded(calls_of(&wanted, &segment)?)?;
                 let numbers = events.column(schema::USER_ID)?.u32()?;
                 // Users who left the state before a crash are not removed from it twice.
                 let is_known = |user: Option<u32>| {
@@ -534,17 +582,20 @@ impl Store {
                 let slices = |events: DataFrame| {
                     daily::read(&daily::plan(events.lazy(), zones).collect()?, zones)
                 };
+                let mut rest = slices(events.filter(&!&is_known)?)?;
+                rest.merge(&slices(calls.clone())?);
                 Ok(Found {
                     events: events.height() as u64,
                     users: daily::set(numbers.iter().flatten().collect()),
                     states: slices(events.filter(&is_known)?)?,
-                    rest: slices(events.filter(&!&is_known)?)?,
+                    rest,
+                    identity_calls: calls.height() as u64,
                     segment,
                 })
             },
             |one: Result<Found>| {
                 match one {
-                    Ok(one) if one.events > 0 => found.push(one),
+                    Ok(one) if one.events + one.identity_calls > 0 => found.push(one),
                     Ok(_) => {}
                     Err(error @ Error::Damaged { .. }) => damaged = damaged.take().or(Some(error)),
                     Err(error) => return Err(error),
@@ -563,8 +614,9 @@ impl Store {
         found.iter().for_each(|found| removed.merge(&found.states));
         let removed_of_utc = removed.of_utc();
         let with_events = days_of(found);
-        // Days whose users beyond the limit are still counted with those who are erased.
-        let mut with_rest: BTreeSet<Day> = BTreeSet::new();
+        let with_calls = days_of(found.iter().filter(|found| found.identity_calls > 0));
+        // Days that still counted users beyond the limit who are erased, or the calls.
+        let mut recounted: BTreeSet<Day> = BTreeSet::new();
         let mut transaction = self.begin()?;
         transaction.next.sequence += 1;
         let days: Vec<Day> = transaction.base().states.keys().copied().collect();
@@ -576,25 +628,41 @@ impl Store {
                     continue;
                 };
                 let mut state = file.state(names)?;
-                // A state does not list the users beyond the limit: it is counted again.
+                let has_theirs = state.activity.has_any(&users);
                 let rest = state.activity.stored_rest_user_events();
-                if rest > 0 && with_events.contains(&utc_day) {
-                    let counted = self.day_state(version, day, pending)?;
-                    if counted.activity.stored_rest_user_events() < rest {
-                        with_rest.insert(utc_day);
+                if has_theirs {
+                    state.remove(&users, removed_of_utc.get(&utc_day));
+                }
+                // A state does not list the users beyond the limit, nor the users who have no other
+                // event than the calls: it is counted again.
+                let has_rest = rest > 0 && with_events.contains(&utc_day);
+                if has_rest || with_calls.contains(&utc_day) {
+                    let before = state.activity.stored_events();
+                    match self.day_state(version, day, pending) {
+                        // The day has another segment, which is damaged: no segment of the day can
+                        // be written again, and the erasure is tried again.
+                        Err(Error::Damaged { .. }) if !has_rest => {}
+                        counted => {
+                            let counted = counted?;
+                            let after = &counted.activity;
+                            if after.stored_rest_user_events() < rest
+                                || after.stored_events() < before
+                            {
+                                recounted.insert(utc_day);
+                            }
+                            return Ok(Some((day, counted)));
+                        }
                     }
-                    return Ok(Some((day, counted)));
                 }
                 // Else it was done before a crash, or there is nothing to do.
-                if state.activity.has_any(&users) {
-                    state.remove(&users, removed_of_utc.get(&utc_day));
+                if has_theirs {
                     return Ok(Some((day, state)));
                 }
             }
             Ok(None)
         })?;
         for found in found {
-            if with_rest.contains(&found.segment.day()) {
+            if recounted.contains(&found.segment.day()) {
                 removed.merge(&found.rest);
             }
         }
@@ -610,7 +678,7 @@ impl Store {
                 users: &users,
                 removed: &removed,
                 pending,
-                with_rest: &with_rest,
+                recounted: &recounted,
             };
             written += self.erase_in_zone(&mut transaction, from_zone)?;
         }
@@ -664,9 +732,13 @@ impl Store {
                     continue;
                 };
                 let mut utc_days = window::utc_days_of(day.date(), tz);
-                let has_rest = utc_days.any(|utc_day| erasure.with_rest.contains(&utc_day));
+                let has_rest = utc_days.any(|utc_day| erasure.recounted.contains(&utc_day));
                 if has_rest && has_events_of(version, day) {
-                    return Ok(Some((day, self.day_state(version, day, erasure.pending)?)));
+                    match self.day_state(version, day, erasure.pending) {
+                        // A segment of the other day of UTC is damaged.
+                        Err(Error::Damaged { .. }) => {}
+                        counted => return Ok(Some((day, counted?))),
+                    }
                 }
                 if removed.is_some() || file.activity_once(names)?.has_any(users) {
                     let mut state = file.state(names)?;
@@ -730,7 +802,10 @@ impl Store {
                 continue;
             }
             let events = segment::read_alone(&segment, None, ALL_ROWS)?;
-            let theirs = mask_of(users, events.column(schema::USER_ID)?.str()?);
+            let mut theirs = mask_of(users, events.column(schema::USER_ID)?.str()?);
+            if segment.meta.system > 0 {
+                theirs = theirs | mask_of_calls(users, &events)?;
+            }
             let mut events = events.filter_seq(&!theirs)?;
             let kept = if events.height() == 0 {
                 None
@@ -801,7 +876,26 @@ fn events_of(users: &HashSet<&str>, segment: &Segment) -> Result<DataFrame> {
     Ok(events)
 }
 
+/// The identity calls of other users in a segment that name some users, with the columns of
+/// [`CALL_COLUMNS`].
+fn calls_of(users: &HashSet<&str>, segment: &Segment) -> Result<DataFrame> {
+    let mut found = DataFrame::empty_with_schema(&schema::lake()).select(CALL_COLUMNS)?;
+    if segment.meta.system == 0 {
+        return Ok(found);
+    }
+    let rows = usize::try_from(segment.meta.rows).unwrap_or(usize::MAX);
+    for start in (0..rows).step_by(ROWS_AT_ONCE) {
+        let some = start..start.saturating_add(ROWS_AT_ONCE).min(rows);
+        let events = segment::read_alone(segment, Some(&CALL_COLUMNS), some)?;
+        let theirs = mask_of(users, events.column(schema::USER_ID)?.str()?);
+        let calls = mask_of_calls(users, &events)? & !theirs;
+        found.vstack_mut(&events.filter_seq(&calls)?)?;
+    }
+    Ok(found)
+}
+
 /// The days on which events were found.
-fn days_of(found: &[Found]) -> BTreeSet<Day> {
-    found.iter().map(|found| found.segment.day()).collect()
+fn days_of<'a>(found: impl IntoIterator<Item = &'a Found>) -> BTreeSet<Day> {
+    let days = found.into_iter().map(|found| found.segment.day());
+    days.collect()
 }

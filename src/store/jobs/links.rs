@@ -108,8 +108,8 @@ pub(super) fn statements_of(
     Ok(found)
 }
 
-/// The columns that say what an identity call says.
-const CALL_COLUMNS: [&str; 5] = [
+/// The columns that say what an identity call says, and when.
+pub(super) const CALL_COLUMNS: [&str; 5] = [
     schema::TS,
     schema::EVENT_TYPE,
     schema::USER_ID,

@@ -100,7 +100,7 @@ impl Store {
     }
 
     /// Computes the states of the events of a day of UTC from its segments, without those of some
-    /// users.
+    /// users and the identity calls that name them.
     fn day_slices(&self, version: &Version, day: Day, without: &[&str]) -> Result<Slices> {
         let names = self.names();
         let events = DayEvents {

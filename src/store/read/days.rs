@@ -14,6 +14,7 @@ use crate::dictionary::UserDictionary;
 use crate::error::{Error, Result};
 use crate::links::canonical::Canonical;
 use crate::schema;
+use crate::store::erased::Visible;
 use crate::store::files::segment::{self, Segment};
 use crate::store::version::tail::Chunk;
 use crate::window::DAY_US;
@@ -27,7 +28,7 @@ pub struct DayOfEvents {
     parts: Vec<Part>,
     range_us: Range<i64>,
     system: SystemEvents,
-    visible: Option<Expr>,
+    visible: Option<Visible>,
     /// The users of ids, and their dictionary.
     canonical: Option<(Arc<Canonical>, UserDictionary)>,
 }
@@ -70,7 +71,7 @@ impl DayOfEvents {
             Some(Part::Chunk(part)) => (part.events()?.lazy(), part.chunk.has_system),
             None => return Err(Error::Busy("a part of a day does not exist")),
         };
-        let visible = self.system.of_lake(has_system, self.visible.clone());
+        let visible = self.system.of_visible(has_system, self.visible.clone());
         let events = events.filter(inside(&self.range_us, visible));
         Ok(match &self.canonical {
             Some((canonical, users)) => {

@@ -11,6 +11,7 @@ use crate::dictionary::REST_USER;
 use crate::error::Result;
 use crate::links::canonical::Canonical;
 use crate::schema;
+use crate::store::erased::Visible;
 use crate::store::files::columns;
 use crate::store::files::segment::{self, Segment};
 use crate::store::pipeline;
@@ -220,7 +221,7 @@ impl Reader {
         let snapshot = self.versions.snapshot(&range_us)?;
         let mut segments = segments_in(&snapshot, &range_us);
         segments.sort_by_key(|segment| segment.day());
-        let inside = inside(&range_us, snapshot.visible);
+        let inside = inside(&range_us, snapshot.visible.map(Visible::all));
         Ok(parts(verified(segments, 1)?, snapshot.tail, inside))
     }
 }

@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 use crate::checksum;
 use crate::daily::date;
 use crate::error::{Error, Result};
+use crate::event::SYSTEM_NAME;
 use crate::parquet;
 use crate::schema;
 use crate::store::Store;
-use crate::store::erased::is_any;
+use crate::store::erased::{Visible, is_about, is_any};
 use crate::store::files::output::Output;
 use crate::store::files::segment::{self, FORMAT, Segment, Sorted};
 use crate::store::version::{ALWAYS_US, SealedLinks, Version};
@@ -82,7 +83,7 @@ impl Store {
     pub fn days_with_unsealed(&self, window: Option<&Window>) -> Result<Vec<SealedDay>> {
         let mut days = self.sealed_days(window)?;
         let snapshot = self.versions.snapshot(&ALWAYS_US)?;
-        let visible = snapshot.visible.unwrap_or(lit(true));
+        let visible = snapshot.visible.map_or(lit(true), Visible::all);
         let mut unsealed = Vec::new();
         for chunk in snapshot.tail {
             unsealed.push(chunk.whole()?.lazy().filter(visible.clone()));
@@ -275,30 +276,43 @@ impl Part<'_> {
 }
 
 /// Writes the events of a Parquet file with the columns of [`schema::lake`] to `temp`, durably,
-/// without those of some users. `None` if there are no events of theirs.
+/// without those of some users and the identity calls that name them. `None` if there are none.
 ///
 /// # Errors
 /// If a file cannot be read or written.
 pub fn rewrite_without(path: &Path, temp: &Path, users: &[&str]) -> Result<Option<ExportPartMeta>> {
     let events = read(path)?;
     let before = events.height();
-    let kept = events.lazy().filter(is_any(users).not()).collect()?;
+    let kept = events.lazy().filter(is_about(users).not()).collect()?;
     if kept.height() == before {
         return Ok(None);
     }
     write(kept, temp).map(Some)
 }
 
-/// The number of events of such a file that are of some users.
+/// The number of events of such a file that are of some users, or identity calls that name them.
 ///
 /// # Errors
 /// If it cannot be read.
 pub fn count_of(path: &Path, users: &[&str]) -> Result<u64> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let ids = ParquetReader::new(file)
-        .with_columns(Some(vec![schema::USER_ID.to_owned()]))
-        .finish()?;
-    let theirs = ids.lazy().filter(is_any(users)).collect()?;
+    let read = |columns: &[&str]| {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let columns = columns.iter().map(|&name| name.to_owned()).collect();
+        let reader = ParquetReader::new(file).with_columns(Some(columns));
+        Ok::<_, Error>(reader.finish()?)
+    };
+    let ids = read(&[schema::USER_ID, schema::EVENT_TYPE])?;
+    let types = ids.column(schema::EVENT_TYPE)?.str()?;
+    let has_system = types.iter().any(|name| name == Some(SYSTEM_NAME));
+    let theirs = if has_system {
+        let details = read(&[schema::FEATURE, schema::METADATA])?;
+        ids.hstack(details.columns())?
+            .lazy()
+            .filter(is_about(users))
+            .collect()?
+    } else {
+        ids.lazy().filter(is_any(users)).collect()?
+    };
     Ok(theirs.height() as u64)
 }
 

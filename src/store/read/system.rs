@@ -7,6 +7,7 @@ use polars::prelude::*;
 use crate::dictionary::SYSTEM_TYPE;
 use crate::event::SYSTEM_NAME;
 use crate::schema;
+use crate::store::erased::Visible;
 use crate::store::files::segment::Segment;
 
 /// Access of a reader to `system` events.
@@ -34,10 +35,24 @@ impl SystemEvents {
         })
     }
 
-    /// The condition on the events of some segments.
-    pub(super) fn of_segments(self, segments: &[Arc<Segment>], and: Option<Expr>) -> Option<Expr> {
+    /// The same with what an erasure in progress hides.
+    pub(super) fn of_visible(self, has_system: bool, visible: Option<Visible>) -> Option<Expr> {
+        let visible = visible.map(|visible| match (self, has_system) {
+            (Self::Included, true) => visible.all(),
+            // There are no identity calls, or none is read.
+            _ => visible.users,
+        });
+        self.of_lake(has_system, visible)
+    }
+
+    /// The same for the events of some segments.
+    pub(super) fn of_segments(
+        self,
+        segments: &[Arc<Segment>],
+        visible: Option<Visible>,
+    ) -> Option<Expr> {
         let has_system = segments.iter().any(|segment| segment.meta.system > 0);
-        self.of_lake(has_system, and)
+        self.of_visible(has_system, visible)
     }
 
     fn filter(

@@ -298,7 +298,8 @@ impl Reader {
                 events: Events::Segment(segment),
                 key: Some(key).filter(|_| !is_hiding),
                 range_us: range_us.clone(),
-                visible: snapshot.visible.clone(),
+                // `system` events are never counted.
+                visible: snapshot.visible.clone().map(|visible| visible.users),
             }
         });
         Ok(chunks.chain(segments).collect())

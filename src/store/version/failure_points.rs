@@ -153,7 +153,7 @@ fn open_with(dir: &Path, zones: &str) -> Result<Store> {
 }
 
 /// The users whose events are identity calls, with the ids that these name.
-const ALIASES: [(&str, &str); 2] = [("zoe", "dora"), ("yan", "eve")];
+const ALIASES: [(&str, &str); 3] = [("zoe", "dora"), ("yan", "eve"), ("xena", "ben")];
 
 /// An event of a user, some days ago.
 fn event(user: &str, days: i64) -> Event<'_> {
@@ -204,6 +204,11 @@ impl Job {
         match self {
             Self::Seal => append(&store, &[("eve", 1), ("eve", 0), ("yan", 0)])?,
             Self::Index => store.compact_without_index(now())?,
+            Self::Erase => {
+                // The call of another user.
+                append(&store, &[("xena", 1), ("xena", 2)])?;
+                store.seal()?;
+            }
             Self::ExpireIds | Self::Renumber => {
                 if self == Self::Renumber {
                     // Most users are old ones, and the index has columns.

@@ -22,7 +22,7 @@ use polars::prelude::Expr;
 use roaring::RoaringBitmap;
 
 use super::clock::ClockMeta;
-use super::erased::ErasedUsers;
+use super::erased::{ErasedUsers, Visible};
 use super::lock::{Guard, Ordered, Rank};
 use crate::daily::{Day, OtherZones};
 use crate::dictionary::Dictionaries;
@@ -447,8 +447,8 @@ pub struct Snapshot {
     pub version: Arc<Version>,
     /// Events that are not sealed.
     pub tail: Vec<Arc<Chunk>>,
-    /// Hides users whose erasure is in progress, if there are any: an expression on ids.
-    pub visible: Option<Expr>,
+    /// Hides users whose erasure is in progress, if there are any.
+    pub visible: Option<Visible>,
     /// The same for the frames of the tail: an expression on codes.
     pub visible_tail: Option<Expr>,
     /// The users of ids; none if there are no links.
