@@ -2,13 +2,18 @@
 
 use std::path::Path;
 
+use ring::hmac;
+use serde_json::json;
+
 use super::*;
 use crate::config::{Durability, NameLimits};
 use crate::event::{Event, EventType};
 use crate::monitoring::{self, PageFormat};
 use crate::progress::Progress;
+use crate::store::erased::hash;
+use crate::store::files::dictionary;
 use crate::store::files::rows::LakeRows;
-use crate::store::version::ALWAYS_US;
+use crate::store::version::{ALWAYS_US, SealedLinks};
 use crate::zones::Zones;
 
 fn store(dir: &Path) -> Result<Store> {
@@ -272,6 +277,47 @@ fn append_all(store: &Store, events: &[Event<'_>]) -> Result<()> {
     }
     let reply = store.append(batch)?.blocking_recv();
     reply.expect("a reply").map(drop)
+}
+
+#[test]
+fn the_links_of_a_store_of_an_earlier_version_are_found_in_its_events() -> Result<()> {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    {
+        let store = store(dir.path())?;
+        let calls = [identify("ann", "phone", 5), identify("bob", "gone", 6)];
+        append_all(&store, &calls)?;
+        store.seal()?;
+        let calls = [identify("bob", "phone", 4), identify("ann", "bob", 7)];
+        append_all(&store, &calls)?;
+        store.seal()?;
+        // That version knew no links, and no aliases. It kept a call that names an erased id.
+        let aliases = store.numbers_of(&["phone", "gone"]);
+        assert_eq!(aliases.len(), 2);
+        let mut transaction = store.begin()?;
+        let known = transaction.base().dictionary;
+        let (meta, forgotten) = dictionary::forget(&store.folder, known, &aliases)?;
+        assert_eq!(forgotten, 2);
+        transaction.next.dictionary = meta;
+        transaction.next.links = SealedLinks::default();
+        transaction.commit(|_| {})?.removed?;
+        let key = hmac::Key::new(hmac::HMAC_SHA256, b"a key");
+        let erasures = json!({"key": "a key", "erased": [hash(&key, "gone")], "pending": []});
+        store.folder.replace_json(ERASURES_FILE, &erasures)?;
+    }
+    for start in ["first", "second"] {
+        let store = store(dir.path())?;
+        assert!(store.versions.version().links.meta.is_some(), "{start}");
+        let code = |id: &str| store.names().users.find(id);
+        assert_eq!(code("gone"), None, "{start}");
+        let links = store.all_links();
+        let [phone, bob] = ["phone", "bob"].map(|id| code(id).expect("a known id"));
+        assert_eq!((links.user_of(phone), links.len()), (Some(bob), 1));
+        // The earlier call of two holds. The one that names the erased id makes its user known.
+        assert_eq!((links.user_of(bob), links.rejected()), (None, 2));
+        let canonical = store.canonical().expect("links");
+        assert_eq!(canonical.of(phone), bob);
+    }
+    Ok(())
 }
 
 #[test]
