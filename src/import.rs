@@ -11,11 +11,15 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::event::identity::call_after;
 use crate::event::split::{Splitter, Step};
-use crate::event::{DeclaredTypes, EventCode, Outcome, RawEvent, read_event};
+use crate::event::{DeclaredTypes, Event, EventCode, Note, Outcome, RawEvent, read_event};
 use crate::plan::{CheckedPlan, Verdict};
 use crate::progress::Progress;
-use crate::store::{HeldBatch, Hold, Part, RestCounts, Store, Stored, no_space, pipeline};
+use crate::sdk::Mapped;
+use crate::store::{
+    Call, Calls, HeldBatch, Hold, Loaded, Part, RestCounts, Store, no_space, pipeline,
+};
 use crate::window::DAY_US;
 use chunks::{Chunk, Chunks, Fault};
 pub use foreign::Foreign;
@@ -30,6 +34,9 @@ const HELD_BYTES: usize = 1 << 20;
 pub struct Imported {
     /// Events stored.
     pub accepted: u64,
+    /// Identity calls that were stored after events with two ids of a user, in addition to these.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub identity_calls: u64,
     /// Events that are stored already, recognised by their id.
     pub duplicates: u64,
     /// Events older than any window.
@@ -217,11 +224,12 @@ impl Importer<'_> {
         let mut chunks = Chunks::new(reader);
         let name = source.name();
         let mut records_before = 0;
-        let mut count = |outcome: ChunkOutcome, stored: Stored| {
-            imported.accepted += stored.logged as u64;
-            imported.duplicates += stored.duplicates as u64 + outcome.duplicates;
+        let mut count = |outcome: ChunkOutcome, loaded: Loaded| {
+            imported.accepted += loaded.logged as u64;
+            imported.identity_calls += loaded.added as u64;
+            imported.duplicates += loaded.duplicates as u64 + outcome.duplicates;
             imported.quarantined += outcome.quarantined;
-            imported.rest.add(stored.rest);
+            imported.rest.add(loaded.rest);
             imported.too_old += outcome.too_old;
             imported.refused += outcome.rejections.len() as u64;
             for (code, events) in outcome.notes {
@@ -250,17 +258,18 @@ impl Importer<'_> {
         Ok(())
     }
 
-    /// Calls `found` with the outcome of each event of a record.
+    /// Calls `found` with what becomes of each event of a record.
     fn each_outcome<'a>(
         &'a self,
         chunk: &Chunk,
         record: &'a [u8],
-        mut found: impl FnMut(Outcome<'a>),
+        mut found: impl FnMut(Mapped<'a>),
     ) {
         let (received_at_us, shift_us) = (self.received_at_us, self.shift_us);
         match self.from {
             None => each_event(chunk, record, |raw| {
-                found(raw.validate_among(self.plan.types(), received_at_us, shift_us));
+                let outcome = raw.validate_among(self.plan.types(), received_at_us, shift_us);
+                found(outcome.into());
             }),
             Some(foreign) => foreign::each_message(chunk, record, |message| {
                 found(foreign.map(message, self.plan, received_at_us, shift_us));
@@ -278,44 +287,22 @@ impl Importer<'_> {
         let kind = if chunk.has_lines() { "line" } else { "event" };
         let mut outcome = ChunkOutcome::default();
         let mut held = HeldBatch::default();
+        let mut calls = Calls::default();
         for json in chunk.records() {
             let record = Some((kind, outcome.records));
+            let index = outcome.records as usize;
             outcome.records += 1;
-            self.each_outcome(chunk, json, |found| match found {
-                Outcome::Accepted(mut event, mut notes) => {
+            self.each_outcome(chunk, json, |found| match found.outcome {
+                Outcome::Accepted(mut event, notes) => {
                     self.plan.group_path(&mut event);
-                    match self.plan.validate(&event) {
-                        Verdict::Passes => {}
-                        Verdict::Warns(code, message) => {
-                            self.store.monitoring().warned.count(code.into(), 1);
-                            notes.push((code, message));
-                        }
-                        Verdict::Quarantines(code, message) => {
-                            match self.store.hold(&mut held, &event, code, &message) {
-                                Hold::Added => {
-                                    let counts = &self.store.monitoring().quarantined;
-                                    counts.count(code.into(), 1);
-                                    *outcome.notes.entry(code).or_default() += 1;
-                                }
-                                Hold::Held => outcome.quarantined += 1,
-                                Hold::Stored => outcome.duplicates += 1,
-                                Hold::Erased => {}
-                                Hold::Full => {
-                                    let code = EventCode::QuarantineFull;
-                                    let message = format!("{code}: {}", no_space(&message));
-                                    outcome.rejections.push(Rejection { record, message });
-                                }
-                            }
-                            return;
-                        }
+                    if self.passes(&event, notes, record, &mut held, &mut outcome) {
+                        part.push(&event);
                     }
-                    if self.store.is_held(&event) {
-                        outcome.quarantined += 1;
-                        return;
-                    }
-                    part.push(&event);
-                    for (code, _) in notes {
-                        *outcome.notes.entry(code).or_default() += 1;
+                    if let Some(alias) = found.alias
+                        && let Some(key) = part.add_statement(&event, &alias)
+                    {
+                        let event = call_after(event, &alias);
+                        calls.add(Call { key, index, event });
                     }
                 }
                 Outcome::TooOld => outcome.too_old += 1,
@@ -326,6 +313,12 @@ impl Importer<'_> {
             });
             if held.bytes() >= HELD_BYTES {
                 outcome.quarantined += self.quarantine(std::mem::take(&mut held))?;
+            }
+        }
+        for call in calls {
+            let record = Some((kind, call.index as u64));
+            if self.passes(&call.event, Vec::new(), record, &mut held, &mut outcome) {
+                part.push_call(&call);
             }
         }
         outcome.quarantined += self.quarantine(held)?;
@@ -342,6 +335,51 @@ impl Importer<'_> {
         }
         self.progress.add_events(outcome.records);
         Ok(outcome)
+    }
+
+    /// Validates an event by the plan. Returns whether it is to be stored: one that the plan
+    /// quarantines is in `held`.
+    fn passes(
+        &self,
+        event: &Event<'_>,
+        mut notes: Vec<Note>,
+        record: Option<(&'static str, u64)>,
+        held: &mut HeldBatch,
+        outcome: &mut ChunkOutcome,
+    ) -> bool {
+        match self.plan.validate(event) {
+            Verdict::Passes => {}
+            Verdict::Warns(code, message) => {
+                self.store.monitoring().warned.count(code.into(), 1);
+                notes.push((code, message));
+            }
+            Verdict::Quarantines(code, message) => {
+                match self.store.hold(held, event, code, &message) {
+                    Hold::Added => {
+                        let counts = &self.store.monitoring().quarantined;
+                        counts.count(code.into(), 1);
+                        *outcome.notes.entry(code).or_default() += 1;
+                    }
+                    Hold::Held => outcome.quarantined += 1,
+                    Hold::Stored => outcome.duplicates += 1,
+                    Hold::Erased => {}
+                    Hold::Full => {
+                        let code = EventCode::QuarantineFull;
+                        let message = format!("{code}: {}", no_space(&message));
+                        outcome.rejections.push(Rejection { record, message });
+                    }
+                }
+                return false;
+            }
+        }
+        if self.store.is_held(event) {
+            outcome.quarantined += 1;
+            return false;
+        }
+        for (code, _) in notes {
+            *outcome.notes.entry(code).or_default() += 1;
+        }
+        true
     }
 
     /// Quarantines events. Returns how many are in the quarantine now.

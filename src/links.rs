@@ -177,6 +177,27 @@ impl Links {
         changed
     }
 
+    /// True if a statement that follows all others in the log says nothing new: [`Links::add`]
+    /// would change nothing, but for the number of those that are not listed.
+    pub fn has(&self, statement: Statement) -> bool {
+        let Statement { ts_us, user, alias } = statement;
+        if !self.users.contains(user) {
+            return false;
+        }
+        let Some(alias) = alias.filter(|&alias| self.counts(alias, user, ts_us)) else {
+            return true;
+        };
+        match self.first.get(&alias) {
+            None => false,
+            Some(first) if first.user == user => first.ts_us <= ts_us,
+            Some(first) if ts_us < first.ts_us => false,
+            Some(_) => match self.later.get(&(alias, user)) {
+                Some(&known_us) => known_us <= ts_us,
+                None => self.later.len() >= MAX_LATER,
+            },
+        }
+    }
+
     /// True if a statement may be a link.
     fn counts(&self, alias: u32, user: u32, ts_us: i64) -> bool {
         let removed = self.removed.get(&alias);
@@ -423,7 +444,37 @@ mod tests {
         assert_eq!(applied(&links), BTreeMap::from([(11, 1)]));
     }
 
+    #[test]
+    fn of_an_alias_with_too_many_users_a_further_one_is_not_new() {
+        let users = u32::try_from(MAX_LATER).expect("a code") + 2;
+        let mut links = Links::default();
+        for user in 1..=users {
+            links.add(statement(i64::from(user), user, 0));
+        }
+        assert_eq!((links.later.len(), links.unlisted), (MAX_LATER, 1));
+        let further = statement(i64::from(users), users, 0);
+        assert!(links.has(further) && links.add(further));
+        assert!(!links.has(statement(0, users, 0)), "it is the first one");
+        assert!(!links.has(statement(9, users + 1, 0)), "a new user");
+    }
+
     proptest! {
+        #[test]
+        fn a_statement_is_new_exactly_if_it_changes_something(
+            statements in proptest::collection::vec(any_statement(), 0..40),
+            removed in (0..40_usize, 0..12_u32, 0..8_i64),
+        ) {
+            let mut links = Links::default();
+            for (place, &statement) in statements.iter().enumerate() {
+                if place == removed.0 {
+                    links.remove(removed.1, removed.2);
+                }
+                let is_known = links.has(statement);
+                prop_assert_eq!(links.add(statement), !is_known, "{:?}", statement);
+                prop_assert!(links.has(statement));
+            }
+        }
+
         #[test]
         fn links_are_those_of_their_definition_in_any_order_of_arrival(
             statements in proptest::collection::vec(any_statement(), 0..24),

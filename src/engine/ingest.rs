@@ -9,13 +9,18 @@ use chrono::{DateTime, Utc};
 use super::{Engine, IngestAnswer};
 use crate::config::Mapping;
 use crate::daily::day_of;
+use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::event::identity::{Identity, call_after, identity_of};
 use crate::event::{
-    self, DeclaredTypes, Event, EventCode, MAX_AHEAD_US, Outcome, RawEvent, Rejection,
+    self, DeclaredTypes, Event, EventCode, MAX_AHEAD_US, Note, Outcome, RawEvent, Rejection,
 };
 use crate::plan::{CheckedPlan, Verdict};
-use crate::sdk;
-use crate::store::{HeldBatch, HeldReply, Hold, Received, Reply, RestCounts, WriteBatch, no_space};
+use crate::sdk::{self, Mapped};
+use crate::store::{
+    BatchBuilder, Call, Calls, HeldBatch, HeldReply, Hold, Received, Reply, RestCounts, Statements,
+    WriteBatch, no_space,
+};
 use crate::visitors::Visitor;
 
 /// A batch that is queued for the log.
@@ -23,6 +28,19 @@ pub struct PendingIngest {
     reply: Option<Reply>,
     held: Option<HeldReply>,
     answer: IngestAnswer,
+    statements: Option<Statements>,
+}
+
+/// The events of a batch that are to be queued.
+struct Incoming<'a> {
+    engine: &'a Engine,
+    plan: &'a CheckedPlan,
+    maker: BatchBuilder,
+    write_batch: WriteBatch,
+    held_batch: HeldBatch,
+    answer: IngestAnswer,
+    /// Made by the first event that says something of ids.
+    statements: Option<Statements>,
 }
 
 impl Engine {
@@ -63,12 +81,13 @@ impl Engine {
         let plan = self.checked_plan();
         let events = batch.events.into_iter();
         let outcomes = events.map(|raw| validate(raw, plan.types(), received, clock_skew_us));
-        self.ingest_outcomes(&plan, visitor, received, outcomes)
+        self.ingest_outcomes(&plan, visitor, received, outcomes.map(Mapped::from))
     }
 
     /// Maps the messages of a client of another product, received at `now`, and queues the events
     /// among them; those without a user are of the visitor, if there is one. Each message that
-    /// becomes no event is reported to `note_dropped`, with its index and the reason.
+    /// becomes no event is reported to `note_dropped`, with its index and the reason. Events with
+    /// two ids of their user are followed by identity calls that say what is new.
     ///
     /// # Errors
     /// If nothing can be stored now.
@@ -95,13 +114,13 @@ impl Engine {
         };
         let messages = batch.messages.iter().enumerate();
         let outcomes = messages.map(|(index, message)| {
-            let outcome = sdk::map(batch.product, message, call, &context, received_with_batch);
-            match &outcome {
+            let mapped = sdk::map(batch.product, message, call, &context, received_with_batch);
+            match &mapped.outcome {
                 Outcome::Accepted(..) => {}
                 Outcome::TooOld => note_dropped(index, "older than 365 days"),
                 Outcome::Rejected(_, message) => note_dropped(index, message),
             }
-            outcome
+            mapped
         });
         self.ingest_outcomes(&plan, visitor, received, outcomes)
     }
@@ -112,69 +131,37 @@ impl Engine {
         plan: &CheckedPlan,
         mut visitor: Option<Visitor>,
         received: Received,
-        outcomes: impl Iterator<Item = Outcome<'a>>,
+        outcomes: impl Iterator<Item = Mapped<'a>>,
     ) -> Result<PendingIngest> {
-        let maker = self.store.batch_builder();
-        let mut write_batch = WriteBatch::default();
-        let mut held_batch = HeldBatch::default();
-        let mut answer = IngestAnswer {
-            ok: true,
-            logged: 0,
-            duplicates: 0,
-            ignored: 0,
-            rejected: 0,
-            quarantined: 0,
-            errors: Vec::new(),
-            notes: Vec::new(),
-            rest: RestCounts::default(),
-        };
-        for (index, outcome) in outcomes.enumerate() {
+        let mut incoming = Incoming::new(self, plan);
+        let mut calls = Calls::default();
+        for (index, Mapped { outcome, alias }) in outcomes.enumerate() {
             match outcome {
-                Outcome::Accepted(mut event, mut notes) => {
+                Outcome::Accepted(mut event, notes) => {
                     self.name_visitor(&mut event, visitor.as_mut());
                     plan.group_path(&mut event);
-                    match plan.validate(&event) {
-                        Verdict::Passes if self.store.is_held(&event) => answer.quarantined += 1,
-                        Verdict::Passes => maker.push(&mut write_batch, &event),
-                        Verdict::Warns(code, message) => {
-                            self.monitoring().warned.count(code.into(), 1);
-                            notes.push((code, message));
-                            match self.store.is_held(&event) {
-                                true => answer.quarantined += 1,
-                                false => maker.push(&mut write_batch, &event),
-                            }
-                        }
-                        Verdict::Quarantines(code, message) => {
-                            match self.store.hold(&mut held_batch, &event, code, &message) {
-                                Hold::Added => {
-                                    self.monitoring().quarantined.count(code.into(), 1);
-                                    notes.push((code, message));
-                                }
-                                Hold::Held => answer.quarantined += 1,
-                                Hold::Stored => answer.duplicates += 1,
-                                Hold::Erased => answer.ignored += 1,
-                                Hold::Full => {
-                                    answer.errors.push(full(index, &message));
-                                    continue;
-                                }
-                            }
-                        }
+                    incoming.take(index, &event, notes);
+                    if let Some(alias) = alias
+                        && let Some(key) = incoming.add_statement(&event, &alias)
+                    {
+                        let event = call_after(event, &alias);
+                        calls.add(Call { key, index, event });
                     }
-                    let notes = notes.into_iter().map(|(code, message)| Rejection {
-                        index,
-                        code,
-                        message,
-                    });
-                    answer.notes.extend(notes);
                 }
-                Outcome::TooOld => answer.ignored += 1,
-                Outcome::Rejected(code, message) => answer.errors.push(Rejection {
-                    index,
-                    code,
-                    message,
-                }),
+                Outcome::TooOld => incoming.answer.ignored += 1,
+                Outcome::Rejected(code, message) => incoming.reject(index, code, message),
             }
         }
+        for Call { index, event, .. } in calls {
+            incoming.take(index, &event, Vec::new());
+        }
+        let Incoming {
+            write_batch,
+            held_batch,
+            mut answer,
+            statements,
+            ..
+        } = incoming;
         answer.ignored += write_batch.erased;
         answer.rejected = answer.errors.len();
         if answer.rejected > 0 {
@@ -199,7 +186,94 @@ impl Engine {
             reply,
             held,
             answer,
+            statements,
         })
+    }
+}
+
+impl<'a> Incoming<'a> {
+    fn new(engine: &'a Engine, plan: &'a CheckedPlan) -> Self {
+        Self {
+            engine,
+            plan,
+            maker: engine.store.batch_builder(),
+            write_batch: WriteBatch::default(),
+            held_batch: HeldBatch::default(),
+            answer: IngestAnswer {
+                ok: true,
+                logged: 0,
+                duplicates: 0,
+                ignored: 0,
+                rejected: 0,
+                quarantined: 0,
+                errors: Vec::new(),
+                notes: Vec::new(),
+                rest: RestCounts::default(),
+            },
+            statements: None,
+        }
+    }
+
+    /// Takes an event to where the plan says.
+    fn take(&mut self, index: usize, event: &Event<'_>, mut notes: Vec<Note>) {
+        match self.plan.validate(event) {
+            Verdict::Passes => self.store(event),
+            Verdict::Warns(code, message) => {
+                self.engine.monitoring().warned.count(code.into(), 1);
+                notes.push((code, message));
+                self.store(event);
+            }
+            Verdict::Quarantines(code, message) => {
+                let store = &self.engine.store;
+                match store.hold(&mut self.held_batch, event, code, &message) {
+                    Hold::Added => {
+                        self.engine.monitoring().quarantined.count(code.into(), 1);
+                        notes.push((code, message));
+                    }
+                    Hold::Held => self.answer.quarantined += 1,
+                    Hold::Stored => self.answer.duplicates += 1,
+                    Hold::Erased => self.answer.ignored += 1,
+                    Hold::Full => {
+                        return self.reject(index, EventCode::QuarantineFull, no_space(&message));
+                    }
+                }
+            }
+        }
+        let notes = notes.into_iter().map(|(code, message)| Rejection {
+            index,
+            code,
+            message,
+        });
+        self.answer.notes.extend(notes);
+    }
+
+    /// Adds an event to the write batch, unless it waits in the quarantine.
+    fn store(&mut self, event: &Event<'_>) {
+        if self.engine.store.is_held(event) {
+            self.answer.quarantined += 1;
+            return;
+        }
+        self.maker.push(&mut self.write_batch, event);
+        if let Identity::Alias(alias) = identity_of(event) {
+            self.add_statement(event, &alias);
+        }
+    }
+
+    /// Adds the statement that an id is an alias of the user of an event. Returns its digest if it
+    /// is new.
+    fn add_statement(&mut self, event: &Event<'_>, alias: &str) -> Option<Digest> {
+        let user = event.user_id.as_deref()?;
+        let store = &self.engine.store;
+        let statements = self.statements.get_or_insert_with(|| store.statements());
+        statements.add(&self.maker, user, alias, event.ts_us)
+    }
+
+    fn reject(&mut self, index: usize, code: EventCode, message: String) {
+        self.answer.errors.push(Rejection {
+            index,
+            code,
+            message,
+        });
     }
 }
 
@@ -241,16 +315,10 @@ impl PendingIngest {
             answer.ignored += stored.erased;
             answer.rest = stored.rest;
         }
+        if let Some(statements) = self.statements {
+            statements.keep();
+        }
         Ok(answer)
-    }
-}
-
-/// The rejection of an event for which the quarantine has no space.
-fn full(index: usize, message: &str) -> Rejection {
-    Rejection {
-        index,
-        code: EventCode::QuarantineFull,
-        message: no_space(message),
     }
 }
 

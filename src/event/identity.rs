@@ -7,9 +7,11 @@ use super::path;
 use super::text;
 use super::{Event, EventType, MAX_USER_ID_CHARS, is_junk_id};
 
+/// The name of the call that says of two ids that they are of one user.
+const IDENTIFY: &str = "identify";
 /// The names of the calls, which are the features of their events.
 const CALLS: [&str; 7] = [
-    "identify",
+    IDENTIFY,
     "alias",
     "group",
     "$identify",
@@ -73,6 +75,26 @@ pub fn other_ids<'a>(event: &'a Event<'_>) -> impl Iterator<Item = Cow<'a, str>>
     let is_system = event.event_type == EventType::System;
     let call = event.feature.as_deref().filter(|_| is_system);
     named_ids(call.unwrap_or_default(), &event.metadata)
+}
+
+/// The identity call that says that another id is of the user of an event, with the time and the id
+/// of the event.
+pub fn call_after<'e>(event: Event<'e>, alias: &str) -> Event<'e> {
+    let mut metadata = Vec::from(b"{");
+    metadata.extend_from_slice(PREVIOUS_ID.as_bytes());
+    metadata.push(b':');
+    text::encode(alias, &mut metadata);
+    metadata.extend_from_slice(b",\"by\":");
+    text::encode(event.event_type.name(), &mut metadata);
+    metadata.push(b'}');
+    Event {
+        event_type: EventType::System,
+        feature: Some(Cow::Borrowed(IDENTIFY)),
+        // It consists of strings.
+        metadata: String::from_utf8(metadata).unwrap_or_default().into(),
+        url: None,
+        ..event
+    }
 }
 
 /// The metadata of an event with other ids in the place of those that it names. None if it names
@@ -185,5 +207,30 @@ mod tests {
             event.event_type = EventType::Action;
             assert_eq!(other_ids(&event).count(), 0);
         }
+    }
+
+    #[test]
+    fn the_call_after_an_event_has_its_user_time_and_id_and_says_another_id() {
+        let event = Event {
+            ts_us: 1,
+            event_type: EventType::PageView,
+            url: Some("https://a.example/".into()),
+            event_id: Some("m".into()),
+            received_at_us: 2,
+            ..call("prices", r#"{"plan":"a"}"#)
+        };
+        let found = call_after(event, "say \"b\"");
+        let expected = Event {
+            ts_us: 1,
+            event_id: Some("m".into()),
+            received_at_us: 2,
+            ..call(
+                "identify",
+                r#"{"previous_id":"say \"b\"","by":"page_view"}"#,
+            )
+        };
+        assert_eq!(found, expected);
+        let alias = Identity::Alias(Cow::Borrowed("say \"b\""));
+        assert_eq!(identity_of(&found), alias);
     }
 }

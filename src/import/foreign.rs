@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::event::{Outcome, text};
 use crate::plan::CheckedPlan;
 use crate::progress::Progress;
-use crate::sdk::{self, Product};
+use crate::sdk::{self, Mapped, Product};
 use crate::store::pipeline;
 
 /// First bytes of a Parquet file.
@@ -45,17 +45,15 @@ impl Foreign {
         plan: &CheckedPlan,
         received_at_us: i64,
         shift_us: i64,
-    ) -> Outcome<'a> {
+    ) -> Mapped<'a> {
         // At the time at which it would have been received, so that limits of age are right.
         let at_us = received_at_us.saturating_sub(shift_us);
-        match self.map_between(message, plan, at_us, at_us) {
-            Outcome::Accepted(mut event, notes) => {
-                event.ts_us = event.ts_us.saturating_add(shift_us);
-                event.received_at_us = received_at_us;
-                Outcome::Accepted(event, notes)
-            }
-            other => other,
+        let mut mapped = self.map_between(message, plan, at_us, at_us);
+        if let Outcome::Accepted(event, _) = &mut mapped.outcome {
+            event.ts_us = event.ts_us.saturating_add(shift_us);
+            event.received_at_us = received_at_us;
         }
+        mapped
     }
 
     /// Maps a message whose time is within the limits around these two.
@@ -65,7 +63,7 @@ impl Foreign {
         plan: &CheckedPlan,
         at_us: i64,
         latest_us: i64,
-    ) -> Outcome<'a> {
+    ) -> Mapped<'a> {
         let context = sdk::Context {
             is_conversion: &|name| self.mapping.has_conversion(name) || plan.is_conversion(name),
             traits: self.mapping.sdk_traits,
@@ -133,8 +131,8 @@ impl Foreign {
                 match text.and_then(|text| sdk::check_shape(self.product, text)) {
                     Ok(()) => {
                         // Whatever its time is. One without any has the first.
-                        let outcome = self.map_between(message, plan, EVER_US.0, EVER_US.1);
-                        if let Outcome::Accepted(event, _) = outcome
+                        let mapped = self.map_between(message, plan, EVER_US.0, EVER_US.1);
+                        if let Outcome::Accepted(event, _) = mapped.outcome
                             && event.ts_us > EVER_US.0
                         {
                             checked.newest = checked.newest.max(Some(event.ts_us));

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::Mapped;
 use super::fields::{Fields, Traits};
 use crate::error::shown;
 use crate::event::text::Escapes;
@@ -82,6 +83,8 @@ pub struct Draft<'a> {
     pub sent_at: Option<&'a str>,
     /// The metadata.
     pub metadata: Fields<'a>,
+    /// Another id of the user. That of an identity call is in its metadata instead.
+    pub alias: Option<Cow<'a, str>>,
 }
 
 impl<'a> Draft<'a> {
@@ -96,11 +99,25 @@ impl<'a> Draft<'a> {
             time: Time::Receipt,
             sent_at: None,
             metadata: Fields::default(),
+            alias: None,
         }
     }
 
-    /// The event within all limits.
-    pub fn finish(mut self, context: &Context<'_>, received: Received<'a>) -> Outcome<'a> {
+    /// The event within all limits, with the other id of its user.
+    pub fn finish(mut self, context: &Context<'_>, received: Received<'a>) -> Mapped<'a> {
+        let alias = self.alias.take();
+        let outcome = self.event(context, received);
+        let user = match &outcome {
+            Outcome::Accepted(event, _) => event.user_id.as_deref(),
+            Outcome::TooOld | Outcome::Rejected(..) => None,
+        };
+        let alias = alias.filter(|alias| {
+            has_at_most(alias, MAX_USER_ID_CHARS) && user.is_some_and(|user| user != alias)
+        });
+        Mapped { outcome, alias }
+    }
+
+    fn event(mut self, context: &Context<'_>, received: Received<'a>) -> Outcome<'a> {
         let ts_us = match self.ts_us(received) {
             Ok(ts_us) => ts_us,
             Err((code, message)) => return Outcome::Rejected(code, message),

@@ -24,8 +24,9 @@ pub fn draft<'a>(message: &Object<'a>, context: &Context<'_>) -> Result<Draft<'a
         (EventCode::BadFeature, message.to_owned())
     })?;
     let properties = message.object("properties");
-    let user = properties.id("$user_id");
-    let user = user.or_else(|| properties.id("distinct_id"));
+    let known = properties.id("$user_id");
+    let is_known = known.is_some();
+    let user = known.or_else(|| properties.id("distinct_id"));
     let device = properties.id("$device_id");
     let page = Page::of(properties.text("$current_url"));
     let mut metadata = Fields::default();
@@ -50,13 +51,16 @@ pub fn draft<'a>(message: &Object<'a>, context: &Context<'_>) -> Result<Draft<'a
         None => device.clone(),
     };
     let is_identity = IDENTITY.contains(&&*name);
-    if is_identity {
-        // By which links between ids can be derived from the log.
+    // By which links between ids can be derived from the log.
+    let alias = if is_identity {
         let previous = properties.id("$anon_id").or(device);
         if let Some(previous) = previous.filter(|id| Some(id) != user.as_ref()) {
             metadata.set_text("previous_id", &previous);
         }
-    }
+        None
+    } else {
+        device.filter(|_| is_known && !is_device)
+    };
     let time = properties.get("time");
     let (kind, feature) = match &*name {
         "$mp_web_page_view" => (Kind::PageView, page.path),
@@ -70,6 +74,7 @@ pub fn draft<'a>(message: &Object<'a>, context: &Context<'_>) -> Result<Draft<'a
         url: page.url,
         time: time.map_or(Time::Receipt, Time::Exactly),
         metadata,
+        alias,
         ..Draft::new(kind)
     })
 }

@@ -167,6 +167,25 @@ const SHOWN_NAMES: usize = 12;
 /// Members of a message that some programs send as a string of JSON.
 const OBJECTS: [&str; 6] = ["properties", "p", "props", "traits", "context", "data"];
 
+/// A message as an event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mapped<'a> {
+    /// The event, or the reason why it is none.
+    pub outcome: Outcome<'a>,
+    /// Another id of its user, if the event has one. That of an identity call is in its metadata
+    /// instead.
+    pub alias: Option<Cow<'a, str>>,
+}
+
+impl<'a> From<Outcome<'a>> for Mapped<'a> {
+    fn from(outcome: Outcome<'a>) -> Self {
+        Self {
+            outcome,
+            alias: None,
+        }
+    }
+}
+
 /// Maps one message of a client. `call` is the name of its kind where the message has none.
 pub fn map<'a>(
     product: Product,
@@ -174,9 +193,9 @@ pub fn map<'a>(
     call: Option<&'a str>,
     context: &Context<'_>,
     received: Received<'a>,
-) -> Outcome<'a> {
+) -> Mapped<'a> {
     let Some(message) = Object::read(json) else {
-        return draft::not_an_object(json);
+        return draft::not_an_object(json).into();
     };
     match with_objects(&message) {
         None => map_message(product, &message, call, context, received),
@@ -193,7 +212,7 @@ fn map_message<'a>(
     call: Option<&'a str>,
     context: &Context<'_>,
     received: Received<'a>,
-) -> Outcome<'a> {
+) -> Mapped<'a> {
     let draft = match product {
         Product::Segment => segment::draft(message, call, context),
         Product::PostHog => posthog::draft(message, context),
@@ -203,14 +222,14 @@ fn map_message<'a>(
     };
     match draft {
         Ok(draft) => draft.finish(context, received),
-        Err((code, message)) => Outcome::Rejected(code, message),
+        Err((code, message)) => Outcome::Rejected(code, message).into(),
     }
 }
 
-/// An outcome that does not borrow from the message.
-fn owned(outcome: Outcome<'_>) -> Outcome<'static> {
+/// A message as an event that does not borrow from it.
+fn owned(mapped: Mapped<'_>) -> Mapped<'static> {
     let owned = |text: Option<Cow<'_, str>>| text.map(|text| Cow::Owned(text.into_owned()));
-    match outcome {
+    let outcome = match mapped.outcome {
         Outcome::Accepted(event, notes) => {
             let event = Event {
                 ts_us: event.ts_us,
@@ -232,6 +251,10 @@ fn owned(outcome: Outcome<'_>) -> Outcome<'static> {
         }
         Outcome::TooOld => Outcome::TooOld,
         Outcome::Rejected(code, message) => Outcome::Rejected(code, message),
+    };
+    Mapped {
+        outcome,
+        alias: owned(mapped.alias),
     }
 }
 
@@ -264,9 +287,10 @@ mod tests {
     use proptest::collection::{btree_map, vec};
     use proptest::prelude::*;
     use proptest::sample::select;
-    use serde_json::{Map, Value};
+    use serde_json::{Map, Value, json};
 
     use super::*;
+    use crate::event::identity::{Identity, call_after, identity_of};
     use crate::event::{read_line, write_line};
 
     /// 2026-11-26T12:00:00Z
@@ -344,7 +368,7 @@ mod tests {
         "text=\"x\"",
     ];
 
-    fn json() -> impl Strategy<Value = Value> {
+    fn any_json() -> impl Strategy<Value = Value> {
         let text = prop_oneof![select(&TEXTS[..]).prop_map(str::to_owned), any::<String>()];
         let key = prop_oneof![3 => select(&KEYS[..]).prop_map(str::to_owned), 1 => ".{0,9}"];
         let leaf = prop_oneof![
@@ -363,9 +387,101 @@ mod tests {
         })
     }
 
+    /// The other id of the user that a message says, and what its metadata has of it.
+    fn said(product: Product, message: &Value) -> (Option<String>, Option<String>) {
+        let json = message.to_string();
+        let context = Context {
+            is_conversion: &|_| false,
+            traits: Traits::Drop,
+        };
+        let received = Received {
+            at_us: NOW_US,
+            latest_us: NOW_US,
+            corrects_clock: true,
+            sent_at: None,
+        };
+        let mapped = map(product, &json, None, &context, received);
+        let Outcome::Accepted(event, _) = mapped.outcome else {
+            panic!("{message} was rejected");
+        };
+        let metadata: Value = serde_json::from_str(&event.metadata).expect("JSON");
+        let previous = metadata["previous_id"].as_str().map(str::to_owned);
+        (mapped.alias.map(Cow::into_owned), previous)
+    }
+
+    #[test]
+    fn a_message_with_two_ids_of_a_user_says_it_once() {
+        let long = "x".repeat(crate::event::MAX_USER_ID_CHARS + 1);
+        let a = Some("a".to_owned());
+        for call in ["track", "page", "screen", "identify", "group", "alias"] {
+            for (anonymous, user, expected) in [
+                (json!("a"), json!("u"), &a),
+                (json!(" a "), json!(7), &a),
+                (json!("u"), json!("u"), &None),
+                (json!("a"), Value::Null, &None),
+                (Value::Null, json!("u"), &None),
+                (json!("undefined"), json!("u"), &None),
+                (json!("a"), json!("null"), &None),
+                (json!(long), json!("u"), &None),
+                (json!("a"), json!(long), &None),
+            ] {
+                let message = json!({"type": call, "event": "e", "name": "n", "messageId": "m",
+                    "anonymousId": anonymous, "userId": user});
+                let (alias, previous) = said(Product::Segment, &message);
+                match call {
+                    "track" | "page" | "screen" => {
+                        assert_eq!((&alias, &previous), (expected, &None), "{message}");
+                    }
+                    // Metadata with an id that is too long says nothing.
+                    _ if user == json!(long) || anonymous == json!(long) => assert_eq!(alias, None),
+                    _ => assert_eq!((&alias, &previous), (&None, expected), "{message}"),
+                }
+            }
+        }
+        let alias = json!({"type": "alias", "userId": "u", "anonymousId": "a", "previousId": "b"});
+        assert_eq!(said(Product::Segment, &alias), (None, Some("b".into())));
+        // A string of JSON in the place of an object.
+        let text = json!({"type": "track", "event": "e", "anonymousId": "a", "userId": "u",
+            "properties": "{\"n\":1}"});
+        assert_eq!(said(Product::Segment, &text), (a, None));
+    }
+
+    #[test]
+    fn an_event_of_mixpanel_with_the_ids_of_device_and_user_says_it() {
+        let a = Some("a".to_owned());
+        for (name, properties, expected) in [
+            ("e", json!({"$device_id": "a", "$user_id": "u"}), &a),
+            (
+                "$mp_web_page_view",
+                json!({"$device_id": "a", "$user_id": "u", "distinct_id": "u"}),
+                &a,
+            ),
+            ("e", json!({"$device_id": "a", "distinct_id": "u"}), &None),
+            ("e", json!({"$device_id": "a", "$user_id": "a"}), &None),
+            (
+                "e",
+                json!({"$device_id": "a", "$user_id": "$device:b"}),
+                &None,
+            ),
+            ("e", json!({"$device_id": "0", "$user_id": "u"}), &None),
+            ("e", json!({"$user_id": "u"}), &None),
+        ] {
+            let message = json!({"event": name, "properties": properties});
+            let found = said(Product::Mixpanel, &message);
+            assert_eq!(found, (expected.clone(), None), "{message}");
+        }
+        let properties = json!({"$device_id": "a", "$user_id": "u"});
+        let identify = json!({"event": "$identify", "properties": properties});
+        assert_eq!(said(Product::Mixpanel, &identify), (None, a));
+        let mut properties = properties;
+        properties["distinct_id"] = json!("u");
+        let event = json!({"event": "e", "distinct_id": "u", "properties": properties});
+        assert_eq!(said(Product::PostHog, &event), (None, None));
+    }
+
     proptest! {
         #[test]
-        fn any_message_is_rejected_or_becomes_an_event_that_reads_back(value in json()) {
+        fn any_message_is_rejected_or_becomes_an_event_that_reads_back(value in any_json()) {
             let json = value.to_string();
             let context = Context {
                 is_conversion: &|name| name.len() > 3,
@@ -383,14 +499,24 @@ mod tests {
                     sent_at: batch.sent_at,
                 };
                 for message in batch.messages {
-                    let outcome = map(product, message, Some("track"), &context, received);
-                    let Outcome::Accepted(event, _) = outcome else {
+                    let mapped = map(product, message, Some("track"), &context, received);
+                    let Outcome::Accepted(event, _) = mapped.outcome else {
+                        prop_assert_eq!(mapped.alias, None);
                         continue;
                     };
-                    let mut line = Vec::new();
-                    write_line(&event, &mut line);
-                    prop_assert_eq!(line.pop(), Some(b'\n'));
-                    prop_assert_eq!(read_line(&line), Ok(event));
+                    let call = mapped.alias.as_deref().map(|alias| {
+                        let call = call_after(event.clone(), alias);
+                        let said = Identity::Alias(Cow::Borrowed(alias));
+                        assert_eq!(identity_of(&call), said);
+                        call
+                    });
+                    for event in std::iter::once(&event).chain(&call) {
+                        let mut line = Vec::new();
+                        write_line(event, &mut line);
+                        prop_assert_eq!(line.pop(), Some(b'\n'));
+                        let found = read_line(&line);
+                        prop_assert_eq!(found.as_ref(), Ok(event));
+                    }
                 }
             }
         }

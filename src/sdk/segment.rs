@@ -92,6 +92,9 @@ pub fn draft<'a>(
     if known.is_none() && anonymous.is_some() {
         metadata.mark("anonymous");
     }
+    // By which links between ids can be derived from the log.
+    let other = anonymous.clone();
+    let other = other.filter(|id| known.as_ref().is_some_and(|known| known != id));
     match &*kind {
         "track" => {
             let name = message.name("event").ok_or_else(|| {
@@ -99,6 +102,7 @@ pub fn draft<'a>(
                 (EventCode::BadFeature, message.to_owned())
             })?;
             draft.feature = Some(name);
+            draft.alias = other;
         }
         "page" | "screen" => {
             for name in ["name", "category"] {
@@ -113,17 +117,15 @@ pub fn draft<'a>(
                 metadata.mark("screen");
                 name.or(page.path)
             };
+            draft.alias = other;
         }
         _ => {
             if kind == "group" {
                 metadata.set_some("group_id", message.get("groupId"));
             }
-            // By which links between ids can be derived from the log.
             let previous = match &*kind {
-                "alias" => message.id("previousId"),
-                _ => anonymous
-                    .clone()
-                    .filter(|id| known.as_ref().is_some_and(|known| known != id)),
+                "alias" => message.id("previousId").or(other),
+                _ => other,
             };
             if let Some(previous) = previous {
                 metadata.set_text("previous_id", &previous);

@@ -67,10 +67,12 @@ pub use ingest::admission::{NameUse, RestCounts};
 pub use ingest::batch::{BatchBuilder, WriteBatch};
 pub use ingest::live::{Commit, Subscription};
 pub use ingest::rate::Accepted;
+pub use ingest::statements::{Call, Calls, Statements};
 pub use ingest::writer::{Reply, Stored};
 pub use jobs::{
-    CompactionScope, Compactions, Erased, ErasureLimit, Expired, Part, Rebuilt, RepeatedErasures,
-    SealUrgency, Sealed, SharedTableMeta, Verified, repeat_erasures, verify, verify_with,
+    CompactionScope, Compactions, Erased, ErasureLimit, Expired, Loaded, Part, Rebuilt,
+    RepeatedErasures, SealUrgency, Sealed, SharedTableMeta, Verified, repeat_erasures, verify,
+    verify_with,
 };
 pub use read::{
     Batch, Columns, DayOfEvents, DayPart, DayParts, ExportPartMeta, JoinedDay, LogOrder, PartKey,

@@ -11,6 +11,7 @@ use super::Store;
 use super::clock::TrustedClock;
 use super::ingest::{Ingest, MAX_TAIL_EVENTS};
 use super::jobs::{self, Jobs};
+use super::lock::{Ordered, Rank};
 use super::read::Reader;
 use super::version::{Manifest, Version, VersionControl};
 use crate::config::StoreConfig;
@@ -34,6 +35,7 @@ use crate::store::ingest::dedup::{RecentIds, SharedIds};
 use crate::store::ingest::event_log::EventLog;
 use crate::store::ingest::live::Live;
 use crate::store::ingest::pseudonym;
+use crate::store::ingest::statements::RecentStatements;
 use crate::store::ingest::writer::{Writer, WriterHandle};
 use crate::store::version::row::Row;
 use crate::store::version::tail::LogPart;
@@ -140,6 +142,7 @@ pub fn open(
             live,
             maker,
             recent,
+            statements: Arc::new(Ordered::new(Rank::Leaf, RecentStatements::default())),
             admission,
             clock,
             max_tail_events: MAX_TAIL_EVENTS,

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use echopilot_analytics::engine::{
@@ -22,8 +23,10 @@ use echopilot_analytics::window::WindowRequest;
 use serde_json::{Value, json};
 
 use crate::erasure::files_with;
+use crate::faults::with_fault;
 use crate::harness::{
-    Server, at_time, echopilot, folder, ingest, numbers_below, run, run_json, store_config,
+    KEY, PATIENCE, Server, at_time, echopilot, folder, ingest, numbers_below, printed, run,
+    run_json, store_config,
 };
 use crate::metrics::run_queries;
 use crate::monitoring::Page;
@@ -636,6 +639,212 @@ fn a_visit_with_a_sign_up_is_one_user_before_and_after_everything() {
     assert_eq!(server.delete("/api/analytics/links/anon-1").0, 404);
     let usage = server.usage("?days=1");
     assert_eq!(usage["mau"], 2, "{usage}");
+}
+
+/// An event of Segment's clients with two ids of a user, after so many seconds of the hour.
+fn track(id: &str, second: u32, alias: &str, user: &str) -> Value {
+    let (minute, second) = (second / 60, second % 60);
+    json!({"type": "track", "event": "used", "messageId": id, "anonymousId": alias, "userId": user,
+        "timestamp": format!("2026-03-05T10:{minute:02}:{second:02}.000Z")})
+}
+
+fn send_messages(server: &Server, messages: &[Value]) {
+    let (status, answer) = server.ask("/v1/batch", &json!({"batch": messages}));
+    assert_eq!((status, answer), (200, json!({"success": true})));
+}
+
+/// The metadata of all identity calls of a server.
+fn calls(server: &Server) -> Vec<Value> {
+    let path = "/api/analytics/export?days=365&format=ndjson";
+    let (status, export) = server.get_bytes(path, &[("x-dash-key", KEY)]);
+    assert_eq!(status, 200);
+    let export = String::from_utf8(export).unwrap();
+    let events = export.lines().map(|line| serde_json::from_str(line));
+    let events = events.map(|event: Result<Value, _>| event.unwrap());
+    events
+        .filter(|event| event["event_type"] == "system")
+        .map(|event| event["metadata"].clone())
+        .collect()
+}
+
+#[test]
+fn events_with_two_ids_link_them_and_cost_one_identity_call() {
+    let dir = folder();
+    let start = || {
+        let mut command = echopilot(dir.path());
+        at_time(&mut command, "2026-03-05 10:50:00");
+        Server::start_as(command)
+    };
+    let server = start();
+    let page = json!({"type": "page", "name": "prices", "messageId": "page", "anonymousId": "anon-1",
+        "timestamp": "2026-03-05T10:00:00Z"});
+    send_messages(&server, &[page]);
+    for batch in 0..10 {
+        let events = (0..100).map(|n| track(&format!("{batch}-{n}"), 600 + n, "anon-1", "user-1"));
+        send_messages(&server, &events.collect::<Vec<_>>());
+    }
+    let expected = json!({"previous_id": "anon-1", "by": "action"});
+    assert_eq!(calls(&server), [expected]);
+    let usage = server.usage("?days=1");
+    let counts = (&usage["mau"], &usage["total_events"]);
+    assert_eq!(counts, (&json!(1), &json!(1_001)), "{usage}");
+    // Sent again, after a restart, after a seal.
+    send_messages(&server, &[track("0-0", 600, "anon-1", "user-1")]);
+    assert_eq!(calls(&server).len(), 1);
+    server.stop();
+    let server = start();
+    run_json(dir.path(), &["seal"]);
+    for n in 0..3 {
+        let event = track(&format!("later-{n}"), 700 + n, "anon-1", "user-1");
+        send_messages(&server, &[event.clone(), event]);
+    }
+    assert_eq!(calls(&server).len(), 1);
+    let since = |server: &Server| {
+        let (_, listed) = server.get("/api/analytics/links");
+        assert_eq!(listed["total"], 1, "{listed}");
+        listed["links"][0]["since"].clone()
+    };
+    assert_eq!(since(&server), "2026-03-05T10:10:00Z");
+    // Late events have earlier times; the first comes last.
+    let late = |n: u32| track(&format!("late-{n}"), 100 - n, "anon-1", "user-1");
+    send_messages(&server, &(0..41).map(late).collect::<Vec<_>>());
+    send_messages(&server, &[track("late", 60, "anon-1", "user-1")]);
+    assert_eq!(calls(&server).len(), 2);
+    assert_eq!(since(&server), "2026-03-05T10:01:00Z");
+    // Another user of the same browser is rejected, once.
+    for n in 0..4 {
+        let event = |part: u32| track(&format!("other-{n}-{part}"), 900 + n, "anon-1", "user-2");
+        send_messages(&server, &[event(0), event(1)]);
+        if n == 1 {
+            run_json(dir.path(), &["seal"]);
+        }
+    }
+    assert_eq!(calls(&server).len(), 3);
+    let (_, rejected) = server.get("/api/analytics/links?rejected=true");
+    assert_eq!(
+        rejected["links"],
+        json!([{"alias": "anon-1", "user_id": "user-2", "since": "2026-03-05T10:15:00Z",
+            "rejected": "other_user"}])
+    );
+    // Neither equal ids nor placeholders.
+    for (n, alias) in ["user-3", "undefined", "0", ""].into_iter().enumerate() {
+        let event = track(&format!("none-{n}"), 950, alias, "user-3");
+        send_messages(&server, &[event]);
+    }
+    assert_eq!(calls(&server).len(), 3);
+    let usage = server.usage("?days=1");
+    assert_eq!(usage["mau"], 3, "{usage}");
+    // A link that was removed comes back with an event after that, and not with one before.
+    assert_eq!(server.delete("/api/analytics/links/anon-1").0, 200);
+    send_messages(&server, &[track("old", 30, "anon-1", "user-1")]);
+    assert_eq!(calls(&server).len(), 3);
+    for n in 0..3 {
+        let event = track(&format!("new-{n}"), 3_500 + n, "anon-1", "user-2");
+        send_messages(&server, &[event]);
+    }
+    assert_eq!(calls(&server).len(), 4);
+    let (_, listed) = server.get("/api/analytics/links");
+    assert_eq!(listed["links"][0]["user_id"], "user-2", "{listed}");
+    let (_, page) = server.get_bytes("/metrics", &[("x-dash-key", KEY)]);
+    let page = String::from_utf8(page).unwrap();
+    // Since the restart: 61 events, and the calls of the late one, the other user and the new one.
+    let line = "echopilot_ingest_events_total{family=\"segment\",outcome=\"logged\"} 64\n";
+    assert!(page.contains(line), "{page}");
+    // An erased user is not stored again, in a call neither.
+    let (status, _) = server.delete("/api/analytics/users/user-2");
+    assert_eq!(status, 200);
+    send_messages(&server, &[track("gone-1", 3_520, "anon-1", "user-4")]);
+    send_messages(&server, &[track("gone-2", 3_520, "anon-2", "user-2")]);
+    let left = calls(&server);
+    let is_left = |call: &Value| call["previous_id"] == "anon-1" || call["previous_id"] == "anon-2";
+    assert!(!left.iter().any(is_left), "{left:?}");
+}
+
+#[test]
+fn a_batch_that_failed_and_is_repeated_links_its_ids() {
+    let dir = folder();
+    let flag = dir.path().with_extension("flag");
+    let mut command = echopilot(dir.path());
+    with_fault(&mut command, dir.path(), "enospc", 1);
+    command.env("FAULT_FLAG", &flag);
+    let server = Server::start_as(command);
+    let mut event = track("m-1", 0, "anon-1", "user-1");
+    event.as_object_mut().unwrap().remove("timestamp");
+    let batch = json!({"batch": [event]});
+    std::fs::write(&flag, "").unwrap();
+    assert_eq!(server.ask_with("/v1/batch", &batch, &[]).0, 503);
+    assert_eq!(calls(&server).len(), 0);
+    std::fs::remove_file(&flag).unwrap();
+    let started = Instant::now();
+    while server.ask_with("/v1/batch", &batch, &[]).0 != 200 {
+        assert!(started.elapsed() < PATIENCE, "the disk stays full");
+    }
+    assert_eq!(calls(&server).len(), 1);
+    send_messages(&server, &[event]);
+    assert_eq!(calls(&server).len(), 1);
+    let (_, listed) = server.get("/api/analytics/links");
+    assert_eq!(listed["links"][0]["alias"], "anon-1", "{listed}");
+}
+
+#[test]
+fn ids_under_keyed_hashes_are_linked_by_one_identity_call() {
+    let dir = folder();
+    let key = dir.path().join("key");
+    std::fs::write(&key, "0123456789abcdef0123456789abcdef").unwrap();
+    let data = dir.path().join("data");
+    let mut command = echopilot(&data);
+    at_time(&mut command, "2026-03-05 10:50:00");
+    command.env("ECHOPILOT_USER_KEY_FILE", &key);
+    let server = Server::start_as(command);
+    for n in 0..4 {
+        let event = track(&format!("m-{n}"), 600 + n, "anon-1", "user-1");
+        send_messages(&server, &[event]);
+        if n == 1 {
+            run_json(&data, &["seal"]);
+        }
+    }
+    let found = calls(&server);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_ne!(found[0]["previous_id"], "anon-1");
+    assert_eq!(server.usage("?days=1")["mau"], 1);
+}
+
+/// The times of a file are those of the past, and its parts are read concurrently.
+#[test]
+fn an_import_stores_one_identity_call_for_two_ids_in_several_parts() {
+    let dir = folder();
+    let file = dir.path().join("archive.json");
+    let mut lines = String::new();
+    for n in 0..40_000_u32 {
+        let mut message = track(&format!("m-{n}"), n / 12, "anon-1", "user-1");
+        message["properties"] = json!({"long": "x".repeat(400)});
+        if n % 10_000 == 9_999 {
+            message["anonymousId"] = json!("anon-2");
+        }
+        lines += &message.to_string();
+        lines.push('\n');
+    }
+    assert!(lines.len() > 20 << 20, "there is one part");
+    std::fs::write(&file, lines).unwrap();
+    let data = dir.path().join("data");
+    let import = || {
+        let mut command = echopilot(&data);
+        at_time(&mut command, "2026-03-05 11:30:00");
+        command.args(["import", "--from", "segment"]).arg(&file);
+        let answer: Value = serde_json::from_slice(&printed(&mut command)).unwrap();
+        ["accepted", "duplicates", "identity_calls"].map(|name| answer[name].as_u64().unwrap_or(0))
+    };
+    assert_eq!(import(), [40_000, 0, 2]);
+    assert_eq!(import(), [0, 40_000, 0]);
+    let mut command = echopilot(&data);
+    at_time(&mut command, "2026-03-05 11:30:00");
+    let server = Server::start_as(command);
+    assert_eq!(calls(&server).len(), 2);
+    let usage = server.usage("?days=1");
+    let counts = (&usage["mau"], &usage["total_events"]);
+    assert_eq!(counts, (&json!(1), &json!(40_000)), "{usage}");
+    let (_, listed) = server.get("/api/analytics/links");
+    assert_eq!(listed["total"], 2, "{listed}");
 }
 
 #[test]

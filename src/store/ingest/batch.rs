@@ -123,6 +123,14 @@ impl BatchBuilder {
             && (is_erased(id) || pseudonyms.is_some_and(|all| is_erased(&all.of(id))))
     }
 
+    /// The id under which a user is stored: the pseudonym if there are pseudonyms; `None` if the
+    /// user is erased.
+    pub(super) fn stored_id<'i>(&self, user: &'i str) -> Option<Cow<'i, str>> {
+        let pseudonyms = self.pseudonyms.as_ref();
+        let stored = || pseudonyms.map_or(Cow::Borrowed(user), |all| all.of(user).into());
+        (!self.is_erased(user)).then(stored)
+    }
+
     /// Adds an event whose line is in the log already.
     pub(in crate::store) fn push_stored(&self, batch: &mut WriteBatch, event: &Event<'_>) {
         let user = event.user_id.as_deref();

@@ -7,6 +7,7 @@ pub(in crate::store) mod event_log;
 pub(in crate::store) mod live;
 pub(in crate::store) mod pseudonym;
 pub(in crate::store) mod rate;
+pub(in crate::store) mod statements;
 pub(in crate::store) mod writer;
 
 use std::sync::Arc;
@@ -15,12 +16,14 @@ use chrono::{DateTime, NaiveDate, Utc};
 
 use super::Store;
 use super::clock::{Received, TrustedClock};
+use super::lock::Ordered;
 use crate::error::{Error, Result};
 use admission::{Admission, NameUse};
 use batch::{BatchBuilder, WriteBatch};
 use dedup::SharedIds;
 use live::{Commit, Live, Subscription};
 use rate::Accepted;
+use statements::RecentStatements;
 use writer::{Reply, WriterHandle};
 
 /// Events that may wait to be sealed: some hundred MB of memory. More wait only when seals fail
@@ -33,6 +36,7 @@ pub(super) struct Ingest {
     pub live: Arc<Live>,
     pub maker: BatchBuilder,
     pub recent: SharedIds,
+    pub statements: Arc<Ordered<RecentStatements>>,
     pub admission: Admission,
     pub clock: TrustedClock,
     /// Events that may wait to be sealed.

@@ -16,19 +16,23 @@ use crate::error::Result;
 use crate::event::Event;
 use crate::event::identity::{Identity, identity_of};
 use crate::links::Statement;
+use crate::store::Store;
 use crate::store::files::event_ids::{self, Entry};
 use crate::store::files::rows::LakeRows;
 use crate::store::files::segment::{self, SegmentMeta, Sorted};
-use crate::store::ingest::admission::Said;
+use crate::store::ingest::admission::{RestCounts, Said};
 use crate::store::ingest::batch::BatchBuilder;
 use crate::store::ingest::dedup::{Origin, SharedIds};
+use crate::store::ingest::statements::{Call, StatementTimes, Statements};
 use crate::store::lock::{Ordered, Rank};
 use crate::store::pipeline::{self, Ticket, Tickets};
 use crate::store::version::Transaction;
-use crate::store::{Store, Stored};
 
 /// Parts of a group: the loss of an interrupted load, and how often daily states are written.
 const GROUP_PARTS: usize = 64;
+/// Statements about ids of a group that are in memory: some 50 MB. Beyond it, identity calls are
+/// added that others repeat.
+const MAX_STATEMENTS: usize = 1 << 20;
 
 /// The events of a part of a stream.
 pub struct Part {
@@ -38,7 +42,30 @@ pub struct Part {
     ids: Vec<(IdxSize, Digest, i64)>,
     /// Identity calls, in order. Those of duplicates repeat others.
     said: Vec<Said>,
-    erased: usize,
+    /// The identity calls that were added to events.
+    added: Vec<Added>,
+    statements: Statements,
+}
+
+/// An identity call that was added to an event of a part.
+struct Added {
+    row: IdxSize,
+    /// Its statement.
+    key: Digest,
+    ts_us: i64,
+}
+
+/// The outcome of the events of a part.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Events that are stored.
+    pub logged: usize,
+    /// Events that had been stored before, by their id.
+    pub duplicates: usize,
+    /// Identity calls that were added to events and are stored; they are not among the others.
+    pub added: usize,
+    /// Stored events with a name beyond a limit.
+    pub rest: RestCounts,
 }
 
 /// A part that was written.
@@ -46,52 +73,79 @@ struct Written {
     segments: Vec<SegmentMeta>,
     states: Slices,
     statements: Vec<Statement>,
-    stored: Stored,
+    loaded: Loaded,
 }
 
 impl Part {
-    fn new(maker: BatchBuilder, bytes: usize) -> Self {
+    fn new(maker: BatchBuilder, bytes: usize, statements: Statements) -> Self {
         Self {
             maker,
             rows: LakeRows::for_lines(bytes),
             ids: Vec::new(),
             said: Vec::new(),
-            erased: 0,
+            added: Vec::new(),
+            statements,
         }
     }
 
     /// Adds an event, unless its user was erased.
     pub fn push(&mut self, event: &Event<'_>) {
-        let Some(event) = self.maker.unless_erased(event) else {
-            self.erased += 1;
+        let Some(stored) = self.maker.unless_erased(event) else {
             return;
         };
-        if let Some(key) = self.maker.key(&event) {
+        if let Some(key) = self.maker.key(&stored) {
             let row = self.rows.len() as IdxSize;
-            self.ids.push((row, key, event.received_at_us));
+            self.ids.push((row, key, stored.received_at_us));
         }
-        let identity = match identity_of(&event) {
+        if let (Identity::Alias(alias), Some(user)) = (identity_of(event), &event.user_id) {
+            let statements = &mut self.statements;
+            statements.add(&self.maker, user, &alias, event.ts_us);
+        }
+        let identity = match identity_of(&stored) {
             Identity::Nothing => None,
             Identity::Known => Some(Identity::Known),
             Identity::Alias(id) => Some(Identity::Alias(id.into_owned())),
         };
-        if let Some((identity, user)) = identity.zip(event.user_id.as_deref()) {
+        if let Some((identity, user)) = identity.zip(stored.user_id.as_deref()) {
             self.said.push(Said {
-                ts_us: event.ts_us,
-                received_at_us: event.received_at_us,
+                ts_us: stored.ts_us,
+                received_at_us: stored.received_at_us,
                 user: user.to_owned(),
                 identity,
             });
         }
-        self.rows.push(&event);
+        self.rows.push(&stored);
     }
 
-    /// The identity calls, and the events without duplicates, which are given by their rows.
-    fn finish(self, duplicates: &[IdxSize]) -> Result<(Vec<Said>, Sorted)> {
+    /// Adds the statement that an id is an alias of the user of an event. Returns its digest if it
+    /// is new.
+    pub fn add_statement(&mut self, event: &Event<'_>, alias: &str) -> Option<Digest> {
+        let user = event.user_id.as_deref()?;
+        self.statements.add(&self.maker, user, alias, event.ts_us)
+    }
+
+    /// Adds an identity call that says what is new.
+    pub fn push_call(&mut self, call: &Call<'_>) {
+        let row = self.rows.len() as IdxSize;
+        self.push(&call.event);
+        if self.rows.len() as IdxSize > row {
+            let (key, ts_us) = (call.key, call.event.ts_us);
+            self.added.push(Added { row, key, ts_us });
+        }
+    }
+
+    /// True if a row is an identity call that was added to an event.
+    fn is_added(&self, row: IdxSize) -> bool {
+        let found = self.added.binary_search_by_key(&row, |added| added.row);
+        found.is_ok()
+    }
+
+    /// The identity calls, and the events without some rows.
+    fn finish(self, left_out: &[IdxSize]) -> Result<(Vec<Said>, Sorted)> {
         let mut events = self.rows.finish()?;
-        if !duplicates.is_empty() {
+        if !left_out.is_empty() {
             let mut is_new = vec![true; events.height()];
-            for &row in duplicates {
+            for &row in left_out {
                 if let Some(is_new) = is_new.get_mut(row as usize) {
                     *is_new = false;
                 }
@@ -108,6 +162,17 @@ struct TakenIds {
     recent: SharedIds,
     /// Each with the time of receipt.
     ids: Ordered<Vec<(Digest, i64)>>,
+    /// The statements of the parts so far.
+    statements: Ordered<StatementTimes>,
+}
+
+/// The rows of a part that are not stored.
+#[derive(Default)]
+struct LeftOut {
+    /// Identity calls that were added to events, and say what a part before said.
+    repeated: Vec<IdxSize>,
+    /// Events with the id of another one.
+    duplicates: Vec<IdxSize>,
 }
 
 impl TakenIds {
@@ -115,25 +180,40 @@ impl TakenIds {
         Self {
             recent,
             ids: Ordered::new(Rank::Leaf, Vec::new()),
+            statements: Ordered::new(Rank::Leaf, StatementTimes::with_limit(MAX_STATEMENTS)),
         }
     }
 
-    /// Adds the ids of a part. Returns the rows of its duplicates.
-    fn take(&self, part: &Part) -> Vec<IdxSize> {
-        let mut duplicates = Vec::new();
-        if part.ids.is_empty() {
-            return duplicates;
+    /// Adds the ids and the statements of a part. Returns the rows that are not stored.
+    fn take(&self, part: &Part) -> LeftOut {
+        let mut left_out = LeftOut::default();
+        {
+            let mut statements = self.statements.lock();
+            let repeated = part.added.iter();
+            let repeated = repeated.filter(|added| statements.has(added.key, added.ts_us));
+            left_out.repeated = repeated.map(|added| added.row).collect();
+            statements.extend(part.statements.times());
         }
+        if part.ids.is_empty() {
+            return left_out;
+        }
+        let LeftOut {
+            repeated,
+            duplicates,
+        } = &mut left_out;
         let mut recent = self.recent.lock();
         let mut ids = self.ids.lock();
         for &(row, key, received_at_us) in &part.ids {
+            if repeated.binary_search(&row).is_ok() {
+                continue;
+            }
             if recent.insert(key, received_at_us, Origin::Load) {
                 ids.push((key, received_at_us));
             } else {
                 duplicates.push(row);
             }
         }
-        duplicates
+        left_out
     }
 
     /// Those of the events that are to be committed.
@@ -170,14 +250,14 @@ impl Store {
         &self,
         mut next: impl FnMut() -> Result<Option<P>> + Send,
         read: impl Fn(P, &mut Part) -> Result<R> + Sync,
-        mut done: impl FnMut(R, Stored),
+        mut done: impl FnMut(R, Loaded),
     ) -> Result<bool> {
         let transaction = self.begin()?;
         let Some(first) = next()? else {
             return Ok(false);
         };
-        for (result, stored) in self.load_group(transaction, first, &mut next, read)? {
-            done(result, stored);
+        for (result, loaded) in self.load_group(transaction, first, &mut next, read)? {
+            done(result, loaded);
         }
         self.refresh_links_table();
         Ok(true)
@@ -190,7 +270,7 @@ impl Store {
         first: P,
         next: &mut (impl FnMut() -> Result<Option<P>> + Send),
         read: impl Fn(P, &mut Part) -> Result<R> + Sync,
-    ) -> Result<Vec<(R, Stored)>> {
+    ) -> Result<Vec<(R, Loaded)>> {
         let number = transaction.reserve_numbers(1)?;
         transaction.prepare_segments(number);
         let others = std::iter::from_fn(|| next().transpose());
@@ -209,7 +289,8 @@ impl Store {
                 Ok(Some((place, part?, turns.issue())))
             },
             |(place, part, turn)| {
-                let mut events = Part::new(self.ingest.maker.clone(), part.as_ref().len());
+                let bytes = part.as_ref().len();
+                let mut events = Part::new(self.ingest.maker.clone(), bytes, self.statements());
                 let result = read(part, &mut events)?;
                 let name = format!("{number:08}-{place:04}");
                 Ok((result, self.write_part(&name, events, turn, &taken)?))
@@ -219,7 +300,7 @@ impl Store {
                 sealing.segments.extend(written.segments);
                 sealing.states.merge(&written.states);
                 sealing.statements.extend(written.statements);
-                results.push((result, written.stored));
+                results.push((result, written.loaded));
                 Ok(())
             },
         )?;
@@ -239,9 +320,20 @@ impl Store {
         turn: Ticket,
         taken: &TakenIds,
     ) -> Result<Written> {
-        let duplicates = turn.take(|| taken.take(&part));
-        let erased = part.erased;
-        let (said, sorted) = part.finish(&duplicates)?;
+        let LeftOut {
+            repeated,
+            duplicates,
+        } = turn.take(|| taken.take(&part));
+        let mut loaded = Loaded {
+            duplicates: duplicates.len(),
+            added: part.added.len() - repeated.len(),
+            ..Loaded::default()
+        };
+        for _ in duplicates.iter().filter(|&&row| part.is_added(row)) {
+            loaded.duplicates -= 1;
+            loaded.added -= 1;
+        }
+        let (said, sorted) = part.finish(&[repeated, duplicates].concat())?;
         let named = |day| self.versions.version().named_features(day, self.names());
         let (numbered, rest) = self.ingest.admission.admit_all(&sorted.events, &named)?;
         let zones = self.versions.zones();
@@ -252,11 +344,10 @@ impl Store {
                 .filter_map(|said| self.ingest.admission.admit_identity(said))
                 .collect(),
             segments: segment::write_days(&self.folder, name, &sorted)?,
-            stored: Stored {
-                logged: sorted.events.height(),
-                duplicates: duplicates.len(),
-                erased,
+            loaded: Loaded {
+                logged: sorted.events.height() - loaded.added,
                 rest,
+                ..loaded
             },
         })
     }

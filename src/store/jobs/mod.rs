@@ -44,7 +44,7 @@ pub use erase::{Erased, ErasureLimit, RepeatedErasures, repeat_erasures};
 pub(super) use event_ids::open_event_ids;
 pub use expire::Expired;
 pub(super) use links::add_missing_links;
-pub use load::Part;
+pub use load::{Loaded, Part};
 pub use published::SharedTableMeta;
 pub use rebuild::Rebuilt;
 pub(super) use rebuild::add_missing_states;

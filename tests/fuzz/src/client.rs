@@ -45,7 +45,8 @@ fuzz_target!(|input: &[u8]| {
             sent_at: batch.sent_at,
         };
         for message in batch.messages {
-            let Outcome::Accepted(event, _) = sdk::map(product, message, Some("track"), &context, received) else {
+            let mapped = sdk::map(product, message, Some("track"), &context, received);
+            let Outcome::Accepted(event, _) = mapped.outcome else {
                 continue;
             };
             assert!(event.metadata.len() <= metadata::MAX_BYTES);
