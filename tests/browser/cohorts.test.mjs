@@ -73,10 +73,10 @@ for (const [what, given] of [
     await settled(page);
     assert.deepEqual((await requestOf(page, 'funnel')).question.filter, { ...filter, cohort: lost });
     // The page follows its address a moment later.
-    const chip = page.locator('.chip').filter({ hasText: 'cohort is' }).first();
-    await chip.waitFor();
+    const chosen = page.locator('[data-pick="cohort"]').filter({ hasText: 'lost' });
+    await chosen.waitFor();
     await page.goBack();
-    await chip.waitFor({ state: 'detached' });
+    await chosen.waitFor({ state: 'detached' });
     await settled(page);
     await panel(page, 'funnel').locator('[data-step="2"]').getByRole('button', { name: 'who reached step 2' }).click();
     const reached = await saveIn(page, `reached${what}`);

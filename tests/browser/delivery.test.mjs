@@ -46,7 +46,7 @@ test('a steady series of events is sent after five seconds, and after one second
           if (now - start < 13_000) return;
           clearInterval(timer);
           resolve({ made: count, pauses: still, began: startedAt, ended: Date.now() });
-        }, 100);
+        }, 400);
       }),
   );
   await server.counts(made, page);
@@ -56,7 +56,9 @@ test('a steady series of events is sent after five seconds, and after one second
   assert.ok(second < ended - began, `the second while events still came, not after ${second} ms`);
   const quiet = times.at(-1) - ended;
   assert.ok(quiet > 900 && quiet < 10_000, `the last after ${quiet} ms without an event`);
-  assert.ok(site.batches.length <= 4 + pauses, `${site.batches.length} batches, ${pauses} pauses`);
+  // What was recorded while a slow request ran is sent at once after it.
+  const series = times.filter((time, n) => !n || time - times[n - 1] > 2_500);
+  assert.ok(series.length <= 4 + pauses, `${series.length} series of batches, ${pauses} pauses`);
 });
 
 test('a quick series is one batch', async (t) => {
