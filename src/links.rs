@@ -82,6 +82,8 @@ pub struct Links {
     /// Times that a link ended or got another user. What was computed with links before such a
     /// change is wrong, and after any other one incomplete.
     undone: u64,
+    /// See [`Links::count_import`]; not stored.
+    imports: u64,
 }
 
 /// The reason why a statement is not a link.
@@ -225,6 +227,12 @@ impl Links {
         }
     }
 
+    /// Counts statements that were not in the log: those in memory follow them now, although they
+    /// were there before, so that a link that one of them was may hold no more.
+    pub fn count_import(&mut self) {
+        self.imports += 1;
+    }
+
     /// The user of an id, if the id is an alias.
     pub fn user_of(&self, code: u32) -> Option<u32> {
         let is_alias = self.aliases.contains(code);
@@ -351,8 +359,19 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::canonical::Canonical;
+    use super::canonical::{Canonical, Epoch};
     use super::*;
+
+    /// A change of the statements that are known.
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        /// It is added to those in memory.
+        Add(Statement),
+        /// The first ones in memory are sealed.
+        Seal(usize),
+        /// It is sealed before those in memory.
+        Import(Statement),
+    }
 
     fn statement(ts_us: i64, user: u32, alias: u32) -> Statement {
         Statement {
@@ -393,6 +412,14 @@ mod tests {
     fn any_statement() -> impl Strategy<Value = Statement> {
         (0..8_i64, 0..12_u32, proptest::option::of(0..12_u32))
             .prop_map(|(ts_us, user, alias)| Statement { ts_us, user, alias })
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => any_statement().prop_map(Step::Add),
+            1 => (1..8_usize).prop_map(Step::Seal),
+            1 => any_statement().prop_map(Step::Import),
+        ]
     }
 
     #[test]
@@ -499,6 +526,46 @@ mod tests {
             let expected = model(&distinct);
             distinct.reverse();
             prop_assert_eq!(applied(&links(&distinct)), expected);
+        }
+
+        #[test]
+        fn users_of_the_same_epoch_with_users_in_the_place_of_new_aliases_are_those_of_now(
+            steps in proptest::collection::vec(any_step(), 1..32),
+        ) {
+            let (mut sealed, mut unsealed) = (Links::default(), Vec::new());
+            let mut last = Canonical::new(&Arc::default(), &[]);
+            let mut before: Vec<(Epoch, Vec<u32>)> = Vec::new();
+            for step in steps {
+                let mut followed = None;
+                match step {
+                    Step::Add(statement) => {
+                        unsealed.push(statement);
+                        followed = Some(last.with(&[statement]));
+                    }
+                    Step::Seal(count) => {
+                        for statement in unsealed.drain(..count.min(unsealed.len())) {
+                            sealed.add(statement);
+                        }
+                    }
+                    Step::Import(statement) => {
+                        sealed.add(statement);
+                        sealed.count_import();
+                    }
+                }
+                let now = Canonical::new(&Arc::new(sealed.clone()), &unsealed);
+                let users: Vec<u32> = (0..12).map(|code| now.of(code)).collect();
+                for (_, then) in before.iter().filter(|(epoch, _)| *epoch == now.epoch()) {
+                    let then: Vec<u32> = then.iter().map(|&user| now.of(user)).collect();
+                    prop_assert_eq!(&then, &users);
+                }
+                if let Some(followed) = followed {
+                    prop_assert_eq!(followed.epoch(), now.epoch());
+                    let followed: Vec<u32> = (0..12).map(|code| followed.of(code)).collect();
+                    prop_assert_eq!(&followed, &users);
+                }
+                before.push((now.epoch(), users));
+                last = now;
+            }
         }
     }
 }

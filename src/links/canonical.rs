@@ -10,22 +10,32 @@ use crate::daily::{Activity, DailyState};
 use crate::dictionary::{Lookup, UserDictionary};
 
 /// The users of ids: sealed links, and statements that are in memory.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Canonical {
     sealed: Arc<Links>,
-    /// The users of the ids that unsealed statements give another one than the sealed links.
-    changed: CodeMap<Option<u32>>,
+    /// The first statement of the aliases of which it is not a sealed one.
+    first: CodeMap<First>,
+    /// The ids that unsealed statements alone name as users.
+    users: RoaringBitmap,
     /// The ids that are aliases.
     aliases: RoaringBitmap,
-    /// While it is the same, aliases keep their users, and only more are added. None if unsealed
-    /// statements end a link: what is computed then is not kept.
-    epoch: Option<u64>,
+    epoch: Epoch,
+}
+
+/// While it is the same, aliases keep their users, and only more are added. It does not change when
+/// statements are sealed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Epoch {
+    /// Times that a link ended or got another user.
+    pub undone: u64,
+    /// See [`Links::count_import`].
+    imports: u64,
 }
 
 /// The activity of a day with users in the place of their aliases.
 #[derive(Debug, Clone)]
 pub struct LinkedActivity {
-    epoch: Option<u64>,
+    epoch: Epoch,
     /// The activity.
     pub activity: Arc<Activity>,
     /// A string that is another one for other links of the users of the day; empty without links.
@@ -35,43 +45,56 @@ pub struct LinkedActivity {
 impl Canonical {
     /// The users after some more statements, in the order of the log.
     pub fn new(sealed: &Arc<Links>, unsealed: &[Statement]) -> Self {
-        let mut users = RoaringBitmap::new();
-        let mut first: CodeMap<First> = CodeMap::default();
-        for &Statement { ts_us, user, alias } in unsealed {
-            if !sealed.users.contains(user) {
-                users.insert(user);
+        let sealed_only = Self {
+            sealed: sealed.clone(),
+            first: CodeMap::default(),
+            users: RoaringBitmap::new(),
+            aliases: sealed.aliases.clone(),
+            epoch: Epoch {
+                undone: sealed.undone,
+                imports: sealed.imports,
+            },
+        };
+        sealed_only.with(unsealed)
+    }
+
+    /// The same after some more statements, which follow all others in the log.
+    #[must_use]
+    pub fn with(mut self, statements: &[Statement]) -> Self {
+        for &statement in statements {
+            self.add(statement);
+        }
+        self
+    }
+
+    /// Does the same as [`Links::add`].
+    fn add(&mut self, Statement { ts_us, user, alias }: Statement) {
+        let is_new = !self.sealed.users.contains(user) && self.users.insert(user);
+        if is_new && self.aliases.remove(user) {
+            self.epoch.undone += 1;
+        }
+        let counts = |alias: &u32| self.sealed.counts(*alias, user, ts_us);
+        let Some(alias) = alias.filter(counts) else {
+            return;
+        };
+        match self.first_of(alias) {
+            Some(first) if ts_us >= first.ts_us => return,
+            Some(first) if first.user != user && self.aliases.contains(alias) => {
+                self.epoch.undone += 1;
             }
-            if let Some(alias) = alias.filter(|&alias| sealed.counts(alias, user, ts_us)) {
-                let known = first.get(&alias).or_else(|| sealed.first.get(&alias));
-                if known.is_none_or(|known| ts_us < known.ts_us) {
-                    first.insert(alias, First { user, ts_us });
+            Some(_) => {}
+            None => {
+                if !self.sealed.users.contains(alias) && !self.users.contains(alias) {
+                    self.aliases.insert(alias);
                 }
             }
         }
-        let mut changed: CodeMap<Option<u32>> = CodeMap::default();
-        for (alias, First { user, .. }) in first {
-            let is_user = sealed.users.contains(alias) || users.contains(alias);
-            changed.insert(alias, (!is_user).then_some(user));
-        }
-        for user in &users & &sealed.aliases {
-            changed.insert(user, None);
-        }
-        changed.retain(|&alias, user| sealed.user_of(alias) != *user);
-        let mut aliases = sealed.aliases.clone();
-        let mut is_undone = false;
-        for (&alias, user) in &changed {
-            is_undone |= sealed.aliases.contains(alias);
-            match user {
-                Some(_) => aliases.insert(alias),
-                None => aliases.remove(alias),
-            };
-        }
-        Self {
-            epoch: (!is_undone).then_some(sealed.undone),
-            sealed: sealed.clone(),
-            changed,
-            aliases,
-        }
+        self.first.insert(alias, First { user, ts_us });
+    }
+
+    fn first_of(&self, alias: u32) -> Option<First> {
+        let unsealed = self.first.get(&alias);
+        unsealed.or_else(|| self.sealed.first.get(&alias)).copied()
     }
 
     /// The user of an id: its own code if it is not an alias.
@@ -79,10 +102,7 @@ impl Canonical {
         if !self.aliases.contains(code) {
             return code;
         }
-        match self.changed.get(&code) {
-            Some(changed) => changed.unwrap_or(code),
-            None => self.sealed.user_of(code).unwrap_or(code),
-        }
+        self.first_of(code).map_or(code, |first| first.user)
     }
 
     /// All ids of the user of an id, its own included.
@@ -97,9 +117,9 @@ impl Canonical {
         ids
     }
 
-    /// See [`LinkedActivity`]: what was computed at an epoch from users of whom none is an alias
-    /// now is what would be computed now.
-    pub fn epoch(&self) -> Option<u64> {
+    /// The epoch. The result of an equal one is right now if none of its users is an alias now; if
+    /// some are, their users belong in their place.
+    pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
@@ -139,9 +159,7 @@ impl Canonical {
 
     /// True if what was computed before is what would be computed now.
     pub fn is_current(&self, linked: &LinkedActivity) -> bool {
-        self.epoch.is_some()
-            && self.epoch == linked.epoch
-            && !self.has_aliases_among(&linked.activity.users)
+        self.epoch == linked.epoch && !self.has_aliases_among(&linked.activity.users)
     }
 
     /// The activity with users in the place of their aliases.

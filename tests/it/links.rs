@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use echopilot_analytics::engine::{
     COMMAND_LINE, Cancel, Engine, ExportRequest, RollupScope, UserLinksAnswer, UserLinksRequest,
 };
@@ -335,6 +335,43 @@ fn every_metric_counts_the_users_that_a_model_finds_at_every_stage() {
         drop((linked, model));
         [linked, model] = stores();
         check(&linked, &model, "erased and opened again");
+    }
+}
+
+/// Users of all days, of all weeks and of the window that usage counts, and those that the calls
+/// and events give.
+fn users_of(engine: &Engine, history: &[Value]) -> [[usize; 3]; 2] {
+    let found = usage(engine, "UTC");
+    let found = ["users_per_day", "users_per_week", "mau"].map(|field| found[field].as_u64());
+    let (mut by_day, mut by_week) = (BTreeSet::new(), BTreeSet::new());
+    for event in counted(history, &links_of(history)) {
+        let user = text(&event, "user_id").to_owned();
+        let ts: DateTime<Utc> = text(&event, "ts").parse().unwrap();
+        by_day.insert((ts.date_naive(), user.clone()));
+        by_week.insert((ts.iso_week(), user));
+    }
+    let users: BTreeSet<&String> = by_day.iter().map(|(_, user)| user).collect();
+    let expected = [by_day.len(), by_week.len(), users.len()];
+    [found.map(|users| users.unwrap() as usize), expected]
+}
+
+#[test]
+fn links_that_are_added_and_end_between_queries_count_at_once() {
+    let dir = folder();
+    let engine = open(dir.path());
+    let (calls, mut known): (Vec<Value>, Vec<Value>) = history(12, 700)
+        .into_iter()
+        .partition(|event| event["event_type"] == "system");
+    send(&engine, &known);
+    engine.seal(now()).unwrap();
+    for (step, some) in calls.chunks(2).enumerate() {
+        send(&engine, some);
+        known.extend_from_slice(some);
+        if step % 10 == 9 {
+            engine.seal(now()).unwrap();
+        }
+        let [found, expected] = users_of(&engine, &known);
+        assert_eq!(found, expected, "{step}");
     }
 }
 

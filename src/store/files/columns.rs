@@ -132,7 +132,7 @@ fn encode(
     let users = users.map(
         |id| match canonical.map(|canonical| (canonical, canonical.of(id))) {
             Some((canonical, user)) if user != id => {
-                epoch = canonical.epoch();
+                epoch = Some(canonical.epoch().undone);
                 user
             }
             _ => id,
@@ -326,7 +326,7 @@ impl ColumnsFile {
     /// True if the file has users in the place of all their aliases, and of no other ids.
     fn is_linked(&self, list: &List, canonical: Option<&Canonical>) -> Result<bool, String> {
         if let Some(epoch) = list.epoch(self)?
-            && canonical.and_then(Canonical::epoch) != Some(epoch)
+            && canonical.map(|canonical| canonical.epoch().undone) != Some(epoch)
         {
             return Ok(false);
         }

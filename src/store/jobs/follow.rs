@@ -70,7 +70,7 @@ impl Store {
         let mut transaction = self.begin()?;
         let is_changed = self.put_events(&mut transaction, day.to_epoch_days(), events)?;
         // Those of the day before that are gone end when nothing is left of their ids.
-        let linked = self.add_links(&mut transaction, &statements)?;
+        let linked = self.add_links(&mut transaction, &statements, Origin::Load)?;
         let mut returned = RoaringBitmap::new();
         if is_changed {
             returned = self.count_again(&mut transaction, day.to_epoch_days(), &linked)?;

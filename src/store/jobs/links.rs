@@ -20,6 +20,7 @@ use crate::store::files::folder::Folder;
 use crate::store::files::links::OldTables;
 use crate::store::files::segment::{self, ALL_ROWS};
 use crate::store::files::{dictionary, links};
+use crate::store::ingest::dedup::Origin;
 use crate::store::version::{Transaction, VersionControl};
 use crate::store::{SealedVersion, Store};
 
@@ -129,6 +130,7 @@ impl Store {
         &self,
         transaction: &mut Transaction<'_>,
         statements: &[Statement],
+        origin: Origin,
     ) -> Result<RoaringBitmap> {
         let mut codes = RoaringBitmap::new();
         if statements.is_empty() {
@@ -148,6 +150,9 @@ impl Store {
             codes.extend(alias);
         }
         if has_changed {
+            if origin == Origin::Load {
+                links.count_import();
+            }
             transaction.write_links(links)?;
         }
         Ok(codes)

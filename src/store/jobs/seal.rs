@@ -300,7 +300,8 @@ impl Store {
         let sealed = Sealed::of(&segments);
         let states = slices.of_utc();
         check_pair(self.folder.path(), &states, &segments)?;
-        let linked = self.add_links(&mut transaction, &statements)?;
+        let origin = log.as_ref().map_or(Origin::Load, |_| Origin::Log);
+        let linked = self.add_links(&mut transaction, &statements, origin)?;
         let until = states.values().filter_map(DailyState::greatest_user).max();
         let until = until.max(linked.max());
         transaction.next.dictionary = dictionary::extend(
@@ -321,7 +322,6 @@ impl Store {
         drop(slices);
         self.add_to_states(&mut transaction, states)?;
         transaction.add_segments(segments);
-        let origin = log.as_ref().map_or(Origin::Load, |_| Origin::Log);
         let ids = self.add_event_ids(&mut transaction, ids, origin)?;
         let next = &mut transaction.next;
         // Before any clock can be wrong about expiry, there is a day to compare it with.

@@ -9,7 +9,7 @@ use chrono_tz::Tz;
 use crate::daily::{Day, Week, WeekActivity};
 use crate::dictionary::Dictionaries;
 use crate::error::Result;
-use crate::links::canonical::Canonical;
+use crate::links::canonical::{Canonical, Epoch};
 use crate::store::files::states::StateFile;
 use crate::store::lock::{Ordered, Rank};
 use crate::store::pipeline;
@@ -31,8 +31,8 @@ struct KeptWeek {
     /// Names of the states' files, which are never used twice.
     files: Vec<String>,
     activity: Arc<WeekActivity>,
-    /// The epoch of the users; none if they may differ for every reader.
-    epoch: Option<u64>,
+    /// The epoch of the users.
+    epoch: Epoch,
 }
 
 impl KeptWeek {
@@ -63,16 +63,15 @@ impl KeptWeek {
     fn is_of(&self, states: DaysOfWeek<'_>, canonical: Option<&Canonical>) -> bool {
         let users = &self.activity.whole.users;
         let files = states.iter().map(|(_, state)| &state.meta.path);
-        self.epoch.is_some()
-            && self.epoch == epoch_of(canonical)
+        self.epoch == epoch_of(canonical)
             && !canonical.is_some_and(|canonical| canonical.has_aliases_among(users))
             && self.files.iter().eq(files)
     }
 }
 
 /// The epoch of the users, which is that of no links before the first one.
-fn epoch_of(canonical: Option<&Canonical>) -> Option<u64> {
-    canonical.map_or(Some(0), Canonical::epoch)
+fn epoch_of(canonical: Option<&Canonical>) -> Epoch {
+    canonical.map_or_else(Epoch::default, Canonical::epoch)
 }
 
 impl WeekCache {
