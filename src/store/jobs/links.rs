@@ -169,7 +169,7 @@ impl Store {
             let published = self.versions.published();
             (
                 published.version().links.links.clone(),
-                published.tail.statements(),
+                published.tail.statements_from(0),
             )
         };
         let mut links = Links::clone(&sealed);

@@ -332,9 +332,11 @@ pub struct VersionControl {
 }
 
 /// The users of ids, and what they were computed from.
+#[derive(Clone)]
 struct KnownUsers {
     sealed: Arc<Links>,
-    statement_changes: u64,
+    /// The places of the unsealed statements.
+    places: Range<u64>,
     canonical: Arc<Canonical>,
 }
 
@@ -416,25 +418,35 @@ impl VersionControl {
         self.canonical_of(self.published.lock())
     }
 
-    /// The users of ids as of a published state, which is unlocked before they are computed.
+    /// The users of ids as of a published state, which is unlocked before they are computed: from
+    /// those of an earlier reader and the statements since, unless some were sealed.
     fn canonical_of(&self, published: Guard<'_, Published>) -> Option<Arc<Canonical>> {
         let sealed = published.version.links.links.clone();
-        if sealed.is_empty() && !published.tail.has_statements() {
+        let places = published.tail.statement_places();
+        if sealed.is_empty() && places.is_empty() {
             return None;
         }
-        let statement_changes = published.tail.statement_changes();
-        let is_known = |known: &&KnownUsers| {
-            Arc::ptr_eq(&known.sealed, &sealed) && known.statement_changes == statement_changes
-        };
-        if let Some(known) = self.canonical.lock().as_ref().filter(is_known) {
+        let known = self.canonical.lock().clone();
+        let known = known.filter(|known| {
+            Arc::ptr_eq(&known.sealed, &sealed)
+                && known.places.start == places.start
+                && known.places.end <= places.end
+        });
+        if let Some(known) = known.as_ref().filter(|known| known.places == places) {
             return Some(known.canonical.clone());
         }
-        let statements = published.tail.statements();
+        let from = known
+            .as_ref()
+            .map_or(places.start, |known| known.places.end);
+        let statements = published.tail.statements_from(from);
         drop(published);
-        let canonical = Arc::new(Canonical::new(&sealed, &statements));
+        let canonical = Arc::new(match known {
+            Some(known) => Canonical::clone(&known.canonical).with(&statements),
+            None => Canonical::new(&sealed, &statements),
+        });
         *self.canonical.lock() = Some(KnownUsers {
             sealed,
-            statement_changes,
+            places,
             canonical: canonical.clone(),
         });
         Some(canonical)

@@ -36,8 +36,8 @@ pub struct Tail {
     /// The span of the full chunks.
     full_span: Option<Span>,
     open: OpenChunk,
-    /// Number of times that the statements about ids changed.
-    statement_changes: u64,
+    /// The place of the first statement about ids.
+    first_statement: u64,
 }
 
 /// The oldest part of the tail: the events of the oldest log.
@@ -154,25 +154,23 @@ impl Tail {
             full_events: 0,
             full_span: None,
             open: OpenChunk::default(),
-            statement_changes: 0,
+            first_statement: 0,
         }
     }
 
-    /// Number of times that the result of [`Tail::statements`] changed.
-    pub fn statement_changes(&self) -> u64 {
-        self.statement_changes
+    /// The places of the statements of the events about ids, among all of this process. Those
+    /// before are sealed.
+    pub fn statement_places(&self) -> Range<u64> {
+        let unsealed = statements_in(&self.full) + self.open.statements.len() as u64;
+        self.first_statement..self.first_statement + unsealed
     }
 
-    /// The statements of the events about ids, in their order.
-    pub fn statements(&self) -> Vec<Statement> {
+    /// The statements of the events about ids from a place on, in their order.
+    pub fn statements_from(&self, place: u64) -> Vec<Statement> {
         let full = self.full.iter().flat_map(|chunk| &chunk.statements);
-        full.chain(&self.open.statements).copied().collect()
-    }
-
-    /// True if the events say something of ids.
-    pub fn has_statements(&self) -> bool {
-        let mut full = self.full.iter();
-        !self.open.statements.is_empty() || full.any(|chunk| !chunk.statements.is_empty())
+        let passed = place.saturating_sub(self.first_statement);
+        let statements = full.chain(&self.open.statements).skip(passed as usize);
+        statements.copied().collect()
     }
 
     /// Number of events.
@@ -194,11 +192,9 @@ impl Tail {
             Some(open) => open.bytes.end = part.bytes.end,
             none => *none = Some(part),
         }
-        let before = self.open.statements.len();
         for row in rows {
             self.open.push(row);
         }
-        self.statement_changes += u64::from(self.open.statements.len() > before);
         if self.open.ts_us.len() >= CHUNK_ROWS {
             self.close_chunk()?;
         }
@@ -283,7 +279,7 @@ impl Tail {
         let kept = self.full.split_off(mark.chunks.min(self.full.len()));
         let sealed = std::mem::replace(&mut self.full, kept);
         self.count_full();
-        self.statement_changes += 1;
+        self.first_statement += statements_in(&sealed);
         sealed
     }
 
@@ -294,6 +290,12 @@ impl Tail {
         let spans = self.full.iter().map(|chunk| chunk.span);
         self.full_span = spans.reduce(Span::union);
     }
+}
+
+/// Number of statements about ids in some chunks.
+fn statements_in(chunks: &[Arc<Chunk>]) -> u64 {
+    let statements = chunks.iter().map(|chunk| chunk.statements.len() as u64);
+    statements.sum()
 }
 
 impl Chunk {
