@@ -128,9 +128,14 @@ impl Canonical {
         !self.aliases.is_disjoint(ids)
     }
 
+    /// The aliases among some ids.
+    pub fn aliases_among(&self, ids: &RoaringBitmap) -> RoaringBitmap {
+        ids & &self.aliases
+    }
+
     /// Puts users in the place of their aliases.
     pub fn apply(&self, ids: &mut RoaringBitmap) {
-        let moved = &*ids & &self.aliases;
+        let moved = self.aliases_among(ids);
         if moved.is_empty() {
             return;
         }
@@ -153,7 +158,7 @@ impl Canonical {
     }
 
     /// The users of some aliases.
-    fn users_of(&self, aliases: &RoaringBitmap) -> RoaringBitmap {
+    pub fn users_of(&self, aliases: &RoaringBitmap) -> RoaringBitmap {
         crate::daily::set(aliases.iter().map(|alias| self.of(alias)).collect())
     }
 
@@ -164,7 +169,7 @@ impl Canonical {
 
     /// The activity with users in the place of their aliases.
     pub fn activity(&self, activity: &Arc<Activity>) -> LinkedActivity {
-        let moved = &activity.users & &self.aliases;
+        let moved = self.aliases_among(&activity.users);
         if moved.is_empty() {
             return LinkedActivity {
                 epoch: self.epoch,
