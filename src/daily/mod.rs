@@ -333,10 +333,11 @@ impl DailyState {
 
     /// The event types or features that are wanted.
     pub fn members(&self, of: MembersOf, is_wanted: impl Fn(u32) -> bool) -> Vec<Members> {
-        let (events, users) = match of {
-            MembersOf::EventTypes => (&self.activity.event_types, &self.event_type_users),
-            MembersOf::Features => (&self.activity.features, &self.feature_users),
+        let users = match of {
+            MembersOf::EventTypes => &self.event_type_users,
+            MembersOf::Features => &self.feature_users,
         };
+        let events = self.activity.events_of(of);
         let wanted = events.iter().filter(|(code, _)| is_wanted(**code));
         let members = wanted.map(|(&code, &events)| Members {
             code,
@@ -443,6 +444,14 @@ impl WeekActivity {
 }
 
 impl Activity {
+    /// Events of each event type or of each feature, by its code.
+    pub fn events_of(&self, of: MembersOf) -> &BTreeMap<u32, u64> {
+        match of {
+            MembersOf::EventTypes => &self.event_types,
+            MembersOf::Features => &self.features,
+        }
+    }
+
     /// Estimate of its bytes in memory.
     pub fn memory_bytes(&self) -> u64 {
         let features = self.features.len() * FEATURE_BYTES;

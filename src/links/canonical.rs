@@ -6,7 +6,7 @@ use polars::prelude::*;
 use roaring::RoaringBitmap;
 
 use super::{CodeMap, First, Links, Statement};
-use crate::daily::{Activity, DailyState};
+use crate::daily::Activity;
 use crate::dictionary::{Lookup, UserDictionary};
 
 /// The users of ids: sealed links, and statements that are in memory.
@@ -191,19 +191,6 @@ impl Canonical {
             activity: Arc::new(linked),
             digest: format!("-{}-{crc32c:08x}", moved.len()),
         }
-    }
-
-    /// The state of a day with users in the place of their aliases.
-    pub fn state(&self, state: &Arc<DailyState>) -> Arc<DailyState> {
-        if !self.has_aliases_among(&state.activity.users) {
-            return state.clone();
-        }
-        let mut linked = DailyState::clone(state);
-        self.apply(&mut Arc::make_mut(&mut linked.activity).users);
-        let of_types = linked.event_type_users.values_mut();
-        let sets = of_types.chain(linked.feature_users.values_mut());
-        sets.for_each(|users| self.apply(users));
-        Arc::new(linked)
     }
 
     /// A column of codes with those of users in the place of those of their aliases.

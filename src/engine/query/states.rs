@@ -1,15 +1,16 @@
 //! The queries that daily states are enough for.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use chrono_tz::Tz;
-use roaring::RoaringBitmap;
+use roaring::{MultiOps, RoaringBitmap};
 
 use super::Cancel;
 use super::user_union::UserUnion;
-use crate::daily::{Activity, DailyState, Day, Members, MembersOf};
-use crate::dictionary::{Dictionaries, REST_FEATURE};
+use crate::daily::{self, Activity, Day, Members, MembersOf};
+use crate::dictionary::{Dictionaries, Dictionary, REST_FEATURE};
 use crate::error::{Error, Result};
 use crate::metrics::active_days::ActiveDays;
 use crate::metrics::budget::Budget;
@@ -41,10 +42,11 @@ impl States<'_> {
         found: &mut ActiveDays,
     ) -> Result<bool> {
         let names = self.store.names();
-        let met = self.met(days, filter)?;
+        let days = self.store.days(self.tz, days)?;
+        let met = self.met(&days, filter)?;
         let mut all_know = true;
         self.each_day(
-            days,
+            &days,
             |parts| filter.users(parts, self.tz, names, &met),
             |day, users| {
                 match users {
@@ -91,7 +93,7 @@ impl States<'_> {
         let mut charge = self.budget.charge();
         let mut days_read = 0_u32;
         self.each_day(
-            days,
+            &self.store.days(self.tz, days)?,
             |parts| parts.members(names, of, &is_wanted),
             |_, members| {
                 for Members {
@@ -133,7 +135,8 @@ impl States<'_> {
         sink: &mut DaySink<'_>,
     ) -> Result<bool> {
         let names = self.store.names();
-        let met = self.met(days, filter)?;
+        let days = self.store.days(self.tz, days)?;
+        let met = self.met(&days, filter)?;
         let mut is_known = true;
         let read = |parts: &DayParts| match by {
             None => {
@@ -142,7 +145,7 @@ impl States<'_> {
             }
             Some(by) => filter.groups(parts, by, wanted, self.tz, names, &met),
         };
-        let done = self.each_day(days, read, |day, counts| match counts {
+        let done = self.each_day(&days, read, |day, counts| match counts {
             Some(counts) => sink(day, counts),
             None => {
                 is_known = false;
@@ -155,32 +158,29 @@ impl States<'_> {
         }
     }
 
-    /// The codes of the strings that meet a filter. Features have codes once the states that name
+    /// The codes of the strings that meet a filter. Strings have codes once the states that name
     /// them were read, so these are read before.
-    fn met(&self, days: &Range<Day>, filter: &AggregateFilter<'_>) -> Result<Met> {
-        if let AggregateFilter::SomeFeatures(_) = filter {
-            self.each_day(
-                days,
-                |parts| parts.activities(self.store.names()),
-                |_, _| Ok(()),
-            )?;
+    fn met(&self, days: &[DayParts], filter: &AggregateFilter<'_>) -> Result<Met> {
+        let names = self.store.names();
+        if !matches!(filter, AggregateFilter::All) {
+            self.each_day(days, |parts| parts.activities(names), |_, _| Ok(()))?;
         }
-        filter.met(self.store.names(), self.cancel)
+        filter.met(names, self.cancel)
     }
 
-    /// Calls `sink` with the result of `read` for each day of a range that has events, in order.
+    /// Calls `sink` with the result of `read` for each day, in order.
     fn each_day<T: Send>(
         &self,
-        days: &Range<Day>,
+        days: &[DayParts],
         read: impl Fn(&DayParts) -> Result<T> + Sync,
         mut sink: impl FnMut(Day, T) -> Result<()>,
     ) -> Result<()> {
-        let mut parts = self.store.days(self.tz, days)?.into_iter();
+        let mut days = days.iter();
         pipeline::ordered(
-            || Ok(parts.next()),
+            || Ok(days.next()),
             |parts| {
                 self.cancel.check()?;
-                Ok((parts.day, read(&parts)?))
+                Ok((parts.day, read(parts)?))
             },
             |result: Result<(Day, T)>| {
                 self.cancel.check()?;
@@ -206,8 +206,9 @@ pub(in crate::engine) enum AggregateFilter<'a> {
     SomeFeatures(&'a Filter),
 }
 
-/// The codes of the strings that meet an [`AggregateFilter`] on strings of any kind.
-pub(super) type Met = Option<RoaringBitmap>;
+/// The codes of the event types or features that meet an [`AggregateFilter`]; none if all events
+/// do.
+type Met = Option<(MembersOf, RoaringBitmap)>;
 
 impl<'a> AggregateFilter<'a> {
     /// `None` if states are not enough for the filter.
@@ -242,25 +243,41 @@ impl<'a> AggregateFilter<'a> {
         }
     }
 
-    /// Tests each feature once.
+    /// Tests each string once.
     fn met(&self, names: &Dictionaries, cancel: &Cancel) -> Result<Met> {
-        let Self::SomeFeatures(filter) = self else {
-            return Ok(None);
+        let (types, features) = (&names.event_types, &names.features);
+        let find = |dictionary: &Dictionary, wanted: &[String]| {
+            let codes = wanted.iter().filter_map(|name| dictionary.find(name));
+            codes.collect()
         };
-        let test = filter.on_value();
-        let mut met = RoaringBitmap::new();
-        for code in 0..names.features.len() as u32 {
-            cancel.check()?;
-            let name = names.features.text(code);
-            if code != REST_FEATURE && name.is_some_and(|name| test(Some(name))) {
-                met.insert(code);
+        Ok(Some(match self {
+            Self::All => return Ok(None),
+            Self::EventTypes(wanted) => (MembersOf::EventTypes, find(types, wanted)),
+            Self::Features(wanted) => (MembersOf::Features, find(features, wanted)),
+            Self::SomeEventTypes(filter) => (MembersOf::EventTypes, some(types, filter, cancel)?),
+            Self::SomeFeatures(filter) => {
+                let mut met = some(features, filter, cancel)?;
+                met.remove(REST_FEATURE);
+                (MembersOf::Features, met)
             }
-        }
-        filter.check_time()?;
-        Ok(Some(met))
+        }))
     }
 
-    /// The users of a day; `None` if one of the features may be beyond the limit of the day.
+    /// Users and events of a day in parts; `None` if one of the features may be beyond the limit of
+    /// the day.
+    fn activities(
+        &self,
+        parts: &DayParts,
+        tz: Tz,
+        names: &Dictionaries,
+    ) -> Result<Option<Vec<Arc<Activity>>>> {
+        let activities = parts.activities(names)?;
+        let mut parts = activities.iter();
+        let may_be_rest = parts.any(|activity| self.may_be_rest(activity, tz, names));
+        Ok((!may_be_rest).then_some(activities))
+    }
+
+    /// The users of a day; `None` as for [`Self::activities`].
     fn users(
         &self,
         parts: &DayParts,
@@ -268,24 +285,21 @@ impl<'a> AggregateFilter<'a> {
         names: &Dictionaries,
         met: &Met,
     ) -> Result<Option<RoaringBitmap>> {
-        let mut users = RoaringBitmap::new();
-        if let Self::All = self {
-            for activity in parts.activities(names)? {
-                let Activity { users: some, .. } = activity.as_ref();
-                users |= some;
-            }
-            return Ok(Some(users));
+        let Some(activities) = self.activities(parts, tz, names)? else {
+            return Ok(None);
+        };
+        let Some((of, met)) = met else {
+            let users = activities.iter().map(|activity| &activity.users);
+            return Ok(Some(users.union()));
+        };
+        let mut users = UserUnion::default();
+        for members in parts.members(names, *of, |code| met.contains(code))? {
+            users.add(&members.users);
         }
-        for state in parts.states(names)? {
-            if self.may_be_rest(&state.activity, tz, names) {
-                return Ok(None);
-            }
-            self.add_users(&state, names, met, &mut users);
-        }
-        Ok(Some(users))
+        Ok(Some(users.finish()))
     }
 
-    /// Events, and users if these are wanted, of a day; `None` as for [`Self::users`].
+    /// Events, and users if these are wanted, of a day; `None` as for [`Self::activities`].
     fn totals(
         &self,
         parts: &DayParts,
@@ -294,13 +308,14 @@ impl<'a> AggregateFilter<'a> {
         names: &Dictionaries,
         met: &Met,
     ) -> Result<Option<Count>> {
-        let mut count = Count::default();
-        for activity in parts.activities(names)? {
-            if self.may_be_rest(&activity, tz, names) {
-                return Ok(None);
-            }
-            count.events += self.events(&activity, names, met);
-        }
+        let Some(activities) = self.activities(parts, tz, names)? else {
+            return Ok(None);
+        };
+        let events = activities.iter().map(|activity| self.events(activity, met));
+        let mut count = Count {
+            events: events.sum(),
+            ..Count::default()
+        };
         if wanted == Wanted::Users {
             match self.users(parts, tz, names, met)? {
                 Some(users) => count.users = users,
@@ -311,7 +326,7 @@ impl<'a> AggregateFilter<'a> {
     }
 
     /// Events, and users if these are wanted, of a day by event type or feature; `None` as for
-    /// [`Self::users`], and if users had events without a feature, which states do not know.
+    /// [`Self::activities`], and if users had events without a feature, which states do not know.
     fn groups(
         &self,
         parts: &DayParts,
@@ -321,32 +336,25 @@ impl<'a> AggregateFilter<'a> {
         names: &Dictionaries,
         met: &Met,
     ) -> Result<Option<DayCounts>> {
-        let is_by_type = *by == Property::EventType;
-        let dictionary = match is_by_type {
-            true => &names.event_types,
-            false => &names.features,
+        let (of, dictionary) = match *by == Property::EventType {
+            true => (MembersOf::EventTypes, &names.event_types),
+            false => (MembersOf::Features, &names.features),
         };
+        let Some(activities) = self.activities(parts, tz, names)? else {
+            return Ok(None);
+        };
+        let is_met = |code: u32| met.as_ref().is_none_or(|(_, met)| met.contains(code));
         let mut found: BTreeMap<u32, Count> = BTreeMap::new();
         let mut missing = 0;
-        for activity in parts.activities(names)? {
-            let has_rest = !is_by_type && activity.features.contains_key(&REST_FEATURE);
-            let is_all = matches!(self, Self::All);
-            if (is_all && has_rest) || self.may_be_rest(&activity, tz, names) {
-                return Ok(None);
+        for activity in &activities {
+            let of_codes = activity.events_of(of);
+            for (&code, events) in of_codes.iter().filter(|(code, _)| is_met(**code)) {
+                found.entry(code).or_default().events += events;
             }
-            let of_codes = match is_by_type {
-                true => &activity.event_types,
-                false => &activity.features,
-            };
-            for (&code, events) in of_codes {
-                if dictionary
-                    .text(code)
-                    .is_some_and(|name| self.has(code, name, met))
-                {
-                    found.entry(code).or_default().events += events;
+            if met.is_none() {
+                if of == MembersOf::Features && of_codes.contains_key(&REST_FEATURE) {
+                    return Ok(None);
                 }
-            }
-            if is_all {
                 missing += activity.events - of_codes.values().sum::<u64>().min(activity.events);
             }
         }
@@ -354,22 +362,15 @@ impl<'a> AggregateFilter<'a> {
             if missing > 0 {
                 return Ok(None);
             }
-            for state in parts.states(names)? {
-                let of_codes = match is_by_type {
-                    true => &state.event_type_users,
-                    false => &state.feature_users,
-                };
-                for (code, users) in of_codes {
-                    if let Some(count) = found.get_mut(code) {
-                        count.users |= users;
-                    }
-                }
+            for members in parts.members(names, of, is_met)? {
+                let count = found.entry(members.code).or_default();
+                count.users |= daily::set(members.users);
             }
         }
-        let name = |code: u32| dictionary.text(code).map(str::to_owned);
-        let mut groups: DayCounts = found
-            .into_iter()
-            .map(|(code, count)| (name(code), count))
+        let name = |code: u32| Some(dictionary.text(code)?.to_owned());
+        let groups = found.into_iter();
+        let mut groups: DayCounts = groups
+            .filter_map(|(code, count)| Some((Some(name(code)?), count)))
             .collect();
         if missing > 0 {
             let users = RoaringBitmap::new();
@@ -384,53 +385,19 @@ impl<'a> AggregateFilter<'a> {
         Ok(Some(groups))
     }
 
-    /// True if events with a type or a feature meet it.
-    fn has(&self, code: u32, name: &str, met: &Met) -> bool {
+    fn events(&self, activity: &Activity, met: &Met) -> u64 {
+        let Some((of, met)) = met else {
+            return activity.events;
+        };
+        let events = activity.events_of(*of);
         match self {
-            Self::All => true,
-            Self::EventTypes(wanted) | Self::Features(wanted) => {
-                wanted.iter().any(|wanted| wanted == name)
+            // A name is looked up, which is faster than going through all.
+            Self::EventTypes(_) | Self::Features(_) => {
+                met.iter().filter_map(|code| events.get(&code)).sum()
             }
-            Self::SomeEventTypes(filter) => filter.on_value()(Some(name)),
-            Self::SomeFeatures(_) => met.as_ref().is_some_and(|met| met.contains(code)),
-        }
-    }
-
-    fn events(&self, activity: &Activity, names: &Dictionaries, met: &Met) -> u64 {
-        match self {
-            Self::All => activity.events,
-            Self::EventTypes(wanted) => {
-                let codes: BTreeSet<u32> = wanted
-                    .iter()
-                    .filter_map(|name| names.event_types.find(name))
-                    .collect();
-                let of_types = codes
-                    .iter()
-                    .filter_map(|code| activity.event_types.get(code));
-                of_types.sum()
-            }
-            Self::SomeEventTypes(filter) => {
-                let test = filter.on_value();
-                let of_types = activity.event_types.iter().filter(|(code, _)| {
-                    let name = names.event_types.text(**code);
-                    name.is_some_and(|name| test(Some(name)))
-                });
-                of_types.map(|(_, events)| events).sum()
-            }
-            Self::Features(wanted) => {
-                let codes: BTreeSet<u32> = wanted
-                    .iter()
-                    .filter_map(|name| names.features.find(name))
-                    .collect();
-                let of_features = codes.iter().filter_map(|code| activity.features.get(code));
-                of_features.sum()
-            }
-            Self::SomeFeatures(_) => {
-                let of_features = activity
-                    .features
-                    .iter()
-                    .filter(|(code, _)| met.as_ref().is_some_and(|met| met.contains(**code)));
-                of_features.map(|(_, events)| events).sum()
+            _ => {
+                let met = events.iter().filter(|(code, _)| met.contains(**code));
+                met.map(|(_, events)| events).sum()
             }
         }
     }
@@ -450,50 +417,18 @@ impl<'a> AggregateFilter<'a> {
         };
         activity.features.contains_key(&REST_FEATURE) && !wanted.iter().all(is_named)
     }
+}
 
-    fn add_users(
-        &self,
-        state: &DailyState,
-        names: &Dictionaries,
-        met: &Met,
-        users: &mut RoaringBitmap,
-    ) {
-        match self {
-            Self::All => *users |= &state.activity.users,
-            Self::EventTypes(wanted) => {
-                for code in wanted
-                    .iter()
-                    .filter_map(|name| names.event_types.find(name))
-                {
-                    if let Some(some) = state.event_type_users.get(&code) {
-                        *users |= some;
-                    }
-                }
-            }
-            Self::SomeEventTypes(filter) => {
-                let test = filter.on_value();
-                for (&code, some) in &state.event_type_users {
-                    let name = names.event_types.text(code);
-                    if name.is_some_and(|name| test(Some(name))) {
-                        *users |= some;
-                    }
-                }
-            }
-            Self::SomeFeatures(_) => {
-                let met = met.iter();
-                for (feature, some) in &state.feature_users {
-                    if met.clone().any(|met| met.contains(*feature)) {
-                        *users |= some;
-                    }
-                }
-            }
-            Self::Features(wanted) => {
-                for feature in wanted.iter().filter_map(|name| names.features.find(name)) {
-                    if let Some(some) = state.feature_users.get(&feature) {
-                        *users |= some;
-                    }
-                }
-            }
+/// The codes of the strings that meet a filter.
+fn some(dictionary: &Dictionary, filter: &Filter, cancel: &Cancel) -> Result<RoaringBitmap> {
+    let test = filter.on_value();
+    let mut met = RoaringBitmap::new();
+    for code in 0..dictionary.len() as u32 {
+        cancel.check()?;
+        if dictionary.text(code).is_some_and(|name| test(Some(name))) {
+            met.insert(code);
         }
     }
+    filter.check_time()?;
+    Ok(met)
 }

@@ -74,23 +74,6 @@ impl DayParts {
         }
         Ok(found)
     }
-
-    /// All of the states, with users in the place of their aliases.
-    ///
-    /// # Errors
-    /// [`crate::error::Error::Damaged`] if the state is.
-    pub fn states(&self, names: &Dictionaries) -> Result<Vec<Arc<DailyState>>> {
-        let sealed = self
-            .sealed
-            .iter()
-            .map(|state| Ok(Arc::new(state.state(names)?)));
-        let states = sealed.chain(self.unsealed.iter().cloned().map(Ok));
-        let states = states.map(|state: Result<Arc<DailyState>>| match &self.canonical {
-            Some(canonical) => Ok(canonical.state(&state?)),
-            None => state,
-        });
-        states.collect()
-    }
 }
 
 /// Users and events of a sealed day, with users in the place of their aliases.
