@@ -25,6 +25,7 @@ mod remote;
 mod report;
 mod rollup;
 mod sql;
+mod table;
 mod usage;
 mod user;
 mod values;
@@ -60,6 +61,7 @@ use remote::{Client, Rejected};
 use report::{AnnotationCommand, ReportCommand};
 use rollup::RollupArgs;
 use sql::SqlArgs;
+use table::TableCommand;
 use usage::UsageArgs;
 use user::UserCommand;
 use values::ValuesArgs;
@@ -181,6 +183,9 @@ enum Command {
     /// Check that a cluster computes the same numbers as this program
     #[command(subcommand)]
     Engine(EngineCommand),
+    /// List and remove the servers of a table to which several publish
+    #[command(subcommand)]
+    Table(TableCommand),
     /// Fill an empty data folder with synthetic events
     Demo(DemoArgs),
     /// Ask a running server whether it accepts events; exit code 1 if not
@@ -343,6 +348,7 @@ impl Command {
             Self::Restore(command) => command.run(context),
             Self::Doctor(command) => command.run(context),
             Self::Engine(command) => command.run(context),
+            Self::Table(command) => command.run(context),
             Self::Demo(command) => command.run(context),
             Self::Health(command) => command.run(),
             Self::Completions(command) => command.run(Cli::definition()),

@@ -39,8 +39,11 @@ impl Engine {
         state: StoreState,
         erasures: Option<u64>,
     ) -> Result<()> {
-        let through = table.open(to, now_ms())?;
-        self.store.note_published(through.0)?;
+        let opened = table.open(to, now_ms());
+        if table.is_retired() {
+            self.store.note_retired()?;
+        }
+        self.store.note_published(opened?.0)?;
         let Some(version) = self.store.version_to_share()? else {
             return Ok(());
         };
@@ -70,7 +73,7 @@ impl Engine {
     }
 
     /// Erases the users whom any server was asked to erase, here and in the files that are this
-    /// server's.
+    /// server's or belong to no server.
     fn apply_erasures(
         &self,
         to: &Destination,
@@ -78,13 +81,12 @@ impl Engine {
         table: &mut SharedTable,
     ) -> Result<Applied> {
         let mut applied = Applied::default();
-        let servers = table.servers();
         for mut record in erasures::open(to)? {
             // A request erases them here, and its receipt says what was removed.
             if self.is_erasing(&record.id) {
                 continue;
             }
-            if !record.done.contains(&target.server) {
+            if !record.is_done(&target.server, table.members()?.retired) {
                 let now = Utc::now();
                 let ids = self.all_ids_of(&record.users)?;
                 let only_here = ids.iter().filter(|id| !record.users.contains(id));
@@ -101,9 +103,9 @@ impl Engine {
                     self.record_finished_erasure(users.len(), erased.events, now);
                 }
             }
-            erasures::done(to, &mut record, &target.server, &servers)?;
-            let waiting = servers.difference(&record.done).cloned();
-            applied.erasing.extend(waiting);
+            let members = table.members()?;
+            erasures::done(to, &mut record, &target.server, &members)?;
+            applied.erasing.extend(record.waiting(&members).cloned());
         }
         applied.erasing.sort_unstable();
         applied.erasing.dedup();
@@ -119,7 +121,8 @@ impl Engine {
     pub(super) fn record_erasure(&self, ids: &[String]) -> Result<Option<ErasedHere<'_>>> {
         let Some(to) = self.shared_target() else {
             let known = self.store.shared_table()?;
-            if known.server.is_empty() {
+            // The table is not that of a retired server any more: its others erase there.
+            if known.server.is_empty() || known.retired {
                 return Ok(None);
             }
             let message = format!(

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use crate::bucket::{S3, TABLE, read_table};
 use crate::delta::published_erasure;
 use crate::harness::{
-    FEATURES, KEY, Server, at_time, batch, echopilot, event, folder, numbers_below, refused, run,
-    run_json,
+    FEATURES, KEY, Server, at_time, batch, echopilot, event, folder, numbers_below, printed,
+    refused, run, run_json,
 };
 use crate::metrics::request_of;
 
@@ -231,6 +231,108 @@ fn ids_that_one_server_has_linked_count_as_one_user_and_are_erased_by_all() {
         same(&usage["total_events"], &json!(0))
     });
     for server in servers.into_iter().chain([reader]) {
+        server.stop();
+    }
+}
+
+#[test]
+fn a_server_that_does_not_return_is_retired_and_its_files_are_erased_in() {
+    let dir = folder();
+    let data = |name: &str| dir.path().join(name);
+    let s3 = S3::start(20);
+    let command = |id: &str| {
+        let mut command = member(s3.command(&data(id)), TABLE, id);
+        // Each file stays that of its server.
+        command.env("ECHOPILOT_JOIN_AFTER_SECONDS", "3600");
+        command
+    };
+    let start = |id: &str| Server::start_as(command(id));
+    let (a, c) = (start("a"), start("c"));
+    let reader = Server::start_as(node(s3.command(&data("n")), TABLE));
+    let yesterday = Utc::now().date_naive() - Days::new(1);
+    let of = |user: &str| {
+        let mut event = event("action", user, "a");
+        event["ts"] = json!(format!("{yesterday}T10:00:00Z"));
+        event["event_id"] = json!(format!("event of {user}"));
+        event
+    };
+    let send = |server: &Server, user: &str| {
+        let (status, answer) = server.post(&batch([of(user)]));
+        assert_eq!((status, &answer["rejected"]), (200, &json!(0)), "{answer}");
+        answer
+    };
+    send(&a, "bob");
+    send(&c, "ann");
+    send(&c, "cyd");
+    for id in ["a", "c"] {
+        run_json(&data(id), &["seal"]);
+    }
+    let counts = |users: u64| {
+        let usage = reader.usage("?days=3");
+        let found = json!([usage["total_events"], usage["mau"]]);
+        same(&found, &json!([users, users]))
+    };
+    eventually("the node", || counts(3));
+    c.kill();
+
+    eventually("the erasure", || {
+        match a.delete("/api/analytics/users/ann") {
+            (200, _) => Ok(()),
+            (_, answer) => Err(answer.to_string()),
+        }
+    });
+    let table = |arguments: &[&str]| -> Value {
+        let mut command = s3.command(&data("none"));
+        command.arg("table").args(arguments).args(["--at", TABLE]);
+        serde_json::from_slice(&printed(&mut command)).unwrap()
+    };
+    // It waits for the server that is gone, which has the events.
+    eventually("the erasure by the other server", || {
+        let listed = table(&["servers"]);
+        let ids = [&listed["servers"][0]["id"], &listed["servers"][1]["id"]];
+        assert_eq!(ids, [&json!("a"), &json!("c")]);
+        assert!(
+            listed["servers"][1]["erasing"].as_u64() > Some(0),
+            "{listed}"
+        );
+        same(&listed["servers"][0]["erasing"], &json!(0))
+    });
+    counts(3).unwrap();
+    let retired = table(&["retire", "c"]);
+    assert_eq!(retired["files"], json!(1), "{retired}");
+    assert_eq!(retired["servers"], json!(["a"]), "{retired}");
+    eventually("the erasure in its file", || counts(2));
+    eventually("the record", || {
+        same(&table(&["servers"])["open_erasures"], &json!(0))
+    });
+    assert_eq!(table(&["retire", "c"])["version"], Value::Null);
+    assert!(!data("none").exists());
+
+    // It returns nevertheless: it says why it publishes nothing, and cannot be started again.
+    let back = start("c");
+    send(&back, "gus");
+    eventually("its error", || {
+        let (_, status) = back.get("/api/analytics/status");
+        let error = status["publication"]["last_error"].as_str().unwrap_or("");
+        match error.contains("retired") && error.contains("a new --server-id") {
+            true => Ok(()),
+            false => Err(status["publication"].to_string()),
+        }
+    });
+    back.stop();
+    refused(command("c"), "a new --server-id");
+    // What it took is added to another server; what the table has already counts once.
+    let events = data("events of c.ndjson");
+    let events = events.to_str().unwrap();
+    assert!(
+        run(&data("c"), &["events", "--days", "3", events])
+            .status
+            .success()
+    );
+    let imported = run_json(&data("a"), &["import", events]);
+    assert_eq!(imported["accepted"], json!(2), "{imported}");
+    eventually("the node", || counts(3));
+    for server in [a, reader] {
         server.stop();
     }
 }

@@ -3,12 +3,14 @@
 //! the last one the record goes.
 //!
 //! `_erasures/ID.json` has the ids, and `_erasures/ID.SERVER.done` says that a server has no data
-//! of them any more.
+//! of them any more; after N servers were retired, `_erasures/ID.SERVER.N.done` says so, and that
+//! the files of those have none. Marks from before the last retirement do not count.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::members::Members;
 use crate::error::{Error, Result};
 use crate::export::destination::{Created, Destination};
 use crate::export::layout::{EVENTS_DIR, RunId};
@@ -25,8 +27,23 @@ pub struct Record {
     pub id: String,
     /// The ids of the users.
     pub users: Vec<String>,
-    /// The servers that have erased them.
-    pub done: BTreeSet<String>,
+    /// The servers that have erased them, each with the number of servers that were retired then.
+    done: BTreeMap<String, u64>,
+    /// The paths of the marks that say so.
+    marks: Vec<String>,
+}
+
+impl Record {
+    /// True if a server has erased the users, also in the files of so many retired servers.
+    pub fn is_done(&self, server: &str, retired: u64) -> bool {
+        self.done.get(server).is_some_and(|known| *known >= retired)
+    }
+
+    /// The servers that have not erased them.
+    pub fn waiting<'a>(&'a self, members: &'a Members) -> impl Iterator<Item = &'a String> {
+        let servers = members.servers.iter();
+        servers.filter(move |server| !self.is_done(server, members.retired))
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -74,19 +91,21 @@ pub fn open(to: &Destination) -> Result<Vec<Record>> {
             let record = Record {
                 id: id.to_owned(),
                 users: content.users,
-                done: BTreeSet::new(),
+                done: BTreeMap::new(),
+                marks: Vec::new(),
             };
             records.insert(id.to_owned(), record);
-        } else if let Some((id, server)) = name
-            .strip_suffix(DONE_SUFFIX)
-            .and_then(|name| name.split_once('.'))
-        {
-            done.push((path.clone(), id.to_owned(), server.to_owned()));
+        } else if let Some((id, server, retired)) = parse_mark(name) {
+            done.push((path.clone(), id.to_owned(), server.to_owned(), retired));
         }
     }
-    for (path, id, server) in done {
+    for (path, id, server, retired) in done {
         match records.get_mut(&id) {
-            Some(record) => drop(record.done.insert(server)),
+            Some(record) => {
+                let known = record.done.entry(server).or_default();
+                *known = retired.max(*known);
+                record.marks.push(path);
+            }
             // The last server was interrupted after it had removed the record.
             None => to.remove(&path)?,
         }
@@ -94,31 +113,39 @@ pub fn open(to: &Destination) -> Result<Vec<Record>> {
     Ok(records.into_values().collect())
 }
 
-/// Says that a server has erased the users of a record. If all of these servers have, the record is
-/// removed.
+/// The record, the server and the number of retired servers of a mark.
+fn parse_mark(name: &str) -> Option<(&str, &str, u64)> {
+    let (id, rest) = name.strip_suffix(DONE_SUFFIX)?.split_once('.')?;
+    match rest.split_once('.') {
+        None => Some((id, rest, 0)),
+        Some((server, retired)) => Some((id, server, retired.parse().ok()?)),
+    }
+}
+
+fn mark(id: &str, server: &str, retired: u64) -> String {
+    let retired = match retired {
+        0 => String::new(),
+        retired => format!(".{retired}"),
+    };
+    path(&format!("{id}.{server}{retired}{DONE_SUFFIX}"))
+}
+
+/// Says that a server has erased the users of a record in its data folder, and in the table as it
+/// was when these were its servers. If all of them have, the record is removed.
 ///
 /// # Errors
 /// If a file cannot be written or removed; the next call continues.
-pub fn done(
-    to: &Destination,
-    record: &mut Record,
-    server: &str,
-    servers: &BTreeSet<String>,
-) -> Result<()> {
-    let name = |server: &str| path(&format!("{}.{server}{DONE_SUFFIX}", record.id));
-    if !record.done.contains(server) {
+pub fn done(to: &Destination, record: &mut Record, server: &str, members: &Members) -> Result<()> {
+    if !record.is_done(server, members.retired) {
+        let mark = mark(&record.id, server, members.retired);
         // Taken: an earlier request, whose response was lost.
-        let _: Created = to.create(&name(server), b"{}")?;
+        let _: Created = to.create(&mark, b"{}")?;
+        record.marks.push(mark);
+        record.done.insert(server.to_owned(), members.retired);
     }
-    let paths: Vec<String> = record.done.iter().map(|server| name(server)).collect();
-    let own = name(server);
-    record.done.insert(server.to_owned());
-    if record.done.is_superset(servers) {
+    if record.waiting(members).next().is_none() {
         to.remove(&path(&format!("{}{RECORD_SUFFIX}", record.id)))?;
-        paths
-            .iter()
-            .chain([&own])
-            .try_for_each(|path| to.remove(path))?;
+        record.marks.iter().try_for_each(|mark| to.remove(mark))?;
     }
     Ok(())
 }

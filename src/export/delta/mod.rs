@@ -9,6 +9,8 @@
 //! | [`table`] | one table: new files, one commit, old files later |
 //! | [`shared`] | the table of the events of several servers |
 //! | [`lease`] | the one of them that joins the days that are over |
+//! | [`members`] | the servers of it, and those that were retired |
+//! | [`retire`] | the removal of a server that does not come back |
 //! | [`erasures`] | the erasures that all of them have to apply |
 //! | [`attach`] | statements by which engines find the tables |
 //!
@@ -21,6 +23,8 @@ pub mod checkpoint;
 pub mod erasures;
 pub mod lease;
 pub mod log;
+pub mod members;
+pub mod retire;
 pub mod shared;
 #[cfg(test)]
 mod shared_tests;

@@ -5,7 +5,8 @@
 //! A commit succeeds only as the next version after the one that the server has read. If another
 //! server was faster, its commit is read, and the changes are made again for the new version.
 //! Nothing but the log decides what is in the table, so that no server trusts the clock, the lease
-//! or the memory of another.
+//! or the memory of another. So does the log say which servers were retired ([`super::retire`]):
+//! their files belong to all others, and they commit nothing more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,12 +16,13 @@ use chrono::NaiveDate;
 use super::action::{Action, Add, Protocol, Remove, Strings, Txn};
 use super::lease::Lease;
 use super::log::{Commit, Snapshot, foreign, log_dir};
+use super::members::{Members, last_commit, server_setting};
 use super::table::{
     ATTEMPTS, DAY_COLUMN, DataFile, KEPT_AFTER_ERASURE_MS, KEPT_MS, Outcome, SHARED_SETTING,
     STORE_SETTING, columns, commit_info, data_files, new_add, new_metadata, rows_of,
 };
 use crate::config::ServerId;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::export::destination::{Destination, Local};
 use crate::export::layout::{EVENTS_DIR, RunId};
 use crate::schema;
@@ -29,8 +31,6 @@ use crate::window::DAY_US;
 
 /// The folder of the table.
 const DIR: &str = EVENTS_DIR;
-/// The beginning of the settings that say which store publishes under the id of a server.
-const SERVER_SETTING: &str = "echopilot.server.";
 /// The writer whose state is the number of the last lease under which days were joined.
 const JOINS: &str = "echopilot.joins";
 /// The name of a joined file, behind the id of the server that wrote it.
@@ -65,8 +65,11 @@ pub struct SharedTable {
     store: String,
     /// The newest version that was read.
     snapshot: Option<Snapshot>,
-    /// Files of this server that no commit names have been removed.
-    is_clean: bool,
+    /// Files that no commit names have been removed, of this server and of those that were retired,
+    /// which were so many then.
+    cleaned: Option<u64>,
+    /// This server or its store was retired.
+    is_retired: bool,
     lease: Option<Lease>,
     /// The times at which files of servers were seen first, by the clock of this one: that of
     /// another server may be ahead.
@@ -82,7 +85,8 @@ impl SharedTable {
             server: server.to_owned(),
             store: store.to_owned(),
             snapshot: None,
-            is_clean: false,
+            cleaned: None,
+            is_retired: false,
             lease: None,
             seen: BTreeMap::new(),
             removed_here: BTreeSet::new(),
@@ -94,16 +98,21 @@ impl SharedTable {
     ///
     /// # Errors
     /// As [`Snapshot::read`], and `bad_target` for a table of another kind or with other columns,
-    /// for an id under which another store publishes, and for a store that publishes under another
-    /// id; then nothing was written.
+    /// for an id under which another store publishes, for a store that publishes under another id,
+    /// and for a server that was retired; then nothing was written.
     pub fn open(&mut self, to: &Destination, now: i64) -> Result<Through> {
         let opened = self.try_open(to, now);
+        if self.is_retired {
+            // A commit that failed left files, in which no other server erases. If they cannot be
+            // removed now, the next attempt or another server removes them.
+            let _ = self.remove_left(to);
+        }
         self.forget_if_failed(opened)
     }
 
     fn try_open(&mut self, to: &Destination, now: i64) -> Result<Through> {
         self.follow(to)?;
-        let setting = format!("{SERVER_SETTING}{}", self.server);
+        let setting = server_setting(&self.server);
         let store = self.store.clone();
         self.commit(to, now, |snapshot| {
             let known = snapshot.metadata.as_ref();
@@ -143,7 +152,15 @@ impl SharedTable {
         let snapshot = self.snapshot()?;
         check(to, snapshot)?;
         let servers = snapshot.servers();
+        let retired = snapshot.retired();
         let shown = to.shown(&log_dir(DIR));
+        if retired.contains_key(self.server.as_str())
+            || retired.values().any(|store| *store == self.store)
+        {
+            let error = retired_error(&shown, &self.server);
+            self.is_retired = true;
+            return Err(error);
+        }
         let own = servers.get(self.server.as_str());
         if own.is_some_and(|store| *store != self.store) {
             let what = format!(
@@ -182,17 +199,25 @@ impl SharedTable {
         self.snapshot.as_ref()?.version
     }
 
-    /// The ids of the servers that publish.
-    pub fn servers(&self) -> BTreeSet<String> {
-        let servers = self.snapshot.iter().flat_map(Snapshot::servers);
-        servers.map(|(server, _)| server.to_owned()).collect()
+    /// The servers that have to apply an erasure, at the version that was read. After
+    /// [`SharedTable::erase`] it is that of which the files were searched.
+    ///
+    /// # Errors
+    /// If the table was not read.
+    pub fn members(&self) -> Result<Members> {
+        Ok(self.snapshot()?.members())
+    }
+
+    /// True once the log says that this server or its store was retired.
+    pub fn is_retired(&self) -> bool {
+        self.is_retired
     }
 
     /// After a failure, the outcome of a commit may not be known: the table is read again.
     fn forget_if_failed<T>(&mut self, done: Result<T>) -> Result<T> {
         if done.is_err() {
             self.snapshot = None;
-            self.is_clean = false;
+            self.cleaned = None;
         }
         done
     }
@@ -211,10 +236,12 @@ impl SharedTable {
                 return Ok(false);
             }
             let id = RunId::new()?;
-            let mut all = vec![commit_info(now, &id)];
-            all.extend(changes);
             let snapshot = self.snapshot.as_mut();
             let snapshot = snapshot.ok_or(Error::Busy("the table is being read"))?;
+            let version = snapshot.version.map_or(0, |version| version + 1);
+            let mut all = vec![commit_info(now, &id)];
+            all.extend(changes);
+            all.push(last_commit(&self.server, version, now).into());
             if snapshot.commit(to, DIR, id.as_str(), &all)? == Commit::Done {
                 let removed = all.into_iter().filter_map(|action| action.remove);
                 self.removed_here.extend(removed.map(|remove| remove.path));
@@ -251,9 +278,9 @@ impl SharedTable {
         now: i64,
     ) -> Result<Outcome> {
         // The files first, then the log, which names those that are committed in between.
-        let left = match self.is_clean {
-            true => BTreeMap::new(),
-            false => to.list(DIR)?,
+        let left = match self.is_clean() {
+            true => None,
+            false => Some(to.list(DIR)?),
         };
         self.follow(to)?;
         let before = self.snapshot()?.through(&self.server);
@@ -261,7 +288,10 @@ impl SharedTable {
         let new: Vec<&ServerFile<'_>> = new.collect();
         let through = new.iter().map(|file| Through(file.number)).max();
         let through = through.unwrap_or(before);
-        let written = self.clean(to, left, &new)?;
+        let written = match left {
+            Some(left) => self.clean(to, left, &new)?,
+            None => BTreeMap::new(),
+        };
         let adds = self.write(to, &new, written, now)?;
         let mut outcome = Outcome {
             added: adds.len(),
@@ -278,7 +308,7 @@ impl SharedTable {
             let expired = snapshot.live.values().filter(|add| {
                 let parsed = parse(&add.path);
                 parsed.is_some_and(|file| {
-                    let is_ours = file.is_joined() || file.server == server;
+                    let is_ours = snapshot.is_of(&file, &server);
                     is_ours && raw_from.is_some_and(|raw_from| file.day < raw_from)
                 })
             });
@@ -300,9 +330,30 @@ impl SharedTable {
         Ok(outcome)
     }
 
-    /// Removes the files of this server that no commit names, once: they may have events of users
-    /// who are erased now. Returns those of an interrupted publication that this one needs, by day
-    /// and name.
+    /// True if no file is left that [`SharedTable::clean`] removes.
+    fn is_clean(&self) -> bool {
+        let retired = self.snapshot.as_ref().map(|known| known.members().retired);
+        self.cleaned.is_some() && self.cleaned == retired
+    }
+
+    /// Removes the files of this server and of retired ones that no commit names, if that was not
+    /// done: they may have events of users who are erased now.
+    ///
+    /// # Errors
+    /// If the destination cannot be read or a file not be removed.
+    pub fn remove_left(&mut self, to: &Destination) -> Result<()> {
+        if self.is_clean() {
+            return Ok(());
+        }
+        let left = to.list(DIR)?;
+        match self.follow(to) {
+            Err(error) if !self.is_retired => return Err(error),
+            _ => self.clean(to, left, &[]).map(drop),
+        }
+    }
+
+    /// The same for files that were listed before the log was read. Returns those of an interrupted
+    /// publication that this one needs, by day and name.
     fn clean(
         &mut self,
         to: &Destination,
@@ -311,17 +362,25 @@ impl SharedTable {
     ) -> Result<BTreeMap<(NaiveDate, String), (String, u64)>> {
         let mut needed = BTreeMap::new();
         let snapshot = self.snapshot()?;
+        let retired = snapshot.retired();
+        let own = snapshot.servers().remove(self.server.as_str());
         let prefix = DIR.len() + 1;
         for (path, bytes) in found {
             let inside = path.get(prefix..).unwrap_or_default();
             let is_named =
                 snapshot.live.contains_key(inside) || snapshot.removed.contains_key(inside);
-            let Some(file) = parse(inside).filter(|file| file.server == self.server && !is_named)
-            else {
+            // No commit of a retired server can name them any more. Of another store's server, one
+            // may be about to.
+            let is_left = |file: &Parsed<'_>| {
+                let is_own = file.server == self.server && own == Some(self.store.as_str());
+                !is_named && (is_own || retired.contains_key(file.server))
+            };
+            let Some(file) = parse(inside).filter(is_left) else {
                 continue;
             };
             let is_needed = new.iter().any(|ServerFile { file: wanted, .. }| {
-                wanted.day == Some(file.day)
+                file.server == self.server
+                    && wanted.day == Some(file.day)
                     && wanted.name == file.name
                     && wanted.bytes == Some(bytes)
             });
@@ -332,7 +391,7 @@ impl SharedTable {
                 to.remove(&path)?;
             }
         }
-        self.is_clean = true;
+        self.cleaned = Some(retired.len() as u64);
         Ok(needed)
     }
 
@@ -378,8 +437,8 @@ impl SharedTable {
         Ok(adds)
     }
 
-    /// Removes the events of some users from the files of this server and from the joined files of
-    /// all, in one commit.
+    /// Removes the events of some users from the files of this server and from those that belong to
+    /// no server, which are joined or of a retired one, in one commit.
     ///
     /// # Errors
     /// If a file cannot be read or written; then the table is what it was, or has the new version.
@@ -394,8 +453,9 @@ impl SharedTable {
         let run = RunId::new()?;
         let mut searched: BTreeMap<String, Searched> = BTreeMap::new();
         for _ in 0..ATTEMPTS {
-            let unknown = self.snapshot()?.live.values().filter(|add| {
-                let is_ours = |file: Parsed<'_>| file.is_joined() || file.server == self.server;
+            let snapshot = self.snapshot()?;
+            let unknown = snapshot.live.values().filter(|add| {
+                let is_ours = |file: Parsed<'_>| snapshot.is_of(&file, &self.server);
                 parse(&add.path).is_some_and(is_ours) && !searched.contains_key(&add.path)
             });
             let unknown: Vec<Add> = unknown.cloned().collect();
@@ -668,17 +728,24 @@ impl Snapshot {
         Through(txn.map_or(0, |txn| txn.version))
     }
 
-    /// The servers of a shared table, with the ids of their stores.
-    fn servers(&self) -> BTreeMap<&str, &str> {
-        let settings = self.metadata.iter().flat_map(|known| &known.configuration);
-        let servers = settings
-            .filter_map(|(name, store)| Some((name.strip_prefix(SERVER_SETTING)?, store.as_str())));
-        servers.collect()
+    /// True for a file in which a server erases: its own, and every file that belongs to no server.
+    fn is_of(&self, file: &Parsed<'_>, server: &str) -> bool {
+        file.is_joined() || file.server == server || !self.has_server(file.server)
     }
 }
 
 fn app_id(server: &str) -> String {
     format!("echopilot-{server}")
+}
+
+/// The error for a server that was retired.
+fn retired_error(log: &str, server: &str) -> Error {
+    let message = format!(
+        "{log} is the log of a table from which the server {server:?} or its data folder was retired; nothing is \
+         published any more, and what was published stays in the table. Start it with an empty data folder and a new \
+         --server-id"
+    );
+    Error::bad_input(ErrorCode::BadTarget, message)
 }
 
 fn removal(add: &Add, now: i64, kept_ms: i64) -> Action {
@@ -769,7 +836,7 @@ struct Parsed<'p> {
 }
 
 impl Parsed<'_> {
-    /// True if it has the events of all servers, and belongs to no server.
+    /// True if it has the events of all servers.
     fn is_joined(&self) -> bool {
         self.name.starts_with(JOINED)
     }
@@ -806,6 +873,14 @@ pub fn days_of(snapshot: &Snapshot) -> BTreeMap<NaiveDate, Vec<Add>> {
         (day, files.collect())
     });
     in_order.collect()
+}
+
+/// The number of files of a table that a server has written and that are not joined.
+pub fn files_of(snapshot: &Snapshot, server: &str) -> usize {
+    let parsed = snapshot.live.keys().filter_map(|path| parse(path));
+    parsed
+        .filter(|file| !file.is_joined() && file.server == server)
+        .count()
 }
 
 /// A file of the table on this machine, of the length that the log says.

@@ -7,7 +7,9 @@ use std::path::Path;
 use parking_lot::Mutex;
 use polars::prelude::*;
 
+use super::erasures;
 use super::log::Snapshot;
+use super::retire::{retire, servers};
 use super::shared::{ServerFile, SharedTable, copy, days_of};
 use super::table::{Content, DataFile, Outcome, Table};
 use super::test_place::{DAY, HOUR_MS, NOW, TABLE, bucket, folder};
@@ -140,7 +142,7 @@ fn servers_publish_into_one_table_and_a_commit_that_collides_is_made_again() -> 
         let second = b.publish(to, &[file(7, B1)?], None, NOW)?;
         assert_eq!((second.version, second.added), (Some(3), 1));
         assert_eq!(found(to)?.0, ["a1", "a2", "b1", "b4"]);
-        assert_eq!(a.servers().len(), 2);
+        assert_eq!(a.members()?.servers.len(), 2);
         // Again, also after a restart.
         for table in [&mut a, &mut server("a")] {
             let again = publish(table, to, &[file(1, A1)?], NOW)?;
@@ -527,7 +529,6 @@ fn after_any_failed_operation_of_an_erasure_the_next_one_completes_it() -> Resul
 
 #[test]
 fn an_erasure_is_recorded_until_the_last_server_has_applied_it() -> Result<()> {
-    use super::erasures;
     for place in [folder(), bucket()] {
         let to = &place.to;
         let (mut a, mut b) = (server("a"), server("b"));
@@ -536,11 +537,11 @@ fn an_erasure_is_recorded_until_the_last_server_has_applied_it() -> Result<()> {
         a.open(to, NOW)?;
         assert!(erasures::open(to)?.is_empty());
         erasures::record(to, &RunId::new()?, &["ann".to_owned()])?;
-        let servers = a.servers();
+        let members = a.members()?;
         for (id, left) in [("a", 1), ("a", 1), ("b", 0)] {
             for mut record in erasures::open(to)? {
                 assert_eq!(record.users, ["ann"]);
-                erasures::done(to, &mut record, id, &servers)?;
+                erasures::done(to, &mut record, id, &members)?;
             }
             assert_eq!(erasures::open(to)?.len(), left, "{id}");
         }
@@ -570,5 +571,208 @@ fn a_reader_that_is_far_behind_reads_the_checkpoint() -> Result<()> {
     );
     reader.follow(to, TABLE)?;
     assert_eq!((reader.version, reader.live.len()), (a.version(), 250));
+    Ok(())
+}
+
+/// Applies the open erasures as a server does.
+fn apply(table: &mut SharedTable, id: &str, to: &Destination, now: i64) -> Result<()> {
+    for mut record in erasures::open(to)? {
+        if !record.is_done(id, table.members()?.retired) {
+            let users: Vec<&str> = record.users.iter().map(String::as_str).collect();
+            table.erase(to, &users, now)?;
+        }
+        let members = table.members()?;
+        erasures::done(to, &mut record, id, &members)?;
+    }
+    Ok(())
+}
+
+/// The next start of a server: it completes what is left.
+fn restart(id: &str, to: &Destination, now: i64) -> Result<SharedTable> {
+    let mut table = server(id);
+    publish(&mut table, to, &[], now)?;
+    apply(&mut table, id, to, now)?;
+    Ok(table)
+}
+
+#[test]
+fn a_retired_server_publishes_nothing_and_its_files_belong_to_the_others() -> Result<()> {
+    for place in [folder(), bucket()] {
+        let to = &place.to;
+        let (mut a, mut b) = (server("a"), server("b"));
+        publish(&mut a, to, &[file(1, A1)?], NOW)?;
+        publish(&mut b, to, &[file(7, B1)?], NOW)?;
+        let listed = servers(to)?;
+        let last: Vec<_> = listed.servers.iter().map(|one| one.last_version).collect();
+        assert_eq!((listed.version, last), (3, vec![Some(1), Some(3)]));
+        let unknown = retire(to, "c", NOW);
+        assert!(
+            matches!(&unknown, Err(Error::BadInput { message, .. }) if message.ends_with(": a, b")),
+            "{unknown:?}"
+        );
+
+        // It is alive after all, and is about to commit.
+        let ServerFile { file: slow, number } = file(8, LATE)?;
+        let write = slow.write;
+        let slow = DataFile {
+            write: Box::new(|path: &Path| {
+                let retired = retire(to, "b", NOW)?;
+                assert_eq!((retired.version, retired.files), (Some(4), 1));
+                assert_eq!(retired.servers, ["a"]);
+                write(path)
+            }),
+            ..slow
+        };
+        let late = b.publish(to, &[ServerFile { file: slow, number }], None, NOW);
+        let says = |done: &Result<Outcome>| match done {
+            Err(Error::BadInput { message, .. }) => message.contains("a new --server-id"),
+            _ => false,
+        };
+        assert!(says(&late) && b.is_retired(), "{late:?}");
+        assert!(says(&b.erase(to, &["ann"], NOW)), "erased nothing");
+        // Again: nothing happens.
+        let again = retire(to, "b", NOW)?;
+        assert_eq!((again.version, again.files), (None, 1));
+        let listed = servers(to)?;
+        assert_eq!((listed.version, listed.servers.len()), (4, 1));
+        assert_eq!(listed.retired, ["b"]);
+        // The file that it has written goes.
+        assert_eq!(existing(to)?, 3);
+        assert!(b.open(to, NOW).is_err());
+        assert_eq!(existing(to)?, 2);
+        // The same data folder under another id, and its id for another one.
+        let mut renamed = SharedTable::new("d", "store-of-b");
+        assert!(renamed.open(to, NOW).is_err() && renamed.is_retired());
+        let mut reused = SharedTable::new("b", "store-of-d");
+        assert!(reused.open(to, NOW).is_err());
+        assert_eq!(Snapshot::read(to, TABLE)?.version, Some(4));
+        // Under the id of one that runs it removes nothing of it.
+        let path = "events/dt=2026-11-26/a-00000002-0000-00000000-0123456789abcdef.parquet";
+        to.create(path, b"about to be named")?;
+        let mut other = SharedTable::new("a", "store-of-b");
+        assert!(other.open(to, NOW).is_err() && other.is_retired());
+        assert!(to.read(path)?.is_some());
+        to.remove(path)?;
+
+        // Its files are erased in, joined, and expire.
+        a.open(to, NOW)?;
+        a.erase(to, &["cyd"], NOW)?;
+        assert_eq!(found(to)?.0, ["a1", "a2", "b1"]);
+        a.open(to, NEXT_DAY)?;
+        assert_eq!(a.join_days(to, QUIET_MS, || NEXT_DAY)?, 1);
+        assert_eq!(found(to)?, (vec!["a1".into(), "a2".into()], 1));
+    }
+    Ok(())
+}
+
+#[test]
+fn files_of_a_retired_server_expire() -> Result<()> {
+    let place = bucket();
+    let to = &place.to;
+    publish(&mut server("b"), to, &[file(7, B1)?], NOW)?;
+    let mut a = server("a");
+    publish(&mut a, to, &[file(1, A1)?], NOW)?;
+    retire(to, "b", NOW)?;
+    a.open(to, NOW)?;
+    let expired = a.publish(to, &[], Some(DAY + chrono::Days::new(1)), NOW)?;
+    assert_eq!((expired.removed, found(to)?.1), (2, 0));
+    Ok(())
+}
+
+#[test]
+fn what_a_retired_server_left_unpublished_is_removed_by_another_one() -> Result<()> {
+    for place in [folder(), bucket()] {
+        let to = &place.to;
+        let mut a = restart("a", to, NOW)?;
+        publish(&mut server("b"), to, &[file(7, B1)?], NOW)?;
+        // Killed between the file and the commit.
+        to.create(
+            "events/dt=2026-11-26/b-00000008-0000-00000000-0123456789abcdef.parquet",
+            b"ann",
+        )?;
+        publish(&mut a, to, &[file(1, A1)?], NOW)?;
+        assert_eq!(existing(to)?, 3);
+        retire(to, "b", NOW)?;
+        publish(&mut a, to, &[], NOW)?;
+        assert_eq!(existing(to)?, 2);
+        assert_eq!(found(to)?.0, ["a1", "a2", "b1", "b4"]);
+    }
+    Ok(())
+}
+
+#[test]
+fn an_erasure_is_applied_to_the_files_of_a_retired_server_before_its_record_goes() -> Result<()> {
+    for place in [folder(), bucket()] {
+        let to = &place.to;
+        let (mut a, mut b, mut c) = (server("a"), server("b"), server("c"));
+        publish(&mut a, to, &[file(1, A1)?], NOW)?;
+        publish(&mut b, to, &[file(7, B1)?], NOW)?;
+        publish(&mut c, to, &[file(3, LATE)?], NOW)?;
+        erasures::record(to, &RunId::new()?, &["ann".to_owned(), "dan".to_owned()])?;
+        a.open(to, NOW)?;
+        apply(&mut a, "a", to, NOW)?;
+        // This one has searched its files, and has not said so yet.
+        let before = a.members()?;
+        c.open(to, NOW)?;
+        c.erase(to, &["ann", "dan"], NOW)?;
+        let members_of_c = c.members()?;
+        retire(to, "b", NOW)?;
+        let listed = servers(to)?;
+        let waiting: Vec<usize> = listed.servers.iter().map(|one| one.erasing).collect();
+        assert_eq!((listed.open_erasures, waiting), (1, vec![1, 1]));
+        for mut record in erasures::open(to)? {
+            assert_eq!(members_of_c, before);
+            erasures::done(to, &mut record, "c", &members_of_c)?;
+        }
+        // Both said so before the retirement: the files of the retired one are not searched.
+        assert_eq!(erasures::open(to)?.len(), 1);
+        assert_eq!(found(to)?.0, ["a2", "b1", "b4", "late2"]);
+        a.open(to, NOW)?;
+        apply(&mut a, "a", to, NOW)?;
+        assert_eq!(found(to)?.0, ["a2", "b4", "late2"]);
+        assert_eq!(erasures::open(to)?.len(), 1);
+        c.open(to, NOW)?;
+        apply(&mut c, "c", to, NOW)?;
+        assert!(erasures::open(to)?.is_empty());
+        // Marks from before the retirement go too.
+        assert!(to.list("events/_erasures")?.is_empty());
+        assert_eq!(found(to)?.0, ["a2", "b4", "late2"]);
+    }
+    Ok(())
+}
+
+#[test]
+fn after_any_failed_operation_of_a_retirement_the_next_one_completes_it() -> Result<()> {
+    let prepare = |to: &Destination| {
+        let (mut a, mut b) = (server("a"), server("b"));
+        publish(&mut a, to, &[file(1, A1)?], NOW)?;
+        publish(&mut b, to, &[file(7, B1)?], NOW)?;
+        erasures::record(to, &RunId::new()?, &["ann".to_owned()])?;
+        apply(&mut a, "a", to, NOW)
+    };
+    let work = |to: &Destination| {
+        retire(to, "b", NOW)?;
+        restart("a", to, NOW).map(drop)
+    };
+    let points = with_failures(prepare, work, |to, shown| {
+        let between = found(to)?.0;
+        let is_before = between == ["a2", "b1", "b4"];
+        assert!(is_before || between == ["a2", "b4"], "{shown}: {between:?}");
+        assert!(
+            !is_before || erasures::open(to)?.len() == 1,
+            "{shown}: the record is there as long as events are"
+        );
+        retire(to, "b", NOW)?;
+        let mut a = restart("a", to, NOW)?;
+        a.tidy(to, NOW + HOUR_MS)?;
+        assert_eq!(found(to)?, (vec!["a2".into(), "b4".into()], 2), "{shown}");
+        assert_eq!(existing(to)?, 2, "{shown}");
+        assert!(to.list("events/_erasures")?.is_empty(), "{shown}");
+        // The failure of another server's process is not that of the retired one.
+        let mut b = server("b");
+        assert!(b.open(to, NOW).is_err() && b.is_retired(), "{shown}");
+        Ok(())
+    })?;
+    assert!(points >= 40, "{points}");
     Ok(())
 }

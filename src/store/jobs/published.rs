@@ -27,6 +27,9 @@ pub struct SharedTableMeta {
     /// Numbers up to which events are published: the last one that is known, and those of attempts
     /// of which it is not known.
     pub through: BTreeSet<u64>,
+    /// The server was retired from the table.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retired: bool,
 }
 
 impl SharedTableMeta {
@@ -59,9 +62,17 @@ impl Store {
     ///
     /// # Errors
     /// `bad_target` if it publishes to another place or under another id: the table there has its
-    /// events already.
+    /// events already. The same if it was retired from its table.
     pub fn share_table(&self, server: &str, to: &str) -> Result<()> {
         let mut known = self.shared_table()?;
+        if known.retired {
+            let message = format!(
+                "the server {:?} was retired from the table at {}; start with an empty data folder (--data-dir) and a new \
+                 --server-id",
+                known.server, known.to
+            );
+            return Err(Error::bad_input(ErrorCode::BadTarget, message));
+        }
         if (known.server.as_str(), known.to.as_str()) == (server, to) {
             return Ok(());
         }
@@ -74,6 +85,20 @@ impl Store {
         }
         known.server = server.to_owned();
         known.to = to.to_owned();
+        known.save(&self.folder)
+    }
+
+    /// Records that the server was retired from the table: its next start fails.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written.
+    pub fn note_retired(&self) -> Result<()> {
+        let _transaction = self.begin()?;
+        let mut known = self.shared_table()?;
+        if known.retired {
+            return Ok(());
+        }
+        known.retired = true;
         known.save(&self.folder)
     }
 
