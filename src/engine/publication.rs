@@ -138,10 +138,18 @@ struct Target {
 #[derive(Default)]
 struct Work {
     tables: Option<Tables>,
-    shared: Option<SharedTable>,
+    shared: Option<SharedWork>,
     backoff: Backoff,
     /// When the last publication began.
     began: Option<Instant>,
+}
+
+/// The table of several servers.
+pub(super) struct SharedWork {
+    /// The table.
+    pub table: SharedTable,
+    /// The users whom other servers erased before this process began are erased here.
+    pub knows_erased: bool,
 }
 
 /// Identifies what is published: the segments, and length and time of the rollup log.
@@ -189,12 +197,12 @@ impl Work {
             tables.tidy(to, now_ms())?;
             info!("Deleted files that had left the tables");
         }
-        if let Some(table) = self
+        if let Some(shared) = self
             .shared
             .as_mut()
-            .filter(|table| is_due(table.next_deletion()))
+            .filter(|shared| is_due(shared.table.next_deletion()))
         {
-            table.tidy(to, now_ms())?;
+            shared.table.tidy(to, now_ms())?;
             info!("Deleted files that had left the tables");
         }
         Ok(())
@@ -261,11 +269,15 @@ impl Engine {
             (true, None) => self.publish_now(target, &mut work, state, erasures),
             (true, Some(shared)) => {
                 work.began = Some(Instant::now());
-                let table = work.shared.get_or_insert_with(|| {
+                let work = work.shared.get_or_insert_with(|| {
                     let mark = self.store.folder().mark();
-                    SharedTable::new(&shared.server, mark.map_or("", |mark| &mark.store))
+                    let store = mark.map_or("", |mark| &mark.store);
+                    SharedWork {
+                        table: SharedTable::new(&shared.server, store),
+                        knows_erased: false,
+                    }
                 });
-                self.publish_shared(&target.to, shared, table, state, erasures)
+                self.publish_shared(&target.to, shared, work, state, erasures)
             }
             (false, _) => work.delete_due(&target.to),
         };

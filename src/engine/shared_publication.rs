@@ -1,5 +1,7 @@
 //! A server that publishes to a table of several servers (`serve --publish TO --server-id ID`): its
 //! own events, the erasures that any of them is asked for, and the joining of days that are over.
+//!
+//! Before its first publication it learns of the users who were erased before it came.
 
 use std::collections::BTreeSet;
 
@@ -7,12 +9,12 @@ use chrono::Utc;
 use tracing::info;
 
 use super::Engine;
-use super::publication::{Done, ErasedHere, SharedTarget, StoreState};
+use super::publication::{Done, ErasedHere, SharedTarget, SharedWork, StoreState};
 use super::tables::now_ms;
 use crate::error::{Error, ErrorCode, Result};
 use crate::export::delta::data_file;
-use crate::export::delta::erasures;
 use crate::export::delta::shared::{ServerFile, SharedTable};
+use crate::export::delta::{erased_ids, erasures};
 use crate::export::destination::Destination;
 use crate::export::layout::RunId;
 
@@ -35,15 +37,21 @@ impl Engine {
         &self,
         to: &Destination,
         target: &SharedTarget,
-        table: &mut SharedTable,
+        shared: &mut SharedWork,
         state: StoreState,
         erasures: Option<u64>,
     ) -> Result<()> {
+        let table = &mut shared.table;
         let opened = table.open(to, now_ms());
         if table.is_retired() {
             self.store.note_retired()?;
         }
         self.store.note_published(opened?.0)?;
+        let mut erased_go_at = None;
+        if !shared.knows_erased {
+            erased_go_at = self.learn_erased(to, target, table)?.erased_go_at;
+            shared.knows_erased = true;
+        }
         let Some(version) = self.store.version_to_share()? else {
             return Ok(());
         };
@@ -61,7 +69,7 @@ impl Engine {
             info!(days, "Joined the files of {days} days of the table");
         }
         events.version = table.version();
-        events.erased_go_at = applied.erased_go_at;
+        events.erased_go_at = applied.erased_go_at.max(erased_go_at);
         self.note_publication(Done {
             store: (version.fingerprint(), state.1),
             added: events.added,
@@ -70,6 +78,29 @@ impl Engine {
             erasing: applied.erasing,
         });
         table.tidy(to, now_ms())
+    }
+
+    /// Erases the users who were erased by the servers of the table while this one did not run, or
+    /// before it came: nothing of theirs is published, and none of their events accepted.
+    fn learn_erased(
+        &self,
+        to: &Destination,
+        target: &SharedTarget,
+        table: &mut SharedTable,
+    ) -> Result<Applied> {
+        // As before every mark of an erasure: what was left unpublished may have their events.
+        table.remove_left(to)?;
+        // First the open records, then the hashes: these are added before a record goes.
+        let applied = self.apply_erasures(to, target, table)?;
+        if let Some(erased) = erased_ids::read(to)? {
+            let found = self.store.learn_erased(&erased)?;
+            if !found.is_empty() {
+                let now = Utc::now();
+                let erased = self.erase_here(&found, now)?.erased;
+                self.record_finished_erasure(found.len(), erased.events, now);
+            }
+        }
+        Ok(applied)
     }
 
     /// Erases the users whom any server was asked to erase, here and in the files that are this
@@ -96,6 +127,8 @@ impl Engine {
                     erasures::record(to, &RunId::new()?, &only_here)?;
                 }
                 let erased = self.erase_here(&record.users, now)?.erased;
+                let known = erased_ids::add(to, &record.id, &record.users)?;
+                self.store.note_erased(&known)?;
                 let users: Vec<&str> = ids.iter().map(String::as_str).collect();
                 let outcome = table.erase(to, &users, now_ms())?;
                 applied.erased_go_at = applied.erased_go_at.max(outcome.erased_go_at);

@@ -8,13 +8,76 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use polars::prelude::*;
 use ring::hmac;
 use roaring::RoaringBitmap;
+use serde::{Deserialize, Serialize};
 
 use super::lock::{OrderedRw, Rank, ReadGuard, WriteGuard};
 use crate::dictionary::UserDictionary;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::SYSTEM_NAME;
 use crate::event::identity::named_ids;
 use crate::schema;
+
+/// Bytes of the key of hashes.
+const KEY_BYTES: usize = 32;
+
+/// Hashes of the ids of erased users, with the key without which they cannot be matched to ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ErasedIds {
+    /// The key, in hex.
+    pub key: String,
+    /// HMAC-SHA256 of each id, in hex.
+    pub hashes: BTreeSet<String>,
+}
+
+impl ErasedIds {
+    /// The hashes of some users.
+    pub fn of(key: &str, users: &[String]) -> Self {
+        let hmac = hmac_key(key);
+        Self {
+            key: key.to_owned(),
+            hashes: users.iter().map(|user| hash(&hmac, user)).collect(),
+        }
+    }
+
+    /// A new key.
+    ///
+    /// # Errors
+    /// If the system has no randomness.
+    pub fn new_key() -> Result<String> {
+        let mut key = [0; KEY_BYTES];
+        getrandom::fill(&mut key).map_err(|error| {
+            Error::system("make a key for erased users")(std::io::Error::other(error))
+        })?;
+        Ok(hex::encode(key))
+    }
+}
+
+/// The key of hashes, of its hex digits.
+pub(super) fn hmac_key(key: &str) -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes())
+}
+
+/// Hashes of erased users under one key.
+pub(super) struct ErasedHashes {
+    key: hmac::Key,
+    hashes: HashSet<String>,
+}
+
+impl ErasedHashes {
+    /// Hashes under a key.
+    pub fn new(key: &str, hashes: &BTreeSet<String>) -> Self {
+        Self {
+            key: hmac_key(key),
+            hashes: hashes.iter().cloned().collect(),
+        }
+    }
+
+    /// True if a user is one of them.
+    pub fn has(&self, user: &str) -> bool {
+        self.hashes.contains(&hash(&self.key, user))
+    }
+}
 
 /// The erased users, shared by all who add or read events.
 #[derive(Clone)]
@@ -26,8 +89,8 @@ pub(super) struct ErasedUsers {
 
 #[derive(Default)]
 struct ErasedState {
-    key: Option<hmac::Key>,
-    hashes: HashSet<String>,
+    /// Those of this store, and those of a table that it shares.
+    lists: Vec<ErasedHashes>,
     /// Codes that erased users have in this process.
     numbers: RoaringBitmap,
     /// Those of them whose erasure is in progress.
@@ -52,13 +115,10 @@ impl ErasedUsers {
             return false;
         }
         let state = self.read();
-        match state.key {
-            None => false,
-            // A user with a code is known; a hash takes longer.
-            Some(ref key) => match users.find(user) {
-                Some(number) => state.numbers.contains(number),
-                None => state.hashes.contains(&hash(key, user)),
-            },
+        // A user with a code is known; a hash takes longer.
+        match users.find(user) {
+            Some(number) => state.numbers.contains(number),
+            None => state.lists.iter().any(|list| list.has(user)),
         }
     }
 
@@ -125,15 +185,14 @@ impl ErasedUsers {
         self.state.write()
     }
 
-    /// Sets the erased users: by the key and the hashes of their ids, and those whose erasure is in
-    /// progress by their ids.
+    /// Sets the erased users: by the hashes of their ids, and those whose erasure is in progress by
+    /// their ids.
     ///
     /// # Errors
     /// If there is no code left for one of them.
     pub fn set(
         &self,
-        key: Option<hmac::Key>,
-        hashes: &BTreeSet<String>,
+        lists: Vec<ErasedHashes>,
         pending: &BTreeSet<String>,
         users: &UserDictionary,
     ) -> Result<()> {
@@ -143,11 +202,11 @@ impl ErasedUsers {
             numbers.insert(users.number(user)?);
         }
         let mut state = self.write();
-        state.key = key;
-        state.hashes = hashes.iter().cloned().collect();
+        state.lists = lists;
         state.numbers |= &numbers;
         state.pending = numbers;
-        self.is_used.store(state.key.is_some(), Ordering::Release);
+        self.is_used
+            .store(!state.lists.is_empty(), Ordering::Release);
         Ok(())
     }
 }

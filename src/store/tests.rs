@@ -17,6 +17,10 @@ use crate::store::version::{ALWAYS_US, SealedLinks};
 use crate::zones::Zones;
 
 fn store(dir: &Path) -> Result<Store> {
+    store_with(dir, NameLimits::default())
+}
+
+fn store_with(dir: &Path, names: NameLimits) -> Result<Store> {
     let config = StoreConfig {
         data_dir: dir.to_owned(),
         durability: Durability::Os,
@@ -25,7 +29,7 @@ fn store(dir: &Path) -> Result<Store> {
         rollup_at: chrono::NaiveTime::MIN,
         zones: Zones::default(),
         user_key_file: None,
-        names: NameLimits::default(),
+        names,
         limit_erasure_percent: 5,
         column_share: 60,
         limit_query_mib: 1_024,
@@ -35,19 +39,27 @@ fn store(dir: &Path) -> Result<Store> {
 
 /// An event whose line has so many bytes and some more.
 fn batch(store: &Store, bytes: usize) -> Result<WriteBatch> {
+    let padding = "p".repeat(bytes);
+    Ok(batch_of(store, &["a user"], &padding))
+}
+
+/// An event of each of these users.
+fn batch_of(store: &Store, users: &[&str], padding: &str) -> WriteBatch {
     let mut batch = WriteBatch::default();
-    let event = Event {
-        ts_us: 1_000_000_000_000_000,
-        event_type: EventType::Action,
-        user_id: Some("a user".into()),
-        feature: None,
-        metadata: format!(r#"{{"padding":"{}"}}"#, "p".repeat(bytes)).into(),
-        url: None,
-        event_id: None,
-        received_at_us: 1_000_000_000_000_000,
-    };
-    store.batch_builder().push(&mut batch, &event);
-    Ok(batch)
+    for user in users {
+        let event = Event {
+            ts_us: 1_000_000_000_000_000,
+            event_type: EventType::Action,
+            user_id: Some((*user).into()),
+            feature: None,
+            metadata: format!(r#"{{"padding":"{padding}"}}"#).into(),
+            url: None,
+            event_id: None,
+            received_at_us: 1_000_000_000_000_000,
+        };
+        store.batch_builder().push(&mut batch, &event);
+    }
+    batch
 }
 
 fn append(store: &Store) -> Result<()> {
@@ -114,6 +126,50 @@ fn no_events_are_accepted_while_too_many_wait_until_a_seal() -> Result<()> {
     assert!(matches!(rejected, Err(Error::Busy(_))), "{rejected:?}");
     assert_eq!(store.seal()?.events, 3);
     store.check_writable()
+}
+
+#[test]
+fn users_whom_a_table_erased_before_are_found_and_their_later_events_ignored() -> Result<()> {
+    // All users have codes, or only the first one of the day.
+    for new_users in [1_000_000, 1] {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let names = NameLimits {
+            new_users,
+            ..NameLimits::default()
+        };
+        let store = store_with(dir.path(), names)?;
+        let add = |store: &Store, batch| {
+            let reply = store.append(batch)?.blocking_recv();
+            reply.expect("a reply")
+        };
+        let of = |store: &Store, users: &[&str]| batch_of(store, users, "");
+        add(&store, of(&store, &["bob", "ann"]))?;
+        store.seal()?;
+        add(&store, of(&store, &["cyd", "dan"]))?;
+        // On its way to the log.
+        let waiting = of(&store, &["eve", "fay"]);
+        let users = ["ann", "cyd", "eve", "zoe"].map(str::to_owned);
+        let ids = ErasedIds::of("00", &users);
+        assert_eq!(store.learn_erased(&ids)?, ["ann", "cyd"]);
+        let stored = add(&store, waiting)?;
+        assert_eq!((stored.logged, stored.erased), (1, 1));
+        // After a crash here, the start completes the erasure.
+        assert!(store.learn_erased(&ids)?.is_empty(), "all are known");
+        drop(store);
+        let store = store_with(dir.path(), names)?;
+        let erased = store.finish_erasures(|_| Ok(()))?;
+        assert_eq!(erased.map(|erased| erased.events), Some(2));
+        assert!(store.learn_erased(&ids)?.is_empty());
+        for user in ["ann", "zoe"] {
+            assert_eq!(of(&store, &[user, "bob"]).erased, 1, "{user}");
+        }
+        // Some that it has erased itself.
+        store.note_erased(&ErasedIds::of("00", &["gus".to_owned()]))?;
+        assert_eq!(of(&store, &["gus", "zoe", "bob"]).erased, 2);
+        let known = ErasedIds::of("00", &["gus", "zoe"].map(str::to_owned));
+        assert!(store.learn_erased(&known)?.is_empty());
+    }
+    Ok(())
 }
 
 #[test]

@@ -236,7 +236,7 @@ fn ids_that_one_server_has_linked_count_as_one_user_and_are_erased_by_all() {
 }
 
 #[test]
-fn a_server_that_does_not_return_is_retired_and_its_files_are_erased_in() {
+fn a_server_that_does_not_return_is_retired_and_a_new_one_knows_who_was_erased() {
     let dir = folder();
     let data = |name: &str| dir.path().join(name);
     let s3 = S3::start(20);
@@ -332,7 +332,30 @@ fn a_server_that_does_not_return_is_retired_and_its_files_are_erased_in() {
     let imported = run_json(&data("a"), &["import", events]);
     assert_eq!(imported["accepted"], json!(2), "{imported}");
     eventually("the node", || counts(3));
-    for server in [a, reader] {
+
+    // A new one has an event of the erased user, and gets more before and after it knows of her.
+    let file = dir.path().join("events");
+    std::fs::write(&file, format!("{}\n{}", of("ann"), of("eve"))).unwrap();
+    run_json(&data("d"), &["import", file.to_str().unwrap()]);
+    let d = start("d");
+    let mut late = of("ann");
+    late["event_id"] = json!("another event of ann");
+    d.post(&batch([late.clone(), of("dan")]));
+    eventually("the new server", || {
+        let (_, status) = d.get("/api/analytics/status");
+        let version = status["publication"]["version"].as_u64();
+        version.map(drop).ok_or(status["publication"].to_string())
+    });
+    late["event_id"] = json!("a third event of ann");
+    let (status, answer) = d.post(&batch([late]));
+    assert_eq!((status, &answer["ignored"]), (200, &json!(1)), "{answer}");
+    run_json(&data("d"), &["seal"]);
+    eventually("the node", || counts(5));
+    let usage = d.usage("?days=3");
+    assert_eq!(usage["total_events"], json!(2), "{usage}");
+    let users = d.get_bytes("/api/analytics/users/ann/events", &[("x-dash-key", KEY)]);
+    assert_eq!(users, (200, Vec::new()));
+    for server in [a, d, reader] {
         server.stop();
     }
 }

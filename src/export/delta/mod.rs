@@ -12,6 +12,7 @@
 //! | [`members`] | the servers of it, and those that were retired |
 //! | [`retire`] | the removal of a server that does not come back |
 //! | [`erasures`] | the erasures that all of them have to apply |
+//! | [`erased_ids`] | the users whom they have erased, for servers that come later |
 //! | [`attach`] | statements by which engines find the tables |
 //!
 //! The files are copies of segments. A seal, a compaction or an erasure is one commit. A file that
@@ -20,6 +21,7 @@
 pub mod action;
 pub mod attach;
 pub mod checkpoint;
+pub mod erased_ids;
 pub mod erasures;
 pub mod lease;
 pub mod log;

@@ -7,12 +7,12 @@ use std::path::Path;
 use parking_lot::Mutex;
 use polars::prelude::*;
 
-use super::erasures;
 use super::log::Snapshot;
 use super::retire::{retire, servers};
 use super::shared::{ServerFile, SharedTable, copy, days_of};
 use super::table::{Content, DataFile, Outcome, Table};
 use super::test_place::{DAY, HOUR_MS, NOW, TABLE, bucket, folder};
+use super::{erased_ids, erasures};
 use crate::error::{Error, ErrorCode, Result};
 use crate::export::destination::{Destination, write_synced};
 use crate::export::layout::RunId;
@@ -580,6 +580,7 @@ fn apply(table: &mut SharedTable, id: &str, to: &Destination, now: i64) -> Resul
         if !record.is_done(id, table.members()?.retired) {
             let users: Vec<&str> = record.users.iter().map(String::as_str).collect();
             table.erase(to, &users, now)?;
+            erased_ids::add(to, &record.id, &record.users)?;
         }
         let members = table.members()?;
         erasures::done(to, &mut record, id, &members)?;
@@ -774,5 +775,40 @@ fn after_any_failed_operation_of_a_retirement_the_next_one_completes_it() -> Res
         Ok(())
     })?;
     assert!(points >= 40, "{points}");
+    Ok(())
+}
+
+#[test]
+fn hashes_of_erased_users_stay_when_the_record_goes_and_their_ids_do_not() -> Result<()> {
+    for place in [folder(), bucket()] {
+        let to = &place.to;
+        assert_eq!(erased_ids::read(to)?, None);
+        let mut a = restart("a", to, NOW)?;
+        let mut hashes = 0;
+        // More files than are kept.
+        for number in 0..120 {
+            let user = format!("user-{number}");
+            erasures::record(to, &RunId::new()?, &[user])?;
+            apply(&mut a, "a", to, NOW)?;
+            hashes += 1;
+        }
+        let known = erased_ids::read(to)?.expect("there are some");
+        assert_eq!(known.hashes.len(), hashes);
+        let again = erased_ids::read(to)?.expect("there are some");
+        assert_eq!(again, known);
+        let files: Vec<String> = to.list("events/_erased")?.into_keys().collect();
+        assert_eq!(files.len(), 2, "{files:?}");
+        for path in to.list(TABLE)?.into_keys() {
+            let content = to.read(&path)?.unwrap_or_default();
+            let content = String::from_utf8_lossy(&content).into_owned();
+            assert!(!content.contains("user-7"), "{path}");
+        }
+        // Without their key they say nothing, and no other key is made.
+        to.remove("events/_erased/key.json")?;
+        let lost = erased_ids::read(to);
+        assert!(matches!(lost, Err(Error::Damaged { .. })), "{lost:?}");
+        let added = erased_ids::add(to, "0123456789abcdef", &["ann".to_owned()]);
+        assert!(matches!(added, Err(Error::Damaged { .. })), "{added:?}");
+    }
     Ok(())
 }

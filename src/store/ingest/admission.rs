@@ -30,7 +30,7 @@ use utoipa::ToSchema;
 use super::batch::{BatchBuilder, BatchRow, Name, WriteBatch};
 use crate::config::NameLimits;
 use crate::daily::{Day, day_of};
-use crate::dictionary::{Dictionaries, Lookup, REST_FEATURE, REST_USER};
+use crate::dictionary::{Dictionaries, Lookup, REST_FEATURE, REST_USER, UserDictionary};
 use crate::digest::{Digest, DigestSet, Digester};
 use crate::error::Result;
 use crate::event::identity::Identity;
@@ -236,6 +236,11 @@ impl Admission {
             Name::Known(code) => Some(code),
             name => self.names.users.find(name.string(unnamed)),
         }
+    }
+
+    /// The ids of users.
+    pub fn users(&self) -> &UserDictionary {
+        &self.names.users
     }
 
     /// Admits an event of a write batch that is about to be stored.

@@ -248,12 +248,10 @@ impl WriteBatch {
 mod tests {
     use std::collections::BTreeSet;
 
-    use ring::hmac;
-
     use super::*;
     use crate::error::Result;
     use crate::event::EventType;
-    use crate::store::erased::hash;
+    use crate::store::erased::{ErasedHashes, ErasedIds};
 
     fn event(user: Option<&'static str>, feature: Option<&'static str>) -> Event<'static> {
         Event {
@@ -324,12 +322,10 @@ mod tests {
                 pseudonyms,
                 ..maker()?
             };
-            let key = hmac::Key::new(hmac::HMAC_SHA256, b"a key");
-            let hashes = [hash(&key, &gone)].into();
+            let erased = ErasedIds::of("a key", &[gone]);
+            let lists = vec![ErasedHashes::new(&erased.key, &erased.hashes)];
             let users = &maker.names.users;
-            maker
-                .gate
-                .set(Some(key), &hashes, &BTreeSet::new(), users)?;
+            maker.gate.set(lists, &BTreeSet::new(), users)?;
             for user in [Some("a"), None] {
                 let mut batch = WriteBatch::default();
                 for id in ["gone", "b"] {

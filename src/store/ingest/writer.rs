@@ -361,7 +361,10 @@ impl Running {
         self.lines.clear();
         let mut kept = Vec::new();
         // Users may have been erased since the batch was built.
-        let erased = self.writer.gate.numbers();
+        let erased = Gate {
+            users: &self.writer.gate,
+            numbers: self.writer.gate.numbers(),
+        };
         let mut stored: Vec<Stored> = group
             .iter()
             .zip(0..)
@@ -528,11 +531,18 @@ struct Kept {
     row: BatchRow,
 }
 
+/// The erased users, as a group is committed.
+struct Gate<'a> {
+    users: &'a ErasedUsers,
+    /// The codes of those who have one.
+    numbers: RoaringBitmap,
+}
+
 /// Appends the new events of a batch to the group, without those of erased users, identity calls
 /// that name one, and duplicates.
 fn take_new(
     recent: &mut RecentIds,
-    erased: &RoaringBitmap,
+    erased: &Gate<'_>,
     admission: &Admission,
     (index, batch): (usize, &WriteBatch),
     lines: &mut Vec<u8>,
@@ -547,9 +557,15 @@ fn take_new(
             .unwrap_or_default();
         line_start = row.line_end;
         let user = admission.find_user(row, &batch.unnamed);
-        if user.is_some_and(|user| erased.contains(user))
-            || names_erased(row, line, erased, &admission.names().users)
-        {
+        let is_erased = match user {
+            Some(user) => erased.numbers.contains(user),
+            // Of users whom other servers have erased, only hashes are known.
+            None => row.user.is_some_and(|user| {
+                let user = user.string(&batch.unnamed);
+                erased.users.is_erased(user, admission.users())
+            }),
+        };
+        if is_erased || names_erased(row, line, erased, admission.users()) {
             stored.erased += 1;
             continue;
         }
@@ -571,20 +587,17 @@ fn take_new(
 }
 
 /// True if the line of an identity call names a user who was erased since the batch was built.
-fn names_erased(
-    row: &BatchRow,
-    line: &[u8],
-    erased: &RoaringBitmap,
-    users: &UserDictionary,
-) -> bool {
-    if row.event_type != SYSTEM_TYPE || erased.is_empty() {
+fn names_erased(row: &BatchRow, line: &[u8], erased: &Gate<'_>, users: &UserDictionary) -> bool {
+    let is_used = erased.users.is_used() || !erased.numbers.is_empty();
+    if row.event_type != SYSTEM_TYPE || !is_used {
         return false;
     }
+    let is_erased = |id: &str| match users.find(id) {
+        Some(user) => erased.numbers.contains(user),
+        None => erased.users.is_erased(id, users),
+    };
     let line = line.strip_suffix(b"\n").unwrap_or(line);
-    event::read_line(line).is_ok_and(|event| {
-        let mut codes = other_ids(&event).filter_map(|id| users.find(&id));
-        codes.any(|code| erased.contains(code))
-    })
+    event::read_line(line).is_ok_and(|event| other_ids(&event).any(|id| is_erased(&id)))
 }
 
 /// Sums up commits, so that a busy server traces them once a second and not once a request.
@@ -685,7 +698,10 @@ mod tests {
         let admission = Admission::new(&maker, NameLimits::default(), NewUsers::default());
         let until_us = Arc::new(AtomicI64::new(i64::MAX));
         let mut recent = RecentIds::new(Vec::new(), i64::MAX, until_us);
-        let erased = [gone].into_iter().collect();
+        let erased = Gate {
+            users: &ErasedUsers::default(),
+            numbers: [gone].into_iter().collect(),
+        };
         let batches = [
             batch(
                 &maker,

@@ -9,6 +9,9 @@
 //!    dictionary; their codes are never given again. 6. The quarantine and the held events
 //!    are cleaned, and the ids are removed from `erasures.json`. After a crash that file lists what
 //!    is still to do, and every step may be repeated.
+//!
+//! A store that shares a table also has the hashes of users whom other servers have erased, under
+//! the key of the table.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
@@ -32,7 +35,9 @@ use crate::error::{Error, Result};
 use crate::event::{self, SYSTEM_NAME, identity};
 use crate::links::Links;
 use crate::schema;
-use crate::store::erased::{ErasedUsers, hash, mask_of, mask_of_calls};
+use crate::store::erased::{
+    ErasedHashes, ErasedIds, ErasedUsers, hash, hmac_key, mask_of, mask_of_calls,
+};
 use crate::store::files::folder::Folder;
 use crate::store::files::links::OldTables;
 use crate::store::files::rotation::RotatedLog;
@@ -48,8 +53,6 @@ use crate::window;
 
 /// Rows of which the metadata is in memory at once while calls are searched: a row group.
 const ROWS_AT_ONCE: usize = 131_072;
-/// Bytes of the key of the hashes.
-const KEY_BYTES: usize = 32;
 /// Fewer events are erased without confirmation: about those of one very busy person in a day.
 const UNCONFIRMED_EVENTS: u64 = 1_000;
 /// Events may come in before the confirmation: this many more are accepted, or one in
@@ -67,6 +70,9 @@ pub(super) struct Erasures {
     erased: BTreeSet<String>,
     /// Users whose erasure is in progress.
     pending: BTreeSet<String>,
+    /// Users whom any server of a table has erased.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    table: Option<ErasedIds>,
 }
 
 /// Result of an erasure.
@@ -124,20 +130,36 @@ impl Erasures {
 
     /// Sets the erased users of the store.
     fn publish(&self, erased: &ErasedUsers, users: &UserDictionary) -> Result<()> {
-        erased.set(self.key(), &self.erased, &self.pending, users)
+        let own = self.key().map(|_| (&self.key, &self.erased));
+        let of_table = self.table.iter().map(|table| (&table.key, &table.hashes));
+        let lists = own.into_iter().chain(of_table);
+        let lists = lists.map(|(key, hashes)| ErasedHashes::new(key, hashes));
+        erased.set(lists.collect(), &self.pending, users)
     }
 
     fn key(&self) -> Option<hmac::Key> {
-        (!self.key.is_empty()).then(|| hmac::Key::new(hmac::HMAC_SHA256, self.key.as_bytes()))
+        (!self.key.is_empty()).then(|| hmac_key(&self.key))
+    }
+
+    /// Adds users whom a server of the table has erased. False if all are known.
+    fn add_of_table(&mut self, ids: &ErasedIds) -> bool {
+        match &mut self.table {
+            Some(known) if known.key == ids.key => {
+                let before = known.hashes.len();
+                known.hashes.extend(ids.hashes.iter().cloned());
+                known.hashes.len() > before
+            }
+            // None, or of a table that was made again.
+            known => {
+                *known = Some(ids.clone());
+                true
+            }
+        }
     }
 
     fn begin(&mut self, users: &[String]) -> Result<()> {
         if self.key.is_empty() {
-            let mut key = [0; KEY_BYTES];
-            getrandom::fill(&mut key).map_err(|error| {
-                Error::io("make a key for", ERASURES_FILE.as_ref())(std::io::Error::other(error))
-            })?;
-            self.key = hex::encode(key);
+            self.key = ErasedIds::new_key()?;
         }
         if let Some(key) = self.key() {
             self.erased
@@ -268,14 +290,7 @@ fn ids_in(root: &Path) -> Result<Vec<String>> {
             Ok(())
         })?;
     }
-    let held = root.join(HELD_EVENTS_FILE);
-    if files::is_file(&held)? {
-        let lines = std::fs::read(&held).map_err(Error::io("read", &held))?;
-        for held in event::lines(&lines).filter_map(held_file::read) {
-            ids.extend(identity::other_ids(&held.event).map(Cow::into_owned));
-            ids.extend(held.event.user_id.map(Cow::into_owned));
-        }
-    }
+    ids.extend(ids_held(root)?);
     let names = Dictionaries::new()?;
     dictionary::load(root, version.dictionary, &names.users)?;
     let codes = 0..names.users.len() as u32;
@@ -296,6 +311,21 @@ fn named_in(segment: &Segment) -> Result<Vec<String>> {
             let (call, metadata) = (call.unwrap_or_default(), metadata.unwrap_or_default());
             ids.extend(identity::named_ids(call, metadata).map(Cow::into_owned));
         }
+    }
+    Ok(ids)
+}
+
+/// The ids of the users of held events, and those that identity calls among them name.
+fn ids_held(root: &Path) -> Result<Vec<String>> {
+    let held = root.join(HELD_EVENTS_FILE);
+    if !files::is_file(&held)? {
+        return Ok(Vec::new());
+    }
+    let lines = std::fs::read(&held).map_err(Error::io("read", &held))?;
+    let mut ids = Vec::new();
+    for held in event::lines(&lines).filter_map(held_file::read) {
+        ids.extend(identity::other_ids(&held.event).map(Cow::into_owned));
+        ids.extend(held.event.user_id.map(Cow::into_owned));
     }
     Ok(ids)
 }
@@ -393,6 +423,77 @@ impl Store {
         }
         self.erase_pending(erasures, SearchScope::AllDays, last)
             .map(Some)
+    }
+
+    /// Adds users whom servers of the table have erased before this one knew of them: no event of
+    /// theirs is accepted from now on. Returns the ids of those of them who have data here; their
+    /// erasure is recorded, and [`Store::erase`] completes it.
+    ///
+    /// # Errors
+    /// If a file cannot be read or written; then the next call continues.
+    pub fn learn_erased(&self, ids: &ErasedIds) -> Result<Vec<String>> {
+        let _permit = self.jobs.erasure.wait();
+        let mut erasures = Erasures::load(&self.folder)?;
+        if !erasures.add_of_table(ids) {
+            return Ok(Vec::new());
+        }
+        let (gate, users) = (&self.ingest.maker.gate, &self.names().users);
+        // Before their data is searched: what was accepted until now is found.
+        erasures.publish(gate, users)?;
+        self.seal()?;
+        let found = pipeline::in_background(|| self.ids_with_data(ids))?;
+        if !found.is_empty() {
+            erasures.begin(&found)?;
+        }
+        erasures.save(&self.folder)?;
+        erasures.publish(gate, users)?;
+        Ok(found)
+    }
+
+    /// Adds users of the table whom this store has erased already.
+    ///
+    /// # Errors
+    /// If a file cannot be read or written.
+    pub fn note_erased(&self, ids: &ErasedIds) -> Result<()> {
+        let _permit = self.jobs.erasure.wait();
+        let mut erasures = Erasures::load(&self.folder)?;
+        if erasures.add_of_table(ids) {
+            erasures.save(&self.folder)?;
+            erasures.publish(&self.ingest.maker.gate, &self.names().users)?;
+        }
+        Ok(())
+    }
+
+    /// The ids of those of these users who have data here.
+    fn ids_with_data(&self, erased: &ErasedIds) -> Result<Vec<String>> {
+        let erased = ErasedHashes::new(&erased.key, &erased.hashes);
+        let users = &self.names().users;
+        let codes = 0..users.len() as u32;
+        let known = codes.filter_map(|code| users.text(code));
+        let known = known.filter(|id| erased.has(id) && users.find(id).is_some());
+        let mut found: BTreeSet<String> = known.collect();
+        for segment in &self.versions.version().segments {
+            match segment::read_alone(segment, Some(&[schema::USER_ID]), ALL_ROWS) {
+                // Users beyond the limit of new users have no code.
+                Ok(events) => {
+                    let ids = events.column(schema::USER_ID)?.str()?.iter().flatten();
+                    let unknown = ids.filter(|id| users.find(id).is_none());
+                    let unknown = unknown.filter(|id| !found.contains(*id) && erased.has(id));
+                    let unknown: Vec<String> = unknown.map(str::to_owned).collect();
+                    found.extend(unknown);
+                }
+                // It is reported elsewhere, and nothing of it can be read.
+                Err(Error::Damaged { .. }) => continue,
+                Err(error) => return Err(error),
+            }
+            if segment.meta.system > 0 {
+                let named = named_in(segment)?.into_iter();
+                found.extend(named.filter(|id| erased.has(id)));
+            }
+        }
+        let held = ids_held(self.folder.path())?;
+        found.extend(held.into_iter().filter(|id| erased.has(id)));
+        Ok(found.into_iter().collect())
     }
 
     /// Rejects an erasure that would remove a large share of all events and was not confirmed.
