@@ -16,6 +16,7 @@ use crate::harness::{
     refused, run, run_json,
 };
 use crate::metrics::request_of;
+use crate::oracle::python;
 
 /// Longest wait for the table to have everything: publications are a second apart, and after a
 /// request that failed several times there is a pause.
@@ -172,6 +173,19 @@ fn three_servers_and_two_nodes_give_the_numbers_of_one_server_that_got_everythin
         let (status, answer) = node.delete("/api/analytics/users/user-01");
         assert_eq!((status, &answer["error"]), (503, &json!("query_node")));
     }
+    // What the table of several servers lacks, from the data folder of a node and its server.
+    let tables = |name: &str| {
+        run_json(&data(name), &["rollup"]);
+        let to = dir.path().join(format!("tables-of-{name}"));
+        let to = to.to_str().unwrap();
+        let exported = run_json(&data(name), &["export", "--for", "delta", "--to", to]);
+        assert_eq!(exported["events"], json!(unique), "{exported}");
+        python(&["tests/oracle/delta.py", "daily", to])
+    };
+    let expected = tables("one");
+    assert_eq!(expected[0].as_array().map(Vec::len), Some(DAYS as usize));
+    assert_eq!(tables("n1"), expected);
+    assert_eq!(tables("n2"), expected);
     eventually("the record of the erasure", || {
         let objects = s3.objects();
         match objects.iter().any(|name| name.contains("_erasures")) {

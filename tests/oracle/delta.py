@@ -2,6 +2,7 @@
 
 Usage: delta.py rows PLACE LAKE        prints the number of rows; fails if a reader finds others than DuckDB in the lake
        delta.py count PLACE            prints the number of rows that delta-rs finds
+       delta.py daily PLACE            prints the rows of each of the tables of daily rollups, as Polars finds them
        delta.py queries PLACE RESULTS  compares every query with the results of the engine in a folder, METRIC.json each
        delta.py statements FOLDER...   parses the statements for each engine; prints how many
        delta.py follow PLACE           counts with each reader until its standard input ends; one line of JSON a read
@@ -136,6 +137,16 @@ def rows(place, lake):
             wrong = [pair for pair in itertools.zip_longest(expected, found) if pair[0] != pair[1]]
             sys.exit(f"{name}: {len(found)} rows, {len(wrong)} differ, such as {wrong[0]}")
     print(json.dumps(len(expected)))
+
+
+def daily(place):
+    import polars
+
+    tables = []
+    for name in ("daily_rollups", "daily_features", "daily_event_types"):
+        rows = polars.scan_delta(f"{place}/{name}").collect().rows()
+        tables.append(sorted([str(value) for value in row] for row in rows))
+    print(json.dumps(tables))
 
 
 def duckdb_engine(place, variant):
@@ -412,6 +423,8 @@ if __name__ == "__main__":
             rows(place, lake)
         case ["count", place]:
             print(json.dumps(len(by_delta_rs(f"{place}/events"))))
+        case ["daily", place]:
+            daily(place)
         case ["queries", place, results]:
             check_queries(place, results)
         case ["statements", *folders]:
