@@ -23,6 +23,7 @@ use crate::event::Event;
 use crate::monitoring::Monitoring;
 use crate::store::files;
 use crate::store::files::folder::{Access, Folder, Purpose};
+use crate::store::files::links::OldTables;
 use crate::store::files::recovery::{self, Recovered};
 use crate::store::files::rotation::{RotatedLog, WaitingLogs, id_of};
 use crate::store::files::segment;
@@ -228,7 +229,9 @@ fn remove_leftovers(folder: &Folder, version: &Version) -> Result<()> {
     RotatedLog::remove_through(folder.path(), version.sealed_through)?;
     let live: Vec<_> = version.segment_metas().cloned().collect();
     event_ids::remove_others(folder, version.event_ids.as_ref())?;
-    links::remove_others(folder, version.links.meta.as_ref())?;
+    let links = version.links.meta.as_ref();
+    links::remove_others(folder, links)?;
+    links::remove_old_tables(folder, links, OldTables::All)?;
     columns::remove_others(folder, &live)?;
     states::remove_others(folder, &version.state_paths())
 }

@@ -790,11 +790,10 @@ fn events_with_two_ids_link_them_and_cost_one_identity_call() {
     // An erased user is not stored again, in a call neither.
     let (status, _) = server.delete("/api/analytics/users/user-2");
     assert_eq!(status, 200);
+    let left = calls(&server);
     send_messages(&server, &[track("gone-1", 3_520, "anon-1", "user-4")]);
     send_messages(&server, &[track("gone-2", 3_520, "anon-2", "user-2")]);
-    let left = calls(&server);
-    let is_left = |call: &Value| call["previous_id"] == "anon-1" || call["previous_id"] == "anon-2";
-    assert!(!left.iter().any(is_left), "{left:?}");
+    assert_eq!(calls(&server), left);
 }
 
 #[test]
@@ -810,7 +809,6 @@ fn a_batch_that_failed_and_is_repeated_links_its_ids() {
     let batch = json!({"batch": [event]});
     std::fs::write(&flag, "").unwrap();
     assert_eq!(server.ask_with("/v1/batch", &batch, &[]).0, 503);
-    assert_eq!(calls(&server).len(), 0);
     std::fs::remove_file(&flag).unwrap();
     let started = Instant::now();
     while server.ask_with("/v1/batch", &batch, &[]).0 != 200 {
@@ -837,7 +835,9 @@ fn ids_under_keyed_hashes_are_linked_by_one_identity_call() {
         let event = track(&format!("m-{n}"), 600 + n, "anon-1", "user-1");
         send_messages(&server, &[event]);
         if n == 1 {
-            run_json(&data, &["seal"]);
+            let mut command = echopilot(&data);
+            command.env("ECHOPILOT_USER_KEY_FILE", &key).arg("seal");
+            printed(&mut command);
         }
     }
     let found = calls(&server);

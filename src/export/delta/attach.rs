@@ -312,7 +312,7 @@ mod tests {
             (
                 "/srv/it's",
                 "clickhouse",
-                "from deltaLakeLocal('/srv/it''s/events');",
+                "from deltaLakeLocal('/srv/it''s/events') as sent",
             ),
             ("/srv/it's", "duckdb", "delta_scan('/srv/it''s/events')"),
         ] {
