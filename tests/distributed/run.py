@@ -34,7 +34,9 @@ HOSTILE = [
     "10.0",
 ]
 # Calls that link ids of the users; those after the first contradict it.
-LINKS = [(f"{name}-{alias}", f"{name}-{alias + 20 + more}") for more in (0, 1) for name in HOSTILE for alias in (1, 2, 5)]
+LINKS = [
+    (f"{name}-{alias}", f"{name}-{alias + 20 + more}") for more in (0, 1) for name in HOSTILE for alias in (1, 2, 5)
+]
 ZONES = ["UTC", "Europe/Berlin", "America/St_Johns", "Pacific/Apia", "Asia/Kathmandu"]
 
 

@@ -244,7 +244,9 @@ def polars_engine(place, variant):
     """Polars, with the columns of the views as expressions; it has no row numbers of files."""
     import polars
 
-    lake, links = (polars.scan_delta(f"{place}/{table}", storage_options=options(place)) for table in ("events", "links"))
+    lake, links = (
+        polars.scan_delta(f"{place}/{table}", storage_options=options(place)) for table in ("events", "links")
+    )
     lake = lake.join(links.select(user_id="alias", linked="user_id"), on="user_id", how="left", maintain_order="left")
     lake = lake.filter(polars.col("event_type") != "system").with_columns(
         user_id=polars.coalesce("linked", "user_id"),
