@@ -696,7 +696,7 @@ fn calls(server: &Server) -> Vec<Value> {
     let (status, export) = server.get_bytes(path, &[("x-dash-key", KEY)]);
     assert_eq!(status, 200);
     let export = String::from_utf8(export).unwrap();
-    let events = export.lines().map(|line| serde_json::from_str(line));
+    let events = export.lines().map(serde_json::from_str);
     let events = events.map(|event: Result<Value, _>| event.unwrap());
     events
         .filter(|event| event["event_type"] == "system")

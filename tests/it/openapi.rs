@@ -322,7 +322,7 @@ fn the_document_lists_every_error_code_once() {
 
 /// Seconds of the search for requests whose response is not as documented.
 const SEARCH_SECONDS: &str = "30";
-/// An error of CPython 3.11, now and then, when two threads parse at once; its issue 106905.
+/// An error of `CPython` 3.11, now and then, when two threads parse at once; its issue 106905.
 const INTERPRETER_ERROR: &str = "AST constructor recursion depth mismatch";
 
 #[test]

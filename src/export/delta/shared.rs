@@ -347,7 +347,7 @@ impl SharedTable {
         }
         let left = to.list(DIR)?;
         match self.follow(to) {
-            Err(error) if !self.is_retired => return Err(error),
+            Err(error) if !self.is_retired => Err(error),
             _ => self.clean(to, left, &[]).map(drop),
         }
     }
