@@ -82,6 +82,8 @@ pub struct Links {
     /// Times that a link ended or got another user. What was computed with links before such a
     /// change is wrong, and after any other one incomplete.
     undone: u64,
+    /// Times that links went with the data of their ids.
+    expired: u64,
     /// See [`Links::count_import`]; not stored.
     imports: u64,
 }
@@ -119,9 +121,9 @@ impl Links {
         self.aliases.len()
     }
 
-    /// Number of times that links were removed or got another user.
+    /// Number of times that links ended, were removed, or got another user.
     pub fn removals(&self) -> u64 {
-        self.undone
+        self.undone + self.expired
     }
 
     /// Number of statements that do not hold. Those that repeat one count once.
@@ -270,12 +272,15 @@ impl Links {
             .iter()
             .filter(|alias| first.contains_key(alias))
             .collect();
-        self.undone += u64::from(self.aliases.len() < before);
+        self.expired += u64::from(self.aliases.len() < before);
     }
 
     /// Removes everything about some ids, all of whose data is removed.
     pub fn erase(&mut self, codes: &RoaringBitmap) {
+        let left = &self.aliases - codes;
         self.retain(&(self.codes() - codes));
+        // The others are erased with all that was computed of them.
+        self.undone += u64::from(!left.is_subset(&self.aliases));
     }
 
     /// Removes everything about persons of whose ids none is `live`, and adds all ids of the others

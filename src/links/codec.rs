@@ -1,7 +1,8 @@
 //! The links as bytes: `EPLINKS1` and a zstd frame with the number of links that ended or changed
 //! their user, the number of statements that are not listed, the set of users, the set of aliases
 //! with a first statement, user and time of each, and two lists: alias, user and time of each later
-//! statement, and alias and time of each removed link. Integers are LEB128, times zigzag, in µs.
+//! statement, and alias and time of each removed link; then the number of times that links expired.
+//! Integers are LEB128, times zigzag, in µs.
 
 use std::io::Read;
 
@@ -48,6 +49,7 @@ impl Links {
             put(&mut content, u64::from(alias));
             put(&mut content, zigzag(until_us));
         }
+        put(&mut content, self.expired);
         let mut bytes = MAGIC.to_vec();
         // Compression in memory fails for wrong levels only.
         bytes.extend(zstd::bulk::compress(&content, ZSTD_LEVEL).unwrap_or_default());
@@ -92,6 +94,10 @@ impl Links {
         for _ in 0..reader.number()? {
             let alias = code(&mut reader)?;
             links.removed.insert(alias, time(&mut reader)?);
+        }
+        // Earlier versions end here.
+        if !reader.0.is_empty() {
+            links.expired = reader.number()?;
         }
         reader.end()?;
         Ok(links)
