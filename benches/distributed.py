@@ -88,7 +88,9 @@ def main():
                     cpu += cluster.cpu_seconds() - before
                     if not same(here, rows):
                         sys.exit(f"{json.dumps(query)} differs")
-                    print(f"{name_of(query):44}{wall:7.2f} ({cpu:.2f})", flush=True)
+                    # The time of a process that ended meanwhile is gone.
+                    shown = f"{cpu:.2f}" if cpu >= 0 else "a process ended"
+                    print(f"{name_of(query):44}{wall:7.2f} ({shown})", flush=True)
             finally:
                 cluster.end()
 
