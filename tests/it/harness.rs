@@ -206,7 +206,8 @@ impl Server {
         while !self.traced.iter().any(|line| line.contains(text)) {
             assert!(
                 self.next_line().is_some(),
-                "{text:?} was not traced: {:?}",
+                "{text:?} was not traced, and the server ended with {:?}: {:?}",
+                self.child.try_wait(),
                 self.traced
             );
         }
