@@ -6,19 +6,18 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use chrono::NaiveDate;
 use clap::Args;
 use serde_json::{Map, Value};
 
 use super::output::argument_or_file;
 use super::remote::with_query;
+use super::window::WindowArgs;
 use super::{Context, Reached};
 use crate::engine::{COMMAND_LINE, Cancel};
 use crate::error::Error;
 use crate::export::events::EventFormat;
 use crate::metrics::query::Query;
 use crate::store::folder::Purpose;
-use crate::window::{NamedPeriod, WindowRequest, parse_day, parse_period};
 
 #[derive(Debug, Args)]
 pub struct EventsArgs {
@@ -31,24 +30,8 @@ pub struct EventsArgs {
     /// else ndjson]
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
-    /// Length of the window in days, 1 to 365 [default: 30]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    days: Option<i64>,
-    /// Last day of the window, YYYY-MM-DD [default: today]
-    #[arg(long, value_name = "DATE", value_parser = parse_day)]
-    end: Option<NaiveDate>,
-    /// First day of the window, YYYY-MM-DD, instead of --days
-    #[arg(long, value_name = "DATE", value_parser = parse_day)]
-    from: Option<NaiveDate>,
-    /// Last day of the window, YYYY-MM-DD, with --from [default: today]
-    #[arg(long, value_name = "DATE", value_parser = parse_day)]
-    to: Option<NaiveDate>,
-    /// Calendar period, such as `last_month`, instead of the above
-    #[arg(long, value_name = "NAME", value_parser = parse_period)]
-    period: Option<NamedPeriod>,
-    /// Reporting time zone, such as Europe/Berlin [default: UTC]
-    #[arg(long, value_name = "ZONE")]
-    tz: Option<String>,
+    #[command(flatten)]
+    window: WindowArgs,
 }
 
 impl EventsArgs {
@@ -60,15 +43,7 @@ impl EventsArgs {
         };
         let parsed: Map<String, Value> =
             serde_json::from_str(&filter).context("the filter is not a JSON object")?;
-        let window = WindowRequest {
-            days: self.days,
-            end: self.end,
-            from: self.from,
-            to: self.to,
-            period: self.period,
-            tz: self.tz,
-        };
-        let query = Query::of_events(window, parsed)?;
+        let query = Query::of_events(self.window.into(), parsed)?;
         query.window.resolve(context.now)?;
         let reached = context.reach("events", Purpose::Read)?;
         let mut output = Output::open(self.file.as_deref())?;

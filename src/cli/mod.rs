@@ -29,6 +29,7 @@ mod table;
 mod usage;
 mod user;
 mod values;
+mod window;
 
 use std::process::ExitCode;
 

@@ -4,18 +4,17 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use chrono::NaiveDate;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 
 use super::Context;
 use super::output::{argument_or_file, print_bytes, print_json};
+use super::window::WindowArgs;
 use crate::cohorts::Cohorts;
 use crate::metrics::query::Query;
 use crate::sql::{Check, Dialect, Parameter, QueryContext, Statement, Value};
 use crate::store::inspect::committed_lake;
-use crate::window::{NamedPeriod, parse_day, parse_period};
 
 #[derive(Debug, Args)]
 pub struct SqlArgs {
@@ -31,24 +30,8 @@ pub struct SqlArgs {
     /// Output format: a script with comments, or its parts as JSON
     #[arg(long, value_name = "FORMAT", default_value = "script")]
     format: SqlFormat,
-    /// Length of the window in days, 1 to 365
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    days: Option<i64>,
-    /// Last day of the window, YYYY-MM-DD
-    #[arg(long, value_name = "DATE", value_parser = parse_day)]
-    end: Option<NaiveDate>,
-    /// First day of the window, YYYY-MM-DD, instead of --days
-    #[arg(long, value_name = "DATE", value_parser = parse_day)]
-    from: Option<NaiveDate>,
-    /// Last day of the window, YYYY-MM-DD, with --from
-    #[arg(long, value_name = "DATE", value_parser = parse_day)]
-    to: Option<NaiveDate>,
-    /// Calendar period, instead of the above
-    #[arg(long, value_name = "NAME", value_parser = parse_period)]
-    period: Option<NamedPeriod>,
-    /// Reporting time zone, such as Europe/Berlin
-    #[arg(long, value_name = "ZONE")]
-    tz: Option<String>,
+    #[command(flatten)]
+    window: WindowArgs,
     /// Filter of the events, as in a query
     #[arg(long, value_name = "JSON")]
     filter: Option<String>,
@@ -114,13 +97,14 @@ impl SqlArgs {
         };
         let filter = self.filter.as_deref().map(serde_json::from_str::<Json>);
         let filter = filter.transpose().context("--filter is not JSON")?;
+        let window = &self.window;
         for (name, value) in [
-            ("days", json!(self.days)),
-            ("end", json!(self.end)),
-            ("from", json!(self.from)),
-            ("to", json!(self.to)),
-            ("period", json!(self.period)),
-            ("tz", json!(self.tz)),
+            ("days", json!(window.days)),
+            ("end", json!(window.end)),
+            ("from", json!(window.from)),
+            ("to", json!(window.to)),
+            ("period", json!(window.period)),
+            ("tz", json!(window.tz)),
             ("filter", json!(filter)),
         ] {
             if value.is_null() {

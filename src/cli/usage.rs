@@ -2,38 +2,22 @@
 
 use std::process::ExitCode;
 
-use chrono::NaiveDate;
 use clap::Args;
 
 use super::output::{print_bytes, print_compact, print_json};
+use super::window::WindowArgs;
 use super::{Context, Reached};
 use crate::engine::Cancel;
 use crate::export::Format;
 use crate::metrics::usage::MAX_FEATURES;
 use crate::spark::{RemoteConfig, Spark};
 use crate::store::folder::Purpose;
-use crate::window::{NamedPeriod, WindowRequest, parse_day, parse_period};
+use crate::window::WindowRequest;
 
 #[derive(Debug, Args)]
 pub struct UsageArgs {
-    /// Length of the window in days, 1 to 365 [default: 30]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    days: Option<i64>,
-    /// Last day of the window, YYYY-MM-DD [default: today]
-    #[arg(long, value_name = "DATE", value_parser = parse_day)]
-    end: Option<NaiveDate>,
-    /// First day of the window, YYYY-MM-DD, instead of --days
-    #[arg(long, value_name = "DATE", value_parser = parse_day)]
-    from: Option<NaiveDate>,
-    /// Last day of the window, YYYY-MM-DD, with --from [default: today]
-    #[arg(long, value_name = "DATE", value_parser = parse_day)]
-    to: Option<NaiveDate>,
-    /// Calendar period, instead of the above
-    #[arg(long, value_name = "NAME", value_parser = parse_period)]
-    period: Option<NamedPeriod>,
-    /// Reporting time zone, such as Europe/Berlin [default: UTC]
-    #[arg(long, value_name = "ZONE")]
-    tz: Option<String>,
+    #[command(flatten)]
+    window: WindowArgs,
     /// Most features to list, by use; the others are summed up
     #[arg(long, value_name = "N", default_value_t = MAX_FEATURES)]
     limit: usize,
@@ -46,14 +30,7 @@ pub struct UsageArgs {
 
 impl UsageArgs {
     pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
-        let request = WindowRequest {
-            days: self.days,
-            end: self.end,
-            from: self.from,
-            to: self.to,
-            period: self.period,
-            tz: self.tz,
-        };
+        let request = WindowRequest::from(self.window);
         request.resolve(context.now)?;
         if let Some(spark) = Spark::of(&self.remote, &context.store.data_dir)? {
             let found = spark.usage(&request, self.limit, context.now, &|| Ok(()))?;
