@@ -1,6 +1,6 @@
 //! The engine's responses, serialized as the JSON of HTTP and command line.
 
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -14,10 +14,10 @@ use crate::cohorts::Cohorts;
 use crate::event::Rejection;
 use crate::export::lake::Exported;
 use crate::metrics::cohort::Cohort;
-use crate::metrics::usage::UsageNumbers;
+use crate::metrics::usage::{UsageCounts, UsageNumbers};
 use crate::monitoring::AlertStatus;
 use crate::store::{Accepted, Erased, Expired, RestCounts, StoreSize};
-use crate::window::WindowMeta;
+use crate::window::{Grain, Window, WindowMeta, utc_string};
 
 /// Response to a batch of events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -85,6 +85,33 @@ pub struct UsageAnswer {
     /// them once a day. Absent if not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub visitors: Option<&'static str>,
+}
+
+impl UsageAnswer {
+    /// The response with the counts of a window, which is known completely from a day on.
+    pub fn of(
+        counted: UsageCounts,
+        window: &Window,
+        now: DateTime<Utc>,
+        covered_from: NaiveDate,
+        visitors: Option<&'static str>,
+    ) -> Self {
+        Self {
+            ok: true,
+            ts: utc_string(now),
+            period_days: window.days(),
+            unique_days: counted.days,
+            unique_weeks: counted.weeks,
+            window: window.describe(now),
+            partial_days: window.cut_periods(Grain::Day, now),
+            partial_weeks: window.cut_periods(Grain::Week, now),
+            covered_from,
+            users_per_day: counted.user_days,
+            users_per_week: counted.user_weeks,
+            visitors,
+            numbers: counted.numbers(),
+        }
+    }
 }
 
 /// Data removed by an expiry.

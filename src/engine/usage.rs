@@ -4,13 +4,13 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
 use super::query::StoreSource;
-use super::{Cancel, Cost, Engine, UsageAnswer};
-use crate::error::{Error, ErrorCode, Result};
+use super::{Cancel, Cost, Engine, UsageAnswer, check_limit};
+use crate::error::Result;
 use crate::metrics::query::Query;
 use crate::metrics::source::Source;
 use crate::metrics::usage::{MAX_FEATURES, Usage, UsageCounts};
 use crate::monitoring::QuerySource;
-use crate::window::{self, Grain, Window, WindowRequest, utc_string};
+use crate::window::{self, Window, WindowRequest};
 
 impl Engine {
     /// Usage of a window.
@@ -49,13 +49,7 @@ impl Engine {
     /// # Errors
     /// `bad_limit` for a wrong one.
     pub fn check_features(features: usize) -> Result<()> {
-        if (1..=MAX_FEATURES).contains(&features) {
-            return Ok(());
-        }
-        Err(Error::bad_input(
-            ErrorCode::BadLimit,
-            format!("limit is {features}; allowed is 1 to {MAX_FEATURES}"),
-        ))
+        check_limit(features, MAX_FEATURES)
     }
 
     /// Reads into memory what the first queries after a start would wait for: the weeks of a year,
@@ -110,19 +104,12 @@ fn usage_from(
 ) -> Result<UsageAnswer> {
     let window = *source.window();
     let counted = Usage { features }.run(source)?;
-    Ok(UsageAnswer {
-        ok: true,
-        ts: utc_string(now),
-        period_days: window.days(),
-        unique_days: counted.days,
-        unique_weeks: counted.weeks,
-        window: window.describe(now),
-        partial_days: window.cut_periods(Grain::Day, now),
-        partial_weeks: window.cut_periods(Grain::Week, now),
-        covered_from: source.covered_from(0),
-        users_per_day: counted.user_days,
-        users_per_week: counted.user_weeks,
-        visitors: source.visitors(0)?,
-        numbers: counted.numbers(),
-    })
+    let (covered_from, visitors) = (source.covered_from(0), source.visitors(0)?);
+    Ok(UsageAnswer::of(
+        counted,
+        &window,
+        now,
+        covered_from,
+        visitors,
+    ))
 }

@@ -30,7 +30,7 @@ use crate::metrics::query::{Query, QueryAnswer};
 use crate::sql::answer::{self, History, Rows};
 use crate::sql::{Dialect, QueryContext, Statement};
 use crate::store::inspect::{CommittedLake, committed_lake};
-use crate::window::{self, Grain, Window, WindowRequest, utc_string};
+use crate::window::{self, Window, WindowRequest, utc_string};
 
 /// The way in which daily visitors count, in responses.
 const DAILY: &str = "daily";
@@ -219,21 +219,9 @@ impl Spark {
         let lake = self.committed_lake(check)?;
         let (rows, has_visitors, from) = self.run(&statement, utc_days(&window, 0), lake, check)?;
         let counted = answer::usage(&rows, features).map_err(|error| self.wrong(error))?;
-        let answer = UsageAnswer {
-            ok: true,
-            ts: utc_string(now),
-            period_days: window.days(),
-            unique_days: counted.days,
-            unique_weeks: counted.weeks,
-            window: window.describe(now),
-            partial_days: window.cut_periods(Grain::Day, now),
-            partial_weeks: window.cut_periods(Grain::Week, now),
-            covered_from: covered_from(&window, &from.lake, 0),
-            users_per_day: counted.user_days,
-            users_per_week: counted.user_weeks,
-            visitors: has_visitors.then_some(DAILY),
-            numbers: counted.numbers(),
-        };
+        let covered_from = covered_from(&window, &from.lake, 0);
+        let visitors = has_visitors.then_some(DAILY);
+        let answer = UsageAnswer::of(counted, &window, now, covered_from, visitors);
         Ok(from.with(answer))
     }
 
