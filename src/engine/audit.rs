@@ -17,10 +17,10 @@ use utoipa::ToSchema;
 
 use super::{
     AuditAnswer, Cancel, ClockAnswer, Engine, EraseAnswer, ExportAnswer, ExportRequest, PlanAnswer,
-    RemovedLinkAnswer, ReplayAnswer,
+    RemovedLinkAnswer, ReplayAnswer, check_limit,
 };
 use crate::cohorts::Cohorts;
-use crate::error::{Error, ErrorCode, Result, first_chars};
+use crate::error::{Error, Result, first_chars};
 use crate::export::events::EventFormat;
 use crate::metrics::cohort::Cohort;
 use crate::metrics::query::Query;
@@ -158,11 +158,7 @@ impl Engine {
     /// `bad_limit`, and if it cannot be read.
     pub fn audit(&self, request: &AuditRequest) -> Result<AuditAnswer> {
         let limit = request.limit.unwrap_or(AuditRequest::LIMIT);
-        let most = AuditRequest::MAX_LIMIT;
-        if !(1..=most).contains(&limit) {
-            let message = format!("limit is {limit}; allowed is 1 to {most}");
-            return Err(Error::bad_input(ErrorCode::BadLimit, message));
-        }
+        check_limit(limit, AuditRequest::MAX_LIMIT)?;
         let folder = self.store().folder();
         let hashes = match (&request.user, key_of(folder)) {
             (None, _) => None,

@@ -4,7 +4,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Engine;
+use super::{Engine, check_limit};
 use crate::error::{Error, ErrorCode, Result, shown};
 use crate::links::{Link, Rejected};
 
@@ -71,11 +71,7 @@ impl Engine {
     /// `bad_limit`, and `bad_query` if `after` is not an id.
     pub fn user_links(&self, request: &UserLinksRequest) -> Result<UserLinksAnswer> {
         let limit = request.limit.unwrap_or(UserLinksRequest::LIMIT);
-        if !(1..=UserLinksRequest::MAX_LIMIT).contains(&limit) {
-            let most = UserLinksRequest::MAX_LIMIT;
-            let message = format!("limit is {limit}; allowed is 1 to {most}");
-            return Err(Error::bad_input(ErrorCode::BadLimit, message));
-        }
+        check_limit(limit, UserLinksRequest::MAX_LIMIT)?;
         let users = &self.store.names().users;
         let from = match &request.after {
             None => 0,

@@ -63,7 +63,8 @@ pub use values::{DEFAULT_LIMIT, UsedValue, ValuesAnswer, ValuesRequest};
 
 use crate::cohorts::Cohorts;
 use crate::config::StoreConfig;
-use crate::error::Result;
+use crate::error::{Error, ErrorCode, Result};
+use crate::metrics;
 use crate::metrics::budget::QueryMemory;
 use crate::plan::{CheckedPlan, Plan};
 use crate::reports::links::Links;
@@ -167,4 +168,13 @@ impl Engine {
     fn lock_rollup_log(&self) -> MutexGuard<'_, ()> {
         self.rollup_log.lock()
     }
+}
+
+/// Checks the most entries of a response.
+///
+/// # Errors
+/// `bad_limit`.
+fn check_limit(limit: usize, most: usize) -> Result<()> {
+    metrics::check_limit(limit, most)
+        .map_err(|message| Error::bad_input(ErrorCode::BadLimit, message))
 }

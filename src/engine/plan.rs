@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::rejections::{RejectionsAnswer, rfc3339};
-use super::{Cancel, Engine};
-use crate::error::{Error, ErrorCode, Result};
+use super::{Cancel, Engine, check_limit};
+use crate::error::{Error, Result};
 use crate::event::{self, Event, EventCode, EventType, MAX_AGE_US};
 use crate::plan::{CheckedPlan, Observed, Plan, Verdict};
 use crate::schema;
@@ -186,11 +186,7 @@ impl Engine {
     /// `bad_limit`, and if the quarantine cannot be read.
     pub fn quarantine(&self, request: QuarantineRequest) -> Result<QuarantineAnswer> {
         let limit = request.limit.unwrap_or(QuarantineRequest::LIMIT);
-        let most = QuarantineRequest::MAX_LIMIT;
-        if !(1..=most).contains(&limit) {
-            let message = format!("limit is {limit}; allowed is 1 to {most}");
-            return Err(Error::bad_input(ErrorCode::BadLimit, message));
-        }
+        check_limit(limit, QuarantineRequest::MAX_LIMIT)?;
         let lines = self.store.held_lines()?;
         let all: Vec<&[u8]> = event::lines(&lines).collect();
         let end = request.before.unwrap_or(all.len()).min(all.len());

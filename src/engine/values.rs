@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Cancel, Engine};
+use super::{Cancel, Engine, check_limit};
 use crate::daily::{Day, date};
 use crate::dictionary::REST_FEATURE;
 use crate::error::{Error, ErrorCode, Result, shown};
@@ -335,12 +335,7 @@ impl ValuesRequest {
     /// Checks the request, and returns the limit.
     fn check(&self) -> Result<usize> {
         let limit = self.limit.unwrap_or(DEFAULT_LIMIT);
-        if !(1..=MAX_LIMIT).contains(&limit) {
-            return Err(Error::bad_input(
-                ErrorCode::BadLimit,
-                format!("limit is {limit}; allowed is 1 to {MAX_LIMIT}"),
-            ));
-        }
+        check_limit(limit, MAX_LIMIT)?;
         let chars = self.prefix.chars().count();
         if chars > MAX_PREFIX_CHARS {
             return Err(Error::bad_input(

@@ -23,7 +23,7 @@ use utoipa::ToSchema;
 use super::budget::Charge;
 use super::source::{CancelChecks, DayEvents, Source};
 use super::table::{Table, Values};
-use super::{Answer, Measure};
+use super::{Answer, Measure, check_limit};
 use crate::error::Result;
 use crate::event::timestamp;
 use crate::schema;
@@ -156,10 +156,7 @@ impl fmt::Display for Cursor {
 
 impl Measure for Events {
     fn check(&self) -> Result<(), String> {
-        match self.limit {
-            1..=MAX_LIMIT => Ok(()),
-            limit => Err(format!("limit is {limit}; allowed is 1 to {MAX_LIMIT}")),
-        }
+        check_limit(self.limit, MAX_LIMIT)
     }
 
     fn days_before(&self) -> u16 {
@@ -188,7 +185,17 @@ impl Measure for Events {
             })
         })?;
         let next = next.map(|next| next.to_string());
-        Ok(Answer::from(page.table()).with_note("next", json!(next)))
+        let mut columns = EventColumns::default();
+        for Event {
+            key,
+            received_at_us,
+            strings,
+            ..
+        } in page.events
+        {
+            columns.push(key.ts_us, key.user, received_at_us, strings);
+        }
+        Ok(Answer::from(columns.table()).with_note("next", json!(next)))
     }
 }
 
@@ -202,7 +209,7 @@ struct Event {
 }
 
 /// The string columns of an event other than the user.
-const STRINGS: [&str; 5] = [
+pub const STRINGS: [&str; 5] = [
     schema::EVENT_TYPE,
     schema::FEATURE,
     schema::METADATA,
@@ -369,35 +376,57 @@ impl Page<'_> {
         }
         self.charge.set(self.bytes)
     }
+}
 
-    fn table(self) -> Table {
+/// The events of a page, as columns.
+#[derive(Default)]
+pub struct EventColumns {
+    times: Vec<String>,
+    users: Vec<Option<String>>,
+    received: Vec<Option<String>>,
+    strings: [Vec<Option<String>>; STRINGS.len()],
+}
+
+impl EventColumns {
+    /// Adds an event with its time, its user, its time of receipt, and its [`STRINGS`]. Times are
+    /// in µs.
+    pub fn push(
+        &mut self,
+        ts_us: i64,
+        user: Option<String>,
+        received_at_us: Option<i64>,
+        strings: [Option<String>; STRINGS.len()],
+    ) {
         let time = |ts_us: i64| {
             let mut string = Vec::new();
             timestamp::write(ts_us, &mut string);
             String::from_utf8_lossy(&string).into_owned()
         };
-        let mut times = Vec::new();
-        let mut users = Vec::new();
-        let mut received = Vec::new();
-        let mut strings: [Vec<Option<String>>; STRINGS.len()] = Default::default();
-        for event in self.events {
-            times.push(time(event.key.ts_us));
-            users.push(event.key.user);
-            received.push(event.received_at_us.map(time));
-            for (column, string) in strings.iter_mut().zip(event.strings) {
-                column.push(string);
-            }
+        self.times.push(time(ts_us));
+        self.users.push(user);
+        self.received.push(received_at_us.map(time));
+        for (column, string) in self.strings.iter_mut().zip(strings) {
+            column.push(string);
         }
-        let [event_types, features, metadata, urls, ids] = strings;
+    }
+
+    /// True if there are as many events as a page has at most.
+    pub fn is_full(&self, limit: usize) -> bool {
+        self.times.len() == limit
+    }
+
+    /// The rows of the metric.
+    pub fn table(self) -> Table {
+        let [event_types, features, metadata, urls, ids] = self.strings;
         Table::default()
-            .with(schema::TS, times)
+            .with(schema::TS, self.times)
             .with(schema::EVENT_TYPE, event_types)
-            .with(schema::USER_ID, users)
+            .with(schema::USER_ID, self.users)
             .with(schema::FEATURE, features)
             .with(schema::METADATA, Values::Json(metadata))
             .with(schema::URL, urls)
             .with(schema::EVENT_ID, ids)
-            .with(schema::RECEIVED_AT, received)
+            .with(schema::RECEIVED_AT, self.received)
     }
 }
 

@@ -18,7 +18,7 @@ use super::filter::Property;
 use super::local_dictionary::LocalDictionary;
 use super::source::{CancelChecks, Source};
 use super::table::Table;
-use super::{Answer, MAX_GROUPS, Measure, OTHER, top};
+use super::{Answer, MAX_GROUPS, Measure, OTHER, check_limit, top};
 use crate::dictionary::REST_FEATURE;
 use crate::error::Result;
 
@@ -48,10 +48,7 @@ impl Default for FeatureUsage {
 
 impl Measure for FeatureUsage {
     fn check(&self) -> Result<(), String> {
-        match self.limit {
-            1..=MAX_LIMIT => Ok(()),
-            limit => Err(format!("limit is {limit}; allowed is 1 to {MAX_LIMIT}")),
-        }
+        check_limit(self.limit, MAX_LIMIT)
     }
 
     fn days_before(&self) -> u16 {

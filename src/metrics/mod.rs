@@ -52,6 +52,17 @@ pub const MAX_GROUPS: usize = 25;
 /// The name of all other groups.
 pub const OTHER: &str = "__other__";
 
+/// Checks the most rows of a response.
+///
+/// # Errors
+/// A sentence with the limit and what is allowed.
+pub fn check_limit(limit: usize, most: usize) -> Result<(), String> {
+    match (1..=most).contains(&limit) {
+        true => Ok(()),
+        false => Err(format!("limit is {limit}; allowed is 1 to {most}")),
+    }
+}
+
 /// The parameters of a metric, as a request gives them, and its computation.
 pub trait Measure {
     /// Checks what the types of the fields cannot express.

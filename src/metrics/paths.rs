@@ -27,7 +27,7 @@ use super::sharded::ShardedMap;
 use super::source::{CancelChecks, Source};
 use super::table::Table;
 use super::visits::{NO_VALUE, Visit, Visits, Which, is_one_session};
-use super::{Answer, Measure, top};
+use super::{Answer, Measure, check_limit, top};
 use crate::error::Result;
 
 /// Longest path, in features.
@@ -122,13 +122,7 @@ impl Measure for Paths {
                 self.depth
             ));
         }
-        if !(1..=MAX_LIMIT).contains(&self.limit) {
-            return Err(format!(
-                "limit is {}; allowed is 1 to {MAX_LIMIT}",
-                self.limit
-            ));
-        }
-        Ok(())
+        check_limit(self.limit, MAX_LIMIT)
     }
 
     fn filters_mut(&mut self) -> Vec<&mut Filter> {

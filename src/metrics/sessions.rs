@@ -31,7 +31,7 @@ use super::table::Table;
 use super::trends::timeline::Timeline;
 use super::trends::{TrendGrain, check_rows};
 use super::visits::{NO_VALUE, Visit, Visits, Which, is_one_session};
-use super::{Answer, Measure, top};
+use super::{Answer, Measure, check_limit, top};
 use crate::daily::{self, Day};
 use crate::error::Result;
 
@@ -99,10 +99,7 @@ impl Default for Sessions {
 
 impl Measure for Sessions {
     fn check(&self) -> Result<(), String> {
-        match self.limit {
-            1..=MAX_LIMIT => Ok(()),
-            limit => Err(format!("limit is {limit}; allowed is 1 to {MAX_LIMIT}")),
-        }
+        check_limit(self.limit, MAX_LIMIT)
     }
 
     /// The day before the window shows which sessions began before it.

@@ -9,9 +9,8 @@ use super::scope::STEP;
 use super::text::{GROUP_STEP, STEP_GROUP};
 use super::{Check, not_portable};
 use crate::error::{Error, Result};
-use crate::event::timestamp;
 use crate::metrics::active_users::ActiveUsers;
-use crate::metrics::events::{Cursor, Events};
+use crate::metrics::events::{Cursor, EventColumns, Events, STRINGS};
 use crate::metrics::experiment::{Arm, Experiment};
 use crate::metrics::feature_usage::FeatureUsage;
 use crate::metrics::funnel::Funnel;
@@ -19,12 +18,11 @@ use crate::metrics::paths::Paths;
 use crate::metrics::query::Query;
 use crate::metrics::retention::{Retention, Returning};
 use crate::metrics::sessions::Sessions;
-use crate::metrics::table::{Table, Values};
+use crate::metrics::table::Table;
 use crate::metrics::trends::timeline::{Slot, Timeline};
 use crate::metrics::trends::{Measured, TrendGrain, Trends};
 use crate::metrics::usage::UsageCounts;
 use crate::metrics::{Answer, Metric};
-use crate::schema;
 use crate::window::{self, Grain, Window};
 
 /// The days of which a lake has events.
@@ -685,14 +683,7 @@ fn experiment(metric: &Experiment, rows: &Rows) -> Result<Answer> {
 }
 
 fn events(metric: &Events, rows: &Rows) -> Result<Answer> {
-    let time = |ts_us: i64| {
-        let mut string = Vec::new();
-        timestamp::write(ts_us, &mut string);
-        String::from_utf8_lossy(&string).into_owned()
-    };
-    let (mut times, mut users, mut received) = (Vec::new(), Vec::new(), Vec::new());
-    let names = ["event_type", "feature", "metadata", "url", "event_id"];
-    let mut strings = names.map(|_| Vec::new());
+    let mut columns = EventColumns::default();
     // Events with the time and user of the last one, and how many of them are in the page.
     let mut last: Option<(i64, Option<String>, u64, u64)> = None;
     for row in rows.iter() {
@@ -702,31 +693,21 @@ fn events(metric: &Events, rows: &Rows) -> Result<Answer> {
             _ => 1,
         };
         last = Some((ts_us, user.clone(), row.count("of_key")?, shown));
-        times.push(time(ts_us));
-        users.push(user);
-        received.push(match row.cell("received_us")? {
+        let received_at_us = match row.cell("received_us")? {
             Cell::Null => None,
-            _ => Some(time(row.integer("received_us")?)),
-        });
-        for (column, name) in strings.iter_mut().zip(names) {
-            column.push(row.string(name)?);
+            _ => Some(row.integer("received_us")?),
+        };
+        let mut strings = STRINGS.map(|_| None);
+        for (string, name) in strings.iter_mut().zip(STRINGS) {
+            *string = row.string(name)?;
         }
+        columns.push(ts_us, user, received_at_us, strings);
     }
-    let next = last.filter(|_| times.len() == metric.limit);
+    let next = last.filter(|_| columns.is_full(metric.limit));
     let next = next.map(|(ts_us, user, of_key, shown)| {
         Cursor::new(ts_us, user, of_key.saturating_sub(shown)).to_string()
     });
-    let [event_types, features, metadata, urls, ids] = strings;
-    let table = Table::default()
-        .with(schema::TS, times)
-        .with(schema::EVENT_TYPE, event_types)
-        .with(schema::USER_ID, users)
-        .with(schema::FEATURE, features)
-        .with(schema::METADATA, Values::Json(metadata))
-        .with(schema::URL, urls)
-        .with(schema::EVENT_ID, ids)
-        .with(schema::RECEIVED_AT, received);
-    Ok(Answer::from(table).with_note("next", json!(next)))
+    Ok(Answer::from(columns.table()).with_note("next", json!(next)))
 }
 
 /// The starts of the hours of a timeline, or of those that they are compared with; none of other

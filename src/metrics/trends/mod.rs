@@ -33,7 +33,7 @@ use utoipa::ToSchema;
 use super::filter::{Filter, Property};
 use super::source::{CancelChecks, Kept, Source};
 use super::table::Table;
-use super::{Answer, Measure, top};
+use super::{Answer, Measure, check_limit, top};
 use crate::error::{Error, ErrorCode, Result};
 use crate::window::{Compare, Grain};
 use cell::{Cell, empty_value};
@@ -215,10 +215,7 @@ impl Measure for Trends {
                 .check()
                 .map_err(|message| format!("series[{at}].{message}"))?;
         }
-        if !(1..=MAX_LIMIT).contains(&self.limit) {
-            let limit = self.limit;
-            return Err(format!("limit is {limit}; allowed is 1 to {MAX_LIMIT}"));
-        }
+        check_limit(self.limit, MAX_LIMIT)?;
         if !(1..=MAX_ROLLING).contains(&self.rolling) {
             let rolling = self.rolling;
             return Err(format!(
