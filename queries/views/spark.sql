@@ -1,5 +1,5 @@
 -- {lake} is a folder, s3a://bucket/prefix or gs://bucket/prefix, with the folder links next to it: an id that is an alias
--- counts as its user. The session's time zone does not matter.
+-- counts as its user. The session's time zone does not matter. Not run on Databricks, which has s3:// and volumes.
 create or replace temporary view all_events as
 select
   ts,

@@ -31,8 +31,7 @@ impl Dialect {
     pub fn views(self) -> &'static str {
         match self {
             Self::DuckDb => include_str!("../../queries/views/duckdb.sql"),
-            Self::Spark => include_str!("../../queries/views/spark.sql"),
-            Self::Databricks => include_str!("../../queries/views/databricks.sql"),
+            Self::Spark | Self::Databricks => include_str!("../../queries/views/spark.sql"),
             Self::BigQuery => include_str!("../../queries/views/bigquery.sql"),
             Self::Snowflake => include_str!("../../queries/views/snowflake.sql"),
             Self::ClickHouse => include_str!("../../queries/views/clickhouse.sql"),

@@ -495,7 +495,7 @@ def view_columns(dialect):
     from sqlglot import exp, parse_one
 
     def columns(of):
-        sql = (VIEWS / f"{of}.sql").read_text()
+        sql = (VIEWS / f"{'spark' if of == 'databricks' else of}.sql").read_text()
         sql = "\n".join(line for line in sql.splitlines() if not line.startswith("--"))
         tables = {"{source}": "lake", "{table}": "lake", "{links}": "links", "{dataset}.": ""}
         sql = re.sub(r"\{(source|table|links|dataset)\}\.?", lambda hole: tables[hole[0]], sql)
