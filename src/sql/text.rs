@@ -1073,16 +1073,7 @@ select
 from scoped";
 const RANKED_EVENTS: &str = "
 select
-  ts_us,
-  user_key,
-  position,
-  event_type,
-  user_id,
-  feature,
-  metadata,
-  url,
-  event_id,
-  received_us,
+  *,
   count(*) over (
     order by ts_us desc, user_key, position desc rows between unbounded preceding and current row
   ) as place,
@@ -1090,16 +1081,7 @@ select
 from {source}";
 const NUMBERED_EVENTS: &str = "
 select
-  ts_us,
-  user_key,
-  position,
-  event_type,
-  user_id,
-  feature,
-  metadata,
-  url,
-  event_id,
-  received_us,
+  *,
   count(*) over (
     partition by ts_us, user_key order by position rows between unbounded preceding and current row
   ) as number_of_key
