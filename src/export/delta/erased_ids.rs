@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::read_json;
 use crate::error::{Error, Result};
 use crate::export::destination::{Created, Destination};
 use crate::export::layout::{EVENTS_DIR, RunId};
@@ -66,15 +67,8 @@ pub fn read(to: &Destination) -> Result<Option<ErasedIds>> {
         let mut hashes = BTreeSet::new();
         let mut is_complete = true;
         for path in &paths {
-            match to.read(path)? {
-                Some(content) => {
-                    let content = serde_json::from_slice::<Hashes>(&content);
-                    let content = content.map_err(|error| Error::Damaged {
-                        file: to.shown(path).into(),
-                        message: error.to_string(),
-                    })?;
-                    hashes.extend(content.erased);
-                }
+            match read_json::<Hashes>(to, path)? {
+                Some(content) => hashes.extend(content.erased),
                 // Another server has joined the files meanwhile.
                 None => is_complete = false,
             }
@@ -111,12 +105,7 @@ fn write(to: &Destination, id: &str, hashes: &BTreeSet<String>) -> Result<()> {
 }
 
 fn read_key(to: &Destination) -> Result<Option<String>> {
-    let Some(content) = to.read(&path(KEY_NAME))? else {
-        return Ok(None);
-    };
-    let content = serde_json::from_slice::<Key>(&content);
-    let content = content.map_err(|error| damaged(to, KEY_NAME, &error.to_string()))?;
-    Ok(Some(content.key))
+    Ok(read_json::<Key>(to, &path(KEY_NAME))?.map(|content| content.key))
 }
 
 /// Makes the key, unless another server was faster.
@@ -135,12 +124,8 @@ fn make_key(to: &Destination) -> Result<String> {
 }
 
 fn missing_key(to: &Destination) -> Error {
-    damaged(to, KEY_NAME, "it is missing")
-}
-
-fn damaged(to: &Destination, name: &str, why: &str) -> Error {
     Error::Damaged {
-        file: to.shown(&path(name)).into(),
-        message: why.to_owned(),
+        file: to.shown(&path(KEY_NAME)).into(),
+        message: "it is missing".into(),
     }
 }

@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::members::Members;
-use crate::error::{Error, Result};
+use super::read_json;
+use crate::error::Result;
 use crate::export::destination::{Created, Destination};
 use crate::export::layout::{EVENTS_DIR, RunId};
 
@@ -73,21 +74,16 @@ pub fn record(to: &Destination, id: &RunId, users: &[String]) -> Result<()> {
 /// The records that not all servers have applied.
 ///
 /// # Errors
-/// If they cannot be read, and [`Error::Damaged`] for one that cannot be decoded.
+/// If they cannot be read, and [`crate::error::Error::Damaged`] for one that cannot be decoded.
 pub fn open(to: &Destination) -> Result<Vec<Record>> {
     let mut records: BTreeMap<String, Record> = BTreeMap::new();
     let mut done = Vec::new();
     for path in to.list(&format!("{EVENTS_DIR}/{DIR}"))?.into_keys() {
         let name = path.rsplit('/').next().unwrap_or_default();
         if let Some(id) = name.strip_suffix(RECORD_SUFFIX) {
-            let Some(content) = to.read(&path)? else {
+            let Some(content) = read_json::<Content>(to, &path)? else {
                 continue;
             };
-            let content = serde_json::from_slice::<Content>(&content);
-            let content = content.map_err(|error| Error::Damaged {
-                file: to.shown(&path).into(),
-                message: error.to_string(),
-            })?;
             let record = Record {
                 id: id.to_owned(),
                 users: content.users,

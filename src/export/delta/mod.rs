@@ -39,10 +39,11 @@ mod tests;
 use std::collections::BTreeMap;
 
 use polars::prelude::DataFrame;
+use serde::de::DeserializeOwned;
 
 use super::destination::{self, Destination};
 use super::layout::{EVENTS_DIR, LINKS_DIR};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::parquet;
 use crate::schema;
 use crate::store::{ExportPartMeta, Mark, SealedSegment, SealedVersion};
@@ -168,6 +169,21 @@ impl Tables {
         let small = self.small.values().filter_map(Table::next_deletion);
         self.events.next_deletion().into_iter().chain(small).min()
     }
+}
+
+/// A small file next to a table; none if it is not there.
+///
+/// # Errors
+/// If it cannot be read, and [`Error::Damaged`] if it cannot be decoded.
+fn read_json<T: DeserializeOwned>(to: &Destination, path: &str) -> Result<Option<T>> {
+    let Some(content) = to.read(path)? else {
+        return Ok(None);
+    };
+    let value = serde_json::from_slice(&content).map_err(|error| Error::Damaged {
+        file: to.shown(path).into(),
+        message: error.to_string(),
+    })?;
+    Ok(Some(value))
 }
 
 /// The file of a segment.
