@@ -469,11 +469,16 @@ mod tests {
             statement(1, 2, 12),
         ]);
         let mut live = RoaringBitmap::from([11, 99]);
+        let before = (links.undone, links.removals());
         links.expire(&mut live);
+        // What was computed with the other links is right.
+        assert_eq!((links.undone, links.removals()), (before.0, before.1 + 1));
         assert_eq!(live, RoaringBitmap::from([1, 10, 11, 99]));
         assert_eq!(applied(&links), BTreeMap::from([(10, 1), (11, 1)]));
         links.erase(&RoaringBitmap::from([10]));
         assert_eq!(applied(&links), BTreeMap::from([(11, 1)]));
+        assert_eq!((links.undone, links.removals()), (before.0, before.1 + 2));
+        assert_eq!(Links::decode(&links.encode()), Ok(links));
     }
 
     #[test]
