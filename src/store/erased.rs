@@ -1,6 +1,7 @@
 //! The erased users: a filter for every event that comes in, and for every query while an erasure
 //! is in progress.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -261,23 +262,40 @@ const NAMING: [&str; 3] = [schema::EVENT_TYPE, schema::FEATURE, schema::METADATA
 /// # Errors
 /// If a column is missing.
 pub(super) fn mask_of_calls(users: &HashSet<&str>, events: &DataFrame) -> Result<BooleanChunked> {
-    let [event_type, feature, metadata] = NAMING.map(|name| events.column(name)?.str());
-    let columns = [event_type?, feature?, metadata?];
-    Ok(naming(|id| users.contains(id), columns))
+    Ok(naming(|id| users.contains(id), naming_columns(events)?))
 }
 
-fn naming(
-    is_wanted: impl Fn(&str) -> bool,
-    [types, features, metadata]: [&StringChunked; 3],
-) -> BooleanChunked {
-    let rows = types.iter().zip(features.iter()).zip(metadata.iter());
-    let is_naming = |((event_type, feature), metadata): ((_, Option<&str>), Option<&str>)| {
-        event_type == Some(SYSTEM_NAME)
-            && named_ids(feature.unwrap_or_default(), metadata.unwrap_or_default())
-                .any(|id| is_wanted(&id))
-    };
-    let found: BooleanChunked = rows.map(|row| Some(is_naming(row))).collect();
+fn naming(is_wanted: impl Fn(&str) -> bool, columns: [&StringChunked; 3]) -> BooleanChunked {
+    let rows = named_by_row(columns);
+    let found: BooleanChunked = rows
+        .map(|mut ids| Some(ids.any(|id| is_wanted(&id))))
+        .collect();
     found.with_name(PlSmallStr::from_static(schema::EVENT_TYPE))
+}
+
+/// The ids that the identity calls among some events name.
+///
+/// # Errors
+/// If a column is missing.
+pub(super) fn named_by(events: &DataFrame) -> Result<Vec<String>> {
+    let ids = named_by_row(naming_columns(events)?).flatten();
+    Ok(ids.map(Cow::into_owned).collect())
+}
+
+fn naming_columns(events: &DataFrame) -> Result<[&StringChunked; 3]> {
+    let [event_type, feature, metadata] = NAMING.map(|name| events.column(name)?.str());
+    Ok([event_type?, feature?, metadata?])
+}
+
+/// The ids that each row names, of which only identity calls name any.
+fn named_by_row<'a>(
+    [types, features, metadata]: [&'a StringChunked; 3],
+) -> impl Iterator<Item = impl Iterator<Item = Cow<'a, str>>> {
+    let rows = types.iter().zip(features.iter()).zip(metadata.iter());
+    rows.map(|((event_type, feature), metadata)| {
+        let call = feature.filter(|_| event_type == Some(SYSTEM_NAME));
+        named_ids(call.unwrap_or_default(), metadata.unwrap_or_default())
+    })
 }
 
 /// Selects the events of some users.

@@ -32,11 +32,11 @@ use crate::checksum::{self, Mismatch};
 use crate::daily::{self, Day, Place, Slices};
 use crate::dictionary::{Dictionaries, UserDictionary};
 use crate::error::{Error, Result};
-use crate::event::{self, SYSTEM_NAME, identity};
+use crate::event::{self, identity};
 use crate::links::Links;
 use crate::schema;
 use crate::store::erased::{
-    ErasedHashes, ErasedIds, ErasedUsers, hash, hmac_key, mask_of, mask_of_calls,
+    ErasedHashes, ErasedIds, ErasedUsers, hash, hmac_key, mask_of, mask_of_calls, named_by,
 };
 use crate::store::files::folder::Folder;
 use crate::store::files::links::OldTables;
@@ -302,17 +302,11 @@ fn ids_in(root: &Path) -> Result<Vec<String>> {
 
 /// The ids that the identity calls of a segment name.
 fn named_in(segment: &Segment) -> Result<Vec<String>> {
-    let events = segment::read_alone(segment, Some(&CALL_COLUMNS), ALL_ROWS)?;
-    let of_lake = |name| Ok::<_, Error>(events.column(name)?.str()?.iter());
-    let rows = of_lake(schema::EVENT_TYPE)?.zip(of_lake(schema::FEATURE)?);
-    let mut ids = Vec::new();
-    for ((event_type, call), metadata) in rows.zip(of_lake(schema::METADATA)?) {
-        if event_type == Some(SYSTEM_NAME) {
-            let (call, metadata) = (call.unwrap_or_default(), metadata.unwrap_or_default());
-            ids.extend(identity::named_ids(call, metadata).map(Cow::into_owned));
-        }
-    }
-    Ok(ids)
+    named_by(&segment::read_alone(
+        segment,
+        Some(&CALL_COLUMNS),
+        ALL_ROWS,
+    )?)
 }
 
 /// The ids of the users of held events, and those that identity calls among them name.
