@@ -24,9 +24,9 @@ impl Engine {
         self.store.user_events(&self.store.ids_of(user)?, sink)
     }
 
-    /// Erases users. When this returns, nothing of theirs is in the data folder, and their later
-    /// events are ignored. If their events are a large share of all events, `confirmed` must be the
-    /// number of them.
+    /// Erases users. When this returns, nothing of theirs is in the data folder, and events that
+    /// happened before are ignored. If their events are a large share of all events, `confirmed`
+    /// must be the number of them.
     ///
     /// # Errors
     /// `bad_users` for no or too many users, as [`Store::ids_of`](crate::store::Store::ids_of) and
@@ -103,7 +103,7 @@ impl Engine {
         let reports = self.forget_in_reports(&named)?;
         let alerts = self.forget_in_alerts(&named)?;
         let mut exports = 0;
-        let mut erased = self.store.erase(&ids, |ids| {
+        let mut erased = self.store.erase(&ids, now, |ids| {
             exports = self.refresh_exports(ids)?;
             Ok(())
         })?;
@@ -142,7 +142,7 @@ impl Engine {
     pub fn finish_erasures(&self, now: DateTime<Utc>) -> Result<()> {
         let ended = self
             .store
-            .finish_erasures(|ids| self.refresh_exports(ids).map(drop));
+            .finish_erasures(now, |ids| self.refresh_exports(ids).map(drop));
         if let Some(erased) = ended? {
             self.request_publication();
             self.record_finished_erasure(erased.users, erased.events, now);

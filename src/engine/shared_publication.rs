@@ -25,6 +25,8 @@ struct Applied {
     erased_go_at: Option<i64>,
     /// Servers that have not applied one yet.
     erasing: Vec<String>,
+    /// True if one is not complete.
+    is_open: bool,
 }
 
 impl Engine {
@@ -64,7 +66,12 @@ impl Engine {
         self.store.note_published(table.through()?.0)?;
         let applied = self.apply_erasures(to, target, table)?;
         let after = target.join_after.as_millis();
-        let days = table.join_days(to, i64::try_from(after).unwrap_or(i64::MAX), now_ms)?;
+        // A server that completes an erasure later removes the users from all files of several
+        // servers: these must not have events of users who came back meanwhile.
+        let days = match applied.is_open {
+            true => 0,
+            false => table.join_days(to, i64::try_from(after).unwrap_or(i64::MAX), now_ms)?,
+        };
         if days > 0 {
             info!(days, "Joined the files of {days} days of the table");
         }
@@ -115,6 +122,7 @@ impl Engine {
         for mut record in erasures::open(to)? {
             // A request erases them here, and its receipt says what was removed.
             if self.is_erasing(&record.id) {
+                applied.is_open = true;
                 continue;
             }
             if !record.is_done(&target.server, table.members()?.retired) {
@@ -127,7 +135,7 @@ impl Engine {
                     erasures::record(to, &RunId::new()?, &only_here)?;
                 }
                 let erased = self.erase_here(&record.users, now)?.erased;
-                let known = erased_ids::add(to, &record.id, &record.users)?;
+                let known = erased_ids::add(to, &record.id, &record.users, Utc::now())?;
                 self.store.note_erased(&known)?;
                 let users: Vec<&str> = ids.iter().map(String::as_str).collect();
                 let outcome = table.erase(to, &users, now_ms())?;
@@ -140,6 +148,7 @@ impl Engine {
             erasures::done(to, &mut record, &target.server, &members)?;
             applied.erasing.extend(record.waiting(&members).cloned());
         }
+        applied.is_open |= !applied.erasing.is_empty();
         applied.erasing.sort_unstable();
         applied.erasing.dedup();
         Ok(applied)

@@ -2,10 +2,11 @@
 //! is in progress.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 
+use chrono::{DateTime, Utc};
 use polars::prelude::*;
 use ring::hmac;
 use roaring::RoaringBitmap;
@@ -21,24 +22,47 @@ use crate::schema;
 /// Bytes of the key of hashes.
 const KEY_BYTES: usize = 32;
 
+/// The time of each erasure, by HMAC-SHA256 of the id, in hex. Events that happened until then stay
+/// away; an event that happened later is a new user's.
+pub type ErasureTimes = BTreeMap<String, DateTime<Utc>>;
+
+/// Adds erasures; of two erasures of an id the later one counts. Returns true if that changes
+/// anything.
+pub(super) fn add_times(times: &mut ErasureTimes, others: &ErasureTimes) -> bool {
+    let mut has_changed = false;
+    for (hash, &until) in others {
+        if times.get(hash).is_none_or(|&known| known < until) {
+            times.insert(hash.clone(), until);
+            has_changed = true;
+        }
+    }
+    has_changed
+}
+
 /// Hashes of the ids of erased users, with the key without which they cannot be matched to ids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ErasedIds {
     /// The key, in hex.
     pub key: String,
-    /// HMAC-SHA256 of each id, in hex.
-    pub hashes: BTreeSet<String>,
+    /// The times of their erasures.
+    pub hashes: ErasureTimes,
 }
 
 impl ErasedIds {
-    /// The hashes of some users.
-    pub fn of(key: &str, users: &[String]) -> Self {
+    /// The hashes of some users, whose erasure was complete at a time.
+    pub fn of(key: &str, users: &[String], until: DateTime<Utc>) -> Self {
         let hmac = hmac_key(key);
+        let hashes = users.iter().map(|user| (hash(&hmac, user), until));
         Self {
             key: key.to_owned(),
-            hashes: users.iter().map(|user| hash(&hmac, user)).collect(),
+            hashes: hashes.collect(),
         }
+    }
+
+    /// Adds erasures under the same key. Returns true if one is new or later.
+    pub fn add(&mut self, times: &ErasureTimes) -> bool {
+        add_times(&mut self.hashes, times)
     }
 
     /// A new key.
@@ -59,43 +83,57 @@ pub(super) fn hmac_key(key: &str) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes())
 }
 
-/// Hashes of erased users under one key.
+/// Erased users under one key, by the hashes of their ids.
 pub(super) struct ErasedHashes {
     key: hmac::Key,
-    hashes: HashSet<String>,
+    /// Until when their events stay away, in µs.
+    until_us: HashMap<String, i64>,
 }
 
 impl ErasedHashes {
     /// Hashes under a key.
-    pub fn new(key: &str, hashes: &BTreeSet<String>) -> Self {
+    pub fn new(key: &str, times: &ErasureTimes) -> Self {
+        let until_us = times
+            .iter()
+            .map(|(hash, until)| (hash.clone(), until.timestamp_micros()));
         Self {
             key: hmac_key(key),
-            hashes: hashes.iter().cloned().collect(),
+            until_us: until_us.collect(),
         }
     }
 
-    /// True if a user is one of them.
-    pub fn has(&self, user: &str) -> bool {
-        self.hashes.contains(&hash(&self.key, user))
+    /// Until when the events of a user stay away, in µs; none if the user is not one of them.
+    pub fn until_us(&self, user: &str) -> Option<i64> {
+        self.until_us.get(&hash(&self.key, user)).copied()
+    }
+
+    /// True if an event of this user and time stays away.
+    pub fn has(&self, user: &str, ts_us: i64) -> bool {
+        self.until_us(user)
+            .is_some_and(|until_us| ts_us <= until_us)
     }
 }
 
 /// The erased users, shared by all who add or read events.
 #[derive(Clone)]
 pub(super) struct ErasedUsers {
-    /// True once there is one: read without a lock, for the many stores without any.
-    is_used: Arc<AtomicBool>,
+    /// Only events that happened until then can be of erased users: read without a lock, for the
+    /// events that happen now.
+    until_us: Arc<AtomicI64>,
+    /// The same for the erasures that are complete.
+    ended_until_us: Arc<AtomicI64>,
     state: Arc<OrderedRw<ErasedState>>,
 }
 
 #[derive(Default)]
 struct ErasedState {
-    /// Those of this store, and those of a table that it shares.
-    lists: Vec<ErasedHashes>,
-    /// Codes that erased users have in this process.
-    numbers: RoaringBitmap,
-    /// Those of them whose erasure is in progress.
-    pending: RoaringBitmap,
+    /// Those of this store, and those of a table that it shares, whose erasure is complete.
+    ended: Vec<ErasedHashes>,
+    /// Codes that they had in this process.
+    ended_codes: RoaringBitmap,
+    /// Those whose erasure is in progress, by their ids and codes.
+    pending: HashSet<String>,
+    pending_codes: RoaringBitmap,
     /// Users who are no longer in the states, and whose events may still be in segments.
     hidden: Vec<String>,
 }
@@ -103,52 +141,63 @@ struct ErasedState {
 impl Default for ErasedUsers {
     fn default() -> Self {
         Self {
-            is_used: Arc::default(),
+            until_us: Arc::new(AtomicI64::new(i64::MIN)),
+            ended_until_us: Arc::new(AtomicI64::new(i64::MIN)),
             state: Arc::new(OrderedRw::new(Rank::ErasedUsers, ErasedState::default())),
         }
     }
 }
 
 impl ErasedUsers {
-    /// True if a user is erased.
-    pub fn is_erased(&self, user: &str, users: &UserDictionary) -> bool {
-        if !self.is_used.load(Ordering::Acquire) {
+    /// True if events of this time can be of erased users.
+    pub fn reaches(&self, ts_us: i64) -> bool {
+        ts_us <= self.until_us.load(Ordering::Acquire)
+    }
+
+    /// True if an event of this user and time stays away: the user is being erased, or was erased
+    /// after it happened.
+    pub fn is_erased(&self, user: &str, ts_us: i64) -> bool {
+        if !self.reaches(ts_us) {
             return false;
         }
         let state = self.read();
-        // A user with a code is known; a hash takes longer.
-        match users.find(user) {
-            Some(number) => state.numbers.contains(number),
-            None => state.lists.iter().any(|list| list.has(user)),
+        // A hash takes longer.
+        state.pending.contains(user)
+            || (self.reaches_ended(ts_us) && state.ended.iter().any(|list| list.has(user, ts_us)))
+    }
+
+    /// The same for the code of a user.
+    pub fn is_erased_code(&self, code: u32, ts_us: i64, users: &UserDictionary) -> bool {
+        if !self.reaches(ts_us) {
+            return false;
         }
+        let is_pending = self.read().pending_codes.contains(code);
+        let is_ended = || {
+            users
+                .text(code)
+                .is_some_and(|user| self.is_erased(&user, ts_us))
+        };
+        is_pending || (self.reaches_ended(ts_us) && is_ended())
     }
 
-    /// True if users were erased.
-    pub fn is_used(&self) -> bool {
-        self.is_used.load(Ordering::Acquire)
+    fn reaches_ended(&self, ts_us: i64) -> bool {
+        ts_us <= self.ended_until_us.load(Ordering::Acquire)
     }
 
-    /// The codes that erased users have in this process.
-    pub fn numbers(&self) -> RoaringBitmap {
-        self.read().numbers.clone()
+    /// The codes of users whose erasure is in progress.
+    pub fn pending(&self) -> RoaringBitmap {
+        self.read().pending_codes.clone()
     }
 
-    /// The codes of users whose erasure is complete: nothing of theirs is stored.
+    /// The codes that users had whose erasure is complete. Of those who have not come back nothing
+    /// is stored.
     pub fn ended(&self) -> RoaringBitmap {
-        let state = self.read();
-        &state.numbers - &state.pending
+        self.read().ended_codes.clone()
     }
 
     /// True if an erasure is in progress.
     pub fn has_pending(&self) -> bool {
         !self.read().pending.is_empty()
-    }
-
-    /// Marks all erasures as complete.
-    pub fn end(&self) {
-        let mut state = self.write();
-        state.pending.clear();
-        state.hidden.clear();
     }
 
     /// Hides the events of users who are no longer in the states, and the identity calls that name
@@ -166,7 +215,7 @@ impl ErasedUsers {
     pub fn visible_numbers(&self) -> Option<Expr> {
         let state = self.read();
         (!state.hidden.is_empty()).then(|| {
-            let pending: Vec<u32> = state.pending.iter().collect();
+            let pending: Vec<u32> = state.pending_codes.iter().collect();
             let pending = Series::new(PlSmallStr::EMPTY, pending);
             let is_hidden = col(schema::USER_ID).is_in(lit(pending).implode(false), false);
             is_hidden.fill_null(lit(false)).not()
@@ -187,27 +236,43 @@ impl ErasedUsers {
     }
 
     /// Sets the erased users: by the hashes of their ids, and those whose erasure is in progress by
-    /// their ids.
+    /// their ids. The erasures of others that were in progress are complete.
     ///
     /// # Errors
     /// If there is no code left for one of them.
     pub fn set(
         &self,
-        lists: Vec<ErasedHashes>,
+        ended: Vec<ErasedHashes>,
         pending: &BTreeSet<String>,
         users: &UserDictionary,
     ) -> Result<()> {
-        let mut numbers = RoaringBitmap::new();
+        let mut codes = RoaringBitmap::new();
         for user in pending {
             // A user without a code gets one, so that no event in the queue adds another.
-            numbers.insert(users.number(user)?);
+            codes.insert(users.number(user)?);
         }
+        let times = ended.iter().flat_map(|list| list.until_us.values());
+        let ended_until_us = times.copied().max().unwrap_or(i64::MIN);
+        let until_us = match pending.is_empty() {
+            true => ended_until_us,
+            false => i64::MAX,
+        };
         let mut state = self.write();
-        state.lists = lists;
-        state.numbers |= &numbers;
-        state.pending = numbers;
-        self.is_used
-            .store(!state.lists.is_empty(), Ordering::Release);
+        let before = std::mem::replace(&mut state.pending_codes, codes);
+        state.ended_codes |= before;
+        let ErasedState {
+            ended_codes,
+            pending_codes,
+            ..
+        } = &mut *state;
+        *ended_codes -= &*pending_codes;
+        state.ended = ended;
+        state.pending = pending.iter().cloned().collect();
+        if pending.is_empty() {
+            state.hidden.clear();
+        }
+        self.ended_until_us.store(ended_until_us, Ordering::Release);
+        self.until_us.store(until_us, Ordering::Release);
         Ok(())
     }
 }
@@ -273,13 +338,15 @@ fn naming(is_wanted: impl Fn(&str) -> bool, columns: [&StringChunked; 3]) -> Boo
     found.with_name(PlSmallStr::from_static(schema::EVENT_TYPE))
 }
 
-/// The ids that the identity calls among some events name.
+/// The ids that the identity calls among some events name, each with the time of its call, in µs.
 ///
 /// # Errors
 /// If a column is missing.
-pub(super) fn named_by(events: &DataFrame) -> Result<Vec<String>> {
-    let ids = named_by_row(naming_columns(events)?).flatten();
-    Ok(ids.map(Cow::into_owned).collect())
+pub(super) fn named_by(events: &DataFrame) -> Result<Vec<(String, i64)>> {
+    let times = events.column(schema::TS)?.to_physical_repr();
+    let rows = named_by_row(naming_columns(events)?).zip(times.i64()?.iter());
+    let ids = rows.flat_map(|(ids, ts_us)| ids.zip(std::iter::repeat(ts_us.unwrap_or_default())));
+    Ok(ids.map(|(id, ts_us)| (id.into_owned(), ts_us)).collect())
 }
 
 fn naming_columns(events: &DataFrame) -> Result<[&StringChunked; 3]> {

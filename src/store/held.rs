@@ -48,6 +48,7 @@ pub struct HeldBatch {
 struct HeldRow {
     line_end: usize,
     key: Digest,
+    ts_us: i64,
     /// Its user, and the ids that an identity call names.
     ids: Vec<String>,
 }
@@ -360,11 +361,10 @@ impl Shared {
         for row in &batch.rows {
             let line = batch.lines.get(line_start..row.line_end);
             line_start = row.line_end;
-            let users = &self.maker.names.users;
             let mut ids = row.ids.iter();
             // Users may have been erased since the batch was built; an erasure that begins now
             // waits for the file.
-            if ids.any(|id| self.maker.gate.is_erased(id, users)) {
+            if ids.any(|id| self.maker.gate.is_erased(id, row.ts_us)) {
                 counts.erased += 1;
             } else if self.keys.lock().insert(row.key) {
                 lines.extend_from_slice(line.unwrap_or_default());
@@ -432,6 +432,7 @@ impl Store {
         batch.rows.push(HeldRow {
             line_end: batch.lines.len(),
             key,
+            ts_us: event.ts_us,
             ids: ids_of(&event).map(Cow::into_owned).collect(),
         });
         Hold::Added

@@ -52,7 +52,7 @@ use read::Reader;
 use version::VersionControl;
 
 pub use clock::Received;
-pub use erased::ErasedIds;
+pub use erased::{ErasedIds, ErasureTimes};
 pub use files::held_file::HeldEvent;
 pub use files::identity::is_displaced;
 pub use files::ownership::{FOLDERS, MARK_FILE, Mark};

@@ -149,7 +149,7 @@ fn users_whom_a_table_erased_before_are_found_and_their_later_events_ignored() -
         // On its way to the log.
         let waiting = of(&store, &["eve", "fay"]);
         let users = ["ann", "cyd", "eve", "zoe"].map(str::to_owned);
-        let ids = ErasedIds::of("00", &users);
+        let ids = ErasedIds::of("00", &users, Utc::now());
         assert_eq!(store.learn_erased(&ids)?, ["ann", "cyd"]);
         let stored = add(&store, waiting)?;
         assert_eq!((stored.logged, stored.erased), (1, 1));
@@ -157,16 +157,17 @@ fn users_whom_a_table_erased_before_are_found_and_their_later_events_ignored() -
         assert!(store.learn_erased(&ids)?.is_empty(), "all are known");
         drop(store);
         let store = store_with(dir.path(), names)?;
-        let erased = store.finish_erasures(|_| Ok(()))?;
+        let erased = store.finish_erasures(Utc::now(), |_| Ok(()))?;
         assert_eq!(erased.map(|erased| erased.events), Some(2));
         assert!(store.learn_erased(&ids)?.is_empty());
         for user in ["ann", "zoe"] {
             assert_eq!(of(&store, &[user, "bob"]).erased, 1, "{user}");
         }
         // Some that it has erased itself.
-        store.note_erased(&ErasedIds::of("00", &["gus".to_owned()]))?;
+        let before = Utc::now();
+        store.note_erased(&ErasedIds::of("00", &["gus".to_owned()], Utc::now()))?;
         assert_eq!(of(&store, &["gus", "zoe", "bob"]).erased, 2);
-        let known = ErasedIds::of("00", &["gus", "zoe"].map(str::to_owned));
+        let known = ErasedIds::of("00", &["gus", "zoe"].map(str::to_owned), before);
         assert!(store.learn_erased(&known)?.is_empty());
     }
     Ok(())
@@ -335,6 +336,124 @@ fn append_all(store: &Store, events: &[Event<'_>]) -> Result<()> {
     reply.expect("a reply").map(drop)
 }
 
+/// An event of a user, and a call that makes `phone` an alias.
+fn of_user(user: &'static str, ts_us: i64) -> [Event<'static>; 2] {
+    let call = Event {
+        ts_us,
+        ..identify(user, "phone", 0)
+    };
+    let event = Event {
+        event_type: EventType::Action,
+        feature: None,
+        metadata: "{}".into(),
+        ..call.clone()
+    };
+    [event, call]
+}
+
+#[test]
+fn a_user_who_comes_back_after_an_erasure_is_a_new_one() -> Result<()> {
+    const MINUTE_US: i64 = 60_000_000;
+    let ids = ["ann", "phone"];
+    for (restarts, is_sealed) in [(false, false), (false, true), (true, false), (true, true)] {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut opened = store(dir.path())?;
+        let restart = |opened: &mut Store| {
+            if restarts {
+                // The folder is locked by the store that is open.
+                *opened = {
+                    drop(std::mem::replace(opened, store(&dir.path().join("other"))?));
+                    store(dir.path())?
+                };
+            }
+            Ok::<_, Error>(())
+        };
+        let dropped = |store: &Store, ts_us: i64| {
+            let mut batch = WriteBatch::default();
+            let events = of_user("ann", ts_us);
+            events
+                .iter()
+                .for_each(|event| store.batch_builder().push(&mut batch, event));
+            batch.erased
+        };
+        let before_us = Utc::now().timestamp_micros();
+        append_all(&opened, &of_user("ann", before_us))?;
+        append_all(&opened, &of_user("bob", before_us + 1))?;
+        if is_sealed {
+            opened.seal()?;
+        }
+        let erase = |store: &Store| store.erase(&ids.map(str::to_owned), Utc::now(), |_| Ok(()));
+        // The call of the other user names an erased id.
+        let erased = erase(&opened)?;
+        assert_eq!((erased.events, erased.identity_calls), (2, 1));
+        restart(&mut opened)?;
+        assert_eq!(dropped(&opened, before_us), 2);
+        let after_us = Utc::now().timestamp_micros() + MINUTE_US;
+        append_all(&opened, &of_user("ann", after_us))?;
+        for is_sealed in [false, true] {
+            let names = opened.names();
+            // Without the calls.
+            assert_eq!(
+                opened.whole(ALWAYS_US)?.count(),
+                2,
+                "{restarts}, {is_sealed}"
+            );
+            // Also now that the user is known.
+            assert_eq!(dropped(&opened, before_us), 2, "{restarts}, {is_sealed}");
+            assert_eq!(dropped(&opened, after_us), 0, "{restarts}, {is_sealed}");
+            let [ann, phone] = ids.map(|id| names.users.find(id));
+            let canonical = opened.canonical().expect("a link");
+            assert_eq!(phone.map(|phone| canonical.of(phone)), ann);
+            assert_eq!(
+                ann.and_then(|ann| names.users.text(ann)),
+                Some("ann".into())
+            );
+            opened.seal()?;
+            assert_eq!(opened.rebuild(&Progress::default())?.changed, 0);
+            restart(&mut opened)?;
+        }
+        let erased = erase(&opened)?;
+        assert_eq!((erased.events, erased.dictionary), (2, 2));
+        // Nothing of the first return is left, and the second one is as the first.
+        assert_eq!(dropped(&opened, after_us), 0, "it is ahead of the clock");
+        assert_eq!(opened.whole(ALWAYS_US)?.count(), 1);
+        restart(&mut opened)?;
+        assert_eq!(opened.numbers_of(&ids).len(), 0);
+        append_all(&opened, &of_user("ann", after_us))?;
+        opened.seal()?;
+        drop(opened);
+        let opened = store(dir.path())?;
+        assert_eq!(opened.numbers_of(&ids).len(), 2);
+        assert_eq!(opened.whole(ALWAYS_US)?.count(), 2);
+    }
+    Ok(())
+}
+
+#[test]
+fn erasures_of_an_earlier_version_end_with_the_first_start() -> Result<()> {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let before_us = Utc::now().timestamp_micros();
+    {
+        let store = store(dir.path())?;
+        let key = hmac::Key::new(hmac::HMAC_SHA256, b"a key");
+        let erasures = json!({"key": "a key", "erased": [hash(&key, "ann")], "pending": []});
+        store.folder.replace_json(ERASURES_FILE, &erasures)?;
+    }
+    let until_us = |store: &Store| {
+        let users = &store.ingest.maker.gate;
+        assert!(users.is_erased("ann", before_us));
+        assert!(!users.is_erased("bob", before_us));
+        let later = (0..).map(|minutes| before_us + minutes * 60_000_000);
+        later.take(10).find(|&ts_us| !users.is_erased("ann", ts_us))
+    };
+    let first = until_us(&store(dir.path())?);
+    assert!(first.is_some());
+    assert_eq!(until_us(&store(dir.path())?), first);
+    let stored = std::fs::read_to_string(dir.path().join(ERASURES_FILE)).expect("a list");
+    assert!(!stored.contains("9999"), "{stored}");
+    Ok(())
+}
+
 #[test]
 fn the_links_of_a_store_of_an_earlier_version_are_found_in_its_events() -> Result<()> {
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -377,10 +496,34 @@ fn the_links_of_a_store_of_an_earlier_version_are_found_in_its_events() -> Resul
 }
 
 #[test]
+fn a_server_keeps_what_happened_after_the_erasures_of_its_table() -> Result<()> {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let store = store(dir.path())?;
+    let now = Utc::now();
+    let now_us = now.timestamp_micros();
+    let day_us = 86_400_000_000;
+    append_all(&store, &of_user("ann", now_us + 5))?;
+    append_all(&store, &of_user("bob", now_us - day_us))?;
+    store.seal()?;
+    append_all(&store, &of_user("bob", now_us + 6))?;
+    append_all(&store, &of_user("cyd", now_us - 1))?;
+    let erased = |users: &[&str]| {
+        let users: Vec<String> = users.iter().map(|&user| user.to_owned()).collect();
+        ErasedIds::of("00", &users, now)
+    };
+    assert_eq!(store.learn_erased(&erased(&["ann", "zoe"]))?, [""; 0]);
+    assert_eq!(
+        store.learn_erased(&erased(&["bob", "cyd"]))?,
+        ["bob", "cyd"]
+    );
+    Ok(())
+}
+
+#[test]
 fn an_id_that_only_a_call_of_another_user_names_is_erased_again_after_a_restore() -> Result<()> {
     let newer = {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        store(dir.path())?.erase(&["ghost".into()], |_| Ok(()))?;
+        store(dir.path())?.erase(&["ghost".into()], Utc::now(), |_| Ok(()))?;
         std::fs::read(dir.path().join(ERASURES_FILE)).expect("a list")
     };
     for is_sealed in [false, true] {
@@ -395,10 +538,12 @@ fn an_id_that_only_a_call_of_another_user_names_is_erased_again_after_a_restore(
         let repeated = repeat_erasures(dir.path(), &newer)?;
         assert_eq!(repeated.users, ["ghost"], "sealed: {is_sealed}");
         let store = store(dir.path())?;
-        let erased = store.finish_erasures(|_| Ok(()))?.expect("an erasure");
+        let erased = store
+            .finish_erasures(Utc::now(), |_| Ok(()))?
+            .expect("an erasure");
         assert_eq!((erased.events, erased.identity_calls), (0, 1));
         assert_eq!(store.whole(ALWAYS_US)?.count(), 0);
-        assert!(store.finish_erasures(|_| Ok(()))?.is_none());
+        assert!(store.finish_erasures(Utc::now(), |_| Ok(()))?.is_none());
     }
     Ok(())
 }
@@ -420,12 +565,18 @@ fn a_damaged_segment_delays_the_calls_of_its_day_and_no_others() -> Result<()> {
     let damaged = damaged.expect("a segment without calls").path();
     let bytes = std::fs::read(&damaged).expect("a segment");
     std::fs::write(&damaged, "damaged").expect("written");
-    assert!(opened.erase(&["ghost".into()], |_| Ok(())).is_err());
+    assert!(
+        opened
+            .erase(&["ghost".into()], Utc::now(), |_| Ok(()))
+            .is_err()
+    );
     assert_eq!(opened.versions.version().segments.len(), 2);
     drop(opened);
     std::fs::write(&damaged, bytes).expect("restored");
     let opened = store(dir.path())?;
-    let erased = opened.finish_erasures(|_| Ok(()))?.expect("an erasure");
+    let erased = opened
+        .finish_erasures(Utc::now(), |_| Ok(()))?
+        .expect("an erasure");
     assert_eq!((erased.identity_calls, erased.segments), (1, 1));
     assert_eq!(opened.versions.version().segments.len(), 1);
     assert_eq!(opened.rebuild(&Progress::default())?.changed, 0);

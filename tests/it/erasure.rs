@@ -321,6 +321,47 @@ fn an_erased_user_is_in_no_byte_of_the_data_folder_and_stays_away() {
 }
 
 #[test]
+fn an_event_after_an_erasure_is_a_new_users() {
+    let dir = store();
+    let data = dir.path().join("data");
+    let others = counted_without(&[TARGET]);
+    let mut server = Server::start(&data);
+    let path = format!("/api/analytics/users/{TARGET}");
+    assert_eq!(server.delete(&path).0, 200);
+    let old = json!({"event_type":"action","user_id":TARGET,"feature":"old","ts":Utc::now() - Days::new(1)});
+    let new = json!({"event_type":"action","user_id":TARGET,"feature":"new"});
+    for (start, events) in [("first", 1), ("second", 3)] {
+        let (_, answer) = server.post(&batch([old.clone(), new.clone()]));
+        assert_eq!(
+            (&answer["logged"], &answer["ignored"]),
+            (&json!(1), &json!(1)),
+            "{start}: {answer}"
+        );
+        let used = &server.usage("?days=2")["feature_usage"];
+        assert_eq!((&used["new"], &used["old"]), (&json!(events), &Value::Null));
+        server.stop();
+        let file = dir.path().join("again");
+        std::fs::write(&file, format!("{old}\n{new}")).unwrap();
+        let imported = run_json(&data, &["import", file.to_str().unwrap()]);
+        assert_eq!(imported["accepted"], 1, "{imported}");
+        server = Server::start(&data);
+    }
+    server.stop();
+    assert_eq!(access(&data, TARGET).len(), 4);
+    assert_eq!(run_json(&data, &["verify"])["damage"], json!([]));
+    assert_eq!(run_json(&data, &["rebuild"])["changed"], 0);
+    // Erased again, nothing is left, and the counts are those of the others.
+    let server = Server::start(&data);
+    let (status, receipt) = server.delete(&path);
+    assert_eq!((status, &receipt["events"]), (200, &json!(4)), "{receipt}");
+    let (_, answer) = server.post(&batch([old]));
+    assert_eq!(answer["ignored"], 1);
+    server.stop();
+    assert_eq!(files_with(&data, TARGET), Vec::<PathBuf>::new());
+    assert_eq!(counted(&data), others);
+}
+
+#[test]
 fn many_users_from_a_file_are_erased_at_once_and_an_empty_day_goes() {
     let dir = store();
     let data = dir.path().join("data");

@@ -787,13 +787,18 @@ fn events_with_two_ids_link_them_and_cost_one_identity_call() {
     // Since the restart: 61 events, and the calls of the late one, the other user and the new one.
     let line = "echopilot_ingest_events_total{family=\"segment\",outcome=\"logged\"} 64\n";
     assert!(page.contains(line), "{page}");
-    // An erased user is not stored again, in a call neither.
+    // An event of before the erasure is not stored, nor a call.
     let (status, _) = server.delete("/api/analytics/users/user-2");
     assert_eq!(status, 200);
     let left = calls(&server);
-    send_messages(&server, &[track("gone-1", 3_520, "anon-1", "user-4")]);
-    send_messages(&server, &[track("gone-2", 3_520, "anon-2", "user-2")]);
+    send_messages(&server, &[track("gone-1", 2_900, "anon-1", "user-4")]);
+    send_messages(&server, &[track("gone-2", 2_900, "anon-2", "user-2")]);
     assert_eq!(calls(&server), left);
+    // After it both ids are those of a new user.
+    send_messages(&server, &[track("back", 3_520, "anon-1", "user-4")]);
+    assert_eq!(calls(&server).len(), left.len() + 1);
+    let (_, listed) = server.get("/api/analytics/links");
+    assert_eq!(listed["links"][0]["user_id"], "user-4", "{listed}");
 }
 
 #[test]

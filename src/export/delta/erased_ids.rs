@@ -5,15 +5,14 @@
 //! `_erased/key.json` has the key, which never changes, and each other file some hashes. Hashes are
 //! only added: a file is removed once another one has all of its hashes.
 
-use std::collections::BTreeSet;
-
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::read_json;
 use crate::error::{Error, Result};
 use crate::export::destination::{Created, Destination};
 use crate::export::layout::{EVENTS_DIR, RunId};
-use crate::store::ErasedIds;
+use crate::store::{ErasedIds, ErasureTimes};
 
 /// The folder of the hashes, in the folder of the table. Readers ignore a name that begins so.
 const DIR: &str = "_erased";
@@ -31,24 +30,29 @@ struct Key {
 
 #[derive(Serialize, Deserialize)]
 struct Hashes {
-    erased: BTreeSet<String>,
+    erased: ErasureTimes,
 }
 
 fn path(name: &str) -> String {
     format!("{EVENTS_DIR}/{DIR}/{name}")
 }
 
-/// Adds the users of a record of this id, before a server says that it has erased them. Returns
-/// their hashes.
+/// Adds the users of a record of this id, before a server says that it has erased them. Events that
+/// happened until this time stay away. Returns their hashes.
 ///
 /// # Errors
 /// If a file cannot be read or written; the next call continues.
-pub fn add(to: &Destination, id: &str, users: &[String]) -> Result<ErasedIds> {
+pub fn add(
+    to: &Destination,
+    id: &str,
+    users: &[String],
+    until: DateTime<Utc>,
+) -> Result<ErasedIds> {
     let key = match read_key(to)? {
         Some(key) => key,
         None => make_key(to)?,
     };
-    let ids = ErasedIds::of(&key, users);
+    let ids = ErasedIds::of(&key, users, until);
     write(to, id, &ids.hashes)?;
     Ok(ids)
 }
@@ -63,22 +67,24 @@ pub fn read(to: &Destination) -> Result<Option<ErasedIds>> {
         if paths.is_empty() {
             return Ok(None);
         }
-        let key = read_key(to)?.ok_or_else(|| missing_key(to))?;
-        let mut hashes = BTreeSet::new();
+        let mut ids = ErasedIds {
+            key: read_key(to)?.ok_or_else(|| missing_key(to))?,
+            hashes: ErasureTimes::new(),
+        };
         let mut is_complete = true;
         for path in &paths {
             match read_json::<Hashes>(to, path)? {
-                Some(content) => hashes.extend(content.erased),
+                Some(content) => _ = ids.add(&content.erased),
                 // Another server has joined the files meanwhile.
                 None => is_complete = false,
             }
         }
         if is_complete {
             if paths.len() > MANY_FILES {
-                write(to, RunId::new()?.as_str(), &hashes)?;
+                write(to, RunId::new()?.as_str(), &ids.hashes)?;
                 paths.iter().try_for_each(|path| to.remove(path))?;
             }
-            return Ok(Some(ErasedIds { key, hashes }));
+            return Ok(Some(ids));
         }
     }
     Err(Error::Busy("other servers of the table are faster"))
@@ -93,7 +99,7 @@ fn list(to: &Destination) -> Result<Vec<String>> {
         .collect())
 }
 
-fn write(to: &Destination, id: &str, hashes: &BTreeSet<String>) -> Result<()> {
+fn write(to: &Destination, id: &str, hashes: &ErasureTimes) -> Result<()> {
     let content = Hashes {
         erased: hashes.clone(),
     };

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use chrono::Utc;
 use parking_lot::Mutex;
 use polars::prelude::*;
 
@@ -580,7 +581,7 @@ fn apply(table: &mut SharedTable, id: &str, to: &Destination, now: i64) -> Resul
         if !record.is_done(id, table.members()?.retired) {
             let users: Vec<&str> = record.users.iter().map(String::as_str).collect();
             table.erase(to, &users, now)?;
-            erased_ids::add(to, &record.id, &record.users)?;
+            erased_ids::add(to, &record.id, &record.users, Utc::now())?;
         }
         let members = table.members()?;
         erasures::done(to, &mut record, id, &members)?;
@@ -807,7 +808,7 @@ fn hashes_of_erased_users_stay_when_the_record_goes_and_their_ids_do_not() -> Re
         to.remove("events/_erased/key.json")?;
         let lost = erased_ids::read(to);
         assert!(matches!(lost, Err(Error::Damaged { .. })), "{lost:?}");
-        let added = erased_ids::add(to, "0123456789abcdef", &["ann".to_owned()]);
+        let added = erased_ids::add(to, "0123456789abcdef", &["ann".to_owned()], Utc::now());
         assert!(matches!(added, Err(Error::Damaged { .. })), "{added:?}");
     }
     Ok(())

@@ -230,14 +230,6 @@ impl Admission {
         }
     }
 
-    /// The code of the user of an event that is not admitted yet; none if the user has no code.
-    pub fn find_user(&self, row: &BatchRow, unnamed: &str) -> Option<u32> {
-        match row.user? {
-            Name::Known(code) => Some(code),
-            name => self.names.users.find(name.string(unnamed)),
-        }
-    }
-
     /// The ids of users.
     pub fn users(&self) -> &UserDictionary {
         &self.names.users

@@ -93,8 +93,9 @@ impl BatchBuilder {
         event: &'a Event<'e>,
     ) -> Option<Cow<'a, Event<'e>>> {
         let user = event.user_id.as_deref();
+        let is_erased = |id: &str| self.is_erased(id, event.ts_us);
         let mut others = identity::other_ids(event);
-        if user.is_some_and(|user| self.is_erased(user)) || others.any(|id| self.is_erased(&id)) {
+        if user.is_some_and(is_erased) || others.any(|id| is_erased(&id)) {
             return None;
         }
         let Some(pseudonyms) = &self.pseudonyms else {
@@ -114,21 +115,21 @@ impl BatchBuilder {
         Some(Cow::Owned(stored))
     }
 
-    /// True if an id is erased. It may have been erased by the clear id, before pseudonyms were
-    /// switched on, or by the pseudonym, after that.
-    fn is_erased(&self, id: &str) -> bool {
-        let is_erased = |id: &str| self.gate.is_erased(id, &self.names.users);
+    /// True if an event of this time stays away because an id is erased. It may have been erased by
+    /// the clear id, before pseudonyms were switched on, or by the pseudonym, after that.
+    fn is_erased(&self, id: &str, ts_us: i64) -> bool {
+        let is_erased = |id: &str| self.gate.is_erased(id, ts_us);
         let pseudonyms = self.pseudonyms.as_ref();
-        self.gate.is_used()
+        self.gate.reaches(ts_us)
             && (is_erased(id) || pseudonyms.is_some_and(|all| is_erased(&all.of(id))))
     }
 
-    /// The id under which a user is stored: the pseudonym if there are pseudonyms; `None` if the
-    /// user is erased.
-    pub(super) fn stored_id<'i>(&self, user: &'i str) -> Option<Cow<'i, str>> {
+    /// The id under which the user of an event of this time is stored: the pseudonym if there are
+    /// pseudonyms; `None` if the user is erased.
+    pub(super) fn stored_id<'i>(&self, user: &'i str, ts_us: i64) -> Option<Cow<'i, str>> {
         let pseudonyms = self.pseudonyms.as_ref();
         let stored = || pseudonyms.map_or(Cow::Borrowed(user), |all| all.of(user).into());
-        (!self.is_erased(user)).then(stored)
+        (!self.is_erased(user, ts_us)).then(stored)
     }
 
     /// Adds an event whose line is in the log already.
@@ -248,6 +249,8 @@ impl WriteBatch {
 mod tests {
     use std::collections::BTreeSet;
 
+    use chrono::Utc;
+
     use super::*;
     use crate::error::Result;
     use crate::event::EventType;
@@ -322,7 +325,7 @@ mod tests {
                 pseudonyms,
                 ..maker()?
             };
-            let erased = ErasedIds::of("a key", &[gone]);
+            let erased = ErasedIds::of("a key", &[gone], Utc::now());
             let lists = vec![ErasedHashes::new(&erased.key, &erased.hashes)];
             let users = &maker.names.users;
             maker.gate.set(lists, &BTreeSet::new(), users)?;

@@ -188,7 +188,8 @@ impl Statements {
 
     /// True if the sealed links do not have a statement. One about an erased id never is new.
     fn is_new(&self, maker: &BatchBuilder, user: &str, alias: &str, ts_us: i64) -> bool {
-        let (Some(user), Some(alias)) = (maker.stored_id(user), maker.stored_id(alias)) else {
+        let stored = |id| maker.stored_id(id, ts_us);
+        let (Some(user), Some(alias)) = (stored(user), stored(alias)) else {
             return false;
         };
         let users = &maker.names.users;

@@ -11,17 +11,16 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use roaring::RoaringBitmap;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::admission::{Admission, RestCounts};
-use super::batch::{BatchRow, WriteBatch};
+use super::batch::{BatchRow, Name, WriteBatch};
 use super::dedup::{Origin, RecentIds, SharedIds};
 use super::event_log::{EventLog, NextLog};
 use super::live::Live;
 use super::rate::{Accepted, Rate};
-use crate::dictionary::{SYSTEM_TYPE, UserDictionary};
+use crate::dictionary::SYSTEM_TYPE;
 use crate::error::{Error, Result};
 use crate::event;
 use crate::event::identity::other_ids;
@@ -361,17 +360,14 @@ impl Running {
         self.lines.clear();
         let mut kept = Vec::new();
         // Users may have been erased since the batch was built.
-        let erased = Gate {
-            users: &self.writer.gate,
-            numbers: self.writer.gate.numbers(),
-        };
+        let erased = &self.writer.gate;
         let mut stored: Vec<Stored> = group
             .iter()
             .zip(0..)
             .map(|(waiting, index)| {
                 take_new(
                     &mut self.writer.recent.lock(),
-                    &erased,
+                    erased,
                     &self.writer.admission,
                     (index, &waiting.batch),
                     &mut self.lines,
@@ -531,18 +527,11 @@ struct Kept {
     row: BatchRow,
 }
 
-/// The erased users, as a group is committed.
-struct Gate<'a> {
-    users: &'a ErasedUsers,
-    /// The codes of those who have one.
-    numbers: RoaringBitmap,
-}
-
 /// Appends the new events of a batch to the group, without those of erased users, identity calls
 /// that name one, and duplicates.
 fn take_new(
     recent: &mut RecentIds,
-    erased: &Gate<'_>,
+    erased: &ErasedUsers,
     admission: &Admission,
     (index, batch): (usize, &WriteBatch),
     lines: &mut Vec<u8>,
@@ -556,16 +545,7 @@ fn take_new(
             .get(line_start..row.line_end)
             .unwrap_or_default();
         line_start = row.line_end;
-        let user = admission.find_user(row, &batch.unnamed);
-        let is_erased = match user {
-            Some(user) => erased.numbers.contains(user),
-            // Of users whom other servers have erased, only hashes are known.
-            None => row.user.is_some_and(|user| {
-                let user = user.string(&batch.unnamed);
-                erased.users.is_erased(user, admission.users())
-            }),
-        };
-        if is_erased || names_erased(row, line, erased, admission.users()) {
+        if erased.reaches(row.ts_us) && is_about_erased(row, batch, line, erased, admission) {
             stored.erased += 1;
             continue;
         }
@@ -586,18 +566,26 @@ fn take_new(
     stored
 }
 
-/// True if the line of an identity call names a user who was erased since the batch was built.
-fn names_erased(row: &BatchRow, line: &[u8], erased: &Gate<'_>, users: &UserDictionary) -> bool {
-    let is_used = erased.users.is_used() || !erased.numbers.is_empty();
-    if row.event_type != SYSTEM_TYPE || !is_used {
-        return false;
-    }
-    let is_erased = |id: &str| match users.find(id) {
-        Some(user) => erased.numbers.contains(user),
-        None => erased.users.is_erased(id, users),
+/// True if the user of an event was erased since the batch was built, or one whom the line of an
+/// identity call names.
+fn is_about_erased(
+    row: &BatchRow,
+    batch: &WriteBatch,
+    line: &[u8],
+    erased: &ErasedUsers,
+    admission: &Admission,
+) -> bool {
+    let is_erased = |id: &str| erased.is_erased(id, row.ts_us);
+    let is_user_erased = match row.user {
+        None => false,
+        Some(Name::Known(code)) => erased.is_erased_code(code, row.ts_us, admission.users()),
+        Some(user) => is_erased(user.string(&batch.unnamed)),
     };
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
-    event::read_line(line).is_ok_and(|event| other_ids(&event).any(|id| is_erased(&id)))
+    let names_erased = || {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        event::read_line(line).is_ok_and(|event| other_ids(&event).any(|id| is_erased(&id)))
+    };
+    is_user_erased || (row.event_type == SYSTEM_TYPE && names_erased())
 }
 
 /// Sums up commits, so that a busy server traces them once a second and not once a request.
@@ -648,6 +636,7 @@ impl Trace {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::atomic::AtomicI64;
 
     use super::*;
@@ -687,7 +676,7 @@ mod tests {
             gate: ErasedUsers::default(),
             pseudonyms: None,
         };
-        let gone = maker.names.users.number("gone")?;
+        maker.names.users.number("gone")?;
         let call = |alias: &str| Event {
             event_type: EventType::System,
             feature: Some("$create_alias".into()),
@@ -698,10 +687,6 @@ mod tests {
         let admission = Admission::new(&maker, NameLimits::default(), NewUsers::default());
         let until_us = Arc::new(AtomicI64::new(i64::MAX));
         let mut recent = RecentIds::new(Vec::new(), i64::MAX, until_us);
-        let erased = Gate {
-            users: &ErasedUsers::default(),
-            numbers: [gone].into_iter().collect(),
-        };
         let batches = [
             batch(
                 &maker,
@@ -716,11 +701,13 @@ mod tests {
             ),
             batch(&maker, &[event("a", Some("1")), event("b", Some("1"))]),
         ];
+        let pending = BTreeSet::from(["gone".to_owned()]);
+        maker.gate.set(Vec::new(), &pending, &maker.names.users)?;
         let (mut lines, mut kept) = (Vec::new(), Vec::new());
         let stored = batches.iter().enumerate().map(|batch| {
             take_new(
                 &mut recent,
-                &erased,
+                &maker.gate,
                 &admission,
                 batch,
                 &mut lines,

@@ -1,44 +1,48 @@
 //! Erasure: all events of some users are removed everywhere, and stay away. So are the identity
 //! calls of other users that name one of them: they say something about an erased id alone.
 //!
-//! 1. The users are recorded in `erasures.json`, durably, with a keyed hash each that is kept
-//!    forever: from then on no event of theirs, and no such call, is accepted. 2. The log is
-//!    sealed. 3. Their events and these calls are found, the calls in all segments with `system`
-//!    events; the daily states without them are the commit from which no query sees them. 4. The
-//!    segments with their events are written again without them, day by day. 5. Their ids leave the
-//!    dictionary; their codes are never given again. 6. The quarantine and the held events
-//!    are cleaned, and the ids are removed from `erasures.json`. After a crash that file lists what
-//!    is still to do, and every step may be repeated.
+//! 1. The users are recorded in `erasures.json`, durably: from then on no event of theirs, and no
+//!    such call, is accepted. 2. The log is sealed. 3. Their events and these calls are found, the
+//!    calls in all segments with `system` events; the daily states without them are the commit from
+//!    which no query sees them. 4. The segments with their events are written again without them,
+//!    day by day. 5. Their ids leave the dictionary; their codes are never given to others. 6. The
+//!    quarantine and the held events are cleaned, and keyed hashes replace the ids in
+//!    `erasures.json`. They are kept forever, with the time: events that happened until then stay
+//!    away, and an event that happens later is a new user's. After a crash that file lists what is
+//!    still to do, and every step may be repeated.
 //!
 //! A store that shares a table also has the hashes of users whom other servers have erased, under
 //! the key of the table.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
+use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use polars::prelude::*;
 use ring::hmac;
 use roaring::RoaringBitmap;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tracing::info;
 use utoipa::ToSchema;
 
 use super::links::CALL_COLUMNS;
 use super::seal::has_events_of;
 use crate::checksum::{self, Mismatch};
-use crate::daily::{self, Day, Place, Slices};
+use crate::daily::{self, Activity, Day, Place, Slices};
 use crate::dictionary::{Dictionaries, UserDictionary};
 use crate::error::{Error, Result};
 use crate::event::{self, identity};
 use crate::links::Links;
 use crate::schema;
 use crate::store::erased::{
-    ErasedHashes, ErasedIds, ErasedUsers, hash, hmac_key, mask_of, mask_of_calls, named_by,
+    ErasedHashes, ErasedIds, ErasedUsers, ErasureTimes, add_times, hash, hmac_key, mask_of,
+    mask_of_calls, named_by,
 };
-use crate::store::files::folder::Folder;
+use crate::store::files::folder::{Access, Folder};
 use crate::store::files::links::OldTables;
 use crate::store::files::rotation::RotatedLog;
 use crate::store::files::segment::{self, ALL_ROWS, Segment};
@@ -66,13 +70,36 @@ const GROWN_SHARE: u64 = 100;
 pub(super) struct Erasures {
     /// HMAC key, without which the hashes cannot be matched to user ids.
     key: String,
-    /// Hashes of erased users.
-    erased: BTreeSet<String>,
+    /// The erased users, by their hashes. An earlier version stored no times.
+    #[serde(deserialize_with = "read_times")]
+    erased: ErasureTimes,
     /// Users whose erasure is in progress.
     pending: BTreeSet<String>,
     /// Users whom any server of a table has erased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     table: Option<ErasedIds>,
+}
+
+/// The time of an erasure by an earlier version, until the store is opened for writing.
+const UNKNOWN_TIME: DateTime<Utc> = match DateTime::from_timestamp(253_402_300_799, 0) {
+    Some(end_of_year_9999) => end_of_year_9999,
+    None => DateTime::<Utc>::MAX_UTC,
+};
+
+fn read_times<'de, D: Deserializer<'de>>(json: D) -> Result<ErasureTimes, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Stored {
+        Times(ErasureTimes),
+        Hashes(BTreeSet<String>),
+    }
+    Ok(match Stored::deserialize(json)? {
+        Stored::Times(times) => times,
+        Stored::Hashes(hashes) => {
+            let times = hashes.into_iter().map(|hash| (hash, UNKNOWN_TIME));
+            times.collect()
+        }
+    })
 }
 
 /// Result of an erasure.
@@ -144,11 +171,7 @@ impl Erasures {
     /// Adds users whom a server of the table has erased. False if all are known.
     fn add_of_table(&mut self, ids: &ErasedIds) -> bool {
         match &mut self.table {
-            Some(known) if known.key == ids.key => {
-                let before = known.hashes.len();
-                known.hashes.extend(ids.hashes.iter().cloned());
-                known.hashes.len() > before
-            }
+            Some(known) if known.key == ids.key => known.add(&ids.hashes),
             // None, or of a table that was made again.
             known => {
                 *known = Some(ids.clone());
@@ -161,12 +184,24 @@ impl Erasures {
         if self.key.is_empty() {
             self.key = ErasedIds::new_key()?;
         }
-        if let Some(key) = self.key() {
-            self.erased
-                .extend(users.iter().map(|user| hash(&key, user)));
-        }
         self.pending.extend(users.iter().cloned());
         Ok(())
+    }
+
+    /// The erasures that are in progress are complete at this time.
+    fn complete(&mut self, until: DateTime<Utc>) {
+        let users: Vec<String> = std::mem::take(&mut self.pending).into_iter().collect();
+        add_times(
+            &mut self.erased,
+            &ErasedIds::of(&self.key, &users, until).hashes,
+        );
+    }
+
+    /// Sets the times of the erasures of an earlier version. Returns false if there are none.
+    fn set_unknown_times(&mut self, until: DateTime<Utc>) -> bool {
+        let times = self.erased.values_mut();
+        let unknown = times.filter(|time| **time == UNKNOWN_TIME);
+        unknown.map(|time| *time = until).count() > 0
     }
 }
 
@@ -182,9 +217,15 @@ pub fn load_erased_users(
 ) -> Result<ErasedUsers> {
     let erased = ErasedUsers::default();
     folder.upgrade_json::<Erasures>(ERASURES_FILE)?;
-    let erasures = Erasures::load(folder)?;
+    let mut erasures = Erasures::load(folder)?;
+    let newest = version.clock.map(|clock| clock.newest_us);
+    let newest = newest.and_then(DateTime::from_timestamp_micros);
+    let now = newest.map_or_else(Utc::now, |newest| newest.max(Utc::now()));
+    if erasures.set_unknown_times(now) && folder.access() == Access::ReadWrite {
+        erasures.save(folder)?;
+    }
     erasures.publish(&erased, &names.users)?;
-    let numbers = erased.numbers();
+    let numbers = erased.pending();
     let mut is_forgotten = true;
     if !erasures.pending.is_empty() {
         for state in version.states.values() {
@@ -236,18 +277,22 @@ pub fn repeat_erasures(root: &Path, newer: &[u8]) -> Result<RepeatedErasures> {
     let is_same_key = erasures.key.is_empty() || erasures.key == newer.key;
     let is_new = |id: &str| {
         let hash = hash(&key, id);
-        newer.erased.contains(&hash) && !(is_same_key && erasures.erased.contains(&hash))
+        let known = erasures.erased.get(&hash).filter(|_| is_same_key);
+        newer.pending.contains(id) || newer.erased.get(&hash) > known
     };
     let mut users: Vec<String> = ids_in(root)?;
     users.retain(|id| is_new(id));
     let mut unknown = 0;
     if is_same_key {
         erasures.key = newer.key;
-        erasures.erased.extend(newer.erased);
+        add_times(&mut erasures.erased, &newer.erased);
     } else {
-        unknown = newer.erased.len() - users.len();
+        let hashes = users.iter().map(|user| hash(&key, user));
+        let known = hashes.filter(|hash| newer.erased.contains_key(hash));
+        unknown = newer.erased.len() - known.count();
     }
     erasures.begin(&users)?;
+    erasures.pending.extend(newer.pending);
     // Writing to memory cannot fail, and the value has no map.
     let json = serde_json::to_vec_pretty(&erasures).unwrap_or_default();
     files::write_synced(&path, &checksum::wrap(&json))?;
@@ -269,7 +314,7 @@ fn ids_in(root: &Path) -> Result<Vec<String>> {
                 let users = users.column(schema::USER_ID)?.str()?;
                 ids.extend(users.iter().flatten().map(str::to_owned));
                 if segment.meta.system > 0 {
-                    ids.extend(named_in(segment)?);
+                    ids.extend(named_in(segment)?.into_iter().map(|(id, _)| id));
                 }
             }
             // It was damaged when the backup was made, and is not in it.
@@ -290,7 +335,7 @@ fn ids_in(root: &Path) -> Result<Vec<String>> {
             Ok(())
         })?;
     }
-    ids.extend(ids_held(root)?);
+    ids.extend(ids_held(root)?.into_iter().map(|(id, _)| id));
     let names = Dictionaries::new()?;
     dictionary::load(root, version.dictionary, &names.users)?;
     let codes = 0..names.users.len() as u32;
@@ -300,8 +345,8 @@ fn ids_in(root: &Path) -> Result<Vec<String>> {
     Ok(ids)
 }
 
-/// The ids that the identity calls of a segment name.
-fn named_in(segment: &Segment) -> Result<Vec<String>> {
+/// The ids that the identity calls of a segment name, each with the time of its call, in µs.
+fn named_in(segment: &Segment) -> Result<Vec<(String, i64)>> {
     named_by(&segment::read_alone(
         segment,
         Some(&CALL_COLUMNS),
@@ -309,8 +354,9 @@ fn named_in(segment: &Segment) -> Result<Vec<String>> {
     )?)
 }
 
-/// The ids of the users of held events, and those that identity calls among them name.
-fn ids_held(root: &Path) -> Result<Vec<String>> {
+/// The ids of the users of held events, and those that identity calls among them name, each with
+/// the time of its event, in µs.
+fn ids_held(root: &Path) -> Result<Vec<(String, i64)>> {
     let held = root.join(HELD_EVENTS_FILE);
     if !files::is_file(&held)? {
         return Ok(Vec::new());
@@ -318,8 +364,9 @@ fn ids_held(root: &Path) -> Result<Vec<String>> {
     let lines = std::fs::read(&held).map_err(Error::io("read", &held))?;
     let mut ids = Vec::new();
     for held in event::lines(&lines).filter_map(held_file::read) {
-        ids.extend(identity::other_ids(&held.event).map(Cow::into_owned));
-        ids.extend(held.event.user_id.map(Cow::into_owned));
+        let others = identity::other_ids(&held.event).map(Cow::into_owned);
+        let all = others.chain(held.event.user_id.as_deref().map(str::to_owned));
+        ids.extend(all.map(|id| (id, held.event.ts_us)));
     }
     Ok(ids)
 }
@@ -337,6 +384,22 @@ pub struct ErasureLimit {
 pub(super) struct Offer {
     users: Vec<String>,
     events: u64,
+}
+
+/// The wall clock at the start of an erasure, which tells its end.
+#[derive(Clone, Copy)]
+struct EraseClock {
+    now: DateTime<Utc>,
+    started: Instant,
+}
+
+impl EraseClock {
+    fn new(now: DateTime<Utc>) -> Self {
+        Self {
+            now,
+            started: Instant::now(),
+        }
+    }
 }
 
 /// Days on which events are searched.
@@ -378,17 +441,79 @@ struct ZoneErasure<'a> {
     recounted: &'a BTreeSet<Day>,
 }
 
+/// Erased users of whom something is stored.
+struct FoundIds<'a> {
+    erased: ErasedHashes,
+    users: &'a UserDictionary,
+    /// Until when the events of each stay away, and the time of the first one that was found, both
+    /// in µs.
+    ids: HashMap<String, (i64, Option<i64>)>,
+}
+
+impl<'a> FoundIds<'a> {
+    /// Those in the dictionary.
+    fn among(users: &'a UserDictionary, erased: &ErasedIds) -> Self {
+        let erased = ErasedHashes::new(&erased.key, &erased.hashes);
+        let codes = 0..users.len() as u32;
+        let known = codes.filter_map(|code| users.text(code));
+        let known = known.filter(|id| users.find(id).is_some());
+        let ids = known.filter_map(|id| {
+            let until_us = erased.until_us(&id)?;
+            Some((id, (until_us, None)))
+        });
+        Self {
+            ids: ids.collect(),
+            erased,
+            users,
+        }
+    }
+
+    /// Notes an event of a user, who may be one beyond the limit of new users.
+    fn note(&mut self, id: &str, ts_us: i64) {
+        if let Some((_, first_us)) = self.ids.get_mut(id) {
+            *first_us = Some(first_us.map_or(ts_us, |first_us| first_us.min(ts_us)));
+        } else if self.users.find(id).is_none()
+            && let Some(until_us) = self.erased.until_us(id)
+        {
+            self.ids.insert(id.to_owned(), (until_us, Some(ts_us)));
+        }
+    }
+
+    /// Notes a daily state, whose events may have expired.
+    fn note_day(&mut self, day: Day, activity: &Activity) {
+        for (id, (until_us, first_us)) in &mut self.ids {
+            let is_before = day < daily::day_of(*until_us);
+            if is_before && self.users.find(id).is_some_and(|code| activity.has(code)) {
+                *first_us = Some(i64::MIN);
+            }
+        }
+    }
+
+    /// Those of whom something is stored that is not only of after their erasure.
+    fn of_before(self) -> Vec<String> {
+        let ids = self.ids.into_iter();
+        let of_before = ids.filter(|(_, (until_us, first_us))| {
+            first_us.is_none_or(|first_us| first_us <= *until_us)
+        });
+        let mut ids: Vec<String> = of_before.map(|(id, _)| id).collect();
+        ids.sort_unstable();
+        ids
+    }
+}
+
 impl Store {
-    /// Erases users: when this returns, nothing of theirs is in the data folder, and nothing more
-    /// is accepted. `last` removes them from files that the store does not know.
+    /// Erases users: when this returns, nothing of theirs is in the data folder, and no event that
+    /// happened before is accepted. `last` removes them from files that the store does not know.
     ///
     /// # Errors
     /// If something cannot be read or written; then [`Store::finish_erasures`] continues.
     pub fn erase(
         &self,
         users: &[String],
+        now: DateTime<Utc>,
         last: impl FnOnce(&[&str]) -> Result<()> + Send,
     ) -> Result<Erased> {
+        let clock = EraseClock::new(now);
         let _permit = self.jobs.erasure.wait();
         let mut erasures = Erasures::load(&self.folder)?;
         let scope = if erasures.pending.is_empty() {
@@ -399,7 +524,7 @@ impl Store {
         erasures.begin(users)?;
         erasures.save(&self.folder)?;
         erasures.publish(&self.ingest.maker.gate, &self.names().users)?;
-        pipeline::in_background(|| self.erase_pending(erasures, scope, last))
+        pipeline::in_background(|| self.erase_pending(erasures, scope, clock, last))
     }
 
     /// Completes erasures that were interrupted.
@@ -408,14 +533,16 @@ impl Store {
     /// As [`Store::erase`].
     pub fn finish_erasures(
         &self,
+        now: DateTime<Utc>,
         last: impl FnOnce(&[&str]) -> Result<()>,
     ) -> Result<Option<Erased>> {
+        let clock = EraseClock::new(now);
         let _permit = self.jobs.erasure.wait();
         let erasures = Erasures::load(&self.folder)?;
         if erasures.pending.is_empty() {
             return Ok(None);
         }
-        self.erase_pending(erasures, SearchScope::AllDays, last)
+        self.erase_pending(erasures, SearchScope::AllDays, clock, last)
             .map(Some)
     }
 
@@ -458,36 +585,40 @@ impl Store {
         Ok(())
     }
 
-    /// The ids of those of these users who have data here.
+    /// The ids of those of these users who have data here of before their erasure.
     fn ids_with_data(&self, erased: &ErasedIds) -> Result<Vec<String>> {
-        let erased = ErasedHashes::new(&erased.key, &erased.hashes);
-        let users = &self.names().users;
-        let codes = 0..users.len() as u32;
-        let known = codes.filter_map(|code| users.text(code));
-        let known = known.filter(|id| erased.has(id) && users.find(id).is_some());
-        let mut found: BTreeSet<String> = known.collect();
-        for segment in &self.versions.version().segments {
-            match segment::read_alone(segment, Some(&[schema::USER_ID]), ALL_ROWS) {
-                // Users beyond the limit of new users have no code.
+        let names = self.names();
+        let mut found = FoundIds::among(&names.users, erased);
+        let version = self.versions.version();
+        for segment in &version.segments {
+            match segment::read_alone(segment, Some(&[schema::TS, schema::USER_ID]), ALL_ROWS) {
                 Ok(events) => {
-                    let ids = events.column(schema::USER_ID)?.str()?.iter().flatten();
-                    let unknown = ids.filter(|id| users.find(id).is_none());
-                    let unknown = unknown.filter(|id| !found.contains(*id) && erased.has(id));
-                    let unknown: Vec<String> = unknown.map(str::to_owned).collect();
-                    found.extend(unknown);
+                    let times = events.column(schema::TS)?.to_physical_repr();
+                    let ids = events.column(schema::USER_ID)?.str()?.iter();
+                    for (id, ts_us) in ids.zip(times.i64()?.iter()) {
+                        if let Some((id, ts_us)) = id.zip(ts_us) {
+                            found.note(id, ts_us);
+                        }
+                    }
                 }
                 // It is reported elsewhere, and nothing of it can be read.
                 Err(Error::Damaged { .. }) => continue,
                 Err(error) => return Err(error),
             }
             if segment.meta.system > 0 {
-                let named = named_in(segment)?.into_iter();
-                found.extend(named.filter(|id| erased.has(id)));
+                let named = named_in(segment)?;
+                named.iter().for_each(|(id, ts_us)| found.note(id, *ts_us));
             }
         }
         let held = ids_held(self.folder.path())?;
-        found.extend(held.into_iter().filter(|id| erased.has(id)));
-        Ok(found.into_iter().collect())
+        held.iter().for_each(|(id, ts_us)| found.note(id, *ts_us));
+        for (&day, state) in &version.states {
+            // One that cannot be read is reported elsewhere.
+            if let Ok(activity) = state.activity_once(names) {
+                found.note_day(day, &activity);
+            }
+        }
+        Ok(found.of_before())
     }
 
     /// Rejects an erasure that would remove a large share of all events and was not confirmed.
@@ -577,6 +708,7 @@ impl Store {
         &self,
         mut erasures: Erasures,
         scope: SearchScope,
+        clock: EraseClock,
         last: impl FnOnce(&[&str]) -> Result<()>,
     ) -> Result<Erased> {
         let pending: Vec<&str> = erasures.pending.iter().map(String::as_str).collect();
@@ -608,9 +740,14 @@ impl Store {
         if let Some(error) = damaged {
             return Err(error);
         }
-        erasures.pending.clear();
+        erasures.complete(self.until(clock));
         erasures.save(&self.folder)?;
-        self.ingest.maker.gate.end();
+        let gate = &self.ingest.maker.gate;
+        let codes = gate.pending();
+        // Before an event of a user who comes back can be sealed.
+        self.note_erased_ids(&codes);
+        erasures.publish(gate, &self.names().users)?;
+        self.names().users.forget(&codes);
         info!(
             users = erased.users,
             events = erased.events,
@@ -619,6 +756,15 @@ impl Store {
             erased.events
         );
         Ok(erased)
+    }
+
+    /// The time at which an erasure is complete. It is not before the last event was received, and
+    /// if the clock is ahead, the users stay away for longer.
+    fn until(&self, clock: EraseClock) -> DateTime<Utc> {
+        let now = clock.now + clock.started.elapsed();
+        let newest = self.ingest.clock.newest_us();
+        let newest = newest.and_then(DateTime::from_timestamp_micros);
+        newest.map_or(now, |newest| newest.max(now))
     }
 
     /// The codes of those of these users who have one.

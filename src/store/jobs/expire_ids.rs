@@ -21,7 +21,7 @@ use crate::store::files::states::StateFile;
 use crate::store::lock::Guard;
 use crate::store::version::{ALWAYS_US, Version};
 
-/// Ids that left the dictionary since the start.
+/// Ids that left the dictionary since the start, also by an erasure.
 #[derive(Default)]
 pub(super) struct ExpiredIds {
     /// Codes whose lines are gone, and which still have their ids in memory.
@@ -142,7 +142,6 @@ impl Store {
             for state in states.values() {
                 returned |= state.activity.stored_users() & &expired.numbers;
             }
-            returned -= self.ingest.maker.gate.ended();
         }
         if !returned.is_empty() {
             *meta = dictionary::restore(&self.folder, *meta, &self.names().users, &returned)?;
@@ -156,6 +155,12 @@ impl Store {
             self.expired_ids().numbers -= returned;
             self.names().users.recall(returned);
         }
+    }
+
+    /// Notes codes whose lines are gone because their users were erased: a user who comes back gets
+    /// the line back, too.
+    pub(super) fn note_erased_ids(&self, codes: &RoaringBitmap) {
+        self.expired_ids().numbers |= codes;
     }
 
     fn expired_ids(&self) -> Guard<'_, ExpiredIds> {

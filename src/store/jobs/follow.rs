@@ -66,7 +66,7 @@ impl Store {
         };
         self.add_names(events.events())?;
         // Erasures are those of the servers of the table.
-        let statements = statements_of(events.events(), &self.names().users, |_| false)?;
+        let statements = statements_of(events.events(), &self.names().users, |_, _| false)?;
         let mut transaction = self.begin()?;
         let is_changed = self.put_events(&mut transaction, day.to_epoch_days(), events)?;
         // Those of the day before that are gone end when nothing is left of their ids.

@@ -48,7 +48,7 @@ pub fn add_missing_links(
         .filter(|segment| segment.meta.system > 0)
     {
         let events = segment::read_alone(segment, Some(&CALL_COLUMNS), ALL_ROWS)?;
-        for statement in statements_of(&events, users, |id| erased.is_erased(id, users))? {
+        for statement in statements_of(&events, users, |id, ts_us| erased.is_erased(id, ts_us))? {
             links.add(statement);
         }
     }
@@ -73,7 +73,7 @@ pub fn add_missing_links(
 pub(super) fn statements_of(
     events: &DataFrame,
     users: &UserDictionary,
-    is_erased: impl Fn(&str) -> bool,
+    is_erased: impl Fn(&str, i64) -> bool,
 ) -> Result<Vec<Statement>> {
     let times = events.column(schema::TS)?.to_physical_repr();
     let times = times.i64()?.iter();
@@ -98,7 +98,7 @@ pub(super) fn statements_of(
         let alias = match identity_of(&event) {
             Identity::Nothing => continue,
             Identity::Known => None,
-            Identity::Alias(id) if is_erased(&id) => None,
+            Identity::Alias(id) if is_erased(&id, event.ts_us) => None,
             Identity::Alias(id) => Some(users.number(&id)?),
         };
         if let Some(user) = user.and_then(|user| users.find(user)) {
@@ -137,7 +137,7 @@ impl Store {
             return Ok(codes);
         }
         // A user may have been erased since the event was accepted.
-        let erased = self.ingest.maker.gate.numbers();
+        let erased = self.ingest.maker.gate.pending();
         let mut links = Links::clone(&transaction.base().links.links);
         let mut has_changed = false;
         for &Statement { ts_us, user, alias } in statements {

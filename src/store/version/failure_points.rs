@@ -283,7 +283,9 @@ impl Job {
                 .expire(now().date_naive(), RETENTION, Clock::Confirmed)
                 .map(drop),
             Self::ExpireIds => store.expire_ids(1).map(drop),
-            Self::Erase => store.erase(&["ben".into()], |_| Ok(())).map(drop),
+            Self::Erase => store
+                .erase(&["ben".into()], Utc::now(), |_| Ok(()))
+                .map(drop),
             Self::Rebuild => store.rebuild(&Progress::default()).map(drop),
             Self::BuildZone => store.build_zones(),
             Self::Renumber => renumber_users(&store.versions, &store.folder, store.names(), 0),
@@ -304,7 +306,7 @@ impl Job {
     /// Completes what a failed run began.
     fn run_again(self, store: &Store) -> Result<()> {
         if self == Self::Erase {
-            store.finish_erasures(|_| Ok(()))?;
+            store.finish_erasures(Utc::now(), |_| Ok(()))?;
         }
         self.run(store)
     }
