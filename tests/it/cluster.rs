@@ -250,6 +250,58 @@ fn ids_that_one_server_has_linked_count_as_one_user_and_are_erased_by_all() {
 }
 
 #[test]
+fn no_day_is_joined_before_all_servers_have_applied_an_erasure() {
+    let dir = folder();
+    let data = |name: &str| dir.path().join(name);
+    let table = dir.path().join("table");
+    let table = table.to_str().unwrap();
+    let start = |id: &str| Server::start_as(member(echopilot(&data(id)), table, id));
+    let (a, c) = (start("a"), start("c"));
+    let reader = Server::start_as(node(echopilot(&data("n")), table));
+    let mut events = 0;
+    let mut send = |user: &str, days: u64| {
+        let mut event = event("action", user, "a");
+        event["ts"] = json!(Utc::now() - Days::new(days));
+        assert_eq!(a.post(&batch([event])).0, 200);
+        run_json(&data("a"), &["seal"]);
+        events += 1;
+        eventually("the node", || {
+            same(&reader.usage("?days=3")["total_events"], &json!(events))
+        });
+    };
+    let own_files = || {
+        let mut command = echopilot(&data("none"));
+        command.args(["table", "servers", "--at", table]);
+        let listed: Value = serde_json::from_slice(&printed(&mut command)).unwrap();
+        assert_eq!(listed["servers"][0]["id"], "a", "{listed}");
+        listed["servers"][0]["files"].clone()
+    };
+    // A joined file belongs to none of the servers.
+    send("bob", 1);
+    send("bob", 1);
+    eventually("the first join", || same(&own_files(), &json!(0)));
+    c.kill();
+    eventually("the erasure", || {
+        match a.delete("/api/analytics/users/ann") {
+            (200, _) => Ok(()),
+            (_, answer) => Err(answer.to_string()),
+        }
+    });
+    send("bob", 1);
+    send("bob", 1);
+    // Each is published after the joins of the publication before.
+    for _ in 0..3 {
+        send("bob", 0);
+    }
+    assert_eq!(own_files(), json!(5));
+    let c = start("c");
+    eventually("the second join", || same(&own_files(), &json!(3)));
+    for server in [a, c, reader] {
+        server.stop();
+    }
+}
+
+#[test]
 fn a_server_that_does_not_return_is_retired_and_a_new_one_knows_who_was_erased() {
     let dir = folder();
     let data = |name: &str| dir.path().join(name);

@@ -293,7 +293,7 @@ pub fn repeat_erasures(root: &Path, newer: &[u8]) -> Result<RepeatedErasures> {
     }
     erasures.begin(&users)?;
     erasures.pending.extend(newer.pending);
-    // Writing to memory cannot fail, and the value has no map.
+    // Writing to memory cannot fail, and the keys of the maps are strings.
     let json = serde_json::to_vec_pretty(&erasures).unwrap_or_default();
     files::write_synced(&path, &checksum::wrap(&json))?;
     Ok(RepeatedErasures { users, unknown })
