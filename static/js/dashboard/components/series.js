@@ -93,7 +93,7 @@ export function linesOf({ rows, totals }, { series, breakdown, formula }) {
 }
 
 /** Ranges of the complete rows, and of the incomplete ones before and after, each up to the adjacent complete row. */
-function completeAndCut(rows) {
+export function completeAndCut(rows) {
   const first = rows.findIndex((row) => !row.partial);
   const last = rows.findLastIndex((row) => !row.partial);
   if (first < 0) return { complete: [0, -1], cut: [[0, rows.length - 1]] };

@@ -4,7 +4,8 @@
 import { isDemo, query } from '../api.js';
 import { isStart, isYoung, showStart } from '../checklist.js';
 import { closedDays, isSeen, parts, relative } from '../compare.js';
-import { chart, linesOf, notesOf } from '../components/series.js';
+import { card } from '../components/card.js';
+import { chart, completeAndCut, linesOf, notesOf } from '../components/series.js';
 import { h, named, plain, segments, short, svg } from '../dom.js';
 import { addDays, average, brief, change, count, dayIn, percent, period, range } from '../format.js';
 import { cardsOutline, cutNotes, cutText, known, marks, tip, unnamedTitle } from '../panel.js';
@@ -189,7 +190,7 @@ async function askNumbers(context, signal) {
         before: card.compared?.before ?? null,
         change: card.compared ? relative(card.compared.now, card.compared.before) : null,
       })),
-    element: () => h('div', { class: 'cards' }, cards.map(card)),
+    element: () => h('div', { class: 'cards' }, cards.map(usageCard)),
   };
 }
 
@@ -273,33 +274,15 @@ function compareWeeks({ state, firstDay }, weeks) {
   };
 }
 
-function card({ name, title, hint, value, compared, write, trend }) {
-  const difference = compared ? relative(compared.now, compared.before) : null;
-  const direction = difference > 0.0005 ? 'up' : difference < -0.0005 ? 'down' : 'flat';
-  return h(
-    'div',
-    { class: 'card', 'data-card': name },
-    h('h3', { text: title }),
-    h(
-      'div',
-      { class: 'card-row' },
-      h('strong', { class: 'figure-number', 'data-value': value, text: write(value) }),
-      difference !== null &&
-        h(
-          'span',
-          {
-            class: `delta ${direction}`,
-            'data-delta': difference,
-            title: OVERVIEW.usage.difference(write(compared.now), write(compared.before), compared.text),
-          },
-          h('span', { 'aria-hidden': 'true', text: { up: '▲ ', down: '▼ ', flat: '' }[direction] }),
-          change(difference),
-          h('span', { class: 'unseen', text: OVERVIEW.usage.before }),
-        ),
-    ),
-    h('p', { class: 'hint', text: hint }),
-    trend?.length > 1 && spark(trend),
-  );
+function usageCard({ compared, write, trend, ...figure }) {
+  return card({
+    ...figure,
+    text: write(figure.value),
+    difference: compared ? relative(compared.now, compared.before) : null,
+    explained: compared && OVERVIEW.usage.difference(write(compared.now), write(compared.before), compared.text),
+    spoken: OVERVIEW.usage.before,
+    picture: trend?.length > 1 && spark(trend),
+  });
 }
 
 /** Draws a line without axes. */
@@ -397,20 +380,6 @@ async function askOverTime(scope, grain, signal) {
         ];
       }),
     }),
-  };
-}
-
-/** Ranges of the complete rows, and of the incomplete ones before and after, each up to the adjacent complete row. */
-function completeAndCut(rows) {
-  const first = rows.findIndex((row) => !row.partial);
-  const last = rows.findLastIndex((row) => !row.partial);
-  if (first < 0) return { complete: [0, -1], cut: [[0, rows.length - 1]] };
-  return {
-    complete: [first, last],
-    cut: [
-      [0, first],
-      [last, rows.length - 1],
-    ].filter(([from, to]) => from < to),
   };
 }
 

@@ -1,9 +1,10 @@
 // Web: where visits come from, where they begin and end, with what, and how long they last.
 import { query } from '../api.js';
 import { relative } from '../compare.js';
+import { card } from '../components/card.js';
 import { chart, groupName, notesOf } from '../components/series.js';
 import { h, named, segments } from '../dom.js';
-import { change, count, duration, percent } from '../format.js';
+import { count, duration, percent } from '../format.js';
 import { cardsOutline } from '../panel.js';
 import { naming } from '../snippet.js';
 import { grainFor } from '../state.js';
@@ -127,28 +128,9 @@ async function askNumbers(scope, signal) {
       h(
         'div',
         { class: 'cards' },
-        cards.map(([name, title, hint, text, total]) => {
-          const difference = changeOf(total);
-          const direction = difference > 0.0005 ? 'up' : difference < -0.0005 ? 'down' : 'flat';
-          return h(
-            'div',
-            { class: 'card', 'data-card': name },
-            h('h3', { text: title }),
-            h(
-              'div',
-              { class: 'card-row' },
-              h('strong', { class: 'figure-number', 'data-value': total.value, text }),
-              difference !== null &&
-                h(
-                  'span',
-                  { class: `delta ${direction}`, 'data-delta': difference },
-                  h('span', { 'aria-hidden': 'true', text: { up: '▲ ', down: '▼ ', flat: '' }[direction] }),
-                  change(difference),
-                ),
-            ),
-            h('p', { class: 'hint', text: hint }),
-          );
-        }),
+        cards.map(([name, title, hint, text, total]) =>
+          card({ name, title, hint, text, value: total.value, difference: changeOf(total) }),
+        ),
       ),
   };
 }
