@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use chrono::Utc;
+use chrono::{Days, Utc};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -75,9 +75,10 @@ fn ask(dir: &Path) -> Vec<Value> {
     ));
     let utc_by_events = [&["usage", "--tz", "Africa/Abidjan"], &window[..]].concat();
     answers.push(answer(dir, &utc_by_events, &mut is_said));
-    // Events of an erased user are ignored, and events with a known id.
+    // Events of an erased user from before the erasure are ignored, and events with a known id.
     let file = dir.with_extension("again");
-    let erased = json!({"event_type":"action","user_id":ERASED});
+    let before = Utc::now() - Days::new(1);
+    let erased = json!({"event_type":"action","user_id":ERASED,"ts":before});
     let known = json!({"event_type":"action","user_id":"v","feature":"f","event_id":"3"});
     fs::write(&file, format!("{erased}\n{known}\n")).unwrap();
     answers.push(
