@@ -30,21 +30,13 @@ pub struct WindowArgs {
 
 impl From<WindowArgs> for WindowRequest {
     fn from(window: WindowArgs) -> Self {
-        let WindowArgs {
-            days,
-            end,
-            from,
-            to,
-            period,
-            tz,
-        } = window;
         Self {
-            days,
-            end,
-            from,
-            to,
-            period,
-            tz,
+            days: window.days,
+            end: window.end,
+            from: window.from,
+            to: window.to,
+            period: window.period,
+            tz: window.tz,
         }
     }
 }
