@@ -168,9 +168,6 @@ impl ErasedUsers {
 
     /// The same for the code of a user.
     pub fn is_erased_code(&self, code: u32, ts_us: i64, users: &UserDictionary) -> bool {
-        if !self.reaches(ts_us) {
-            return false;
-        }
         let is_pending = self.read().pending_codes.contains(code);
         let is_ended = || {
             users
@@ -259,13 +256,7 @@ impl ErasedUsers {
         };
         let mut state = self.write();
         let before = std::mem::replace(&mut state.pending_codes, codes);
-        state.ended_codes |= before;
-        let ErasedState {
-            ended_codes,
-            pending_codes,
-            ..
-        } = &mut *state;
-        *ended_codes -= &*pending_codes;
+        state.ended_codes = (&state.ended_codes | before) - &state.pending_codes;
         state.ended = ended;
         state.pending = pending.iter().cloned().collect();
         if pending.is_empty() {

@@ -218,10 +218,8 @@ pub fn load_erased_users(
     let erased = ErasedUsers::default();
     folder.upgrade_json::<Erasures>(ERASURES_FILE)?;
     let mut erasures = Erasures::load(folder)?;
-    let newest = version.clock.map(|clock| clock.newest_us);
-    let newest = newest.and_then(DateTime::from_timestamp_micros);
-    let now = newest.map_or_else(Utc::now, |newest| newest.max(Utc::now()));
-    if erasures.set_unknown_times(now) && folder.access() == Access::ReadWrite {
+    let until = end_time(Utc::now(), version.clock.map(|clock| clock.newest_us));
+    if erasures.set_unknown_times(until) && folder.access() == Access::ReadWrite {
         erasures.save(folder)?;
     }
     erasures.publish(&erased, &names.users)?;
@@ -386,7 +384,7 @@ pub(super) struct Offer {
     events: u64,
 }
 
-/// The wall clock at the start of an erasure, which tells its end.
+/// The wall clock, which is read at the start of an erasure, and then follows the monotonic one.
 #[derive(Clone, Copy)]
 struct EraseClock {
     now: DateTime<Utc>,
@@ -400,6 +398,17 @@ impl EraseClock {
             started: Instant::now(),
         }
     }
+
+    fn now(self) -> DateTime<Utc> {
+        self.now + self.started.elapsed()
+    }
+}
+
+/// The time of an erasure that ends now. It is not before the last event was received, and if the
+/// clock is ahead, the users stay away for longer.
+fn end_time(now: DateTime<Utc>, newest_us: Option<i64>) -> DateTime<Utc> {
+    let newest = newest_us.and_then(DateTime::from_timestamp_micros);
+    newest.map_or(now, |newest| newest.max(now))
 }
 
 /// Days on which events are searched.
@@ -489,7 +498,7 @@ impl<'a> FoundIds<'a> {
         }
     }
 
-    /// Those of whom something is stored that is not only of after their erasure.
+    /// Those of whom something from before their erasure is stored, or nothing but the id.
     fn of_before(self) -> Vec<String> {
         let ids = self.ids.into_iter();
         let of_before = ids.filter(|(_, (until_us, first_us))| {
@@ -585,7 +594,7 @@ impl Store {
         Ok(())
     }
 
-    /// The ids of those of these users who have data here of before their erasure.
+    /// The ids of those of these users of whom data from before their erasure is here.
     fn ids_with_data(&self, erased: &ErasedIds) -> Result<Vec<String>> {
         let names = self.names();
         let mut found = FoundIds::among(&names.users, erased);
@@ -740,7 +749,7 @@ impl Store {
         if let Some(error) = damaged {
             return Err(error);
         }
-        erasures.complete(self.until(clock));
+        erasures.complete(end_time(clock.now(), self.ingest.clock.newest_us()));
         erasures.save(&self.folder)?;
         let gate = &self.ingest.maker.gate;
         let codes = gate.pending();
@@ -756,15 +765,6 @@ impl Store {
             erased.events
         );
         Ok(erased)
-    }
-
-    /// The time at which an erasure is complete. It is not before the last event was received, and
-    /// if the clock is ahead, the users stay away for longer.
-    fn until(&self, clock: EraseClock) -> DateTime<Utc> {
-        let now = clock.now + clock.started.elapsed();
-        let newest = self.ingest.clock.newest_us();
-        let newest = newest.and_then(DateTime::from_timestamp_micros);
-        newest.map_or(now, |newest| newest.max(now))
     }
 
     /// The codes of those of these users who have one.
