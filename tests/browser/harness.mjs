@@ -6,6 +6,7 @@ import http from 'node:http';
 import { homedir, tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
+import { buffer } from 'node:stream/consumers';
 import { chromium } from 'playwright-core';
 
 const TARGET = process.env.CARGO_TARGET_DIR ?? path.join(homedir(), '.cache/echopilot-target');
@@ -138,8 +139,10 @@ export class Server {
   /** The stored events, in the order of their timestamps. */
   async events() {
     const log = await readFile(path.join(this.folder, 'analytics_events.ndjson'), 'utf8');
+    // What follows the last line feed is still being written.
     const events = log
       .split('\n')
+      .slice(0, -1)
       .filter((line) => line.trim())
       .map((line) => JSON.parse(line));
     return events.sort((a, b) => Date.parse(a.ts) - Date.parse(b.ts));
@@ -200,7 +203,7 @@ export class Site {
   }
 
   async answer(request, response) {
-    const body = await readAll(request);
+    const body = await buffer(request);
     const { pathname, search } = new URL(request.url, this.url);
     const page = this.pages.get(pathname);
     if (page) {
@@ -243,8 +246,9 @@ export class Site {
 
   pass({ method, url, headers }, body) {
     return new Promise((resolve, reject) => {
-      const onward = http.request(this.server.url + url, { method, headers, agent: false }, async (answer) => {
-        resolve({ status: answer.statusCode, headers: answer.headers, body: await readAll(answer) });
+      const onward = http.request(this.server.url + url, { method, headers, agent: false }, (answer) => {
+        const { statusCode: status, headers } = answer;
+        buffer(answer).then((body) => resolve({ status, headers, body }), reject);
       });
       onward.on('error', reject);
       onward.end(body);
@@ -257,12 +261,6 @@ export class Site {
       this.http.close(resolve);
     });
   }
-}
-
-async function readAll(stream) {
-  const chunks = [];
-  for await (const chunk of stream) chunks.push(chunk);
-  return Buffer.concat(chunks);
 }
 
 /** The tag of the script. */
