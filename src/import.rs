@@ -18,7 +18,7 @@ use crate::plan::{CheckedPlan, Verdict};
 use crate::progress::Progress;
 use crate::sdk::Mapped;
 use crate::store::{
-    Call, Calls, HeldBatch, Hold, Loaded, Part, RestCounts, Store, no_space, pipeline,
+    Call, Calls, HeldBatch, Hold, HoldReason, Loaded, Part, RestCounts, Store, no_space, pipeline,
 };
 use crate::window::DAY_US;
 use chunks::{Chunk, Chunks, Fault};
@@ -354,7 +354,10 @@ impl Importer<'_> {
                 notes.push((code, message));
             }
             Verdict::Quarantines(code, message) => {
-                match self.store.hold(held, event, code, &message) {
+                match self
+                    .store
+                    .hold(held, event, &HoldReason::of_plan(code, &message))
+                {
                     Hold::Added => {
                         let counts = &self.store.monitoring().quarantined;
                         counts.count(code.into(), 1);

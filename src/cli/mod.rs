@@ -126,7 +126,7 @@ enum Command {
     /// and what becomes of events that do not follow it.
     #[command(subcommand)]
     Plan(PlanCommand),
-    /// Print and replay the events that the tracking plan quarantined
+    /// Print the quarantined events, and replay those of the tracking plan
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
     /// Create, list, test and remove alerts on numbers, and weekly digests

@@ -18,8 +18,8 @@ use crate::event::{
 use crate::plan::{CheckedPlan, Verdict};
 use crate::sdk::{self, Mapped};
 use crate::store::{
-    BatchBuilder, Call, Calls, HeldBatch, HeldReply, Hold, Received, Reply, RestCounts, Statements,
-    WriteBatch, no_space,
+    BatchBuilder, Call, Calls, HeldBatch, HeldReply, Hold, HoldReason, Received, Reply, RestCounts,
+    Statements, WriteBatch, no_space,
 };
 use crate::visitors::Visitor;
 
@@ -135,8 +135,9 @@ impl Engine {
     ) -> Result<PendingIngest> {
         let mut incoming = Incoming::new(self, plan);
         let mut calls = Calls::default();
-        for (index, Mapped { outcome, alias }) in outcomes.enumerate() {
-            match outcome {
+        for (index, mapped) in outcomes.enumerate() {
+            let alias = mapped.alias;
+            match mapped.outcome {
                 Outcome::Accepted(mut event, notes) => {
                     self.name_visitor(&mut event, visitor.as_mut());
                     plan.group_path(&mut event);
@@ -149,7 +150,12 @@ impl Engine {
                     }
                 }
                 Outcome::TooOld => incoming.answer.ignored += 1,
-                Outcome::Rejected(code, message) => incoming.reject(index, code, message),
+                Outcome::Rejected(code, message) => {
+                    if let Some((event, reason)) = mapped.understood {
+                        incoming.hold_malformed(&event, code, &reason);
+                    }
+                    incoming.reject(index, code, message);
+                }
             }
         }
         for Call { index, event, .. } in calls {
@@ -225,7 +231,11 @@ impl<'a> Incoming<'a> {
             }
             Verdict::Quarantines(code, message) => {
                 let store = &self.engine.store;
-                match store.hold(&mut self.held_batch, event, code, &message) {
+                match store.hold(
+                    &mut self.held_batch,
+                    event,
+                    &HoldReason::of_plan(code, &message),
+                ) {
                     Hold::Added => {
                         self.engine.monitoring().quarantined.count(code.into(), 1);
                         notes.push((code, message));
@@ -245,6 +255,13 @@ impl<'a> Incoming<'a> {
             message,
         });
         self.answer.notes.extend(notes);
+    }
+
+    /// Holds what is understood of a malformed message: its client will not send it again. It is
+    /// rejected, whether or not there is space for it.
+    fn hold_malformed(&mut self, event: &Event<'_>, code: EventCode, reason: &str) {
+        let reason = HoldReason::malformed(code, reason);
+        self.engine.store.hold(&mut self.held_batch, event, &reason);
     }
 
     /// Adds an event to the write batch, unless it waits in the quarantine.

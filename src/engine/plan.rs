@@ -58,7 +58,7 @@ pub struct QuarantineAnswer {
     pub next: Option<usize>,
     /// Number of all quarantined events.
     pub count: u64,
-    /// Events that were rejected since the start, and are not kept.
+    /// Events that were rejected since the start.
     pub rejections: RejectionsAnswer,
 }
 
@@ -67,11 +67,13 @@ pub struct QuarantineAnswer {
 pub struct HeldAnswer {
     /// When it was received.
     pub received_at: String,
-    /// The part of it that does not follow the tracking plan.
+    /// The part of it that does not follow the tracking plan, or is malformed.
     pub reason: String,
     /// The code of the reason.
     pub code: EventCode,
-    /// The event.
+    /// True if a client of another product sent a message that is not an event. It is not replayed.
+    pub malformed: bool,
+    /// The event, or what is understood of the message.
     #[schema(value_type = Object)]
     pub event: Map<String, Value>,
 }
@@ -96,7 +98,9 @@ pub struct ReplayAnswer {
 pub struct QuarantineStatus {
     /// Quarantined events.
     pub events: u64,
-    /// Their bytes.
+    /// Those of them that are malformed messages of clients of other products.
+    pub malformed: u64,
+    /// The bytes of all.
     pub bytes: u64,
     /// Bytes at which further events are rejected with `quarantine_full`.
     pub max_bytes: u64,
@@ -175,6 +179,7 @@ impl Engine {
         let size = self.store.held_size();
         QuarantineStatus {
             events: size.events,
+            malformed: size.malformed,
             bytes: size.bytes,
             max_bytes: MAX_HELD_BYTES,
         }
@@ -225,6 +230,10 @@ impl Engine {
         let mut stored = Ok(());
         let mut waiting: Vec<String> = Vec::new();
         for held in event::lines(&lines).filter_map(read_held) {
+            if held.reason.is_malformed {
+                answer.kept += 1;
+                continue;
+            }
             let identity = identity(&held.event);
             let mut event = held.event;
             plan.group_path(&mut event);
@@ -261,7 +270,7 @@ impl Engine {
             .rewrite_held(|held| match fates.remove(&identity(&held.event)) {
                 Some(None) => Keep::No,
                 Some(Some((code, reason))) => Keep::Because(code, reason),
-                // It came in meanwhile.
+                // It is malformed, or came in meanwhile.
                 None => Keep::AsIs,
             })?;
         stored.map(|()| answer)
@@ -336,8 +345,9 @@ impl From<HeldEvent<'_>> for HeldAnswer {
         event.remove("received_at");
         Self {
             received_at: rfc3339(held.event.received_at_us),
-            reason: held.reason.into_owned(),
-            code: held.code,
+            reason: held.reason.text.into_owned(),
+            code: held.reason.code,
+            malformed: held.reason.is_malformed,
             event,
         }
     }

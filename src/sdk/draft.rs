@@ -13,6 +13,9 @@ use crate::event::{
     MAX_FEATURE_CHARS, MAX_URL_CHARS, MAX_USER_ID_CHARS, Outcome, metadata, timestamp,
 };
 
+/// Prefix of the event ids of messages that are not events.
+const MALFORMED_PREFIX: &str = "malformed-";
+
 /// The settings of a mapping.
 pub struct Context<'c> {
     /// True for the name of an event that is a conversion.
@@ -36,7 +39,34 @@ pub struct Received<'a> {
 }
 
 /// The reason why a message is not an event.
-pub type Fault = (EventCode, String);
+pub struct Fault {
+    code: EventCode,
+    /// With the value that is wrong, for responses and the list of rejections.
+    message: String,
+    /// Without it, for the quarantine: the value may name a person.
+    reason: String,
+}
+
+impl Fault {
+    /// A part of the message has a wrong value.
+    pub fn wrong(code: EventCode, part: &str, value: &str, allowed: &str) -> Self {
+        Self {
+            code,
+            message: format!("{part} is {}; {allowed}", shown(value)),
+            reason: format!("{part} is wrong; {allowed}"),
+        }
+    }
+
+    /// A part of the message is missing.
+    pub fn missing(code: EventCode, part: &str, allowed: &str) -> Self {
+        let message = format!("{part} is missing; {allowed}");
+        Self {
+            code,
+            reason: message.clone(),
+            message,
+        }
+    }
+}
 
 /// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +115,8 @@ pub struct Draft<'a> {
     pub metadata: Fields<'a>,
     /// Another id of the user. That of an identity call is in its metadata instead.
     pub alias: Option<Cow<'a, str>>,
+    /// The reason why the message is not an event: the other fields are what is understood of it.
+    pub fault: Option<Fault>,
 }
 
 impl<'a> Draft<'a> {
@@ -100,31 +132,48 @@ impl<'a> Draft<'a> {
             sent_at: None,
             metadata: Fields::default(),
             alias: None,
+            fault: None,
         }
     }
 
     /// The event within all limits, with the other id of its user.
     pub fn finish(mut self, context: &Context<'_>, received: Received<'a>) -> Mapped<'a> {
         let alias = self.alias.take();
-        let outcome = self.event(context, received);
-        let user = match &outcome {
-            Outcome::Accepted(event, _) => event.user_id.as_deref(),
-            Outcome::TooOld | Outcome::Rejected(..) => None,
-        };
+        let (mut event, fault) = self.event(context, received);
+        if let Some(fault) = fault {
+            let id = event.event_id.take();
+            event.event_id = id.map(|id| short_id(format!("{MALFORMED_PREFIX}{id}").into()));
+            return Mapped {
+                outcome: Outcome::Rejected(fault.code, fault.message),
+                alias: None,
+                understood: Some((event, fault.reason)),
+            };
+        }
+        if event.ts_us < received.at_us.saturating_sub(MAX_AGE_US) {
+            return Outcome::TooOld.into();
+        }
+        let user = event.user_id.as_deref();
         let alias = alias.filter(|alias| {
             has_at_most(alias, MAX_USER_ID_CHARS) && user.is_some_and(|user| user != alias)
         });
-        Mapped { outcome, alias }
+        Mapped {
+            outcome: Outcome::Accepted(event, Vec::new()),
+            alias,
+            understood: None,
+        }
     }
 
-    fn event(mut self, context: &Context<'_>, received: Received<'a>) -> Outcome<'a> {
-        let ts_us = match self.ts_us(received) {
-            Ok(ts_us) => ts_us,
-            Err((code, message)) => return Outcome::Rejected(code, message),
-        };
-        if ts_us < received.at_us.saturating_sub(MAX_AGE_US) {
-            return Outcome::TooOld;
-        }
+    /// The event, or what is understood of it and why it is none.
+    fn event(
+        mut self,
+        context: &Context<'_>,
+        received: Received<'a>,
+    ) -> (Event<'a>, Option<Fault>) {
+        let mut fault = self.fault.take();
+        let ts_us = self.ts_us(received).unwrap_or_else(|found| {
+            fault.get_or_insert(found);
+            received.at_us
+        });
         let is_conversion = |name: &Option<Cow<'_, str>>| {
             let name = name.as_deref();
             name.is_some_and(|name| (context.is_conversion)(name))
@@ -143,7 +192,14 @@ impl<'a> Draft<'a> {
         let json = self.metadata.json();
         let metadata = match metadata::canonical(&json, Escapes::of(&json)) {
             Ok(canonical) => canonical.json.into_owned(),
-            Err(message) => return Outcome::Rejected(EventCode::BadMetadata, message),
+            Err(message) => {
+                fault.get_or_insert_with(|| Fault {
+                    code: EventCode::BadMetadata,
+                    message,
+                    reason: "a metadata key occurs twice, or a number is out of range".to_owned(),
+                });
+                "{}".to_owned()
+            }
         };
         let event = Event {
             ts_us,
@@ -155,7 +211,7 @@ impl<'a> Draft<'a> {
             event_id,
             received_at_us: received.at_us,
         };
-        Outcome::Accepted(event, Vec::new())
+        (event, fault)
     }
 
     /// The time of the event. One that is too far ahead becomes that of the receipt, with a mark.
@@ -167,10 +223,8 @@ impl<'a> Draft<'a> {
             Time::Exactly(json) => (json, false),
         };
         let ts_us = timestamp::parse(json).ok_or_else(|| {
-            let json = shown(json);
-            let message =
-                format!("the timestamp is {json}; allowed is RFC 3339 or an epoch number");
-            (EventCode::BadTs, message)
+            let allowed = "allowed is RFC 3339 or an epoch number";
+            Fault::wrong(EventCode::BadTs, "the timestamp", json, allowed)
         })?;
         let sent_at = self.sent_at.or(received.sent_at);
         let sent_at_us = sent_at.filter(|_| is_corrected).and_then(timestamp::parse);
@@ -207,12 +261,23 @@ impl<'a> Draft<'a> {
 }
 
 /// The rejection of a message that is not an object.
-pub fn not_an_object(json: &str) -> Outcome<'static> {
-    let json = shown(json);
-    Outcome::Rejected(
+pub fn not_an_object<'a>(json: &str, context: &Context<'_>, received: Received<'a>) -> Mapped<'a> {
+    let found = match json.bytes().next() {
+        Some(b'"') => "a string",
+        Some(b'[') => "an array",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        _ => "a number",
+    };
+    let mut draft = Draft::new(Kind::Action);
+    let allowed = "allowed is an object";
+    draft.fault = Some(Fault::wrong(
         EventCode::BadEvent,
-        format!("the event is {json}; allowed is an object"),
-    )
+        "the event",
+        found,
+        allowed,
+    ));
+    draft.finish(context, received)
 }
 
 /// Correction of a client's clock that is off by more than the limit, in µs. While two times of

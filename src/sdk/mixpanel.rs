@@ -18,11 +18,12 @@ const OWN: [&str; 2] = ["mp_", "current_"];
 const IDENTITY: [&str; 3] = ["$identify", "$create_alias", "$merge"];
 
 /// The event of a message.
-pub fn draft<'a>(message: &Object<'a>, context: &Context<'_>) -> Result<Draft<'a>, Fault> {
-    let name = message.text("event").ok_or_else(|| {
-        let message = "the event is missing; allowed is its name";
-        (EventCode::BadFeature, message.to_owned())
-    })?;
+pub fn draft<'a>(message: &Object<'a>, context: &Context<'_>) -> Draft<'a> {
+    let name = message.text("event");
+    let fault = name
+        .is_none()
+        .then(|| Fault::missing(EventCode::BadFeature, "the event", "allowed is its name"));
+    let name = name.unwrap_or_default();
     let properties = message.object("properties");
     let known = properties.id("$user_id");
     let is_known = known.is_some();
@@ -67,14 +68,15 @@ pub fn draft<'a>(message: &Object<'a>, context: &Context<'_>) -> Result<Draft<'a
         _ if is_identity => (Kind::System, Some(name)),
         _ => (Kind::Named, Some(name)),
     };
-    Ok(Draft {
-        feature,
+    Draft {
+        feature: feature.filter(|_| fault.is_none()),
         user_id: user,
         event_id: properties.name("$insert_id"),
         url: page.url,
         time: time.map_or(Time::Receipt, Time::Exactly),
         metadata,
         alias,
+        fault,
         ..Draft::new(kind)
-    })
+    }
 }

@@ -175,6 +175,10 @@ pub struct Mapped<'a> {
     /// Another id of its user, if the event has one. That of an identity call is in its metadata
     /// instead.
     pub alias: Option<Cow<'a, str>>,
+    /// An event of what is understood of a rejected message, and the reason without the value that
+    /// is wrong, for the quarantine. Its `event_id` has a prefix: that of the client belongs to the
+    /// event that may still come.
+    pub understood: Option<(Event<'a>, String)>,
 }
 
 impl<'a> From<Outcome<'a>> for Mapped<'a> {
@@ -182,6 +186,7 @@ impl<'a> From<Outcome<'a>> for Mapped<'a> {
         Self {
             outcome,
             alias: None,
+            understood: None,
         }
     }
 }
@@ -195,7 +200,7 @@ pub fn map<'a>(
     received: Received<'a>,
 ) -> Mapped<'a> {
     let Some(message) = Object::read(json) else {
-        return draft::not_an_object(json).into();
+        return draft::not_an_object(json, context, received);
     };
     match with_objects(&message) {
         None => map_message(product, &message, call, context, received),
@@ -220,41 +225,38 @@ fn map_message<'a>(
         Product::Mixpanel => mixpanel::draft(message, context),
         Product::Umami => umami::draft(message, context),
     };
-    match draft {
-        Ok(draft) => draft.finish(context, received),
-        Err((code, message)) => Outcome::Rejected(code, message).into(),
-    }
+    draft.finish(context, received)
 }
 
 /// A message as an event that does not borrow from it.
 fn owned(mapped: Mapped<'_>) -> Mapped<'static> {
-    let owned = |text: Option<Cow<'_, str>>| text.map(|text| Cow::Owned(text.into_owned()));
-    let outcome = match mapped.outcome {
-        Outcome::Accepted(event, notes) => {
-            let event = Event {
-                ts_us: event.ts_us,
-                event_type: match event.event_type {
-                    EventType::PageView => EventType::PageView,
-                    EventType::Conversion => EventType::Conversion,
-                    EventType::System => EventType::System,
-                    // No message becomes an event of a declared type.
-                    EventType::Action | EventType::Declared(_) => EventType::Action,
-                },
-                user_id: owned(event.user_id),
-                feature: owned(event.feature),
-                metadata: Cow::Owned(event.metadata.into_owned()),
-                url: owned(event.url),
-                event_id: owned(event.event_id),
-                received_at_us: event.received_at_us,
-            };
-            Outcome::Accepted(event, notes)
-        }
-        Outcome::TooOld => Outcome::TooOld,
-        Outcome::Rejected(code, message) => Outcome::Rejected(code, message),
+    let text = |text: Option<Cow<'_, str>>| text.map(|text| Cow::Owned(text.into_owned()));
+    let event = |event: Event<'_>| Event {
+        ts_us: event.ts_us,
+        event_type: match event.event_type {
+            EventType::PageView => EventType::PageView,
+            EventType::Conversion => EventType::Conversion,
+            EventType::System => EventType::System,
+            // No message becomes an event of a declared type.
+            EventType::Action | EventType::Declared(_) => EventType::Action,
+        },
+        user_id: text(event.user_id),
+        feature: text(event.feature),
+        metadata: Cow::Owned(event.metadata.into_owned()),
+        url: text(event.url),
+        event_id: text(event.event_id),
+        received_at_us: event.received_at_us,
     };
     Mapped {
-        outcome,
-        alias: owned(mapped.alias),
+        outcome: match mapped.outcome {
+            Outcome::Accepted(accepted, notes) => Outcome::Accepted(event(accepted), notes),
+            Outcome::TooOld => Outcome::TooOld,
+            Outcome::Rejected(code, message) => Outcome::Rejected(code, message),
+        },
+        alias: text(mapped.alias),
+        understood: mapped
+            .understood
+            .map(|(understood, reason)| (event(understood), reason)),
     }
 }
 

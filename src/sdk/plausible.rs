@@ -6,12 +6,14 @@ use super::page::{Page, add_referrer};
 use crate::event::EventCode;
 
 /// The event of a message.
-pub fn draft<'a>(message: &Object<'a>, context: &Context<'_>) -> Result<Draft<'a>, Fault> {
+pub fn draft<'a>(message: &Object<'a>, context: &Context<'_>) -> Draft<'a> {
     let either = |short: &str, long: &str| message.text(short).or_else(|| message.text(long));
-    let name = either("n", "name").ok_or_else(|| {
-        let message = "the name of the event is missing; allowed is \"n\" or \"name\"";
-        (EventCode::BadFeature, message.to_owned())
-    })?;
+    let name = either("n", "name");
+    let fault = name.is_none().then(|| {
+        let allowed = "allowed is \"n\" or \"name\"";
+        Fault::missing(EventCode::BadFeature, "the name of the event", allowed)
+    });
+    let name = name.unwrap_or_default();
     let page = Page::of(either("u", "url"));
     let site = message.get("d").or_else(|| message.get("domain"));
     if name == "engagement" {
@@ -21,7 +23,7 @@ pub fn draft<'a>(message: &Object<'a>, context: &Context<'_>) -> Result<Draft<'a
         draft.metadata.set_some("engaged_ms", message.get("e"));
         draft.feature = Some(name);
         draft.url = page.url;
-        return Ok(draft);
+        return draft;
     }
     let mut draft = Draft::new(if name == "pageview" {
         Kind::PageView
@@ -43,8 +45,9 @@ pub fn draft<'a>(message: &Object<'a>, context: &Context<'_>) -> Result<Draft<'a
     draft.feature = if name == "pageview" {
         page.path
     } else {
-        Some(name)
+        Some(name).filter(|_| fault.is_none())
     };
     draft.url = page.url;
-    Ok(draft)
+    draft.fault = fault;
+    draft
 }

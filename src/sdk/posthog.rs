@@ -6,7 +6,6 @@ use super::draft::{Context, Draft, Fault, Kind, Time};
 use super::fields::Fields;
 use super::object::{Elements, Object, text_of};
 use super::page::{CAMPAIGN, Page, add_referrer};
-use crate::error::shown;
 use crate::event::EventCode;
 
 /// Properties that are in the event elsewhere, or are about the page rather than the event.
@@ -34,12 +33,16 @@ const CHAIN_TEXT: &str = "text=\"";
 const MAX_ELEMENTS: usize = 50;
 
 /// The event of a message.
-pub fn draft<'a>(message: &Object<'a>, settings: &Context<'_>) -> Result<Draft<'a>, Fault> {
-    let name = message.text("event").ok_or_else(|| {
-        let found = message.get("event").unwrap_or("missing");
-        let message = format!("the event is {}; allowed is its name", shown(found));
-        (EventCode::BadFeature, message)
-    })?;
+pub fn draft<'a>(message: &Object<'a>, settings: &Context<'_>) -> Draft<'a> {
+    let name = message.text("event");
+    let fault = name.is_none().then(|| {
+        let (code, part, allowed) = (EventCode::BadFeature, "the event", "allowed is its name");
+        match message.get("event") {
+            Some(other) => Fault::wrong(code, part, other, allowed),
+            None => Fault::missing(code, part, allowed),
+        }
+    });
+    let name = name.unwrap_or_default();
     let properties = properties(message);
     let user = message.id("distinct_id");
     let user = user.or_else(|| properties.id("distinct_id"));
@@ -95,15 +98,16 @@ pub fn draft<'a>(message: &Object<'a>, settings: &Context<'_>) -> Result<Draft<'
         _ => (Kind::Named, Some(name)),
     };
     let event_id = message.name("uuid");
-    Ok(Draft {
-        feature,
+    Draft {
+        feature: feature.filter(|_| fault.is_none()),
         user_id: user,
         event_id: event_id.or_else(|| properties.name("$insert_id")),
         url: page.url,
         time: time(message, &properties),
         metadata,
+        fault,
         ..Draft::new(kind)
-    })
+    }
 }
 
 /// The properties.

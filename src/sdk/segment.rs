@@ -1,9 +1,10 @@
 //! Messages of Segment's protocol, which the clients of `RudderStack` send too.
 
+use std::borrow::Cow;
+
 use super::draft::{Context, Draft, Fault, Kind, Time};
 use super::object::Object;
 use super::page::{CAMPAIGN, Page, add_referrer};
-use crate::error::shown;
 use crate::event::EventCode;
 
 /// Properties that are in the event elsewhere, or are about the page rather than the event.
@@ -36,30 +37,18 @@ const PAGE_AND_NAMES: [&str; 11] = [
 pub const CALLS: [&str; 6] = ["track", "page", "screen", "identify", "alias", "group"];
 
 /// The event of a message. `call` is its kind where the message has none.
-pub fn draft<'a>(
-    message: &Object<'a>,
-    call: Option<&'a str>,
-    settings: &Context<'_>,
-) -> Result<Draft<'a>, Fault> {
+pub fn draft<'a>(message: &Object<'a>, call: Option<&'a str>, settings: &Context<'_>) -> Draft<'a> {
     let kind = message.text("type").or(call.map(Into::into));
-    let kind = kind.ok_or_else(|| {
-        let message = "the type of the call is missing; allowed are track, page, screen, identify, \
-                       alias and group";
-        (EventCode::BadEventType, message.to_owned())
-    })?;
+    let fault = kind_fault(kind.as_deref());
+    // What is understood of another kind is what is understood of a track call.
+    let kind = kind.filter(|_| fault.is_none());
+    let kind = kind.unwrap_or(Cow::Borrowed("track"));
     let mut draft = Draft::new(match &*kind {
         "track" => Kind::Named,
         "page" | "screen" => Kind::PageView,
-        "identify" | "alias" | "group" => Kind::System,
-        other => {
-            let other = shown(other);
-            let message = format!(
-                "the type of the call is {other:?}; allowed are track, page, screen, identify, \
-                 alias and group"
-            );
-            return Err((EventCode::BadEventType, message));
-        }
+        _ => Kind::System,
     });
+    draft.fault = fault;
     let context = message.object("context");
     let page_of_context = context.object("page");
     let properties = message.object("properties");
@@ -97,11 +86,13 @@ pub fn draft<'a>(
     let other = other.filter(|id| known.as_ref().is_some_and(|known| known != id));
     match &*kind {
         "track" => {
-            let name = message.name("event").ok_or_else(|| {
-                let message = "the event of a track call is missing; allowed is its name";
-                (EventCode::BadFeature, message.to_owned())
-            })?;
-            draft.feature = Some(name);
+            draft.feature = message.name("event");
+            if draft.feature.is_none() {
+                let part = "the event of a track call";
+                draft.fault.get_or_insert_with(|| {
+                    Fault::missing(EventCode::BadFeature, part, "allowed is its name")
+                });
+            }
             draft.alias = other;
         }
         "page" | "screen" => {
@@ -140,5 +131,16 @@ pub fn draft<'a>(
     let time = time.or_else(|| message.get("originalTimestamp"));
     draft.time = time.map_or(Time::Receipt, Time::At);
     draft.sent_at = message.get("sentAt");
-    Ok(draft)
+    draft
+}
+
+/// The fault of the kind of a call.
+fn kind_fault(kind: Option<&str>) -> Option<Fault> {
+    let (code, part) = (EventCode::BadEventType, "the type of the call");
+    let allowed = "allowed are track, page, screen, identify, alias and group";
+    match kind {
+        Some(kind) if CALLS.contains(&kind) => None,
+        Some(other) => Some(Fault::wrong(code, part, &format!("{other:?}"), allowed)),
+        None => Some(Fault::missing(code, part, allowed)),
+    }
 }

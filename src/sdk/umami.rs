@@ -5,14 +5,15 @@ use std::borrow::Cow;
 use super::draft::{Context, Draft, Fault, Kind, Time};
 use super::object::{Object, name_of};
 use super::page::{CAMPAIGN, Page, add_referrer};
-use crate::error::shown;
 use crate::event::EventCode;
 
-/// The event type of a custom event in the table; a page view has 1.
+/// The event type of a page view in the table.
+const PAGE_VIEW: &str = "1";
+/// That of a custom event.
 const CUSTOM: &str = "2";
 
 /// The event of a message or a row.
-pub fn draft<'a>(message: &Object<'a>, context: &Context<'_>) -> Result<Draft<'a>, Fault> {
+pub fn draft<'a>(message: &Object<'a>, context: &Context<'_>) -> Draft<'a> {
     match message.get("payload").and_then(Object::read) {
         Some(payload) => sent(message, &payload, context),
         None => stored(message),
@@ -20,15 +21,13 @@ pub fn draft<'a>(message: &Object<'a>, context: &Context<'_>) -> Result<Draft<'a
 }
 
 /// The event of a message of a client.
-fn sent<'a>(
-    message: &Object<'a>,
-    payload: &Object<'a>,
-    context: &Context<'_>,
-) -> Result<Draft<'a>, Fault> {
-    let kind = message.text("type").ok_or_else(|| {
-        let message = "the type is missing; allowed are event and identify";
-        (EventCode::BadEventType, message.to_owned())
-    })?;
+fn sent<'a>(message: &Object<'a>, payload: &Object<'a>, context: &Context<'_>) -> Draft<'a> {
+    let kind = message.text("type");
+    let fault = kind.is_none().then(|| {
+        let allowed = "allowed are event and identify";
+        Fault::missing(EventCode::BadEventType, "the type", allowed)
+    });
+    let kind = kind.unwrap_or(Cow::Borrowed("event"));
     let page = Page::of(payload.text("url"));
     let name = payload.name("name");
     let mut draft = Draft::new(match (&*kind, &name) {
@@ -56,22 +55,23 @@ fn sent<'a>(
     draft.time = payload
         .get("timestamp")
         .map_or(Time::Receipt, Time::Exactly);
-    Ok(draft)
+    draft.fault = fault;
+    draft
 }
 
 /// The event of a row of the table, whose values are strings in a file of comma-separated values.
-fn stored<'a>(row: &Object<'a>) -> Result<Draft<'a>, Fault> {
+fn stored<'a>(row: &Object<'a>) -> Draft<'a> {
     let kind = row.get("event_type").and_then(name_of);
     let name = row.text("event_name");
-    let is_custom = match kind.as_deref() {
-        Some("1") => false,
-        Some(CUSTOM) => true,
-        other => {
-            let other = shown(other.unwrap_or("missing"));
-            let message = format!("event_type is {other}; allowed are 1 and 2");
-            return Err((EventCode::BadEventType, message));
+    let kind = kind.as_deref();
+    let is_custom = kind == Some(CUSTOM);
+    let fault = (!is_custom && kind != Some(PAGE_VIEW)).then(|| {
+        let (code, part, allowed) = (EventCode::BadEventType, "event_type", "allowed are 1 and 2");
+        match kind {
+            Some(other) => Fault::wrong(code, part, other, allowed),
+            None => Fault::missing(code, part, allowed),
         }
-    };
+    });
     let path = row.text("url_path");
     let query = row.text("url_query").unwrap_or_default();
     let host = row.text("hostname");
@@ -109,5 +109,6 @@ fn stored<'a>(row: &Object<'a>) -> Result<Draft<'a>, Fault> {
     draft.event_id = row.name("event_id");
     draft.url = page.url;
     draft.time = row.get("created_at").map_or(Time::Receipt, Time::Exactly);
-    Ok(draft)
+    draft.fault = fault;
+    draft
 }

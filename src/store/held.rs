@@ -1,5 +1,6 @@
-//! Held events: those that a tracking plan quarantines. They are durable before they are
-//! acknowledged, in a file of their own, and no query reads them.
+//! Held events: those that a tracking plan quarantines, and what is understood of malformed
+//! messages. They are durable before they are acknowledged, in a file of their own, and no query
+//! reads them.
 //!
 //! Each has an event id, its own or a random one, so that it is stored once when it is replayed: an
 //! event that is in the event log leaves the file, at the latest at the next start. Not to be
@@ -17,7 +18,7 @@ use tokio::sync::oneshot;
 
 use super::Store;
 use super::files::folder::{Access, Folder};
-use super::files::held_file::{self, HeldEvent, HeldFile};
+use super::files::held_file::{self, HeldEvent, HeldFile, HoldReason};
 use super::ingest::batch::BatchBuilder;
 use super::ingest::dedup::RecentIds;
 use super::lock::{Ordered, Rank};
@@ -29,6 +30,8 @@ use crate::event::{self, Event, EventCode, identity};
 /// Most bytes of held events: a day of a busy site whose plan is wrong. They are read into memory
 /// as a whole.
 pub const MAX_HELD_BYTES: u64 = 64 << 20;
+/// Most bytes at which a malformed message is held: the rest is for events of the tracking plan.
+const MAX_BYTES_MALFORMED: u64 = MAX_HELD_BYTES / 2;
 /// Capacity of the queue, in requests.
 const QUEUE_REQUESTS: usize = 1_024;
 /// Bytes that are made durable together.
@@ -51,6 +54,7 @@ struct HeldRow {
     ts_us: i64,
     /// Its user, and the ids that an identity call names.
     ids: Vec<String>,
+    is_malformed: bool,
 }
 
 /// The outcome of adding an event to those that are to be held.
@@ -68,7 +72,7 @@ pub enum Hold {
     Full,
 }
 
-/// Outcome of a batch of held events.
+/// Outcome of a batch of held events, without malformed messages: these count as rejected.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HeldCounts {
     /// Events that are held and durable.
@@ -87,7 +91,7 @@ pub type HeldReply = oneshot::Receiver<Result<HeldCounts>>;
 pub enum Keep {
     /// It stays.
     AsIs,
-    /// It stays, for another reason.
+    /// It stays, for another reason of the tracking plan.
     Because(EventCode, String),
     /// It is removed.
     No,
@@ -98,6 +102,8 @@ pub enum Keep {
 pub struct HeldSize {
     /// Events.
     pub events: u64,
+    /// Those of them that are malformed messages.
+    pub malformed: u64,
     /// Bytes of their lines.
     pub bytes: u64,
 }
@@ -125,6 +131,8 @@ struct Shared {
     /// Those of the held events, and of those that are being written.
     keys: Ordered<DigestSet>,
     events: AtomicU64,
+    /// Those that a tracking plan quarantines.
+    of_plan: AtomicU64,
     bytes: AtomicU64,
     queued_bytes: AtomicU64,
 }
@@ -145,6 +153,7 @@ impl HeldEvents {
                 file: Ordered::new(Rank::Held, HeldFile::open(folder, durability, now)?),
                 keys: Ordered::new(Rank::Leaf, DigestSet::default()),
                 events: AtomicU64::new(0),
+                of_plan: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
                 queued_bytes: AtomicU64::new(0),
             }),
@@ -162,8 +171,11 @@ impl HeldEvents {
 
     /// Number and size.
     pub fn size(&self) -> HeldSize {
+        let events = self.shared.events.load(Ordering::Relaxed);
+        let of_plan = self.shared.of_plan.load(Ordering::Relaxed);
         HeldSize {
-            events: self.shared.events.load(Ordering::Relaxed),
+            events,
+            malformed: events.saturating_sub(of_plan),
             bytes: self.shared.bytes.load(Ordering::Relaxed),
         }
     }
@@ -173,11 +185,15 @@ impl HeldEvents {
         self.shared.keys.lock().contains(&key)
     }
 
-    /// True if so many more bytes may be held.
-    fn has_space(&self, bytes: usize) -> bool {
+    /// True if so many more bytes may be held for a reason.
+    fn has_space(&self, bytes: usize, reason: &HoldReason<'_>) -> bool {
+        let most = match reason.is_malformed {
+            true => MAX_BYTES_MALFORMED,
+            false => MAX_HELD_BYTES,
+        };
         let held = self.shared.bytes.load(Ordering::Relaxed);
         let queued = self.shared.queued_bytes.load(Ordering::Relaxed);
-        held + queued + bytes as u64 <= MAX_HELD_BYTES
+        held + queued + bytes as u64 <= most
     }
 
     /// Queues a batch; the reply comes when it is durable.
@@ -225,7 +241,7 @@ impl HeldEvents {
         let lines = file.lines()?;
         let mut kept = Vec::with_capacity(lines.len());
         let (mut keys, mut removed_keys) = (DigestSet::default(), Vec::new());
-        let mut is_changed = false;
+        let (mut is_changed, mut of_plan) = (false, 0);
         for line in event::lines(&lines) {
             let Some(held) = held_file::read(line) else {
                 // In a folder that cannot be changed.
@@ -236,9 +252,10 @@ impl HeldEvents {
             };
             match keep(&held, key) {
                 Keep::AsIs => kept.extend_from_slice(line),
-                Keep::Because(code, reason) => {
-                    is_changed |= (code, reason.as_str()) != (held.code, &*held.reason);
-                    held_file::write(code, &reason, &held.event, &mut kept);
+                Keep::Because(code, text) => {
+                    let reason = HoldReason::of_plan(code, &text);
+                    is_changed |= reason != held.reason;
+                    held_file::write(&reason, &held.event, &mut kept);
                 }
                 Keep::No => {
                     is_changed = true;
@@ -246,6 +263,7 @@ impl HeldEvents {
                     continue;
                 }
             }
+            of_plan += u64::from(!held.reason.is_malformed);
             keys.insert(key);
         }
         if is_changed {
@@ -253,6 +271,7 @@ impl HeldEvents {
         }
         let removed = removed_keys.len();
         shared.events.store(keys.len() as u64, Ordering::Relaxed);
+        shared.of_plan.store(of_plan, Ordering::Relaxed);
         shared.bytes.store(file.length(), Ordering::Relaxed);
         let mut known = shared.keys.lock();
         for key in removed_keys {
@@ -328,6 +347,8 @@ impl Shared {
             false => file.append(&lines),
         };
         if appended.is_ok() {
+            let of_plan: usize = counts.iter().map(|counts| counts.held).sum();
+            self.of_plan.fetch_add(of_plan as u64, Ordering::Relaxed);
             self.events.fetch_add(added.len() as u64, Ordering::Relaxed);
             self.bytes.store(file.length(), Ordering::Relaxed);
         } else {
@@ -364,15 +385,16 @@ impl Shared {
             let mut ids = row.ids.iter();
             // Users may have been erased since the batch was built; an erasure that begins now
             // waits for the file.
-            if ids.any(|id| self.maker.gate.is_erased(id, row.ts_us)) {
-                counts.erased += 1;
+            let count = if ids.any(|id| self.maker.gate.is_erased(id, row.ts_us)) {
+                &mut counts.erased
             } else if self.keys.lock().insert(row.key) {
                 lines.extend_from_slice(line.unwrap_or_default());
                 added.push(row.key);
-                counts.held += 1;
+                &mut counts.held
             } else {
-                counts.duplicates += 1;
-            }
+                &mut counts.duplicates
+            };
+            *count += usize::from(!row.is_malformed);
         }
         counts
     }
@@ -399,13 +421,7 @@ impl HeldBatch {
 
 impl Store {
     /// Adds an event to those that are to be held, for a reason.
-    pub fn hold(
-        &self,
-        batch: &mut HeldBatch,
-        event: &Event<'_>,
-        code: EventCode,
-        reason: &str,
-    ) -> Hold {
+    pub fn hold(&self, batch: &mut HeldBatch, event: &Event<'_>, reason: &HoldReason<'_>) -> Hold {
         let maker = &self.ingest.maker;
         let Some(event) = maker.unless_erased(event) else {
             return Hold::Erased;
@@ -424,8 +440,8 @@ impl Store {
             return Hold::Held;
         }
         let start = batch.lines.len();
-        held_file::write(code, reason, &event, &mut batch.lines);
-        if !self.held.has_space(batch.lines.len()) {
+        held_file::write(reason, &event, &mut batch.lines);
+        if !self.held.has_space(batch.lines.len(), reason) {
             batch.lines.truncate(start);
             return Hold::Full;
         }
@@ -434,6 +450,7 @@ impl Store {
             key,
             ts_us: event.ts_us,
             ids: ids_of(&event).map(Cow::into_owned).collect(),
+            is_malformed: reason.is_malformed,
         });
         Hold::Added
     }
@@ -449,7 +466,8 @@ impl Store {
 
     /// True if the event is held: it is stored when it is replayed.
     pub fn is_held(&self, event: &Event<'_>) -> bool {
-        if self.held.size().events == 0 || event.event_id.is_none() {
+        // A malformed message is never replayed.
+        if self.held.shared.of_plan.load(Ordering::Relaxed) == 0 || event.event_id.is_none() {
             return false;
         }
         let key = self.ingest.maker.key(event);

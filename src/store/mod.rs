@@ -53,7 +53,7 @@ use version::VersionControl;
 
 pub use clock::Received;
 pub use erased::{ErasedIds, ErasureTimes};
-pub use files::held_file::HeldEvent;
+pub use files::held_file::{HeldEvent, HoldReason};
 pub use files::identity::is_displaced;
 pub use files::ownership::{FOLDERS, MARK_FILE, Mark};
 pub use files::recovery::Recovered;

@@ -13,7 +13,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
-use crate::harness::{KEY, Server, at_time, echopilot, folder};
+use crate::harness::{KEY, Server, at_time, batch, echopilot, folder};
 
 /// Requests of real clients, and the events that each file becomes.
 const CAPTURES: &str = "tests/fixtures/clients";
@@ -352,20 +352,7 @@ fn neither_address_nor_browser_nor_e_mail_reaches_the_data_folder() {
             .any(|event| event["user_id"] == "u-9")
     );
     let traces = server.stop();
-    let mut texts = vec![export, traces.into_bytes()];
-    let mut folders = vec![dir.path().to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                texts.push(std::fs::read(&path).expect("a file"));
-            }
-        }
-    }
-    for text in texts {
-        let text = String::from_utf8_lossy(&text);
+    for text in texts(dir.path(), [export, traces.into_bytes()]) {
         for needle in [
             ADDRESS,
             "Mozilla/",
@@ -389,6 +376,24 @@ fn neither_address_nor_browser_nor_e_mail_reaches_the_data_folder() {
             assert!(found.is_none() || is_binary, "{needle}: {found:?}");
         }
     }
+}
+
+/// These strings, and the contents of all files of a folder as strings.
+fn texts(folder: &Path, others: [Vec<u8>; 2]) -> Vec<String> {
+    let mut texts = others.to_vec();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                texts.push(std::fs::read(&path).expect("a file"));
+            }
+        }
+    }
+    let as_text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    texts.into_iter().map(as_text).collect()
 }
 
 #[test]
@@ -433,10 +438,142 @@ fn one_wrong_event_of_a_thousand_costs_no_other() {
         .sum();
     assert_eq!(total, wrong.len() as u64, "{quarantine}");
     assert_eq!(by_code["bad_ts"], 1, "{quarantine}");
+    assert_eq!(quarantine["count"], wrong.len(), "{quarantine}");
     let more = format!("[{}{{}}]", "{},".repeat(1_000));
     for target in ["/v1/batch", "/e"] {
         assert_eq!(post(&server, target, &more).status, 413);
     }
+}
+
+#[test]
+fn a_malformed_message_stays_in_the_quarantine_until_its_user_is_erased_and_is_never_an_event() {
+    let dir = folder();
+    let server = start(dir.path(), &[]);
+    let track = |timestamp: &str| {
+        json!({"type": "track", "event": "act", "messageId": "m", "userId": "ann",
+            "timestamp": timestamp, "context": {"ip": "203.0.113.9"},
+            "properties": {"plan": "pro", "email": "ann@mail.example"}})
+    };
+    let mut body = json!({"batch": [track("yesterday"), {"type": "trakc", "userId": "bob", "messageId": "b"},
+        "eve@mail.example"]});
+    let held = |server: &Server| {
+        let (_, answer) = server.get("/api/analytics/quarantine");
+        assert_eq!(
+            answer["count"],
+            answer["events"].as_array().expect("events").len()
+        );
+        answer["events"].clone()
+    };
+    let send = |server: &Server, body: &Value| post(server, "/v1/batch", body.to_string());
+    assert_eq!(send(&server, &body).json(), json!({"success": true}));
+    let first = held(&server);
+    // Again: each that has an id once.
+    body["batch"].as_array_mut().expect("messages").pop();
+    assert_eq!(send(&server, &body).json(), json!({"success": true}));
+    assert_eq!(held(&server), first);
+    let traces = server.kill();
+    let server = start(dir.path(), &[]);
+    assert_eq!(held(&server), first);
+    let [text, bob, ann] = first.as_array().expect("events").as_slice() else {
+        panic!("{first}");
+    };
+    for (event, code, reason) in [
+        (text, "bad_event", "the event is wrong; allowed is"),
+        (
+            bob,
+            "bad_event_type",
+            "the type of the call is wrong; allowed are",
+        ),
+        (ann, "bad_ts", "the timestamp is wrong; allowed is"),
+    ] {
+        assert_eq!(
+            (&event["code"], &event["malformed"]),
+            (&json!(code), &json!(true))
+        );
+        assert!(
+            event["reason"].as_str().expect("text").starts_with(reason),
+            "{event}"
+        );
+    }
+    assert_eq!(bob["event"]["user_id"], "bob");
+    let event = &ann["event"];
+    assert_eq!(
+        (&event["user_id"], &event["feature"]),
+        (&json!("ann"), &json!("act"))
+    );
+    assert_eq!(event["metadata"], json!({"plan": "pro"}));
+    // The same message without its fault is an event, and a replay makes none of the others.
+    let track = track("2026-11-26T11:00:00Z").to_string();
+    assert_eq!(post(&server, "/v1/track", track).status, 200);
+    let (_, replayed) = server.ask("/api/analytics/quarantine/replay", &json!({}));
+    assert_eq!(
+        (&replayed["replayed"], &replayed["kept"]),
+        (&json!(0), &json!(3))
+    );
+    assert_eq!(server.usage("?days=2")["total_events"], 1);
+    let key = [("x-dash-key", KEY)];
+    let (_, access) = server.get_bytes("/api/analytics/users/ann/events", &key);
+    let access = String::from_utf8(access).expect("UTF-8");
+    assert_eq!(
+        (
+            access.lines().count(),
+            access.matches("malformed\":true").count()
+        ),
+        (2, 1),
+        "{access}"
+    );
+    let (_, receipt) = server.delete("/api/analytics/users/ann?confirm=1");
+    assert_eq!(receipt["held"], 1, "{receipt}");
+    assert_eq!(held(&server), json!([text, bob]));
+    let stopped = server.stop();
+    let texts = texts(dir.path(), [traces.into_bytes(), stopped.into_bytes()]);
+    for text in texts {
+        for word in ["203.0.113.9", "mail.example", "yesterday"] {
+            assert!(!text.contains(word), "{word}: {text}");
+        }
+    }
+}
+
+#[test]
+fn malformed_messages_leave_half_of_the_quarantine_to_the_tracking_plan() {
+    const MIB: u64 = 1 << 20;
+    let dir = folder();
+    let server = start(dir.path(), &[]);
+    let plan = json!({"conversions": [{"name": "purchase", "mode": "quarantine",
+        "metadata": {"required": ["amount"]}}]});
+    let headers = [("x-dash-key".to_owned(), KEY.to_owned())];
+    let set = send(
+        &server,
+        "PUT",
+        "/api/analytics/plan",
+        &headers,
+        plan.to_string().as_bytes(),
+    );
+    assert_eq!(set.status, 200);
+    let text = "x".repeat(4_500);
+    let mut number = 0;
+    let mut bytes = 0;
+    for _ in 0..9 {
+        let messages: Vec<String> = (0..1_000)
+            .map(|_| {
+                number += 1;
+                format!(r#"{{"type":"x","properties":{{"n":{number},"a":"{text}"}}}}"#)
+            })
+            .collect();
+        let body = format!("[{}]", messages.join(","));
+        assert_eq!(post(&server, "/v1/batch", body).status, 200);
+        let (_, status) = server.get("/api/analytics/status");
+        let quarantine = &status["quarantine"];
+        assert_eq!(
+            quarantine["events"], quarantine["malformed"],
+            "{quarantine}"
+        );
+        bytes = quarantine["bytes"].as_u64().expect("bytes");
+    }
+    assert!((31 * MIB..=32 * MIB).contains(&bytes), "{bytes}");
+    let purchase = json!({"event_type": "conversion", "feature": "purchase"});
+    let (_, answer) = server.post(&batch([purchase]));
+    assert_eq!(answer["quarantined"], 1, "{answer}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! The file of held events: those that a tracking plan keeps out of the event log, each a line of
-//! JSON with a checksum, the reason and the line that the event would have in the log.
+//! The file of held events: those that a tracking plan keeps out of the event log, and what is
+//! understood of malformed messages, each a line of JSON with a checksum, the reason and the line
+//! that the event would have in the log.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -18,15 +19,44 @@ use crate::error::{Error, Result};
 use crate::event::{self, Event, EventCode, text};
 use crate::store::files;
 
+/// The reason why an event is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldReason<'a> {
+    /// Its code.
+    pub code: EventCode,
+    /// A sentence.
+    pub text: Cow<'a, str>,
+    /// False if the event does not follow the tracking plan. True if it is what is understood of a
+    /// malformed message: no plan makes it an event.
+    pub is_malformed: bool,
+}
+
 /// A held event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeldEvent<'a> {
-    /// The code of the reason.
-    pub code: EventCode,
     /// The reason.
-    pub reason: Cow<'a, str>,
+    pub reason: HoldReason<'a>,
     /// The event, with the time at which it was received.
     pub event: Event<'a>,
+}
+
+impl<'a> HoldReason<'a> {
+    /// An event does not follow the tracking plan.
+    pub fn of_plan(code: EventCode, text: &'a str) -> Self {
+        Self {
+            code,
+            text: Cow::Borrowed(text),
+            is_malformed: false,
+        }
+    }
+
+    /// A message is not an event.
+    pub fn malformed(code: EventCode, text: &'a str) -> Self {
+        Self {
+            is_malformed: true,
+            ..Self::of_plan(code, text)
+        }
+    }
 }
 
 /// A line of the file.
@@ -35,18 +65,23 @@ struct Line<'a> {
     code: EventCode,
     #[serde(borrow)]
     reason: Cow<'a, str>,
+    #[serde(default)]
+    malformed: bool,
     #[serde(borrow)]
     event: &'a RawValue,
 }
 
 /// Appends the line of a held event, newline included.
-pub fn write(code: EventCode, reason: &str, event: &Event<'_>, out: &mut Vec<u8>) {
+pub fn write(reason: &HoldReason<'_>, event: &Event<'_>, out: &mut Vec<u8>) {
     let start = out.len();
-    let code: &str = code.into();
+    let code: &str = reason.code.into();
     out.extend_from_slice(br#"{"code":""#);
     out.extend_from_slice(code.as_bytes());
     out.extend_from_slice(br#"","reason":"#);
-    text::encode(reason, out);
+    text::encode(&reason.text, out);
+    if reason.is_malformed {
+        out.extend_from_slice(br#","malformed":true"#);
+    }
     out.extend_from_slice(br#","event":"#);
     event::write_line(event, out);
     // Its newline.
@@ -61,8 +96,11 @@ pub fn read(line: &[u8]) -> Option<HeldEvent<'_>> {
     checksum::check_object(line).ok()?;
     let line: Line<'_> = serde_json::from_slice(line).ok()?;
     Some(HeldEvent {
-        code: line.code,
-        reason: line.reason,
+        reason: HoldReason {
+            code: line.code,
+            text: line.reason,
+            is_malformed: line.malformed,
+        },
         event: event::read_line(line.event.get().as_bytes()).ok()?,
     })
 }
@@ -236,8 +274,7 @@ mod tests {
 
     fn held(id: &'static str) -> HeldEvent<'static> {
         HeldEvent {
-            code: EventCode::PlanMetadata,
-            reason: "metadata/amount: \"why\"".into(),
+            reason: HoldReason::of_plan(EventCode::PlanMetadata, "metadata/amount: \"why\""),
             event: Event {
                 ts_us: 1_761_040_800_000_000,
                 event_type: EventType::Declared("signup"),
@@ -252,8 +289,12 @@ mod tests {
     }
 
     fn line(id: &'static str) -> Vec<u8> {
-        let (held, mut line) = (held(id), Vec::new());
-        write(held.code, &held.reason, &held.event, &mut line);
+        line_of(&held(id))
+    }
+
+    fn line_of(held: &HeldEvent<'_>) -> Vec<u8> {
+        let mut line = Vec::new();
+        write(&held.reason, &held.event, &mut line);
         line
     }
 
@@ -270,6 +311,11 @@ mod tests {
             flipped[at] ^= 1;
             assert_eq!(read(&flipped), None, "{at}");
         }
+        let malformed = HeldEvent {
+            reason: HoldReason::malformed(EventCode::BadTs, "why"),
+            ..held("b")
+        };
+        assert_eq!(read(&line_of(&malformed)), Some(malformed));
     }
 
     #[test]

@@ -556,11 +556,12 @@ export const EXPLORER = {
   saveReceipt: 'Download the receipt',
   close: 'Close',
   quarantine: 'Quarantine',
-  quarantineHelp: 'Events that do not fit the tracking plan. They are kept, and replayed once the plan is corrected',
+  quarantineHelp:
+    'Events that do not fit the tracking plan, replayed once it is corrected; and malformed messages of other clients',
   quarantineCaption: 'Events in quarantine, newest first',
   noQuarantine: {
     title: 'Nothing is in quarantine',
-    text: 'Every accepted event fits the tracking plan, or there is no plan.',
+    text: 'Every accepted event fits the tracking plan, or there is no plan, and no message was malformed.',
   },
   replay: 'Replay',
   reason: 'Reason',
