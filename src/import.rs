@@ -10,16 +10,15 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
+use crate::admission::{Admission, admit};
 use crate::error::{Error, ErrorCode, Result};
 use crate::event::identity::call_after;
 use crate::event::split::{Splitter, Step};
 use crate::event::{DeclaredTypes, Event, EventCode, Note, Outcome, RawEvent, read_event};
-use crate::plan::{CheckedPlan, Verdict};
+use crate::plan::CheckedPlan;
 use crate::progress::Progress;
 use crate::sdk::Mapped;
-use crate::store::{
-    Call, Calls, HeldBatch, Hold, HoldReason, Loaded, Part, RestCounts, Store, no_space, pipeline,
-};
+use crate::store::{Call, Calls, HeldBatch, Loaded, Part, RestCounts, Store, pipeline};
 use crate::window::DAY_US;
 use chunks::{Chunk, Chunks, Fault};
 pub use foreign::Foreign;
@@ -347,42 +346,22 @@ impl Importer<'_> {
         held: &mut HeldBatch,
         outcome: &mut ChunkOutcome,
     ) -> bool {
-        match self.plan.validate(event) {
-            Verdict::Passes => {}
-            Verdict::Warns(code, message) => {
-                self.store.monitoring().warned.count(code.into(), 1);
-                notes.push((code, message));
-            }
-            Verdict::Quarantines(code, message) => {
-                match self
-                    .store
-                    .hold(held, event, &HoldReason::of_plan(code, &message))
-                {
-                    Hold::Added => {
-                        let counts = &self.store.monitoring().quarantined;
-                        counts.count(code.into(), 1);
-                        *outcome.notes.entry(code).or_default() += 1;
-                    }
-                    Hold::Held => outcome.quarantined += 1,
-                    Hold::Stored => outcome.duplicates += 1,
-                    Hold::Erased => {}
-                    Hold::Full => {
-                        let code = EventCode::QuarantineFull;
-                        let message = format!("{code}: {}", no_space(&message));
-                        outcome.rejections.push(Rejection { record, message });
-                    }
+        let admission = admit(self.store, self.plan, event, held, &mut notes);
+        match admission {
+            Admission::Store | Admission::Hold => {
+                for (code, _) in notes {
+                    *outcome.notes.entry(code).or_default() += 1;
                 }
-                return false;
             }
+            Admission::Quarantined => outcome.quarantined += 1,
+            Admission::Duplicate => outcome.duplicates += 1,
+            Admission::Ignored => {}
+            Admission::Rejected(ref message) => outcome.rejections.push(Rejection {
+                record,
+                message: format!("{}: {message}", EventCode::QuarantineFull),
+            }),
         }
-        if self.store.is_held(event) {
-            outcome.quarantined += 1;
-            return false;
-        }
-        for (code, _) in notes {
-            *outcome.notes.entry(code).or_default() += 1;
-        }
-        true
+        admission == Admission::Store
     }
 
     /// Quarantines events. Returns how many are in the quarantine now.

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use chrono::{DateTime, Utc};
 
 use super::{Engine, IngestAnswer};
+use crate::admission::{Admission, admit};
 use crate::config::Mapping;
 use crate::daily::day_of;
 use crate::digest::Digest;
@@ -15,11 +16,11 @@ use crate::event::identity::{Identity, call_after, identity_of};
 use crate::event::{
     self, DeclaredTypes, Event, EventCode, MAX_AHEAD_US, Note, Outcome, RawEvent, Rejection,
 };
-use crate::plan::{CheckedPlan, Verdict};
+use crate::plan::CheckedPlan;
 use crate::sdk::{self, Mapped};
 use crate::store::{
-    BatchBuilder, Call, Calls, HeldBatch, HeldReply, Hold, HoldReason, Received, Reply, RestCounts,
-    Statements, WriteBatch, no_space,
+    BatchBuilder, Call, Calls, HeldBatch, HeldReply, HoldReason, Received, Reply, RestCounts,
+    Statements, WriteBatch,
 };
 use crate::visitors::Visitor;
 
@@ -222,31 +223,15 @@ impl<'a> Incoming<'a> {
 
     /// Takes an event to where the plan says.
     fn take(&mut self, index: usize, event: &Event<'_>, mut notes: Vec<Note>) {
-        match self.plan.validate(event) {
-            Verdict::Passes => self.store(event),
-            Verdict::Warns(code, message) => {
-                self.engine.monitoring().warned.count(code.into(), 1);
-                notes.push((code, message));
-                self.store(event);
-            }
-            Verdict::Quarantines(code, message) => {
-                let store = &self.engine.store;
-                match store.hold(
-                    &mut self.held_batch,
-                    event,
-                    &HoldReason::of_plan(code, &message),
-                ) {
-                    Hold::Added => {
-                        self.engine.monitoring().quarantined.count(code.into(), 1);
-                        notes.push((code, message));
-                    }
-                    Hold::Held => self.answer.quarantined += 1,
-                    Hold::Stored => self.answer.duplicates += 1,
-                    Hold::Erased => self.answer.ignored += 1,
-                    Hold::Full => {
-                        return self.reject(index, EventCode::QuarantineFull, no_space(&message));
-                    }
-                }
+        let store = &self.engine.store;
+        match admit(store, self.plan, event, &mut self.held_batch, &mut notes) {
+            Admission::Store => self.store(event),
+            Admission::Hold => {}
+            Admission::Quarantined => self.answer.quarantined += 1,
+            Admission::Duplicate => self.answer.duplicates += 1,
+            Admission::Ignored => self.answer.ignored += 1,
+            Admission::Rejected(message) => {
+                return self.reject(index, EventCode::QuarantineFull, message);
             }
         }
         let notes = notes.into_iter().map(|(code, message)| Rejection {
@@ -264,12 +249,8 @@ impl<'a> Incoming<'a> {
         self.engine.store.hold(&mut self.held_batch, event, &reason);
     }
 
-    /// Adds an event to the write batch, unless it waits in the quarantine.
+    /// Adds an event to the write batch.
     fn store(&mut self, event: &Event<'_>) {
-        if self.engine.store.is_held(event) {
-            self.answer.quarantined += 1;
-            return;
-        }
         self.maker.push(&mut self.write_batch, event);
         if let Identity::Alias(alias) = identity_of(event) {
             self.add_statement(event, &alias);

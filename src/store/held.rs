@@ -400,13 +400,6 @@ impl Shared {
     }
 }
 
-/// The reason for rejecting an event that is to be held for `reason`, and for which there is no
-/// space.
-pub fn no_space(reason: &str) -> String {
-    let mib = MAX_HELD_BYTES >> 20;
-    format!("the quarantine has {mib} MiB of events, which is the limit; {reason}")
-}
-
 impl HeldBatch {
     /// Bytes of the events.
     pub fn bytes(&self) -> usize {

@@ -61,9 +61,7 @@ pub use files::rows::write_lines;
 pub use files::segment::LAKE_DIR;
 pub use files::shape::{ALERTS_FILE, ERASURES_FILE, EVENT_LOG_FILE, MANIFEST_FILE};
 pub use files::{audit, folder, scan};
-pub use held::{
-    HeldBatch, HeldCounts, HeldReply, HeldSize, Hold, Keep, MAX_HELD_BYTES, no_space, read_held,
-};
+pub use held::{HeldBatch, HeldCounts, HeldReply, HeldSize, Hold, Keep, MAX_HELD_BYTES, read_held};
 pub use ingest::admission::{NameUse, RestCounts};
 pub use ingest::batch::{BatchBuilder, WriteBatch};
 pub use ingest::live::{Commit, Subscription};
