@@ -73,9 +73,8 @@ impl EventFormat {
     pub fn slice_rows(self) -> usize {
         match self {
             Self::Ndjson | Self::Csv | Self::CsvSpreadsheet | Self::Arrow => SLICE_ROWS,
-            // A slice would become one or more row groups. Compressed, all rows of a segment are
-            // small.
-            Self::Parquet => usize::MAX,
+            // Each slice becomes a row group.
+            Self::Parquet => ROW_GROUP_ROWS,
         }
     }
 
