@@ -48,7 +48,8 @@ $(DASHBOARD): static/node_modules/installed static/build-dashboard.mjs static/in
 
 test: test-rust test-browser fuzz
 
-# Shells that read the completions, proxies and their client, and what lists system calls.
+# Shells that read the completions, proxies and their client, and what lists system calls. Most tests wait for a server or
+# a disk: there are two threads for each core.
 PACKAGE_TEST_TOOLS := caddy curl fish openssl strace zsh
 test-rust: tools dashboard cargo-deb $(VENV)/installed
 	@dpkg -s libfaketime >/dev/null 2>&1 || $(call apt,libfaketime)
@@ -59,7 +60,7 @@ test-rust: tools dashboard cargo-deb $(VENV)/installed
 	@$(call need,systemd-nspawn,systemd-container)
 	@missing=; for tool in $(PACKAGE_TEST_TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 		[ -z "$$missing" ] || $(call apt,$$missing)
-	cargo test --release --locked $(CHECKED)
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} cargo test --release --locked $(CHECKED)
 
 # Tests of the client and the dashboard in a real browser, against the program that cargo builds for the Rust tests:
 # `cargo build` would build it again, because development dependencies change features of others.
