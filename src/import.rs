@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
-use crate::admission::{Admission, admit};
 use crate::error::{Error, ErrorCode, Result};
 use crate::event::identity::call_after;
 use crate::event::split::{Splitter, Step};
 use crate::event::{DeclaredTypes, Event, EventCode, Note, Outcome, RawEvent, read_event};
+use crate::placement::{Placement, place};
 use crate::plan::CheckedPlan;
 use crate::progress::Progress;
 use crate::sdk::Mapped;
@@ -50,7 +50,8 @@ pub struct Imported {
     pub rest: RestCounts,
     /// The reasons for the first rejections, with file and line.
     pub errors: Vec<String>,
-    /// Number of accepted events that were changed, by the code of the note.
+    /// Number of events that were changed, or do not follow the tracking plan, by the code of the
+    /// note; those that the plan quarantines too.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub notes: BTreeMap<EventCode, u64>,
 }
@@ -346,22 +347,23 @@ impl Importer<'_> {
         held: &mut HeldBatch,
         outcome: &mut ChunkOutcome,
     ) -> bool {
-        let admission = admit(self.store, self.plan, event, held, &mut notes);
-        match admission {
-            Admission::Store | Admission::Hold => {
+        let placement = place(self.store, self.plan, event, held, &mut notes);
+        let is_stored = matches!(placement, Placement::Store);
+        match placement {
+            Placement::Store | Placement::Hold => {
                 for (code, _) in notes {
                     *outcome.notes.entry(code).or_default() += 1;
                 }
             }
-            Admission::Quarantined => outcome.quarantined += 1,
-            Admission::Duplicate => outcome.duplicates += 1,
-            Admission::Ignored => {}
-            Admission::Rejected(ref message) => outcome.rejections.push(Rejection {
+            Placement::Quarantined => outcome.quarantined += 1,
+            Placement::Duplicate => outcome.duplicates += 1,
+            Placement::Ignored => {}
+            Placement::Rejected(message) => outcome.rejections.push(Rejection {
                 record,
                 message: format!("{}: {message}", EventCode::QuarantineFull),
             }),
         }
-        admission == Admission::Store
+        is_stored
     }
 
     /// Quarantines events. Returns how many are in the quarantine now.

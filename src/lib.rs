@@ -10,7 +10,7 @@
 //! ```text
 //! main → cli → server → http, schedule → spark → engine
 //!      → alerts → config, reports
-//!      → rollup, cohorts, backup, doctor, export, import, demo, sql → admission → plan
+//!      → rollup, cohorts, backup, doctor, export, import, demo, sql → placement → plan
 //!      → metrics | store → columns, links → daily, dictionary → event, parquet, schema
 //!      → monitoring → window, bloom, digest, checksum, leb128, progress, error
 //! ```
@@ -32,7 +32,7 @@
 //! | [`cohorts`] | named groups of users |
 //! | [`reports`] | saved reports and boards, share links, annotations |
 //! | [`plan`] | the tracking plan: declared event types, schemas of metadata, paths |
-//! | [`admission`] | where a valid event goes, as the tracking plan says |
+//! | [`placement`] | where a valid event goes, as the tracking plan says |
 //! | [`alerts`] | alerts and digests that users define, their state and their messages |
 //! | [`export`] | query results in every format, event streams, the lake for a warehouse |
 //! | [`http`] | the HTTP interface: each handler decodes, calls the engine once, and encodes |
@@ -82,7 +82,6 @@
 //! `tests/golden/x.csv`), then [`event`], then [`store`]: under an hour. The doc comment of a
 //! metric is its definition.
 
-pub mod admission;
 pub mod alerts;
 pub mod backoff;
 pub mod backup;
@@ -110,6 +109,7 @@ pub mod links;
 pub mod metrics;
 pub mod monitoring;
 pub mod parquet;
+pub mod placement;
 pub mod plan;
 pub mod probe;
 pub mod progress;

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
 use chrono::{DateTime, Utc};
+use tracing::warn;
 
 use super::{Engine, IngestAnswer};
-use crate::admission::{Admission, admit};
 use crate::config::Mapping;
 use crate::daily::day_of;
 use crate::digest::Digest;
@@ -16,6 +16,7 @@ use crate::event::identity::{Identity, call_after, identity_of};
 use crate::event::{
     self, DeclaredTypes, Event, EventCode, MAX_AHEAD_US, Note, Outcome, RawEvent, Rejection,
 };
+use crate::placement::{Placement, place};
 use crate::plan::CheckedPlan;
 use crate::sdk::{self, Mapped};
 use crate::store::{
@@ -28,6 +29,7 @@ use crate::visitors::Visitor;
 pub struct PendingIngest {
     reply: Option<Reply>,
     held: Option<HeldReply>,
+    malformed: Option<HeldReply>,
     answer: IngestAnswer,
     statements: Option<Statements>,
 }
@@ -39,6 +41,7 @@ struct Incoming<'a> {
     maker: BatchBuilder,
     write_batch: WriteBatch,
     held_batch: HeldBatch,
+    malformed_batch: HeldBatch,
     answer: IngestAnswer,
     /// Made by the first event that says something of ids.
     statements: Option<Statements>,
@@ -165,6 +168,7 @@ impl Engine {
         let Incoming {
             write_batch,
             held_batch,
+            malformed_batch,
             mut answer,
             statements,
             ..
@@ -189,9 +193,15 @@ impl Engine {
         } else {
             Some(self.store.append(write_batch)?)
         };
+        let malformed = if malformed_batch.is_empty() {
+            None
+        } else {
+            note_not_held(self.store.append_held(malformed_batch))
+        };
         Ok(PendingIngest {
             reply,
             held,
+            malformed,
             answer,
             statements,
         })
@@ -206,6 +216,7 @@ impl<'a> Incoming<'a> {
             maker: engine.store.batch_builder(),
             write_batch: WriteBatch::default(),
             held_batch: HeldBatch::default(),
+            malformed_batch: HeldBatch::default(),
             answer: IngestAnswer {
                 ok: true,
                 logged: 0,
@@ -224,13 +235,13 @@ impl<'a> Incoming<'a> {
     /// Takes an event to where the plan says.
     fn take(&mut self, index: usize, event: &Event<'_>, mut notes: Vec<Note>) {
         let store = &self.engine.store;
-        match admit(store, self.plan, event, &mut self.held_batch, &mut notes) {
-            Admission::Store => self.store(event),
-            Admission::Hold => {}
-            Admission::Quarantined => self.answer.quarantined += 1,
-            Admission::Duplicate => self.answer.duplicates += 1,
-            Admission::Ignored => self.answer.ignored += 1,
-            Admission::Rejected(message) => {
+        match place(store, self.plan, event, &mut self.held_batch, &mut notes) {
+            Placement::Store => self.store(event),
+            Placement::Hold => {}
+            Placement::Quarantined => self.answer.quarantined += 1,
+            Placement::Duplicate => self.answer.duplicates += 1,
+            Placement::Ignored => self.answer.ignored += 1,
+            Placement::Rejected(message) => {
                 return self.reject(index, EventCode::QuarantineFull, message);
             }
         }
@@ -243,10 +254,11 @@ impl<'a> Incoming<'a> {
     }
 
     /// Holds what is understood of a malformed message: its client will not send it again. It is
-    /// rejected, whether or not there is space for it.
+    /// rejected, whether or not it can be held.
     fn hold_malformed(&mut self, event: &Event<'_>, code: EventCode, reason: &str) {
         let reason = HoldReason::malformed(code, reason);
-        self.engine.store.hold(&mut self.held_batch, event, &reason);
+        let store = &self.engine.store;
+        store.hold(&mut self.malformed_batch, event, &reason);
     }
 
     /// Adds an event to the write batch.
@@ -313,11 +325,24 @@ impl PendingIngest {
             answer.ignored += stored.erased;
             answer.rest = stored.rest;
         }
+        if let Some(malformed) = self.malformed {
+            note_not_held(malformed.await.unwrap_or_else(|_| {
+                let reason = "the writer of the quarantine has stopped";
+                Err(Error::Poisoned(reason.into()))
+            }));
+        }
         if let Some(statements) = self.statements {
             statements.keep();
         }
         Ok(answer)
     }
+}
+
+/// Traces why malformed messages are not held: the other events of their request do not depend on
+/// it.
+fn note_not_held<T>(held: Result<T>) -> Option<T> {
+    held.inspect_err(|error| warn!("Malformed messages are not kept: {error}"))
+        .ok()
 }
 
 /// Validates an event. While two server times are plausible, a time of the event up to the later

@@ -178,7 +178,7 @@ impl Engine {
                 .remove_before(self.store.folder(), first_kept)?,
         };
         let first_event = expired.as_of - Days::new(u64::from(self.config.raw_retention_days));
-        let held = self.expire_held(first_event)?;
+        let held = self.expire_held(first_event, expired.as_of)?;
         Ok(ExpireAnswer {
             ok: true,
             held,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
 use polars::prelude::col;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -20,6 +20,9 @@ use crate::window::WindowRequest;
 
 /// Most events that a plan is inferred from: some seconds.
 const MAX_INFERRED_EVENTS: u32 = 2_000_000;
+/// Days for which malformed messages are kept: they help to find a faulty client, and make space
+/// for those of others.
+const MALFORMED_DAYS: u64 = 7;
 /// Most bytes of lines that a replay stores at once.
 const REPLAY_BYTES: usize = 1 << 20;
 
@@ -290,20 +293,25 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes quarantined events that were received before a day, as those of the log expire.
-    pub(super) fn expire_held(&self, first_kept: NaiveDate) -> Result<usize> {
-        let first_us = first_kept
-            .and_time(NaiveTime::MIN)
-            .and_utc()
-            .timestamp_micros();
+    /// Removes quarantined events that were received before a day, as those of the log expire, and
+    /// malformed messages that were received too many days before today.
+    pub(super) fn expire_held(&self, first_kept: NaiveDate, today: NaiveDate) -> Result<usize> {
         if self.store.held_size().events == 0 {
             return Ok(0);
         }
-        self.store
-            .rewrite_held(|held| match held.event.received_at_us < first_us {
+        let start_us = |day: NaiveDate| day.and_time(NaiveTime::MIN).and_utc().timestamp_micros();
+        let malformed = first_kept.max(today - Days::new(MALFORMED_DAYS));
+        let (first_us, first_malformed_us) = (start_us(first_kept), start_us(malformed));
+        self.store.rewrite_held(|held| {
+            let first_us = match held.reason.is_malformed {
+                true => first_malformed_us,
+                false => first_us,
+            };
+            match held.event.received_at_us < first_us {
                 true => Keep::No,
                 false => Keep::AsIs,
-            })
+            }
+        })
     }
 }
 

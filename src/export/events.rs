@@ -19,8 +19,8 @@ use crate::parquet;
 use crate::schema;
 use crate::store;
 
-/// Rows of a row group.
-const ROW_GROUP_ROWS: usize = 1 << 17;
+/// Most rows of a row group.
+const ROW_GROUP_ROWS: usize = 1 << 16;
 
 /// Rows that are encoded at once in formats without row groups; a few MB.
 const SLICE_ROWS: usize = 1 << 13;
@@ -73,7 +73,7 @@ impl EventFormat {
     pub fn slice_rows(self) -> usize {
         match self {
             Self::Ndjson | Self::Csv | Self::CsvSpreadsheet | Self::Arrow => SLICE_ROWS,
-            // Each slice becomes a row group.
+            // A slice becomes a row group, or several where it spans parts of a segment.
             Self::Parquet => ROW_GROUP_ROWS,
         }
     }
@@ -142,9 +142,8 @@ impl Encoder {
                 Kind::Arrow(Box::new(writer))
             }
             EventFormat::Parquet => {
-                let writer = parquet::writer(out.clone(), &schema::lake())?
-                    .with_row_group_size(Some(ROW_GROUP_ROWS))
-                    .batched(&schema::lake())?;
+                let writer =
+                    parquet::writer(out.clone(), &schema::lake())?.batched(&schema::lake())?;
                 Kind::Parquet(Box::new(writer))
             }
         };

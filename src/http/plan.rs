@@ -87,7 +87,8 @@ pub async fn infer(
     .map(JsonResponse)
 }
 
-/// The events that the tracking plan quarantines, and recently rejected ones.
+/// The events that the tracking plan quarantines, malformed messages of clients of other products,
+/// and recently rejected events.
 #[utoipa::path(
     get,
     path = "/api/analytics/quarantine",

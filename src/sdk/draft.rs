@@ -57,14 +57,19 @@ impl Fault {
         }
     }
 
-    /// A part of the message is missing.
-    pub fn missing(code: EventCode, part: &str, allowed: &str) -> Self {
-        let message = format!("{part} is missing; {allowed}");
+    /// A part of the message is of another kind, or missing.
+    pub fn other(code: EventCode, part: &str, kind: &str, allowed: &str) -> Self {
+        let message = format!("{part} is {kind}; {allowed}");
         Self {
             code,
             reason: message.clone(),
             message,
         }
+    }
+
+    /// A part of the message is missing.
+    pub fn missing(code: EventCode, part: &str, allowed: &str) -> Self {
+        Self::other(code, part, "missing", allowed)
     }
 }
 
@@ -138,42 +143,17 @@ impl<'a> Draft<'a> {
 
     /// The event within all limits, with the other id of its user.
     pub fn finish(mut self, context: &Context<'_>, received: Received<'a>) -> Mapped<'a> {
-        let alias = self.alias.take();
-        let (mut event, fault) = self.event(context, received);
-        if let Some(fault) = fault {
-            let id = event.event_id.take();
-            event.event_id = id.map(|id| short_id(format!("{MALFORMED_PREFIX}{id}").into()));
-            return Mapped {
-                outcome: Outcome::Rejected(fault.code, fault.message),
-                alias: None,
-                understood: Some((event, fault.reason)),
-            };
-        }
-        if event.ts_us < received.at_us.saturating_sub(MAX_AGE_US) {
-            return Outcome::TooOld.into();
-        }
-        let user = event.user_id.as_deref();
-        let alias = alias.filter(|alias| {
-            has_at_most(alias, MAX_USER_ID_CHARS) && user.is_some_and(|user| user != alias)
-        });
-        Mapped {
-            outcome: Outcome::Accepted(event, Vec::new()),
-            alias,
-            understood: None,
-        }
-    }
-
-    /// The event, or what is understood of it and why it is none.
-    fn event(
-        mut self,
-        context: &Context<'_>,
-        received: Received<'a>,
-    ) -> (Event<'a>, Option<Fault>) {
         let mut fault = self.fault.take();
         let ts_us = self.ts_us(received).unwrap_or_else(|found| {
             fault.get_or_insert(found);
             received.at_us
         });
+        if ts_us < received.at_us.saturating_sub(MAX_AGE_US) {
+            return match fault {
+                None => Outcome::TooOld.into(),
+                Some(fault) => Outcome::Rejected(fault.code, fault.message).into(),
+            };
+        }
         let is_conversion = |name: &Option<Cow<'_, str>>| {
             let name = name.as_deref();
             name.is_some_and(|name| (context.is_conversion)(name))
@@ -188,30 +168,59 @@ impl<'a> Draft<'a> {
         let url = self.cut(|draft| &mut draft.url, MAX_URL_CHARS);
         let is_short = |id: &Cow<'_, str>| has_at_most(id, MAX_USER_ID_CHARS);
         let user_id = self.user_id.take().filter(is_short);
-        let event_id = self.event_id.take().map(short_id);
-        let json = self.metadata.json();
-        let metadata = match metadata::canonical(&json, Escapes::of(&json)) {
-            Ok(canonical) => canonical.json.into_owned(),
-            Err(message) => {
-                fault.get_or_insert_with(|| Fault {
-                    code: EventCode::BadMetadata,
-                    message,
-                    reason: "a metadata key occurs twice, or a number is out of range".to_owned(),
-                });
-                "{}".to_owned()
-            }
+        let event_id = self.event_id.take();
+        let metadata = match fault {
+            None => self.metadata(),
+            Some(fault) => Err(fault),
         };
-        let event = Event {
+        let alias = self.alias.take();
+        let mut event = Event {
             ts_us,
             event_type,
             user_id,
             feature,
-            metadata: Cow::Owned(metadata),
+            metadata: Cow::Borrowed("{}"),
             url,
-            event_id,
+            event_id: None,
             received_at_us: received.at_us,
         };
-        (event, fault)
+        match metadata {
+            Ok(metadata) => {
+                event.metadata = Cow::Owned(metadata);
+                event.event_id = event_id.map(short_id);
+                let user = event.user_id.as_deref();
+                let alias = alias.filter(|alias| {
+                    has_at_most(alias, MAX_USER_ID_CHARS) && user.is_some_and(|user| user != alias)
+                });
+                Mapped {
+                    outcome: Outcome::Accepted(event, Vec::new()),
+                    alias,
+                    understood: None,
+                }
+            }
+            Err(fault) => {
+                let malformed = |id| Cow::Owned(format!("{MALFORMED_PREFIX}{id}"));
+                event.event_id = event_id.map(|id| short_id(malformed(id)));
+                Mapped {
+                    outcome: Outcome::Rejected(fault.code, fault.message),
+                    alias: None,
+                    understood: Some((event, fault.reason)),
+                }
+            }
+        }
+    }
+
+    /// The metadata as JSON.
+    fn metadata(&self) -> Result<String, Fault> {
+        let json = self.metadata.json();
+        match metadata::canonical(&json, Escapes::of(&json)) {
+            Ok(canonical) => Ok(canonical.json.into_owned()),
+            Err(message) => Err(Fault {
+                code: EventCode::BadMetadata,
+                message,
+                reason: "a metadata key occurs twice, or a number is out of range".to_owned(),
+            }),
+        }
     }
 
     /// The time of the event. One that is too far ahead becomes that of the receipt, with a mark.
@@ -260,23 +269,24 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The rejection of a message that is not an object.
+/// A message that is not an object, which is rejected.
 pub fn not_an_object<'a>(json: &str, context: &Context<'_>, received: Received<'a>) -> Mapped<'a> {
     let found = match json.bytes().next() {
         Some(b'"') => "a string",
         Some(b'[') => "an array",
         Some(b't' | b'f') => "a boolean",
         Some(b'n') => "null",
+        Some(b'{') => "an object with an invalid key",
         _ => "a number",
     };
     let mut draft = Draft::new(Kind::Action);
-    let allowed = "allowed is an object";
-    draft.fault = Some(Fault::wrong(
+    let fault = Fault::other(
         EventCode::BadEvent,
         "the event",
         found,
-        allowed,
-    ));
+        "allowed is an object",
+    );
+    draft.fault = Some(fault);
     draft.finish(context, received)
 }
 

@@ -176,7 +176,8 @@ pub struct Mapped<'a> {
     /// instead.
     pub alias: Option<Cow<'a, str>>,
     /// An event of what is understood of a rejected message, and the reason without the value that
-    /// is wrong, for the quarantine. Its `event_id` has a prefix: that of the client belongs to the
+    /// is wrong, for the quarantine. It has no metadata, which may name a person where the kind of
+    /// the message is not known. Its `event_id` has a prefix: that of the client belongs to the
     /// event that may still come.
     pub understood: Option<(Event<'a>, String)>,
 }
@@ -502,9 +503,18 @@ mod tests {
                 };
                 for message in batch.messages {
                     let mapped = map(product, message, Some("track"), &context, received);
-                    let Outcome::Accepted(event, _) = mapped.outcome else {
-                        prop_assert_eq!(mapped.alias, None);
-                        continue;
+                    let event = match (mapped.outcome, mapped.understood) {
+                        (Outcome::Accepted(event, _), None) => event,
+                        (Outcome::Rejected(..), Some((event, _))) => {
+                            prop_assert_eq!(&mapped.alias, &None);
+                            let id = event.event_id.as_deref().unwrap_or("malformed-");
+                            prop_assert!(id.starts_with("malformed-") || id.len() == 32);
+                            event
+                        }
+                        (_, understood) => {
+                            prop_assert_eq!((mapped.alias, understood), (None, None));
+                            continue;
+                        }
                     };
                     let call = mapped.alias.as_deref().map(|alias| {
                         let call = call_after(event.clone(), alias);

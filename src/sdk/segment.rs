@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::draft::{Context, Draft, Fault, Kind, Time};
 use super::object::Object;
 use super::page::{CAMPAIGN, Page, add_referrer};
+use crate::error::shown;
 use crate::event::EventCode;
 
 /// Properties that are in the event elsewhere, or are about the page rather than the event.
@@ -140,7 +141,12 @@ fn kind_fault(kind: Option<&str>) -> Option<Fault> {
     let allowed = "allowed are track, page, screen, identify, alias and group";
     match kind {
         Some(kind) if CALLS.contains(&kind) => None,
-        Some(other) => Some(Fault::wrong(code, part, &format!("{other:?}"), allowed)),
+        Some(other) => Some(Fault::wrong(
+            code,
+            part,
+            &format!("{:?}", shown(other)),
+            allowed,
+        )),
         None => Some(Fault::missing(code, part, allowed)),
     }
 }

@@ -72,7 +72,7 @@ pub enum Hold {
     Full,
 }
 
-/// Outcome of a batch of held events, without malformed messages: these count as rejected.
+/// Outcome of a batch of held events. Malformed messages are not counted: they are rejected.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HeldCounts {
     /// Events that are held and durable.
@@ -385,8 +385,12 @@ impl Shared {
             let mut ids = row.ids.iter();
             // Users may have been erased since the batch was built; an erasure that begins now
             // waits for the file.
+            let space = MAX_BYTES_MALFORMED.saturating_sub(self.bytes.load(Ordering::Relaxed));
             let count = if ids.any(|id| self.maker.gate.is_erased(id, row.ts_us)) {
                 &mut counts.erased
+            } else if row.is_malformed && (lines.len() + line.map_or(0, <[u8]>::len)) as u64 > space
+            {
+                continue;
             } else if self.keys.lock().insert(row.key) {
                 lines.extend_from_slice(line.unwrap_or_default());
                 added.push(row.key);
@@ -416,6 +420,15 @@ impl Store {
     /// Adds an event to those that are to be held, for a reason.
     pub fn hold(&self, batch: &mut HeldBatch, event: &Event<'_>, reason: &HoldReason<'_>) -> Hold {
         let maker = &self.ingest.maker;
+        // The time of a malformed message says nothing.
+        let ts_us = match reason.is_malformed {
+            true => i64::MIN,
+            false => event.ts_us,
+        };
+        let mut user = event.user_id.as_deref().into_iter();
+        if user.any(|user| maker.is_erased(user, ts_us)) {
+            return Hold::Erased;
+        }
         let Some(event) = maker.unless_erased(event) else {
             return Hold::Erased;
         };
@@ -441,7 +454,7 @@ impl Store {
         batch.rows.push(HeldRow {
             line_end: batch.lines.len(),
             key,
-            ts_us: event.ts_us,
+            ts_us,
             ids: ids_of(&event).map(Cow::into_owned).collect(),
             is_malformed: reason.is_malformed,
         });

@@ -13,7 +13,7 @@ use std::time::Duration;
 use chrono::{DateTime, NaiveTime, Timelike, Utc};
 use echopilot_analytics::config::{Durability, NameLimits, StoreConfig};
 use echopilot_analytics::demo::Demo;
-use echopilot_analytics::engine::{Engine, IngestAnswer};
+use echopilot_analytics::engine::{Engine, IngestAnswer, PendingIngest};
 use echopilot_analytics::zones::Zones;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -462,7 +462,11 @@ pub fn store_config(data_dir: &Path) -> StoreConfig {
 /// Sends at most 100 events to an engine of this process, and waits until they are stored.
 pub fn ingest(engine: &Engine, events: &[Value], now: DateTime<Utc>) -> IngestAnswer {
     let body = json!({"events": events}).to_string();
-    let pending = engine.ingest(body.as_bytes(), now).expect("a batch");
+    answer_of(engine.ingest(body.as_bytes(), now).expect("a batch"))
+}
+
+/// Waits until a batch is stored.
+pub fn answer_of(pending: PendingIngest) -> IngestAnswer {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime");

@@ -4,16 +4,20 @@
 use std::path::{Path, PathBuf};
 
 use chrono::{TimeDelta, Utc};
+use echopilot_analytics::config::Mapping;
 use echopilot_analytics::engine::{COMMAND_LINE, Engine, QuarantineRequest};
 use echopilot_analytics::import::{Options, Source};
 use echopilot_analytics::plan::Plan;
 use echopilot_analytics::progress::Progress;
+use echopilot_analytics::sdk::{self, Product};
+use echopilot_analytics::store::Clock;
 use echopilot_analytics::window::WindowRequest;
 use serde_json::{Value, json};
 
 use crate::faults::with_fault;
 use crate::harness::{
-    Answer, KEY, Server, batch, echopilot, engine, event, folder, ingest, post_to, run, run_json,
+    Answer, KEY, Server, answer_of, batch, echopilot, engine, event, folder, ingest, post_to, run,
+    run_json,
 };
 
 const PLAN: &str = "/api/analytics/plan";
@@ -442,15 +446,21 @@ fn quarantined_events_are_erased_accessed_and_expire() {
             .unwrap()
             .count
     };
-    assert_eq!(count(), 1);
-    let later = now + TimeDelta::days(91);
-    engine
-        .expire(
-            later.date_naive(),
-            echopilot_analytics::store::Clock::Confirmed,
-        )
-        .unwrap();
-    assert_eq!(count(), 0);
+    let malformed = sdk::read(Product::Segment, r#"{"type":"tap","userId":"cat"}"#).unwrap();
+    let mapping = Mapping {
+        conversions: "".parse().unwrap(),
+        sdk_traits: sdk::Traits::Drop,
+    };
+    let pending = engine.ingest_mapped(None, &malformed, &mapping, None, now, |_, _| {});
+    assert_eq!(answer_of(pending.unwrap()).rejected, 1);
+    let expire = |days: i64| {
+        let later = (now + TimeDelta::days(days)).date_naive();
+        engine.expire(later, Clock::Confirmed).unwrap();
+        count()
+    };
+    assert_eq!(count(), 2);
+    // Malformed messages go after a week.
+    assert_eq!([expire(7), expire(8), expire(90), expire(91)], [2, 1, 1, 0]);
 }
 
 #[test]

@@ -79,7 +79,7 @@ pub struct PostHogResult {
     params(("call" = String, Path, description = "The name of the call.")),
     request_body = Object,
     responses(
-        (status = 200, description = "The events are on disk, or they are wrong and counted.", body = SegmentAnswer),
+        (status = 200, description = "The events are on disk, or they are wrong, counted and quarantined.", body = SegmentAnswer),
         Errors, BodyErrors, KeyErrors, OriginErrors, NotFoundErrors
     ),
     security(())
@@ -132,7 +132,7 @@ async fn respond_to_segment(
     tag = "clients",
     request_body = Object,
     responses(
-        (status = 200, description = "The events are on disk, or they are wrong and counted.", body = PostHogAnswer),
+        (status = 200, description = "The events are on disk, or they are wrong, counted and quarantined.", body = PostHogAnswer),
         Errors, BodyErrors, KeyErrors, OriginErrors
     ),
     security(())
@@ -207,7 +207,7 @@ async fn respond_to_posthog(public: &Public, request: Request) -> HandlerResult<
     tag = "clients",
     request_body = Object,
     responses(
-        (status = 200, description = "The events are on disk, or they are wrong and counted.", body = PostHogResults),
+        (status = 200, description = "The events are on disk, or they are wrong, counted and quarantined.", body = PostHogResults),
         Errors, BodyErrors, KeyErrors, OriginErrors
     ),
     security(())
@@ -244,7 +244,7 @@ fn for_posthog(error: ErrorResponse) -> ErrorResponse {
     tag = "clients",
     request_body = Object,
     responses(
-        (status = 202, description = "The event is on disk, or it is wrong and counted.", body = String, content_type = "text/plain"),
+        (status = 202, description = "The event is on disk, or it is wrong, counted and quarantined.", body = String, content_type = "text/plain"),
         Errors, BodyErrors, KeyErrors, OriginErrors
     ),
     security(())

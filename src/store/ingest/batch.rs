@@ -117,7 +117,7 @@ impl BatchBuilder {
 
     /// True if an event of this time stays away because an id is erased. It may have been erased by
     /// the clear id, before pseudonyms were switched on, or by the pseudonym, after that.
-    fn is_erased(&self, id: &str, ts_us: i64) -> bool {
+    pub(in crate::store) fn is_erased(&self, id: &str, ts_us: i64) -> bool {
         let is_erased = |id: &str| self.gate.is_erased(id, ts_us);
         let pseudonyms = self.pseudonyms.as_ref();
         self.gate.reaches(ts_us)

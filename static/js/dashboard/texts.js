@@ -561,7 +561,7 @@ export const EXPLORER = {
   quarantineCaption: 'Events in quarantine, newest first',
   noQuarantine: {
     title: 'Nothing is in quarantine',
-    text: 'Every accepted event fits the tracking plan, or there is no plan, and no message was malformed.',
+    text: 'No event waits for a replay, and no malformed message is kept.',
   },
   replay: 'Replay',
   reason: 'Reason',

@@ -1,13 +1,13 @@
-//! Admission: an event goes to the event log, or to the quarantine, as the tracking plan says. The
-//! same for ingest and for imports.
+//! Placement: a valid event goes to the event log, or to the quarantine, as the tracking plan says.
+//! The same for ingest and for imports.
 
 use crate::event::{Event, Note};
 use crate::plan::{CheckedPlan, Verdict};
 use crate::store::{HeldBatch, Hold, HoldReason, MAX_HELD_BYTES, Store};
 
 /// The place where a valid event goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Admission {
+#[derive(Debug)]
+pub enum Placement {
     /// It is to be stored.
     Store,
     /// It is in the batch of events to be held.
@@ -24,13 +24,13 @@ pub enum Admission {
 
 /// Validates an event by the plan, and adds it to `held` if the plan quarantines it. Deviations are
 /// counted, and added to the notes.
-pub fn admit(
+pub fn place(
     store: &Store,
     plan: &CheckedPlan,
     event: &Event<'_>,
     held: &mut HeldBatch,
     notes: &mut Vec<Note>,
-) -> Admission {
+) -> Placement {
     match plan.validate(event) {
         Verdict::Passes => {}
         Verdict::Warns(code, message) => {
@@ -42,18 +42,18 @@ pub fn admit(
                 Hold::Added => {
                     store.monitoring().quarantined.count(code.into(), 1);
                     notes.push((code, message));
-                    Admission::Hold
+                    Placement::Hold
                 }
-                Hold::Held => Admission::Quarantined,
-                Hold::Stored => Admission::Duplicate,
-                Hold::Erased => Admission::Ignored,
-                Hold::Full => Admission::Rejected(no_space(&message)),
+                Hold::Held => Placement::Quarantined,
+                Hold::Stored => Placement::Duplicate,
+                Hold::Erased => Placement::Ignored,
+                Hold::Full => Placement::Rejected(no_space(&message)),
             };
         }
     }
     match store.is_held(event) {
-        true => Admission::Quarantined,
-        false => Admission::Store,
+        true => Placement::Quarantined,
+        false => Placement::Store,
     }
 }
 
