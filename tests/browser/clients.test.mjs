@@ -10,7 +10,7 @@ import { after, before, test } from 'node:test';
 import RudderStack from '@rudderstack/rudder-sdk-node';
 import { Analytics as Segment } from '@segment/analytics-node';
 import { PostHog } from 'posthog-node';
-import { KEY, openBrowser, PATIENCE_MS, Server, until } from './harness.mjs';
+import { forward, KEY, openBrowser, PATIENCE_MS, Server, until } from './harness.mjs';
 
 const PYTHON = process.env.ECHOPILOT_TEST_PYTHON ?? path.resolve('../../.venv/bin/python');
 const EVENTS = 100;
@@ -62,7 +62,7 @@ class Faults {
       return;
     }
     await this.restarted;
-    const answer = await this.pass(request, body);
+    const answer = await forward(this.server, request, body);
     if (isBatch && number === this.killAt) {
       this.reached.push('killed');
       this.restarted = this.server.down().then(() => this.server.again());
@@ -70,17 +70,6 @@ class Faults {
       return;
     }
     response.writeHead(answer.status, answer.headers).end(answer.body);
-  }
-
-  pass({ method, url, headers }, body) {
-    return new Promise((resolve, reject) => {
-      const onward = http.request(this.server.url + url, { method, headers, agent: false }, (answer) => {
-        const { statusCode: status, headers } = answer;
-        buffer(answer).then((body) => resolve({ status, headers, body }), reject);
-      });
-      onward.on('error', reject);
-      onward.end(body);
-    });
   }
 
   /** The stored events with this feature, or of this type: those in the log, and sealed ones. */

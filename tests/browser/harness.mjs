@@ -232,7 +232,7 @@ export class Site {
       response.writeHead(200, headers).end(await readFile(script[1] ? beside : SCRIPT_FILE));
       return;
     }
-    const pass = () => this.pass(request, body);
+    const pass = () => forward(this.server, request, body);
     const isBatch = request.method === 'POST';
     this.methods.push(request.method);
     if (isBatch) {
@@ -244,23 +244,24 @@ export class Site {
     response.writeHead(answer.status, answer.headers).end(answer.body);
   }
 
-  pass({ method, url, headers }, body) {
-    return new Promise((resolve, reject) => {
-      const onward = http.request(this.server.url + url, { method, headers, agent: false }, (answer) => {
-        const { statusCode: status, headers } = answer;
-        buffer(answer).then((body) => resolve({ status, headers, body }), reject);
-      });
-      onward.on('error', reject);
-      onward.end(body);
-    });
-  }
-
   async stop() {
     this.http.closeAllConnections();
     await new Promise((resolve) => {
       this.http.close(resolve);
     });
   }
+}
+
+/** Forwards a request to the server, and returns the response with its body. */
+export function forward(server, { method, url, headers }, body) {
+  return new Promise((resolve, reject) => {
+    const onward = http.request(server.url + url, { method, headers, agent: false }, (answer) => {
+      const { statusCode: status, headers } = answer;
+      buffer(answer).then((body) => resolve({ status, headers, body }), reject);
+    });
+    onward.on('error', reject);
+    onward.end(body);
+  });
 }
 
 /** The tag of the script. */
