@@ -20,8 +20,8 @@ use crate::placement::{Placement, place};
 use crate::plan::CheckedPlan;
 use crate::sdk::{self, Mapped};
 use crate::store::{
-    BatchBuilder, Call, Calls, HeldBatch, HeldReply, HoldReason, Received, Reply, RestCounts,
-    Statements, WriteBatch,
+    BatchBuilder, Call, Calls, HeldBatch, HeldCounts, HeldReply, HoldReason, Received, Reply,
+    RestCounts, Statements, WriteBatch,
 };
 use crate::visitors::Visitor;
 
@@ -310,9 +310,7 @@ impl PendingIngest {
     pub async fn answer(self) -> Result<IngestAnswer> {
         let mut answer = self.answer;
         if let Some(held) = self.held {
-            let held = held.await.map_err(|_| {
-                Error::Poisoned("the writer of the quarantine has stopped".into())
-            })??;
+            let held = counts_of(held).await?;
             answer.quarantined += held.held + held.duplicates;
             answer.ignored += held.erased;
         }
@@ -326,16 +324,19 @@ impl PendingIngest {
             answer.rest = stored.rest;
         }
         if let Some(malformed) = self.malformed {
-            note_not_held(malformed.await.unwrap_or_else(|_| {
-                let reason = "the writer of the quarantine has stopped";
-                Err(Error::Poisoned(reason.into()))
-            }));
+            note_not_held(counts_of(malformed).await);
         }
         if let Some(statements) = self.statements {
             statements.keep();
         }
         Ok(answer)
     }
+}
+
+/// The counts of a batch of held events, once it is durable.
+async fn counts_of(held: HeldReply) -> Result<HeldCounts> {
+    let stopped = |_| Error::Poisoned("the writer of the quarantine has stopped".into());
+    held.await.map_err(stopped)?
 }
 
 /// Traces why malformed messages are not held: the other events of their request do not depend on

@@ -41,7 +41,7 @@ pub const CALLS: [&str; 6] = ["track", "page", "screen", "identify", "alias", "g
 pub fn draft<'a>(message: &Object<'a>, call: Option<&'a str>, settings: &Context<'_>) -> Draft<'a> {
     let kind = message.text("type").or(call.map(Into::into));
     let fault = kind_fault(kind.as_deref());
-    // What is understood of another kind is what is understood of a track call.
+    // A call of another kind is read as a track call.
     let kind = kind.filter(|_| fault.is_none());
     let kind = kind.unwrap_or(Cow::Borrowed("track"));
     let mut draft = Draft::new(match &*kind {

@@ -425,8 +425,8 @@ impl Store {
             true => i64::MIN,
             false => event.ts_us,
         };
-        let mut user = event.user_id.as_deref().into_iter();
-        if user.any(|user| maker.is_erased(user, ts_us)) {
+        let is_erased = |user: &str| maker.is_erased(user, ts_us);
+        if reason.is_malformed && event.user_id.as_deref().is_some_and(is_erased) {
             return Hold::Erased;
         }
         let Some(event) = maker.unless_erased(event) else {
